@@ -1,0 +1,1 @@
+"""Order, retries and parameters: Prefect flows that join `storage` and `rdm_core`."""

@@ -1,0 +1,107 @@
+"""shards -> embeddings -> index: a database that answers which images are nearest to this one."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from prefect import flow
+
+from flows.config import BuildDatabase
+from flows.progress import Clock
+from flows.stage import groups, in_order, kept, published, single_part, stage_task, write_parts
+from rdm_core.clip import Encoder, load_encoder
+from rdm_core.device import best_device
+from rdm_core.images import decode
+from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
+from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.embeddings import read_vectors, write_embeddings
+from storage.index import FAISS_FILE, faiss_file, open_vectors, write_vectors
+from storage.shards import accepted, read_images, read_sidecar
+
+EXACT_UP_TO_ROWS = 100_000
+
+
+@flow(name="build-database")
+def build_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
+    """shards --embed--> embeddings --index--> index --check--> recall@k."""
+    embeddings = embed_images(config)
+    return embeddings, index_embeddings(config, embeddings)
+
+
+@flow(name="embed-images")
+def embed_images(config: BuildDatabase) -> Artifact:
+    """shards --encoder--> unit vectors and norms, row order = index id."""
+    clock = Clock()
+    shards = open_artifact(config.root, "shards", config.shards)
+    encoder = encoder_of(config.encoder, config.weights)
+    build = begin(config.root, Plan("embeddings", config.name, {"encoder": encoder.identity}, {"shards": shards.fingerprint}))
+    if build.finished:
+        return kept(build)
+    names = groups([part.name for part in shards.parts])
+    parts = in_order(build, names, lambda group: embed_group(build, shards, group, config))
+    return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
+
+
+@stage_task(name="embed-parts")
+def embed_group(build: Build, shards: Artifact, names: list[str], config: BuildDatabase) -> list[Part]:
+    """The parts of one task run."""
+    encoder = encoder_of(config.encoder, config.weights)
+    return write_parts(build, names, lambda name: embed_part(build, shards, name, encoder))
+
+
+def embed_part(build: Build, shards: Artifact, name: str, encoder: Encoder) -> Part:
+    """Embed the accepted samples of one shard."""
+    sidecar = accepted(read_sidecar(shards, name))
+    images = [decode(data) for _, data in read_images(shards, name)]
+    vectors, norms = encoder.encode_images(images)
+    return build.write_part(name, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
+
+
+@flow(name="index-embeddings")
+def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
+    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have."""
+    clock = Clock()
+    exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
+    recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
+    encoder = {"encoder": embeddings.parameters["encoder"]}
+    build = begin(config.root, Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint}))
+    if build.finished:
+        return kept(build)
+    parts = write_index(build, embeddings, config)
+    return published(build, parts, clock, **measure_recall(build, config))
+
+
+@stage_task(name="write-index")
+def write_index(build: Build, embeddings: Artifact, config: BuildDatabase) -> list[Part]:
+    """The only part: the matrix, its norms and, when asked for, the faiss file."""
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        vectors, norms = read_vectors(embeddings)
+        if build.plan.parameters["recipe"] == "autofaiss":
+            build_index(vectors, scratch / FAISS_FILE, config.index_memory)
+        return write_vectors(scratch, vectors, norms), {}
+
+    return single_part(build, "index", write)
+
+
+def measure_recall(build: Build, config: BuildDatabase) -> dict[str, object]:
+    """Recall@k of the written index against exact search, on a seeded draw of its own rows."""
+    vectors = open_vectors(build)
+    picks = np.random.default_rng(0).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
+    queries, k = np.asarray(vectors[np.sort(picks)], dtype=np.float32), min(config.recall_k, len(vectors))
+    clock = Clock()
+    found, _ = Searcher(vectors, faiss_file(build)).search(queries, k)
+    milliseconds = 1000 * clock.seconds / len(queries)
+    recall = recall_at_k(found, search_exact(queries, vectors, k)[0])
+    return {
+        "recall_at_k": round(recall, 4),
+        "k": k,
+        "recall_queries": len(queries),
+        "milliseconds_per_query": round(milliseconds, 3),
+    }
+
+
+@lru_cache(maxsize=2)
+def encoder_of(name: str, weights: str) -> Encoder:
+    """The encoder, loaded once a process."""
+    return load_encoder(name, weights, best_device())

@@ -1,0 +1,314 @@
+"""`rdm`: one subcommand a flow. A flow is imported only when it runs, so `rdm --help` answers at once.
+
+Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.environment import prepare
+
+Result = tuple[str, dict[str, Any]]
+"""What a command says: lines for a person, and the same for a machine."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run one command, print its result; errors are one message on standard error."""
+    options = parser().parse_args(arguments)
+    prepare(options.root)
+    try:
+        text, value = options.command(options)
+    except KeyboardInterrupt:
+        print("rdm: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:  # told in one message if it is one of ours, in full if it is not
+        return _told(error)
+    print(json.dumps(value, indent=2, default=str) if options.json else text)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="rdm", description="Retrieval-augmented image synthesis: database, training, samples, report."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, text: str, command: Callable[[argparse.Namespace], Result], settable: bool = True
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        made.add_argument("--root", type=Path, default=Path("data"), help="directory of every artifact (default: data)")
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        if settable:
+            made.add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="one parameter; dots go inside: training.steps=500",
+            )
+            made.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
+            made.epilog = f"Parameters for --set: rdm {name} --dry-run, or flows/config.py."
+        made.set_defaults(command=command)
+        return made
+
+    add("demo", "the whole path on built-in images, ending with a report", run_demo)
+    one = add("import", "images -> shards", run_import)
+    one.add_argument("source", choices=["shapes", "coco", "openimages", "wikiart", "folder"], help="layout of the dataset")
+    one.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
+    _named(one)
+    one = add("build", "shards -> embeddings -> index: a database", run_build)
+    _named(one, "shards")
+    one = add("embed", "shards -> embeddings: queries need no index", run_embed)
+    _named(one, "shards")
+    one = add("neighbors", "embeddings x database -> neighbor table", run_neighbors)
+    _named(one, "queries", "database")
+    one = add("encode", "shards -> latents", run_encode)
+    _named(one, "shards")
+    one = add("train", "latents + neighbors + database -> run", run_train)
+    _named(one, "latents", "neighbors", "database")
+    one.add_argument("--preset", help="start from a row of flows/presets.py")
+    one = add("sample", "weights + any database + a request -> images", run_sample)
+    _named(one, "run")
+    one.add_argument("--database", help="another database: changes domain or style")
+    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
+    one.add_argument("--class", action="append", default=[], dest="class_name", help="a class name; may be repeated")
+    one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
+    one = add("evaluate", "does a run use its neighbors? (shapes world)", run_evaluate)
+    _named(one, "run", "baseline")
+    one = add("report", "one HTML page about a run", run_report)
+    _named(one, "run", "baseline", "evaluation")
+    one = add("show", "list artifacts, explain one (kind/name), or read an image's record (file.png)", run_show, settable=False)
+    one.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
+    one = add("check", "compare every file of every artifact with its manifest", run_check, settable=False)
+    one.add_argument("what", nargs="?", help="kind/name; everything when left out")
+    return top
+
+
+def _named(command: argparse.ArgumentParser, *references: str) -> None:
+    command.add_argument("--name", help="name of what is built")
+    for reference in references:
+        command.add_argument(f"--{reference}", help=f"name (or name@id) of the {reference}")
+
+
+def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
+    """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2 naming what is wrong."""
+    from pydantic import ValidationError
+
+    values: dict[str, Any] = {"root": options.root} | {
+        key: value for key, value in flags.items() if value not in (None, [], ())
+    }
+    for assignment in options.set:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment}: write KEY=VALUE")
+        *path, last = key.split(".")
+        place = values
+        for step in path:
+            place = place.setdefault(step, {})
+        place[last] = _value(text)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
+
+
+class UsageError(Exception):
+    """The command line was wrong; the message says where, what and the cure."""
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _complaint(error: Any, kind: type) -> str:
+    where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int)) or "parameters"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: there is no such parameter. Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
+    if error["type"] == "missing":
+        return f"{where}: is needed. Give --{where}, or --set {where}=..."
+    message = error["msg"].removeprefix("Value error, ")
+    return message if message.startswith(f"{where}:") else f"{where}: {message} (given: {error['input']!r})"
+
+
+def run_demo(options: argparse.Namespace) -> Result:
+    """rdm demo."""
+    from flows.config import Demo
+
+    return _stage(options, configured(options, Demo), "flows.demo", "demo", _demo_result)
+
+
+def run_import(options: argparse.Namespace) -> Result:
+    """rdm import."""
+    from flows.config import ImportImages
+
+    config = configured(options, ImportImages, source=options.source, path=options.path, name=options.name)
+    return _stage(options, config, "flows.import_images", "import_images", _counts)
+
+
+def run_build(options: argparse.Namespace) -> Result:
+    """rdm build."""
+    from flows.config import BuildDatabase
+
+    config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.build_database", "build_database", lambda pair: _facts(pair[1]))
+
+
+def run_embed(options: argparse.Namespace) -> Result:
+    """rdm embed."""
+    from flows.config import BuildDatabase
+
+    config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.build_database", "embed_images", _facts)
+
+
+def run_neighbors(options: argparse.Namespace) -> Result:
+    """rdm neighbors."""
+    from flows.config import FindNeighbors
+
+    config = configured(options, FindNeighbors, name=options.name, queries=options.queries, database=options.database)
+    return _stage(options, config, "flows.find_neighbors", "find_neighbors", _facts)
+
+
+def run_encode(options: argparse.Namespace) -> Result:
+    """rdm encode."""
+    from flows.config import EncodeLatents
+
+    config = configured(options, EncodeLatents, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.encode_latents", "encode_latents", _facts)
+
+
+def run_train(options: argparse.Namespace) -> Result:
+    """rdm train."""
+    from flows.config import TrainRDM
+    from flows.presets import PRESETS
+
+    if options.preset is not None and options.preset not in PRESETS:
+        raise UsageError(f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}.")
+    preset = {part: dict(values) for part, values in PRESETS.get(options.preset, {}).items()}
+    references = {role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")}
+    return _stage(options, configured(options, TrainRDM, **references, **preset), "flows.train_rdm", "train_rdm", _facts)
+
+
+def run_sample(options: argparse.Namespace) -> Result:
+    """rdm sample."""
+    from flows.config import SampleRDM
+
+    flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
+    flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
+    text, value = _stage(options, configured(options, SampleRDM, **flags), "flows.sample", "sample_rdm", _sampled)
+    if options.out and not options.dry_run:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for image in Path(value["directory"]).glob("*.png"):
+            shutil.copyfile(image, options.out / image.name)
+    return text, value
+
+
+def run_evaluate(options: argparse.Namespace) -> Result:
+    """rdm evaluate."""
+    from flows.config import EvaluateRDM
+
+    config = configured(options, EvaluateRDM, name=options.name, run=options.run, baseline=options.baseline)
+    return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
+
+
+def run_report(options: argparse.Namespace) -> Result:
+    """rdm report."""
+    from flows.config import WriteReport
+
+    flags = {"name": options.name, "run": options.run, "baseline": options.baseline, "evaluation": options.evaluation}
+    return _stage(options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report)
+
+
+def run_show(options: argparse.Namespace) -> Result:
+    """rdm show."""
+    from flows.show import image_record, one_artifact, table_of_artifacts
+
+    if options.what is None:
+        return table_of_artifacts(options.root)
+    if options.what.lower().endswith(".png"):
+        return image_record(Path(options.what))
+    return one_artifact(options.root, options.what)
+
+
+def run_check(options: argparse.Namespace) -> Result:
+    """rdm check."""
+    from flows.show import checked_artifacts
+
+    return checked_artifacts(options.root, options.what)
+
+
+def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]) -> Result:
+    if options.dry_run:
+        value = config.model_dump(mode="json")
+        return json.dumps(value, indent=2), value
+    from importlib import import_module
+
+    return told(getattr(import_module(module), flow)(config))
+
+
+def _facts(artifact: Any) -> Result:
+    value = {"kind": artifact.kind, "name": artifact.name, "id": artifact.id, "fingerprint": artifact.fingerprint}
+    value |= {
+        "rows": artifact.rows,
+        "counts": artifact.counts,
+        "directory": str(artifact.directory),
+        "measured": dict(artifact.measured),
+    }
+    return f"{artifact.directory}", value
+
+
+def _counts(artifact: Any) -> Result:
+    text, value = _facts(artifact)
+    return "\n".join([text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]), value
+
+
+def _sampled(artifact: Any) -> Result:
+    _, value = _facts(artifact)
+    value["grid"] = str(artifact.file("grid.png"))
+    return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
+
+
+def _evaluated(artifact: Any) -> Result:
+    from flows.evaluate import EVALUATION_FILE
+    from flows.report import summary
+
+    measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
+    return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
+
+
+def _report(artifact: Any) -> Result:
+    value = _facts(artifact)[1] | {"report": str(artifact.file("report.html"))}
+    return f"report: {value['report']}", value
+
+
+def _demo_result(pair: Any) -> Result:
+    text, value = _evaluated(pair[0])
+    page, more = _report(pair[1])
+    return f"{text}\n\n{page}", value | {"report": more["report"]}
+
+
+def _told(error: Exception) -> int:
+    if isinstance(error, UsageError):
+        print(f"rdm: {error}", file=sys.stderr)
+        return 2
+    from flows.show import is_ours
+
+    if is_ours(error):
+        print(f"rdm: {error}", file=sys.stderr)
+        return 1
+    raise error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

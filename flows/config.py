@@ -1,0 +1,239 @@
+"""The parameters of every flow: one frozen class a flow, declared once.
+
+The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's record. Unknown keys
+and wrong values are refused by name before anything runs. Importing this file loads neither Prefect nor torch.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+
+SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
+
+
+class FlowConfig(BaseModel):
+    """What all flows share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    root: Path = Path("data")
+    """Directory that holds every artifact; not part of any plan."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Name of the artifact that is built."""
+
+    def parameters(self, *without: str) -> dict[str, Any]:
+        """JSON values of every field that belongs in a plan, `without` the references that are recorded as inputs."""
+        return self.model_dump(mode="json", exclude={"root", "name", *without})
+
+
+class ImportImages(FlowConfig):
+    """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
+
+    source: SourceName = "folder"
+    """Which reader: the layout the dataset has on disk, or the built-in shapes."""
+    path: Path | None = None
+    """Where the dataset lies; not for shapes."""
+    split: str = "all"
+    """all, or one split of the dataset (coco: train, val; openimages: train, validation, test); shapes: any word."""
+    size: PositiveInt = 256
+    """Side of a stored crop in pixels."""
+    crop: Literal["centre", "random"] = "centre"
+    """centre: shorter side to `size`, central square. random: windows of a square frame, as the 2022 database."""
+    crops_per_image: PositiveInt = 1
+    """random: windows an image."""
+    frame: PositiveInt = 1200
+    """random: side in pixels of the square the windows are cut from."""
+    encoding: Literal["jpg", "png"] = "jpg"
+    """How a crop is stored."""
+    quality: int = Field(95, ge=1, le=100)
+    """jpg quality."""
+    seed: int = 0
+    """Of random crops, and of the shapes world."""
+    images_per_part: PositiveInt = 1000
+    """Source images a part; the part is the unit of resume."""
+    max_pixels: PositiveInt = 100_000_000
+    """Images with more pixels are rejected before any pixel is decoded."""
+    max_bytes: PositiveInt = 268_435_456
+    """Files with more bytes are rejected unread."""
+    licence: str | None = None
+    """folder: licence of every image in it."""
+    author: str | None = None
+    """folder: author of every image in it."""
+    count: PositiveInt = 1000
+    """shapes: how many images."""
+    styles: tuple[str, ...] = ()
+    """shapes: only these styles; empty means all."""
+    colours: tuple[str, ...] = ()
+    """shapes: only these colours; empty means all."""
+    shapes: tuple[str, ...] = ()
+    """shapes: only these shapes; empty means all."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ImportImages":
+        if self.source != "shapes" and self.path is None:
+            raise ValueError(f"path: the source {self.source!r} needs the directory it lies in")
+        if self.crop == "random" and self.frame < self.size:
+            raise ValueError(f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it")
+        if self.crop == "centre" and self.crops_per_image > 1:
+            raise ValueError(f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random")
+        return self
+
+
+class BuildDatabase(FlowConfig):
+    """shards -> embeddings -> index: a database that answers which images are nearest."""
+
+    shards: str
+    """Shards to embed: a name, or name@id for one version."""
+    encoder: str = "ViT-B-32"
+    """open_clip model name, or hf-hub:org/repo."""
+    weights: str = "openai"
+    """open_clip tag, a local file, 'built-in' (rdm-shapes only) or 'random' (for tests)."""
+    recipe: Literal["auto", "exact", "autofaiss"] = "auto"
+    """exact up to 100,000 rows, autofaiss above; or one of the two."""
+    index_memory: str = "4G"
+    """autofaiss: memory the index may take."""
+    recall_queries: PositiveInt = 256
+    """Database rows used as queries to measure recall against exact search."""
+    recall_k: PositiveInt = 20
+    """Neighbors of each of them."""
+
+
+class FindNeighbors(FlowConfig):
+    """embeddings x database -> neighbor table, exact, the query's own image left out."""
+
+    queries: str
+    """Embeddings whose rows are the queries."""
+    database: str
+    """Database (embeddings and index of one name) that is searched."""
+    k: PositiveInt = 20
+    """Neighbors stored for each query."""
+    queries_per_part: PositiveInt = 50_000
+    """Queries a part."""
+
+
+class EncodeLatents(FlowConfig):
+    """shards -> latents: what the denoiser is trained on, encoded once."""
+
+    shards: str
+    """Shards to encode."""
+    autoencoder: str = "pixels"
+    """'pixels', a local diffusers folder of an AutoencoderKL, or a hub id."""
+
+
+class TrainRDM(FlowConfig):
+    """latents + neighbors + database -> run: checkpoints, metrics and weights."""
+
+    latents: str
+    """Latents of the training images."""
+    neighbors: str
+    """Neighbor table of the training images."""
+    database: str
+    """Database the table was made with."""
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """The network."""
+    noise: NoiseConfig = NoiseConfig()
+    """The forward process."""
+    training: TrainingConfig = TrainingConfig()
+    """The run."""
+    processes: PositiveInt = 1
+    """Processes of `accelerate launch` on this machine, one a device."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: what Accelerate finds; cpu: no GPU even if there is one."""
+
+
+class SampleRDM(FlowConfig):
+    """weights + any database + a request -> images, each with its neighbors, scores, licences and seed."""
+
+    run: str
+    """Training run whose weights are used."""
+    database: str | None = None
+    """Database neighbors are taken from: the run's own unless given; swap it to change domain or style."""
+    texts: tuple[str, ...] = ()
+    """Prompts."""
+    images: tuple[Path, ...] = ()
+    """Query images."""
+    classes: tuple[str, ...] = ()
+    """Class names; each asks for 'An image of a {class}.' and draws k of a pool of neighbors."""
+    count: PositiveInt = 4
+    """Images for each prompt, query image or class; or altogether when there is none of them (pseudo-queries)."""
+    context: Literal["query", "query+neighbors", "neighbors"] | None = None
+    """What the denoiser is given; unless set: query+neighbors for texts and images, neighbors for the rest."""
+    k: PositiveInt = 4
+    """Vectors in the context, whatever the run was trained with."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """0: without neighbors; 1: no guidance; above: stronger."""
+    steps: PositiveInt = 50
+    """Sampler steps."""
+    seed: int = 0
+    """Image i is drawn from seed + i."""
+    pool: PositiveInt = 20
+    """classes: neighbors to draw k from."""
+    top_m: float = Field(0.1, gt=0, le=1)
+    """pseudo-queries: share of the retrieved rows, most often retrieved first."""
+    weighted: bool = False
+    """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_query(self) -> "SampleRDM":
+        given = [field for field in ("texts", "images", "classes") if getattr(self, field)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: give one kind of query")
+        if self.context == "query" and given not in (["texts"], ["images"]):
+            raise ValueError("context: 'query' needs texts or images")
+        return self
+
+
+class EvaluateRDM(FlowConfig):
+    """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes world."""
+
+    run: str
+    """Run under test."""
+    baseline: str
+    """Run of the same network trained without neighbors."""
+    heldout_latents: str
+    """Latents of images neither run has seen."""
+    heldout_neighbors: str
+    """Their neighbor table in the run's database."""
+    swaps: dict[str, str]
+    """Style -> database that holds only that style."""
+    prompts: PositiveInt = 64
+    """Colour-and-shape prompts a measurement."""
+    seeds: PositiveInt = 3
+    """Sampling seeds a measurement is repeated with."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Of every sampled image."""
+    k: PositiveInt = 4
+    """Vectors in a context."""
+    steps: PositiveInt = 30
+    """Sampler steps."""
+
+
+class WriteReport(FlowConfig):
+    """One self-contained HTML page about a run."""
+
+    run: str
+    """Run the page is about."""
+    baseline: str
+    """The same network without neighbors."""
+    evaluation: str
+    """What was measured."""
+    samples: tuple[str, ...]
+    """Sampled sets to show, in order."""
+    artifacts: tuple[str, ...] = ()
+    """kind/name of the other artifacts, for the table of stages."""
+
+
+class Demo(FlowConfig):
+    """The whole path on the built-in world."""
+
+    name: str = "demo"
+    """Not used to name anything: the demo's artifacts have names of their own."""
+    scale: float = Field(1.0, gt=0, le=10)
+    """Share of the demo's images; 0.02 for a smoke test."""
+    steps: PositiveInt = 1500
+    """Training steps of each of the two networks."""
+    seed: int = 0
+    """Of images, training and samples."""

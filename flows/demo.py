@@ -1,0 +1,107 @@
+"""The whole path in one flow, on the built-in world: images -> database -> training -> samples -> report."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.build_database import build_database
+from flows.config import (
+    BuildDatabase,
+    Demo,
+    EncodeLatents,
+    EvaluateRDM,
+    FindNeighbors,
+    ImportImages,
+    SampleRDM,
+    TrainRDM,
+    WriteReport,
+)
+from flows.encode_latents import encode_latents
+from flows.evaluate import evaluate_rdm
+from flows.find_neighbors import find_neighbors
+from flows.import_images import import_images
+from flows.presets import DEMO_SOURCES, PRESETS
+from flows.report import write_report
+from flows.sample import sample_rdm
+from flows.train_rdm import train_rdm
+from storage.artifact import Artifact
+
+DATABASE = "shapes-database"
+SWAPS = {"photograph": "shapes-photographs", "sketch": "shapes-sketches"}
+
+
+@flow(name="demo")
+def demo(config: Demo) -> tuple[Artifact, Artifact]:
+    """Everything once, ending with a report that shows whether the model uses its neighbors.
+
+    shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs --sample, evaluate--> report
+    """
+    for name, source in DEMO_SOURCES.items():
+        import_images(shapes_source(config, name, source))
+        build_database(BuildDatabase(root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+    for name in ("shapes-train", "shapes-heldout"):
+        find_neighbors(FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
+        encode_latents(EncodeLatents(root=config.root, name=name, shards=name))
+    train_rdm(training(config, "shapes"))
+    train_rdm(training(config, "shapes-without-neighbors", neighbor_dropout=1.0))
+    samples = [sample_rdm(request) for request in requests(config)]
+    evaluation = evaluate_rdm(evaluation_of(config))
+    return evaluation, write_report(report_of(config, samples))
+
+
+def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImages:
+    """One set of images, smaller when the demo is asked to be."""
+    count = max(64, int(source["count"] * config.scale))
+    return ImportImages(
+        root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **source | {"count": count}
+    )
+
+
+def training(config: Demo, name: str, **changes: Any) -> TrainRDM:
+    """The shapes preset, with changes to its training."""
+    preset = PRESETS["shapes"]
+    settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
+    inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
+    return TrainRDM(root=config.root, name=name, **inputs, **preset | {"training": settings})
+
+
+def requests(config: Demo) -> list[SampleRDM]:
+    """What the report shows: text, a swapped database, a class, and nothing at all."""
+    texts = ("a red circle", "a blue star", "a green heart", "a yellow cross")
+    common: dict[str, Any] = {"root": config.root, "run": "shapes", "guidance_scale": 2.0, "steps": 30, "seed": config.seed}
+    return [
+        SampleRDM(name="demo-text", texts=texts, count=2, **common),
+        SampleRDM(name="demo-photographs", texts=texts, count=2, context="neighbors", database=SWAPS["photograph"], **common),
+        SampleRDM(name="demo-sketches", texts=texts, count=2, context="neighbors", database=SWAPS["sketch"], **common),
+        SampleRDM(name="demo-class", classes=("ring", "crescent"), count=3, **common),
+        SampleRDM(name="demo-unconditional", count=6, **common),
+    ]
+
+
+def evaluation_of(config: Demo) -> EvaluateRDM:
+    """What the report's figures are measured on."""
+    return EvaluateRDM(
+        root=config.root,
+        name="shapes",
+        run="shapes",
+        baseline="shapes-without-neighbors",
+        heldout_latents="shapes-heldout",
+        heldout_neighbors="shapes-heldout",
+        swaps=SWAPS,
+    )
+
+
+def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
+    """The page over everything above."""
+    kinds = ("shards", "embeddings", "index")
+    artifacts = [f"{kind}/{name}" for name in DEMO_SOURCES for kind in kinds]
+    artifacts += [f"{kind}/{name}" for name in ("shapes-train", "shapes-heldout") for kind in ("neighbors", "latents")]
+    return WriteReport(
+        root=config.root,
+        name="demo",
+        run="shapes",
+        baseline="shapes-without-neighbors",
+        evaluation="shapes",
+        samples=tuple(artifact.name for artifact in samples),
+        artifacts=tuple(artifacts),
+    )

@@ -1,0 +1,215 @@
+"""Does a model use its neighbors? Measured on the shapes world, where what an image shows can be read off it.
+
+The judge is the oracle, a classifier that shares nothing with the CLIP the model was conditioned on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import flow
+
+from flows.config import EvaluateRDM
+from flows.opening import OpenDatabase, OpenRun, open_database, open_run
+from flows.progress import Clock
+from flows.sample import database_of, draw
+from flows.stage import kept, published, single_part, stage_task
+from rdm_core.data import TrainingData
+from rdm_core.images import decode
+from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate
+from rdm_core.retrieve import STRATEGIES, Context, query_and_neighbors
+from rdm_core.shapes import world
+from rdm_core.shapes.oracle import load_oracle
+from storage.artifact import Artifact, Build, Plan, begin, open_artifact, with_fingerprint
+from storage.atomic import write_json
+from storage.checks import made_with
+from storage.shards import read_images
+from storage.training import open_training_arrays
+
+EVALUATION_FILE = "evaluation.json"
+ASKED = ("colour", "shape")
+"""Factors that the prompts name."""
+
+
+@flow(name="evaluate-rdm")
+def evaluate_rdm(config: EvaluateRDM) -> Artifact:
+    """Held-out loss with right, shuffled and no neighbors; prompt agreement; database swap; copy rate.
+
+    Beside each: the same network trained without neighbors, and the neighbour itself returned as the sample.
+    """
+    clock = Clock()
+    run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
+    database = open_database(config.root, database_of(run), run)
+    swaps = {style: open_database(config.root, name, run) for style, name in config.swaps.items()}
+    build = begin(config.root, evaluation_plan(config, run, baseline, database, swaps))
+    if build.finished:
+        return kept(build)
+    measured = {
+        "loss": measure_loss(config, run, baseline, database),
+        "prompts": measure_prompts(config, run, baseline, database),
+        "swaps": measure_swaps(config, run, swaps),
+        "copies": measure_copies(config, run, database),
+    }
+    return published(build, write_evaluation(build, measured), clock)
+
+
+def evaluation_plan(
+    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase, swaps: dict[str, OpenDatabase]
+) -> Plan:
+    """What is measured, on what."""
+    latents = open_artifact(config.root, "latents", config.heldout_latents)
+    neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
+    made_with(neighbors, "database", database.embeddings)
+    inputs = {"run": run.artifact.fingerprint, "baseline": baseline.artifact.fingerprint}
+    inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
+    inputs |= {f"swap {style}": opened.embeddings.fingerprint for style, opened in swaps.items()}
+    left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
+    return Plan("evaluations", config.name, config.parameters(*left_out), inputs)
+
+
+@stage_task(name="write-evaluation")
+def write_evaluation(build: Build, measured: dict[str, Any]) -> list[Any]:
+    """The only part: evaluation.json."""
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        write_json(scratch / EVALUATION_FILE, measured)
+        return 1, {}
+
+    return single_part(build, "evaluation", write)
+
+
+@stage_task(name="measure-loss")
+def measure_loss(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
+    """Held-out denoising loss at equal times and noise; differences are paired by sample."""
+    references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
+    trained = run.facts["trained_on"]["index"]
+    arrays = open_training_arrays(config.root, references | {"index": f"{trained['name']}@{trained['id']}"})
+    data = TrainingData(arrays.latents, arrays.neighbor_rows, arrays.vectors, arrays.norms)
+
+    def losses(of: OpenRun, **how: bool) -> np.ndarray:
+        return denoising_losses(of.denoiser, of.process, of.space, data, min(config.k, run.facts["k"]), **how)
+
+    found = {
+        "right neighbors": losses(run),
+        "shuffled neighbors": losses(run, shuffled=True),
+        "learned null": losses(run, null=True),
+        "trained without neighbors": losses(baseline, null=True),
+    }
+    right, reference = found["right neighbors"], found["trained without neighbors"]
+    return {
+        "means": {name: asdict(estimate(values)) for name, values in found.items()},
+        "relative to trained without neighbors": {
+            name: asdict(estimate((values - reference) / reference.mean()))
+            for name, values in found.items()
+            if values is not reference
+        },
+        "share of the gain lost when shuffled": float(
+            (found["shuffled neighbors"] - right).mean() / (reference - right).mean()
+        ),
+    }
+
+
+@stage_task(name="measure-prompts")
+def measure_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
+    """How often the oracle sees the colour and shape a prompt names, by what the denoiser was given."""
+    wanted = prompts_of(config)
+    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
+    contexts = {name: strategy(queries, norms, database.database, config.k) for name, strategy in STRATEGIES.items()}
+    table = {f"text, context {name}": score(config, run, context, wanted) for name, context in contexts.items()}
+    shuffled = np.roll(np.arange(len(wanted)), len(wanted) // 2)
+    wrong = query_and_neighbors(queries[shuffled], norms[shuffled], database.database, config.k)
+    table["another prompt's context"] = score(config, run, wrong, wanted)
+    table["learned null"] = score(config, run, None, wanted)
+    table["trained without neighbors"] = score(config, baseline, None, wanted)
+    table["return the neighbour"] = judge([nearest_images(contexts["neighbors"], database)], wanted)
+    table["chance"] = {factor: asdict(estimate(np.full(2, 1 / len(world.VALUES[factor])))) for factor in ASKED}
+    return table
+
+
+@stage_task(name="measure-swaps")
+def measure_swaps(config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDatabase]) -> dict[str, Any]:
+    """One set of prompts that name no style, one set of weights, a database of one style each: what style is drawn?"""
+    wanted = prompts_of(config)
+    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
+    table = {}
+    for style, opened in swaps.items():
+        context = STRATEGIES["neighbors"](queries, norms, opened.database, config.k)
+        seen = [load_oracle().predict(images) for images in draws(config, run, context)]
+        shown = np.concatenate([seeds["style"] for seeds in seen])
+        shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
+        table[style] = {"styles": shares} | judged(seen, wanted)
+    return table
+
+
+@stage_task(name="measure-copies")
+def measure_copies(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> dict[str, float]:
+    """Share of prompted samples nearer to a training or database image than 1 % of held-out images are."""
+    wanted = prompts_of(config)
+    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
+    context = query_and_neighbors(queries, norms, database.database, config.k)
+    samples = np.concatenate(list(draws(config, run, context)))
+    latents = [run.facts["trained_on"]["latents"]["fingerprint"]]
+    trained = with_fingerprint(config.root, "latents", latents[0])
+    heldout = open_artifact(config.root, "latents", config.heldout_latents)
+    known = [trained.inputs["shards"] if trained else "", database.embeddings.inputs["shards"]]
+    features = [features_of(config.root, fingerprint) for fingerprint in dict.fromkeys(known)]
+    real = features_of(config.root, heldout.inputs["shards"])
+    oracle = load_oracle()
+    returned = oracle.features(nearest_images(context, database, slot=1))
+    return {
+        "samples": copy_rate(oracle.features(samples), real, np.concatenate(features)),
+        "return the neighbour": copy_rate(returned, real, np.concatenate(features)),
+        "held-out images, by definition": 0.01,
+    }
+
+
+def prompts_of(config: EvaluateRDM) -> list[dict[str, str]]:
+    """Prompts that name a colour and a shape, every pair once before any comes twice."""
+    pairs = [(colour, shape) for shape in world.SHAPES for colour in world.COLOURS]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    chosen = [pairs[order[i % len(pairs)]] for i in range(config.prompts)]
+    return [{"colour": colour, "shape": shape, "prompt": f"a {colour} {shape}"} for colour, shape in chosen]
+
+
+def draws(config: EvaluateRDM, run: OpenRun, context: Context | None) -> list[np.ndarray]:
+    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context."""
+    return [
+        draw(run, context, 10_000 * (seed + 1), config.guidance_scale, config.steps, count=config.prompts)
+        for seed in range(config.seeds)
+    ]
+
+
+def score(config: EvaluateRDM, run: OpenRun, context: Context | None, wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Draw and judge."""
+    return judge(draws(config, run, context), wanted)
+
+
+def judge(drawn: Sequence[np.ndarray], wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Agreement with the prompts of images drawn once a seed."""
+    return judged([load_oracle().predict(images) for images in drawn], wanted)
+
+
+def judged(seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Share of images that show the factor asked for, averaged over seeds first, so that prompts are the unit."""
+    return {
+        factor: asdict(estimate(np.mean([agreement(of[factor], [wish[factor] for wish in wanted]) for of in seen], axis=0)))
+        for factor in ASKED
+    }
+
+
+def nearest_images(context: Context, database: OpenDatabase, slot: int = 0) -> np.ndarray:
+    """The database image in one slot of each context: uint8 [B, H, W, 3]."""
+    keys = [credit["key"] for credit in database.credits(context.rows[:, slot].tolist())]
+    found = database.images(keys)
+    return np.stack([decode(found[key]) for key in keys])
+
+
+def features_of(root: Path, shards_fingerprint: str) -> np.ndarray:
+    """Oracle features [N, F] of every image of some shards."""
+    shards = with_fingerprint(root, "shards", shards_fingerprint)
+    if shards is None:
+        return np.empty((0, load_oracle().features(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]), np.float32)
+    images = [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
+    return load_oracle().features(np.stack(images))

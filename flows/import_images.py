@@ -1,0 +1,154 @@
+"""images -> shards. Every image ends as a row: stored crops, or one rejection with its reason."""
+
+import os
+from collections.abc import Iterator
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.config import ImportImages
+from flows.progress import Clock, say, track
+from flows.stage import groups, kept, published, stage_task, write_parts
+from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
+from rdm_core.shapes import world
+from storage.artifact import Artifact, Build, Part, Plan, begin
+from storage.atomic import sha256_of
+from storage.shards import EncodedSample, SampleRecord, write_shard
+from storage.sources import SOURCES, Listing, SourceImage, key_of
+
+
+@flow(name="import-images", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))
+def import_images(config: ImportImages) -> Artifact:
+    """Turn a dataset as it lies on the disk into shards.
+
+    images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
+    """
+    clock = Clock()
+    listing = list_images(config)
+    build = begin(config.root, import_plan(config, listing))
+    if build.finished:
+        return kept(build)
+    say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
+    pieces = parts_of(listing, config.images_per_part)
+    futures = [import_group.submit(build, quote(pieces), names, config) for names in groups(list(pieces))]
+    done = track((future.result() for future in futures), len(futures), "import", "part")
+    return published(build, [part for parts in done for part in parts], clock, notes=listing.notes)
+
+
+@stage_task(name="import-parts")
+def import_group(
+    build: Build, pieces: dict[str, tuple[SourceImage, ...]], names: list[str], config: ImportImages
+) -> list[Part]:
+    """The parts of one task run."""
+
+    def work(name: str) -> Part:
+        samples = (sample for image in pieces[name] for sample in samples_of(image, config))
+        return build.write_part(name, lambda scratch: write_shard(scratch, name, samples))
+
+    return write_parts(build, names, work)
+
+
+def list_images(config: ImportImages) -> Listing:
+    """What the source holds, before any pixel is read."""
+    if config.source == "shapes":
+        names = (f"{config.split}-{index:06d}" for index in range(config.count))
+        return Listing(tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names), "built-in", {})
+    assert config.path is not None, "the config refuses a source without a path"
+    if config.source == "folder":
+        return SOURCES["folder"](config.path, licence=config.licence, author=config.author)
+    if config.source == "wikiart":
+        return SOURCES["wikiart"](config.path)
+    return SOURCES[config.source](config.path, split=config.split)
+
+
+def import_plan(config: ImportImages, listing: Listing) -> Plan:
+    """What was asked for: the parameters and what lay on the disk, wherever that disk is."""
+    return Plan("shards", config.name, config.parameters("path") | {"snapshot": listing.snapshot})
+
+
+def parts_of(listing: Listing, images_per_part: int) -> dict[str, tuple[SourceImage, ...]]:
+    """Part name -> its source images, in listing order."""
+    starts = range(0, len(listing.images), images_per_part)
+    return {f"{i:05d}": listing.images[start : start + images_per_part] for i, start in enumerate(starts)}
+
+
+def notes_text(listing: Listing) -> str:
+    """The reader's counts in brackets, or nothing."""
+    return f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})" if listing.notes else ""
+
+
+def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
+    """The stored samples of one image: its crops, or one rejected row."""
+    if config.source == "shapes":
+        yield shapes_sample(int(image.source_id.rsplit("-", 1)[1]), config)
+        return
+    try:
+        pixels = decode(read_image(image, config), decode_limits(config), image.rotation_degrees)
+    except ImageRejected as rejection:
+        yield EncodedSample(record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail))
+        return
+    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
+    windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
+    for crop, (window, box) in enumerate(windows):
+        data = encode(window, config.encoding, config.quality)
+        facts = {"original_height": pixels.shape[0], "original_width": pixels.shape[1], "crop": box, "sha256": sha256_of(data)}
+        record = record_of(image, crop, width=config.size, height=config.size, **facts)
+        yield EncodedSample(record, data, config.encoding)
+
+
+def read_image(image: SourceImage, config: ImportImages) -> bytes:
+    """The file's bytes. Raises ImageRejected when there is none, it is too large, or it cannot be read."""
+    if image.path is None:
+        raise ImageRejected("missing file", image.reason or "")
+    try:
+        if image.path.stat().st_size > config.max_bytes:
+            raise ImageRejected("too many bytes", f"{image.path.stat().st_size:,}")
+        return image.path.read_bytes()
+    except OSError as error:
+        raise ImageRejected("unreadable file", error.strerror or type(error).__name__) from error
+
+
+def decode_limits(config: ImportImages) -> DecodeLimits:
+    """The limits every decode is held to."""
+    return DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+
+
+def record_of(image: SourceImage, crop: int, **facts: object) -> SampleRecord:
+    """The sidecar row of one crop: what the dataset says of the image, and the facts of this crop."""
+    return SampleRecord(
+        key=key_of(image.dataset, image.source_id, crop),
+        source_key=key_of(image.dataset, image.source_id, 0).rsplit("-", 1)[0],
+        captions=image.captions,
+        labels=image.labels,
+        style=image.style,
+        author=image.author,
+        licence=image.licence,
+        source_url=image.source_url,
+        split=image.split,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
+    """One drawn image of the built-in world; its exact factors are its labels."""
+    chosen = {"styles": config.styles, "colours": config.colours, "shapes": config.shapes}
+    drawn = world.sample(config.split, index, config.size, config.seed, **{k: v for k, v in chosen.items() if v})
+    data = encode(drawn.pixels, config.encoding, config.quality)
+    record = SampleRecord(
+        key=f"{drawn.key}-00",
+        source_key=drawn.key,
+        width=config.size,
+        height=config.size,
+        original_width=config.size,
+        original_height=config.size,
+        crop=(0, 0, config.size, config.size),
+        sha256=sha256_of(data),
+        captions=(drawn.caption,),
+        labels=tuple(f"{factor}={getattr(drawn.factors, factor)}" for factor in world.FACTORS),
+        style=drawn.factors.style,
+        author="the shapes world of this project",
+        licence="CC0-1.0",
+        split=config.split,
+    )
+    return EncodedSample(record, data, config.encoding)

@@ -1,0 +1,94 @@
+"""From names to things that compute: a run's weights, and a database that can be searched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.build_database import encoder_of
+from rdm_core.clip import Encoder
+from rdm_core.denoiser import Denoiser, load_denoiser
+from rdm_core.device import best_device
+from rdm_core.latents import LatentSpace, load_latent_space
+from rdm_core.noise import Process, process_of
+from rdm_core.config import NoiseConfig
+from rdm_core.retrieve import Database
+from rdm_core.search import Searcher
+from storage.artifact import Artifact, open_artifact, with_fingerprint
+from storage.checks import encoder_text
+from storage.embeddings import read_columns
+from storage.errors import ArtifactMismatch
+from storage.index import faiss_file, open_index_of, open_norms, open_vectors
+from storage.shards import CREDIT_COLUMNS, read_some_images
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's weights, ready to draw."""
+
+    artifact: Artifact
+    denoiser: Denoiser
+    process: Process
+    space: LatentSpace
+    facts: dict[str, Any]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of its contexts. Raises ArtifactMismatch when what loads has other weights than the run's."""
+        wanted = self.facts["encoder"]
+        encoder = encoder_of(wanted["model"], self.facts["encoder_weights"])
+        if encoder.identity != wanted:
+            raise ArtifactMismatch(
+                f"encoder {wanted['model']!r}",
+                f"weights {self.facts['encoder_weights']!r} are {encoder.weights_sha256} now, the run was trained with "
+                f"{wanted['weights_sha256']}",
+                "Put the original weights back, or train again.",
+            )
+        return encoder
+
+
+@dataclass(frozen=True)
+class OpenDatabase:
+    """A database, ready to be searched and asked who made its images."""
+
+    embeddings: Artifact
+    database: Database
+    root: Path
+
+    def credits(self, rows: list[int]) -> list[dict[str, Any]]:
+        """key, captions, labels, style, author, licence and source url of some rows."""
+        table = read_columns(self.embeddings, ["key", *CREDIT_COLUMNS])
+        return table.take(rows).to_pylist()
+
+    def images(self, keys: list[str]) -> dict[str, bytes]:
+        """Encoded images by key; none when the shards are no longer under this root."""
+        shards = with_fingerprint(self.root, "shards", self.embeddings.inputs["shards"])
+        return read_some_images(shards, keys) if shards else {}
+
+
+def open_run(root: Path, reference: str) -> OpenRun:
+    """Load a run's weights onto the best device."""
+    artifact = open_artifact(root, "runs", reference)
+    denoiser, facts = load_denoiser(artifact.file("weights"))
+    space = load_latent_space(facts["space"]["path"])
+    return OpenRun(artifact, denoiser.to(best_device()), process_of(NoiseConfig(**facts["noise"])), space, facts)
+
+
+def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
+    """Open a database for a run. Any database of the run's encoder will do.
+
+    Raises ArtifactMismatch when it was embedded by another encoder.
+    """
+    embeddings = open_artifact(root, "embeddings", reference)
+    index = open_index_of(root, embeddings)
+    if embeddings.parameters["encoder"] != run.facts["encoder"]:
+        model = run.facts["encoder"]
+        raise ArtifactMismatch(
+            f"database {reference!r}",
+            f"embedded by {encoder_text(embeddings)}, while the run {run.artifact.name!r} was trained with "
+            f"{model['model']} with weights {model['weights_sha256']} ({model['dimension']}-d)",
+            f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
+        )
+    searcher = Searcher(open_vectors(index), faiss_file(index))
+    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root)

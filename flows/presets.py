@@ -1,0 +1,40 @@
+"""Presets: a table. `rdm train --preset shapes` starts from a row, `--set key=value` changes single entries.
+
+The 2022 models' layouts are those of its released configurations; only the shapes row was measured by this project.
+"""
+
+from typing import Any
+
+# name: denoiser, noise, training; what is not named keeps its default in rdm_core.config
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "shapes": {
+        "denoiser": {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 4},
+        "noise": {"process": "flow"},
+        "training": {"steps": 1500, "batch": 64, "learning_rate": 2e-3, "warmup_steps": 50, "cooldown": 0.3, "ema_decay": 0.995,
+                     "random_k": True, "checkpoint_steps": 500},
+    },
+    "imagenet-2022": {  # 400.92 M parameters on 64x64x3 latents
+        "denoiser": {"network": "unet", "channels": [192, 384, 576, 960], "attention_levels": [1, 2, 3], "context_norm": "raw"},
+        "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
+        "training": {"batch": 64, "neighbor_dropout": 0.0},
+    },
+    "ffhq-2022": {  # 414.71 M parameters on 64x64x3 latents
+        "denoiser": {"network": "unet", "channels": [224, 448, 672, 896], "attention_levels": [1, 2, 3], "context_norm": "raw"},
+        "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
+        "training": {"batch": 64, "warmup_steps": 10_000, "neighbor_dropout": 0.0},
+    },
+    "transformer-256": {  # flow matching on 32x32 latents of 256 px images
+        "denoiser": {"network": "transformer", "channels": [768], "depth": 12, "head_channels": 64, "patch": 2},
+        "noise": {"process": "flow"},
+        "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000, "k": 8, "random_k": True, "precision": "bf16"},
+    },
+}  # fmt: skip
+
+DEMO_SOURCES: dict[str, dict[str, Any]] = {
+    "shapes-train": {"count": 6000, "split": "train"},
+    "shapes-database": {"count": 6000, "split": "database"},
+    "shapes-heldout": {"count": 600, "split": "heldout"},
+    "shapes-photographs": {"count": 1500, "split": "photographs", "styles": ["photograph"]},
+    "shapes-sketches": {"count": 1500, "split": "sketches", "styles": ["sketch"]},
+}
+"""The demo's sets of images: disjoint draws of the shapes world."""

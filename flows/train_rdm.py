@@ -1,0 +1,110 @@
+"""latents + neighbors + database -> run: checkpoints, metrics, weights."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.config import TrainRDM
+from flows.launch import launch_training
+from flows.progress import Clock, say
+from flows.stage import kept, published, single_part, stage_task
+from rdm_core.weights import model_card, publish_weights
+from storage.artifact import Artifact, Build, Plan, begin, open_artifact
+from storage.atomic import write_json
+from storage.checks import made_with
+from storage.embeddings import licence_counts
+from storage.index import open_index_of
+from storage.latents import open_latents
+from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
+
+
+@flow(name="train-rdm")
+def train_rdm(config: TrainRDM) -> Artifact:
+    """Train p(image | CLIP vectors of its k neighbors) and publish the weights.
+
+    latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean--> weights (diffusers folder)
+    """
+    clock = Clock()
+    inputs = training_inputs(config)
+    build = begin(config.root, training_plan(config, inputs))
+    if build.finished:
+        return kept(build)
+    say(
+        "train",
+        config.name,
+        f"{config.training.steps:,} steps of {config.training.batch} on {inputs['latents'].rows:,} samples",
+    )
+    run_training(build, config, inputs)
+    parts = publish_run(build, config, inputs)
+    last = read_metrics(build.file(METRICS_FILE))[-1]
+    return published(build, parts, clock, final_loss=last["loss"], images_per_second=last["images_per_second"])
+
+
+def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
+    """The artifacts of a run, opened and checked to belong together."""
+    latents = open_artifact(config.root, "latents", config.latents)
+    neighbors = open_artifact(config.root, "neighbors", config.neighbors)
+    database = open_artifact(config.root, "embeddings", config.database)
+    index = open_index_of(config.root, database)
+    made_with(neighbors, "database", database)
+    return {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
+
+
+def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact]) -> Plan:
+    """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
+    parameters = config.parameters("latents", "neighbors", "database", "processes", "device")
+    fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
+    encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
+    return Plan("runs", config.name, parameters | {"encoder": encoder, "space": space}, fingerprints)
+
+
+@stage_task(name="accelerate-launch")
+def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> None:
+    """Write config.json, the worker's whole instruction, and run the worker until its last step."""
+    references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
+    settings = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
+    settings |= {"noise": asdict(config.noise), "training": asdict(config.training)}
+    settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
+    write_json(build.file("config.json"), settings)
+    launch_training(build.directory, config.training.steps, config.processes, config.device)
+
+
+@stage_task(name="publish-weights")
+def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Any]:
+    """The parts of a run: the weights of the last checkpoint's running mean, and the metrics."""
+    checkpoint = latest_checkpoint(build.directory)
+    assert checkpoint is not None, "the worker saves its last step"
+    facts = run_facts(config, inputs)
+
+    def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
+        publish_weights(scratch / "weights", config.denoiser, checkpoint[1], facts)
+        (scratch / "weights" / "README.md").write_text(model_card(config.name, facts, licence_counts(inputs["database"])))
+        return 1, {}
+
+    def write_metrics(scratch: Path) -> tuple[int, dict[str, int]]:
+        shutil.copyfile(build.file(METRICS_FILE), scratch / METRICS_FILE)
+        return len(read_metrics(scratch / METRICS_FILE)), {}
+
+    return [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
+
+
+def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What somebody with the weights alone needs to know: encoder, space, noise, k, and what they were trained on."""
+    latents = inputs["latents"]
+    space = dict(latents.parameters["space"])
+    return {
+        "encoder": inputs["database"].parameters["encoder"],
+        "encoder_weights": inputs["database"].measured["weights"],
+        "space": space | {"path": latents.measured["autoencoder_path"]},
+        "latent_side": open_latents(latents)[1][0].shape[-1],
+        "noise": asdict(config.noise),
+        "k": config.training.k,
+        "random_k": config.training.random_k,
+        "neighbor_dropout": config.training.neighbor_dropout,
+        "steps": config.training.steps,
+        "trained_on": {role: {"name": a.name, "id": a.id, "fingerprint": a.fingerprint} for role, a in inputs.items()},
+    }

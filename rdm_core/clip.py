@@ -1,0 +1,130 @@
+"""CLIP through open_clip: images | texts -> unit vectors [N, D] and the norms they had."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from rdm_core.errors import EncoderError
+from rdm_core.shapes import encoder as shapes_encoder
+
+RANDOM = "random"
+"""As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
+BUILT_IN = "built-in"
+"""As weights: the file in the package; only the shapes encoder has one."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen CLIP in evaluation mode."""
+
+    name: str
+    weights_sha256: str
+    """Over every tensor of the state, in name order: says which weights, wherever they came from."""
+    dimension: int
+    model: torch.nn.Module
+    transform: Any
+    """open_clip's own: resize (bicubic), centre crop, to [0, 1], CLIP mean and standard deviation."""
+    tokenizer: Any
+    device: torch.device
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an artifact records to say which encoder made it."""
+        preprocessing = {key: list(v) if isinstance(v, tuple) else v for key, v in self.model.visual.preprocess_cfg.items()}
+        return {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "dimension": self.dimension,
+            "preprocessing": preprocessing,
+        }
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32."""
+        return torch.stack([self.transform(Image.fromarray(image)) for image in images])
+
+    def encode_images(self, images: Sequence[np.ndarray], batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32."""
+        with torch.no_grad():
+            return self._unit(self.model.encode_image(self.preprocess(b).to(self.device)) for b in _batches(images, batch))
+
+    def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
+        """Texts -> unit vectors [N, D] and raw norms [N], float32."""
+        with torch.no_grad():
+            return self._unit(self.model.encode_text(self.tokenizer(list(b)).to(self.device)) for b in _batches(texts, batch))
+
+    def _unit(self, outputs: Iterator[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        pieces = [output.float().cpu() for output in outputs]
+        raw = torch.cat(pieces) if pieces else torch.empty(0, self.dimension)
+        norms = raw.norm(dim=1, keepdim=True)
+        return (raw / norms).numpy(), norms[:, 0].numpy()
+
+
+def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") -> Encoder:
+    """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file, 'built-in' or 'random'.
+
+    A hub id is given as name ("hf-hub:org/repo") with empty weights. Raises EncoderError when the name is unknown, the
+    file is absent or is not of that model, or the weights cannot be fetched.
+    """
+    shapes_encoder.register()
+    pretrained = _pretrained(name, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is not loaded is the same on every machine
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # open_clip and the hub raise many kinds; all mean the same to the user
+            raise EncoderError(
+                f"encoder {name!r}",
+                f"weights {weights!r} cannot be loaded ({_first_line(error)})",
+                "Give a tag that `open_clip.list_pretrained()` shows for this model, the path of a local file of it, "
+                "or 'random'; tags and hub ids need the network once.",
+            ) from error
+    model.eval().requires_grad_(False)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    with torch.no_grad():
+        dimension = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
+    return Encoder(name, digest.hexdigest()[:16], dimension, model, transform, tokenizer, torch.device(device))
+
+
+def _pretrained(name: str, weights: str) -> str | None:
+    known = open_clip.list_models()
+    if ":" not in name and name not in known:
+        raise EncoderError(
+            f"encoder {name!r}", "open_clip knows no model of that name", f"Known are, among others: {_like(name, known)}."
+        )
+    if weights == BUILT_IN:
+        if name != shapes_encoder.MODEL_NAME:
+            cure = f"Use the model {shapes_encoder.MODEL_NAME!r}, or give weights."
+            raise EncoderError(f"encoder {name!r}", "the package holds no weights of it", cure)
+        return str(shapes_encoder.WEIGHTS)
+    if weights in (RANDOM, ""):
+        return None
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights not in tags and not Path(weights).is_file():
+        cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file, or 'random'."
+        raise EncoderError(f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure)
+    return weights
+
+
+def _like(name: str, known: Sequence[str]) -> str:
+    shared = sorted(known, key=lambda other: (-len(set(name.lower()) & set(other.lower())), other))
+    return ", ".join(shared[:6])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+def _batches(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

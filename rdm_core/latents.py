@@ -1,0 +1,93 @@
+"""Latent spaces: pixels <-> raw latents (stored) <-> final latents (what the denoiser sees).
+
+Pixel space stores uint8 images; an autoencoder stores the posterior's moments. Both are read through one class.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from rdm_core.errors import WeightsError
+
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Where the denoiser works. `autoencoder` is None in pixel space."""
+
+    name: str
+    channels: int
+    factor: int
+    """Side of the image divided by the side of the latent."""
+    autoencoder: AutoencoderKL | None
+    weights_sha256: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an artifact records to say which space its latents live in."""
+        return {
+            "autoencoder": self.name,
+            "weights_sha256": self.weights_sha256,
+            "channels": self.channels,
+            "factor": self.factor,
+        }
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 images [H, W, 3] of one size -> raw latents: uint8 [N, 3, H, W], or moments float16 [N, 2C, h, w]."""
+        pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        if self.autoencoder is None:
+            return pixels
+        posterior = self.autoencoder.encode(torch.from_numpy(pixels).float() / 127.5 - 1).latent_dist
+        return posterior.parameters.half().numpy()
+
+    def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw latents -> final latents [N, C, h, w] float32, of order 1.
+
+        Behind an autoencoder a sample of the posterior is made with `posterior_noise` [N, C, h, w] ~ N(0, I), or its
+        mean taken without; in pixel space there is no posterior and the noise is not used.
+        """
+        if self.autoencoder is None:
+            return raw.float() / 127.5 - 1
+        mean, log_variance = raw.float().chunk(2, dim=1)
+        if posterior_noise is not None:
+            mean = mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * posterior_noise
+        return mean * self.autoencoder.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, final: torch.Tensor) -> np.ndarray:
+        """Final latents [N, C, h, w] -> uint8 images [N, H, W, 3]."""
+        if self.autoencoder is not None:
+            final = self.autoencoder.decode(final.float() / self.autoencoder.config.scaling_factor).sample
+        pixels = ((final.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_latent_space(name: str) -> LatentSpace:
+    """Pixel space ('pixels'), or the autoencoder in a local diffusers folder or on the hub.
+
+    Raises WeightsError when the folder or hub id holds no AutoencoderKL.
+    """
+    if name == PIXELS:
+        return LatentSpace(PIXELS, 3, 1, None, "")
+    try:
+        autoencoder = AutoencoderKL.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().split("\n")[0][:200]
+        cure = "Give 'pixels', a folder that AutoencoderKL.save_pretrained wrote, or a hub id (the network is needed once)."
+        raise WeightsError(f"autoencoder {name!r}", f"cannot be loaded ({first})", cure) from error
+    autoencoder.eval().requires_grad_(False)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    # A local folder's path is this machine's; the weights' hash says which autoencoder it is.
+    label = Path(name).name if Path(name).exists() else name
+    return LatentSpace(label, autoencoder.config.latent_channels, factor, autoencoder, digest.hexdigest()[:16])

@@ -1,0 +1,86 @@
+"""Measures of what a model does with its neighbors. Intervals are 95 % bootstrap intervals over samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rdm_core.data import TrainingData
+from rdm_core.denoiser import Denoiser
+from rdm_core.latents import LatentSpace
+from rdm_core.noise import Process
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def estimate(values: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
+    """Mean of values [N] with a bootstrap interval."""
+    values = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+@torch.no_grad()
+def denoising_losses(
+    denoiser: Denoiser,
+    process: Process,
+    space: LatentSpace,
+    data: TrainingData,
+    k: int,
+    *,
+    null: bool = False,
+    shuffled: bool = False,
+    draws: int = 4,
+    batch: int = 128,
+    seed: int = 0,
+) -> np.ndarray:
+    """Mean denoising loss of each sample of `data` [N] at fixed times and noise, so that two calls can be paired.
+
+    `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of another one.
+    Times are the process's own, stratified by drawing `draws` for each sample.
+    """
+    count = len(data)
+    losses = np.zeros(count)
+    generator = torch.Generator().manual_seed(seed)
+    other = np.roll(np.random.default_rng(seed).permutation(count), 1)
+    other = np.where(other == np.arange(count), (other + 1) % count, other)
+    for _ in range(draws):
+        for start in range(0, count, batch):
+            rows = np.arange(start, min(start + batch, count))
+            piece = data.batch(rows, k, context_of=other[rows] if shuffled else None)
+            times = process.draw_times(len(rows), generator)
+            x0 = space.final(piece.raw)
+            noisy, target = process.corrupt(x0, torch.randn(x0.shape, generator=generator), times)
+            context = denoiser.context(piece.vectors, piece.norms)
+            dropped = torch.full((len(rows),), null) | ~piece.mask.any(dim=1)
+            prediction = denoiser(noisy, process.network_time(times), context, piece.mask, dropped)
+            losses[rows] += (prediction - target).square().mean(dim=(1, 2, 3)).numpy() / draws
+    return losses
+
+
+def nearest_distances(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each row [N, F] to its nearest row of `others` [M, F]: [N]."""
+    return torch.cdist(torch.from_numpy(features), torch.from_numpy(others)).min(dim=1).values.numpy()
+
+
+def copy_rate(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> float:
+    """Share of samples [N, F] that lie nearer to a known image [L, F] (training or database) than 1 % of held-out real
+    images [M, F] do. A model that copies no more than chance makes it has a rate of about 0.01.
+    """
+    threshold = np.quantile(nearest_distances(real, known), 0.01)
+    return float((nearest_distances(samples, known) <= threshold).mean())
+
+
+def agreement(shown: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """1.0 where what an image shows is what was asked for, else 0.0: float64 [N]."""
+    return np.asarray([float(a == b) for a, b in zip(shown, wanted, strict=True)])

@@ -1,0 +1,84 @@
+"""Search: which rows of a database are nearest to a query. Scores are cosines, so larger is nearer."""
+
+from pathlib import Path
+
+import autofaiss
+import faiss
+import numpy as np
+
+NO_ROW = -1
+NO_SCORE = -2.0
+
+
+def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int = 131_072) -> tuple[np.ndarray, np.ndarray]:
+    """Unit queries [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not).
+
+    Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k > N the rest is
+    NO_ROW with NO_SCORE. Holds one tile of the database in memory at a time.
+    """
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
+    scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
+    for start in range(0, len(vectors), tile_rows):
+        tile = np.ascontiguousarray(vectors[start : start + tile_rows], dtype=np.float32)
+        near, at = faiss.knn(queries, tile, min(k, len(tile)), metric=faiss.METRIC_INNER_PRODUCT)
+        rows = np.concatenate([rows, at + start], axis=1)
+        scores = np.concatenate([scores, near], axis=1)
+        order = np.lexsort((rows, -scores), axis=1)[:, :k]
+        rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+    return rows, scores
+
+
+def search_neighbors(
+    queries: np.ndarray, query_sources: np.ndarray, vectors: np.ndarray, database_sources: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact neighbors [Q, k] of unit queries [Q, D], leaving out every row that came from the query's own image.
+
+    Sources are str arrays [Q] and [N]; an image that is cut into several crops shares one source. Exact because the
+    search asks for as many extra rows as one image can have crops.
+    """
+    most_crops = int(np.unique(database_sources, return_counts=True)[1].max(initial=0))
+    shared = bool(np.isin(query_sources, database_sources).any())
+    rows, scores = search_exact(queries, vectors, k + (most_crops if shared else 0))
+    own = (rows != NO_ROW) & (database_sources[rows] == query_sources[:, None])
+    order = np.argsort(own, axis=1, kind="stable")[:, :k]
+    rows, scores, own = (np.take_along_axis(values, order, 1) for values in (rows, scores, own))
+    return np.where(own, NO_ROW, rows), np.where(own, NO_SCORE, scores).astype(np.float32)
+
+
+def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
+    """Build an approximate inner-product index over unit vectors [N, D] with autofaiss, save it, return its recipe.
+
+    autofaiss chooses the recipe by size and memory; what it chose is recorded because its tuning is by stopwatch.
+    """
+    index, infos = autofaiss.build_index(
+        embeddings=np.ascontiguousarray(vectors, dtype=np.float32),
+        save_on_disk=False,
+        metric_type="ip",
+        max_index_memory_usage=memory,
+        current_memory_available=memory,
+        verbose=40,
+    )
+    faiss.write_index(index, str(path))
+    return str(infos["index_key"])
+
+
+class Searcher:
+    """Answers queries over one database: by its approximate index if it has one, exactly otherwise."""
+
+    def __init__(self, vectors: np.ndarray, faiss_file: Path | None = None) -> None:
+        self.vectors = vectors
+        self.index = faiss.read_index(str(faiss_file), faiss.IO_FLAG_MMAP) if faiss_file else None
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Unit queries [Q, D] -> rows int64 [Q, k], scores float32 [Q, k], nearest first, NO_ROW where there are fewer."""
+        if self.index is None:
+            return search_exact(queries, self.vectors, k)
+        scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        return rows, np.where(rows == NO_ROW, NO_SCORE, scores).astype(np.float32)
+
+
+def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted."""
+    hits = sum(len(set(f[f != NO_ROW]) & set(e[e != NO_ROW])) for f, e in zip(found, exact, strict=True))
+    return hits / max(1, int((exact != NO_ROW).sum()))

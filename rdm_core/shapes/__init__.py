@@ -1,0 +1,1 @@
+"""The built-in world of captioned shapes, its small CLIP and its oracle."""

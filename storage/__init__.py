@@ -1,0 +1,1 @@
+"""Bytes, schemas and manifests: everything the project keeps on disk. Knows nothing of torch, Prefect or models."""

@@ -1,0 +1,59 @@
+"""Embeddings: Parquet parts whose row order, part after part, is the index id."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from storage.artifact import Artifact
+from storage.errors import FormatError
+from storage.parquet import column, read_table, vector_array, vector_type, vectors_of, write_table
+from storage.shards import CREDIT_COLUMNS, SIDECAR
+
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Columns of a part: the unit vector, the norm it had, and what an analyst filters on."""
+    return pa.schema(
+        [
+            column("key", pa.string(), "key of the sample the vector belongs to"),
+            column("source_key", pa.string(), "dataset and original id: equal for every crop of one image"),
+            column("embedding", vector_type(dimension, pa.float16()), "unit vector of the encoder's image tower"),
+            column("norm", pa.float32(), "length of the vector before it was made unit"),
+            *[SIDECAR.field(name) for name in CREDIT_COLUMNS],
+        ],
+        metadata={"doc": "one row a sample; row order over all parts = index id"},
+    )
+
+
+def write_embeddings(directory: Path, part_name: str, sidecar: pa.Table, vectors: np.ndarray, norms: np.ndarray) -> int:
+    """Write one part; `vectors` unit [N, D] float32 and `norms` [N] belong to the N accepted sidecar rows. Returns N."""
+    schema = embeddings_schema(vectors.shape[1])
+    arrays = {"embedding": vector_array(vectors.astype(np.float16)), "norm": pa.array(norms.astype(np.float32))}
+    columns = [arrays.get(name, sidecar[name] if name in sidecar.schema.names else None) for name in schema.names]
+    write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(columns, schema=schema), plain=["embedding"])
+    return len(vectors)
+
+
+def read_columns(embeddings: Artifact, columns: Sequence[str]) -> pa.Table:
+    """Some columns of every row, in row order."""
+    return pa.concat_tables(read_table(path, columns) for path in embeddings.files(".parquet"))
+
+
+def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """All vectors [N, D] float32, of unit length again after float16, and their raw norms [N] float32.
+
+    Raises FormatError when the artifact has no row.
+    """
+    table = read_columns(embeddings, ["embedding", "norm"])
+    if not table.num_rows:
+        raise FormatError(embeddings.directory, "holds no embedding", "Import images that can be read, then embed again.")
+    vectors = vectors_of(table, "embedding").astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), table["norm"].to_numpy()
+
+
+def licence_counts(embeddings: Artifact) -> dict[str, int]:
+    """How many rows carry each licence, most first; 'not stated' where the dataset gives none."""
+    counts = Counter(licence or "not stated" for licence in read_columns(embeddings, ["licence"])["licence"].to_pylist())
+    return dict(counts.most_common())

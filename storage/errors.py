@@ -1,0 +1,42 @@
+"""Everything that can go wrong with stored data, as one tree.
+
+StorageError               base: says where it happened, what is wrong and what cures it
+  SourceError              a dataset on the user's disk does not look as its reader expects
+  ArtifactMissing          nothing whole is there under that kind and name
+  ArtifactDamaged          a manifest exists, but a file it lists is absent, short or altered
+  ArtifactMismatch         two artifacts that do not belong together (encoder, dim, fingerprint)
+  FormatError              a file is not in the format this version reads
+"""
+
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """One message with where it happened, what is wrong, and what to do about it."""
+
+    def __init__(self, where: str | Path, what: str, cure: str) -> None:
+        self.where, self.what, self.cure = str(where), what, cure
+        super().__init__(f"{where}: {what}. {cure}")
+
+    def __reduce__(self) -> tuple:  # keeps the three parts when it crosses a process border
+        return type(self), (self.where, self.what, self.cure)
+
+
+class SourceError(StorageError):
+    """A dataset on the user's disk does not look as its reader expects."""
+
+
+class ArtifactMissing(StorageError):
+    """Nothing whole is there under that kind and name."""
+
+
+class ArtifactDamaged(StorageError):
+    """A manifest exists, but a file it lists is absent, short or altered."""
+
+
+class ArtifactMismatch(StorageError):
+    """Two artifacts that do not belong together."""
+
+
+class FormatError(StorageError):
+    """A file is not in the format this version reads."""

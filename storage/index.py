@@ -1,0 +1,56 @@
+"""Index: the vectors of a database as one memory-mapped matrix and, for large sets, a faiss file over the same rows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from storage.artifact import Artifact, Build, artifacts, is_current
+from storage.errors import ArtifactMissing, FormatError
+
+VECTORS_FILE = "vectors.npy"
+FAISS_FILE = "index.faiss"
+
+
+def write_vectors(directory: Path, vectors: np.ndarray, norms: np.ndarray) -> int:
+    """Write unit vectors [N, D] as float16 and raw norms [N] as float32; row = index id. Returns N."""
+    np.save(directory / VECTORS_FILE, vectors.astype(np.float16), allow_pickle=False)
+    np.save(directory / "norms.npy", norms.astype(np.float32), allow_pickle=False)
+    return len(vectors)
+
+
+def open_vectors(index: Artifact | Build) -> np.ndarray:
+    """Unit vectors [N, D] float16, memory-mapped: opening costs nothing, a row is read when it is used."""
+    return _open(index.file(VECTORS_FILE))
+
+
+def open_norms(index: Artifact | Build) -> np.ndarray:
+    """Raw norms [N] float32, memory-mapped."""
+    return _open(index.file("norms.npy"))
+
+
+def faiss_file(index: Artifact | Build) -> Path | None:
+    """The approximate index, or None when the recipe is exact."""
+    path = index.file(FAISS_FILE)
+    return path if path.is_file() else None
+
+
+def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
+    """The index over exactly these embeddings, under the same name; the current one if it fits.
+
+    Raises ArtifactMissing when none was built from them.
+    """
+    family = [a for a in artifacts(root, "index", embeddings.name) if a.inputs["embeddings"] == embeddings.fingerprint]
+    if not family:
+        raise ArtifactMissing(
+            f"index/{embeddings.name}",
+            f"no index was built from the embeddings {embeddings.fingerprint}",
+            f"Build the database again: rdm build --name {embeddings.name} ...",
+        )
+    return next((a for a in family if is_current(root, a)), family[-1])
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FormatError(path, f"not a plain array ({error})", "Run `rdm check`, then build it again.") from error

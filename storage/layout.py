@@ -1,0 +1,69 @@
+"""Where everything lives under a root. No path of an artifact is built anywhere else.
+
+<root>/<kind>/<name>/<id>/plan.json       what was asked for, written first
+<root>/<kind>/<name>/<id>/...             the parts
+<root>/<kind>/<name>/<id>/manifest.json   written last: its existence is completion
+<root>/<kind>/<name>/<id>/.build/         scratch and part records of an unfinished build
+<root>/<kind>/<name>/current              one line: the id in use, replaced atomically
+"""
+
+import re
+from pathlib import Path
+from typing import Literal, get_args
+
+from storage.errors import StorageError
+
+Kind = Literal["shards", "embeddings", "index", "neighbors", "latents", "runs", "samples", "evaluations", "reports"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ID = re.compile(r"[0-9a-f]{12}")
+
+
+def checked_name(name: str) -> str:
+    """The name itself, if it can be a directory and nothing else.
+
+    Raises StorageError when it could escape the root ("../x"), hide (".x") or confuse a shell.
+    """
+    if not _NAME.fullmatch(name):
+        raise StorageError("name", f"{name!r} is not a valid artifact name", "Use 1 to 64 letters, digits, '-' and '_'.")
+    return name
+
+
+def family_directory(root: Path, kind: str, name: str) -> Path:
+    """The directory that holds every version of one artifact."""
+    if kind not in KINDS:
+        raise StorageError("kind", f"{kind!r} is not a kind of artifact", f"Use one of: {', '.join(KINDS)}.")
+    return root / kind / checked_name(name)
+
+
+def artifact_directory(root: Path, kind: str, name: str, identity: str) -> Path:
+    """The directory of one build: `<root>/<kind>/<name>/<id>`."""
+    if not _ID.fullmatch(identity):
+        raise StorageError("id", f"{identity!r} is not an artifact id", "Ids are the 12 hex digits that `rdm show` lists.")
+    return family_directory(root, kind, name) / identity
+
+
+def pointer_file(root: Path, kind: str, name: str) -> Path:
+    """The file that says which version is current."""
+    return family_directory(root, kind, name) / "current"
+
+
+def plan_file(directory: Path) -> Path:
+    """What was asked for; the first file of a build."""
+    return directory / "plan.json"
+
+
+def manifest_file(directory: Path) -> Path:
+    """The last file of a build."""
+    return directory / "manifest.json"
+
+
+def build_directory(directory: Path) -> Path:
+    """Scratch files and part records; gone once the manifest stands."""
+    return directory / ".build"
+
+
+def part_record_file(directory: Path, part_name: str) -> Path:
+    """Says that one part is whole; the unit of resume."""
+    return build_directory(directory) / f"{part_name}.part.json"

@@ -1,0 +1,45 @@
+"""Samples: one PNG an image, and a table that says of each what stood behind it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.artifact import Artifact
+from storage.parquet import column, read_table, write_table
+
+SAMPLES_FILE = "samples.parquet"
+GRID_FILE = "grid.png"
+SAMPLES = pa.schema(
+    [
+        column("file", pa.string(), "the image"),
+        column("query", pa.string(), "prompt, class, query image, or key of the pseudo-query"),
+        column("seed", pa.int64(), "of the image's noise"),
+        column("guidance_scale", pa.float32(), "strength of guidance"),
+        column("weights", pa.string(), "fingerprint of the run that made it"),
+        column("database", pa.string(), "fingerprint of the database; empty when none was used", nullable=True),
+        column("neighbor_keys", pa.list_(pa.string()), "keys of the retrieved images, nearest first"),
+        column("neighbor_scores", pa.list_(pa.float32()), "their cosines with the query"),
+        column("licences", pa.list_(pa.string()), "their licences"),
+        column("authors", pa.list_(pa.string()), "their authors"),
+        column("source_urls", pa.list_(pa.string()), "where they came from"),
+    ],
+    metadata={"doc": "one row an image"},
+)
+
+
+def write_samples(directory: Path, images: Sequence[bytes], records: Sequence[Mapping[str, Any]], grid: bytes) -> int:
+    """Write the encoded images under the names in their records, the table, and the contact sheet. Returns their number."""
+    for image, record in zip(images, records, strict=True):
+        (directory / record["file"]).write_bytes(image)
+    (directory / GRID_FILE).write_bytes(grid)
+    names = SAMPLES.names
+    table = pa.Table.from_pylist([{name: record[name] for name in names} for record in records], schema=SAMPLES)
+    write_table(directory / SAMPLES_FILE, table)
+    return len(images)
+
+
+def read_samples(samples: Artifact) -> list[dict[str, Any]]:
+    """The rows of the table, in sampling order."""
+    return read_table(samples.file(SAMPLES_FILE)).to_pylist()

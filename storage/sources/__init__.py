@@ -1,0 +1,27 @@
+"""Readers of data sets as they lie on a user's disk: each lists its images with all that is known of them."""
+
+from storage.sources.coco import read_coco
+from storage.sources.folder import read_folder
+from storage.sources.openimages import read_openimages
+from storage.sources.source import Listing, Reader, SourceImage, key_of
+from storage.sources.wikiart import read_wikiart
+
+# Every reader takes the root folder first; what else it takes is in its own signature.
+SOURCES: dict[str, Reader] = {
+    "coco": read_coco,
+    "openimages": read_openimages,
+    "wikiart": read_wikiart,
+    "folder": read_folder,
+}
+
+__all__ = [
+    "SOURCES",
+    "Listing",
+    "Reader",
+    "SourceImage",
+    "key_of",
+    "read_coco",
+    "read_folder",
+    "read_openimages",
+    "read_wikiart",
+]

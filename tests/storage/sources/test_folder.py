@@ -1,0 +1,150 @@
+"""Reading a folder of images."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from storage.errors import SourceError
+from storage.sources import key_of, read_folder
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def by_id(root: Path) -> dict:
+    return {image.source_id: image for image in read_folder(root).images}
+
+
+def test_every_file_is_a_row_however_deep_and_whatever_it_is(tmp_path):
+    write(tmp_path, b_dot_jpg="x", a__deep__er__c_dot_png="x", notes_dot_pdf="x", noext="x")
+    assert list(by_id(tmp_path)) == ["a/deep/er/c.png", "b.jpg", "noext", "notes.pdf"]
+    assert by_id(tmp_path)["a/deep/er/c.png"].path == tmp_path / "a/deep/er/c.png"
+
+
+def test_a_text_beside_an_image_holds_its_captions(tmp_path):
+    write(
+        tmp_path,
+        a_dot_jpg="x",
+        a_dot_txt="one\n\n  two \r\n",
+        b_dot_jpg="x",
+        readme_dot_txt="x",
+        notes_dot_md="x",
+        notes_dot_txt="x",
+    )
+    images = by_id(tmp_path)
+    assert images["a.jpg"].captions == ("one", "two") and images["b.jpg"].captions == ()
+    assert sorted(images) == ["a.jpg", "b.jpg", "notes.md", "notes.txt", "readme.txt"], "texts of no image are rows"
+    assert images["notes.md"].captions == ()
+    assert read_folder(tmp_path).notes["caption_files"] == 1
+
+
+def test_captions_are_utf8_with_replacement_and_without_bom(tmp_path):
+    write(tmp_path, a_dot_jpg="x")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\nbad \xff byte")
+    assert by_id(tmp_path)["a.jpg"].captions == ("caf\u00e9", "bad \ufffd byte")
+
+
+def test_a_text_too_long_for_captions_is_a_row(tmp_path):
+    write(tmp_path, a_dot_jpg="x", a_dot_txt="x" * (2**20 + 1))
+    assert sorted(by_id(tmp_path)) == ["a.jpg", "a.txt"] and by_id(tmp_path)["a.jpg"].captions == ()
+
+
+def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path):
+    write(tmp_path, a_dot_jpg="x")
+    write(tmp_path / ".git", b_dot_jpg="x")
+    (tmp_path / ".DS_Store").write_text("x")
+    listing = read_folder(tmp_path)
+    assert [image.source_id for image in listing.images] == ["a.jpg"] and listing.notes["hidden"] == 2
+
+
+def test_a_link_out_of_the_folder_is_a_row_and_never_followed(tmp_path):
+    outside = write(tmp_path / "outside", secret_dot_jpg="x", secret_dot_txt="secret caption")
+    root = write(tmp_path / "root", a_dot_jpg="x", b_dot_jpg="x")
+    (root / "link.jpg").symlink_to(outside / "secret.jpg")
+    (root / "folder").symlink_to(outside)
+    (root / "up").symlink_to("../outside/secret.jpg")
+    (root / "b.txt").symlink_to(outside / "secret.txt")
+    images = by_id(root)
+    assert sorted(images) == ["a.jpg", "b.jpg", "b.txt", "folder", "link.jpg", "up"]
+    for name in ("b.txt", "folder", "link.jpg", "up"):
+        assert images[name].path is None and images[name].reason == "links outside the folder"
+    assert images["b.jpg"].captions == (), "the caption file leads outside"
+
+
+def test_links_inside_the_folder_are_files_but_folders_are_not_entered_twice(tmp_path):
+    write(tmp_path, real__a_dot_jpg="x")
+    (tmp_path / "b.jpg").symlink_to("real/a.jpg")
+    (tmp_path / "again").symlink_to("real")
+    (tmp_path / "real/loop").symlink_to("..")
+    images = by_id(tmp_path)
+    assert sorted(images) == ["again", "b.jpg", "real/a.jpg", "real/loop"]
+    assert images["b.jpg"].path == tmp_path / "b.jpg"
+    assert images["again"].reason == images["real/loop"].reason == "a link to a folder, not followed"
+
+
+def test_broken_links_and_circles_are_rows_with_a_reason(tmp_path):
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    images = by_id(tmp_path)
+    assert all(image.path is None and "broken link" in image.reason for image in images.values()) and len(images) == 2
+
+
+def test_a_pipe_is_a_row_and_is_not_opened(tmp_path):
+    write(tmp_path, a_dot_jpg="x")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "a.txt")
+    images = by_id(tmp_path)
+    assert images["pipe.jpg"].path is None and "not a file" in images["pipe.jpg"].reason
+    assert "not a file" in images["a.txt"].reason, "reading it would wait for ever"
+
+
+def test_odd_names_give_storable_ids_and_safe_keys(tmp_path):
+    for name in (b"bad\xe9byte.jpg", b"new\nline.jpg", "日本語 #1.jpg".encode(), b"-rf.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"x")
+    listing = read_folder(tmp_path)
+    assert len(listing.images) == 4
+    assert len({key_of("folder", image.source_id, 0) for image in listing.images}) == 4
+    for image in listing.images:
+        image.source_id.encode("utf-8")
+        assert image.path.read_bytes() == b"x"
+
+
+def test_names_equal_up_to_normalisation_are_refused(tmp_path):
+    for name in ("cafe\u0301.jpg", "caf\u00e9.jpg"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(SourceError, match="two images have the id 'caf\u00e9.jpg'.*normalisation"):
+        read_folder(tmp_path)
+
+
+def test_licence_and_author_are_the_callers(tmp_path):
+    image = read_folder(write(tmp_path, a_dot_jpg="x"), licence="CC0", author="me").images[0]
+    assert (image.licence, image.author) == ("CC0", "me")
+
+
+def test_a_folder_of_hidden_files_only_is_an_error(tmp_path):
+    (tmp_path / ".hidden.jpg").write_text("x")
+    with pytest.raises(SourceError, match="holds no files"):
+        read_folder(tmp_path)
+
+
+def test_the_snapshot_follows_images_and_captions(tmp_path):
+    write(tmp_path, a_dot_jpg="x", a_dot_txt="one")
+    before = read_folder(tmp_path).snapshot
+    assert read_folder(tmp_path).snapshot == before
+    (tmp_path / "a.txt").write_text("two")
+    other_caption = read_folder(tmp_path).snapshot
+    (tmp_path / "a.jpg").write_text("xy")
+    assert len({before, other_caption, read_folder(tmp_path).snapshot}) == 3
+
+
+@pytest.mark.parametrize(("folder", "rows"), [("queries", 188), ("awkward", 68)])
+def test_the_real_samples_are_listed_whole(folder, rows, real_data):
+    listing = read_folder(real_data / folder)
+    assert len(listing.images) == rows == len({key_of("folder", image.source_id, 0) for image in listing.images})
+    assert all(image.reason is None for image in listing.images)

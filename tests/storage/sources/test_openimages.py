@@ -1,0 +1,190 @@
+"""Reading Open Images."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from storage.errors import SourceError
+from storage.sources import read_openimages
+from storage.sources.tables import CsvTable
+
+HEADER = (
+    "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
+    "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation"
+)
+PAGE, LICENCE = "https://www.flickr.com/photos/x/1", "https://creativecommons.org/licenses/by/2.0/"
+
+
+def line(image_id: str, subset: str = "train", author: str = "Ann", title: str = "T", rotation: str = "0.0") -> str:
+    return f"{image_id},{subset},http://o,{PAGE},{LICENCE},http://p,{author},{title},10,md5==,,{rotation}"
+
+
+def write_openimages(root: Path, lines: list[str] | None = None) -> Path:
+    """train/ holds aa, bb, cc; validation/ holds dd, which no list names; ee is listed and absent."""
+    for split, names in {"train": ("aa", "bb", "cc"), "validation": ("dd",)}.items():
+        (root / split).mkdir(parents=True)
+        for name in names:
+            (root / split / f"{name}.jpg").write_bytes(b"jpeg")
+    lines = lines or [line("aa", rotation="90.0"), line("bb", author='"Doe, J ""X"""', rotation="NaN"), line("cc"), line("ee")]
+    (root / "image_ids_and_rotation.csv").write_bytes("\n".join([HEADER, *lines, ""]).encode("utf-8", "surrogateescape"))
+    boxes = "ImageID,Source,LabelName,Confidence\naa,x,/m/1,1\naa,x,/m/2,1\naa,x,/m/1,1\nbb,x,/m/9,1\nzz,x,/m/1,1\n"
+    (root / "oidv6-train-annotations-bbox.csv").write_text(boxes)
+    (root / "class-descriptions-boxable.csv").write_bytes(b'/m/1,Tortoise\r\n/m/2,"Bow, arrow"\r\n')
+    return root
+
+
+def by_id(root: Path, split: str = "all") -> dict:
+    return {image.source_id: image for image in read_openimages(root, split).images}
+
+
+def test_author_licence_page_and_rotation_are_joined(tmp_path):
+    images = by_id(write_openimages(tmp_path))
+    assert images["aa"].author == "Ann" and images["aa"].licence == LICENCE and images["aa"].source_url == PAGE
+    assert images["aa"].rotation_degrees == 90 and images["aa"].split == "train"
+    assert images["bb"].author == 'Doe, J "X"' and images["bb"].rotation_degrees == 0
+    assert images["aa"].captions == ()
+
+
+def test_labels_are_class_names_each_once_and_an_unnamed_class_keeps_its_id(tmp_path):
+    listing = read_openimages(write_openimages(tmp_path))
+    images = {image.source_id: image for image in listing.images}
+    assert images["aa"].labels == ("Bow, arrow", "Tortoise")
+    assert images["bb"].labels == ("/m/9",)
+    assert listing.notes["boxes"] == 4 and listing.notes["boxes_of_unnamed_class"] == 1
+
+
+def test_only_files_on_the_disk_are_rows_and_the_rest_is_counted(tmp_path):
+    listing = read_openimages(write_openimages(tmp_path))
+    assert [image.source_id for image in listing.images] == ["aa", "bb", "cc", "dd"]
+    assert listing.notes["listed_but_absent"] == 1 and listing.notes["metadata_rows"] == 4
+    assert listing.notes["without_metadata"] == 1 and listing.notes["rotation_unknown"] == 1
+    assert listing.notes["no_box_list_for_validation"] == 1
+    assert listing.images[3].licence is None
+
+
+def test_absent_files_are_counted_for_the_chosen_split_only(tmp_path):
+    write_openimages(tmp_path, [line("aa"), line("gg", "validation"), line("hh", "validation")])
+    assert "listed_but_absent" not in read_openimages(tmp_path, "train").notes
+    assert read_openimages(tmp_path, "validation").notes["listed_but_absent"] == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "degrees", "note"),
+    [
+        ("0", 0, None),
+        ("180", 180, None),
+        ("270.0", 270, None),
+        ("nan", 0, "unknown"),
+        ("", 0, "unknown"),
+        ("45", 0, "unusable"),
+    ],
+)
+def test_a_rotation_is_a_quarter_turn_or_counted(written, degrees, note, tmp_path):
+    listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
+    assert listing.images[0].rotation_degrees == degrees
+    assert {name for name in listing.notes if name.startswith("rotation")} == ({f"rotation_{note}"} if note else set())
+
+
+def test_the_download_address_stands_in_where_no_page_is_known(tmp_path):
+    write_openimages(tmp_path)
+    text = "image_name,image_url\ndd.jpg,http://mirror/dd.jpg\n"
+    (tmp_path / "validation-images-boxable.csv").write_text(text)
+    (tmp_path / "train-images-boxable.csv").write_text(text.replace("dd", "aa"))
+    images = by_id(tmp_path)
+    assert images["dd"].source_url == "http://mirror/dd.jpg" and images["aa"].source_url == PAGE
+
+
+def test_the_list_of_a_split_serves_where_the_full_list_is_missing(tmp_path):
+    write_openimages(tmp_path)
+    (tmp_path / "image_ids_and_rotation.csv").rename(tmp_path / "train-images-boxable-with-rotation.csv")
+    assert by_id(tmp_path, "train")["aa"].author == "Ann"
+    with pytest.raises(SourceError, match="this file is missing, and so is validation-images-with-rotation.csv"):
+        read_openimages(tmp_path)
+
+
+def test_a_missing_metadata_list_is_an_error_because_licences_must_travel(tmp_path):
+    path = write_openimages(tmp_path) / "image_ids_and_rotation.csv"
+    path.unlink()
+    with pytest.raises(SourceError, match=f"{path}: this file is missing.*Download http.*licence and author must travel"):
+        read_openimages(tmp_path)
+
+
+def test_boxes_without_class_names_are_an_error_and_no_boxes_are_none(tmp_path):
+    write_openimages(tmp_path)
+    (tmp_path / "class-descriptions-boxable.csv").unlink()
+    with pytest.raises(SourceError, match="class-descriptions-boxable.csv: this file is missing"):
+        read_openimages(tmp_path)
+    (tmp_path / "oidv6-train-annotations-bbox.csv").unlink()
+    assert read_openimages(tmp_path).notes["no_box_list_for_train"] == 1
+
+
+def test_a_list_with_other_columns_is_named_with_its_first_line(tmp_path):
+    path = write_openimages(tmp_path) / "image_ids_and_rotation.csv"
+    path.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(SourceError, match=re.escape(str(path)) + ".*line 1 has no column ImageID.*spreadsheet"):
+        read_openimages(tmp_path)
+
+
+def test_a_damaged_row_in_a_short_list_is_named_with_its_line(tmp_path):
+    write_openimages(tmp_path, [line("aa"), "bb,train,oops", line("cc")])
+    with pytest.raises(SourceError, match=r"1 of 3 rows are damaged, first line 3: 3 fields instead of 12, 'bb,train,oops'"):
+        read_openimages(tmp_path)
+
+
+def test_a_damaged_row_among_many_is_left_out_and_counted(tmp_path):
+    write_openimages(tmp_path, [line("aa"), *(line(f"x{i}") for i in range(200)), "bb,train,oops"])
+    listing = read_openimages(tmp_path)
+    assert listing.notes["damaged_rows"] == 1 and listing.images[1].author is None
+
+
+def test_text_that_is_no_utf8_does_not_stop_the_list(tmp_path):
+    write_openimages(tmp_path, [line("aa", author="J\udcf6rg"), line("cc", title="\udcff")])
+    assert by_id(tmp_path)["aa"].author == "J\ufffdrg"
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    write_openimages(tmp_path)
+    shutil.copyfile(tmp_path / "train/aa.jpg", tmp_path / "validation/aa.jpg")
+    with pytest.raises(SourceError, match=r"validation/aa.jpg: is also in train/"):
+        read_openimages(tmp_path)
+
+
+def test_class_names_with_a_header_are_read_too(tmp_path):
+    path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
+    path.write_text("LabelName,DisplayName\n" + path.read_text())
+    assert by_id(tmp_path)["aa"].labels == ("Bow, arrow", "Tortoise")
+
+
+def test_a_table_larger_than_its_block_is_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("storage.sources.tables._BLOCK_BYTES", 4096)
+    path = tmp_path / "big.csv"
+    path.write_text("ImageID,LabelName\n" + "".join(f"{i:06d},/m/{i % 7}\n" for i in range(20_000)))
+    table = CsvTable(path, ("ImageID", "LabelName"), "Cure.", count_by="LabelName")
+    assert list(table.matching(["000003", "019999", "missing"])) == [("000003", "/m/3"), ("019999", "/m/0")]
+    assert table.rows.total() == 20_000 and table.rows["/m/0"] == 2858
+
+
+def test_a_class_list_saved_by_a_spreadsheet_is_named_with_its_line(tmp_path, real_data):
+    write_openimages(tmp_path)
+    shutil.copyfile(real_data / "awkward/csv/class-descriptions-boxable.csv", tmp_path / "class-descriptions-boxable.csv")
+    with pytest.raises(SourceError, match="class-descriptions-boxable.csv: line 1 is not LabelName,DisplayName.*Tortoise"):
+        read_openimages(tmp_path)
+
+
+def test_the_real_sample_is_read_whole(real_data):
+    listing = read_openimages(real_data / "openimages")
+    assert len(listing.images) == 49
+    assert listing.notes == {
+        "boxes": 322,
+        "metadata_rows": 9,
+        "rotation_unknown": 4,
+        "source_url_is_a_download": 20,
+        "without_metadata": 40,
+    }
+    assert sum(bool(image.labels) for image in listing.images) == 40
+    named = {image.source_id: image for image in listing.images if image.author}
+    assert len(named) == 9 and all(image.licence == LICENCE for image in named.values())
+    assert named["008e55802c9e2f90"].author == "Louisiana Sea Grant College Program Louisiana State University"
+    assert {label for image in listing.images for label in image.labels} >= {"Lily", "Person", "Human arm"}

@@ -1,0 +1,139 @@
+"""Keys, ids and listings, whatever the data set."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from storage.errors import SourceError
+from storage.sources import SOURCES, SourceImage, key_of
+from storage.sources.disk import snapshot_of
+from storage.sources.source import listing_of, readable, source_id_of
+
+AWKWARD_IDS = [
+    "Cubism/juan-gris_bottle.jpg",
+    "Cubism/juan-gris-bottle.jpg",
+    "Cubism-juan-gris-bottle-jpg",
+    "a b",
+    "a.b",
+    "a/b",
+    "日本語.png",
+    "中文.png",
+    "caf\u00e9.jpg",
+    "cafe.jpg",
+    "x" * 64,
+    "x" * 65,
+    "x" * 66,
+    "../../etc/passwd",
+    "new\nline",
+    "nul\0byte",
+    "bad\udce9byte",
+    "lone\ud800surrogate",
+    ".",
+    " ",
+]
+
+
+def test_a_plain_id_stays_literal_in_the_key():
+    assert key_of("coco", "000000000139", 0) == "coco-000000000139-00"
+    assert key_of("openimages", "001ad258e358b14a", 7) == "openimages-001ad258e358b14a-07"
+    assert key_of("folder", "x" * 64, 123) == f"folder-{'x' * 64}-123"
+
+
+def test_a_key_is_the_same_on_every_machine():
+    """Literal values: if one changes, every key of every artifact out there changes."""
+    assert key_of("wikiart", "Cubism/juan-gris_bottle.jpg", 0) == "wikiart-Cubism-juan-gris_bottle-jpg-7f8b5b91f901-00"
+    assert key_of("folder", "日本語.png", 1).startswith("folder-png-")
+
+
+@pytest.mark.parametrize("source_id", AWKWARD_IDS)
+def test_a_key_holds_only_characters_a_tar_member_can(source_id):
+    key = key_of("folder", source_id, 3)
+    assert re.fullmatch(r"folder-[A-Za-z0-9_-]{1,77}-03", key), key
+
+
+def test_keys_of_different_images_and_crops_differ():
+    keys = {key_of("folder", source_id, crop) for source_id in AWKWARD_IDS for crop in (0, 1, 99, 100)}
+    assert len(keys) == len(AWKWARD_IDS) * 4
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source_id", "crop"), [("my-set", "a", 0), ("", "a", 0), ("coco", "", 0), ("coco", "a", -1)]
+)
+def test_a_key_of_nonsense_is_refused(dataset, source_id, crop):
+    with pytest.raises(ValueError, match="no key for dataset"):
+        key_of(dataset, source_id, crop)
+
+
+def test_an_id_is_the_same_composed_or_decomposed():
+    assert source_id_of("cafe\u0301.jpg") == source_id_of("caf\u00e9.jpg") == "caf\u00e9.jpg"
+
+
+def test_undecodable_bytes_become_storable_text():
+    assert source_id_of("bad\udce9byte.jpg") == "bad\\xe9byte.jpg"
+    assert readable("lone\ud800") == "lone\\ud800"
+    source_id_of("bad\udce9byte.jpg").encode("utf-8")
+
+
+def test_an_image_has_a_path_or_a_reason_and_never_both():
+    with pytest.raises(ValueError, match="path or a reason"):
+        SourceImage("coco", "1", None)
+    with pytest.raises(ValueError, match="path or a reason"):
+        SourceImage("coco", "1", Path("a.jpg"), reason="absent")
+
+
+def test_a_listing_is_sorted_and_drops_zero_counts():
+    images = [SourceImage("coco", name, Path(name)) for name in ("b", "a", "c")]
+    listing = listing_of(Path("r"), images, "s", {"zero": 0, "one": 1})
+    assert [image.source_id for image in listing.images] == ["a", "b", "c"]
+    assert listing.notes == {"one": 1}
+
+
+def test_two_images_of_one_id_are_refused_by_name():
+    images = [SourceImage("coco", "a", Path("x/a")), SourceImage("coco", "a", Path("y/a"))]
+    with pytest.raises(SourceError, match=r"two images have the id 'a': x/a and y/a"):
+        listing_of(Path("r"), images, "s", {})
+
+
+def test_the_snapshot_changes_with_names_sizes_times_and_metadata(tmp_path):
+    metadata = tmp_path / "list.csv"
+    metadata.write_text("one")
+    before = snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata])
+    assert before == snapshot_of({"b": (3, 4), "a": (1, 2)}, [metadata]), "order must not matter"
+    others = [
+        snapshot_of(files, [metadata]) for files in ({"a": (1, 2)}, {"a": (9, 2), "b": (3, 4)}, {"a": (1, 9), "b": (3, 4)})
+    ]
+    metadata.write_text("two")
+    others.append(snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata]))
+    assert len({before, *others}) == 5
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_reader_says_that_a_root_is_absent_or_a_file(name, tmp_path):
+    with pytest.raises(SourceError, match="does not exist.*Pass the folder that holds"):
+        SOURCES[name](tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SourceError, match="is a file, not a folder"):
+        SOURCES[name](tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_reader_refuses_an_empty_folder(name, tmp_path):
+    with pytest.raises(SourceError, match=re.escape(str(tmp_path))):
+        SOURCES[name](tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [(a, b) for a in ("coco", "openimages", "wikiart") for b in ("coco", "openimages", "wikiart") if a != b]
+)
+def test_a_reader_pointed_at_another_data_set_says_what_it_looks_like(name, other, real_data):
+    with pytest.raises(SourceError, match=f'is not laid out as {name}.*This looks like {other}: read it as "{other}"'):
+        SOURCES[name](real_data / other)
+
+
+def test_reading_sources_loads_neither_pillow_nor_torch():
+    import subprocess
+    import sys
+
+    code = "import storage.sources, sys; print([m for m in ('PIL', 'torch', 'prefect', 'rdm_core') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
