@@ -132,13 +132,13 @@ def _value(text: str) -> Any:
 
 
 def _complaint(error: Any, kind: type) -> str:
-    where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int)) or "parameters"
+    where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: there is no such parameter. Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
     if error["type"] == "missing":
         return f"{where}: is needed. Give --{where}, or --set {where}=..."
     message = error["msg"].removeprefix("Value error, ")
-    return message if message.startswith(f"{where}:") else f"{where}: {message} (given: {error['input']!r})"
+    return f"{where}: {message} (given: {error['input']!r})" if where else message
 
 
 def run_demo(options: argparse.Namespace) -> Result:

@@ -55,8 +55,8 @@ def _follow(child: subprocess.Popen, steps: int) -> deque[str]:
             if record is None:
                 last.append(line.rstrip())
                 continue
+            shown.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s", refresh=False)
             shown.update(record["step"] - shown.n)
-            shown.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s")
     child.wait()
     return last
 

@@ -18,7 +18,7 @@ _VOID = ("img", "meta")
 _NUMBER = re.compile(r"[−+]?\d[\d,.]*( (%|s|min|h|B|kB|MB|GB|ms))?( \[.*\])?|–")
 # Nothing may be fetched, whatever text slipped through: the browser enforces what the tests check.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46.0, 472.0, 10.0, 222.0, 480, 264
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46.0, 460.0, 10.0, 222.0, 480, 264
 _MOST_POINTS = 500
 
 STYLE = """
@@ -36,7 +36,8 @@ nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;padding:0;list-style:none;fo
 .findings{list-style:none;padding:0;display:grid;gap:.7rem;max-width:none}
 .findings li{border:1px solid var(--line);border-left:.35rem solid var(--soft);border-radius:.3rem;padding:.7rem 1rem}
 .findings .yes{border-left-color:var(--good)}.findings .no{border-left-color:var(--bad)}
-.findings p{margin:.25rem 0 0}.verdict{font-size:.74rem;letter-spacing:.06em;text-transform:uppercase;color:var(--soft)}
+.findings p{margin:.25rem 0 0;max-width:none}bdi{color:var(--fg);font-weight:600}
+.verdict{font-size:.74rem;letter-spacing:.06em;text-transform:uppercase;color:var(--soft)}
 .yes .verdict{color:var(--good)}.no .verdict{color:var(--bad)}.findings strong{display:block;font-size:1.1rem}
 .scroll{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;padding:0 0 .4rem;caption-side:top}th,td{padding:.34rem .9rem .34rem 0;text-align:left;
@@ -183,7 +184,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str, 
         y = _TOP + 10 + 18 * i
         drawn.append(element("line", x1=_RIGHT - 28, x2=_RIGHT, y1=y, y2=y, class_=f"s{i % 4} key"))
         drawn.append(element("text", name, x=_RIGHT - 34, y=y + 4, text_anchor="end"))
-    caption = element("figcaption", element("strong", title), f" ({y_label}, logarithmic; strong: running mean)")
+    caption = element("figcaption", element("strong", title), " (logarithmic; strong: running mean)")
     label = f"{title}: {y_label} over {x_label} for {', '.join(lines)}"
     return element("figure", caption, element("svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label))
 
@@ -213,24 +214,27 @@ def log_ticks(low: float, high: float) -> list[float]:
         ticks = [round(f * p, 12) for p in powers for f in factors if low <= f * p <= high]
         if len(ticks) >= 3:
             return ticks
-    return linear_ticks(low, high, 4)
+    return linear_ticks(low, high)
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     """Fixed decimals, with a true minus sign; a dash where there is no number."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
 def estimate_text(estimate: Estimate | None, digits: int = 4) -> str:
     """mean [low, high]."""
-    return f"{number(estimate['mean'], digits)} [{_bounds(estimate, 1, digits)}]" if estimate else ABSENT
+    return f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}" if estimate else ABSENT
 
 
-def percent(value: float | Estimate | None, digits: int = 1) -> str:
+def percent(value: float | Estimate | None, digits: int = 1, signed: bool = False) -> str:
     """A share, or an estimated share with its interval, in per cent."""
-    if value is None or isinstance(value, int | float):
-        return f"{number(100 * value, digits)} %" if value is not None and math.isfinite(value) else ABSENT
-    return f"{percent(value['mean'], digits)} [{_bounds(value, 100, digits)}]"
+    if isinstance(value, Mapping):
+        return f"{percent(value['mean'], digits, signed)}{_interval(value, 100, digits, signed)}"
+    text = number(None if value is None else 100 * value, digits, signed)
+    return text if text == ABSENT else f"{text} %"
 
 
 def bytes_text(count: int) -> str:
@@ -241,5 +245,9 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
-def _bounds(estimate: Estimate, times: float, digits: int) -> str:
-    return f"{number(times * estimate['low'], digits)}, {number(times * estimate['high'], digits)}"
+def _interval(estimate: Estimate, times: float, digits: int, signed: bool = False) -> str:
+    """The range in brackets; none for a number that is known exactly, or not at all."""
+    low, high = (estimate[name] for name in ("low", "high"))
+    if math.isclose(low, high, abs_tol=1e-12) or not math.isfinite(high - low):
+        return ""
+    return f" [{number(times * low, digits, signed)}, {number(times * high, digits, signed)}]"

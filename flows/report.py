@@ -196,7 +196,7 @@ def loss_finding(measured: Mapping[str, Any]) -> Finding:
     right, without = (estimate_text(found(measured, "loss", "means", name)) for name in (RIGHT, WITHOUT))
     lost = found(measured, "loss", "share of the gain lost when shuffled")
     shuffling = shuffling_text(lost) if holds and lost is not None else ""
-    return Finding(holds, headline, f"Loss {right}; {WITHOUT} {without}; change {percent(change)}.{shuffling}")
+    return Finding(holds, headline, f"Loss {right}; {WITHOUT} {without}; change {percent(change, signed=True)}.{shuffling}")
 
 
 def shuffling_text(lost: float) -> str:
@@ -357,7 +357,7 @@ def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     low, high = span(means.values())
     reference = found(means, WITHOUT, "mean")
     rows = [
-        [name, estimate_text(mean), percent(changes.get(name)), interval_bar(mean, low, high, reference)]
+        [name, estimate_text(mean), percent(changes.get(name), signed=True), interval_bar(mean, low, high, reference)]
         for name, mean in means.items()
     ]
     head = ["Given to the network", "Loss", "Change", f"{number(low, 3)} to {number(high, 3)}"]
@@ -454,10 +454,9 @@ def rejects_table(subject: Subject) -> list[Html]:
     rows = []
     for shards in subject.of_kind("shards"):
         rejected = {reason: n for reason, n in shards.counts.items() if reason.startswith("rejected")}
-        reasons = (
-            ", ".join(f"{reason.removeprefix('rejected: ')} ({n:,})" for reason, n in rejected.items()) or "none was rejected"
-        )
-        rows.append([shards.name, f"{shards.counts.get('ok', 0):,}", f"{sum(rejected.values()):,}", reasons])
+        reasons = ", ".join(f"{reason.removeprefix('rejected: ')} ({n:,})" for reason, n in rejected.items())
+        used, refused = shards.counts.get("ok", 0), sum(rejected.values())
+        rows.append([shards.name, f"{used:,}", f"{refused:,}", reasons or "none was rejected"])
     if not rows:
         return [note("No image shards are among this report's artifacts.")]
     return [table("Images by what became of them", ["Images", "Used", "Rejected", "Reasons"], rows)]
@@ -489,7 +488,7 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     lines = [f"{'held-out loss':<34}{'mean [95 % interval]':<28}change"]
     changes = found(evaluation, "loss", f"relative to {WITHOUT}") or {}
     for name, mean in (found(evaluation, "loss", "means") or {}).items():
-        lines.append(f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name))}")
+        lines.append(f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name), signed=True)}")
     lines.append(f"{'prompt agreement':<34}{'colour':<28}shape")
     for name, row in (found(evaluation, "prompts") or {}).items():
         lines.append(f"  {name:<32}{percent(row.get('colour')):<28}{percent(row.get('shape'))}")

@@ -57,7 +57,7 @@ def end_with_parent() -> None:
     """End this process when the one that started it is gone: its end of our standard input closes."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
             pass
         os._exit(1)
 

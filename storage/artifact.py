@@ -202,7 +202,7 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
     pointer = layout.pointer_file(root, kind, name)
     if not identity:
         if not pointer.is_file():
-            raise ArtifactMissing(f"{root}/{kind}", f"there is no {kind} named {name!r}", _present(root, kind))
+            raise ArtifactMissing(f"{root}/{kind}", f"there is no artifact {kind}/{name}", _present(root, kind))
         identity = pointer.read_text().strip()
     directory = layout.artifact_directory(root, kind, name, identity)
     if not layout.manifest_file(directory).is_file():

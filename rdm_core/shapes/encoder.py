@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import open_clip
@@ -53,7 +54,7 @@ def learn_merges(texts: Iterable[str]) -> list[tuple[str, str]]:
     while True:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in counts.items():
-            for pair in zip(parts[word], parts[word][1:]):
+            for pair in pairwise(parts[word]):
                 pairs[pair] += count
         if not pairs:
             return merges

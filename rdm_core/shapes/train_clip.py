@@ -3,7 +3,7 @@
     render -> resize as open_clip's transform does -> augment -> image tower --+
     captions of one to six factors -> tokens --------------> text tower  ------+-> InfoNCE
 
-1,200 steps of 256 pairs take about a quarter of an hour on two CPU cores.  The
+1,200 steps of 256 pairs take 10 to 20 minutes on two CPU cores.  The
 gates the result must pass are in tests/rdm_core/shapes/test_encoder.py.
 """
 
@@ -172,7 +172,10 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
     padded = F.pad(images, (4, 4, 4, 4), mode="replicate")
     shifts = torch.randint(0, 9, (8, 2)).tolist()
     images = torch.cat(
-        [part[:, :, down : down + SIDE, right : right + SIDE] for part, (down, right) in zip(padded.tensor_split(8), shifts)]
+        [
+            part[:, :, down : down + SIDE, right : right + SIDE]
+            for part, (down, right) in zip(padded.tensor_split(8), shifts, strict=True)
+        ]
     )
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     images = torch.lerp(images, blurred, torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.4))
@@ -223,7 +226,7 @@ def zero_shot(
     for name, values in world.VALUES.items():
         prompts = [world.caption(world.Factors(**{**vars(factors[0]), name: value}), (name,)) for value in values]
         nearest = (images @ embed_texts(model, tokenizer, prompts).T).argmax(dim=1).tolist()
-        hits = [values[row] == getattr(one, name) for row, one in zip(nearest, factors)]
+        hits = [values[row] == getattr(one, name) for row, one in zip(nearest, factors, strict=True)]
         accuracy[name] = sum(hits) / len(hits)
     return accuracy
 

@@ -26,8 +26,8 @@ def main() -> None:
     """Render, train, save, measure on held-out renders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--images", type=int, default=20_000, help="how many renders to train on")
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--images", type=int, default=12_000, help="how many renders to train on")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
@@ -77,7 +77,7 @@ def train(oracle: ShapesOracle, images: torch.Tensor, targets: torch.Tensor, ste
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            shown = "  ".join(f"{name} {loss.item():.2f}" for name, loss in zip(world.FACTORS, losses))
+            shown = "  ".join(f"{name} {loss.item():.2f}" for name, loss in zip(world.FACTORS, losses, strict=True))
             print(f"step {step:5d}  {shown}  {time.time() - started:.0f} s", flush=True)
 
 
@@ -90,7 +90,10 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
     shifts = torch.randint(0, 5, (8, 2)).tolist()
     images = torch.cat(
-        [part[:, :, down : down + SIDE, right : right + SIDE] for part, (down, right) in zip(padded.tensor_split(8), shifts)]
+        [
+            part[:, :, down : down + SIDE, right : right + SIDE]
+            for part, (down, right) in zip(padded.tensor_split(8), shifts, strict=True)
+        ]
     )
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     images = torch.lerp(images, blurred, 0.8 * torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.5))
@@ -104,7 +107,9 @@ def accuracy(oracle: ShapesOracle, split: str, count: int, side: int) -> dict[st
     samples = [world.sample(split, index, side) for index in range(count)]
     told = oracle.predict(np.stack([sample.pixels for sample in samples]))
     return {
-        name: float(np.mean([value == getattr(sample.factors, name) for value, sample in zip(told[name], samples)]))
+        name: float(
+            np.mean([value == getattr(sample.factors, name) for value, sample in zip(told[name], samples, strict=True)])
+        )
         for name in world.FACTORS
     }
 

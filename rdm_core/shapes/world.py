@@ -86,7 +86,7 @@ def draw_factors(
         if unknown or not allowed:
             raise ValueError(f"{name}s {tuple(allowed)!r}: choose one or more of {VALUES[name]!r}")
     rolls = np.random.default_rng(derive_seed("factors", split, index, seed)).random(len(FACTORS))
-    drawn = {name: choices[name][int(roll * len(choices[name]))] for name, roll in zip(FACTORS, rolls)}
+    drawn = {name: choices[name][int(roll * len(choices[name]))] for name, roll in zip(FACTORS, rolls, strict=True)}
     return Factors(**drawn)
 
 

@@ -94,7 +94,7 @@ def test_splits_are_independent_streams():
     def stream(split: str) -> list[world.Factors]:
         return [world.draw_factors(split, index) for index in range(300)]
 
-    same = sum(one.shape == other.shape for one, other in zip(stream("train"), stream("heldout")))
+    same = sum(one.shape == other.shape for one, other in zip(stream("train"), stream("heldout"), strict=True))
     assert 15 < same < 65, "about one shape in eight agrees by chance"
     assert stream("train") == stream("train")
 
@@ -103,7 +103,7 @@ def test_the_seed_of_a_sample_changes_its_factors_and_its_pixels():
     ones = [world.sample("train", index, 32, seed=0) for index in range(8)]
     others = [world.sample("train", index, 32, seed=1) for index in range(8)]
     assert [one.factors for one in ones] != [other.factors for other in others]
-    assert all(not np.array_equal(one.pixels, other.pixels) for one, other in zip(ones, others))
+    assert all(not np.array_equal(one.pixels, other.pixels) for one, other in zip(ones, others, strict=True))
 
 
 @pytest.mark.parametrize("name", world.FACTORS)
