@@ -50,7 +50,7 @@ def learn_merges(texts: Iterable[str]) -> list[tuple[str, str]]:
     """
     counts = Counter(word for text in texts for word in text.replace(",", " ").split())
     parts = {word: (*word[:-1], word[-1] + "</w>") for word in counts}
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in counts.items():

@@ -57,7 +57,7 @@ class ShapesOracle(nn.Module):
     @torch.inference_mode()
     def features(self, images: np.ndarray) -> np.ndarray:
         """Penultimate features float32 [N, FEATURES] of uint8 images [N, H, W, 3]."""
-        device = self.heads["shape"].weight.device
+        device = next(self.parameters()).device
         chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
         pooled = [self.pool(to_input(chunk).to(device)).cpu().numpy() for chunk in chunks]
         return np.concatenate(pooled) if pooled else np.zeros((0, FEATURES), np.float32)
@@ -65,8 +65,8 @@ class ShapesOracle(nn.Module):
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The value of each factor, as arrays of str [N], for uint8 images [N, H, W, 3]."""
-        head = self.heads["shape"].weight
-        logits = self.classify(torch.from_numpy(self.features(images)).to(head.device))
+        device = next(self.parameters()).device
+        logits = self.classify(torch.from_numpy(self.features(images)).to(device))
         return {name: np.array(world.VALUES[name])[scores.argmax(dim=1).cpu().numpy()] for name, scores in logits.items()}
 
 

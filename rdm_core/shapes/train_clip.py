@@ -89,7 +89,7 @@ def write_tokenizer(path: Path) -> int:
 
 
 def train(
-    model: torch.nn.Module,
+    model: open_clip.CLIP,
     tokenizer: Callable[[list[str]], torch.Tensor],
     pixels: torch.Tensor,
     factors: list[world.Factors],
@@ -99,7 +99,7 @@ def train(
     draw = random.Random(0)
     texts = _Texts(tokenizer)
     codes = torch.tensor([[world.VALUES[name].index(getattr(one, name)) for name in world.FACTORS] for one in factors])
-    model.train().to(memory_format=torch.channels_last)
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 60, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -186,7 +186,7 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
     return ((images.clamp(0, 1) - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def save(model: torch.nn.Module, path: Path) -> None:
+def save(model: open_clip.CLIP, path: Path) -> None:
     """Write the weights in half precision, which open_clip widens again on loading."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     save_file({name: value.contiguous() for name, value in state.items()}, path)
@@ -194,7 +194,7 @@ def save(model: torch.nn.Module, path: Path) -> None:
 
 @torch.inference_mode()
 def embed_images(
-    model: torch.nn.Module, preprocess: Callable[[Image.Image], torch.Tensor], pictures: Sequence[np.ndarray]
+    model: open_clip.CLIP, preprocess: Callable[[Image.Image], torch.Tensor], pictures: Sequence[np.ndarray]
 ) -> torch.Tensor:
     """Unit vectors [N, D] of uint8 pictures [side, side, 3]."""
     batches = [
@@ -205,7 +205,7 @@ def embed_images(
 
 
 @torch.inference_mode()
-def embed_texts(model: torch.nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], texts: Sequence[str]) -> torch.Tensor:
+def embed_texts(model: open_clip.CLIP, tokenizer: Callable[[list[str]], torch.Tensor], texts: Sequence[str]) -> torch.Tensor:
     """Unit vectors [N, D] of texts."""
     return torch.cat(
         [model.encode_text(tokenizer(list(texts[start : start + 256])), normalize=True) for start in range(0, len(texts), 256)]
@@ -213,7 +213,7 @@ def embed_texts(model: torch.nn.Module, tokenizer: Callable[[list[str]], torch.T
 
 
 def zero_shot(
-    model: torch.nn.Module,
+    model: open_clip.CLIP,
     tokenizer: Callable[[list[str]], torch.Tensor],
     images: torch.Tensor,
     factors: Sequence[world.Factors],

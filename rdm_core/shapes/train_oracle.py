@@ -60,7 +60,7 @@ def _training_image(index: int) -> tuple[torch.Tensor, list[int]]:
 
 def train(oracle: ShapesOracle, images: torch.Tensor, targets: torch.Tensor, steps: int) -> None:
     """Fit the oracle in place: AdamW, one cycle of the learning rate, equal weight for each head."""
-    oracle.train().to(memory_format=torch.channels_last)
+    oracle.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=3e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     started = time.time()
