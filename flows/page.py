@@ -15,7 +15,7 @@ Estimate = Mapping[str, float]
 
 ABSENT = "–"
 _VOID = ("img", "meta")
-_NUMBER = re.compile(r"[−+]?\d[\d,.]*( (%|s|min|h|B|kB|MB|GB|ms))?( \[.*\])?|–")
+_NUMBER = re.compile(r"[−+]?\d[\d,.]*( (%|s|min|h|B|kB|MB|GB|ms))?( \[.*\])?|–|")
 # Nothing may be fetched, whatever text slipped through: the browser enforces what the tests check.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46.0, 460.0, 10.0, 222.0, 480, 264
@@ -39,7 +39,8 @@ nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;padding:0;list-style:none;fo
 .findings p{margin:.25rem 0 0;max-width:none}bdi{color:var(--fg);font-weight:600}
 .verdict{font-size:.74rem;letter-spacing:.06em;text-transform:uppercase;color:var(--soft)}
 .yes .verdict{color:var(--good)}.no .verdict{color:var(--bad)}.findings strong{display:block;font-size:1.1rem}
-.scroll{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+.scroll{overflow-x:auto;margin:1rem 0}
+table{min-width:17rem;border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;padding:0 0 .4rem;caption-side:top}th,td{padding:.34rem .9rem .34rem 0;text-align:left;
 border-bottom:1px solid var(--line);vertical-align:middle}thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
 tbody th{font-weight:400}td.n,th.n{text-align:right;white-space:nowrap}tr.total>*{font-weight:600;border-bottom:0}
@@ -246,8 +247,8 @@ def bytes_text(count: int) -> str:
 
 
 def _interval(estimate: Estimate, times: float, digits: int, signed: bool = False) -> str:
-    """The range in brackets; none for a number that is known exactly, or not at all."""
+    """The range in brackets; none where there is no number."""
     low, high = (estimate[name] for name in ("low", "high"))
-    if math.isclose(low, high, abs_tol=1e-12) or not math.isfinite(high - low):
+    if not math.isfinite(high - low):
         return ""
     return f" [{number(times * low, digits, signed)}, {number(times * high, digits, signed)}]"

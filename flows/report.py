@@ -40,8 +40,17 @@ from storage.samples import read_samples
 from storage.shards import read_some_images
 
 REPORT_FILE = "report.html"
-RIGHT, SHUFFLED, WITHOUT = "right neighbors", "shuffled neighbors", "trained without neighbors"
-TEXT, RETURNED, CHANCE = "text, context query+neighbors", "return the neighbour", "chance"
+RIGHT, WITHOUT = "right neighbors", "trained without neighbors"
+TEXT, CHANCE = "text, context query+neighbors", "chance"
+ROWS = {
+    "loss": (RIGHT, "shuffled neighbors", "learned null", WITHOUT),
+    "prompts": (
+        "text, context query", TEXT, "text, context neighbors", "another prompt's context", "learned null", WITHOUT,
+        "return the neighbour", CHANCE,
+    ),
+    "copies": ("samples", "return the neighbour", "held-out images, by definition"),
+}  # fmt: skip
+"""The order of rows: evaluation.json is sorted by name. What is not listed comes last."""
 THUMBNAIL, MAGNIFIED_BELOW = 128, 65
 """Pixels: sides of the pictures on the page, and of those that are shown without smoothing."""
 MOST_PICTURES, MOST_SAMPLES, MOST_NEIGHBORS = 400, 12, 8
@@ -49,7 +58,8 @@ MOST_PICTURES, MOST_SAMPLES, MOST_NEIGHBORS = 400, 12, 8
 PROSE = {
     "lead": "A retrieval-augmented diffusion model draws an image from the CLIP vectors of its k nearest neighbors in a "
     "database of images. This page shows what one such model draws, and measures whether it uses what it is given.",
-    "intervals": "A range in brackets, and the line through a dot, is the 95 % interval of the number before it.",
+    "intervals": "A range in brackets, and the line through a dot, is the 95 % bootstrap interval of the number before it; it "
+    "has no width where all images agree. Chance is exact.",
     "samples": "The first picture of a row is the sample. The others are its neighbors: the database images whose vectors the "
     "model was given, nearest first, each with its score, the cosine with the query.",
     "loss": "The mean squared error of the network's prediction on images it has never seen; lower is better. Shuffled: each "
@@ -178,6 +188,17 @@ def found(measured: Mapping[str, Any], *path: str) -> Any:
     return value
 
 
+def ordered(measured: Mapping[str, Any], table_name: str, *path: str) -> dict[str, Any]:
+    """The rows of one measurement, in reading order; empty when it was not made."""
+    rows = found(measured, table_name, *path) or {}
+    return {name: rows[name] for name in [*ROWS[table_name], *rows] if name in rows}
+
+
+def agreement_text(name: str, row: Mapping[str, Estimate], factor: str) -> str:
+    """Prompt agreement with its interval; chance has none."""
+    return percent(found(row, factor, "mean") if name == CHANCE else row.get(factor))
+
+
 def findings(measured: Mapping[str, Any]) -> list[Finding]:
     """What the page says first. Nothing here is taken for granted: each sentence follows from the intervals."""
     return [loss_finding(measured), prompts_finding(measured), swaps_finding(measured)]
@@ -227,16 +248,16 @@ def prompts_finding(measured: Mapping[str, Any]) -> Finding:
 
 
 def swaps_finding(measured: Mapping[str, Any]) -> Finding:
-    """For each style: how often it is drawn from its own database, against the most often from any other one."""
+    """For each style: drawn from its own database more often than from any other one, and more often than not."""
     shares = {style: row["styles"] for style, row in (found(measured, "swaps") or {}).items()}
     if len(shares) < 2:
         return Finding(None, "Whether another database changes the style was not measured.")
     elsewhere = {style: [row[style] for other, row in shares.items() if other != style] for style in shares}
     best = {style: max(estimates, key=lambda estimate: estimate["mean"]) for style, estimates in elsewhere.items()}
-    failed = [style for style in shares if not shares[style][style]["low"] > best[style]["high"]]
+    failed = [style for style, row in shares.items() if not row[style]["low"] > max(best[style]["high"], 0.5)]
     headline = "Another database changes the style, with the same weights."
     if failed:
-        headline = f"Another database does NOT measurably change the style to {' or '.join(failed)}."
+        headline = f"Another database does NOT reliably change the style to {' or '.join(failed)}."
     numbers = [
         f"{style.capitalize()} database: {percent(shares[style][style])} of the samples are of that style, "
         f"against {percent(best[style])} with another one."
@@ -351,7 +372,7 @@ def curves(subject: Subject) -> list[Html]:
 
 def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     """Denoising loss by what the network was given."""
-    means, changes = found(measured, "loss", "means"), found(measured, "loss", f"relative to {WITHOUT}") or {}
+    means, changes = ordered(measured, "loss", "means"), found(measured, "loss", f"relative to {WITHOUT}") or {}
     if not means:
         return [NOT_MEASURED]
     low, high = span(means.values())
@@ -375,15 +396,15 @@ def span(estimates: Iterable[Estimate]) -> tuple[float, float]:
 
 def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
     """Prompt agreement, one row for each thing the network was given."""
-    prompts = found(measured, "prompts")
+    prompts = ordered(measured, "prompts")
     if not prompts:
         return [NOT_MEASURED]
 
-    def cells(row: Mapping[str, Estimate], factor: str) -> list[object]:
-        chance = found(prompts, CHANCE, factor, "mean")
-        return [percent(row.get(factor)), interval_bar(row.get(factor), 0, 1, chance)]
+    def cells(name: str, factor: str) -> list[object]:
+        row, chance = prompts[name], found(prompts, CHANCE, factor, "mean")
+        return [agreement_text(name, row, factor), interval_bar(row.get(factor), 0, 1, chance)]
 
-    rows = [[name, *cells(row, "colour"), *cells(row, "shape")] for name, row in prompts.items()]
+    rows = [[name, *cells(name, "colour"), *cells(name, "shape")] for name in prompts]
     head = ["What was given", "Colour", "0 to 100 %", "Shape", "0 to 100 %"]
     return [note(PROSE["prompts"]), table("Share of images that show what the prompt names", head, rows)]
 
@@ -404,7 +425,7 @@ def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
 
 def copies_table(measured: Mapping[str, Any]) -> list[Html]:
     """Copy rate and its references."""
-    copies = found(measured, "copies")
+    copies = ordered(measured, "copies")
     if not copies:
         return [NOT_MEASURED]
     rows = [[name, percent(rate)] for name, rate in copies.items()]
@@ -487,14 +508,14 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     """The evaluation as a short plain table for a terminal."""
     lines = [f"{'held-out loss':<34}{'mean [95 % interval]':<28}change"]
     changes = found(evaluation, "loss", f"relative to {WITHOUT}") or {}
-    for name, mean in (found(evaluation, "loss", "means") or {}).items():
+    for name, mean in ordered(evaluation, "loss", "means").items():
         lines.append(f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name), signed=True)}")
     lines.append(f"{'prompt agreement':<34}{'colour':<28}shape")
-    for name, row in (found(evaluation, "prompts") or {}).items():
-        lines.append(f"  {name:<32}{percent(row.get('colour')):<28}{percent(row.get('shape'))}")
+    for name, row in ordered(evaluation, "prompts").items():
+        lines.append(f"  {name:<32}{agreement_text(name, row, 'colour'):<28}{agreement_text(name, row, 'shape')}")
     lines.append(f"{'database swap':<34}share drawn in its style")
     for style, row in (found(evaluation, "swaps") or {}).items():
         lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")
     lines.append("copy rate")
-    lines += [f"  {name:<32}{percent(rate)}" for name, rate in (found(evaluation, "copies") or {}).items()]
+    lines += [f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()]
     return "\n".join(line.rstrip() for line in lines).replace("−", "-").replace(ABSENT, "-")
