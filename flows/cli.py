@@ -281,7 +281,7 @@ def _sampled(artifact: Any) -> Result:
 
 def _evaluated(artifact: Any) -> Result:
     from flows.evaluate import EVALUATION_FILE
-    from flows.report import summary
+    from flows.findings import summary
 
     measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}

@@ -70,6 +70,12 @@ class ImportImages(FlowConfig):
     """shapes: only these colours; empty means all."""
     shapes: tuple[str, ...] = ()
     """shapes: only these shapes; empty means all."""
+    backgrounds: tuple[str, ...] = ()
+    """shapes: only these backgrounds; empty means all."""
+    positions: tuple[str, ...] = ()
+    """shapes: only these positions; empty means all."""
+    sizes: tuple[str, ...] = ()
+    """shapes: only these sizes; empty means all."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ImportImages":

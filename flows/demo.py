@@ -20,7 +20,7 @@ from flows.encode_latents import encode_latents
 from flows.evaluate import evaluate_rdm
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
-from flows.presets import DEMO_SOURCES, PRESETS
+from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.report import write_report
 from flows.sample import sample_rdm
 from flows.train_rdm import train_rdm
@@ -53,7 +53,7 @@ def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImag
     """One set of images, smaller when the demo is asked to be."""
     count = max(64, int(source["count"] * config.scale))
     return ImportImages(
-        root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **source | {"count": count}
+        root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **DEMO_WORLD | source | {"count": count}
     )
 
 

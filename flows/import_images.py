@@ -132,8 +132,8 @@ def record_of(image: SourceImage, crop: int, **facts: object) -> SampleRecord:
 
 def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
-    chosen = {"styles": config.styles, "colours": config.colours, "shapes": config.shapes}
-    drawn = world.sample(config.split, index, config.size, config.seed, **{k: v for k, v in chosen.items() if v})
+    restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
+    drawn = world.sample(config.split, index, config.size, config.seed, **{k: v for k, v in restrictions.items() if v})
     data = encode(drawn.pixels, config.encoding, config.quality)
     record = SampleRecord(
         key=f"{drawn.key}-00",

@@ -8,11 +8,11 @@ import numpy as np
 
 from flows.build_database import encoder_of
 from rdm_core.clip import Encoder
+from rdm_core.config import NoiseConfig
 from rdm_core.denoiser import Denoiser, load_denoiser
 from rdm_core.device import best_device
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.noise import Process, process_of
-from rdm_core.config import NoiseConfig
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from storage.artifact import Artifact, open_artifact, with_fingerprint

@@ -43,5 +43,5 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Rounded to a hundredth."""
-        return round(time.monotonic() - self._start, 2)
+        """Rounded to a tenth of a millisecond."""
+        return round(time.monotonic() - self._start, 4)

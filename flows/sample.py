@@ -142,26 +142,22 @@ def records_of(config: SampleRDM, run: OpenRun, database: OpenDatabase | None, r
     """One row an image: the sample table's columns."""
     present = sorted({int(row) for row in request.context.rows.ravel() if row != NO_ROW})
     credits = dict(zip(present, database.credits(present), strict=True)) if database else {}
-    return [
-        {
-            "file": f"{i:05d}.png",
-            "query": query,
-            "seed": config.seed + i,
-            "guidance_scale": config.guidance_scale,
-            "steps": config.steps,
-            "weights": run.artifact.fingerprint,
-            "database": database.embeddings.fingerprint if database else None,
-            "neighbor_keys": [credits[row]["key"] for row in rows],
-            "neighbor_scores": [
-                round(float(s), 5) for r, s in zip(request.context.rows[i], request.context.scores[i]) if r != NO_ROW
-            ],
-            "licences": [credits[row]["licence"] for row in rows],
-            "authors": [credits[row]["author"] for row in rows],
-            "source_urls": [credits[row]["source_url"] for row in rows],
-        }
-        for i, query in enumerate(request.queries)
-        for rows in [[int(row) for row in request.context.rows[i] if row != NO_ROW]]
-    ]
+    common = {
+        "guidance_scale": config.guidance_scale,
+        "steps": config.steps,
+        "weights": run.artifact.fingerprint,
+        "database": database.embeddings.fingerprint if database else None,
+    }
+    records = []
+    for i, query in enumerate(request.queries):
+        scored = zip(request.context.rows[i].tolist(), request.context.scores[i].tolist(), strict=True)
+        near = [(credits[row], score) for row, score in scored if row != NO_ROW]
+        records.append(
+            {"file": f"{i:05d}.png", "query": query, "seed": config.seed + i, **common}
+            | {"neighbor_keys": [credit["key"] for credit, _ in near], "neighbor_scores": [round(s, 5) for _, s in near]}
+            | {f"{field}s": [credit[field] for credit, _ in near] for field in ("licence", "author", "source_url")}
+        )
+    return records
 
 
 def contact_sheet(images: Sequence[np.ndarray], records: Sequence[dict[str, Any]], database: OpenDatabase | None) -> np.ndarray:

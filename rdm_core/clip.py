@@ -69,15 +69,19 @@ class Encoder:
 def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") -> Encoder:
     """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file, 'built-in' or 'random'.
 
-    A hub id is given as name ("hf-hub:org/repo") with empty weights. Raises EncoderError when the name is unknown, the
+    A hub id is given as name ("hf-hub:org/repo") with empty weights. A tag that was trained with QuickGELU is loaded, and
+    named, as the model's QuickGELU layout: open_clip would only warn. Raises EncoderError when the name is unknown, the
     file is absent or is not of that model, or the weights cannot be fetched.
     """
     shapes_encoder.register()
     pretrained = _pretrained(name, weights)
+    name = _layout(name, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is not loaded is the same on every machine
         try:
-            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+            model, _, transform = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, device=device, require_pretrained=weights != RANDOM
+            )
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip and the hub raise many kinds; all mean the same to the user
             raise EncoderError(
@@ -97,8 +101,13 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") ->
 
 
 def _pretrained(name: str, weights: str) -> str | None:
+    if ":" in name:  # open_clip takes the repository's own weights and ignores any other
+        if weights:
+            cure = "Give empty weights: a repository brings its own."
+            raise EncoderError(f"encoder {name!r}", f"weights {weights!r} cannot be put into a repository's model", cure)
+        return None
     known = open_clip.list_models()
-    if ":" not in name and name not in known:
+    if name not in known:
         raise EncoderError(
             f"encoder {name!r}", "open_clip knows no model of that name", f"Known are, among others: {_like(name, known)}."
         )
@@ -107,13 +116,20 @@ def _pretrained(name: str, weights: str) -> str | None:
             cure = f"Use the model {shapes_encoder.MODEL_NAME!r}, or give weights."
             raise EncoderError(f"encoder {name!r}", "the package holds no weights of it", cure)
         return str(shapes_encoder.WEIGHTS)
-    if weights in (RANDOM, ""):
+    if weights == RANDOM:
         return None
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights not in tags and not Path(weights).is_file():
         cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file, or 'random'."
         raise EncoderError(f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure)
     return weights
+
+
+def _layout(name: str, tag: str) -> str:
+    trained = open_clip.get_pretrained_cfg(name, tag) if ":" not in name else {}
+    quick = f"{name}-quickgelu"
+    wanted = trained.get("quick_gelu", False) and not open_clip.get_model_config(name).get("quick_gelu", False)
+    return quick if wanted and quick in open_clip.list_models() else name
 
 
 def _like(name: str, known: Sequence[str]) -> str:

@@ -77,10 +77,12 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
     try:
         facts = json.loads((directory / "context.json").read_text())
         kind = json.loads((directory / "network" / "config.json").read_text())["_class_name"]
-        network = NETWORKS[kind].from_pretrained(directory / "network", use_safetensors=True)
+        network, loaded = NETWORKS[kind].from_pretrained(directory / "network", use_safetensors=True, output_loading_info=True)
+        if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
+            raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
         denoiser = Denoiser(network, facts["dimension"], facts["context_norm"])
-        denoiser.null.data = load_file(directory / "context.safetensors")["null"]
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        denoiser.load_state_dict({"null": load_file(directory / "context.safetensors")["null"]}, strict=False)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise WeightsError(
             directory, f"not a weights folder of this project ({first})", "Give a run's name or its weights folder."

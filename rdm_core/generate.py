@@ -60,7 +60,7 @@ def _guided(
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
         def once(dropped: bool) -> torch.Tensor:
             time = process.network_time(torch.full((count,), t, device=device))
-            return denoiser(x, time, vectors, mask, torch.full((count,), dropped, device=device))
+            return denoiser(x, time, vectors, mask, torch.full((count,), dropped, device=device) | ~mask.any(dim=1))
 
         if scale in (0.0, 1.0):
             return once(dropped=scale == 0.0)

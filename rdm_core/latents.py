@@ -65,7 +65,8 @@ class LatentSpace:
     def decode(self, final: torch.Tensor) -> np.ndarray:
         """Final latents [N, C, h, w] -> uint8 images [N, H, W, 3]."""
         if self.autoencoder is not None:
-            final = self.autoencoder.decode(final.float() / self.autoencoder.config.scaling_factor).sample
+            final = final.to(self.autoencoder.device).float()
+            final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         pixels = ((final.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -78,7 +79,9 @@ def load_latent_space(name: str) -> LatentSpace:
     if name == PIXELS:
         return LatentSpace(PIXELS, 3, 1, None, "")
     try:
-        autoencoder = AutoencoderKL.from_pretrained(name, use_safetensors=True)
+        autoencoder, loaded = AutoencoderKL.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        if absent := sorted(loaded["missing_keys"]):
+            raise ValueError(f"{len(absent)} tensors are absent, {absent[0]} among them")
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).strip().split("\n")[0][:200]
         cure = "Give 'pixels', a folder that AutoencoderKL.save_pretrained wrote, or a hub id (the network is needed once)."

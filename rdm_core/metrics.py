@@ -49,7 +49,7 @@ def denoising_losses(
     `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of another one.
     Times are the process's own, stratified by drawing `draws` for each sample.
     """
-    count = len(data)
+    count, device = len(data), denoiser.null.device
     losses = np.zeros(count)
     generator = torch.Generator().manual_seed(seed)
     other = np.roll(np.random.default_rng(seed).permutation(count), 1)
@@ -63,7 +63,8 @@ def denoising_losses(
             noisy, target = process.corrupt(x0, torch.randn(x0.shape, generator=generator), times)
             context = denoiser.context(piece.vectors, piece.norms)
             dropped = torch.full((len(rows),), null) | ~piece.mask.any(dim=1)
-            prediction = denoiser(noisy, process.network_time(times), context, piece.mask, dropped)
+            inputs = (noisy, process.network_time(times), context, piece.mask, dropped)
+            prediction = denoiser(*(tensor.to(device) for tensor in inputs)).cpu()
             losses[rows] += (prediction - target).square().mean(dim=(1, 2, 3)).numpy() / draws
     return losses
 

@@ -29,5 +29,6 @@ def read_record(data: bytes, where: str) -> dict[str, Any]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             return json.loads(image.text[RECORD])  # type: ignore[attr-defined]
-    except (OSError, KeyError, ValueError) as error:
+    # Pillow says SyntaxError of some damaged files
+    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(where, "holds no record of how it was made", cure) from error

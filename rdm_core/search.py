@@ -1,10 +1,14 @@
 """Search: which rows of a database are nearest to a query. Scores are cosines, so larger is nearer."""
 
+import logging
 from pathlib import Path
 
 import autofaiss
 import faiss
 import numpy as np
+from autofaiss.utils.cast import cast_bytes_to_memory_string, cast_memory_to_bytes
+
+from rdm_core.errors import RequestError
 
 NO_ROW = -1
 NO_SCORE = -2.0
@@ -21,12 +25,24 @@ def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: in
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
     for start in range(0, len(vectors), tile_rows):
         tile = np.ascontiguousarray(vectors[start : start + tile_rows], dtype=np.float32)
-        near, at = faiss.knn(queries, tile, min(k, len(tile)), metric=faiss.METRIC_INNER_PRODUCT)
+        near, at = _nearest(queries, tile, k)
         rows = np.concatenate([rows, at + start], axis=1)
         scores = np.concatenate([scores, near], axis=1)
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
     return rows, scores
+
+
+def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows [Q, k] of one tile. Which of the rows that tie for the last place faiss keeps is chance; here the
+    lowest are kept, so that equal vectors in a database give the same neighbors however it is tiled."""
+    scores, rows = faiss.knn(queries, tile, min(k + 1, len(tile)), metric=faiss.METRIC_INNER_PRODUCT)
+    if k < len(tile):
+        for tied in np.flatnonzero(scores[:, k] == scores[:, k - 1]):
+            every = tile @ queries[tied]
+            rows[tied, :k] = np.argsort(-every, kind="stable")[:k]
+            scores[tied, :k] = every[rows[tied, :k]]
+    return scores[:, :k], rows[:, :k]
 
 
 def search_neighbors(
@@ -49,16 +65,21 @@ def search_neighbors(
 def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
     """Build an approximate inner-product index over unit vectors [N, D] with autofaiss, save it, return its recipe.
 
-    autofaiss chooses the recipe by size and memory; what it chose is recorded because its tuning is by stopwatch.
+    autofaiss chooses the recipe by size and the `memory` the index may take; what it chose is recorded because its tuning
+    is by stopwatch. Building takes up to as much again. Raises RequestError when the memory is not enough.
     """
+    with_room = cast_bytes_to_memory_string(2 * cast_memory_to_bytes(memory))
     index, infos = autofaiss.build_index(
         embeddings=np.ascontiguousarray(vectors, dtype=np.float32),
         save_on_disk=False,
         metric_type="ip",
         max_index_memory_usage=memory,
-        current_memory_available=memory,
-        verbose=40,
+        current_memory_available=with_room,
+        verbose=logging.CRITICAL,  # what it would say is in the exception
     )
+    if index is None:
+        what = f"{memory} is not enough for an index over {vectors.shape[0]:,} vectors of dimension {vectors.shape[1]}"
+        raise RequestError("index memory", what, "Give more, for example 4G, or search exactly.")
     faiss.write_index(index, str(path))
     return str(infos["index_key"])
 

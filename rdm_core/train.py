@@ -104,10 +104,12 @@ def train(
 
         # -- report
         done = step + 1
-        if done % config.log_steps == 0 or done == config.steps:
+        keep = done % config.checkpoint_steps == 0 or done == config.steps
+        if done % config.log_steps == 0 or keep:  # no state is kept whose losses nobody has looked at
             mean_loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
-            if not np.isfinite(mean_loss):
-                raise FloatingPointError(f"step {done}: the loss is {mean_loss}; lower the learning rate or use precision fp32")
+            if not np.isfinite([mean_loss, float(gradient_norm)]).all():
+                what = f"the loss is {mean_loss}, its gradient's norm {float(gradient_norm)}"
+                raise FloatingPointError(f"step {done}: {what}; lower the learning rate or use precision fp32")
             if accelerator.is_main_process:
                 seconds = time.monotonic() - started
                 rate = (done - started_step) * config.batch / seconds
@@ -116,7 +118,7 @@ def train(
             losses.clear()
 
         # -- keep a state that resumes
-        if accelerator.is_main_process and (done % config.checkpoint_steps == 0 or done == config.steps):
+        if accelerator.is_main_process and keep:
             hooks.save(done, capture_state(denoiser, ema, optimizer))
 
     ema.copy_to(denoiser.parameters())

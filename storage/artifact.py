@@ -274,11 +274,15 @@ def _read(directory: Path) -> Artifact:
         value = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(path, f"not readable as JSON ({error})", "Delete that directory and build it again.") from error
-    if value.get("format") != FORMAT_VERSION:
-        raise FormatError(path, f"format {value.get('format')!r}, this version reads {FORMAT_VERSION}", "Build it again.")
-    parts = tuple(Part.from_json(part) for part in value["parts"])
+    stated = value.get("format") if isinstance(value, dict) else None
+    if stated != FORMAT_VERSION:
+        raise FormatError(path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again.")
     fields = ("kind", "name", "id", "fingerprint", "parameters", "inputs")
-    return Artifact(directory, *(value[f] for f in fields), parts=parts, measured=value["measured"])
+    try:
+        parts = tuple(Part.from_json(part) for part in value["parts"])
+        return Artifact(directory, **{name: value[name] for name in fields}, parts=parts, measured=value["measured"])
+    except (KeyError, TypeError) as error:
+        raise FormatError(path, f"not a manifest ({error!r})", "Delete that directory and build it again.") from error
 
 
 def _present(root: Path, kind: str) -> str:

@@ -34,11 +34,11 @@ def fsync_path(path: Path) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Move a finished file into place so that a reader sees all of it or none of it."""
+    """Move a finished file or directory into place so that a reader sees all of it or none of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.chmod(source, 0o644)  # temporary files are born private; published ones are for every reader
+    source.chmod(0o755 if source.is_dir() else 0o644)  # born private; what is published is for every reader
     fsync_path(source)
-    os.replace(source, target)
+    source.replace(target)
     fsync_path(target.parent)
 
 

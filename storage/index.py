@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.arrays import open_array
 from storage.artifact import Artifact, Build, artifacts, is_current
-from storage.errors import ArtifactMissing, FormatError
+from storage.errors import ArtifactMissing
 
 VECTORS_FILE = "vectors.npy"
 FAISS_FILE = "index.faiss"
@@ -20,12 +21,12 @@ def write_vectors(directory: Path, vectors: np.ndarray, norms: np.ndarray) -> in
 
 def open_vectors(index: Artifact | Build) -> np.ndarray:
     """Unit vectors [N, D] float16, memory-mapped: opening costs nothing, a row is read when it is used."""
-    return _open(index.file(VECTORS_FILE))
+    return open_array(index.file(VECTORS_FILE))
 
 
 def open_norms(index: Artifact | Build) -> np.ndarray:
     """Raw norms [N] float32, memory-mapped."""
-    return _open(index.file("norms.npy"))
+    return open_array(index.file("norms.npy"))
 
 
 def faiss_file(index: Artifact | Build) -> Path | None:
@@ -47,10 +48,3 @@ def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
             f"Build the database again: rdm build --name {embeddings.name} ...",
         )
     return next((a for a in family if is_current(root, a)), family[-1])
-
-
-def _open(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise FormatError(path, f"not a plain array ({error})", "Run `rdm check`, then build it again.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from storage.arrays import open_array
 from storage.artifact import Artifact
 from storage.errors import FormatError
 from storage.parquet import column, read_table, write_table
@@ -29,13 +30,13 @@ def write_latents(directory: Path, part_name: str, keys: list[str], raw: np.ndar
 def open_latents(latents: Artifact) -> tuple[list[str], list[np.ndarray]]:
     """Keys in row order, and one memory-mapped array [n, C, H, W] a part.
 
-    Raises FormatError when an array and its keys differ in length.
+    Raises FormatError when an array and its keys differ in length, or when a file is no plain array.
     """
     keys: list[str] = []
     arrays = []
     for part in latents.parts:
-        names = read_table(latents.file(f"{part.name}.parquet"))["key"].to_pylist()
-        array = np.load(latents.file(f"{part.name}.npy"), mmap_mode="r", allow_pickle=False)
+        names = read_table(latents.file(f"{part.name}.parquet"), ["key"])["key"].to_pylist()
+        array = open_array(latents.file(f"{part.name}.npy"))
         if len(names) != len(array):
             raise FormatError(
                 latents.directory, f"part {part.name} has {len(array)} arrays for {len(names)} keys", "Encode again."

@@ -16,7 +16,7 @@ def column(name: str, kind: pa.DataType, doc: str, nullable: bool = False) -> pa
 
 
 def vector_type(width: int, element: pa.DataType) -> pa.DataType:
-    """A fixed-size list whose elements are never null: DuckDB and Polars read it as an array."""
+    """A fixed-size list whose elements are never null; DuckDB reads it as a list that casts to `FLOAT[<width>]`."""
     return pa.list_(pa.field("element", element, nullable=False), width)
 
 
@@ -29,9 +29,10 @@ def vector_array(values: np.ndarray) -> pa.Array:
 
 def vectors_of(table: pa.Table, name: str) -> np.ndarray:
     """A fixed-size list column -> [N, W] of its element type."""
-    width = table.schema.field(name).type.list_size
+    kind = table.schema.field(name).type
     pieces = [piece.flatten().to_numpy(zero_copy_only=False) for piece in table.column(name).chunks]
-    return np.concatenate(pieces).reshape(-1, width) if pieces else np.empty((0, width))
+    flat = np.concatenate(pieces) if pieces else np.empty(0, kind.value_type.to_pandas_dtype())
+    return flat.reshape(-1, kind.list_size)
 
 
 def write_table(path: Path, table: pa.Table, plain: Sequence[str] = ()) -> None:
@@ -57,7 +58,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         table = pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a column's name is no text
         raise FormatError(path, f"cannot be read as Parquet ({error})", "Run `rdm check`, then build it again.") from error
     missing = set(columns or ()) - set(table.schema.names)
     if missing:

@@ -28,9 +28,11 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
     for leftover in (scratch, target):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch / "state.safetensors")
-    fsync_path(scratch / "state.safetensors")
-    write_json(scratch / "manifest.json", {"step": step, "sha256": sha256_file(scratch / "state.safetensors")})
+    state = scratch / "state.safetensors"
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, state)
+    state.chmod(0o644)  # safetensors makes it private
+    fsync_path(state)
+    write_json(scratch / "manifest.json", {"step": step, "sha256": sha256_file(state)})
     publish(scratch, target)
     for old in _whole_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
@@ -45,13 +47,14 @@ def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:
     whole = _whole_checkpoints(run)
     if not whole:
         return None
-    path, manifest = whole[-1] / "state.safetensors", json.loads((whole[-1] / "manifest.json").read_text())
+    path = whole[-1] / "state.safetensors"
     cure = f"Delete {whole[-1]} to resume from the checkpoint before it."
     try:
+        manifest = json.loads((whole[-1] / "manifest.json").read_text())
         if sha256_file(path) != manifest["sha256"]:
             raise FormatError(path, "other bytes than were written", cure)
         return manifest["step"], load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise FormatError(path, f"cannot be read ({error})", cure) from error
 
 

@@ -18,7 +18,7 @@ SAMPLES = pa.schema(
         column("seed", pa.int64(), "of the image's noise"),
         column("guidance_scale", pa.float32(), "strength of guidance"),
         column("weights", pa.string(), "fingerprint of the run that made it"),
-        column("database", pa.string(), "fingerprint of the database; empty when none was used", nullable=True),
+        column("database", pa.string(), "fingerprint of the database; null when none was used", nullable=True),
         column("neighbor_keys", pa.list_(pa.string()), "keys of the retrieved images, nearest first"),
         column("neighbor_scores", pa.list_(pa.float32()), "their cosines with the query"),
         column("licences", pa.list_(pa.string()), "their licences"),
@@ -42,4 +42,4 @@ def write_samples(directory: Path, images: Sequence[bytes], records: Sequence[Ma
 
 def read_samples(samples: Artifact) -> list[dict[str, Any]]:
     """The rows of the table, in sampling order."""
-    return read_table(samples.file(SAMPLES_FILE)).to_pylist()
+    return read_table(samples.file(SAMPLES_FILE), SAMPLES.names).to_pylist()

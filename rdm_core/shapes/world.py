@@ -72,6 +72,9 @@ def draw_factors(
     styles: Sequence[str] = STYLES,
     shapes: Sequence[str] = SHAPES,
     colours: Sequence[str] = COLOURS,
+    backgrounds: Sequence[str] = BACKGROUNDS,
+    positions: Sequence[str] = POSITIONS,
+    sizes: Sequence[str] = SIZES,
 ) -> Factors:
     """Draw the factors of one picture, each uniformly and independently.
 
@@ -80,7 +83,8 @@ def draw_factors(
     """
     if index < 0:
         raise ValueError(f"index of split {split!r} is {index}; it must be 0 or more")
-    choices = VALUES | {"style": styles, "shape": shapes, "colour": colours}
+    given = {"style": styles, "shape": shapes, "colour": colours, "background": backgrounds, "position": positions, "size": sizes}
+    choices = {name: given[name] for name in FACTORS}
     for name, allowed in choices.items():
         unknown = [value for value in allowed if value not in VALUES[name]]
         if unknown or not allowed:
@@ -108,7 +112,7 @@ def render(factors: Factors, side: int, seed: int) -> np.ndarray:
 def sample(split: str, index: int, side: int, seed: int = 0, **restrictions: Sequence[str]) -> ShapesSample:
     """One picture of a split with its key, factors and full caption.
 
-    `restrictions` are those of draw_factors (styles, shapes, colours).
+    `restrictions` are those of draw_factors (styles, shapes, colours, ...).
     """
     factors = draw_factors(split, index, seed, **restrictions)
     pixels = render(factors, side, derive_seed("render", split, index, seed))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows import report
+from flows import findings, report
 from flows.config import WriteReport
 from rdm_core.images import encode
 from storage.artifact import Artifact, Plan, begin
@@ -221,7 +221,7 @@ def test_rows_come_in_reading_order_whatever_the_order_of_the_file(tmp_path):
 
 
 def test_headlines_hold_when_the_numbers_do():
-    found = report.findings(EVALUATION)
+    found = findings.findings(EVALUATION)
     assert [finding.holds for finding in found] == [True, True, True]
     assert "right neighbors lower the held-out loss" in found[0].headline and "loses 90 % of that gain." in found[0].detail
     assert "colour and shape" in found[1].headline and "chance 12.5 %" in found[1].detail
@@ -232,31 +232,31 @@ def test_headlines_hold_when_the_numbers_do():
 def test_loss_headline_flips_with_the_numbers(change, reason):
     measured = copy.deepcopy(EVALUATION)
     measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
-    finding = report.findings(measured)[0]
+    finding = findings.findings(measured)[0]
     assert finding.holds is False and "do NOT lower" in finding.headline and reason in finding.headline
     assert "that gain" not in finding.detail, "without a gain there is none to lose"
-    assert 'class="no"' in report.finding_item(finding) and "Does not hold" in report.finding_item(finding)
+    assert 'class="no"' in findings.finding_item(finding) and "Does not hold" in findings.finding_item(finding)
 
 
 @pytest.mark.parametrize("lost, said", [(0.2, "does NOT depend"), (1.2, "worse than none"), (0.8, "80 % of that gain.")])
 def test_shuffling_is_told_as_it_is(lost, said):
-    assert said in report.shuffling_text(lost)
+    assert said in findings.shuffling_text(lost)
 
 
 def test_prompt_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
     measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.13)
-    finding = report.findings(measured)[1]
+    finding = findings.findings(measured)[1]
     assert finding.holds is False and "show the colour their text names, but NOT measurably the shape" in finding.headline
     measured["prompts"]["trained without neighbors"]["colour"] = around(0.95)
-    assert report.findings(measured)[1].headline.startswith("Samples do NOT show what their text names")
+    assert findings.findings(measured)[1].headline.startswith("Samples do NOT show what their text names")
 
 
 def test_swap_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
     for share in (0.02, 0.4):  # no more than elsewhere; more than elsewhere, but still not what most samples are
         measured["swaps"]["sketch"]["styles"]["sketch"] = around(share)
-        finding = report.findings(measured)[2]
+        finding = findings.findings(measured)[2]
         assert finding.holds is False and "does NOT reliably change the style to sketch." in finding.headline
 
 
@@ -316,10 +316,10 @@ def test_second_run_is_kept_and_a_new_input_is_not(tmp_path):
 
 
 def test_summary_is_short_plain_and_aligned():
-    text = report.summary(EVALUATION)
+    text = findings.summary(EVALUATION)
     lines = text.split("\n")
     assert len(lines) <= 25 and max(map(len, lines)) <= 100 and text.isascii()
     assert "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]" in lines
     assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
     assert len({line.index("[") for line in lines if "[0." in line}) == 1
-    assert report.summary({}).count("\n") == 3
+    assert findings.summary({}).count("\n") == 3

@@ -1,0 +1,71 @@
+"""One small world built once: every stage of the pipeline on 96 drawn images, for the tests of flows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows import environment
+from storage.artifact import Artifact
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One temporary Prefect server for all flow tests, set up as the command line does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        environment.prepare(tmp_path_factory.mktemp("prefect"))
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """Where it lies, and the run trained on it."""
+
+    root: Path
+    run: Artifact
+
+
+@pytest.fixture(scope="session")
+def small_world(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    """Shapes through every stage up to a run of six steps."""
+    from flows.build_database import build_database
+    from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+    from flows.encode_latents import encode_latents
+    from flows.find_neighbors import find_neighbors
+    from flows.import_images import import_images
+    from flows.train_rdm import train_rdm
+
+    root = tmp_path_factory.mktemp("world")
+    for name, styles in {"shapes": (), "sketches": ("sketch",)}.items():
+        drawn = {"size": 32, "encoding": "png", "count": 96, "split": name, "styles": styles, "images_per_part": 40}
+        import_images(ImportImages(root=root, name=name, source="shapes", **drawn))
+        build_database(BuildDatabase(root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+    find_neighbors(FindNeighbors(root=root, name="shapes", queries="shapes", database="shapes"))
+    encode_latents(EncodeLatents(root=root, name="shapes", shards="shapes"))
+    return SmallWorld(root, train_rdm(TrainRDM(**_small_training(root, "small"))))
+
+
+@pytest.fixture(scope="session")
+def small_training() -> Callable[..., dict]:
+    """Makes the parameters of a run that takes seconds: (root, name, **training)."""
+    return _small_training
+
+
+def _small_training(root: Path, name: str, **training: object) -> dict:
+    settings = {"steps": 6, "batch": 8, "checkpoint_steps": 3, "log_steps": 1, "random_k": True, "k": 3} | training
+    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    inputs = {"latents": "shapes", "neighbors": "shapes", "database": "shapes"}
+    return {
+        "root": root,
+        "name": name,
+        **inputs,
+        "denoiser": network,
+        "noise": {"process": "flow"},
+        "training": settings,
+        "device": "cpu",
+    }

@@ -1,0 +1,186 @@
+"""Every stage on a small drawn world: what is kept, what travels, what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.build_database import build_database, embed_images
+from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, SampleRDM, TrainRDM
+from flows.encode_latents import encode_latents
+from flows.find_neighbors import find_neighbors
+from flows.import_images import import_images
+from flows.sample import sample_rdm
+from flows.show import image_record
+from flows.train_rdm import train_rdm
+from rdm_core.errors import EncoderError, RequestError
+from storage.artifact import artifacts, open_artifact
+from storage.embeddings import read_columns
+from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
+from storage.neighbors import read_neighbors
+from storage.runs import METRICS_FILE, read_metrics
+from storage.samples import read_samples
+
+
+def sample(small_world, name, **request):
+    common = {"root": small_world.root, "name": name, "run": "small", "steps": 2, "count": 2, "k": 3}
+    return sample_rdm(SampleRDM(**common | request))
+
+
+def test_a_second_identical_run_keeps_every_artifact(small_world, small_training, capfd):
+    before = {a.directory: a.fingerprint for a in artifacts(small_world.root)}
+    again = ImportImages(
+        root=small_world.root,
+        name="shapes",
+        source="shapes",
+        size=32,
+        encoding="png",
+        count=96,
+        split="shapes",
+        images_per_part=40,
+    )
+    import_images(again)
+    build_database(
+        BuildDatabase(root=small_world.root, name="shapes", shards="shapes", encoder="rdm-shapes", weights="built-in")
+    )
+    find_neighbors(FindNeighbors(root=small_world.root, name="shapes", queries="shapes", database="shapes"))
+    encode_latents(EncodeLatents(root=small_world.root, name="shapes", shards="shapes"))
+    train_rdm(TrainRDM(**small_training(small_world.root, "small")))
+    said = capfd.readouterr().err
+    assert said.count(" kept ") == 6 and " built " not in said
+    assert before == {a.directory: a.fingerprint for a in artifacts(small_world.root) if a.directory in before}
+
+
+def test_a_query_never_finds_its_own_image(small_world):
+    keys, rows, scores = read_neighbors(open_artifact(small_world.root, "neighbors", "shapes"))
+    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"].to_pylist()
+    assert len(keys) == 96 and rows.shape == (96, 20)
+    assert all(key not in {database_keys[row] for row in near} for key, near in zip(keys, rows, strict=True))
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
+    run = small_world.run
+    assert set(run.inputs) == {"latents", "neighbors", "database", "index"}
+    assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+    facts = json.loads(run.file("weights/context.json").read_text())
+    assert facts["trained_on"]["database"]["fingerprint"] == run.inputs["database"]
+    assert facts["encoder"]["model"] == "rdm-shapes"
+    assert "CC0-1.0" in run.file("weights/README.md").read_text()
+
+
+def test_every_image_carries_who_stood_behind_it(small_world):
+    samples = sample(small_world, "text", texts=("a red circle", "a blue star"))
+    records = read_samples(samples)
+    assert [record["query"] for record in records] == ["a red circle"] * 2 + ["a blue star"] * 2
+    assert [record["seed"] for record in records] == [0, 1, 2, 3]
+    for record in records:
+        assert len(record["neighbor_keys"]) == 2, "k = 3 is the text itself and two neighbors"
+        assert record["licences"] == ["CC0-1.0"] * 2
+        assert record["weights"] == small_world.run.fingerprint
+        _, inside = image_record(samples.file(record["file"]))
+        assert inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]
+    assert np.asarray(Image.open(samples.file("00000.png"))).shape == (32, 32, 3)
+    assert Image.open(samples.file("grid.png")).size[1] > 4 * 96
+
+
+def test_text_alone_never_opens_a_database(small_world, monkeypatch):
+    def opened(*_):
+        raise AssertionError("a database was opened")
+
+    monkeypatch.setattr("flows.sample.open_database", opened)
+    samples = sample(small_world, "text-alone", texts=("a red circle",), context="query")
+    assert "database" not in samples.inputs
+    assert read_samples(samples)[0]["neighbor_keys"] == []
+
+
+def test_a_class_draws_different_neighbors_for_each_image(small_world):
+    records = read_samples(sample(small_world, "class", classes=("circle",), count=4, pool=20))
+    assert len({tuple(record["neighbor_keys"]) for record in records}) > 1
+    assert all(len(record["neighbor_keys"]) == 3 for record in records)
+
+
+def test_nothing_asked_starts_from_rows_that_training_retrieved(small_world):
+    records = read_samples(sample(small_world, "nothing", count=3, top_m=0.1))
+    _, rows, _ = read_neighbors(open_artifact(small_world.root, "neighbors", "shapes"))
+    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"].to_pylist()
+    retrieved = {database_keys[row] for row in rows[:, :3].ravel()}
+    assert {record["query"] for record in records} <= retrieved
+    assert all(record["neighbor_keys"][0] == record["query"] for record in records), "rank 1 is the pseudo-query itself"
+
+
+def test_an_image_asks_with_its_own_vector_and_its_neighbors(small_world, tmp_path):
+    picture = tmp_path / "query.png"
+    Image.new("RGB", (50, 40), "red").save(picture)
+    records = read_samples(sample(small_world, "image", images=(picture,)))
+    assert records[0]["query"] == "query.png" and len(records[0]["neighbor_keys"]) == 2
+
+
+def test_another_database_is_used_without_touching_the_weights(small_world):
+    samples = sample(small_world, "swap", texts=("a red circle",), database="sketches", context="neighbors")
+    keys = {key for record in read_samples(samples) for key in record["neighbor_keys"]}
+    assert keys and all(key.startswith("shapes-sketches-") for key in keys)
+    assert samples.inputs["run"] == small_world.run.fingerprint
+
+
+def test_the_same_request_gives_the_same_bytes(small_world):
+    one = sample(small_world, "one", texts=("a green ring",))
+    other = sample(small_world, "other", texts=("a green ring",))
+    assert one.fingerprint == other.fingerprint and one.directory != other.directory
+
+
+def test_a_database_from_another_encoder_is_refused_with_both_names(small_world):
+    other = BuildDatabase(root=small_world.root, name="foreign", shards="sketches", encoder="rdm-shapes", weights="random")
+    build_database(other)
+    with pytest.raises(ArtifactMismatch, match=r"foreign.*rdm-shapes.*rdm build"):
+        sample(small_world, "refused", texts=("a red circle",), database="foreign")
+    with pytest.raises(ArtifactMismatch, match="different encoders"):
+        find_neighbors(FindNeighbors(root=small_world.root, name="refused", queries="foreign", database="shapes"))
+
+
+def test_wrong_names_and_weights_are_told_and_leave_nothing(small_world, tmp_path):
+    here = {"root": small_world.root, "name": "x"}
+    misspelt = BuildDatabase(**here, shards="shapse")
+    no_weights = BuildDatabase(**here, shards="shapes", encoder="ViT-B-32", weights="/no/such/file")
+    no_annotations = ImportImages(**here, source="coco", path=without_annotations(tmp_path))
+    cases = [
+        (ArtifactMissing, "Present: shapes, sketches", lambda: embed_images(misspelt)),
+        (EncoderError, "neither a tag nor a file", lambda: embed_images(no_weights)),
+        (SourceError, "captions_val2017.json", lambda: import_images(no_annotations)),
+        (RequestError, "smaller k", lambda: sample(small_world, "x", texts=("a",), k=500, context="neighbors")),
+    ]
+    for error, message, act in cases:
+        with pytest.raises(error, match=message):
+            act()
+    assert not list(small_world.root.glob("*/x/*/manifest.json"))
+
+
+def without_annotations(folder):
+    (folder / "val2017").mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "val2017" / "000000000001.jpg")
+    return folder
+
+
+def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, small_training, monkeypatch):
+    module = sys.modules["flows.train_rdm"]
+    interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
+
+    def dies_after_three_steps(run, steps, processes, device):
+        settings = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(settings | {"training": settings["training"] | {"steps": 3}}))
+        module_launch(run, 3, processes, device)
+        raise KeyboardInterrupt
+
+    module_launch = module.launch_training
+    monkeypatch.setattr(module, "launch_training", dies_after_three_steps)
+    with pytest.raises(KeyboardInterrupt):
+        train_rdm(interrupted)
+    assert not list((small_world.root / "runs" / "interrupted").glob("*/manifest.json"))
+    monkeypatch.undo()
+    resumed = train_rdm(interrupted)
+    assert resumed.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes() == (
+        small_world.run.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes()
+    )
+    assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,53 @@
+"""The smallest networks and data that the core's tests need."""
+
+import numpy as np
+import pytest
+import torch
+
+from rdm_core.config import DenoiserConfig
+from rdm_core.data import TrainingData
+from rdm_core.denoiser import Denoiser, build_denoiser
+
+DIMENSION = 8
+TINY = {
+    "transformer": DenoiserConfig(network="transformer", channels=(32,), depth=1, head_channels=16, patch=4),
+    "unet": DenoiserConfig(network="unet", channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,)),
+}
+
+
+@pytest.fixture(params=list(TINY))
+def tiny_config(request) -> DenoiserConfig:
+    """Each network in turn, as small as it gets; for latents of 3 channels and vectors of DIMENSION."""
+    return TINY[request.param]
+
+
+@pytest.fixture
+def tiny_denoiser():
+    """A function: configuration -> a denoiser for [*, 3, 8, 8] whose every parameter, the null too, is away from zero."""
+
+    def build(config: DenoiserConfig = TINY["transformer"], seed: int = 0) -> Denoiser:
+        torch.manual_seed(seed)
+        denoiser = build_denoiser(config, 3, 8, DIMENSION)
+        with torch.no_grad():
+            for parameter in denoiser.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return denoiser.eval()
+
+    return build
+
+
+@pytest.fixture
+def tiny_data():
+    """A function: sample count -> data of one colour each, whose nearest neighbor's vector tells the colour."""
+
+    def build(count: int = 16, k: int = 2, seed: int = 0) -> TrainingData:
+        rng = np.random.default_rng(seed)
+        vectors = rng.standard_normal((count, DIMENSION))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        colours = np.clip(127.5 + 200 * vectors[:, :3], 0, 255).astype(np.uint8)
+        latents = np.broadcast_to(colours[:, :, None, None], (count, 3, 8, 8))
+        rows = np.stack([(np.arange(count) + i) % count for i in range(k)], axis=1)
+        half = count // 2
+        return TrainingData([latents[:half], latents[half:]], rows, vectors.astype(np.float16), np.full(count, 10.0))
+
+    return build

@@ -1,0 +1,199 @@
+"""CLIP: reference preprocessing, unit vectors, and weights that are what they are said to be."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, load_encoder
+from rdm_core.errors import EncoderError
+from rdm_core.images import decode
+from rdm_core.shapes import encoder as shapes
+
+SMALL = shapes.MODEL_NAME
+
+
+@pytest.fixture(scope="module")
+def vit() -> Encoder:
+    """The architecture of the 2022 model with weights of no meaning."""
+    return load_encoder("ViT-B-32", RANDOM)
+
+
+@pytest.fixture(scope="module")
+def small() -> Encoder:
+    """The built-in encoder."""
+    return load_encoder(SMALL, BUILT_IN)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """Noise of different sizes, taller and wider than high, smaller and larger than the tower's input."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(64, 64), (40, 90), (200, 70), (65, 64), (9, 9)]]
+
+
+def test_preprocessing_agrees_with_reference_tensors(vit, real_data):
+    folder = real_data / "queries/clip_reference"
+    names = (folder / "names.txt").read_text().split()
+    images = [decode((folder / "images" / f"{name}.jpg").read_bytes()) for name in names]
+    reference = np.load(folder / "image_tensors_fp32.npy")
+    np.testing.assert_allclose(vit.preprocess(images).numpy(), reference, rtol=0, atol=1e-5)
+
+
+def test_vectors_are_unit_and_norms_are_those_of_the_raw_output(small, pictures):
+    with torch.no_grad():
+        raw = {
+            "images": small.model.encode_image(small.preprocess(pictures)).numpy(),
+            "texts": small.model.encode_text(small.tokenizer(["a red circle", "a sketch"])).numpy(),
+        }
+    found = {"images": small.encode_images(pictures), "texts": small.encode_texts(["a red circle", "a sketch"])}
+    for kind, (vectors, norms) in found.items():
+        assert vectors.dtype == norms.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(norms, np.linalg.norm(raw[kind], axis=1), rtol=1e-5)
+        np.testing.assert_allclose(vectors * norms[:, None], raw[kind], atol=1e-5)
+
+
+def test_the_batch_size_does_not_change_vectors(small, pictures):
+    texts = [f"a red circle number {i}" for i in range(5)]
+    for encode, values in ((small.encode_images, pictures), (small.encode_texts, texts)):
+        vectors, norms = encode(values, batch=5)
+        for batch in (1, 2):
+            again, norms_again = encode(values, batch=batch)
+            np.testing.assert_allclose(again, vectors, atol=1e-5)
+            np.testing.assert_allclose(norms_again, norms, rtol=1e-5)
+
+
+def test_nothing_to_embed_gives_no_vectors(small):
+    for encode in (small.encode_images, small.encode_texts):
+        vectors, norms = encode([])
+        assert vectors.shape == (0, small.dimension)
+        assert norms.shape == (0,)
+
+
+def test_the_dimension_is_that_of_the_vectors(vit, small, pictures):
+    assert vit.dimension == 512
+    assert small.encode_images(pictures[:1])[0].shape == (1, small.dimension)
+    assert small.encode_texts(["a red circle"])[0].shape == (1, small.dimension)
+
+
+def test_an_encoder_is_frozen_and_in_evaluation_mode(small):
+    assert not small.model.training
+    assert not any(parameter.requires_grad for parameter in small.model.parameters())
+
+
+def test_random_weights_are_the_same_on_every_load_and_leave_the_callers_randomness_alone(small):
+    torch.manual_seed(1)
+    first = load_encoder(SMALL, RANDOM)
+    drawn = torch.rand(3)
+    torch.manual_seed(2)
+    second = load_encoder(SMALL, RANDOM)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    assert first.weights_sha256 == second.weights_sha256
+    np.testing.assert_array_equal(first.encode_texts(["a star"])[0], second.encode_texts(["a star"])[0])
+    assert first.weights_sha256 != small.weights_sha256
+
+
+def test_the_hash_names_the_weights_and_not_the_file(small, tmp_path):
+    copy = tmp_path / "elsewhere.safetensors"
+    copy.write_bytes(shapes.WEIGHTS.read_bytes())
+    assert load_encoder(SMALL, str(copy)).identity == small.identity
+    state = small.model.state_dict()
+    changed = {key: tensor.clone() for key, tensor in state.items()}
+    changed["logit_scale"] += 1e-3
+    torch.save(changed, tmp_path / "changed.pt")
+    other = load_encoder(SMALL, str(tmp_path / "changed.pt"))
+    assert other.weights_sha256 != small.weights_sha256
+
+
+def test_an_identity_survives_json(vit):
+    assert json.loads(json.dumps(vit.identity)) == vit.identity
+    assert vit.identity["preprocessing"]["size"] == [224, 224]
+    assert vit.identity["preprocessing"]["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("ViT-B-23", RANDOM, r"ViT-B-23.*no model of that name.*ViT-B-32"),
+        ("ViT-B-32", "openia", r"ViT-B-32.*'openia' are neither a tag nor a file.*openai"),
+        ("ViT-B-32", "", r"ViT-B-32.*'' are neither a tag nor a file.*'random'"),
+        ("ViT-B-32", "/no/such/file.safetensors", r"file.safetensors' are neither a tag nor a file"),
+        ("ViT-B-32", BUILT_IN, r"ViT-B-32.*holds no weights of it.*rdm-shapes"),
+        ("ViT-B-32", str(shapes.WEIGHTS), r"ViT-B-32.*clip.safetensors' cannot be loaded.*local file of it"),
+        ("hf-hub:org/repo", "openai", r"hf-hub:org/repo.*'openai' cannot be put.*empty weights"),
+        ("hf-hub:org/repo", RANDOM, r"hf-hub:org/repo.*'random' cannot be put.*empty weights"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_where_what_and_cure(name, weights, message):
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(name, weights)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.pt", "notes.safetensors", "empty.pt", "partial.pt"])
+def test_a_file_that_is_not_these_weights_is_refused(name, tmp_path, small):
+    file = tmp_path / name
+    file.write_text("" if name == "empty.pt" else "These are notes.\n")
+    if name == "partial.pt":
+        torch.save({"logit_scale": torch.ones(())}, file)
+    with pytest.raises(EncoderError, match=rf"{name}' cannot be loaded \(.+\)"):
+        load_encoder(SMALL, str(file))
+
+
+def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path):
+    trace = tmp_path / "it ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return Path.write_text, (trace, "!")
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "weights.pt")
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(Malicious()))
+    for file in ("weights.pt", "weights.pkl"):
+        with pytest.raises(EncoderError, match=f"{file}' cannot be loaded"):
+            load_encoder(SMALL, str(tmp_path / file))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("tag", "layout"), [("openai", "ViT-B-32-quickgelu"), ("laion400m_e32", "ViT-B-32-quickgelu"), ("laion2b_e16", "ViT-B-32")]
+)
+def test_a_tag_is_loaded_into_the_layout_it_was_trained_with(tag, layout, monkeypatch):
+    asked = []
+
+    def create(name, **options):
+        asked.append((name, options["pretrained"]))
+        raise RuntimeError("no network in tests")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    with pytest.raises(EncoderError, match="no network in tests"):
+        load_encoder("ViT-B-32", tag)
+    assert asked == [(layout, tag)]
+
+
+def test_a_repository_brings_its_own_weights_and_one_without_weights_is_refused(tmp_path, small):
+    config = json.loads(shapes.CONFIG.read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": str(shapes.MERGES)}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with pytest.raises(EncoderError, match="pretrained weights"):
+        load_encoder(f"local-dir:{tmp_path}", "")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(shapes.WEIGHTS.read_bytes())
+    assert load_encoder(f"local-dir:{tmp_path}", "").weights_sha256 == small.weights_sha256
+
+
+def test_an_encoder_error_keeps_its_parts_across_a_process_border():
+    error = pickle.loads(pickle.dumps(EncoderError("here", "this", "do that")))
+    assert (error.where, error.what, error.cure, str(error)) == ("here", "this", "do that", "here: this. do that")
+
+
+def test_images_are_taken_as_rgb(vit):
+    red = np.zeros((224, 224, 3), np.uint8)
+    red[..., 0] = 255
+    mean, std = (np.array(vit.identity["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
+    expected = (red.transpose(2, 0, 1) / 255 - mean) / std
+    np.testing.assert_allclose(vit.preprocess([red])[0].numpy(), expected, atol=1e-5)

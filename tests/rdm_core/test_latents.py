@@ -1,0 +1,158 @@
+"""Latent spaces: pixels come back exactly; an autoencoder's moments are stored and read as they should be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from rdm_core.errors import WeightsError
+from rdm_core.latents import PIXELS, load_latent_space
+
+SCALING = 0.25
+
+
+def images(count: int, side: int = 16) -> list[np.ndarray]:
+    """Noise."""
+    return list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random autoencoder, halving the side, as diffusers saves it."""
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=SCALING,
+    )
+    folder = tmp_path_factory.mktemp("autoencoder") / "tiny-kl"
+    autoencoder.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(folder):
+    """Its latent space."""
+    return load_latent_space(str(folder))
+
+
+def test_every_pixel_value_comes_back_exactly():
+    pixels = load_latent_space(PIXELS)
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), (16, 16, 3))
+    given = [ramp, *images(2)]
+    raw = pixels.encode(given)
+    assert (raw.dtype, raw.shape) == (np.uint8, (3, 3, 16, 16))
+    final = pixels.final(torch.from_numpy(raw))
+    assert final.dtype == torch.float32
+    assert (final.min(), final.max()) == (-1, 1)
+    np.testing.assert_array_equal(pixels.decode(final), np.stack(given))
+
+
+def test_pixels_have_no_posterior_to_draw_from():
+    pixels = load_latent_space(PIXELS)
+    raw = torch.from_numpy(pixels.encode(images(2)))
+    assert torch.equal(pixels.final(raw, torch.randn(2, 3, 16, 16)), pixels.final(raw))
+
+
+def test_what_lies_outside_the_range_is_clipped_when_decoded():
+    decoded = load_latent_space(PIXELS).decode(torch.tensor([-7.0, 7.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4))
+    assert (decoded[0] == 0).all()
+    assert (decoded[1] == 255).all()
+
+
+def test_an_autoencoder_stores_its_posteriors_moments(space):
+    raw = space.encode(images(3))
+    assert (raw.dtype, raw.shape) == (np.float16, (3, 8, 8, 8))
+    pixels = torch.from_numpy(np.stack(images(3))).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        posterior = space.autoencoder.encode(pixels).latent_dist
+    np.testing.assert_allclose(raw[:, :4], posterior.mean.numpy(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(raw[:, 4:], posterior.logvar.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_final_latent_is_the_scaled_mean_or_a_scaled_draw_of_the_posterior(space):
+    raw = torch.from_numpy(space.encode(images(3)))
+    mean, log_variance = raw.float().chunk(2, dim=1)
+    torch.testing.assert_close(space.final(raw), mean * SCALING)
+    noise = torch.randn(3, 4, 8, 8)
+    torch.testing.assert_close(space.final(raw, noise), (mean + torch.exp(log_variance / 2) * noise) * SCALING)
+    assert not torch.allclose(space.final(raw, noise), space.final(raw, -noise))
+
+
+def test_decoding_undoes_the_scaling(space):
+    final = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        pixels = space.autoencoder.decode(final / SCALING).sample
+    expected = ((pixels.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    decoded = space.decode(final)
+    assert (decoded.dtype, decoded.shape) == (np.uint8, (2, 16, 16, 3))
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_a_space_says_what_it_is_without_saying_where_it_lies(space, folder, tmp_path):
+    assert (space.channels, space.factor) == (4, 2)
+    assert json.loads(json.dumps(space.identity)) == space.identity
+    assert str(folder.parent) not in json.dumps(space.identity)
+    elsewhere = tmp_path / folder.name
+    space.autoencoder.save_pretrained(elsewhere)
+    assert load_latent_space(str(elsewhere)).identity == space.identity
+    state = load_file(elsewhere / "diffusion_pytorch_model.safetensors")
+    state["quant_conv.bias"] += 1e-3
+    save_file(state, elsewhere / "diffusion_pytorch_model.safetensors")
+    assert load_latent_space(str(elsewhere)).identity != space.identity
+
+
+def test_an_autoencoder_is_frozen(space):
+    assert not space.autoencoder.training
+    assert not any(parameter.requires_grad for parameter in space.autoencoder.parameters())
+
+
+def spoil(folder, how: str) -> None:
+    """Make the weights folder unusable."""
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif how == "only a pickle":
+        torch.save(load_file(weights), folder / "diffusion_pytorch_model.bin")
+        weights.unlink()
+    elif how == "config is no JSON":
+        (folder / "config.json").write_text("{")
+    elif how == "a tensor too few":
+        state = load_file(weights)
+        del state["decoder.conv_in.bias"]
+        save_file(state, weights)
+    elif how == "a tensor of another shape":
+        save_file(load_file(weights) | {"decoder.conv_in.bias": torch.zeros(3)}, weights)
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "only a pickle", "config is no JSON", "a tensor too few", "a tensor of another shape"]
+)
+def test_a_damaged_folder_is_refused(how, space, tmp_path):
+    space.autoencoder.save_pretrained(tmp_path / "damaged")
+    spoil(tmp_path / "damaged", how)
+    with pytest.raises(WeightsError, match=r"autoencoder '.*damaged': cannot be loaded \(.+\).*Give 'pixels'"):
+        load_latent_space(str(tmp_path / "damaged"))
+
+
+def test_a_folder_of_another_network_is_refused(tmp_path):
+    UNet2DConditionModel(
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        cross_attention_dim=8,
+        layers_per_block=1,
+    ).save_pretrained(tmp_path / "unet")
+    with pytest.raises(WeightsError, match="unet': cannot be loaded"):
+        load_latent_space(str(tmp_path / "unet"))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"cannot be loaded \(.+\).*AutoencoderKL.save_pretrained"):
+        load_latent_space(str(tmp_path))

@@ -1,0 +1,148 @@
+"""Measures: intervals, paired losses, copies."""
+
+import numpy as np
+import pytest
+import torch
+
+from rdm_core.data import TrainingData
+from rdm_core.latents import PIXELS, load_latent_space
+from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate, nearest_distances
+from rdm_core.noise import Epsilon, FlowMatching
+
+
+def test_an_interval_holds_its_mean_and_is_the_same_every_time():
+    values = np.random.default_rng(0).exponential(size=100)
+    found = estimate(values)
+    assert found.low < found.mean < found.high
+    assert found.mean == pytest.approx(values.mean())
+    assert found.count == 100
+    assert estimate(values) == found
+    assert estimate(values, seed=1) != found
+
+
+def test_an_interval_is_that_of_the_mean_and_narrows_with_more_values():
+    rng = np.random.default_rng(0)
+    few, many = (estimate(rng.normal(3, 2, count)) for count in (100, 10_000))
+    assert few.high - few.low == pytest.approx(2 * 1.96 * 2 / 10, rel=0.25)
+    assert many.high - many.low == pytest.approx(2 * 1.96 * 2 / 100, rel=0.15)
+
+
+def test_95_of_100_intervals_hold_the_truth():
+    rng = np.random.default_rng(0)
+    drawn = [estimate(rng.normal(0, 1, 60), seed=i, draws=200) for i in range(200)]
+    assert 0.89 < np.mean([one.low <= 0 <= one.high for one in drawn]) < 0.99
+
+
+def test_booleans_and_constants_can_be_estimated():
+    assert estimate(np.array([True, False, True, True])).mean == 0.75
+    assert estimate(np.ones(5)) == estimate(np.ones(5), seed=9)
+    assert estimate(np.ones(5)).low == estimate(np.ones(5)).high == 1
+
+
+class Watched(TrainingData):
+    """Remembers whose neighbors each sample was given."""
+
+    def batch(self, rows, k, context_of=None):
+        self.asked = [*getattr(self, "asked", []), (rows, context_of)]
+        return super().batch(rows, k, context_of)
+
+
+@pytest.fixture
+def watched(tiny_data):
+    """A function: sample count -> watched data."""
+
+    def build(count: int) -> Watched:
+        data = tiny_data(count)
+        return Watched(data.latents, data.neighbor_rows, data.vectors, data.norms)
+
+    return build
+
+
+def losses(denoiser, data, process=None, **how) -> np.ndarray:
+    """Two draws in pixel space."""
+    return denoising_losses(denoiser, process or FlowMatching(), load_latent_space(PIXELS), data, 2, draws=2, **how)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+def test_shuffled_neighbors_are_another_samples_and_never_the_own(count, watched, tiny_denoiser):
+    for seed in range(5):
+        data = watched(count)
+        losses(tiny_denoiser(), data, shuffled=True, seed=seed, batch=4)
+        assert all((rows != given).all() for rows, given in data.asked)
+    data = watched(count)
+    losses(tiny_denoiser(), data)
+    assert all(given is None for _, given in data.asked)
+
+
+@pytest.mark.parametrize("process", [FlowMatching(), Epsilon()], ids=["flow", "epsilon"])
+def test_two_measurements_are_paired(process, tiny_config, tiny_denoiser, tiny_data):
+    denoiser, data = tiny_denoiser(tiny_config), tiny_data()
+    first = losses(denoiser, data, process)
+    assert first.shape == (16,)
+    np.testing.assert_array_equal(losses(denoiser, data, process), first)
+    assert (losses(denoiser, data, process, seed=1) != first).all()
+    assert (losses(denoiser, data, process, shuffled=True) != first).any()
+    assert (losses(denoiser, data, process, null=True) != first).all()
+
+
+def test_the_null_hides_the_neighbors(tiny_denoiser, tiny_data):
+    denoiser, data = tiny_denoiser(), tiny_data()
+    before = losses(denoiser, data, null=True)
+    data.vectors = -data.vectors
+    np.testing.assert_array_equal(losses(denoiser, data, null=True), before)
+    np.testing.assert_array_equal(losses(denoiser, data, null=True, shuffled=True), before)
+
+
+def test_a_sample_without_neighbors_is_measured_with_the_null(tiny_denoiser, tiny_data):
+    denoiser, data = tiny_denoiser(), tiny_data()
+    null = losses(denoiser, data, null=True)
+    data.neighbor_rows[3] = -1
+    found = losses(denoiser, data)
+    assert found[3] == pytest.approx(null[3], rel=1e-5)
+    assert found[4] != pytest.approx(null[4], rel=1e-3)
+
+
+def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_denoiser, tiny_data):
+    class Perfect(torch.nn.Module):
+        """Knows that each image is one colour, so what is left of it after the mean is noise; answers it, plus 2."""
+
+        null = torch.zeros(1)
+
+        def context(self, vectors, norms):
+            return vectors
+
+        def forward(self, x, time, context, mask, dropped):
+            return targets.pop(0) + 2
+
+    class Told(FlowMatching):
+        def corrupt(self, x0, n, t):
+            noisy, target = super().corrupt(x0, n, t)
+            targets.append(target)
+            return noisy, target
+
+    targets: list[torch.Tensor] = []
+    np.testing.assert_allclose(losses(Perfect(), tiny_data(), Told(), batch=5), 4, rtol=1e-5)
+
+
+def test_the_nearest_of_the_others_counts():
+    features = np.array([[0, 0], [3, 4], [10, 0]], np.float32)
+    others = np.array([[0, 1], [3, 0], [100, 100]], np.float32)
+    np.testing.assert_allclose(nearest_distances(features, others), [1, 4, 7], atol=1e-5)
+
+
+def test_the_copy_rate_is_the_share_of_samples_nearer_than_real_images_are():
+    rng = np.random.default_rng(0)
+    known, real, fresh = (rng.standard_normal((n, 16)).astype(np.float32) for n in (500, 1000, 400))
+    assert copy_rate(fresh, real, known) == pytest.approx(0.01, abs=0.015)
+    copies = known[:100] + 0.01 * rng.standard_normal((100, 16)).astype(np.float32)
+    assert copy_rate(copies, real, known) == 1
+    assert copy_rate(known[:100], real, known) == 1, "distance 0"
+    mixed = np.concatenate([copies, fresh[:300] + 100])
+    assert copy_rate(mixed, real, known) == 0.25
+    assert copy_rate(fresh + 100, real, known) == 0
+
+
+def test_agreement_is_1_where_what_is_shown_was_wanted():
+    np.testing.assert_array_equal(agreement(["red", "blue", "red"], ["red", "red", "red"]), [1.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match="shorter|longer"):
+        agreement(["red"], ["red", "red"])

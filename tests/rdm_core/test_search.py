@@ -1,0 +1,164 @@
+"""Search: exact is exact, own images are left out, an approximate index answers in the same terms."""
+
+import faiss
+import numpy as np
+import pytest
+
+from rdm_core.errors import RequestError
+from rdm_core.search import (
+    NO_ROW,
+    NO_SCORE,
+    Searcher,
+    build_index,
+    recall_at_k,
+    search_exact,
+    search_neighbors,
+)
+
+
+def unit(count: int, dimension: int = 32, seed: int = 0) -> np.ndarray:
+    """Random unit vectors float32 [count, dimension]."""
+    vectors = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def by_hand(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every score, sorted; equal scores by row."""
+    scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(scores, rows, axis=1)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 40], ids=lambda n: f"{n} queries")
+@pytest.mark.parametrize("tile_rows", [1, 7, 100, 299, 300, 1000])
+def test_exact_search_is_brute_force_whatever_the_tiles(queries, tile_rows):
+    asked, vectors = unit(queries, seed=1), unit(300)
+    rows, scores = search_exact(asked, vectors, 12, tile_rows)
+    expected_rows, expected_scores = by_hand(asked, vectors, 12)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("tile_rows", [7, 64, 1000])
+@pytest.mark.parametrize("k", [1, 3, 7, 20, 120])
+@pytest.mark.parametrize("queries", [3, 40], ids=lambda n: f"{n} queries")
+def test_equal_scores_are_ordered_by_row_whatever_the_tiles(queries, k, tile_rows):
+    corners = np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32) - 0.5  # unit, all products exact
+    rows, _ = search_exact(corners[:queries], corners, k, tile_rows)
+    np.testing.assert_array_equal(rows, by_hand(corners[:queries], corners, k)[0])
+
+
+def test_more_neighbors_than_rows_leaves_the_rest_empty():
+    rows, scores = search_exact(unit(2), unit(3), 5, tile_rows=2)
+    assert (rows[:, 3:] == NO_ROW).all()
+    assert (scores[:, 3:] == NO_SCORE).all()
+    assert sorted(rows[0, :3]) == [0, 1, 2]
+
+
+def test_half_precision_from_a_memory_map_is_searched_as_stored(tmp_path):
+    stored = np.memmap(tmp_path / "vectors.f16", dtype=np.float16, mode="w+", shape=(300, 32))
+    stored[:] = unit(300)
+    stored.flush()
+    mapped = np.memmap(tmp_path / "vectors.f16", dtype=np.float16, mode="r", shape=(300, 32))
+    rows, scores = search_exact(unit(5, seed=1), mapped, 10, tile_rows=64)
+    expected_rows, expected_scores = by_hand(unit(5, seed=1), mapped, 10)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def crops(images: int, most: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of 1..most crops of each image, crops of one image near each other, and the image each came from."""
+    rng = np.random.default_rng(seed)
+    sources = np.repeat(np.arange(images), rng.integers(1, most + 1, images))
+    vectors = unit(images)[sources] + 0.05 * rng.standard_normal((len(sources), 32)).astype(np.float32)
+    order = rng.permutation(len(sources))
+    vectors = vectors[order] / np.linalg.norm(vectors[order], axis=1, keepdims=True)
+    return vectors, np.array([f"image-{i}" for i in sources[order]])
+
+
+def test_neighbors_leave_out_every_crop_of_the_querys_own_image_and_are_still_k():
+    vectors, sources = crops(images=30, most=5)
+    rows, scores = search_neighbors(vectors, sources, vectors, sources, k=6)
+    assert rows.shape == (len(vectors), 6)
+    assert (rows != NO_ROW).all()
+    assert (sources[rows] != sources[:, None]).all()
+    every = vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    every[sources[:, None] == sources[None, :]] = -np.inf
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :6])
+    np.testing.assert_allclose(scores, np.take_along_axis(every, rows, 1), atol=1e-6)
+
+
+def test_queries_from_elsewhere_lose_nothing():
+    vectors, sources = crops(images=10, most=3)
+    rows, scores = search_neighbors(unit(4, seed=5), np.array(["x", "y", "z", "x"]), vectors, sources, k=5)
+    expected_rows, expected_scores = search_exact(unit(4, seed=5), vectors, 5)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_a_list_shortened_by_the_querys_own_image_is_padded():
+    vectors, sources = unit(5), np.array(["a", "a", "a", "b", "c"])
+    rows, scores = search_neighbors(vectors, sources, vectors, sources, k=4)
+    assert sorted(rows[0]) == [NO_ROW, NO_ROW, 3, 4]
+    assert (rows[0, 2:] == NO_ROW).all(), "what is missing is at the end"
+    np.testing.assert_array_equal(scores[rows == NO_ROW], NO_SCORE)
+    assert (rows[3] != NO_ROW).sum() == 4
+    assert scores.dtype == np.float32
+
+
+def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_search_finds(tmp_path):
+    centres = unit(20)
+    vectors = centres[np.arange(1500) % 20] + 0.3 * unit(1500, seed=2)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    recipe = build_index(vectors, tmp_path / "index.faiss", memory="64M")
+    assert recipe
+    queries = vectors[:100]
+    found, scores = Searcher(vectors, tmp_path / "index.faiss").search(queries, 10)
+    exact, exact_scores = search_exact(queries, vectors, 10)
+    assert recall_at_k(found, exact) > 0.9
+    assert (found.dtype, scores.dtype) == (np.int64, np.float32)
+    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5, err_msg="a score is a cosine, larger is nearer")
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_too_little_memory_for_an_index_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"1KB is not enough for an index over 1,200 vectors of dimension 32.*Give more"):
+        build_index(unit(1200), tmp_path / "index.faiss", memory="1KB")
+    assert not (tmp_path / "index.faiss").exists()
+
+
+@pytest.fixture
+def inverted_lists(tmp_path):
+    """The file of an index that looks at one of eight lists only, so that it finds less than is there."""
+    index = faiss.index_factory(32, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(unit(400))
+    index.add(unit(400))
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    return tmp_path / "index.faiss"
+
+
+def test_a_searcher_maps_its_index_instead_of_reading_it(inverted_lists):
+    searcher = Searcher(unit(400), inverted_lists)
+    lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(searcher.index).invlists)
+    assert isinstance(lists, faiss.OnDiskInvertedLists)
+
+
+def test_what_an_index_does_not_find_is_empty(inverted_lists):
+    rows, scores = Searcher(unit(400), inverted_lists).search(unit(3, seed=9), 300)
+    assert (rows == NO_ROW).any()
+    np.testing.assert_array_equal(scores == NO_SCORE, rows == NO_ROW)
+
+
+def test_a_searcher_without_index_is_exact():
+    rows, scores = Searcher(unit(300)).search(unit(4, seed=1), 9)
+    np.testing.assert_array_equal(rows, by_hand(unit(4, seed=1), unit(300), 9)[0])
+    assert scores.dtype == np.float32
+
+
+def test_recall_is_the_share_of_exact_rows_found():
+    exact = np.array([[0, 1, 2, 3], [4, 5, NO_ROW, NO_ROW]])
+    assert recall_at_k(exact, exact) == 1
+    assert recall_at_k(exact[:, ::-1], exact) == 1, "order does not count"
+    assert recall_at_k(np.array([[0, 1, 8, 9], [4, NO_ROW, NO_ROW, NO_ROW]]), exact) == pytest.approx(3 / 6)
+    assert recall_at_k(np.full((2, 4), NO_ROW), exact) == 0

@@ -1,0 +1,104 @@
+"""Embeddings: unit vectors that come back as written, in row order, and that anybody's SQL can search."""
+
+import duckdb
+import numpy as np
+import pytest
+
+from storage.embeddings import embeddings_schema, licence_counts, read_columns, read_vectors, write_embeddings
+from storage.errors import FormatError
+from storage.parquet import read_table, vectors_of
+
+
+@pytest.fixture
+def embeddings(make, sidecar, unit_vectors):
+    """embeddings(5, 3) publishes two parts of 5 and 3 rows; the vectors are those of unit_vectors(8)."""
+
+    def made(*rows):
+        vectors, norms = unit_vectors(sum(rows))
+        whole, ends = sidecar(sum(rows)), np.cumsum(rows)
+        pieces = [slice(end - n, end) for end, n in zip(ends, rows, strict=True)]
+        writers = [
+            lambda d, n, p=p: write_embeddings(d, n, whole.slice(p.start, p.stop - p.start), vectors[p], norms[p])
+            for p in pieces
+        ]
+        return make("embeddings", "a", *writers)
+
+    return made
+
+
+def test_vectors_and_norms_come_back_in_row_order_over_all_parts(embeddings, unit_vectors):
+    artifact = embeddings(5, 1, 3)
+    vectors, norms = unit_vectors(9)
+    read, read_norms = read_vectors(artifact)
+    assert artifact.rows == 9
+    assert read.dtype == read_norms.dtype == np.float32
+    np.testing.assert_allclose(read, vectors, atol=1e-3)
+    np.testing.assert_array_equal(read_norms, norms)
+    assert read_columns(artifact, ["key"])["key"].to_pylist() == [f"folder-{i}-00" for i in range(9)]
+
+
+def test_vectors_are_unit_to_float16_in_the_file_and_to_float32_after_reading(embeddings):
+    artifact = embeddings(200)
+    stored = vectors_of(read_table(artifact.file("00000.parquet")), "embedding")
+    assert stored.dtype == np.float16
+    in_file = np.linalg.norm(stored.astype(np.float64), axis=1)
+    np.testing.assert_allclose(in_file, 1, atol=1e-3)
+    assert np.abs(in_file - 1).max() > 1e-5, "float16 rounds; otherwise this test sees nothing"
+    read, _ = read_vectors(artifact)
+    np.testing.assert_allclose(np.linalg.norm(read.astype(np.float64), axis=1), 1, atol=2e-7)
+
+
+def test_what_an_analyst_filters_on_travels_with_each_vector(embeddings, sidecar):
+    artifact = embeddings(3)
+    table = read_table(artifact.file("00000.parquet"))
+    assert table.schema.equals(embeddings_schema(8))
+    names = ["key", "source_key", "captions", "labels", "style", "author", "licence", "source_url"]
+    assert table.select(names).to_pylist() == sidecar(3).select(names).to_pylist()
+
+
+def test_sql_computes_inner_products_on_the_embedding_as_a_float_array(embeddings, unit_vectors):
+    path = embeddings(6).file("00000.parquet")
+    vectors, _ = unit_vectors(6)
+    assert duckdb.sql(f"SELECT typeof(embedding) FROM '{path}' LIMIT 1").fetchall() == [("FLOAT[]",)]
+    query = ", ".join(str(float(value)) for value in vectors[2])
+    rows = duckdb.sql(
+        f"SELECT key, array_inner_product(embedding::FLOAT[8], [{query}]::FLOAT[8]) AS score FROM '{path}' ORDER BY score DESC"
+    ).fetchall()
+    scores = dict(rows)
+    assert rows[0][0] == "folder-2-00"
+    np.testing.assert_allclose([scores[f"folder-{i}-00"] for i in range(6)], vectors @ vectors[2], atol=2e-3)
+
+
+def test_a_part_without_an_accepted_image_is_an_empty_table(make, sidecar, unit_vectors):
+    vectors, norms = unit_vectors(2)
+    artifact = make(
+        "embeddings",
+        "a",
+        lambda d, n: write_embeddings(d, n, sidecar(0), np.empty((0, 8), np.float32), np.empty(0, np.float32)),
+        lambda d, n: write_embeddings(d, n, sidecar(2), vectors, norms),
+    )
+    read, read_norms = read_vectors(artifact)
+    assert read.shape == (2, 8)
+    assert read_norms.shape == (2,)
+
+
+def test_a_database_of_nothing_is_refused(make, sidecar):
+    empty = make("embeddings", "a", lambda d, n: write_embeddings(d, n, sidecar(0), np.empty((0, 8)), np.empty(0)))
+    with pytest.raises(FormatError, match="holds no embedding. Import images that can be read"):
+        read_vectors(empty)
+
+
+def test_vectors_that_do_not_match_the_sidecar_are_not_written(tmp_path, sidecar, unit_vectors):
+    vectors, norms = unit_vectors(3)
+    with pytest.raises(ValueError, match="(?i)length|rows|equal"):
+        write_embeddings(tmp_path, "00000", sidecar(2), vectors, norms)
+
+
+def test_licences_are_counted_most_first(make, sidecar, sample, unit_vectors):
+    table = sidecar(5)
+    position = table.schema.get_field_index("licence")
+    licences = ["CC0", None, "CC-BY", "CC-BY", None]
+    table = table.set_column(position, table.schema.field("licence"), [licences])
+    vectors, norms = unit_vectors(5)
+    artifact = make("embeddings", "a", lambda d, n: write_embeddings(d, n, table, vectors, norms))
+    assert list(licence_counts(artifact).items()) == [("not stated", 2), ("CC-BY", 2), ("CC0", 1)]

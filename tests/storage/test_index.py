@@ -1,0 +1,88 @@
+"""The index: one memory-mapped matrix, and the version that fits given embeddings."""
+
+import numpy as np
+import pytest
+
+from storage.artifact import Plan, begin, open_artifact
+from storage.errors import ArtifactMissing
+from storage.index import FAISS_FILE, faiss_file, open_index_of, open_norms, open_vectors, write_vectors
+
+
+@pytest.fixture
+def index(make, unit_vectors):
+    """index(fingerprint, seed) publishes an exact index over embeddings of that fingerprint."""
+
+    def made(fingerprint, seed=0, name="a"):
+        return make(
+            "index", name, lambda d, n: write_vectors(d, *unit_vectors(6, seed=seed)), inputs={"embeddings": fingerprint}
+        )
+
+    return made
+
+
+@pytest.fixture
+def embeddings(make):
+    """embeddings(text) publishes an embeddings artifact whose bytes follow from the text."""
+    return lambda text: make("embeddings", "a", lambda d, n: (d / n).write_text(text) and None, parameters={"text": text})
+
+
+def test_vectors_and_norms_come_back_memory_mapped(index, unit_vectors):
+    artifact = index("aa")
+    vectors, norms = unit_vectors(6)
+    assert isinstance(open_vectors(artifact), np.memmap)
+    assert isinstance(open_norms(artifact), np.memmap)
+    np.testing.assert_array_equal(open_vectors(artifact), vectors.astype(np.float16))
+    np.testing.assert_array_equal(open_norms(artifact), norms)
+    assert artifact.rows == 6
+
+
+def test_a_mapped_matrix_cannot_be_written_to(index):
+    with pytest.raises(ValueError, match="read-only"):
+        open_vectors(index("aa"))[0, 0] = 1
+
+
+def test_an_unfinished_build_can_be_searched_to_measure_its_recall(tmp_path, unit_vectors):
+    build = begin(tmp_path, Plan("index", "a", {}))
+    build.write_part("index", lambda d: (write_vectors(d, *unit_vectors(4)), {}))
+    assert open_vectors(build).shape == (4, 8)
+    assert faiss_file(build) is None
+
+
+def test_there_is_a_faiss_file_only_when_one_was_built(make, index):
+    assert faiss_file(index("aa")) is None
+    approximate = make("index", "b", lambda d, n: (d / FAISS_FILE).write_bytes(b"faiss") and 1)
+    assert faiss_file(approximate) == approximate.directory / FAISS_FILE
+
+
+def test_the_index_of_given_embeddings_is_found_among_its_versions(tmp_path, index, embeddings):
+    first, second = embeddings("first"), embeddings("second")
+    of_first, of_second = index(first.fingerprint), index(second.fingerprint)
+    assert open_index_of(tmp_path, first) == of_first
+    assert open_index_of(tmp_path, second) == of_second
+    assert open_artifact(tmp_path, "index", "a") == of_second
+
+
+def test_the_current_one_of_two_that_fit_is_taken(tmp_path, make, embeddings):
+    wanted = embeddings("x")
+    both = [
+        make(
+            "index",
+            "a",
+            lambda d, n: (d / n).write_text("") or 1,
+            parameters={"recipe": recipe},
+            inputs={"embeddings": wanted.fingerprint},
+        )
+        for recipe in ("exact", "autofaiss")
+    ]
+    for artifact in (both[0], both[1], both[0]):
+        begin(tmp_path, Plan("index", "a", artifact.parameters, artifact.inputs))
+        assert open_index_of(tmp_path, wanted) == artifact
+
+
+def test_embeddings_without_an_index_are_told_how_to_get_one(tmp_path, index, embeddings):
+    index("00", name="a")
+    index(embeddings("x").fingerprint, name="other")
+    with pytest.raises(
+        ArtifactMissing, match=f"index/a: no index .* {embeddings('x').fingerprint}. Build .*rdm build --name a"
+    ):
+        open_index_of(tmp_path, embeddings("x"))

@@ -1,0 +1,58 @@
+"""The arrays of a training run, joined by key and never by position."""
+
+import numpy as np
+import pytest
+
+from storage.errors import ArtifactMismatch
+from storage.index import write_vectors
+from storage.latents import write_latents
+from storage.neighbors import write_neighbors
+from storage.training import open_training_arrays
+
+
+@pytest.fixture
+def references(make, unit_vectors):
+    """references(latent keys of each part, query keys) publishes the three artifacts; query i has the neighbor row 10 + i."""
+
+    def made(latent_keys, query_keys):
+        def latents(keys):
+            raw = np.stack([np.full((1, 4, 4), ord(key), np.uint8) for key in keys])
+            return lambda d, n: write_latents(d, n, list(keys), raw)
+
+        rows = 10 + np.arange(len(query_keys), dtype=np.int64)[:, None]
+        database_keys = np.asarray([f"d{i}" for i in range(30)], dtype=object)
+        scores = np.ones(rows.shape, np.float32)
+        artifacts = {
+            "latents": make("latents", "l", *[latents(keys) for keys in latent_keys]),
+            "neighbors": make(
+                "neighbors", "n", lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores)
+            ),
+            "index": make("index", "i", lambda d, n: write_vectors(d, *unit_vectors(30))),
+        }
+        return {role: f"{artifact.name}@{artifact.id}" for role, artifact in artifacts.items()}
+
+    return made
+
+
+def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path, references, unit_vectors):
+    arrays = open_training_arrays(tmp_path, references(["ca", "b"], "abxc"))
+    assert [int(array[i, 0, 0, 0]) for array in arrays.latents for i in range(len(array))] == [ord(key) for key in "cab"]
+    assert arrays.neighbor_rows.tolist() == [[13], [10], [11]]
+    np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
+    np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
+    assert arrays.side == 4
+
+
+def test_large_arrays_are_memory_mapped(tmp_path, references):
+    arrays = open_training_arrays(tmp_path, references(["ab"], "ab"))
+    assert all(isinstance(array, np.memmap) for array in [*arrays.latents, arrays.vectors, arrays.norms])
+
+
+def test_a_latent_without_neighbors_is_a_mismatch_that_counts_and_names(tmp_path, references):
+    wanted = references(["abcd"], "bd")
+    with pytest.raises(ArtifactMismatch) as caught:
+        open_training_arrays(tmp_path, wanted)
+    assert str(caught.value) == (
+        f"latents/{wanted['latents']}: 2 samples have no neighbors in {wanted['neighbors']}, the first is 'a'. "
+        "Find neighbors for the embeddings of the same shards."
+    )

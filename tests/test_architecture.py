@@ -1,0 +1,193 @@
+"""What must hold for the whole code base: arrows run downward only, imports stay light, functions stay short."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "rdm_core", "storage")
+FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+TREES = {path.relative_to(REPOSITORY).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+MOST_LINES_IN_A_FILE = 400
+MOST_LINES_IN_A_FUNCTION = 60
+STORIES = {("rdm_core/train.py", "train")}
+"""The functions that may be longer: each is told in one go."""
+HEAVY = {"torch", "torchvision", "diffusers", "open_clip", "faiss", "autofaiss", "prefect", "accelerate", "webdataset", "PIL"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def report(violations):
+    """Fail with every violation on its own line."""
+    told = sorted(violations)
+    assert not told, "\n" + "\n".join(told)
+
+
+def run_python(code, *arguments):
+    """A fresh interpreter in the repository; its output."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_there_is_code_to_look_at():
+    assert {path.split("/")[0] for path in TREES} == set(PACKAGES)
+    assert ("rdm_core/train.py", "train") in {(path, f.name) for path, tree in TREES.items() for f in functions(tree)}
+
+
+# Imports
+
+
+def test_arrows_run_downward_only():
+    """The contracts of import-linter in pyproject.toml."""
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "4 kept, 0 broken" in ended.stdout
+
+
+def test_no_module_of_storage_loads_a_model_library_or_the_orchestrator():
+    code = """
+import importlib, pkgutil, sys
+import storage
+names = ["storage", *(module.name for module in pkgutil.walk_packages(storage.__path__, "storage."))]
+for name in names:
+    importlib.import_module(name)
+print(*names)
+print(*sys.modules)
+"""
+    names, loaded = run_python(code).splitlines()
+    assert {"storage.artifact", "storage.sources.coco", "storage.training"} <= set(names.split())
+    report(HEAVY & set(loaded.split()))
+
+
+def imported_at_module_level(tree):
+    """Top packages imported when the module is, those in `if` and `try` included, for type checking only excluded."""
+    found, open_nodes = set(), list(tree.body)
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            open_nodes += node.orelse
+        elif not isinstance(node, Function):
+            open_nodes += ast.iter_child_nodes(node)
+    return found
+
+
+def test_no_flow_imports_torch_pyarrow_or_faiss_itself():
+    forbidden = {"torch", "torchvision", "pyarrow", "faiss", "autofaiss"}
+    report(
+        f"{path}: imports {', '.join(sorted(forbidden & imported_at_module_level(tree)))} at module level"
+        for path, tree in TREES.items()
+        if path.startswith("flows/") and forbidden & imported_at_module_level(tree)
+    )
+
+
+HELP = """
+import sys
+from flows.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("loaded:", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
+def test_help_loads_neither_the_orchestrator_nor_a_model_library(arguments):
+    text, _, loaded = run_python(HELP, *arguments).rpartition("loaded:")
+    assert "usage: rdm" in text
+    report((HEAVY | {"pyarrow", "pydantic", "numpy"}) & set(loaded.split()))
+
+
+def test_nothing_reads_or_writes_a_pickle():
+    violations = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [(node.module or "").split(".")[0]]
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                names = [] if isinstance(node.value, ast.Constant) and node.value.value is False else ["allow_pickle"]
+            banned = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+            banned |= {"torch.load", "torch.save", "allow_pickle", "pandas.read_pickle", "pd.read_pickle"}
+            violations += [f"{path}:{node.lineno}: {name}" for name in names if name in banned]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
+                said = any(keyword.arg == "allow_pickle" for keyword in node.keywords)
+                violations += [] if said else [f"{path}:{node.lineno}: np.load without allow_pickle=False"]
+    report(violations)
+
+
+# Size
+
+
+def test_no_file_is_too_long():
+    lengths = {path: len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in TREES}
+    report(f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_IN_A_FILE)
+
+
+def test_no_function_is_too_long():
+    lengths = [(path, f.name, f.end_lineno - f.lineno + 1) for path, tree in TREES.items() for f in functions(tree)]
+    report(
+        f"{path}::{name}: {lines} lines"
+        for path, name, lines in lengths
+        if lines > MOST_LINES_IN_A_FUNCTION and (path, name) not in STORIES
+    )
+
+
+# Told
+
+
+def public_definitions(tree):
+    """(qualified name, node) of the module's public functions, classes and methods."""
+    for node in tree.body:
+        if isinstance(node, (Function, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                methods = [n for n in node.body if isinstance(n, Function) and not n.name.startswith("_")]
+                yield from ((f"{node.name}.{method.name}", method) for method in methods)
+
+
+def test_every_module_and_every_public_function_and_class_says_what_it_is_for():
+    silent = [path for path, tree in TREES.items() if tree.body and not ast.get_docstring(tree)]
+    silent += [
+        f"{path}::{name}"
+        for path, tree in TREES.items()
+        for name, node in public_definitions(tree)
+        if not ast.get_docstring(node)
+    ]
+    report(silent)
+
+
+def test_every_parameter_is_annotated():
+    violations = []
+    for path, tree in TREES.items():
+        for function in functions(tree):
+            spec = function.args
+            parameters = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
+            violations += [
+                f"{path}:{function.lineno}: {function.name}({parameter.arg})"
+                for parameter in parameters
+                if parameter.annotation is None and parameter.arg not in ("self", "cls")
+            ]
+            violations += [] if function.returns else [f"{path}:{function.lineno}: {function.name} -> ?"]
+    report(violations)
