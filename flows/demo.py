@@ -51,10 +51,8 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
 
 def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImages:
     """One set of images, smaller when the demo is asked to be."""
-    count = max(64, int(source["count"] * config.scale))
-    return ImportImages(
-        root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **DEMO_WORLD | source | {"count": count}
-    )
+    drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
+    return ImportImages(root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **drawn)
 
 
 def training(config: Demo, name: str, **changes: Any) -> TrainRDM:

@@ -83,8 +83,7 @@ def draw_factors(
     """
     if index < 0:
         raise ValueError(f"index of split {split!r} is {index}; it must be 0 or more")
-    given = {"style": styles, "shape": shapes, "colour": colours, "background": backgrounds, "position": positions, "size": sizes}
-    choices = {name: given[name] for name in FACTORS}
+    choices = dict(zip(FACTORS, (shapes, colours, styles, backgrounds, positions, sizes), strict=True))
     for name, allowed in choices.items():
         unknown = [value for value in allowed if value not in VALUES[name]]
         if unknown or not allowed:
