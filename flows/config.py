@@ -213,7 +213,7 @@ class EvaluateRDM(FlowConfig):
     """Of every sampled image."""
     k: PositiveInt = 4
     """Vectors in a context."""
-    steps: PositiveInt = 30
+    steps: PositiveInt = 20
     """Sampler steps."""
 
 

@@ -11,6 +11,7 @@ from flows.stage import groups, in_order, kept, published, stage_task, write_par
 from rdm_core.images import decode
 from rdm_core.latents import LatentSpace, load_latent_space
 from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.errors import StorageError
 from storage.latents import write_latents
 from storage.shards import read_images
 
@@ -28,6 +29,8 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         return kept(build)
     # A shard whose images were all rejected has nothing to train on.
     names = groups([part.name for part in shards.parts if part.counts.get("ok")])
+    if not names:
+        raise StorageError(shards.directory, "holds no accepted image", "Look at its rejects: rdm show shards/" + shards.name)
     parts = in_order(build, names, lambda group: encode_group(build, shards, group, config.autoencoder))
     return published(build, parts, clock, autoencoder_path=config.autoencoder)
 

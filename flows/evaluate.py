@@ -31,6 +31,8 @@ from storage.training import open_training_arrays
 EVALUATION_FILE = "evaluation.json"
 ASKED = ("colour", "shape")
 """Factors that the prompts name."""
+RETURNED, CHANCE = "return the neighbour", "chance"
+"""Rows that no denoiser drew."""
 
 
 @flow(name="evaluate-rdm")
@@ -46,11 +48,12 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     build = begin(config.root, evaluation_plan(config, run, baseline, database, swaps))
     if build.finished:
         return kept(build)
+    drawn = draw_prompts(config, run, baseline, database)
     measured = {
         "loss": measure_loss(config, run, baseline, database),
-        "prompts": measure_prompts(config, run, baseline, database),
+        "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
         "swaps": measure_swaps(config, run, swaps),
-        "copies": measure_copies(config, run, database),
+        "copies": measure_copies(config, run, database, drawn),
     }
     return published(build, write_evaluation(build, measured), clock)
 
@@ -111,20 +114,18 @@ def measure_loss(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database:
     }
 
 
-@stage_task(name="measure-prompts")
-def measure_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
-    """How often the oracle sees the colour and shape a prompt names, by what the denoiser was given."""
-    wanted = prompts_of(config)
-    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
+@stage_task(name="draw-prompts")
+def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, list[np.ndarray]]:
+    """The prompts' images by what the denoiser was given: once a seed, equal seeds for every row."""
+    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in prompts_of(config)])
     contexts = {name: strategy(queries, norms, database.database, config.k) for name, strategy in STRATEGIES.items()}
-    table = {f"text, context {name}": score(config, run, context, wanted) for name, context in contexts.items()}
-    shuffled = np.roll(np.arange(len(wanted)), len(wanted) // 2)
-    wrong = query_and_neighbors(queries[shuffled], norms[shuffled], database.database, config.k)
-    table["another prompt's context"] = score(config, run, wrong, wanted)
-    table["learned null"] = score(config, run, None, wanted)
-    table["trained without neighbors"] = score(config, baseline, None, wanted)
-    table["return the neighbour"] = judge([nearest_images(contexts["neighbors"], database)], wanted)
-    table["chance"] = {factor: asdict(estimate(np.full(2, 1 / len(world.VALUES[factor])))) for factor in ASKED}
+    other = np.roll(np.arange(len(queries)), len(queries) // 2)
+    wrong = query_and_neighbors(queries[other], norms[other], database.database, config.k)
+    table = {f"text, context {name}": draws(config, run, context) for name, context in contexts.items()}
+    table["another prompt's context"] = draws(config, run, wrong)
+    table["learned null"] = draws(config, run, None)
+    table["trained without neighbors"] = draws(config, baseline, None)
+    table[RETURNED] = [nearest_images(contexts["neighbors"], database)]
     return table
 
 
@@ -144,25 +145,18 @@ def measure_swaps(config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDataba
 
 
 @stage_task(name="measure-copies")
-def measure_copies(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> dict[str, float]:
+def measure_copies(
+    config: EvaluateRDM, run: OpenRun, database: OpenDatabase, drawn: dict[str, list[np.ndarray]]
+) -> dict[str, float]:
     """Share of prompted samples nearer to a training or database image than 1 % of held-out images are."""
-    wanted = prompts_of(config)
-    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
-    context = query_and_neighbors(queries, norms, database.database, config.k)
-    samples = np.concatenate(list(draws(config, run, context)))
-    latents = [run.facts["trained_on"]["latents"]["fingerprint"]]
-    trained = with_fingerprint(config.root, "latents", latents[0])
+    trained = with_fingerprint(config.root, "latents", run.facts["trained_on"]["latents"]["fingerprint"])
     heldout = open_artifact(config.root, "latents", config.heldout_latents)
-    known = [trained.inputs["shards"] if trained else "", database.embeddings.inputs["shards"]]
-    features = [features_of(config.root, fingerprint) for fingerprint in dict.fromkeys(known)]
+    known_shards = [database.embeddings.inputs["shards"], *([trained.inputs["shards"]] if trained else [])]
+    known = np.concatenate([features_of(config.root, fingerprint) for fingerprint in dict.fromkeys(known_shards)])
     real = features_of(config.root, heldout.inputs["shards"])
-    oracle = load_oracle()
-    returned = oracle.features(nearest_images(context, database, slot=1))
-    return {
-        "samples": copy_rate(oracle.features(samples), real, np.concatenate(features)),
-        "return the neighbour": copy_rate(returned, real, np.concatenate(features)),
-        "held-out images, by definition": 0.01,
-    }
+    rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
+    rates = {name: copy_rate(load_oracle().features(np.concatenate(images)), real, known) for name, images in rows.items()}
+    return rates | {"held-out images, by definition": 0.01}
 
 
 def prompts_of(config: EvaluateRDM) -> list[dict[str, str]]:
@@ -181,9 +175,9 @@ def draws(config: EvaluateRDM, run: OpenRun, context: Context | None) -> list[np
     ]
 
 
-def score(config: EvaluateRDM, run: OpenRun, context: Context | None, wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """Draw and judge."""
-    return judge(draws(config, run, context), wanted)
+def chance() -> dict[str, Any]:
+    """Agreement of a guess."""
+    return {factor: asdict(estimate(np.full(2, 1 / len(world.VALUES[factor])))) for factor in ASKED}
 
 
 def judge(drawn: Sequence[np.ndarray], wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -199,9 +193,9 @@ def judged(seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str
     }
 
 
-def nearest_images(context: Context, database: OpenDatabase, slot: int = 0) -> np.ndarray:
-    """The database image in one slot of each context: uint8 [B, H, W, 3]."""
-    keys = [credit["key"] for credit in database.credits(context.rows[:, slot].tolist())]
+def nearest_images(context: Context, database: OpenDatabase) -> np.ndarray:
+    """The nearest database image of each context of neighbors: uint8 [B, H, W, 3]."""
+    keys = [credit["key"] for credit in database.credits(context.rows[:, 0].tolist())]
     found = database.images(keys)
     return np.stack([decode(found[key]) for key in keys])
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import build_denoiser
@@ -26,8 +24,8 @@ def main(run: Path) -> None:
     config = TrainingConfig(**settings["training"])
     arrays = open_training_arrays(Path(settings["root"]), settings["inputs"])
     space = load_latent_space(settings["autoencoder"])
-    torch.manual_seed(config.seed)
-    denoiser = build_denoiser(DenoiserConfig(**settings["denoiser"]), space.channels, arrays.side, arrays.vectors.shape[1])
+    network, dimension = DenoiserConfig(**settings["denoiser"]), arrays.vectors.shape[1]
+    denoiser = build_denoiser(network, space.channels, arrays.side, dimension, config.seed)
     data = TrainingData(arrays.latents, arrays.neighbor_rows, arrays.vectors, arrays.norms)
     resume = latest_checkpoint(run)
     if is_main_process():

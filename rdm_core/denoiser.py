@@ -60,11 +60,13 @@ class Denoiser(nn.Module):
         (directory / "context.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
-def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Denoiser:
+def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None) -> Denoiser:
     """A freshly initialised denoiser for final latents [*, channels, side, side] and context vectors of `dimension`.
 
-    Initial weights follow torch's global seed.
+    Initial weights follow `seed`, or torch's global generator without one.
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
     return Denoiser(build(config, channels, side, dimension), dimension, config.context_norm)
 

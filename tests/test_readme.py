@@ -1,0 +1,63 @@
+"""The README cannot lie: its commands run, in order, and its claims about make exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty directory in which a reader follows the README."""
+    return tmp_path_factory.mktemp("reader")
+
+
+def run(command: str, workplace: Path, kind: str = "sh") -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    start = ["bash", "-ec", command] if kind == "sh" else [sys.executable, "-c", command]
+    return subprocess.run(start, cwd=workplace, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_every_block_is_of_a_kind_that_is_tested_here():
+    assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text"}
+    assert len(COMMANDS) > 12
+
+
+def test_every_make_target_it_names_exists_and_would_run():
+    targets = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, f"make {target}: {done.stderr}"
+
+
+def test_every_link_and_picture_leads_to_a_file():
+    places = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
+    assert places and all((REPOSITORY / place).is_file() for place in places), places
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"@[A-Z_]+@", README)
+
+
+def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace):
+    for kind, body in BLOCKS:
+        if kind == "python":
+            done = run(body, workplace, kind)
+            assert done.returncode == 0 and done.stdout.strip(), f"{body}\n{done.stderr[-2000:]}"
+        elif kind == "sh" and "make " not in body:
+            body = body.replace("export PATH=.venv/bin:$PATH\n", "")
+            done = run(body, workplace)
+            assert done.returncode == 0, f"{body}\n{done.stderr[-2000:]}"
+    assert len(list((workplace / "samples").glob("0*.png"))) == 4
+    again = run(COMMANDS[2], workplace)
+    assert " kept " in again.stderr and " built " not in again.stderr, "a second identical run does no work and says so"
