@@ -239,7 +239,7 @@ class Demo(FlowConfig):
     """Not used to name anything: the demo's artifacts have names of their own."""
     scale: float = Field(1.0, gt=0, le=10)
     """Share of the demo's images; 0.02 for a smoke test."""
-    steps: PositiveInt = 1500
+    steps: PositiveInt = 1200
     """Training steps of each of the two networks."""
     seed: int = 0
     """Of images, training and samples."""

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -151,47 +154,48 @@ def test_only_safetensors_and_json_are_written(folder):
     assert files == expected
 
 
-def spoil(folder, how: str) -> None:
-    """Make the weights folder one that cannot be used."""
-    weights = folder / "network/diffusion_pytorch_model.safetensors"
-    config = json.loads((folder / "network/config.json").read_text())
-    if how == "no such folder":
-        shutil.rmtree(folder)
-    elif how == "only the network":
-        (folder / "context.json").unlink()
-    elif how == "truncated":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif how == "only a pickle":
-        torch.save(load_file(weights), weights.with_suffix(".bin"))
-        weights.unlink()
-    elif how == "a tensor too few":
-        state = load_file(weights)
-        del state["pos_embed.proj.weight"]
-        save_file(state, weights)
-    elif how == "a block too many":
-        config["num_layers"] = 0
-        (folder / "network/config.json").write_text(json.dumps(config))
-    elif how == "another class":
-        (folder / "network/config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderKL"}))
-    elif how == "no JSON":
-        (folder / "context.json").write_text("{")
-    elif how == "other JSON":
-        (folder / "context.json").write_text("[]")
-    elif how == "null of another dimension":
-        save_file({"null": torch.zeros(D + 1)}, folder / "context.safetensors")
-    elif how == "no null":
-        save_file({"nil": torch.zeros(D)}, folder / "context.safetensors")
+NETWORK = "network/diffusion_pytorch_model.safetensors"
+NETWORK_CONFIG = "network/config.json"
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "no such folder", "only the network", "truncated", "only a pickle", "a tensor too few", "a block too many",
-        "another class", "no JSON", "other JSON", "null of another dimension", "no null",
-    ],
-)  # fmt: skip
+def without_a_tensor(folder: Path) -> None:
+    """The network's file lacks one of its tensors."""
+    state = load_file(folder / NETWORK)
+    del state["pos_embed.proj.weight"]
+    save_file(state, folder / NETWORK)
+
+
+def only_a_pickle(folder: Path) -> None:
+    """The same tensors in the format that runs code."""
+    torch.save(load_file(folder / NETWORK), (folder / NETWORK).with_suffix(".bin"))
+    (folder / NETWORK).unlink()
+
+
+def with_config(folder: Path, **changed) -> None:
+    """The network's file is untouched, what it is said to be is not."""
+    config = json.loads((folder / NETWORK_CONFIG).read_text())
+    (folder / NETWORK_CONFIG).write_text(json.dumps(config | changed))
+
+
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "no such folder": shutil.rmtree,
+    "only the network": lambda folder: (folder / "context.json").unlink(),
+    "truncated": lambda folder: (folder / NETWORK).write_bytes((folder / NETWORK).read_bytes()[:1000]),
+    "only a pickle": only_a_pickle,
+    "a tensor too few": without_a_tensor,
+    "a block too many": lambda folder: with_config(folder, num_layers=0),
+    "another class": lambda folder: with_config(folder, _class_name="AutoencoderKL"),
+    "a word for a number": lambda folder: with_config(folder, num_layers="two"),
+    "no JSON": lambda folder: (folder / "context.json").write_text("{"),
+    "other JSON": lambda folder: (folder / "context.json").write_text("[]"),
+    "null of another dimension": lambda folder: save_file({"null": torch.zeros(D + 1)}, folder / "context.safetensors"),
+    "no null": lambda folder: save_file({"nil": torch.zeros(D)}, folder / "context.safetensors"),
+}
+
+
+@pytest.mark.parametrize("how", list(SPOILED))
 def test_a_folder_that_is_not_whole_is_refused(how, folder):
-    spoil(folder, how)
+    SPOILED[how](folder)
     with pytest.raises(WeightsError, match=r"weights: not a weights folder of this project \(.+\).*Give a run's name"):
         load_denoiser(folder)
 
@@ -237,8 +241,6 @@ def test_the_2022_presets_are_the_released_networks(preset):
     assert round(parameter_count(denoiser.network) / 1e6, 2) == millions
     assert parameter_count(denoiser) == parameter_count(denoiser.network) + 512, "the null is all that is new"
     assert denoiser.context_norm == "raw"
-    widths = {
-        module.inner_dim // module.heads for name, module in denoiser.network.named_modules() if name.endswith(("attn1", "attn2"))
-    }
-    assert widths == {32}, "channels of a head at every level"
+    attentions = [module for module in denoiser.network.modules() if isinstance(module, Attention)]
+    assert {attention.inner_dim // attention.heads for attention in attentions} == {32}, "channels of a head at every level"
     assert {m.eps for m in denoiser.network.modules() if isinstance(m, nn.GroupNorm)} == {1e-5, 1e-6}, "1e-6 before attention"

@@ -90,9 +90,8 @@ def predictions(denoiser, context: Context, seeds: Sequence[int]) -> tuple[torch
     vectors = denoiser.context(torch.from_numpy(context.vectors), torch.from_numpy(context.norms))
     mask = torch.from_numpy(context.mask)
     with torch.no_grad():
-        both = [
-            denoiser(noise, torch.full((count,), 1000.0), vectors, mask, torch.full((count,), dropped)) for dropped in (False, True)
-        ]
+        time = torch.full((count,), 1000.0)
+        both = [denoiser(noise, time, vectors, mask, torch.full((count,), dropped)) for dropped in (False, True)]
     return noise, *both
 
 

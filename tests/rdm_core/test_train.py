@@ -202,10 +202,13 @@ def test_no_warm_up_starts_at_the_full_rate():
 
 
 def test_the_schedule_is_what_is_used_and_reported(tiny_denoiser, tiny_data):
-    denoiser = tiny_denoiser()
-    before = weights(denoiser)
-    recorder = run(denoiser, tiny_data(), replace(TRAINING, learning_rate=0.0, weight_decay=0.5))
-    assert_equal(weights(denoiser), before)
+    moved = []
+    for warmup_steps in (1, 10):
+        denoiser = tiny_denoiser()
+        before = denoiser.null.detach().clone()
+        run(denoiser, tiny_data(), replace(TRAINING, steps=1, warmup_steps=warmup_steps, cooldown=0.0, weight_decay=0.0))
+        moved.append((denoiser.null.detach() - before).abs().max().item())
+    assert moved[0] == pytest.approx(10 * moved[1], rel=1e-3)
     recorder = run(tiny_denoiser(), tiny_data(), TRAINING)
     assert recorder.column("learning_rate") == [learning_rate(TRAINING, step) for step in range(6)]
 
@@ -273,9 +276,15 @@ def test_a_posterior_is_sampled_anew_every_step(tiny_denoiser):
             return mean + torch.exp(log_variance / 2) * noise
 
     asked: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+    denoiser = tiny_denoiser()
+    denoiser.register_forward_pre_hook(lambda module, args: given.append(args[0]))
     latents = np.zeros((1, 6, 8, 8), np.float16)
     data = TrainingData([latents], np.zeros((1, 1), int), np.eye(1, 8), np.ones(1))
     recorder = Recorder()
-    train(tiny_denoiser(), FlowMatching(), Moments(), data, replace(TRAINING, k=1), recorder.hooks)
+    train(denoiser, FlowMatching(), Moments(), data, replace(TRAINING, k=1), recorder.hooks)
     assert all(noise.shape == (5, 3, 8, 8) for noise in asked)
     assert len({noise.numpy().tobytes() for noise in asked}) == 6
+    assert torch.cat(asked).std().item() == pytest.approx(1, abs=0.05)
+    mixed = [not torch.allclose(n, x, atol=1e-4) for n, x in zip(asked, given, strict=True)]
+    assert all(mixed), "the noise of the posterior is not that of the process"
