@@ -1,6 +1,6 @@
 """How Prefect is set up when no server is configured: its own temporary one, at home in the data root, silent.
 
-Must run before Prefect is imported. What the user has set is left alone, so a configured server is used as it is.
+Must run before Prefect and torch are imported. What the user has set is left alone, so a configured server is used as it is.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 def prepare(root: Path) -> None:
     """Set what the user has not set: home inside the root, no analytics, no log of its own."""
     defaults = {
+        # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch ten times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command line tells an error itself, once

@@ -75,6 +75,7 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
         metric_type="ip",
         max_index_memory_usage=memory,
         current_memory_available=with_room,
+        nb_cores=faiss.omp_get_max_threads(),  # it would set this process to all cores, and leave it so
         verbose=logging.CRITICAL,  # what it would say is in the exception
     )
     if index is None:

@@ -111,8 +111,10 @@ def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_sea
     centres = unit(20)
     vectors = centres[np.arange(1500) % 20] + 0.3 * unit(1500, seed=2)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    threads = faiss.omp_get_max_threads()
     recipe = build_index(vectors, tmp_path / "index.faiss", memory="64M")
     assert recipe
+    assert faiss.omp_get_max_threads() == threads, "the process is left as it was"
     queries = vectors[:100]
     found, scores = Searcher(vectors, tmp_path / "index.faiss").search(queries, 10)
     exact, exact_scores = search_exact(queries, vectors, 10)
