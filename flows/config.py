@@ -146,6 +146,8 @@ class TrainRDM(FlowConfig):
     """The run."""
     processes: PositiveInt = 1
     """Processes of `accelerate launch` on this machine, one a device."""
+    threads: PositiveInt | None = None
+    """CPU threads of each process; this machine's cores divided over the processes unless given."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: what Accelerate finds; cpu: no GPU even if there is one."""
 
@@ -213,7 +215,7 @@ class EvaluateRDM(FlowConfig):
     """Of every sampled image."""
     k: PositiveInt = 4
     """Vectors in a context."""
-    steps: PositiveInt = 20
+    steps: PositiveInt = 15
     """Sampler steps."""
 
 

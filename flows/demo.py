@@ -1,5 +1,9 @@
 """The whole path in one flow, on the built-in world: images -> database -> training -> samples -> report."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from os import cpu_count
 from typing import Any
 
 from prefect import flow
@@ -42,11 +46,17 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     for name in ("shapes-train", "shapes-heldout"):
         find_neighbors(FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
         encode_latents(EncodeLatents(root=config.root, name=name, shards=name))
-    train_rdm(training(config, "shapes"))
-    train_rdm(training(config, "shapes-without-neighbors", neighbor_dropout=1.0))
+    side_by_side(train_rdm, training(config, "shapes"), training(config, "shapes-without-neighbors", neighbor_dropout=1.0))
     samples = [sample_rdm(request) for request in requests(config)]
     evaluation = evaluate_rdm(evaluation_of(config))
     return evaluation, write_report(report_of(config, samples))
+
+
+def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
+    """Run one stage with several parameters at once: small networks use single cores better than one of them uses all."""
+    with ThreadPoolExecutor(len(configs)) as pool:
+        for future in [pool.submit(copy_context().run, stage, config) for config in configs]:
+            future.result()
 
 
 def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImages:
@@ -60,7 +70,8 @@ def training(config: Demo, name: str, **changes: Any) -> TrainRDM:
     preset = PRESETS["shapes"]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
-    return TrainRDM(root=config.root, name=name, **inputs, **preset | {"training": settings})
+    threads = max(1, (cpu_count() or 1) // 2)  # the two networks train side by side
+    return TrainRDM(root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings})
 
 
 def requests(config: Demo) -> list[SampleRDM]:

@@ -18,7 +18,7 @@ class TrainingFailed(RuntimeError):
     """The worker ended with an error; the message holds its last lines."""
 
 
-def launch_training(run: Path, steps: int, processes: int, device: str) -> None:
+def launch_training(run: Path, steps: int, processes: int, threads: int | None, device: str) -> None:
     """Run `flows.train_worker` on a run directory until it ends.
 
     The group is stopped when this process is interrupted; the worker watches its standard input and ends when we die.
@@ -26,6 +26,8 @@ def launch_training(run: Path, steps: int, processes: int, device: str) -> None:
     """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(processes)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    threads = threads or max(1, (os.cpu_count() or 1) // processes)
+    command += ["--num_cpu_threads_per_process", str(threads)]
     command += ["--cpu"] if device == "cpu" else []
     command += ["--multi_gpu"] if device == "auto" and processes > 1 and _cuda_devices() > 1 else []
     command += ["-m", "flows.train_worker", str(run)]

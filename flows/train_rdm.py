@@ -56,7 +56,7 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
 
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact]) -> Plan:
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
-    parameters = config.parameters("latents", "neighbors", "database", "processes", "device")
+    parameters = config.parameters("latents", "neighbors", "database", "processes", "threads", "device")
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     return Plan("runs", config.name, parameters | {"encoder": encoder, "space": space}, fingerprints)
@@ -70,7 +70,7 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact])
     settings |= {"noise": asdict(config.noise), "training": asdict(config.training)}
     settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
     write_json(build.file("config.json"), settings)
-    launch_training(build.directory, config.training.steps, config.processes, config.device)
+    launch_training(build.directory, config.training.steps, config.processes, config.threads, config.device)
 
 
 @stage_task(name="publish-weights")

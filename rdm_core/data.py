@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rdm_core.errors import RequestError
+
 NO_ROW = -1
 
 
@@ -42,7 +44,13 @@ class TrainingData:
         return self.latents[0].shape[1:]
 
     def batch(self, rows: np.ndarray, k: int, context_of: np.ndarray | None = None) -> Batch:
-        """The samples `rows` [B] with their k nearest neighbors, or with those of the samples `context_of` [B]."""
+        """The samples `rows` [B] with their k nearest neighbors, or with those of the samples `context_of` [B].
+
+        Raises RequestError when the table holds fewer than k for each.
+        """
+        if k > (stored := self.neighbor_rows.shape[1]):
+            cure = f"Use k={stored}, or look up more neighbors with `rdm neighbors`."
+            raise RequestError("k", f"{k} neighbors asked of a table that holds {stored}", cure)
         part = np.searchsorted(self.starts, rows, side="right") - 1
         raw = np.stack([self.latents[p][row - self.starts[p]] for p, row in zip(part, rows, strict=True)])
         near = self.neighbor_rows[rows if context_of is None else context_of, :k]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from rdm_core.errors import RequestError
 from rdm_core.noise import NETWORK_TIMES, Epsilon, FlowMatching, Process
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
@@ -25,7 +26,12 @@ def sample_euler(process: FlowMatching, predict: Predict, x: torch.Tensor, steps
 def sample_ddim(
     process: Epsilon, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
 ) -> torch.Tensor:
-    """DDIM (arXiv 2010.02502, eq. 12), leading spacing with offset 1 as the 2022 release; eta 1 is its paper's setting."""
+    """DDIM (arXiv 2010.02502, eq. 12), leading spacing with offset 1 as the 2022 release; eta 1 is its paper's setting.
+
+    Raises RequestError for more steps than the process has.
+    """
+    if steps > NETWORK_TIMES:
+        raise RequestError("steps", f"{steps} steps of a process that has {NETWORK_TIMES}", f"Use at most {NETWORK_TIMES}.")
     stride = NETWORK_TIMES // steps
     indices = [min(i * stride + 1, NETWORK_TIMES - 1) for i in reversed(range(steps))]
     for index, following in zip(indices, [*indices[1:], 0], strict=True):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rdm_core.data import NO_ROW, TrainingData, rows_of_step
+from rdm_core.errors import RequestError
 
 M, D = 7, 4
 
@@ -75,6 +76,11 @@ def test_a_batch_takes_the_k_nearest(data):
     assert one.vectors.shape == (6, 1, D)
     assert torch.equal(one.vectors, whole.vectors[:, :1])
     assert torch.equal(one.mask, whole.mask[:, :1])
+
+
+def test_more_neighbors_than_the_table_holds_are_refused(data):
+    with pytest.raises(RequestError, match=r"k: 4 neighbors asked of a table that holds 3.*Use k=3"):
+        data.batch(np.arange(6), k=4)
 
 
 def test_a_sample_can_be_given_the_neighbors_of_another(data):

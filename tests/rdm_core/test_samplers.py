@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from rdm_core.errors import RequestError
 from rdm_core.noise import Epsilon, FlowMatching
 from rdm_core.samplers import sample, sample_ddim, sample_euler
 
@@ -65,6 +66,11 @@ def test_ddim_with_fresh_noise_is_the_2022_papers_sampler(eta):
 
 def test_ddim_can_visit_every_step():
     assert torch.isfinite(sample_ddim(Epsilon(), fake_network, start(), 1000, no_noise)).all()
+
+
+def test_more_steps_than_the_process_has_are_refused():
+    with pytest.raises(RequestError, match=r"steps: 1001 steps of a process that has 1000.*at most 1000"):
+        sample_ddim(Epsilon(), fake_network, start(), 1001, no_noise)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
