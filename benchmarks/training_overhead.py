@@ -57,7 +57,8 @@ def bare_seconds(steps: int) -> float:
     denoiser = network()
     optimizer = torch.optim.AdamW(denoiser.parameters(), 1e-4)
     x, context = torch.randn(BATCH, 3, 32, 32), torch.randn(BATCH, 4, DIMENSION)
-    mask, dropped, times = torch.ones(BATCH, 4, dtype=torch.bool), torch.zeros(BATCH, dtype=torch.bool), torch.rand(BATCH) * 1000
+    mask, dropped = torch.ones(BATCH, 4, dtype=torch.bool), torch.zeros(BATCH, dtype=torch.bool)
+    times = torch.rand(BATCH) * 1000
     start = time.monotonic()
     for _ in range(steps):
         optimizer.zero_grad()

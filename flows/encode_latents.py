@@ -8,6 +8,7 @@ from prefect import flow
 from flows.config import EncodeLatents
 from flows.progress import Clock
 from flows.stage import groups, in_order, kept, published, stage_task, write_parts
+from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.latents import LatentSpace, load_latent_space
 from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
@@ -53,4 +54,4 @@ def encode_part(build: Build, shards: Artifact, name: str, space: LatentSpace) -
 @lru_cache(maxsize=1)
 def space_of(autoencoder: str) -> LatentSpace:
     """The latent space, loaded once a process."""
-    return load_latent_space(autoencoder)
+    return load_latent_space(autoencoder).to(best_device())

@@ -71,7 +71,7 @@ def open_run(root: Path, reference: str) -> OpenRun:
     """Load a run's weights onto the best device."""
     artifact = open_artifact(root, "runs", reference)
     denoiser, facts = load_denoiser(artifact.file("weights"))
-    space = load_latent_space(facts["space"]["path"])
+    space = load_latent_space(facts["space"]["path"]).to(best_device())
     return OpenRun(artifact, denoiser.to(best_device()), process_of(NoiseConfig(**facts["noise"])), space, facts)
 
 

@@ -23,6 +23,8 @@ if not set(FORMATS) <= set(Image.OPEN):
 
 # The vocabulary of ImageRejected.reason: stable, so that it can be counted and filtered on.
 REASONS = {
+    "missing file": "the data set lists it, but there is no such file",
+    "unreadable file": "the operating system would not read it",
     "empty file": "no bytes at all",
     "git-lfs pointer": "the small text git-lfs leaves where the data should be",
     "too many bytes": "the file is longer than DecodeLimits.max_bytes",

@@ -39,14 +39,20 @@ class LatentSpace:
             "factor": self.factor,
         }
 
+    def to(self, device: torch.device) -> "LatentSpace":
+        """Itself, with the autoencoder on a device; pixel space has nothing to move."""
+        if self.autoencoder is not None:
+            self.autoencoder.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 images [H, W, 3] of one size -> raw latents: uint8 [N, 3, H, W], or moments float16 [N, 2C, h, w]."""
         pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
         if self.autoencoder is None:
             return pixels
-        posterior = self.autoencoder.encode(torch.from_numpy(pixels).float() / 127.5 - 1).latent_dist
-        return posterior.parameters.half().numpy()
+        inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1
+        return self.autoencoder.encode(inputs).latent_dist.parameters.half().cpu().numpy()
 
     def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
         """Raw latents -> final latents [N, C, h, w] float32, of order 1.

@@ -22,6 +22,7 @@ from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
 from storage.neighbors import read_neighbors
 from storage.runs import METRICS_FILE, read_metrics
 from storage.samples import read_samples
+from storage.shards import read_sidecar
 
 
 def sample(small_world, name, **request):
@@ -184,3 +185,19 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, sma
         small_world.run.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes()
     )
     assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_files_that_are_absent_or_forbidden_end_as_rows(small_world, tmp_path):
+    coco = tmp_path / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    without_annotations(coco)
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "license": 1} for i in (1, 2)]
+    captions = [{"id": i, "image_id": i, "caption": "a thing"} for i in (1, 2)]
+    licenses = [{"id": 1, "name": "CC", "url": "https://example.org"}]
+    for kind, more in {"captions": {"annotations": captions}, "instances": {"annotations": [], "categories": []}}.items():
+        listed = {"images": images, "licenses": licenses} | more
+        (coco / "annotations" / f"{kind}_val2017.json").write_text(json.dumps(listed))
+    shards = import_images(ImportImages(root=small_world.root, name="absent", source="coco", path=coco, size=16))
+    rows = {row["key"]: row for row in read_sidecar(shards, "00000").to_pylist()}
+    assert rows["coco-000000000001-00"]["status"] == "ok"
+    assert rows["coco-000000000002-00"]["reason"] == "missing file" and "000000000002" in rows["coco-000000000002-00"]["detail"]

@@ -1,0 +1,99 @@
+"""The command line: what is wrong is named, before anything runs."""
+
+import json
+
+import pytest
+
+from flows import cli
+from storage.artifact import Plan, begin
+
+
+@pytest.fixture
+def rdm(capsys, tmp_path, monkeypatch):
+    """rdm("show", ...) -> (exit code, standard output, standard error), with a root of its own and Prefect left alone."""
+    monkeypatch.setattr(cli, "prepare", lambda root: None)
+
+    def run(*arguments):
+        command, *rest = arguments
+        try:
+            code = cli.main([command, "--root", str(tmp_path), *rest])
+        except SystemExit as exit_:
+            code = exit_.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "coco", "--name", "x"], "path: the source 'coco' needs the directory it lies in"),
+        (["import", "shapes", "--name", "x", "--set", "coun=3"], "coun: there is no such parameter"),
+        (["import", "shapes", "--name", "x", "--set", "count=many"], "count: Input should be a valid integer"),
+        (["import", "shapes", "--name", "../x"], "name: "),
+        (["import", "shapes"], "name: is needed"),
+        (["import", "shapes", "--name", "x", "--set", "count"], "write KEY=VALUE"),
+        (["train", "--name", "x", "--preset", "shpes"], "--preset shpes: there is no such preset. Presets: shapes"),
+        (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
+        (["sample", "--run", "r", "--text", "a", "--class", "b"], "texts and classes: give one kind of query"),
+        (["sample", "--run", "r", "--set", "context=query"], "'query' needs texts or images"),
+        (["import", "floppy", "--name", "x"], "invalid choice"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_exits_with_2(rdm, arguments, said, tmp_path):
+    code, out, err = rdm(*arguments)
+    assert code == 2 and said in err and not out
+    assert "Traceback" not in err and not list(tmp_path.iterdir()), "nothing ran"
+
+
+def test_set_reaches_inside_and_dry_run_shows_what_would_run(rdm):
+    code, out, _ = rdm(
+        "train", "--dry-run", "--preset", "shapes", "--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a",
+        "--set", "training.steps=7", "--set", "denoiser.depth=2",
+    )  # fmt: skip
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["training"]["steps"] == 7 and shown["denoiser"]["depth"] == 2
+    assert shown["denoiser"]["network"] == "transformer", "the rest of the preset stays"
+
+
+def test_every_preset_is_a_valid_set_of_parameters(rdm):
+    from flows.presets import PRESETS
+
+    for preset in PRESETS:
+        named = ["--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a"]
+        assert rdm("train", "--dry-run", "--preset", preset, *named)[0] == 0
+
+
+def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
+    assert "nothing has been built" in rdm("show")[1]
+    build = begin(tmp_path, Plan("shards", "mine", {"size": 32}))
+    part = build.write_part("00000", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {"ok": 3}))
+    made = build.commit([part], {})
+    code, out, _ = rdm("show", "--json")
+    assert code == 0 and json.loads(out)["artifacts"][0]["id"] == made.id
+    assert "size: 32" in rdm("show", "shards/mine")[1]
+    assert "1 artifacts, 1 files" in rdm("check")[1]
+
+
+def test_bad_data_exits_with_1_and_one_message(rdm, tmp_path):
+    for arguments in (["show", "shards/none"], ["show", "none"], ["show", "no.png"], ["check", "shards/none"]):
+        code, out, err = rdm(*arguments)
+        assert code == 1 and err.startswith("rdm: ") and "Traceback" not in err and not out
+    build = begin(tmp_path, Plan("shards", "mine", {}))
+    part = build.write_part("00000", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+    build.commit([part], {}).file("a").write_bytes(b"abd")
+    code, _, err = rdm("check")
+    assert code == 1 and "a has other bytes" in err
+
+
+def test_every_command_is_in_the_manual_and_has_help(rdm):
+    from pathlib import Path
+
+    manual = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    actions = cli.parser()._subparsers._group_actions[0]
+    for name, command in actions.choices.items():
+        assert command.description, name
+        if name not in ("embed", "evaluate", "report"):
+            assert f"rdm {name}" in manual or f"make {name}" in manual, name
