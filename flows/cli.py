@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 import argparse
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ Result = tuple[str, dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
     options = parser().parse_args(arguments)
-    prepare(options.root)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt: trainings end with us
     try:
         text, value = options.command(options)
     except KeyboardInterrupt:
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
                 help="one parameter; dots go inside: training.steps=500",
             )
             made.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
-            made.epilog = f"Parameters for --set: rdm {name} --dry-run, or flows/config.py."
+            made.epilog = "Every parameter for --set, with its meaning: flows/config.py; resolved: --dry-run."
         made.set_defaults(command=command)
         return made
 
@@ -113,6 +114,8 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
         place = values
         for step in path:
             place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
         place[last] = _value(text)
     try:
         return kind(**values)
@@ -134,10 +137,13 @@ def _value(text: str) -> Any:
 def _complaint(error: Any, kind: type) -> str:
     where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where}: there is no such parameter. Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
+        known = "" if "." in where else f" Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
+        return f"{where}: there is no such parameter.{known}"
     if error["type"] == "missing":
-        return f"{where}: is needed. Give --{where}, or --set {where}=..."
+        return f"{where}: is needed. Give it with its flag, or --set {where}=..."
     message = error["msg"].removeprefix("Value error, ")
+    if where and error["type"] == "value_error":
+        return f"{where}.{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
 
 
@@ -206,9 +212,11 @@ def run_sample(options: argparse.Namespace) -> Result:
 
     flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
-    text, value = _stage(options, configured(options, SampleRDM, **flags), "flows.sample", "sample_rdm", _sampled)
+    config = configured(options, SampleRDM, **flags)
     if options.out and not options.dry_run:
-        options.out.mkdir(parents=True, exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)  # before the work: a wrong place is told at once
+    text, value = _stage(options, config, "flows.sample", "sample_rdm", _sampled)
+    if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
             shutil.copyfile(image, options.out / image.name)
     return text, value
@@ -254,6 +262,7 @@ def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, tol
         return json.dumps(value, indent=2), value
     from importlib import import_module
 
+    prepare(options.root)
     return told(getattr(import_module(module), flow)(config))
 
 
@@ -304,7 +313,7 @@ def _told(error: Exception) -> int:
         return 2
     from flows.show import is_ours
 
-    if is_ours(error):
+    if is_ours(error) or isinstance(error, OSError):
         print(f"rdm: {error}", file=sys.stderr)
         return 1
     raise error

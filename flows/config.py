@@ -12,6 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
+SPLITS = {
+    "coco": ("all", "train", "val"),
+    "openimages": ("all", "train", "validation", "test"),
+    "wikiart": ("all",),
+    "folder": ("all",),
+}
+"""What each dataset can be restricted to."""
+VOCABULARY = {
+    "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent"),
+    "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
+    "styles": ("photograph", "oil painting", "sketch"),
+    "backgrounds": ("light", "dark", "striped", "checkered"),
+    "positions": ("centre", "top left", "top right", "bottom left", "bottom right"),
+    "sizes": ("small", "medium", "large"),
+}
+"""The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
 
 
 class FlowConfig(BaseModel):
@@ -36,9 +52,9 @@ class ImportImages(FlowConfig):
     """Which reader: the layout the dataset has on disk, or the built-in shapes."""
     path: Path | None = None
     """Where the dataset lies; not for shapes."""
-    split: str = "all"
+    split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
     """all, or one split of the dataset (coco: train, val; openimages: train, validation, test); shapes: any word."""
-    size: PositiveInt = 256
+    size: int = Field(256, ge=16)
     """Side of a stored crop in pixels."""
     crop: Literal["centre", "random"] = "centre"
     """centre: shorter side to `size`, central square. random: windows of a square frame, as the 2022 database."""
@@ -50,7 +66,7 @@ class ImportImages(FlowConfig):
     """How a crop is stored."""
     quality: int = Field(95, ge=1, le=100)
     """jpg quality."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Of random crops, and of the shapes world."""
     images_per_part: PositiveInt = 1000
     """Source images a part; the part is the unit of resume."""
@@ -58,6 +74,8 @@ class ImportImages(FlowConfig):
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: PositiveInt = 268_435_456
     """Files with more bytes are rejected unread."""
+    dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")
+    """folder: name of the dataset, the first part of every key; give each folder its own."""
     licence: str | None = None
     """folder: licence of every image in it."""
     author: str | None = None
@@ -81,6 +99,13 @@ class ImportImages(FlowConfig):
     def _fits_together(self) -> "ImportImages":
         if self.source != "shapes" and self.path is None:
             raise ValueError(f"path: the source {self.source!r} needs the directory it lies in")
+        splits = SPLITS.get(self.source, (self.split,))
+        if self.split not in splits:
+            raise ValueError(f"split: {self.split!r} is not one of {', '.join(splits)}")
+        for factor, values in VOCABULARY.items():
+            for value in getattr(self, factor):
+                if value not in values:
+                    raise ValueError(f"{factor}: {value!r} is not one of {', '.join(values)}")
         if self.crop == "random" and self.frame < self.size:
             raise ValueError(f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it")
         if self.crop == "centre" and self.crops_per_image > 1:
@@ -151,6 +176,12 @@ class TrainRDM(FlowConfig):
     device: Literal["auto", "cpu"] = "auto"
     """auto: what Accelerate finds; cpu: no GPU even if there is one."""
 
+    @model_validator(mode="after")
+    def _divides(self) -> "TrainRDM":
+        if self.training.batch % self.processes:
+            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {self.processes} processes")
+        return self
+
 
 class SampleRDM(FlowConfig):
     """weights + any database + a request -> images, each with its neighbors, scores, licences and seed."""
@@ -175,7 +206,7 @@ class SampleRDM(FlowConfig):
     """0: without neighbors; 1: no guidance; above: stronger."""
     steps: PositiveInt = 50
     """Sampler steps."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Image i is drawn from seed + i."""
     pool: PositiveInt = 20
     """classes: neighbors to draw k from."""
@@ -189,6 +220,8 @@ class SampleRDM(FlowConfig):
         given = [field for field in ("texts", "images", "classes") if getattr(self, field)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: give one kind of query")
+        if self.context == "query+neighbors" and given not in (["texts"], ["images"]):
+            raise ValueError("context: 'query+neighbors' needs texts or images; a class or nothing has neighbors only")
         if self.context == "query" and given not in (["texts"], ["images"]):
             raise ValueError("context: 'query' needs texts or images")
         return self
@@ -205,7 +238,7 @@ class EvaluateRDM(FlowConfig):
     """Latents of images neither run has seen."""
     heldout_neighbors: str
     """Their neighbor table in the run's database."""
-    swaps: dict[str, str]
+    swaps: dict[Literal["photograph", "oil painting", "sketch"], str]
     """Style -> database that holds only that style."""
     prompts: PositiveInt = 64
     """Colour-and-shape prompts a measurement."""
@@ -215,7 +248,7 @@ class EvaluateRDM(FlowConfig):
     """Of every sampled image."""
     k: PositiveInt = 4
     """Vectors in a context."""
-    steps: PositiveInt = 15
+    steps: PositiveInt = 12
     """Sampler steps."""
 
 
@@ -240,8 +273,8 @@ class Demo(FlowConfig):
     name: str = "demo"
     """Not used to name anything: the demo's artifacts have names of their own."""
     scale: float = Field(1.0, gt=0, le=10)
-    """Share of the demo's images; 0.02 for a smoke test."""
-    steps: PositiveInt = 1200
+    """Share of the demo's images and prompts; 0.02 for a smoke test."""
+    steps: PositiveInt = 1400
     """Training steps of each of the two networks."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Of images, training and samples."""

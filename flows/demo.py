@@ -1,9 +1,9 @@
 """The whole path in one flow, on the built-in world: images -> database -> training -> samples -> report."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
-from os import cpu_count
+from os import sched_getaffinity
 from typing import Any
 
 from prefect import flow
@@ -24,6 +24,7 @@ from flows.encode_latents import encode_latents
 from flows.evaluate import evaluate_rdm
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
+from flows.launch import stop_all
 from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.report import write_report
 from flows.sample import sample_rdm
@@ -55,8 +56,13 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
 def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
     """Run one stage with several parameters at once: small networks use single cores better than one of them uses all."""
     with ThreadPoolExecutor(len(configs)) as pool:
-        for future in [pool.submit(copy_context().run, stage, config) for config in configs]:
-            future.result()
+        futures = [pool.submit(copy_context().run, stage, config) for config in configs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop_all()
+            raise
 
 
 def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImages:
@@ -70,7 +76,7 @@ def training(config: Demo, name: str, **changes: Any) -> TrainRDM:
     preset = PRESETS["shapes"]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
-    threads = max(1, (cpu_count() or 1) // 2)  # the two networks train side by side
+    threads = max(1, len(sched_getaffinity(0)) // 2)  # the two networks train side by side
     return TrainRDM(root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings})
 
 
@@ -97,6 +103,7 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         heldout_latents="shapes-heldout",
         heldout_neighbors="shapes-heldout",
         swaps=SWAPS,
+        prompts=max(8, int(64 * min(1.0, config.scale))),
     )
 
 

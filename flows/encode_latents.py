@@ -1,6 +1,7 @@
 """shards -> latents: what the denoiser is trained on, encoded once."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from prefect import flow
@@ -10,7 +11,7 @@ from flows.progress import Clock
 from flows.stage import groups, in_order, kept, published, stage_task, write_parts
 from rdm_core.device import best_device
 from rdm_core.images import decode
-from rdm_core.latents import LatentSpace, load_latent_space
+from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
 from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
 from storage.errors import StorageError
 from storage.latents import write_latents
@@ -33,7 +34,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     if not names:
         raise StorageError(shards.directory, "holds no accepted image", "Look at its rejects: rdm show shards/" + shards.name)
     parts = in_order(build, names, lambda group: encode_group(build, shards, group, config.autoencoder))
-    return published(build, parts, clock, autoencoder_path=config.autoencoder)
+    return published(build, parts, clock, autoencoder_path=absolute(config.autoencoder))
 
 
 @stage_task(name="encode-parts")
@@ -49,6 +50,11 @@ def encode_part(build: Build, shards: Artifact, name: str, space: LatentSpace) -
     keys, images = [key for key, _ in samples], [image for _, image in samples]
     raw = np.concatenate([space.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
     return build.write_part(name, lambda scratch: (write_latents(scratch, name, keys, raw), {}))
+
+
+def absolute(autoencoder: str) -> str:
+    """A local folder by its absolute path, so that it is found from any directory; anything else as it is."""
+    return str(Path(autoencoder).resolve()) if autoencoder != PIXELS and Path(autoencoder).exists() else autoencoder
 
 
 @lru_cache(maxsize=1)

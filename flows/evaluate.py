@@ -24,7 +24,8 @@ from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, Build, Plan, begin, open_artifact, with_fingerprint
 from storage.atomic import write_json
-from storage.checks import made_with
+from storage.checks import made_with, same_shards
+from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.shards import read_images
 from storage.training import open_training_arrays
 
@@ -43,6 +44,7 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     """
     clock = Clock()
     run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
+    same_but_for_neighbors(run, baseline)
     database = open_database(config.root, database_of(run), run)
     swaps = {style: open_database(config.root, name, run) for style, name in config.swaps.items()}
     build = begin(config.root, evaluation_plan(config, run, baseline, database, swaps))
@@ -65,11 +67,27 @@ def evaluation_plan(
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
     made_with(neighbors, "database", database.embeddings)
+    same_shards(config.root, latents, neighbors)
     inputs = {"run": run.artifact.fingerprint, "baseline": baseline.artifact.fingerprint}
     inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
     inputs |= {f"swap {style}": opened.embeddings.fingerprint for style, opened in swaps.items()}
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
     return Plan("evaluations", config.name, config.parameters(*left_out), inputs)
+
+
+def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
+    """Raise ArtifactMismatch unless the baseline is the same network and training, but never saw a neighbor."""
+
+    def compared(of: OpenRun) -> dict[str, Any]:
+        chosen = {part: of.artifact.parameters[part] for part in ("denoiser", "noise", "space", "training")}
+        return chosen | {"training": chosen["training"] | {"neighbor_dropout": None}}
+
+    if compared(run) != compared(baseline) or baseline.facts["neighbor_dropout"] != 1:
+        raise ArtifactMismatch(
+            f"runs/{run.artifact.name} and runs/{baseline.artifact.name}",
+            "the second is not the first's network trained without neighbors",
+            "Train it with equal parameters and --set training.neighbor_dropout=1.",
+        )
 
 
 @stage_task(name="write-evaluation")
@@ -149,9 +167,10 @@ def measure_copies(
     config: EvaluateRDM, run: OpenRun, database: OpenDatabase, drawn: dict[str, list[np.ndarray]]
 ) -> dict[str, float]:
     """Share of prompted samples nearer to a training or database image than 1 % of held-out images are."""
-    trained = with_fingerprint(config.root, "latents", run.facts["trained_on"]["latents"]["fingerprint"])
+    latents = run.facts["trained_on"]["latents"]
+    trained = open_artifact(config.root, "latents", f"{latents['name']}@{latents['id']}")
     heldout = open_artifact(config.root, "latents", config.heldout_latents)
-    known_shards = [database.embeddings.inputs["shards"], *([trained.inputs["shards"]] if trained else [])]
+    known_shards = [database.embeddings.inputs["shards"], trained.inputs["shards"]]
     known = np.concatenate([features_of(config.root, fingerprint) for fingerprint in dict.fromkeys(known_shards)])
     real = features_of(config.root, heldout.inputs["shards"])
     rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
@@ -204,6 +223,6 @@ def features_of(root: Path, shards_fingerprint: str) -> np.ndarray:
     """Oracle features [N, F] of every image of some shards."""
     shards = with_fingerprint(root, "shards", shards_fingerprint)
     if shards is None:
-        return np.empty((0, load_oracle().features(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]), np.float32)
+        raise ArtifactMissing(f"{root}/shards", f"no shards have the fingerprint {shards_fingerprint}", "Import them again.")
     images = [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
     return load_oracle().features(np.stack(images))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -18,7 +19,7 @@ from storage.shards import EncodedSample, SampleRecord, write_shard
 from storage.sources import SOURCES, Listing, SourceImage, key_of
 
 
-@flow(name="import-images", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))
+@flow(name="import-images", task_runner=ThreadPoolTaskRunner(max_workers=len(os.sched_getaffinity(0))))
 def import_images(config: ImportImages) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
@@ -56,7 +57,8 @@ def list_images(config: ImportImages) -> Listing:
         return Listing(tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names), "built-in", {})
     assert config.path is not None, "the config refuses a source without a path"
     if config.source == "folder":
-        return SOURCES["folder"](config.path, licence=config.licence, author=config.author)
+        listing = SOURCES["folder"](config.path, licence=config.licence, author=config.author)
+        return replace(listing, images=tuple(replace(image, dataset=config.dataset) for image in listing.images))
     if config.source == "wikiart":
         return SOURCES["wikiart"](config.path)
     return SOURCES[config.source](config.path, split=config.split)
@@ -135,9 +137,10 @@ def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
     restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
     drawn = world.sample(config.split, index, config.size, config.seed, **{k: v for k, v in restrictions.items() if v})
     data = encode(drawn.pixels, config.encoding, config.quality)
+    source_key = drawn.key if config.seed == 0 else f"{drawn.key}-s{config.seed}"
     record = SampleRecord(
-        key=f"{drawn.key}-00",
-        source_key=drawn.key,
+        key=f"{source_key}-00",
+        source_key=source_key,
         width=config.size,
         height=config.size,
         original_width=config.size,

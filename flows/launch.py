@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.progress import bar
 
+_LIVE: set[subprocess.Popen] = set()
 LAST_LINES = 20
 SECONDS_TO_STOP = 10
 
@@ -26,7 +27,7 @@ def launch_training(run: Path, steps: int, processes: int, threads: int | None, 
     """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(processes)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    threads = threads or max(1, (os.cpu_count() or 1) // processes)
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
     command += ["--num_cpu_threads_per_process", str(threads)]
     command += ["--cpu"] if device == "cpu" else []
     command += ["--multi_gpu"] if device == "auto" and processes > 1 and _cuda_devices() > 1 else []
@@ -36,16 +37,26 @@ def launch_training(run: Path, steps: int, processes: int, threads: int | None, 
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=environment, start_new_session=True,
     ) as child:  # fmt: skip
+        _LIVE.add(child)
         try:
             last = _follow(child, steps)
         except BaseException:
             _stop(child)
             raise
+        finally:
+            _LIVE.discard(child)
     if child.returncode:
-        cure = "Run the same command again: it resumes from the last checkpoint."
+        killed = child.returncode < 0 or any("died with <Signals" in line for line in last)
+        cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what they name."
         raise TrainingFailed(
             f"{run}: training ended with exit code {child.returncode}. {cure} Its last lines:\n" + "\n".join(last)
         )
+
+
+def stop_all() -> None:
+    """End every training this process has started, in whichever thread: what an interrupt does to one, it does to all."""
+    for child in list(_LIVE):
+        _stop(child)
 
 
 def _follow(child: subprocess.Popen, steps: int) -> deque[str]:

@@ -72,6 +72,13 @@ def open_run(root: Path, reference: str) -> OpenRun:
     artifact = open_artifact(root, "runs", reference)
     denoiser, facts = load_denoiser(artifact.file("weights"))
     space = load_latent_space(facts["space"]["path"]).to(best_device())
+    wanted = {key: value for key, value in facts["space"].items() if key != "path"}
+    if space.identity != wanted:
+        raise ArtifactMismatch(
+            f"autoencoder {facts['space']['path']!r}",
+            f"its weights are {space.weights_sha256} now, {artifact.name!r} was trained with {wanted['weights_sha256']}",
+            "Put the original autoencoder back, or train again.",
+        )
     return OpenRun(artifact, denoiser.to(best_device()), process_of(NoiseConfig(**facts["noise"])), space, facts)
 
 

@@ -9,6 +9,12 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Thing = TypeVar("Thing")
+PLAIN_LINES = {
+    "mininterval": 30.0,
+    "delay": 30.0,
+    "bar_format": "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]{postfix}\n",
+}
+"""tqdm's options where there is no terminal."""
 
 
 def say(stage: str, name: str, text: str) -> None:
@@ -25,12 +31,7 @@ def track(things: Iterable[Thing], total: int, stage: str, unit: str) -> Iterato
 @contextmanager
 def bar(total: int, stage: str, unit: str) -> Iterator[tqdm]:
     """A bar to be moved by hand; prints a line every 30 seconds where there is no terminal."""
-    terminal = sys.stderr.isatty()
-    options = (
-        {}
-        if terminal
-        else {"mininterval": 30.0, "bar_format": "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}] {postfix}\n"}
-    )
+    options = {} if sys.stderr.isatty() else PLAIN_LINES
     with tqdm(total=total, desc=stage, unit=unit, leave=False, file=sys.stderr, **options) as shown:
         yield shown
 

@@ -15,8 +15,9 @@ from flows.stage import kept, published, single_part, stage_task
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Build, Plan, begin, open_artifact
 from storage.atomic import write_json
-from storage.checks import made_with
+from storage.checks import made_with, same_shards
 from storage.embeddings import licence_counts
+from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
@@ -51,6 +52,13 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
     made_with(neighbors, "database", database)
+    same_shards(config.root, latents, neighbors)
+    if config.training.k > neighbors.parameters["k"]:
+        raise StorageError(
+            f"neighbors/{config.neighbors}",
+            f"it stores {neighbors.parameters['k']} neighbors, training.k asks for {config.training.k}",
+            "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
+        )
     return {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
 
 

@@ -4,6 +4,7 @@ They are nested in the flows' parameters, so the same class is the command line'
 manifest's record and this manual.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,13 @@ class DenoiserConfig:
     context_norm: Literal["unit", "raw"] = "unit"
     """unit: vectors of length sqrt(D), so that each entry is of order 1; raw: the encoder's own length, as in 2022."""
 
+    def __post_init__(self) -> None:
+        _require(self, ("depth", "head_channels", "patch"), lambda value: value >= 1, "at least 1")
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels: is {self.channels}, must be one or more widths above 0")
+        if self.network == "transformer" and self.channels[0] % self.head_channels:
+            raise ValueError(f"channels: {self.channels[0]} cannot be divided into heads of {self.head_channels}")
+
 
 @dataclass(frozen=True)
 class NoiseConfig:
@@ -34,6 +42,8 @@ class NoiseConfig:
 
     process: Literal["flow", "epsilon"] = "epsilon"
     """flow: straight paths, logit-normal times; epsilon: noise prediction on 1000 steps of scaled-linear betas."""
+    time_mean: float = 0.0
+    """flow: mean of the logit of a time; above 0 more noise, below 0 less."""
     beta_start: float = 0.0015
     """epsilon: first beta."""
     beta_end: float = 0.0195
@@ -74,3 +84,17 @@ class TrainingConfig:
     """A line of metrics every so many steps."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast; the weights stay fp32."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch", "k", "checkpoint_steps", "log_steps")
+        _require(self, counts, lambda value: value >= 1, "at least 1")
+        _require(self, ("learning_rate", "clip_norm"), lambda value: 0 < value < float("inf"), "above 0")
+        _require(self, ("cooldown", "neighbor_dropout", "ema_decay"), lambda value: 0 <= value <= 1, "between 0 and 1")
+        _require(self, ("warmup_steps", "weight_decay", "seed"), lambda value: value >= 0, "0 or more")
+
+
+def _require(config: object, names: tuple[str, ...], holds: Callable[[float], bool], wanted: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not holds(value):
+            raise ValueError(f"{name}: is {value}, must be {wanted}")

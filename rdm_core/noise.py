@@ -22,12 +22,15 @@ def _over(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class FlowMatching:
     """Straight paths x_t = (1 - t) x0 + t n with target n - x0 (rectified flow, arXiv 2209.03003).
 
-    Times are logit-normal, sigmoid(N(0, 1)) (arXiv 2403.03206, eq. 19).
+    Times are logit-normal, sigmoid(N(time_mean, 1)) (arXiv 2403.03206, eq. 19): a larger mean trains more where an image
+    is decided, a smaller one where it is finished.
     """
+
+    time_mean: float = 0.0
 
     def draw_times(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Times [count] in (0, 1)."""
-        return torch.sigmoid(torch.randn(count, generator=generator))
+        return torch.sigmoid(self.time_mean + torch.randn(count, generator=generator))
 
     def corrupt(self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
@@ -73,4 +76,4 @@ Process = FlowMatching | Epsilon
 
 def process_of(config: NoiseConfig) -> Process:
     """The forward process a configuration names."""
-    return FlowMatching() if config.process == "flow" else Epsilon(config.beta_start, config.beta_end)
+    return FlowMatching(config.time_mean) if config.process == "flow" else Epsilon(config.beta_start, config.beta_end)

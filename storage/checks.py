@@ -1,6 +1,8 @@
 """Do two artifacts belong together? A mismatch names both sides and the command that cures it."""
 
-from storage.artifact import Artifact
+from pathlib import Path
+
+from storage.artifact import Artifact, with_fingerprint
 from storage.errors import ArtifactMismatch
 
 
@@ -27,4 +29,19 @@ def made_with(artifact: Artifact, role: str, other: Artifact) -> None:
             f"{artifact.kind}/{artifact.name}",
             f"made with {role} {artifact.inputs.get(role)}, while {other.kind}/{other.name} is {other.fingerprint}",
             f"Make it again, or name the version it was made with: {other.name}@<id>.",
+        )
+
+
+def same_shards(root: Path, latents: Artifact, neighbors: Artifact) -> None:
+    """Raise ArtifactMismatch unless the latents and the neighbor table's queries were made from the same shards.
+
+    Their keys may agree all the same: a new crop of an image keeps its key.
+    """
+    queries = with_fingerprint(root, "embeddings", neighbors.inputs["queries"])
+    if queries is None or queries.inputs["shards"] != latents.inputs["shards"]:
+        found = f"shards {queries.inputs['shards']}" if queries else "embeddings that are no longer under this root"
+        raise ArtifactMismatch(
+            f"latents/{latents.name} and neighbors/{neighbors.name}",
+            f"the latents come from shards {latents.inputs['shards']}, the neighbors from {found}",
+            "Embed, find neighbors and encode again from one version of the shards.",
         )

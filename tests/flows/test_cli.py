@@ -10,8 +10,8 @@ from storage.artifact import Plan, begin
 
 @pytest.fixture
 def rdm(capsys, tmp_path, monkeypatch):
-    """rdm("show", ...) -> (exit code, standard output, standard error), with a root of its own and Prefect left alone."""
-    monkeypatch.setattr(cli, "prepare", lambda root: None)
+    """rdm("show", ...) -> (exit code, standard output, standard error), with a root of its own."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
 
     def run(*arguments):
         command, *rest = arguments
@@ -38,6 +38,16 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
         (["sample", "--run", "r", "--text", "a", "--class", "b"], "texts and classes: give one kind of query"),
         (["sample", "--run", "r", "--set", "context=query"], "'query' needs texts or images"),
+        (["import", "shapes", "--name", "x", "--set", "name.x=3"], "'name' has no parameters inside"),
+        (["import", "shapes", "--name", "x", "--set", 'styles=["sketh"]'], "styles: 'sketh' is not one of"),
+        (["import", "shapes", "--name", "x", "--set", "size=8"], "size: "),
+        (["import", "shapes", "--name", "x", "--set", "split=../x"], "split: "),
+        (["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"], "split: 'tran' is not one of all, train, val"),
+        (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
+        (["train", "--name", "x", "--set", "training.neighbor_dropout=7"], "training.neighbor_dropout: "),
+        (["train", "--name", "x", "--set", "training.batch=9", "--set", "processes=2"], "batch: 9 cannot be divided over 2"),
+        (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
+        (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
         (["import", "floppy", "--name", "x"], "invalid choice"),
     ],
 )
@@ -95,5 +105,11 @@ def test_every_command_is_in_the_manual_and_has_help(rdm):
     actions = cli.parser()._subparsers._group_actions[0]
     for name, command in actions.choices.items():
         assert command.description, name
-        if name not in ("embed", "evaluate", "report"):
-            assert f"rdm {name}" in manual or f"make {name}" in manual, name
+        assert f"rdm {name}" in manual or f"make {name}" in manual, name
+
+
+def test_the_vocabulary_of_the_parameters_is_the_worlds():
+    from flows.config import VOCABULARY
+    from rdm_core.shapes import world
+
+    assert {f"{factor}s": values for factor, values in world.VALUES.items()} == VOCABULARY
