@@ -8,6 +8,9 @@ from flows import cli
 from storage.artifact import Plan, begin
 
 
+TRAINING = ("--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a")
+
+
 @pytest.fixture
 def rdm(capsys, tmp_path, monkeypatch):
     """rdm("show", ...) -> (exit code, standard output, standard error), with a root of its own."""
@@ -45,7 +48,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"], "split: 'tran' is not one of all, train, val"),
         (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
         (["train", "--name", "x", "--set", "training.neighbor_dropout=7"], "training.neighbor_dropout: "),
-        (["train", "--name", "x", "--set", "training.batch=9", "--set", "processes=2"], "batch: 9 cannot be divided over 2"),
+        (["train", *TRAINING, "--set", "training.batch=9", "--set", "processes=2"], "batch: 9 cannot be divided over 2"),
         (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
         (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
         (["import", "floppy", "--name", "x"], "invalid choice"),
@@ -72,8 +75,7 @@ def test_every_preset_is_a_valid_set_of_parameters(rdm):
     from flows.presets import PRESETS
 
     for preset in PRESETS:
-        named = ["--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a"]
-        assert rdm("train", "--dry-run", "--preset", preset, *named)[0] == 0
+        assert rdm("train", "--dry-run", "--preset", preset, *TRAINING)[0] == 0
 
 
 def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
