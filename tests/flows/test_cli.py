@@ -7,7 +7,6 @@ import pytest
 from flows import cli
 from storage.artifact import Plan, begin
 
-
 TRAINING = ("--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a")
 
 
