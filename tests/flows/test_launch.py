@@ -19,7 +19,7 @@ def test_a_worker_ends_when_its_parent_is_gone():
 
 
 def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):
-    with pytest.raises(TrainingFailed, match=r"exit code 1.*same command again(.|\n)*config\.json"):
+    with pytest.raises(TrainingFailed, match=r"exit code 1.*Change what they name(.|\n)*config\.json"):
         launch_training(tmp_path, 1, 1, 1, "cpu")
 
 
