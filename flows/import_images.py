@@ -92,10 +92,10 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
         return
     rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
     windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
-    for crop, (window, box) in enumerate(windows):
+    for number, (window, box) in enumerate(windows):
         data = encode(window, config.encoding, config.quality)
         facts = {"original_height": pixels.shape[0], "original_width": pixels.shape[1], "crop": box, "sha256": sha256_of(data)}
-        record = record_of(image, crop, width=config.size, height=config.size, **facts)
+        record = record_of(image, number, width=config.size, height=config.size, **facts)
         yield EncodedSample(record, data, config.encoding)
 
 
@@ -116,10 +116,10 @@ def decode_limits(config: ImportImages) -> DecodeLimits:
     return DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
 
 
-def record_of(image: SourceImage, crop: int, **facts: object) -> SampleRecord:
-    """The sidecar row of one crop: what the dataset says of the image, and the facts of this crop."""
+def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
+    """The sidecar row of an image's crop of that number: what the dataset says of the image, and the facts of this crop."""
     return SampleRecord(
-        key=key_of(image.dataset, image.source_id, crop),
+        key=key_of(image.dataset, image.source_id, number),
         source_key=key_of(image.dataset, image.source_id, 0).rsplit("-", 1)[0],
         captions=image.captions,
         labels=image.labels,

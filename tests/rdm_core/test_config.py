@@ -40,7 +40,7 @@ def test_every_field_is_explained_below_it(cls):
 
 def test_the_defaults_are_the_2022_model():
     assert DenoiserConfig() == DenoiserConfig("unet", (192, 384, 576, 960), 2, 32, (1, 2, 3))
-    assert NoiseConfig() == NoiseConfig("epsilon", 0.0015, 0.0195)
+    assert NoiseConfig() == NoiseConfig("epsilon", beta_start=0.0015, beta_end=0.0195)
     training = TrainingConfig()
     assert (training.learning_rate, training.weight_decay, training.ema_decay, training.k) == (1e-4, 0.01, 0.9999, 4)
     assert (training.warmup_steps, training.cooldown, training.random_k) == (100, 0, False)
