@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
-from flows.progress import Clock, bar
+from flows.progress import Clock, bar, say
 from flows.stage import kept, published, single_part, stage_task
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
@@ -117,7 +117,9 @@ def pseudo_request(config: SampleRDM, run: OpenRun, database: OpenDatabase, rng:
     rows = database.database.rows
     trained_here = run.facts["trained_on"]["database"]["fingerprint"] == database.embeddings.fingerprint
     counts = np.ones(rows, dtype=np.int64)
-    if trained_here:
+    if not trained_here:
+        say("sample", config.name, "the run never searched this database: pseudo-queries are uniform, top_m is not used")
+    else:
         table = run.facts["trained_on"]["neighbors"]
         _, neighbor_rows, _ = read_neighbors(open_artifact(config.root, "neighbors", f"{table['name']}@{table['id']}"))
         counts = retrieval_counts(neighbor_rows[:, : run.facts["k"]], rows)
