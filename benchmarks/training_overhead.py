@@ -46,7 +46,7 @@ def loop_seconds(steps: int) -> float:
     latents = [rng.integers(0, 256, (1000, 3, 32, 32), dtype=np.uint8)]
     data = TrainingData(latents, rng.integers(0, 1000, (1000, 20)), vectors, np.ones(1000, np.float32))
     config = TrainingConfig(**PRESET["training"] | {"steps": steps, "checkpoint_steps": 10**9})
-    hooks = Hooks(lambda record: None, lambda step, state: None)
+    hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     start = time.monotonic()
     train(network(), process_of(NoiseConfig(process="flow")), load_latent_space("pixels"), data, config, hooks)
     return time.monotonic() - start

@@ -5,15 +5,29 @@ from pathlib import Path
 
 import numpy as np
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import BuildDatabase
 from flows.progress import Clock
-from flows.stage import groups, in_order, kept, published, single_part, stage_task, write_parts
+from flows.stage import (
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    single_part,
+    stage_task,
+)
+from flows.workers import workers
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
-from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.build import Build
 from storage.embeddings import read_vectors, write_embeddings
 from storage.index import FAISS_FILE, faiss_file, open_vectors, write_vectors
 from storage.shards import accepted, read_images, read_sidecar
@@ -28,33 +42,35 @@ def build_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
     return embeddings, index_embeddings(config, embeddings)
 
 
-@flow(name="embed-images")
+@flow(name="embed-images", task_runner=workers(1))
 def embed_images(config: BuildDatabase) -> Artifact:
     """shards --encoder--> unit vectors and norms, row order = index id."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     encoder = encoder_of(config.encoder, config.weights)
-    build = begin(config.root, Plan("embeddings", config.name, {"encoder": encoder.identity}, {"shards": shards.fingerprint}))
-    if build.finished:
-        return kept(build)
-    names = groups([part.name for part in shards.parts])
-    parts = in_order(build, names, lambda group: embed_group(build, shards, group, config))
-    return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
+    plan = Plan("embeddings", config.name, {"encoder": encoder.identity}, {"shards": shards.fingerprint})
+    with building(config.root, plan) as build:
+        if build.finished:
+            return kept(build)
+        wanted = {part.name: made_from(encoder.identity, part.content) for part in shards.parts}
+        futures = [embed_group.submit(quote(build), quote(only(shards, group)), group, config) for group in groups(wanted)]
+        parts = gathered(build, futures)
+        return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
 
 
 @stage_task(name="embed-parts")
-def embed_group(build: Build, shards: Artifact, names: list[str], config: BuildDatabase) -> list[Part]:
+def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase) -> list[Part]:
     """The parts of one task run."""
-    encoder = encoder_of(config.encoder, config.weights)
-    return write_parts(build, names, lambda name: embed_part(build, shards, name, encoder))
+    return group_of_parts(build, wanted, lambda name: embed_part(build, shards, name, wanted[name], config))
 
 
-def embed_part(build: Build, shards: Artifact, name: str, encoder: Encoder) -> Part:
+def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: BuildDatabase) -> Part:
     """Embed the accepted samples of one shard."""
+    encoder = encoder_of(config.encoder, config.weights)
     sidecar = accepted(read_sidecar(shards, name))
     images = [decode(data) for _, data in read_images(shards, name)]
     vectors, norms = encoder.encode_images(images)
-    return build.write_part(name, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
+    return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
 
 
 @flow(name="index-embeddings")
@@ -64,11 +80,11 @@ def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
     exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
     recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
     encoder = {"encoder": embeddings.parameters["encoder"]}
-    build = begin(config.root, Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint}))
-    if build.finished:
-        return kept(build)
-    parts = write_index(build, embeddings, config)
-    return published(build, parts, clock, **measure_recall(build, config))
+    with building(config.root, Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})) as build:
+        if build.finished:
+            return kept(build)
+        parts = write_index(quote(build), quote(embeddings), config)
+        return published(build, parts, clock, **measure_recall(build, config))
 
 
 @stage_task(name="write-index")

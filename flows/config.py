@@ -69,7 +69,7 @@ class ImportImages(FlowConfig):
     seed: int = Field(0, ge=0)
     """Of random crops, and of the shapes world."""
     images_per_part: PositiveInt = 1000
-    """Source images a part; the part is the unit of resume."""
+    """Source images a part, about: the part is the unit of resume, and what a changed image makes anew."""
     max_pixels: PositiveInt = 100_000_000
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: PositiveInt = 268_435_456
@@ -141,8 +141,6 @@ class FindNeighbors(FlowConfig):
     """Database (embeddings and index of one name) that is searched."""
     k: PositiveInt = 20
     """Neighbors stored for each query."""
-    queries_per_part: PositiveInt = 50_000
-    """Queries a part."""
 
 
 class EncodeLatents(FlowConfig):

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import EncodeLatents
 from flows.progress import Clock
-from flows.stage import groups, in_order, kept, published, stage_task, write_parts
+from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, only, published, stage_task
+from flows.workers import workers
 from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
-from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.build import Build
 from storage.errors import StorageError
 from storage.latents import write_latents
 from storage.shards import read_images
@@ -20,36 +23,40 @@ from storage.shards import read_images
 BATCH = 64
 
 
-@flow(name="encode-latents")
+@flow(name="encode-latents", task_runner=workers(1))
 def encode_latents(config: EncodeLatents) -> Artifact:
     """shards --autoencoder--> raw latents: pixels as they are, or the moments of the posterior."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     space = space_of(config.autoencoder)
-    build = begin(config.root, Plan("latents", config.name, {"space": space.identity}, {"shards": shards.fingerprint}))
-    if build.finished:
-        return kept(build)
-    # A shard whose images were all rejected has nothing to train on.
-    names = groups([part.name for part in shards.parts if part.counts.get("ok")])
-    if not names:
-        raise StorageError(shards.directory, "holds no accepted image", "Look at its rejects: rdm show shards/" + shards.name)
-    parts = in_order(build, names, lambda group: encode_group(build, shards, group, config.autoencoder))
-    return published(build, parts, clock, autoencoder_path=absolute(config.autoencoder))
+    plan = Plan("latents", config.name, {"space": space.identity}, {"shards": shards.fingerprint})
+    with building(config.root, plan) as build:
+        if build.finished:
+            return kept(build)
+        # A shard whose images were all rejected has nothing to train on.
+        wanted = {part.name: made_from(space.identity, part.content) for part in shards.parts if part.counts.get("ok")}
+        if not wanted:
+            cure = f"Look at its rejects: rdm show shards/{shards.name}"
+            raise StorageError(shards.directory, "holds no accepted image", cure)
+        futures = [
+            encode_group.submit(quote(build), quote(only(shards, group)), group, config.autoencoder) for group in groups(wanted)
+        ]
+        return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
 
 
 @stage_task(name="encode-parts")
-def encode_group(build: Build, shards: Artifact, names: list[str], autoencoder: str) -> list[Part]:
+def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
     """The parts of one task run."""
-    space = space_of(autoencoder)
-    return write_parts(build, names, lambda name: encode_part(build, shards, name, space))
+    return group_of_parts(build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder))
 
 
-def encode_part(build: Build, shards: Artifact, name: str, space: LatentSpace) -> Part:
+def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
     """Encode the accepted samples of one shard."""
+    space = space_of(autoencoder)
     samples = [(key, decode(data)) for key, data in read_images(shards, name)]
     keys, images = [key for key, _ in samples], [image for _, image in samples]
     raw = np.concatenate([space.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
-    return build.write_part(name, lambda scratch: (write_latents(scratch, name, keys, raw), {}))
+    return build.write_part(name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {}))
 
 
 def absolute(autoencoder: str) -> str:

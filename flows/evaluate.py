@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import EvaluateRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.sample import database_of, draw
-from flows.stage import kept, published, single_part, stage_task
+from flows.stage import building, kept, published, single_part, stage_task
 from rdm_core.data import TrainingData
 from rdm_core.images import decode
 from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate
 from rdm_core.retrieve import STRATEGIES, Context, query_and_neighbors
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
-from storage.artifact import Artifact, Build, Plan, begin, open_artifact, with_fingerprint
+from storage.artifact import Artifact, Plan, open_artifact, with_fingerprint
 from storage.atomic import write_json
+from storage.build import Build
 from storage.checks import made_with, same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.shards import read_images
@@ -47,17 +49,17 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     same_but_for_neighbors(run, baseline)
     database = open_database(config.root, database_of(run), run)
     swaps = {style: open_database(config.root, name, run) for style, name in config.swaps.items()}
-    build = begin(config.root, evaluation_plan(config, run, baseline, database, swaps))
-    if build.finished:
-        return kept(build)
-    drawn = draw_prompts(config, run, baseline, database)
-    measured = {
-        "loss": measure_loss(config, run, baseline, database),
-        "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
-        "swaps": measure_swaps(config, run, swaps),
-        "copies": measure_copies(config, run, database, drawn),
-    }
-    return published(build, write_evaluation(build, measured), clock)
+    with building(config.root, evaluation_plan(config, run, baseline, database, swaps)) as build:
+        if build.finished:
+            return kept(build)
+        drawn = draw_prompts(config, quote(run), quote(baseline), quote(database))
+        measured = {
+            "loss": measure_loss(config, quote(run), quote(baseline), quote(database)),
+            "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
+            "swaps": measure_swaps(config, quote(run), quote(swaps)),
+            "copies": measure_copies(config, quote(run), quote(database), quote(drawn)),
+        }
+        return published(build, write_evaluation(quote(build), measured), clock)
 
 
 def evaluation_plan(

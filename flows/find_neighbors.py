@@ -1,20 +1,26 @@
 """embeddings x database -> neighbor table."""
 
+from functools import lru_cache
+from pathlib import Path
+
 import numpy as np
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import FindNeighbors
 from flows.progress import Clock
-from flows.stage import groups, in_order, kept, published, stage_task, write_parts
+from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, only, published, stage_task
+from flows.workers import workers
 from rdm_core.search import search_neighbors
-from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.build import Build
 from storage.checks import same_encoder
-from storage.embeddings import read_columns, read_vectors
+from storage.embeddings import read_columns_of, read_vectors
 from storage.index import open_index_of, open_vectors
 from storage.neighbors import NO_ROW, write_neighbors
 
 
-@flow(name="find-neighbors")
+@flow(name="find-neighbors", task_runner=workers(1))
 def find_neighbors(config: FindNeighbors) -> Artifact:
     """For every query its k nearest database rows, exactly, none of them cut from the query's own image.
 
@@ -26,34 +32,45 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     index = open_index_of(config.root, database)
     same_encoder(queries, database)
     inputs = {"queries": queries.fingerprint, "database": database.fingerprint}
-    parameters = {"k": config.k, "queries_per_part": config.queries_per_part, "exclusion": "source_key", "search": "exact"}
-    build = begin(config.root, Plan("neighbors", config.name, parameters, inputs))
-    if build.finished:
-        return kept(build)
-    starts = range(0, queries.rows, config.queries_per_part)
-    names = groups([f"{i:05d}" for i in range(len(starts))])
-    parts = in_order(build, names, lambda group: search_group(build, queries, database, index, group))
-    return published(build, parts, clock)
+    parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
+    with building(config.root, Plan("neighbors", config.name, parameters, inputs)) as build:
+        if build.finished:
+            return kept(build)
+        wanted = {part.name: made_from(parameters, database.fingerprint, part.content) for part in queries.parts}
+        futures = [
+            search_group.submit(quote(build), quote(only(queries, group)), quote(database), quote(index), group)
+            for group in groups(wanted)
+        ]
+        return published(build, gathered(build, futures), clock)
 
 
 @stage_task(name="search-parts")
-def search_group(build: Build, queries: Artifact, database: Artifact, index: Artifact, names: list[str]) -> list[Part]:
+def search_group(build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted) -> list[Part]:
     """The parts of one task run."""
-    columns = read_columns(database, ["key", "source_key"])
-    keys, sources = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", "source_key"))
-    query_vectors, _ = read_vectors(queries)
-    query_columns = read_columns(queries, ["key", "source_key"])
-    query_keys = query_columns["key"].to_pylist()
-    query_sources = np.asarray(query_columns["source_key"].to_pylist(), dtype=object)
-    per_part, k = build.plan.parameters["queries_per_part"], build.plan.parameters["k"]
-    vectors = open_vectors(index)
+    return group_of_parts(build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name]))
 
-    def work(name: str) -> Part:
-        piece = slice(int(name) * per_part, (int(name) + 1) * per_part)
-        rows, scores = search_neighbors(query_vectors[piece], query_sources[piece], vectors, sources, k)
-        counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
-        return build.write_part(
-            name, lambda scratch: (write_neighbors(scratch, name, query_keys[piece], keys, rows, scores), counts)
-        )
 
-    return write_parts(build, names, work)
+def search_part(build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str) -> Part:
+    """The nearest database rows of one part of the queries."""
+    asked = only(queries, [name])
+    database_keys, database_sources = keys_of(database)
+    keys, sources = keys_of(asked)
+    vectors, _ = read_vectors(asked)
+    rows, scores = search_neighbors(vectors, sources, open_vectors(index), database_sources, build.plan.parameters["k"])
+    counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
+    return build.write_part(
+        name, origin, lambda scratch: (write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts)
+    )
+
+
+def keys_of(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and source keys of every row, read once a process while they are used."""
+    paths = tuple(embeddings.files(".parquet"))
+    return _keys_in(paths)
+
+
+@lru_cache(maxsize=2)
+def _keys_in(paths: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
+    columns = read_columns_of(paths, ["key", "source_key"])
+    key, source_key = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", "source_key"))
+    return key, source_key

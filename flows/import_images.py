@@ -1,25 +1,25 @@
 """images -> shards. Every image ends as a row: stored crops, or one rejection with its reason."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.config import ImportImages
-from flows.progress import Clock, say, track
-from flows.stage import groups, kept, published, stage_task, write_parts
+from flows.progress import Clock, say
+from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, published, stage_task
+from flows.workers import workers
 from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
 from rdm_core.shapes import world
-from storage.artifact import Artifact, Build, Part, Plan, begin
+from storage.artifact import Artifact, Part, Plan
 from storage.atomic import sha256_of
+from storage.build import Build
 from storage.shards import EncodedSample, SampleRecord, write_shard
-from storage.sources import SOURCES, Listing, SourceImage, key_of
+from storage.sources import SOURCES, Listing, SourceImage, cut_into_parts, key_of, origin_of
 
 
-@flow(name="import-images", task_runner=ThreadPoolTaskRunner(max_workers=len(os.sched_getaffinity(0))))
+@flow(name="import-images", task_runner=workers())
 def import_images(config: ImportImages) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
@@ -27,27 +27,28 @@ def import_images(config: ImportImages) -> Artifact:
     """
     clock = Clock()
     listing = list_images(config)
-    build = begin(config.root, import_plan(config, listing))
-    if build.finished:
-        return kept(build)
-    say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
-    pieces = parts_of(listing, config.images_per_part)
-    futures = [import_group.submit(build, quote(pieces), names, config) for names in groups(list(pieces))]
-    done = track((future.result() for future in futures), len(futures), "import", "part")
-    return published(build, [part for parts in done for part in parts], clock, notes=listing.notes)
+    with building(config.root, import_plan(config, listing)) as build:
+        if build.finished:
+            return kept(build)
+        say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
+        pieces = cut_into_parts(listing, config.images_per_part)
+        wanted = {name: origin_of(images, listing, drawing(config)) for name, images in pieces.items()}
+        futures = [
+            import_group.submit(quote(build), quote({name: pieces[name] for name in group}), group, config)
+            for group in groups(wanted)
+        ]
+        return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
 @stage_task(name="import-parts")
-def import_group(
-    build: Build, pieces: dict[str, tuple[SourceImage, ...]], names: list[str], config: ImportImages
-) -> list[Part]:
+def import_group(build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages) -> list[Part]:
     """The parts of one task run."""
 
     def work(name: str) -> Part:
         samples = (sample for image in pieces[name] for sample in samples_of(image, config))
-        return build.write_part(name, lambda scratch: write_shard(scratch, name, samples))
+        return build.write_part(name, wanted[name], lambda scratch: write_shard(scratch, name, samples))
 
-    return write_parts(build, names, work)
+    return group_of_parts(build, wanted, work)
 
 
 def list_images(config: ImportImages) -> Listing:
@@ -65,14 +66,13 @@ def list_images(config: ImportImages) -> Listing:
 
 
 def import_plan(config: ImportImages, listing: Listing) -> Plan:
-    """What was asked for: the parameters and what lay on the disk, wherever that disk is."""
-    return Plan("shards", config.name, config.parameters("path") | {"snapshot": listing.snapshot})
+    """What was asked for: the parameters, and what lay on the disk, wherever that disk is."""
+    return Plan("shards", config.name, config.parameters("path"), {"source": listing.snapshot})
 
 
-def parts_of(listing: Listing, images_per_part: int) -> dict[str, tuple[SourceImage, ...]]:
-    """Part name -> its source images, in listing order."""
-    starts = range(0, len(listing.images), images_per_part)
-    return {f"{i:05d}": listing.images[start : start + images_per_part] for i, start in enumerate(starts)}
+def drawing(config: ImportImages) -> dict[str, object]:
+    """The parameters that change a stored sample, whichever others are imported with it."""
+    return config.parameters("path", "split", "count", "images_per_part")
 
 
 def notes_text(listing: Listing) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import WriteReport
 from flows.figures import samples_section
@@ -22,14 +23,14 @@ from flows.page import (
     element,
     line_chart,
     note,
-    number,
     percent,
     section,
     table,
 )
 from flows.progress import Clock
-from flows.stage import kept, published, single_part, stage_task
-from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact, with_fingerprint
+from flows.stage import building, kept, published, single_part, stage_task
+from storage.artifact import Artifact, Part, Plan, open_artifact, with_fingerprint
+from storage.build import Build
 from storage.embeddings import licence_counts
 from storage.runs import METRICS_FILE, read_metrics
 
@@ -40,7 +41,7 @@ PROSE = {
     "intervals": "A range in brackets, and the line through a dot, is the 95 % bootstrap interval of the number before it; it "
     "has no width where all images agree. Chance is exact.",
     "recall": "Recall@k is the share of the exact k nearest neighbors that the index finds.",
-    "stages": "Seconds are those of the run that finished the artifact, without what an earlier, interrupted run had done.",
+    "stages": "What each took and when it was built: rdm log kind/name.",
 }
 
 
@@ -76,10 +77,10 @@ def write_report(config: WriteReport) -> Artifact:
     """run + baseline + evaluation + samples --> report.html, a page that needs nothing but itself."""
     clock = Clock()
     subject = open_subject(config)
-    build = begin(config.root, report_plan(config, subject))
-    if build.finished:
-        return kept(build)
-    return published(build, write_page(build, subject), clock)
+    with building(config.root, report_plan(config, subject)) as build:
+        if build.finished:
+            return kept(build)
+        return published(build, write_page(quote(build), quote(subject)), clock)
 
 
 def open_subject(config: WriteReport) -> Subject:
@@ -149,40 +150,27 @@ def curves(subject: Subject) -> list[Html]:
 
 
 def retrieval_table(subject: Subject) -> list[Html]:
-    """Each index: recipe, measured recall and speed."""
+    """Each index: recipe and measured recall."""
     rows = [
         [
             index.name, f"{index.rows:,}", index.parameters.get("recipe", ABSENT), index.measured.get("k", ABSENT),
-            percent(index.measured.get("recall_at_k"), 2), number(index.measured.get("milliseconds_per_query"), 3),
-            index.measured.get("recall_queries", ABSENT),
+            percent(index.measured.get("recall_at_k"), 2), index.measured.get("recall_queries", ABSENT),
         ]
         for index in subject.of_kind("index")
     ]  # fmt: skip
     if not rows:
         return [note("No index is among this report's artifacts.")]
-    head = ["Index", "Rows", "Recipe", "k", "Recall@k", "ms per query", "Queries"]
+    head = ["Index", "Rows", "Recipe", "k", "Recall@k", "Queries"]
     return [note(PROSE["recall"]), table("Search, measured when the index was built", head, rows)]
 
 
-def size_of(artifact: Artifact) -> int:
-    """Bytes of its files."""
-    return sum(file.bytes for part in artifact.parts for file in part.files)
-
-
-def seconds_of(artifact: Artifact) -> float | None:
-    """What its build took, where that was recorded."""
-    return artifact.measured.get("seconds")
-
-
 def stages_table(artifacts: Sequence[Artifact]) -> list[Html]:
-    """Every artifact behind the page: rows, bytes, seconds."""
+    """Every artifact behind the page: rows and bytes. No seconds: equal requests give equal pages."""
     rows: list[list[object]] = [
-        [f"{a.kind}/{a.name}", element("code", a.id), f"{a.rows:,}", bytes_text(size_of(a)), number(seconds_of(a), 1)]
-        for a in artifacts
+        [f"{a.kind}/{a.name}", element("code", a.id), f"{a.rows:,}", bytes_text(a.bytes)] for a in artifacts
     ]
-    size, seconds = sum(map(size_of, artifacts)), sum(seconds_of(a) or 0 for a in artifacts)
-    rows.append(["Total", "", "", bytes_text(size), number(seconds, 1)])
-    head = ["Artifact", "Version", "Rows", "Bytes", "Seconds"]
+    rows.append(["Total", "", "", bytes_text(sum(a.bytes for a in artifacts))])
+    head = ["Artifact", "Version", "Rows", "Bytes"]
     return [note(PROSE["stages"]), table("What was built", head, rows, total=True)]
 
 

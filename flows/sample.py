@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock, bar, say
-from flows.stage import kept, published, single_part, stage_task
+from flows.stage import building, kept, published, single_part, stage_task
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
 from rdm_core.images import ImageRejected, decode, encode, grid, resize_shorter_side
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import STRATEGIES, Context, draw_pseudo_queries, neighbors_from_pool, neighbors_only, retrieval_counts
-from storage.artifact import Artifact, Build, Part, Plan, begin, open_artifact
+from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.atomic import sha256_file
+from storage.build import Build
 from storage.neighbors import NO_ROW, read_neighbors
 from storage.samples import write_samples
 
@@ -43,11 +45,12 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     clock = Clock()
     run = open_run(config.root, config.run)
     database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
-    build = begin(config.root, sample_plan(config, run, database))
-    if build.finished:
-        return kept(build)
-    parts = single_part_of_images(build, config, run, database)
-    return published(build, parts, clock, weights=run.artifact.name, database=database.embeddings.name if database else None)
+    with building(config.root, sample_plan(config, run, database)) as build:
+        if build.finished:
+            return kept(build)
+        parts = draw_images(quote(build), config, quote(run), quote(database))
+        drawn_from = database.embeddings.name if database else None
+        return published(build, parts, clock, weights=run.artifact.name, database=drawn_from)
 
 
 def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> Plan:
@@ -58,7 +61,7 @@ def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) 
 
 
 @stage_task(name="draw-images")
-def single_part_of_images(build: Build, config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> list[Part]:
+def draw_images(build: Build, config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> list[Part]:
     """Retrieve, draw, and write images, table and contact sheet."""
     request = request_of(config, run, database)
     images = draw(run, request.context, config.seed, config.guidance_scale, config.steps)

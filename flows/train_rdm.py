@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from flows.config import TrainRDM
 from flows.launch import launch_training
 from flows.progress import Clock, say
-from flows.stage import kept, published, single_part, stage_task
+from flows.stage import building, kept, published, single_part, stage_task
 from rdm_core.weights import model_card, publish_weights
-from storage.artifact import Artifact, Build, Plan, begin, open_artifact
+from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.atomic import write_json
+from storage.build import Build
 from storage.checks import made_with, same_shards
 from storage.embeddings import licence_counts
 from storage.errors import StorageError
@@ -31,18 +33,15 @@ def train_rdm(config: TrainRDM) -> Artifact:
     """
     clock = Clock()
     inputs = training_inputs(config)
-    build = begin(config.root, training_plan(config, inputs))
-    if build.finished:
-        return kept(build)
-    say(
-        "train",
-        config.name,
-        f"{config.training.steps:,} steps of {config.training.batch} on {inputs['latents'].rows:,} samples",
-    )
-    run_training(build, config, inputs)
-    parts = publish_run(build, config, inputs)
-    last = read_metrics(build.file(METRICS_FILE))[-1]
-    return published(build, parts, clock, final_loss=last["loss"], images_per_second=last["images_per_second"])
+    with building(config.root, training_plan(config, inputs)) as build:
+        if build.finished:
+            return kept(build)
+        steps, batch = config.training.steps, config.training.batch
+        say("train", config.name, f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples")
+        run_training(quote(build), config, quote(inputs))
+        parts = publish_run(quote(build), config, quote(inputs))
+        last = read_metrics(build.file(METRICS_FILE))[-1]
+        return published(build, parts, clock, final_loss=last["loss"])
 
 
 def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
@@ -82,7 +81,7 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact])
 
 
 @stage_task(name="publish-weights")
-def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Any]:
+def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Part]:
     """The parts of a run: the weights of the last checkpoint's running mean, and the metrics."""
     checkpoint = latest_checkpoint(build.directory)
     assert checkpoint is not None, "the worker saves its last step"

@@ -36,9 +36,9 @@ def main(run: Path) -> None:
 def hooks_of(run: Path) -> Hooks:
     """Metrics to the run's file and to standard output, checkpoints to the run's directory."""
 
-    def log(record: Mapping[str, Any]) -> None:
+    def log(record: Mapping[str, Any], images_per_second: float) -> None:
         append_metrics(run, record)
-        print(json.dumps(record), flush=True)
+        print(json.dumps(record | {"images_per_second": images_per_second}), flush=True)
 
     def save(step: int, state: State) -> None:
         write_checkpoint(run, step, state)

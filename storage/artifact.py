@@ -1,27 +1,23 @@
 """An artifact is a directory that is whole or absent: Plan -> parts -> Manifest.
 
-`begin` opens a build, `Build.write_part` adds a part (a killed build keeps the parts it finished), `commit` publishes.
-Two identities: the *plan's id* says whether a build answers a request; the *fingerprint*, a hash over the parts'
-hashes, is what downstream artifacts record as their input.
+How one is built stands in storage.build. Two identities: the *plan's id* says whether a build answers a request; the
+*fingerprint*, a hash over the parts' hashes, is what downstream artifacts record as their input.
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from storage import layout
-from storage.atomic import canonical_json, publish, sha256_file, sha256_of, write_bytes, write_json
+from storage.atomic import canonical_json, sha256_file, sha256_of
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
 
-FORMAT_VERSION = 1
-_RECORDED_PACKAGES = ("rdm", "numpy", "pyarrow", "torch", "open_clip_torch", "diffusers", "faiss-cpu", "pillow")
+FORMAT_VERSION = 2
+THREADS_THAT_HASH = 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,11 @@ class Plan:
         return sha256_of(canonical_json(identity))[:12]
 
 
+def made_from(*facts: Any) -> str:
+    """16 hex digits over JSON values."""
+    return sha256_of(canonical_json(facts))[:16]
+
+
 @dataclass(frozen=True)
 class PartFile:
     """One file of a part; `path` is relative to the artifact's directory, with forward slashes."""
@@ -60,11 +61,19 @@ class Part:
     files: tuple[PartFile, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
     """What was counted while writing, for example rejects by reason."""
+    made_from: str = ""
+    """`made_from` of everything that determines its bytes: a new version takes over the parts where it is equal."""
+
+    @property
+    def content(self) -> str:
+        """The hashes of its files, whatever they are called: what a part that is made from this one is made from."""
+        return made_from(*(f.sha256 for f in self.files))
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Part":
         """The part a manifest or part record describes."""
-        return Part(value["name"], value["rows"], tuple(PartFile(**f) for f in value["files"]), value["counts"])
+        files = tuple(PartFile(**f) for f in value["files"])
+        return Part(value["name"], value["rows"], files, value["counts"], value["made_from"])
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,31 @@ class Artifact:
     kind: str
     name: str
     id: str
+    version: int
+    """1 for the first build under its name, and so on; the clock has no say in it."""
     fingerprint: str
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str]
     parts: tuple[Part, ...]
     measured: Mapping[str, Any]
     """Facts about the build that do not enter its identity: seconds, recall, counts."""
+    created_at: str
+    """ISO 8601, UTC, by the builder's clock."""
 
     @property
     def rows(self) -> int:
         """Rows over all parts."""
         return sum(part.rows for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes over all files of all parts."""
+        return sum(f.bytes for part in self.parts for f in part.files)
+
+    @property
+    def reference(self) -> str:
+        """kind/name@id: this version, whatever is current."""
+        return f"{self.kind}/{self.name}@{self.id}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -102,95 +125,12 @@ class Artifact:
 
     def files(self, suffix: str) -> list[Path]:
         """The files that end with `suffix`, in part order."""
-        return [self.directory / f.path for part in self.parts for f in part.files if f.path.endswith(suffix)]
-
-
-@dataclass(frozen=True)
-class Build:
-    """An open build; `finished` is set when the plan had already been carried out."""
-
-    root: Path
-    plan: Plan
-    directory: Path
-    finished: Artifact | None
-
-    def file(self, relative: str) -> Path:
-        """The path of one of the parts' files."""
-        return self.directory / relative
-
-    def existing_part(self, part_name: str) -> Part | None:
-        """The part as an earlier run finished it, or None when it must be written (again)."""
-        record = layout.part_record_file(self.directory, part_name)
-        if not record.is_file():
-            return None
-        part = Part.from_json(json.loads(record.read_text()))
-        return None if _damage(self.directory, part.files, hashes=False) else part
-
-    def write_part(self, part_name: str, write: Callable[[Path], tuple[int, Mapping[str, int]]]) -> Part:
-        """Run `write(scratch)`, publish every file it left in the scratch directory, and record the part.
-
-        `write` returns (rows, counts). Nothing is published when it raises.
-        """
-        parent = layout.build_directory(self.directory)
-        parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
-        try:
-            rows, counts = write(scratch)
-            files = [_publish_file(path, scratch, self.directory) for path in sorted(scratch.rglob("*")) if path.is_file()]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        part = Part(part_name, rows, tuple(files), dict(counts))
-        write_json(layout.part_record_file(self.directory, part_name), asdict(part))
-        return part
-
-    def commit(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Artifact:
-        """Publish: check every file, write the manifest by rename, make this version the current one.
-
-        Raises ArtifactDamaged when a part's file went missing or changed size since it was written.
-        """
-        damage = [d for part in parts for d in _damage(self.directory, part.files, hashes=False)]
-        if damage:
-            raise ArtifactDamaged(self.directory, "; ".join(damage), "Run the same command again: it rebuilds what is missing.")
-        manifest = {
-            "format": FORMAT_VERSION,
-            "kind": self.plan.kind,
-            "name": self.plan.name,
-            "id": self.plan.id,
-            "fingerprint": fingerprint_of(parts),
-            "parameters": self.plan.parameters,
-            "inputs": self.plan.inputs,
-            "parts": [asdict(part) for part in parts],
-            "measured": measured,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "created_by": _versions(),
-        }
-        write_json(layout.manifest_file(self.directory), manifest)
-        return _make_current(self.root, _read(self.directory))
+        return [self.file(f.path) for part in self.parts for f in part.files if f.path.endswith(suffix)]
 
 
 def fingerprint_of(parts: Sequence[Part]) -> str:
     """16 hex digits over every file's path and hash: equal bytes, equal fingerprint."""
     return sha256_of(canonical_json([[f.path, f.sha256] for part in parts for f in part.files]))[:16]
-
-
-def begin(root: Path, plan: Plan) -> Build:
-    """Open the build of a plan: finished already, unfinished from an earlier run, or new.
-
-    A finished build whose files are damaged is opened as unfinished: it is rebuilt, never served.
-    """
-    directory = layout.artifact_directory(root, plan.kind, plan.name, plan.id)
-    finished = _read(directory) if layout.manifest_file(directory).is_file() else None
-    if finished and _damage(directory, [f for p in finished.parts for f in p.files], hashes=False):
-        layout.manifest_file(directory).unlink()
-        finished = None
-    if finished:
-        return Build(root, plan, directory, _make_current(root, finished))
-    directory.mkdir(parents=True, exist_ok=True)
-    for leftover in layout.build_directory(directory).glob("*-*"):
-        if leftover.is_dir():  # the scratch of a killed run
-            shutil.rmtree(leftover, ignore_errors=True)
-    write_json(layout.plan_file(directory), asdict(plan))
-    return Build(root, plan, directory, None)
 
 
 def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
@@ -199,17 +139,17 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
     Raises ArtifactMissing, ArtifactDamaged or FormatError.
     """
     name, _, identity = reference.partition("@")
-    pointer = layout.pointer_file(root, kind, name)
     if not identity:
-        if not pointer.is_file():
+        current = current_id(root, kind, name)
+        if current is None:
             raise ArtifactMissing(f"{root}/{kind}", f"there is no artifact {kind}/{name}", _present(root, kind))
-        identity = pointer.read_text().strip()
+        identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
     if not layout.manifest_file(directory).is_file():
         raise ArtifactMissing(
             directory, "it has no manifest, so it was never finished", "Run the command that builds it again."
         )
-    artifact = _read(directory)
+    artifact = read_manifest(directory)
     check(artifact, hashes=False)
     return artifact
 
@@ -219,82 +159,113 @@ def check(artifact: Artifact, hashes: bool = True) -> None:
 
     Raises ArtifactDamaged naming each file.
     """
-    damage = _damage(artifact.directory, [f for part in artifact.parts for f in part.files], hashes)
-    if damage:
-        raise ArtifactDamaged(artifact.directory, "; ".join(damage), "Run the command that builds it again.")
+    found = damage(artifact.directory, artifact.parts, hashes)
+    if found:
+        text = "; ".join(reason for reasons in found.values() for reason in reasons)
+        raise ArtifactDamaged(artifact.directory, text, "Run the command that builds it again.")
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
-    """Every published artifact under the root, or those of one kind or name, by kind, name and id."""
-    found = sorted(root.glob(f"{kind}/{name}/*/manifest.json"))
-    return [_read(path.parent) for path in found if path.parts[-4] in layout.KINDS]
+    """Every published artifact under the root, or those of one kind or name, by kind, name and version.
+
+    Manifests that cannot be read are left out here and listed by `unreadable`.
+    """
+    found = (_read_or_error(path.parent) for path in _manifests(root, kind, name))
+    return sorted((a for a in found if isinstance(a, Artifact)), key=lambda a: (a.kind, a.name, a.version, a.id))
+
+
+def unreadable(root: Path, kind: str = "*", name: str = "*") -> list[ArtifactDamaged | FormatError]:
+    """What is wrong with each manifest that cannot be read."""
+    found = (_read_or_error(path.parent) for path in _manifests(root, kind, name))
+    return [error for error in found if not isinstance(error, Artifact)]
 
 
 def with_fingerprint(root: Path, kind: str, fingerprint: str) -> Artifact | None:
-    """The artifact of that kind whose bytes have this fingerprint, or None when it is not under this root."""
-    return next((a for a in artifacts(root, kind) if a.fingerprint == fingerprint), None)
+    """The newest artifact of that kind whose bytes have this fingerprint, or None when it is not under this root."""
+    return next((a for a in reversed(artifacts(root, kind)) if a.fingerprint == fingerprint), None)
+
+
+def current_id(root: Path, kind: str, name: str) -> str | None:
+    """The id of the version in use, or None when nothing was published under that name."""
+    try:
+        return layout.pointer_file(root, kind, name).read_text().strip()
+    except FileNotFoundError:
+        return None
 
 
 def is_current(root: Path, artifact: Artifact) -> bool:
     """Whether the name's pointer leads to this version."""
-    pointer = layout.pointer_file(root, artifact.kind, artifact.name)
-    return pointer.is_file() and pointer.read_text().strip() == artifact.id
+    return current_id(root, artifact.kind, artifact.name) == artifact.id
 
 
-def _make_current(root: Path, artifact: Artifact) -> Artifact:
-    if not is_current(root, artifact):
-        write_bytes(layout.pointer_file(root, artifact.kind, artifact.name), artifact.id.encode() + b"\n")
-    shutil.rmtree(layout.build_directory(artifact.directory), ignore_errors=True)
-    return artifact
+def damage(directory: Path, parts: Sequence[Part], hashes: bool) -> dict[str, list[str]]:
+    """Part name -> what is wrong with its files; a part that is whole is not in the answer."""
 
-
-def _publish_file(path: Path, scratch: Path, directory: Path) -> PartFile:
-    relative = path.relative_to(scratch)
-    record = PartFile(relative.as_posix(), path.stat().st_size, sha256_file(path))
-    publish(path, directory / relative)
-    return record
-
-
-def _damage(directory: Path, files: Sequence[PartFile], hashes: bool) -> list[str]:
-    found = []
-    for record in files:
+    def wrong(record: PartFile) -> str | None:
         path = directory / record.path
-        if not path.is_file():
-            found.append(f"{record.path} is absent")
-        elif path.stat().st_size != record.bytes:
-            found.append(f"{record.path} has {path.stat().st_size} bytes instead of {record.bytes}")
-        elif hashes and sha256_file(path) != record.sha256:
-            found.append(f"{record.path} has other bytes than when it was written")
+        try:
+            size = path.stat().st_size
+            if size != record.bytes:
+                return f"{record.path} has {size} bytes instead of {record.bytes}"
+            if hashes and sha256_file(path) != record.sha256:
+                return f"{record.path} has other bytes than when it was written"
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{record.path} is absent"
+        return None
+
+    found: dict[str, list[str]] = {}
+    listed = [(part.name, record) for part in parts for record in part.files]
+    with ThreadPoolExecutor(THREADS_THAT_HASH if hashes else 1) as pool:
+        for (name, _), reason in zip(listed, pool.map(wrong, [record for _, record in listed]), strict=True):
+            if reason:
+                found.setdefault(name, []).append(reason)
     return found
 
 
-def _read(directory: Path) -> Artifact:
+def read_manifest(directory: Path) -> Artifact:
+    """The artifact that a manifest describes; its files are not looked at.
+
+    Raises FormatError for another version of the format, ArtifactDamaged for anything that is no manifest.
+    """
     path = layout.manifest_file(directory)
+    cure = "Run the command that builds it again."
     try:
         value = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(path, f"not readable as JSON ({error})", "Delete that directory and build it again.") from error
-    stated = value.get("format") if isinstance(value, dict) else None
-    if stated != FORMAT_VERSION:
-        raise FormatError(path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again.")
-    fields = ("kind", "name", "id", "fingerprint", "parameters", "inputs")
+        stated = value["format"]
+        if stated == FORMAT_VERSION:
+            parts = tuple(Part.from_json(part) for part in value["parts"])
+            fields = {name: value[name] for name in _MANIFEST_FIELDS}
+            artifact = Artifact(directory, parts=parts, **fields)
+            _check_identity(path, artifact, cure)
+            return artifact
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactDamaged(path, f"not a manifest ({error!r})", cure) from error
+    raise FormatError(path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again.")
+
+
+_MANIFEST_FIELDS = ("kind", "name", "id", "version", "fingerprint", "parameters", "inputs", "measured", "created_at")
+
+
+def _check_identity(path: Path, artifact: Artifact, cure: str) -> None:
+    """A manifest vouches for itself: its id and fingerprint follow from what it lists."""
+    planned = Plan(artifact.kind, artifact.name, artifact.parameters, artifact.inputs).id
+    if (planned, fingerprint_of(artifact.parts)) != (artifact.id, artifact.fingerprint):
+        raise ArtifactDamaged(path, "its id or fingerprint does not follow from what it lists: it was altered", cure)
+
+
+def _manifests(root: Path, kind: str, name: str) -> list[Path]:
+    return [path for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")) if path.parts[-4] in layout.KINDS]
+
+
+def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:
     try:
-        parts = tuple(Part.from_json(part) for part in value["parts"])
-        return Artifact(directory, **{name: value[name] for name in fields}, parts=parts, measured=value["measured"])
-    except (KeyError, TypeError) as error:
-        raise FormatError(path, f"not a manifest ({error!r})", "Delete that directory and build it again.") from error
+        return read_manifest(directory)
+    except (ArtifactDamaged, FormatError) as error:
+        return error
+    except FileNotFoundError:  # removed since it was listed
+        return ArtifactDamaged(directory, "its manifest has just been removed", "Look again.")
 
 
 def _present(root: Path, kind: str) -> str:
     names = sorted(path.parent.name for path in (root / kind).glob("*/current"))
     return f"Present: {', '.join(names)}." if names else f"Nothing of kind {kind} has been built under this root yet."
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions

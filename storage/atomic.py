@@ -33,28 +33,38 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(source: Path, target: Path) -> None:
-    """Move a finished file or directory into place so that a reader sees all of it or none of it."""
+def place(source: Path, target: Path) -> None:
+    """Move a finished file or directory into place: its bytes are on the disk first, its new name may not be yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.chmod(0o755 if source.is_dir() else 0o644)  # born private; what is published is for every reader
     fsync_path(source)
     source.replace(target)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Move a finished file or directory into place so that a reader sees all of it or none of it, even after a power cut."""
+    place(source, target)
     fsync_path(target.parent)
 
 
-def write_bytes(target: Path, data: bytes) -> None:
-    """Replace `target` with `data`, atomically."""
+def write_bytes(target: Path, data: bytes, durable: bool = True) -> None:
+    """Replace `target` with `data`, atomically. Not `durable`: a power cut may undo it or leave an empty file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
-        publish(Path(name), target)
+        if durable:
+            publish(Path(name), target)
+        else:
+            Path(name).chmod(0o644)
+            Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def write_json(target: Path, value: Any) -> None:
+def write_json(target: Path, value: Any, durable: bool = True) -> None:
     """Replace `target` with indented JSON, atomically."""
-    write_bytes(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(target, text.encode() + b"\n", durable)

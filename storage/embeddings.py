@@ -38,7 +38,14 @@ def write_embeddings(directory: Path, part_name: str, sidecar: pa.Table, vectors
 
 def read_columns(embeddings: Artifact, columns: Sequence[str]) -> pa.Table:
     """Some columns of every row, in row order."""
-    return pa.concat_tables(read_table(path, columns) for path in embeddings.files(".parquet"))
+    return read_columns_of(embeddings.files(".parquet"), columns)
+
+
+def read_columns_of(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+    """Some columns of every row of some parts. Raises FormatError when there is no part."""
+    if not paths:
+        raise FormatError("embeddings", "there is no part to read", "Import images that can be read, then embed again.")
+    return pa.concat_tables(read_table(path, columns) for path in paths)
 
 
 def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:

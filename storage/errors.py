@@ -6,6 +6,8 @@ StorageError               base: says where it happened, what is wrong and what 
   ArtifactDamaged          a manifest exists, but a file it lists is absent, short or altered
   ArtifactMismatch         two artifacts that do not belong together (encoder, dim, fingerprint)
   FormatError              a file is not in the format this version reads
+  BuildRefused             an unfinished build under that name would be abandoned
+  CannotWrite              the disk is full, read-only or not ours
 """
 
 from pathlib import Path
@@ -40,3 +42,11 @@ class ArtifactMismatch(StorageError):
 
 class FormatError(StorageError):
     """A file is not in the format this version reads."""
+
+
+class BuildRefused(StorageError):
+    """An unfinished build of other parameters under the same name holds finished work."""
+
+
+class CannotWrite(StorageError):
+    """The disk is full, read-only or not ours."""

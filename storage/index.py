@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from storage.arrays import open_array
-from storage.artifact import Artifact, Build, artifacts, is_current
+from storage.artifact import Artifact, artifacts, is_current
+from storage.build import Build
 from storage.errors import ArtifactMissing
 
 VECTORS_FILE = "vectors.npy"

@@ -3,7 +3,7 @@
 <root>/<kind>/<name>/<id>/plan.json       what was asked for, written first
 <root>/<kind>/<name>/<id>/...             the parts
 <root>/<kind>/<name>/<id>/manifest.json   written last: its existence is completion
-<root>/<kind>/<name>/<id>/.build/         scratch and part records of an unfinished build
+<root>/<kind>/<name>/<id>/.build/         lock, scratch and part records of an unfinished build
 <root>/<kind>/<name>/current              one line: the id in use, replaced atomically
 """
 
@@ -62,6 +62,21 @@ def manifest_file(directory: Path) -> Path:
 def build_directory(directory: Path) -> Path:
     """Scratch files and part records; gone once the manifest stands."""
     return directory / ".build"
+
+
+def lock_file(directory: Path) -> Path:
+    """Held by the run that builds; removed with the build directory."""
+    return build_directory(directory) / "lock"
+
+
+def checkpoints_directory(directory: Path) -> Path:
+    """Where a training run keeps what it resumes from."""
+    return directory / "checkpoints"
+
+
+def publishing_lock_file(root: Path, kind: str, name: str) -> Path:
+    """Held while a version gets its number and becomes the current one."""
+    return family_directory(root, kind, name) / ".lock"
 
 
 def part_record_file(directory: Path, part_name: str) -> Path:

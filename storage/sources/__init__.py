@@ -3,6 +3,7 @@
 from storage.sources.coco import read_coco
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
+from storage.sources.parts import cut_into_parts, origin_of
 from storage.sources.source import Listing, Reader, SourceImage, key_of
 from storage.sources.wikiart import read_wikiart
 
@@ -19,7 +20,9 @@ __all__ = [
     "Listing",
     "Reader",
     "SourceImage",
+    "cut_into_parts",
     "key_of",
+    "origin_of",
     "read_coco",
     "read_folder",
     "read_openimages",

@@ -36,7 +36,7 @@ def read_coco(root: Path, split: str = "all") -> Listing:
     for name in splits:
         images += _read_split(root, name, files, notes)
     metadata = [path for name in splits for path in _annotation_paths(root, name)]
-    return listing_of(root, images, snapshot_of(files, metadata), dict(notes))
+    return listing_of(root, images, snapshot_of(files, metadata), dict(notes), files)
 
 
 def _annotation_paths(root: Path, split: str) -> tuple[Path, Path]:

@@ -43,7 +43,7 @@ def read_folder(root: Path, licence: str | None = None, author: str | None = Non
     notes["caption_files"] = len(captions)
     notes["without_captions"] = sum(not row.captions for row in rows)
     notes["not_to_be_opened"] = sum(row.reason is not None for row in rows)
-    return listing_of(root, rows, snapshot_of(files, captions), dict(notes))
+    return listing_of(root, rows, snapshot_of(files, captions), dict(notes), files)
 
 
 def _walk(root: Path, notes: Counter[str]) -> Iterator[Path]:

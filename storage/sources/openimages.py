@@ -80,7 +80,7 @@ def read_openimages(root: Path, split: str = "all") -> Listing:
     notes["without_metadata"] = sum(not image.listed for image in found.values())
     used = [*metadata, *_read_urls(root, splits, found, notes), *_read_boxes(root, splits, found, notes)]
     rows = [_row(source_id, image) for source_id, image in found.items()]
-    return listing_of(root, rows, snapshot_of(files, used), dict(notes))
+    return listing_of(root, rows, snapshot_of(files, used), dict(notes), files)
 
 
 def _row(source_id: str, image: _Found) -> SourceImage:

@@ -4,9 +4,10 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from storage.errors import SourceError
 
@@ -48,11 +49,13 @@ class Listing:
 
     snapshot: sha256 over every file's (id, bytes, modification time in ns) and the contents of the metadata files; it
     changes when anything does, and does not follow the data set to another machine. notes: counts of what was odd.
+    stamps: source_id -> (bytes, modification time in ns) of the files that exist.
     """
 
     images: tuple[SourceImage, ...]
     snapshot: str
     notes: dict[str, int] = field(default_factory=dict)
+    stamps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Reader = Callable[..., Listing]
@@ -95,7 +98,13 @@ def readable(text: str) -> str:
     return raw.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def listing_of(root: Path, images: Iterable[SourceImage], snapshot: str, notes: dict[str, int]) -> Listing:
+def listing_of(
+    root: Path,
+    images: Iterable[SourceImage],
+    snapshot: str,
+    notes: dict[str, int],
+    stamps: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> Listing:
     """The images, sorted by id; SourceError if two share an id, because two samples would then share a key."""
     ordered = sorted(images, key=lambda image: image.source_id)
     for before, after in itertools.pairwise(ordered):
@@ -105,7 +114,7 @@ def listing_of(root: Path, images: Iterable[SourceImage], snapshot: str, notes: 
                 f"two images have the id {after.source_id!r}: {_place(before)} and {_place(after)}",
                 "Remove or rename one of them (names that differ only in Unicode normalisation count as equal).",
             )
-    return Listing(tuple(ordered), snapshot, {name: count for name, count in sorted(notes.items()) if count})
+    return Listing(tuple(ordered), snapshot, {name: count for name, count in sorted(notes.items()) if count}, stamps)
 
 
 def _place(image: SourceImage) -> str:

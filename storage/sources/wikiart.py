@@ -58,7 +58,7 @@ def read_wikiart(root: Path) -> Listing:
     rows = [_row(source_id, path, lists, notes) for source_id, (path, _, _) in on_disk.items()]
     rows += [_row(source_id, None, lists, notes) for source_id in lists.listed_in.keys() - on_disk.keys()]
     files = {source_id: (size, mtime) for source_id, (_, size, mtime) in on_disk.items()}
-    return listing_of(root, rows, snapshot_of(files, lists.paths), dict(notes))
+    return listing_of(root, rows, snapshot_of(files, lists.paths), dict(notes), files)
 
 
 def _on_disk(root: Path, notes: Counter[str]) -> dict[str, tuple[Path, int, int]]:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from flows import cli
-from storage.artifact import Plan, begin
+from storage.artifact import Plan
+from storage.build import begin
 
 TRAINING = ("--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a")
 
@@ -79,9 +80,9 @@ def test_every_preset_is_a_valid_set_of_parameters(rdm):
 
 def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
     assert "nothing has been built" in rdm("show")[1]
-    build = begin(tmp_path, Plan("shards", "mine", {"size": 32}))
-    part = build.write_part("00000", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {"ok": 3}))
-    made = build.commit([part], {})
+    with begin(tmp_path, Plan("shards", "mine", {"size": 32})) as build:
+        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {"ok": 3}))
+        made = build.commit([part], {})
     code, out, _ = rdm("show", "--json")
     assert code == 0 and json.loads(out)["artifacts"][0]["id"] == made.id
     assert "size: 32" in rdm("show", "shards/mine")[1]
@@ -92,9 +93,9 @@ def test_bad_data_exits_with_1_and_one_message(rdm, tmp_path):
     for arguments in (["show", "shards/none"], ["show", "none"], ["show", "no.png"], ["check", "shards/none"]):
         code, out, err = rdm(*arguments)
         assert code == 1 and err.startswith("rdm: ") and "Traceback" not in err and not out
-    build = begin(tmp_path, Plan("shards", "mine", {}))
-    part = build.write_part("00000", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
-    build.commit([part], {}).file("a").write_bytes(b"abd")
+    with begin(tmp_path, Plan("shards", "mine", {})) as build:
+        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+        build.commit([part], {}).file("a").write_bytes(b"abd")
     code, _, err = rdm("check")
     assert code == 1 and "a has other bytes" in err
 

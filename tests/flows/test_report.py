@@ -12,7 +12,8 @@ import pytest
 from flows import findings, report
 from flows.config import WriteReport
 from rdm_core.images import encode
-from storage.artifact import Artifact, Plan, begin
+from storage.artifact import Artifact, Plan
+from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import StorageError
 from storage.runs import append_metrics
@@ -66,8 +67,8 @@ def picture(seed, side=16):
 
 
 def publish(root, kind, name, write, parameters=None, inputs=None, **measured) -> Artifact:
-    build = begin(root, Plan(kind, name, {"made": name} | (parameters or {}), inputs or {}))
-    return build.commit([build.write_part("00000", write)], {"seconds": 1.5, **measured})
+    with begin(root, Plan(kind, name, {"made": name} | (parameters or {}), inputs or {})) as build:
+        return build.commit([build.write_part("00000", "", write)], {"seconds": 1.5, **measured})
 
 
 def publish_database(root, name="db", side=16, captions=HOSTILE):
@@ -98,7 +99,7 @@ def publish_run(root, name, database, metrics=True):
         (scratch / "weights" / "model.safetensors").write_bytes(name.encode())
         (scratch / "metrics.jsonl").touch()
         for step in range(25, 1525, 25) if metrics else ():
-            append_metrics(scratch, {"step": step, "loss": 1 / step + 0.1, "gradient_norm": 0.5, "images_per_second": 99.0})
+            append_metrics(scratch, {"step": step, "loss": 1 / step + 0.1, "gradient_norm": 0.5})
         return 1, {}
 
     return publish(root, "runs", name, write, {"encoder": ENCODER, "training": {"k": 4}}, {"database": database.fingerprint})
@@ -307,10 +308,11 @@ def test_unknown_artifact_is_refused_by_name(tmp_path):
 def test_second_run_is_kept_and_a_new_input_is_not(tmp_path):
     publish_all(tmp_path)
     subject = report.open_subject(config(tmp_path))
-    build = begin(tmp_path, report.report_plan(config(tmp_path), subject))
-    artifact = build.commit(report.write_page.fn(build, subject), {"seconds": 0.1})
+    with begin(tmp_path, report.report_plan(config(tmp_path), subject)) as build:
+        artifact = build.commit(report.write_page.fn(build, subject), {"seconds": 0.1})
     assert [part.name for part in artifact.parts] == ["report"] and artifact.files(".html") == [artifact.file("report.html")]
-    assert begin(tmp_path, report.report_plan(config(tmp_path), subject)).finished == artifact
+    with begin(tmp_path, report.report_plan(config(tmp_path), subject)) as again:
+        assert again.finished == artifact
     publish_evaluation(tmp_path, EVALUATION | {"copies": {}})
     assert report.report_plan(config(tmp_path), report.open_subject(config(tmp_path))).id != artifact.id
 

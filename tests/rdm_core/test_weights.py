@@ -27,7 +27,7 @@ def trained(tiny_config, tiny_denoiser, tiny_data):
     """Three steps of training: the configuration, the denoiser with its running mean, and the last state."""
     kept = []
     training = TrainingConfig(steps=3, batch=4, learning_rate=1e-2, warmup_steps=1, k=2)
-    hooks = Hooks(log=lambda record: None, save=lambda step, state: kept.append(state))
+    hooks = Hooks(log=lambda record, speed: None, save=lambda step, state: kept.append(state))
     space = load_latent_space(PIXELS)
     denoiser = train(tiny_denoiser(tiny_config), FlowMatching(), space, tiny_data(), training, hooks)
     return tiny_config, denoiser, kept[-1]

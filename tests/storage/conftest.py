@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.artifact import Artifact, Plan, begin
+from storage.artifact import Artifact, Plan
+from storage.build import begin
 from storage.shards import SIDECAR, EncodedSample, SampleRecord
 
 
@@ -18,12 +19,14 @@ def make(tmp_path: Path) -> Callable[..., Artifact]:
     """make(kind, name, writer, ...) publishes under tmp_path; each writer(scratch, part_name) writes one part."""
 
     def made(kind, name, *writers, parameters=None, inputs=None, measured=None):
-        build = begin(tmp_path, Plan(kind, name, parameters or {}, inputs or {}))
-        parts = []
-        for number, write in enumerate(writers):
-            part_name = f"{number:05d}"
-            parts.append(build.write_part(part_name, lambda scratch, w=write, n=part_name: counted(w(scratch, n))))
-        return build.commit(parts, measured or {})
+        with begin(tmp_path, Plan(kind, name, parameters or {}, inputs or {})) as build:
+            if build.finished:
+                return build.finished
+            parts = []
+            for number, write in enumerate(writers):
+                part_name = f"{number:05d}"
+                parts.append(build.write_part(part_name, "", lambda scratch, w=write, n=part_name: counted(w(scratch, n))))
+            return build.commit(parts, measured or {})
 
     return made
 

@@ -1,10 +1,7 @@
-"""An artifact is whole or absent, whatever happens while it is built and to its files afterwards."""
+"""What is published: identities, what a manifest says, what damage is told, which version is current."""
 
 import json
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -12,42 +9,15 @@ from storage.artifact import (
     FORMAT_VERSION,
     Plan,
     artifacts,
-    begin,
     check,
     is_current,
     open_artifact,
+    unreadable,
     with_fingerprint,
 )
+from storage.build import begin
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
-
-PLAN = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "aa"})
-PART_NAMES = ("00000", "00001")
-
-
-def writer(part_name):
-    """Two files a part, one of them in a folder."""
-
-    def write(scratch):
-        (scratch / f"{part_name}.tar").write_bytes(f"images of {part_name}".encode() * 50)
-        (scratch / "more").mkdir()
-        (scratch / "more" / f"{part_name}.txt").write_text(part_name)
-        return 3, {"ok": 2, "rejected: too small": 1}
-
-    return write
-
-
-def build_all(root, plan=PLAN):
-    """What a flow does: keep a finished build, keep whole parts, write the others, commit."""
-    build = begin(root, plan)
-    if build.finished:
-        return build.finished
-    parts = [build.existing_part(name) or build.write_part(name, writer(name)) for name in PART_NAMES]
-    return build.commit(parts, {"seconds": 1.5})
-
-
-def files_under(directory):
-    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-
+from building import PLAN, build_all, files_under, writer
 
 @pytest.fixture
 def artifact(tmp_path):
@@ -86,142 +56,34 @@ def test_the_plan_id_does_not_follow_the_name():
 
 def test_ids_and_fingerprints_are_the_same_on_every_machine(artifact):
     """Literal values: if one changes, every artifact out there is rebuilt; then FORMAT_VERSION must change too."""
-    assert PLAN.id == "8999ea2d8080"
+    assert PLAN.id == "e08ba7514186"
     assert artifact.fingerprint == "33efaa9cd2e7c89f"
 
 
 def test_equal_bytes_give_equal_fingerprints_and_other_bytes_others(tmp_path, artifact):
     assert build_all(tmp_path / "elsewhere").fingerprint == artifact.fingerprint
-    build = begin(tmp_path / "third", PLAN)
-    renamed = build.commit([build.write_part("00000", writer("00000")), build.write_part("00002", writer("00002"))], {})
+    with begin(tmp_path / "third", PLAN) as build:
+        renamed = build.commit([build.write_part(name, "", writer(name)) for name in ("00000", "00002")], {})
     assert renamed.fingerprint != artifact.fingerprint
 
 
-# A build
+# What a manifest says
 
 
 def test_a_finished_artifact_says_what_is_in_it(tmp_path, artifact):
     opened = open_artifact(tmp_path, "shards", "paintings")
     assert opened == artifact
-    assert (opened.kind, opened.name, opened.id) == ("shards", "paintings", PLAN.id)
+    assert (opened.kind, opened.name, opened.id, opened.version) == ("shards", "paintings", PLAN.id, 1)
+    assert opened.reference == f"shards/paintings@{PLAN.id}"
     assert (opened.parameters, opened.inputs) == (PLAN.parameters, PLAN.inputs)
     assert opened.measured == {"seconds": 1.5}
-    assert opened.rows == 6
+    assert (opened.rows, opened.bytes) == (6, 2 * (750 + 5))
     assert opened.counts == {"ok": 4, "rejected: too small": 2}
     assert opened.files(".tar") == [opened.file("00000.tar"), opened.file("00001.tar")]
     assert opened.files(".txt") == [opened.file("more/00000.txt"), opened.file("more/00001.txt")]
     assert files_under(opened.directory) == [
         "00000.tar", "00001.tar", "manifest.json", "more/00000.txt", "more/00001.txt", "plan.json",
     ]  # fmt: skip
-
-
-def test_a_finished_build_is_kept(tmp_path, artifact):
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert begin(tmp_path, PLAN).finished == artifact
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_a_writer_that_raises_publishes_nothing(tmp_path):
-    build = begin(tmp_path, PLAN)
-
-    def fails(scratch):
-        (scratch / "00000.tar").write_bytes(b"half")
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        build.write_part("00000", fails)
-    assert files_under(build.directory) == ["plan.json"]
-    assert list((build.directory / ".build").iterdir()) == [], "no scratch is left"
-    assert build.existing_part("00000") is None
-
-
-def test_a_build_killed_in_its_second_part_keeps_the_first_and_ends_as_if_unbroken(tmp_path):
-    unbroken = build_all(tmp_path / "unbroken")
-    build = begin(tmp_path, PLAN)
-    first = build.write_part("00000", writer("00000"))
-
-    def killed(scratch):
-        (scratch / "00001.tar").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build.write_part("00001", killed)
-    assert files_under(build.directory) == [".build/00000.part.json", "00000.tar", "more/00000.txt", "plan.json"]
-    with pytest.raises(ArtifactMissing):
-        open_artifact(tmp_path, "shards", "paintings")
-    again = begin(tmp_path, PLAN)
-    assert again.finished is None
-    assert again.existing_part("00000") == first
-    assert again.existing_part("00001") is None
-    written = (again.directory / "00000.tar").stat().st_mtime_ns
-    resumed = build_all(tmp_path)
-    assert (resumed.directory / "00000.tar").stat().st_mtime_ns == written, "the first part was not written again"
-    assert resumed.fingerprint == unbroken.fingerprint
-    assert files_under(resumed.directory) == files_under(unbroken.directory)
-
-
-def test_a_process_that_dies_while_writing_leaves_scratch_that_the_next_run_clears(tmp_path):
-    code = """
-import os, sys
-from pathlib import Path
-from storage.artifact import Plan, begin
-def dies(scratch):
-    (scratch / "00000.tar").write_bytes(b"half")
-    os._exit(9)
-plan = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "aa"})
-begin(Path(sys.argv[1]), plan).write_part("00000", dies)
-"""
-    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
-    assert dead.returncode == 9
-    directory = tmp_path / "shards" / "paintings" / PLAN.id
-    assert [name for name in files_under(directory) if name.endswith("00000.tar")] != [], "the dead run left scratch"
-    build = begin(tmp_path, PLAN)
-    assert files_under(directory) == ["plan.json"]
-    assert build.existing_part("00000") is None
-
-
-def test_a_build_killed_at_any_rename_shows_nothing_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    unbroken = build_all(tmp_path / "unbroken")
-    real, calls = Path.replace, []
-
-    def replace(source, target):
-        calls.append(target)
-        if len(calls) == deadly:
-            raise KeyboardInterrupt
-        return real(source, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    for deadly in range(1, 10):  # plan, two files and a record for each of two parts, manifest, pointer
-        root = tmp_path / str(deadly)
-        calls.clear()
-        with pytest.raises(KeyboardInterrupt):
-            build_all(root)
-        with pytest.raises(ArtifactMissing):
-            open_artifact(root, "shards", "paintings")
-        resumed = build_all(root)
-        assert resumed.fingerprint == unbroken.fingerprint
-        assert open_artifact(root, "shards", "paintings") == resumed
-        assert files_under(root / "shards") == files_under(tmp_path / "unbroken" / "shards")
-    deadly = 10
-    calls.clear()
-    build_all(tmp_path / "all")
-    assert len(calls) == 9, "every rename of a build was tried"
-
-
-def test_a_part_whose_file_changed_size_since_is_written_again(tmp_path):
-    build = begin(tmp_path, PLAN)
-    build.write_part("00000", writer("00000"))
-    (build.directory / "00000.tar").write_bytes(b"short")
-    assert begin(tmp_path, PLAN).existing_part("00000") is None
-
-
-def test_a_build_that_lost_a_file_cannot_be_committed(tmp_path):
-    build = begin(tmp_path, PLAN)
-    part = build.write_part("00000", writer("00000"))
-    (build.directory / "00000.tar").unlink()
-    with pytest.raises(ArtifactDamaged, match="00000.tar is absent.*Run the same command again"):
-        build.commit([part], {})
-    assert not (build.directory / "manifest.json").exists()
 
 
 # Damage
@@ -242,12 +104,14 @@ def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(d
         with pytest.raises(ArtifactDamaged, match=f"00001.tar {told}.*build") as caught:
             open_artifact(tmp_path, "shards", reference)
         assert "00000.tar" not in str(caught.value)
-    build = begin(tmp_path, PLAN)
-    assert build.finished is None
-    with pytest.raises(ArtifactMissing, match="never finished"):
-        open_artifact(tmp_path, "shards", "paintings")
+    whole = artifact.file("00000.tar").stat().st_ino
+    with begin(tmp_path, PLAN) as build:
+        assert build.finished is None
+        with pytest.raises(ArtifactMissing, match="never finished"):
+            open_artifact(tmp_path, "shards", "paintings")
     assert build_all(tmp_path).fingerprint == artifact.fingerprint
-    assert open_artifact(tmp_path, "shards", "paintings") == artifact
+    assert open_artifact(tmp_path, "shards", "paintings").parts == artifact.parts
+    assert artifact.file("00000.tar").stat().st_ino == whole, "only the damaged part was written again"
 
 
 def test_a_flipped_bit_is_found_by_hashes_and_by_nothing_less(tmp_path, artifact):
@@ -272,20 +136,38 @@ def test_every_damaged_file_is_named(artifact):
     [
         ({"format": FORMAT_VERSION + 1}, f"format {FORMAT_VERSION + 1}, this version reads {FORMAT_VERSION}"),
         ({"format": str(FORMAT_VERSION)}, f"format '{FORMAT_VERSION}'"),
-        ({}, "format None"),
-        ([], "format None"),
+        ({}, "not a manifest"),
+        ([], "not a manifest"),
         ({"format": FORMAT_VERSION}, "not a manifest .*parts"),
         ({"format": FORMAT_VERSION, "parts": [{}]}, "not a manifest"),
         ({"format": FORMAT_VERSION, "parts": 3}, "not a manifest"),
-        ("{", "not readable as JSON"),
-        (b"\xff\xfe", "not readable as JSON"),
+        ("{", "not a manifest .*JSON"),
+        (b"\xff\xfe", "not a manifest .*utf-8"),
     ],
 )
-def test_a_manifest_this_version_does_not_read_is_refused(manifest, told, tmp_path, artifact):
+def test_a_manifest_this_version_does_not_read_is_refused_and_does_not_hide_the_others(manifest, told, tmp_path, artifact):
+    other = build_all(tmp_path, Plan("shards", "photos", {}))
     raw = manifest if isinstance(manifest, bytes) else (manifest if manifest == "{" else json.dumps(manifest)).encode()
     artifact.file("manifest.json").write_bytes(raw)
-    with pytest.raises(FormatError, match=f"manifest.json: {told}"):
+    with pytest.raises((ArtifactDamaged, FormatError), match=f"manifest.json: {told}"):
         open_artifact(tmp_path, "shards", "paintings")
+    assert artifacts(tmp_path) == [other]
+    assert [error.where for error in unreadable(tmp_path)] == [str(artifact.file("manifest.json"))]
+    assert with_fingerprint(tmp_path, "shards", other.fingerprint) == other
+
+
+@pytest.mark.parametrize("field", ["parameters", "inputs", "fingerprint", "parts"])
+def test_a_manifest_that_was_altered_is_not_believed(field, tmp_path, artifact):
+    path = artifact.file("manifest.json")
+    value = json.loads(path.read_text())
+    if field == "parts":
+        value["parts"][0]["files"][0]["sha256"] = "0" * 64
+    else:
+        value[field] = {"size": 65} if field != "fingerprint" else "0" * 16
+    path.write_text(json.dumps(value))
+    with pytest.raises(ArtifactDamaged, match="it was altered"):
+        open_artifact(tmp_path, "shards", "paintings")
+    assert build_all(tmp_path).fingerprint == artifact.fingerprint
 
 
 # Versions
@@ -297,22 +179,23 @@ def test_a_new_version_becomes_current_and_the_old_one_stays_open_by_id(tmp_path
     assert open_artifact(tmp_path, "shards", f"paintings@{artifact.id}") == artifact
     assert is_current(tmp_path, newer)
     assert not is_current(tmp_path, artifact)
-    assert artifacts(tmp_path, "shards", "paintings") == sorted([artifact, newer], key=lambda a: a.id)
+    assert artifacts(tmp_path, "shards", "paintings") == [artifact, newer], "in the order they were published"
+    assert (artifact.version, newer.version) == (1, 2)
 
 
 def test_asking_for_an_old_version_again_makes_it_current_again(tmp_path, artifact):
     build_all(tmp_path, Plan("shards", "paintings", {"size": 128}))
-    assert begin(tmp_path, PLAN).finished == artifact
+    assert build_all(tmp_path) == artifact
     assert open_artifact(tmp_path, "shards", "paintings") == artifact
 
 
 def test_readers_keep_the_old_version_until_the_new_one_is_whole(tmp_path, artifact):
-    build = begin(tmp_path, Plan("shards", "paintings", {"size": 128}))
-    part = build.write_part("00000", writer("00000"))
-    assert open_artifact(tmp_path, "shards", "paintings") == artifact
-    with pytest.raises(ArtifactMissing, match="never finished"):
-        open_artifact(tmp_path, "shards", f"paintings@{build.plan.id}")
-    build.commit([part], {})
+    with begin(tmp_path, Plan("shards", "paintings", {"size": 128})) as build:
+        part = build.write_part("00000", "", writer("00000"))
+        assert open_artifact(tmp_path, "shards", "paintings") == artifact
+        with pytest.raises(ArtifactMissing, match="never finished"):
+            open_artifact(tmp_path, "shards", f"paintings@{build.plan.id}")
+        build.commit([part], {})
     assert open_artifact(tmp_path, "shards", "paintings").id == build.plan.id
 
 
@@ -331,7 +214,7 @@ def test_a_reader_beside_a_switching_pointer_always_sees_one_whole_version(tmp_p
     reader = threading.Thread(target=read)
     reader.start()
     for turn in range(60):
-        begin(tmp_path, plans[turn % 2])
+        build_all(tmp_path, plans[turn % 2])
     done.set()
     reader.join(timeout=30)
     assert wrong == []

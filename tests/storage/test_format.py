@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 import storage
-from storage.artifact import FORMAT_VERSION, Part, PartFile, Plan, begin
+from storage.artifact import FORMAT_VERSION, Part, PartFile, Plan
+from storage.build import begin
 from storage.embeddings import embeddings_schema, write_embeddings
 from storage.index import write_vectors
 from storage.latents import LATENT_KEYS
@@ -142,8 +143,8 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
     made = {}
 
     def publish(kind, writers, inputs=None, **measured):
-        build = begin(root, Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {}))
-        made[kind] = build.commit([build.write_part(name, write) for name, write in writers.items()], measured)
+        with begin(root, Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {})) as build:
+            made[kind] = build.commit([build.write_part(name, "", write) for name, write in writers.items()], measured)
 
     publish(
         "shards",

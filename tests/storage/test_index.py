@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from storage.artifact import Plan, begin, open_artifact
+from storage.artifact import Plan, open_artifact
+from storage.build import begin
 from storage.errors import ArtifactMissing
 from storage.index import FAISS_FILE, faiss_file, open_index_of, open_norms, open_vectors, write_vectors
 
@@ -42,10 +43,10 @@ def test_a_mapped_matrix_cannot_be_written_to(index):
 
 
 def test_an_unfinished_build_can_be_searched_to_measure_its_recall(tmp_path, unit_vectors):
-    build = begin(tmp_path, Plan("index", "a", {}))
-    build.write_part("index", lambda d: (write_vectors(d, *unit_vectors(4)), {}))
-    assert open_vectors(build).shape == (4, 8)
-    assert faiss_file(build) is None
+    with begin(tmp_path, Plan("index", "a", {})) as build:
+        build.write_part("index", "", lambda d: (write_vectors(d, *unit_vectors(4)), {}))
+        assert open_vectors(build).shape == (4, 8)
+        assert faiss_file(build) is None
 
 
 def test_there_is_a_faiss_file_only_when_one_was_built(make, index):
@@ -75,7 +76,8 @@ def test_the_current_one_of_two_that_fit_is_taken(tmp_path, make, embeddings):
         for recipe in ("exact", "autofaiss")
     ]
     for artifact in (both[0], both[1], both[0]):
-        begin(tmp_path, Plan("index", "a", artifact.parameters, artifact.inputs))
+        with begin(tmp_path, Plan("index", "a", artifact.parameters, artifact.inputs)) as build:
+            assert build.finished == artifact
         assert open_index_of(tmp_path, wanted) == artifact
 
 

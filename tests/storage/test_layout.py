@@ -2,7 +2,8 @@
 
 import pytest
 
-from storage.artifact import Plan, artifacts, begin, open_artifact
+from storage.artifact import Plan, artifacts, open_artifact
+from storage.build import begin
 from storage.errors import StorageError
 from storage.layout import KINDS, artifact_directory, checked_name, manifest_file, part_record_file, plan_file, pointer_file
 
@@ -15,7 +16,7 @@ def test_a_name_that_is_not_just_a_directory_is_refused(name, tmp_path):
     with pytest.raises(StorageError, match="not a valid artifact name.*Use 1 to 64 letters"):
         checked_name(name)
     with pytest.raises(StorageError, match="not a valid artifact name"):
-        begin(tmp_path / "root", Plan("shards", name, {}))
+        begin(tmp_path / "root", Plan("shards", name, {})).__enter__()
     assert list(tmp_path.iterdir()) == [], "nothing was written"
 
 
@@ -54,7 +55,8 @@ def test_every_path_is_as_the_format_says(tmp_path):
 
 def test_an_artifact_of_each_kind_can_be_built_and_listed(tmp_path):
     for kind in KINDS:
-        begin(tmp_path, Plan(kind, "a", {})).commit([], {})
+        with begin(tmp_path, Plan(kind, "a", {})) as build:
+            build.commit([], {})
     (tmp_path / "other" / "a" / ID).mkdir(parents=True)
     (tmp_path / "other" / "a" / ID / "manifest.json").write_text("not ours")
     assert [artifact.kind for artifact in artifacts(tmp_path)] == sorted(KINDS)

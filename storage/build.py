@@ -1,0 +1,382 @@
+"""Building an artifact: Plan -> parts -> Manifest, one builder at a time, resumable after any end.
+
+`begin` opens a build, `Build.existing_part` and `Build.write_part` give its parts (a killed build keeps those it
+finished, a new version takes over those whose input did not change), `Build.commit` publishes.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from storage import layout
+from storage.artifact import (
+    FORMAT_VERSION,
+    Artifact,
+    Part,
+    PartFile,
+    Plan,
+    artifacts,
+    current_id,
+    damage,
+    fingerprint_of,
+    is_current,
+    read_manifest,
+)
+from storage.atomic import fsync_path, place, sha256_file, write_bytes, write_json
+from storage.errors import ArtifactDamaged, BuildRefused, CannotWrite
+from storage.locks import exclusive
+
+_RECORDED_PACKAGES = ("rdm", "numpy", "pyarrow", "torch", "open_clip_torch", "diffusers", "faiss-cpu", "pillow")
+_DISK = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space or have the quota raised",
+    errno.EROFS: "Make it writable or choose another root",
+    errno.EACCES: "Give yourself the right to write there or choose another root",
+    errno.EPERM: "Give yourself the right to write there or choose another root",
+}
+Waiting = Callable[[str], None]
+"""Takes who holds the lock."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """An open build; `finished` is set when the plan had already been carried out."""
+
+    root: Path
+    plan: Plan
+    directory: Path
+    finished: Artifact | None
+    donors: tuple[Path, ...] = ()
+    """Directories of other versions whose parts are taken over where they were made from the same."""
+
+    def file(self, relative: str) -> Path:
+        """The path of one of the parts' files."""
+        return self.directory / relative
+
+    def existing_part(self, part_name: str, made_from: str) -> Part | None:
+        """The part as an earlier run finished it or another version holds it, or None when it must be written.
+
+        A part of this build is believed by its sizes (`commit` reads the bytes); one of another version is read first.
+        """
+        own = _part_record(self.directory, part_name)
+        if own and own.made_from == made_from and not damage(self.directory, [own], hashes=False):
+            return own
+        for donor in self.donors:
+            part = _parts_by_origin(donor).get(made_from)
+            if part and not damage(donor, [part], hashes=True):
+                return self._take_over(donor, part, part_name)
+        return None
+
+    def write_part(self, part_name: str, made_from: str, write: Callable[[Path], tuple[int, Mapping[str, int]]]) -> Part:
+        """Run `write(scratch)`, publish every file it left in the scratch directory, and record the part.
+
+        `write` returns (rows, counts). Nothing is published when it raises. Raises CannotWrite when the disk refuses.
+        """
+        parent = layout.build_directory(self.directory)
+        with told_by_cause(self.directory):
+            scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
+            try:
+                rows, counts = write(scratch)
+                paths = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
+                files = [_place_file(path, path.relative_to(scratch).as_posix(), self.directory) for path in paths]
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return self._recorded(Part(part_name, rows, tuple(files), dict(counts), made_from))
+
+    def commit(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Artifact:
+        """Publish: read every file once more, write the manifest by rename, make this version the current one.
+
+        Raises ArtifactDamaged when a part's file is not what was written; the next run writes that part again.
+        """
+        with told_by_cause(self.directory):
+            damaged = damage(self.directory, parts, hashes=True)
+            for name in damaged:
+                layout.part_record_file(self.directory, name).unlink(missing_ok=True)
+            if damaged:
+                reasons = "; ".join(reason for found in damaged.values() for reason in found)
+                raise ArtifactDamaged(self.directory, reasons, "Run the same command again: it rebuilds what is missing.")
+            for folder in sorted({(self.directory / f.path).parent for part in parts for f in part.files}):
+                fsync_path(folder)
+            fsync_path(self.directory)
+            with exclusive(layout.publishing_lock_file(self.root, self.plan.kind, self.plan.name), _patiently):
+                write_json(layout.manifest_file(self.directory), self._manifest(parts, measured))
+                artifact = _make_current(self.root, read_manifest(self.directory))
+            _drop_superseded(self.root, self.plan)
+            return artifact
+
+    def _manifest(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> dict[str, Any]:
+        earlier = [artifact.version for artifact in artifacts(self.root, self.plan.kind, self.plan.name)]
+        return {
+            "format": FORMAT_VERSION,
+            "kind": self.plan.kind,
+            "name": self.plan.name,
+            "id": self.plan.id,
+            "version": max(earlier, default=0) + 1,
+            "fingerprint": fingerprint_of(parts),
+            "parameters": self.plan.parameters,
+            "inputs": self.plan.inputs,
+            "parts": [asdict(part) for part in parts],
+            "measured": measured,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_by": _versions(),
+        }
+
+    def _recorded(self, part: Part) -> Part:
+        # Not durable: after a power cut a lost record costs the part again, and a record without its files is not believed.
+        write_json(layout.part_record_file(self.directory, part.name), asdict(part), durable=False)
+        return part
+
+    def _take_over(self, donor: Path, part: Part, part_name: str) -> Part:
+        """The part under this build's name for it, its files shared with the version they come from."""
+        files = []
+        with told_by_cause(self.directory):
+            for record in part.files:
+                path = record.path.replace(part.name, part_name, 1)
+                _link(donor / record.path, self.directory / path)
+                files.append(PartFile(path, record.bytes, record.sha256))
+            return self._recorded(Part(part_name, part.rows, tuple(files), part.counts, part.made_from))
+
+
+@contextmanager
+def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Build]:
+    """Open the build of a plan: finished already, unfinished from an earlier run, or new. Held until the block ends.
+
+    A finished build whose files are damaged is opened as unfinished: what is damaged is rebuilt, never served. While
+    another process builds the same plan, `waiting` is told once who, and its result is then used. Raises BuildRefused
+    when an unfinished build under this name has other parameters and finished work, CannotWrite, or FormatError.
+    """
+    directory = layout.artifact_directory(root, plan.kind, plan.name, plan.id)
+    finished = _look_up(root, directory)
+    if finished:
+        yield Build(root, plan, directory, finished)
+        return
+    with ExitStack() as held:
+        with told_by_cause(directory):
+            held.enter_context(exclusive(layout.lock_file(directory), waiting or _patiently))
+        finished = _look_up(root, directory)  # the run we waited for may have built it
+        if not finished:
+            held.callback(_drop_if_nothing_came_of_it, directory)
+            with told_by_cause(directory):
+                _refuse_or_drop_leftovers(root, plan)
+                _prepare(directory, plan)
+        yield Build(root, plan, directory, finished, () if finished else _donors(root, plan))
+
+
+def unfinished(root: Path, kind: str = "*", name: str = "*") -> list[Path]:
+    """Directories of builds that nobody has finished, whether somebody is at it or not."""
+    plans = sorted(root.glob(f"{kind}/{name}/*/plan.json"))
+    return [p.parent for p in plans if p.parts[-4] in layout.KINDS and not layout.manifest_file(p.parent).is_file()]
+
+
+def has_finished_work(directory: Path) -> bool:
+    """Whether an unfinished build holds anything that a resumed run would use: parts or checkpoints."""
+    parts = layout.build_directory(directory).glob("*.part.json")
+    return any(parts) or any(layout.checkpoints_directory(directory).glob("*/manifest.json"))
+
+
+def read_plan(directory: Path) -> Plan | None:
+    """What an unfinished build was asked for, or None when the file is not readable."""
+    try:
+        value = json.loads(layout.plan_file(directory).read_text())
+        return Plan(value["kind"], value["name"], value["parameters"], value["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def told_by_cause(directory: Path) -> Iterator[None]:
+    """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        what = f"cannot be written: {os.strerror(error.errno)}"
+        raise CannotWrite(
+            directory, what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
+        ) from error
+
+
+def _look_up(root: Path, directory: Path) -> Artifact | None:
+    """The finished artifact, if every file has its size."""
+    if not layout.manifest_file(directory).is_file():
+        return None
+    try:
+        artifact = read_manifest(directory)
+    except ArtifactDamaged:
+        return None
+    if damage(directory, artifact.parts, hashes=False):
+        return None
+    lock = layout.publishing_lock_file(root, artifact.kind, artifact.name)
+    if not is_current(root, artifact) or layout.build_directory(directory).is_dir() or lock.exists():
+        with told_by_cause(directory), exclusive(lock, _patiently):
+            return _make_current(root, artifact)
+    return artifact
+
+
+def _prepare(directory: Path, plan: Plan) -> None:
+    """Make the directory ready: no scratch of a killed run, and of a damaged artifact only the parts that are whole."""
+    for scratch in layout.build_directory(directory).iterdir():
+        if scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+    for temporary in [*directory.glob(".*-*"), *layout.build_directory(directory).glob(".*-*")]:
+        temporary.unlink(missing_ok=True)
+    manifest = layout.manifest_file(directory)
+    if manifest.is_file():
+        try:
+            artifact = read_manifest(directory)
+            damaged = damage(directory, artifact.parts, hashes=True)
+            for part in artifact.parts:
+                if part.name not in damaged:
+                    write_json(layout.part_record_file(directory, part.name), asdict(part), durable=False)
+        except ArtifactDamaged:
+            pass  # nothing it says can be believed: every part is made again
+        manifest.unlink()
+        fsync_path(directory)
+    write_json(layout.plan_file(directory), asdict(plan))
+
+
+def _drop_if_nothing_came_of_it(directory: Path) -> None:
+    """An attempt that failed before its first part leaves nothing."""
+    if not layout.manifest_file(directory).is_file() and not has_finished_work(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
+    """Dead unfinished builds under the name: without finished work they go; with other parameters we refuse."""
+    for directory in unfinished(root, plan.kind, plan.name):
+        if directory.name == plan.id:
+            continue
+        try:
+            with exclusive(layout.lock_file(directory)):
+                other = read_plan(directory)
+                if other is None or not has_finished_work(directory):
+                    shutil.rmtree(directory)
+                    continue
+                differing = _differences(plan.parameters, other.parameters)
+                if differing:
+                    raise BuildRefused(
+                        f"{plan.kind}/{plan.name}",
+                        f"an unfinished build under this name was asked for with {', '.join(differing)}",
+                        "Finish it with those values, take another --name, or drop it: "
+                        f"rdm gc --unfinished {plan.kind}/{plan.name}",
+                    )
+        except BlockingIOError:
+            continue  # it is being built right now: different builds never block each other
+
+
+def _differences(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Each parameter that differs, with both values."""
+    one, other = dict(_flat(asked)), dict(_flat(before))
+    return [
+        f"{key}={json.dumps(other.get(key))} (now {json.dumps(one.get(key))})"
+        for key in sorted(one.keys() | other.keys())
+        if json.dumps(one.get(key)) != json.dumps(other.get(key))
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
+    """The current version, and unfinished builds of the same parameters from before the input changed."""
+    current = current_id(root, plan.kind, plan.name)
+    family = layout.family_directory(root, plan.kind, plan.name)
+    published = [family / current] if current and current != plan.id else []
+    return (*published, *(d for d in unfinished(root, plan.kind, plan.name) if d.name != plan.id))
+
+
+def _drop_superseded(root: Path, plan: Plan) -> None:
+    """Unfinished builds of the same parameters and older inputs: nobody can ask for them again."""
+    for directory in unfinished(root, plan.kind, plan.name):
+        try:
+            with exclusive(layout.lock_file(directory)):
+                other = read_plan(directory)
+                if other is None or other.parameters == plan.parameters:
+                    shutil.rmtree(directory)
+        except BlockingIOError:
+            continue
+
+
+def _part_record(directory: Path, part_name: str) -> Part | None:
+    """The record of a finished part; None when there is none, or a power cut left half of it."""
+    try:
+        return Part.from_json(json.loads(layout.part_record_file(directory, part_name).read_text()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _parts_by_origin(directory: Path) -> Mapping[str, Part]:
+    """made_from -> part, of a finished or an unfinished version."""
+    for record in (layout.manifest_file(directory), layout.build_directory(directory)):
+        if record.exists():
+            return _parts_as_of(directory, record.stat().st_mtime_ns)
+    return {}
+
+
+@lru_cache(maxsize=8)
+def _parts_as_of(directory: Path, changed_ns: int) -> Mapping[str, Part]:
+    """Read once a process and state, not once a part."""
+    try:
+        parts: Sequence[Part | None] = read_manifest(directory).parts
+    except (ArtifactDamaged, FileNotFoundError):
+        names = [path.name.removesuffix(".part.json") for path in layout.build_directory(directory).glob("*.part.json")]
+        parts = [_part_record(directory, name) for name in names]
+    return {part.made_from: part for part in parts if part}
+
+
+def _make_current(root: Path, artifact: Artifact) -> Artifact:
+    """Let the name's pointer lead to this version and clear what the build left; the publishing lock is held."""
+    pointer = layout.pointer_file(root, artifact.kind, artifact.name)
+    for temporary in pointer.parent.glob(".current-*"):
+        temporary.unlink(missing_ok=True)
+    if not is_current(root, artifact):
+        write_bytes(pointer, artifact.id.encode() + b"\n")
+    shutil.rmtree(layout.build_directory(artifact.directory), ignore_errors=True)
+    return artifact
+
+
+def _place_file(path: Path, relative: str, directory: Path) -> PartFile:
+    record = PartFile(relative, path.stat().st_size, sha256_file(path))
+    place(path, directory / relative)
+    return record
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system knows no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        fsync_path(target)
+
+
+def _patiently(_: str) -> None:
+    """Wait without a word."""
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions

@@ -1,0 +1,333 @@
+"""An artifact is whole or absent, whatever happens while it is built."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from storage.artifact import Plan, artifacts, check, open_artifact
+from storage.build import begin, has_finished_work, unfinished
+from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite
+from building import PLAN, build_all, files_under, writer
+
+NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
+"""The same request after the source changed."""
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    return build_all(tmp_path)
+
+
+def stop_after(root, plan, *names):
+    """A build that is interrupted when those parts are written."""
+    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
+        for name in names:
+            build.write_part(name, name, writer(name))
+        raise KeyboardInterrupt
+
+
+# One build
+
+
+def test_a_finished_build_is_kept_and_not_touched(tmp_path, artifact):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with begin(tmp_path, PLAN) as build:
+        assert build.finished == artifact
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_writer_that_raises_publishes_nothing_and_leaves_nothing(tmp_path):
+    def fails(scratch):
+        (scratch / "00000.tar").write_bytes(b"half")
+        raise RuntimeError("out of memory")
+
+    with begin(tmp_path, PLAN) as build:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            build.write_part("00000", "", fails)
+        assert files_under(build.directory) == [".build/lock", "plan.json"], "no scratch is left"
+        assert build.existing_part("00000", "") is None
+    assert files_under(tmp_path) == [], "an attempt without a part leaves no directory behind"
+
+
+def test_a_build_stopped_in_its_second_part_keeps_the_first_and_ends_as_if_unbroken(tmp_path):
+    unbroken = build_all(tmp_path / "unbroken")
+    stop_after(tmp_path, PLAN, "00000")
+    directory = tmp_path / "shards" / "paintings" / PLAN.id
+    assert files_under(directory) == [".build/00000.part.json", "00000.tar", "more/00000.txt", "plan.json"]
+    with pytest.raises(ArtifactMissing):
+        open_artifact(tmp_path, "shards", "paintings")
+    written = []
+    resumed = build_all(tmp_path, written=written)
+    assert written == ["00001"]
+    assert resumed.fingerprint == unbroken.fingerprint
+    assert files_under(resumed.directory) == files_under(unbroken.directory)
+
+
+def test_a_part_made_from_something_else_is_not_taken_for_this_one(tmp_path):
+    stop_after(tmp_path, PLAN, "00000")
+    written = []
+    build_all(tmp_path, contents=("other", "00001"), written=written)
+    assert written == ["00000", "00001"]
+
+
+def test_a_process_that_dies_while_writing_leaves_scratch_that_the_next_run_clears(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from storage.artifact import Plan
+from storage.build import begin
+def dies(scratch):
+    (scratch / "00000.tar").write_bytes(b"half")
+    os._exit(9)
+plan = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "aa"})
+held = begin(Path(sys.argv[1]), plan)
+held.__enter__().write_part("00000", "", dies)
+"""
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    assert dead.returncode == 9
+    directory = tmp_path / "shards" / "paintings" / PLAN.id
+    assert [name for name in files_under(directory) if name.endswith("00000.tar")] != [], "the dead run left scratch"
+    with begin(tmp_path, PLAN):
+        assert files_under(directory) == [".build/lock", "plan.json"]
+
+
+WAYS = {
+    "rename": (Path, "replace"),
+    "fsync": (os, "fsync"),
+    "new file or directory": (os, "open"),
+    "new directory": (os, "mkdir"),
+    "removal": (os, "unlink"),
+    "link": (os, "link"),
+}
+"""Everything a build does to the disk, by what it calls."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("second", [False, True], ids=["first version", "next version"])
+def test_a_build_killed_at_any_step_shows_nothing_half_and_resumes_to_the_same_bytes(way, second, tmp_path, monkeypatch):
+    """Before each call of each kind the root is copied as it lies: that copy is what a killed process would leave."""
+    plan = NEXT if second else PLAN
+    contents = ("00000", "changed") if second else ("00000", "00001")
+
+    def root_of(name):
+        root = tmp_path / name
+        if second:
+            build_all(root)
+        return root
+
+    unbroken_root = root_of("unbroken")
+    unbroken = build_all(unbroken_root, plan, contents)
+    place, name = WAYS[way]
+    real, left = getattr(place, name), []
+
+    def killed_here(*arguments, **options):
+        with monkeypatch.context() as undone:
+            undone.setattr(place, name, real)
+            if root.exists():
+                left.append(shutil.copytree(root, tmp_path / f"left-{len(left)}"))
+        return real(*arguments, **options)
+
+    root = root_of("killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, killed_here)
+        build_all(root, plan, contents)
+    assert left or way == "link" and not second, "no such step was met"
+    for copy in left:
+        for seen in artifacts(copy):
+            check(seen)  # whatever is published is whole
+        resumed = build_all(copy, plan, contents)
+        check(resumed)
+        assert resumed.fingerprint == unbroken.fingerprint
+        assert open_artifact(copy, "shards", "paintings") == resumed
+        assert files_under(copy) == files_under(unbroken_root), "nothing temporary is left"
+
+
+def test_a_part_whose_file_changed_size_since_is_written_again(tmp_path):
+    stop_after(tmp_path, PLAN, "00000")
+    with begin(tmp_path, PLAN) as build:
+        assert build.existing_part("00000", "00000")
+        build.file("00000.tar").write_bytes(b"short")
+        assert build.existing_part("00000", "00000") is None
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"name": "00000"}'])
+def test_a_part_record_cut_by_a_power_failure_is_not_believed(record, tmp_path):
+    stop_after(tmp_path, PLAN, "00000")
+    with begin(tmp_path, PLAN) as build:
+        (build.directory / ".build" / "00000.part.json").write_bytes(record)
+        assert build.existing_part("00000", "00000") is None
+
+
+def test_a_part_whose_bytes_changed_is_found_before_publishing_and_made_again_by_the_next_run(tmp_path):
+    unbroken = build_all(tmp_path / "unbroken")
+    stop_after(tmp_path, PLAN, "00000")
+    path = tmp_path / "shards" / "paintings" / PLAN.id / "00000.tar"
+    path.write_bytes(path.read_bytes().replace(b"images", b"imagez"))
+    with pytest.raises(ArtifactDamaged, match=r"00000.tar has other bytes.*Run the same command again"):
+        build_all(tmp_path)
+    assert artifacts(tmp_path) == []
+    written = []
+    assert build_all(tmp_path, written=written).fingerprint == unbroken.fingerprint
+    assert written == ["00000"]
+
+
+def test_a_build_that_lost_a_file_cannot_be_committed(tmp_path):
+    with begin(tmp_path, PLAN) as build:
+        part = build.write_part("00000", "", writer("00000"))
+        build.file("00000.tar").unlink()
+        with pytest.raises(ArtifactDamaged, match=r"00000.tar is absent.*Run the same command again"):
+            build.commit([part], {})
+        assert not build.file("manifest.json").exists()
+
+
+# Two at once
+
+
+def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_it(tmp_path):
+    entered, told, written, found = threading.Event(), [], [], []
+
+    def first():
+        with begin(tmp_path, PLAN) as build:
+            entered.set()
+            while not told:
+                pass
+            parts = [build.write_part(name, name, writer(name)) for name in ("00000", "00001")]
+            written.append(build.commit(parts, {}))
+
+    def second():
+        entered.wait(10)
+        with begin(tmp_path, PLAN, told.append) as build:
+            found.append(build.finished)
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert found == written
+    assert len(told) == 1 and f"process {os.getpid()}" in told[0]
+    assert not (written[0].directory / ".build").exists()
+
+
+def test_different_builds_of_one_name_never_wait_for_each_other(tmp_path):
+    with begin(tmp_path, PLAN) as one, begin(tmp_path, Plan("shards", "paintings", {"size": 1}), pytest.fail) as other:
+        parts = [build.write_part("00000", "", writer("00000")) for build in (one, other)]
+        assert {build.commit([part], {}).version for build, part in zip((one, other), parts, strict=True)} == {1, 2}
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path):
+    code = "import sys, time; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
+    code += "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); "
+    code += "print('in', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), HERE], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    threading.Timer(0.5, holder.kill).start()
+    told = []
+    with begin(tmp_path, PLAN, told.append) as build:
+        assert build.finished is None
+    assert told == [f"process {holder.pid} on {os.uname().nodename}"]
+    holder.wait(10)
+    holder.stdout.close()
+
+
+# Other parameters, other inputs
+
+
+def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_each_parameter_and_both_values(tmp_path):
+    stop_after(tmp_path, PLAN, "00000")
+    other = Plan("shards", "paintings", {"size": 32, "crop": "center", "deep": {"er": True}}, PLAN.inputs)
+    with pytest.raises(BuildRefused) as caught, begin(tmp_path, other):
+        pass
+    assert 'deep.er=null (now true), size=64 (now 32)' in str(caught.value)
+    assert "crop" not in str(caught.value) and "rdm gc --unfinished shards/paintings" in str(caught.value)
+    assert has_finished_work(tmp_path / "shards" / "paintings" / PLAN.id), "and it is not touched"
+
+
+def test_an_unfinished_build_without_work_stands_in_nobodys_way(tmp_path):
+    code = "import os, sys; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
+    code += "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path), HERE], timeout=60).returncode == 9
+    assert unfinished(tmp_path)
+    build_all(tmp_path, Plan("shards", "paintings", {"size": 32}))
+    assert unfinished(tmp_path) == []
+
+
+def test_changed_input_makes_only_the_changed_parts_and_shares_the_others(tmp_path, artifact):
+    written = []
+    newer = build_all(tmp_path, NEXT, ("new", "00000", "00001"), written)
+    assert written == ["00000"], "the two old parts moved on by one place"
+    assert (newer.version, newer.inputs) == (2, {"source": "bb"})
+    assert newer.file("00001.tar").samefile(artifact.file("00000.tar"))
+    assert newer.file("more/00002.txt").read_text() == "00001"
+    check(newer)
+    check(open_artifact(tmp_path, "shards", f"paintings@{artifact.id}"))
+    assert newer.fingerprint == build_all(tmp_path / "fresh", NEXT, ("new", "00000", "00001")).fingerprint
+
+
+def test_a_damaged_version_gives_nothing_to_the_next(tmp_path, artifact):
+    path = artifact.file("00000.tar")
+    path.write_bytes(path.read_bytes().replace(b"images", b"imagez"))
+    written = []
+    check(build_all(tmp_path, NEXT, ("00000", "00001"), written))
+    assert written == ["00000"]
+
+
+def test_an_unfinished_build_gives_its_parts_to_the_one_of_newer_input_and_is_dropped(tmp_path):
+    stop_after(tmp_path, PLAN, "00000")
+    written = []
+    build_all(tmp_path, NEXT, ("00000", "changed"), written)
+    assert written == ["00001"]
+    assert unfinished(tmp_path) == []
+
+
+def test_a_file_system_without_links_gets_copies(tmp_path, artifact, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    written = []
+    check(build_all(tmp_path, NEXT, ("00000", "changed"), written))
+    assert written == ["00001"]
+
+
+# What the disk refuses
+
+
+@pytest.mark.parametrize(("number", "cure"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "the right to write")])
+def test_what_the_disk_refuses_is_told_with_the_cure_and_costs_no_finished_part(number, cure, tmp_path):
+    def fails(scratch):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(CannotWrite, match=f"{os.strerror(number)}.*{cure}.*continues where it stopped"), begin(
+        tmp_path, PLAN
+    ) as build:
+        build.write_part("00000", "00000", writer("00000"))
+        build.write_part("00001", "00001", fails)
+    written = []
+    check(build_all(tmp_path, written=written))
+    assert written == ["00001"]
+
+
+def test_a_finished_artifact_is_kept_on_a_root_that_cannot_be_written(tmp_path, artifact, monkeypatch):
+    def refuses(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for place, name in ((os, "mkdir"), (os, "open"), (os, "unlink"), (Path, "replace")):
+        monkeypatch.setattr(place, name, refuses)
+    with begin(tmp_path, PLAN) as build:
+        assert build.finished == artifact
+    with pytest.raises(CannotWrite, match="Read-only file system.*choose another root"), begin(tmp_path, NEXT):
+        pass
+
+
+def test_the_plan_of_a_build_is_readable_while_it_runs(tmp_path):
+    with begin(tmp_path, PLAN) as build:
+        assert json.loads(build.file("plan.json").read_text())["parameters"] == PLAN.parameters
