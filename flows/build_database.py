@@ -4,12 +4,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from prefect import flow
-from prefect.utilities.annotations import quote
 
 from flows.config import BuildDatabase
 from flows.progress import Clock
 from flows.stage import (
+    GPU,
+    NETWORK_RETRIES,
     Wanted,
     building,
     gathered,
@@ -19,9 +19,10 @@ from flows.stage import (
     only,
     published,
     single_part,
+    stage_flow,
     stage_task,
+    whole,
 )
-from flows.workers import workers
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
 from rdm_core.images import decode
@@ -35,30 +36,36 @@ from storage.shards import accepted, read_images, read_sidecar
 EXACT_UP_TO_ROWS = 100_000
 
 
-@flow(name="build-database")
+@stage_flow("build-database")
 def build_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
     """shards --embed--> embeddings --index--> index --check--> recall@k."""
     embeddings = embed_images(config)
     return embeddings, index_embeddings(config, embeddings)
 
 
-@flow(name="embed-images", task_runner=workers(1))
+@stage_flow("embed-images")
 def embed_images(config: BuildDatabase) -> Artifact:
     """shards --encoder--> unit vectors and norms, row order = index id."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    encoder = encoder_of(config.encoder, config.weights)
+    encoder = load_weights(config.encoder, config.weights)
     plan = Plan("embeddings", config.name, {"encoder": encoder.identity}, {"shards": shards.fingerprint})
     with building(config.root, plan) as build:
         if build.finished:
             return kept(build)
         wanted = {part.name: made_from(encoder.identity, part.content) for part in shards.parts}
-        futures = [embed_group.submit(quote(build), quote(only(shards, group)), group, config) for group in groups(wanted)]
+        futures = [embed_group.submit(whole(build), whole(only(shards, group)), group, config) for group in groups(wanted)]
         parts = gathered(build, futures)
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
 
 
-@stage_task(name="embed-parts")
+@stage_task(name="load-encoder", **NETWORK_RETRIES)
+def load_weights(encoder: str, weights: str) -> Encoder:
+    """The encoder, from the hub the first time."""
+    return encoder_of(encoder, weights)
+
+
+@stage_task(name="embed-parts", tags=[GPU], **NETWORK_RETRIES)
 def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: embed_part(build, shards, name, wanted[name], config))
@@ -73,7 +80,7 @@ def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: B
     return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
 
 
-@flow(name="index-embeddings")
+@stage_flow("index-embeddings")
 def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
     """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have."""
     clock = Clock()
@@ -83,7 +90,7 @@ def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
     with building(config.root, Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})) as build:
         if build.finished:
             return kept(build)
-        parts = write_index(quote(build), quote(embeddings), config)
+        parts = write_index(whole(build), whole(embeddings), config)
         return published(build, parts, clock, **measure_recall(build, config))
 
 

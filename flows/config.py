@@ -152,6 +152,32 @@ class EncodeLatents(FlowConfig):
     """'pixels', a local diffusers folder of an AutoencoderKL, or a hub id."""
 
 
+def described(values: Any, field: str, root: Any, name: str | None) -> None:
+    """Give the images described inside a flow's parameters the flow's root, and a name if they have none."""
+    images = values.get(field) if isinstance(values, dict) else None
+    if isinstance(images, dict):
+        values[field] = {"name": name, **images, "root": root}
+
+
+class Upstream(BaseModel):
+    """How `train-rdm` makes what it finds missing; what is there is used as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    images: ImportImages | None = None
+    """The training images, if their shards are missing too; named as the latents unless they name themselves."""
+    database_images: ImportImages | None = None
+    """The images of the database, if they are not the training images; named as the database unless they name themselves."""
+    encoder: str = "ViT-B-32"
+    """As in BuildDatabase."""
+    weights: str = "openai"
+    """As in BuildDatabase."""
+    autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    k: PositiveInt = 20
+    """Neighbors stored for each training image."""
+
+
 class TrainRDM(FlowConfig):
     """latents + neighbors + database -> run: checkpoints, metrics and weights."""
 
@@ -173,12 +199,58 @@ class TrainRDM(FlowConfig):
     """CPU threads of each process; this machine's cores divided over the processes unless given."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: what Accelerate finds; cpu: no GPU even if there is one."""
+    machines: PositiveInt = 1
+    """Machines of the run, all of which see the root; the command of the others is told when the run starts."""
+    main_process_ip: str = "127.0.0.1"
+    """machines > 1: address of this machine."""
+    main_process_port: int = Field(29500, ge=0, le=65535)
+    """Several processes: port they meet at; 0 picks a free one on one machine."""
+    timeout_seconds: PositiveInt | None = None
+    """Training that takes longer is ended, with a state that resumes."""
+    upstream: Upstream = Upstream()
+    """How to make what is missing of latents, neighbors and database."""
+    preview: int = Field(0, ge=0, le=64)
+    """Images drawn and shown when training has ended."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_upstream(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("upstream"), dict):
+            values = values | {"upstream": dict(values["upstream"])}
+            root = values.get("root", cls.model_fields["root"].default)
+            described(values["upstream"], "images", root, values.get("latents"))
+            described(values["upstream"], "database_images", root, values.get("database"))
+        return values
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
-        if self.training.batch % self.processes:
-            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {self.processes} processes")
+        total = self.processes * self.machines
+        if self.training.batch % total:
+            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {total} processes")
         return self
+
+
+class Rebuild(FlowConfig):
+    """images -> shards, database, neighbor table and latents under one name: what a schedule runs."""
+
+    images: ImportImages
+    """The images; named as the rest unless they name themselves."""
+    encoder: str = "ViT-B-32"
+    """As in BuildDatabase."""
+    weights: str = "openai"
+    """As in BuildDatabase."""
+    autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    k: PositiveInt = 20
+    """Neighbors stored for each image."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_images(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = dict(values)
+            described(values, "images", values.get("root", cls.model_fields["root"].default), values.get("name"))
+        return values
 
 
 class SampleRDM(FlowConfig):

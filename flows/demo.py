@@ -6,8 +6,6 @@ from contextvars import copy_context
 from os import sched_getaffinity
 from typing import Any
 
-from prefect import flow
-
 from flows.build_database import build_database
 from flows.config import (
     BuildDatabase,
@@ -28,6 +26,7 @@ from flows.launch import stop_all
 from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.report import write_report
 from flows.sample import sample_rdm
+from flows.stage import stage_flow
 from flows.train_rdm import train_rdm
 from storage.artifact import Artifact
 
@@ -35,7 +34,7 @@ DATABASE = "shapes-database"
 SWAPS = {"photograph": "shapes-photographs", "sketch": "shapes-sketches"}
 
 
-@flow(name="demo")
+@stage_flow("demo")
 def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """Everything once, ending with a report that shows whether the model uses its neighbors.
 

@@ -4,13 +4,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from prefect import flow
-from prefect.utilities.annotations import quote
 
 from flows.config import EncodeLatents
 from flows.progress import Clock
-from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, only, published, stage_task
-from flows.workers import workers
+from flows.stage import (
+    GPU,
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+    whole,
+)
 from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
@@ -23,12 +34,12 @@ from storage.shards import read_images
 BATCH = 64
 
 
-@flow(name="encode-latents", task_runner=workers(1))
+@stage_flow("encode-latents")
 def encode_latents(config: EncodeLatents) -> Artifact:
     """shards --autoencoder--> raw latents: pixels as they are, or the moments of the posterior."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    space = space_of(config.autoencoder)
+    space = load_autoencoder(config.autoencoder)
     plan = Plan("latents", config.name, {"space": space.identity}, {"shards": shards.fingerprint})
     with building(config.root, plan) as build:
         if build.finished:
@@ -39,12 +50,18 @@ def encode_latents(config: EncodeLatents) -> Artifact:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
         futures = [
-            encode_group.submit(quote(build), quote(only(shards, group)), group, config.autoencoder) for group in groups(wanted)
+            encode_group.submit(whole(build), whole(only(shards, group)), group, config.autoencoder) for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
 
 
-@stage_task(name="encode-parts")
+@stage_task(name="load-autoencoder", **NETWORK_RETRIES)
+def load_autoencoder(autoencoder: str) -> LatentSpace:
+    """The latent space, from the hub the first time."""
+    return space_of(autoencoder)
+
+
+@stage_task(name="encode-parts", tags=[GPU], **NETWORK_RETRIES)
 def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder))

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import flow
-from prefect.utilities.annotations import quote
 
 from flows.config import EvaluateRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.sample import database_of, draw
-from flows.stage import building, kept, published, single_part, stage_task
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.data import TrainingData
 from rdm_core.images import decode
 from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate
@@ -38,7 +36,7 @@ RETURNED, CHANCE = "return the neighbour", "chance"
 """Rows that no denoiser drew."""
 
 
-@flow(name="evaluate-rdm")
+@stage_flow("evaluate-rdm")
 def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     """Held-out loss with right, shuffled and no neighbors; prompt agreement; database swap; copy rate.
 
@@ -52,14 +50,14 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     with building(config.root, evaluation_plan(config, run, baseline, database, swaps)) as build:
         if build.finished:
             return kept(build)
-        drawn = draw_prompts(config, quote(run), quote(baseline), quote(database))
+        drawn = draw_prompts(config, whole(run), whole(baseline), whole(database))
         measured = {
-            "loss": measure_loss(config, quote(run), quote(baseline), quote(database)),
+            "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
             "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
-            "swaps": measure_swaps(config, quote(run), quote(swaps)),
-            "copies": measure_copies(config, quote(run), quote(database), quote(drawn)),
+            "swaps": measure_swaps(config, whole(run), whole(swaps)),
+            "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
         }
-        return published(build, write_evaluation(quote(build), measured), clock)
+        return published(build, write_evaluation(whole(build), measured), clock)
 
 
 def evaluation_plan(

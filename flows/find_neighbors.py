@@ -4,13 +4,23 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from prefect import flow
-from prefect.utilities.annotations import quote
 
 from flows.config import FindNeighbors
 from flows.progress import Clock
-from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, only, published, stage_task
-from flows.workers import workers
+from flows.stage import (
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+    whole,
+)
 from rdm_core.search import search_neighbors
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
@@ -20,7 +30,7 @@ from storage.index import open_index_of, open_vectors
 from storage.neighbors import NO_ROW, write_neighbors
 
 
-@flow(name="find-neighbors", task_runner=workers(1))
+@stage_flow("find-neighbors")
 def find_neighbors(config: FindNeighbors) -> Artifact:
     """For every query its k nearest database rows, exactly, none of them cut from the query's own image.
 
@@ -38,13 +48,13 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
             return kept(build)
         wanted = {part.name: made_from(parameters, database.fingerprint, part.content) for part in queries.parts}
         futures = [
-            search_group.submit(quote(build), quote(only(queries, group)), quote(database), quote(index), group)
+            search_group.submit(whole(build), whole(only(queries, group)), whole(database), whole(index), group)
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock)
 
 
-@stage_task(name="search-parts")
+@stage_task(name="search-parts", **NETWORK_RETRIES)
 def search_group(build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name]))

@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from prefect import flow
-from prefect.utilities.annotations import quote
-
 from flows.config import ImportImages
 from flows.progress import Clock, say
-from flows.stage import Wanted, building, gathered, group_of_parts, groups, kept, published, stage_task
-from flows.workers import workers
+from flows.stage import (
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    published,
+    stage_flow,
+    stage_task,
+    whole,
+)
 from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
 from rdm_core.shapes import world
 from storage.artifact import Artifact, Part, Plan
@@ -19,7 +27,7 @@ from storage.shards import EncodedSample, SampleRecord, write_shard
 from storage.sources import SOURCES, Listing, SourceImage, cut_into_parts, key_of, origin_of
 
 
-@flow(name="import-images", task_runner=workers())
+@stage_flow("import-images", threads=None)
 def import_images(config: ImportImages) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
@@ -34,13 +42,13 @@ def import_images(config: ImportImages) -> Artifact:
         pieces = cut_into_parts(listing, config.images_per_part)
         wanted = {name: origin_of(images, listing, drawing(config)) for name, images in pieces.items()}
         futures = [
-            import_group.submit(quote(build), quote({name: pieces[name] for name in group}), group, config)
+            import_group.submit(whole(build), whole({name: pieces[name] for name in group}), group, config)
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
-@stage_task(name="import-parts")
+@stage_task(name="import-parts", **NETWORK_RETRIES)
 def import_group(build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages) -> list[Part]:
     """The parts of one task run."""
 

@@ -1,100 +1,169 @@
-"""`accelerate launch` as a child process group that cannot outlive us, its metrics shown while it runs."""
+"""`accelerate launch` as a child process group that cannot outlive us, its lines and metrics told while it runs."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from flows.progress import bar
+import psutil
+
+from flows.config import TrainRDM
+from flows.progress import bar, detail
+from storage.atomic import write_json
 
 _LIVE: set[subprocess.Popen] = set()
 LAST_LINES = 20
-SECONDS_TO_STOP = 10
+SECONDS_TO_STOP = 15
+"""What a group has to save its state before it is killed; a Prefect worker allows 30."""
+Watch = Callable[[dict[str, Any]], None]
+"""Takes every record of metrics as it comes."""
 
 
 class TrainingFailed(RuntimeError):
     """The worker ended with an error; the message holds its last lines."""
 
+    def __init__(self, message: str, resumable: bool = False) -> None:
+        super().__init__(message)
+        self.resumable = resumable
+        """Whether it was ended from outside, so that the same command goes on from its last checkpoint."""
 
-def launch_training(run: Path, steps: int, processes: int, threads: int | None, device: str) -> None:
+    def __reduce__(self) -> tuple:
+        return type(self), (str(self), self.resumable)
+
+
+def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: None) -> None:
     """Run `flows.train_worker` on a run directory until it ends.
 
-    The group is stopped when this process is interrupted; the worker watches its standard input and ends when we die.
+    The whole group is stopped when this process is interrupted, cancelled or past `config.timeout_seconds`; one process on
+    one machine saves its state before it goes. The worker watches its standard input and ends when we die.
     Raises TrainingFailed with the worker's last lines.
     """
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(processes)]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
-    command += ["--num_cpu_threads_per_process", str(threads)]
-    command += ["--cpu"] if device == "cpu" else []
-    command += ["--multi_gpu"] if device == "auto" and processes > 1 and _cuda_devices() > 1 else []
-    command += ["-m", "flows.train_worker", str(run)]
+    write_json(run / "accelerate.json", accelerate_config(config))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        launch_command(run, config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=environment, start_new_session=True,
     ) as child:  # fmt: skip
         _LIVE.add(child)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            stop_group(child)
+
+        watchdog = threading.Timer(config.timeout_seconds or threading.TIMEOUT_MAX, end)
+        watchdog.daemon = True
+        watchdog.start()
         try:
-            last = _follow(child, steps)
+            last = _follow(child, config.training.steps, watch)
         except BaseException:
-            _stop(child)
+            stop_group(child)
             raise
         finally:
+            watchdog.cancel()
             _LIVE.discard(child)
+    if late.is_set():
+        cure = "Run the same command again: it resumes from the last checkpoint. Or raise timeout_seconds."
+        raise TrainingFailed(f"{run}: training did not end within {config.timeout_seconds} s. {cure}", resumable=False)
     if child.returncode:
-        killed = child.returncode < 0 or any("died with <Signals" in line for line in last)
-        cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what they name."
-        raise TrainingFailed(
-            f"{run}: training ended with exit code {child.returncode}. {cure} Its last lines:\n" + "\n".join(last)
-        )
+        raise _failure(run, child.returncode, last)
+
+
+def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
+    """The command of one machine of the run; `rank` 0 is this one. Nothing of the user's own Accelerate settings enters."""
+    total = config.processes * config.machines
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run / "accelerate.json")]
+    command += ["--num_machines", str(config.machines), "--num_processes", str(total), "--machine_rank", str(rank)]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # precision is the training loop's own
+    if total > 1:  # torchrun underneath; on CPUs it talks over gloo
+        command += ["--multi_gpu", "--main_process_port", str(config.main_process_port)]
+        command += ["--main_process_ip", config.main_process_ip]
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // config.processes)
+    return [*command, "--num_cpu_threads_per_process", str(threads), "-m", "flows.train_worker", str(run)]
+
+
+def accelerate_config(config: TrainRDM) -> dict[str, Any]:
+    """A whole Accelerate config file, so that the user's default one is not read."""
+    total = config.processes * config.machines
+    kind = {"distributed_type": "MULTI_GPU" if total > 1 else "NO", "num_processes": total}
+    return kind | {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "use_cpu": False, "debug": False}
+
+
+def on_gpu(config: TrainRDM) -> bool:
+    """Whether the processes of this machine find a GPU each and may use it."""
+    import torch
+
+    return config.device == "auto" and torch.cuda.device_count() >= config.processes
 
 
 def stop_all() -> None:
     """End every training this process has started, in whichever thread: what an interrupt does to one, it does to all."""
     for child in list(_LIVE):
-        _stop(child)
+        stop_group(child)
 
 
-def _follow(child: subprocess.Popen, steps: int) -> deque[str]:
+def stop_group(child: subprocess.Popen) -> None:
+    """Ask the whole group to end, wait until the last of it has saved and gone, and kill what is left."""
+    for sign, seconds in ((signal.SIGTERM, SECONDS_TO_STOP), (signal.SIGKILL, SECONDS_TO_STOP)):
+        try:
+            os.killpg(child.pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            child.poll()
+            if not members(child.pid):
+                return
+            time.sleep(0.1)
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def _failure(run: Path, code: int, last: deque[str]) -> TrainingFailed:
+    killed = code < 0 or code == 128 + signal.SIGTERM or any("died with <Signals" in line for line in last)
+    cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what they name."
+    text = f"{run}: training ended with exit code {code}. {cure} Its last lines:\n" + "\n".join(last)
+    return TrainingFailed(text, resumable=killed)
+
+
+def _follow(child: subprocess.Popen, steps: int, watch: Watch) -> deque[str]:
     last: deque[str] = deque(maxlen=LAST_LINES)
     assert child.stdout is not None, "opened as a pipe above"
     with bar(steps, "train", "step") as shown:
         for line in child.stdout:
+            detail(line.rstrip())
             record = _metrics(line)
             if record is None:
                 last.append(line.rstrip())
                 continue
             shown.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s", refresh=False)
             shown.update(record["step"] - shown.n)
+            watch(record)
     child.wait()
     return last
 
 
-def _metrics(line: str) -> dict | None:
+def _metrics(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
         return None
     return record if isinstance(record, dict) and "step" in record else None
-
-
-def _stop(child: subprocess.Popen) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, sign)
-            child.wait(SECONDS_TO_STOP)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _cuda_devices() -> int:
-    import torch
-
-    return torch.cuda.device_count()

@@ -1,10 +1,14 @@
-"""What a waiting person sees: a bar on a terminal, plain lines elsewhere. Everything goes to standard error."""
+"""What a waiting person sees: a bar on a terminal, plain lines elsewhere. All of it goes to standard error.
 
+The lines go to the Prefect run's log too, where there is one; under a Prefect worker they go there alone.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -19,8 +23,33 @@ PLAIN_LINES = {
 
 def say(stage: str, name: str, text: str) -> None:
     """One line: stage, artifact, what happened."""
-    tqdm.write(f"{stage:<10} {name:<28} {text}", file=sys.stderr)
-    sys.stderr.flush()
+    detail(f"{stage} {name}: {text}")
+    if not under_a_worker():
+        tqdm.write(f"{stage:<10} {name:<28} {text}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def detail(line: str) -> None:
+    """One line for the run's log alone."""
+    logger = _run_logger()
+    if logger is not None:
+        logger.info("%s", line)
+
+
+def under_a_worker() -> bool:
+    """Whether a Prefect worker started this process: then nobody reads its standard error."""
+    return "PREFECT__FLOW_RUN_ID" in os.environ
+
+
+def _run_logger() -> Any:
+    """The logger of the flow or task run this is called in, or None outside of one."""
+    from prefect.exceptions import MissingContextError
+    from prefect.logging import get_run_logger
+
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return None
 
 
 def track(things: Iterable[Thing], total: int, stage: str, unit: str) -> Iterator[Thing]:

@@ -7,9 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from prefect.utilities.annotations import quote
-
+from flows.artifacts import show_link
 from flows.config import WriteReport
 from flows.figures import samples_section
 from flows.findings import copies_table, finding_item, findings, loss_table, prompts_table, swaps_table
@@ -28,7 +26,7 @@ from flows.page import (
     table,
 )
 from flows.progress import Clock
-from flows.stage import building, kept, published, single_part, stage_task
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from storage.artifact import Artifact, Part, Plan, open_artifact, with_fingerprint
 from storage.build import Build
 from storage.embeddings import licence_counts
@@ -72,7 +70,7 @@ class Subject:
         return [artifact for artifact in self.artifacts if artifact.kind == kind]
 
 
-@flow(name="write-report")
+@stage_flow("write-report")
 def write_report(config: WriteReport) -> Artifact:
     """run + baseline + evaluation + samples --> report.html, a page that needs nothing but itself."""
     clock = Clock()
@@ -80,7 +78,9 @@ def write_report(config: WriteReport) -> Artifact:
     with building(config.root, report_plan(config, subject)) as build:
         if build.finished:
             return kept(build)
-        return published(build, write_page(quote(build), quote(subject)), clock)
+        report = published(build, write_page(whole(build), whole(subject)), clock)
+    show_link(config.name, report.file(REPORT_FILE), f"Report on {config.run}")
+    return report
 
 
 def open_subject(config: WriteReport) -> Subject:

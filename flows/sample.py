@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import flow
-from prefect.utilities.annotations import quote
 
+from flows.artifacts import show_image
 from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock, bar, say
-from flows.stage import building, kept, published, single_part, stage_task
+from flows.stage import GPU, building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
 from rdm_core.images import ImageRejected, decode, encode, grid, resize_shorter_side
@@ -22,7 +21,7 @@ from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.atomic import sha256_file
 from storage.build import Build
 from storage.neighbors import NO_ROW, read_neighbors
-from storage.samples import write_samples
+from storage.samples import GRID_FILE, write_samples
 
 CELL_PIXELS = 96
 """Side of a picture in the contact sheet."""
@@ -36,7 +35,7 @@ class Request:
     context: Context
 
 
-@flow(name="sample-rdm")
+@stage_flow("sample-rdm")
 def sample_rdm(config: SampleRDM) -> Artifact:
     """Draw images from retrieved neighbors.
 
@@ -48,9 +47,11 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     with building(config.root, sample_plan(config, run, database)) as build:
         if build.finished:
             return kept(build)
-        parts = draw_images(quote(build), config, quote(run), quote(database))
+        parts = draw_images(whole(build), config, whole(run), whole(database))
         drawn_from = database.embeddings.name if database else None
-        return published(build, parts, clock, weights=run.artifact.name, database=drawn_from)
+        samples = published(build, parts, clock, weights=run.artifact.name, database=drawn_from)
+    show_image(config.name, samples.file(GRID_FILE), f"{samples.rows} samples of {config.run}, each beside its neighbors")
+    return samples
 
 
 def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> Plan:
@@ -60,7 +61,7 @@ def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) 
     return Plan("samples", config.name, config.parameters("run", "database", "images") | images, inputs)
 
 
-@stage_task(name="draw-images")
+@stage_task(name="draw-images", tags=[GPU])
 def draw_images(build: Build, config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> list[Part]:
     """Retrieve, draw, and write images, table and contact sheet."""
     request = request_of(config, run, database)

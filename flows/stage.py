@@ -4,16 +4,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from prefect import Flow, flow
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from prefect.tasks import task
+from prefect.tasks import Task, exponential_backoff, task
+from prefect.utilities.annotations import quote
 
+from flows.notify import tell
 from flows.progress import Clock, say, track
+from flows.workers import workers
 from storage.artifact import Artifact, Part, Plan
 from storage.build import Build, begin
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Wanted = Mapping[str, str]
 """Part name -> hash over all that determines the part (`storage.artifact.made_from`)."""
 CACHED = "Cached"
@@ -21,8 +28,50 @@ CACHED = "Cached"
 MOST_TASK_RUNS = 200
 """A flow of thousands of parts groups them, because every task run costs a row in Prefect's database."""
 
-# The manifest is the only cache: Prefect's own would serve paths whose files are gone.
-stage_task = task(cache_policy=NO_CACHE, persist_result=False)
+
+def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """`@flow` for a stage. threads: task runs at once on this machine; 1 where one uses every core, None: one a core."""
+    told: list[Any] = [tell]
+    return flow(
+        name=name,
+        task_runner=workers(threads),
+        on_completion=told,
+        on_failure=told,
+        on_crashed=told,
+        on_cancellation=told,
+    )
+
+
+def stage_task(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """`@task` for a stage. The manifest is the only cache: Prefect's own would serve paths whose files are gone."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+
+
+def is_passing(task: Any, run: Any, state: State) -> bool:
+    """Whether a failure is the network's, which may be back in a moment; any other would only come again."""
+    error: BaseException | None = state.result(raise_on_failure=False)
+    while error is not None:
+        if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.split(".")[0] in _NETWORK:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_NETWORK = {"aiohttp", "botocore", "httpcore", "httpx", "requests", "urllib3"}
+NETWORK_RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_jitter_factor": 1.0,
+    "retry_condition_fn": is_passing,
+}
+"""For a task that fetches weights from a hub or reads and writes an object store."""
+GPU = "gpu"
+"""Tag of the tasks that use a GPU: `prefect concurrency-limit create gpu N` lets N of them run at once."""
+
+
+def whole(value: R) -> R:
+    """A large argument of a task, handed over as it is: Prefect would look into every record of it for other runs."""
+    return quote(value)  # type: ignore[return-value]
 
 
 @contextmanager

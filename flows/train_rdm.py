@@ -1,18 +1,21 @@
 """latents + neighbors + database -> run: checkpoints, metrics, weights."""
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from prefect.utilities.annotations import quote
+from prefect.client.schemas.objects import State
 
-from flows.config import TrainRDM
-from flows.launch import launch_training
+from flows.artifacts import TrainingProgress
+from flows.config import SampleRDM, TrainRDM
+from flows.launch import TrainingFailed, launch_command, launch_training
 from flows.progress import Clock, say
-from flows.stage import building, kept, published, single_part, stage_task
+from flows.sample import sample_rdm
+from flows.stage import GPU, building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.atomic import write_json
@@ -24,24 +27,34 @@ from storage.index import open_index_of
 from storage.latents import open_latents
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
+WHERE = (
+    *("processes", "threads", "device", "machines", "main_process_ip", "main_process_port", "timeout_seconds"),
+    *("upstream", "preview"),
+)
+"""Parameters that say where and how long a run goes, how its inputs were come by and what is shown: not what is learned."""
 
-@flow(name="train-rdm")
+
+@stage_flow("train-rdm")
 def train_rdm(config: TrainRDM) -> Artifact:
-    """Train p(image | CLIP vectors of its k neighbors) and publish the weights.
+    """Train p(image | CLIP vectors of its k neighbors) and publish the weights; make first what is missing upstream.
 
     latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean--> weights (diffusers folder)
     """
     clock = Clock()
+    make_missing(config)
     inputs = training_inputs(config)
     with building(config.root, training_plan(config, inputs)) as build:
         if build.finished:
             return kept(build)
         steps, batch = config.training.steps, config.training.batch
         say("train", config.name, f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples")
-        run_training(quote(build), config, quote(inputs))
-        parts = publish_run(quote(build), config, quote(inputs))
+        run_training(whole(build), config, whole(inputs))
+        parts = publish_run(whole(build), config, whole(inputs))
         last = read_metrics(build.file(METRICS_FILE))[-1]
-        return published(build, parts, clock, final_loss=last["loss"])
+        run = published(build, parts, clock, final_loss=last["loss"])
+    if config.preview:
+        sample_rdm(SampleRDM(root=config.root, name=f"{config.name}-preview", run=config.name, count=config.preview))
+    return run
 
 
 def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
@@ -63,13 +76,20 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
 
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact]) -> Plan:
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
-    parameters = config.parameters("latents", "neighbors", "database", "processes", "threads", "device")
+    parameters = config.parameters("latents", "neighbors", "database", *WHERE)
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     return Plan("runs", config.name, parameters | {"encoder": encoder, "space": space}, fingerprints)
 
 
-@stage_task(name="accelerate-launch")
+@stage_task(
+    name="accelerate-launch",
+    tags=[GPU],
+    retries=2,
+    retry_delay_seconds=5,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=lambda task, run, state: ended_from_outside(state),
+)
 def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
     references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
@@ -77,7 +97,15 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact])
     settings |= {"noise": asdict(config.noise), "training": asdict(config.training)}
     settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
     write_json(build.file("config.json"), settings)
-    launch_training(build.directory, config.training.steps, config.processes, config.threads, config.device)
+    for rank in range(1, config.machines):
+        say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
+    launch_training(build.directory, config, TrainingProgress(config.name, config.training.steps).watch)
+
+
+def ended_from_outside(state: State) -> bool:
+    """Whether the training was killed: then a retry resumes it. An error of its own would only come again."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TrainingFailed) and error.resumable
 
 
 @stage_task(name="publish-weights")

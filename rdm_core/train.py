@@ -5,7 +5,7 @@ the optimiser's moments and the step, nothing else.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,12 @@ class Hooks:
     """Takes one record of metrics, equal in every run of equal parameters, and the speed in images a second."""
     save: Callable[[int, State], None]
     """Takes (steps done, everything needed to resume)."""
+    stopping: Callable[[], bool] = lambda: False
+    """Asked after every step; when it says yes, the state is saved and TrainingStopped raised. One process only."""
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop and saved its state first."""
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -62,13 +68,13 @@ def train(
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
     first = 0
+    losses: list[torch.Tensor] = []
     if resume is not None:
         first, state = resume
-        restore_state(state, denoiser, ema, optimizer)
+        losses = restore_state(state, denoiser, ema, optimizer)
     model, optimizer = accelerator.prepare(denoiser, optimizer)
     share = config.batch // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    losses: list[torch.Tensor] = []
     started, started_step = time.monotonic(), first
 
     for step in range(first, config.steps):
@@ -118,26 +124,34 @@ def train(
             losses.clear()
 
         # -- keep a state that resumes
-        if accelerator.is_main_process and keep:
-            hooks.save(done, capture_state(denoiser, ema, optimizer))
+        stopping = hooks.stopping() and done < config.steps
+        if accelerator.is_main_process and (keep or stopping):
+            hooks.save(done, capture_state(denoiser, ema, optimizer, losses))
+        if stopping:
+            raise TrainingStopped(f"stopped after step {done}, whose state is kept")
 
     ema.copy_to(denoiser.parameters())
     return denoiser.eval()
 
 
-def capture_state(denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer) -> State:
-    """Weights, running mean and optimiser moments as named arrays."""
+def capture_state(
+    denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer, losses: Sequence[torch.Tensor] = ()
+) -> State:
+    """Weights, running mean, optimiser moments, and the losses that no line has told yet, as named arrays."""
     names = [name for name, _ in denoiser.named_parameters()]
     moments = optimizer.state_dict()["state"]
     state = {f"weights/{name}": parameter for name, parameter in denoiser.named_parameters()}
     state |= {f"ema/{name}": shadow for name, shadow in zip(names, ema.shadow_params, strict=True)}
     state |= {f"adam/{key}/{names[i]}": value for i, values in moments.items() for key, value in values.items()}
     state["ema_steps"] = torch.tensor(ema.optimization_step)
+    state["untold_losses"] = torch.stack([*losses]) if losses else torch.zeros(0)
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
 
 
-def restore_state(state: State, denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer) -> None:
-    """Undo `capture_state`. Raises KeyError naming the first tensor that the state lacks."""
+def restore_state(
+    state: State, denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer
+) -> list[torch.Tensor]:
+    """Undo `capture_state`; returns the untold losses. Raises KeyError naming the first tensor that the state lacks."""
     names = [name for name, _ in denoiser.named_parameters()]
     moments: dict[int, dict[str, torch.Tensor]] = {}
     with torch.no_grad():
@@ -150,3 +164,4 @@ def restore_state(state: State, denoiser: Denoiser, ema: EMAModel, optimizer: to
             moments.setdefault(names.index(parameter_name), {})[key] = torch.from_numpy(array.copy())
     ema.optimization_step = int(state["ema_steps"])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return [loss.to(next(denoiser.parameters()).device) for loss in torch.from_numpy(state["untold_losses"].copy())]

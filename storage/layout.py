@@ -69,6 +69,11 @@ def lock_file(directory: Path) -> Path:
     return build_directory(directory) / "lock"
 
 
+def training_lock_file(directory: Path) -> Path:
+    """Held by the process that writes a run's checkpoints."""
+    return build_directory(directory) / "training.lock"
+
+
 def checkpoints_directory(directory: Path) -> Path:
     """Where a training run keeps what it resumes from."""
     return directory / "checkpoints"

@@ -1,12 +1,26 @@
-"""A training process cannot outlive the one that started it, and says why it ended."""
+"""A training process cannot outlive the one that started it, keeps its state when asked to stop, and says why it ended."""
 
-import os
+import json
 import subprocess
 import sys
+import threading
+import time
 
+import psutil
 import pytest
 
-from flows.launch import TrainingFailed, launch_training
+from flows.config import TrainRDM
+from flows.launch import TrainingFailed, launch_command, launch_training, members, stop_all
+from flows.train_rdm import train_rdm
+from storage.build import BuildRefused
+from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
+
+WEIGHTS = "weights/network/diffusion_pytorch_model.safetensors"
+
+
+def training(root, name="x", **changes):
+    inputs = {"latents": "shapes", "neighbors": "shapes", "database": "shapes"}
+    return TrainRDM(root=root, name=name, **inputs, threads=1, device="cpu", **changes)
 
 
 def test_a_worker_ends_when_its_parent_is_gone():
@@ -19,20 +33,111 @@ def test_a_worker_ends_when_its_parent_is_gone():
 
 
 def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):
-    with pytest.raises(TrainingFailed, match=r"exit code 1.*Change what they name(.|\n)*config\.json"):
-        launch_training(tmp_path, 1, 1, 1, "cpu")
+    with pytest.raises(TrainingFailed, match=r"exit code 1.*Change what they name(.|\n)*config\.json") as caught:
+        launch_training(tmp_path, training(tmp_path))
+    assert not caught.value.resumable, "it would only fail again"
 
 
 def test_an_interrupted_launch_leaves_no_process_behind(tmp_path, monkeypatch):
     started = []
 
-    def interrupted(child, steps):
+    def interrupted(child, steps, watch):
         started.append(child)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("flows.launch._follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        launch_training(tmp_path, 1, 1, 1, "cpu")
-    assert started[0].returncode is not None
-    with pytest.raises(ProcessLookupError):
-        os.killpg(started[0].pid, 0)
+        launch_training(tmp_path, training(tmp_path))
+    assert members(started[0].pid) == []
+
+
+def test_nothing_of_the_users_own_accelerate_settings_enters(tmp_path):
+    command = launch_command(tmp_path, training(tmp_path))
+    assert command[command.index("--config_file") + 1] == str(tmp_path / "accelerate.json")
+    assert "--multi_gpu" not in command
+    two = launch_command(tmp_path, training(tmp_path, machines=2, main_process_ip="10.0.0.1"), rank=1)
+    assert two[two.index("--machine_rank") + 1] == "1" and two[two.index("--num_processes") + 1] == "2"
+    assert two[two.index("--main_process_ip") + 1] == "10.0.0.1" and "--multi_gpu" in two
+
+
+@pytest.fixture
+def long_run(small_world, small_training):
+    """A run that would take minutes, whose next checkpoint is far away."""
+    settings = small_training(small_world.root, "stopped", steps=3000, checkpoint_steps=3000, log_steps=1)
+    return lambda **changes: TrainRDM(**settings | {"threads": 1} | changes)
+
+
+def run_directory(root, name):
+    return next(path.parent for path in (root / "runs" / name).glob("*/plan.json"))
+
+
+def stop_when(condition, act):
+    """Watch beside a training and act once."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def steps_told(root, name):
+    files = list((root / "runs" / name).glob(f"*/{METRICS_FILE}"))
+    return len(read_metrics(files[0])) if files else 0
+
+
+def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there_to_equal_weights(small_world, small_training):
+    root = small_world.root
+    settings = small_training(root, "whole", steps=60, checkpoint_steps=60, log_steps=7) | {"threads": 1}
+    unbroken = train_rdm(TrainRDM(**settings))
+    stop_when(lambda: steps_told(root, "halved") >= 2, stop_all)
+    with pytest.raises(TrainingFailed, match="stopped after step") as caught:
+        launched_once(TrainRDM(**settings | {"name": "halved"}))
+    assert caught.value.resumable
+    directory = run_directory(root, "halved")
+    step, _ = latest_checkpoint(directory)
+    assert 14 <= step < 60
+    with pytest.raises(BuildRefused, match=r"training\.steps=60 \(now 61\)"):
+        train_rdm(TrainRDM(**settings | {"name": "halved", "training": settings["training"] | {"steps": 61}}))
+    resumed = train_rdm(TrainRDM(**settings | {"name": "halved"}))
+    assert resumed.file(WEIGHTS).read_bytes() == unbroken.file(WEIGHTS).read_bytes()
+    assert resumed.file(METRICS_FILE).read_bytes() == unbroken.file(METRICS_FILE).read_bytes()
+
+
+def launched_once(config):
+    """Train as the flow does, but without its retries."""
+    module = sys.modules["flows.train_rdm"]
+    once = module.run_training.with_options(retries=0)
+    original, module.run_training = module.run_training, once
+    try:
+        return train_rdm(config)
+    finally:
+        module.run_training = original
+
+
+def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, long_run):
+    with pytest.raises(TrainingFailed, match="did not end within 12 s"):
+        train_rdm(long_run(name="late", timeout_seconds=12))
+    directory = run_directory(small_world.root, "late")
+    step, _ = latest_checkpoint(directory)
+    assert 0 < step < 3000
+    assert json.loads((directory / "config.json").read_text())["training"]["steps"] == 3000
+
+
+def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_training):
+    """SIGKILL of the training process alone, as the kernel does when memory is short."""
+    settings = small_training(small_world.root, "killed", steps=40, checkpoint_steps=10, log_steps=1) | {"threads": 1}
+    killed = []
+
+    def kill():
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if "flows.train_worker" in line and "accelerate" not in line and "/killed/" in line:
+                process.kill()
+                killed.append(process.pid)
+
+    stop_when(lambda: steps_told(small_world.root, "killed") >= 15, kill)
+    run = train_rdm(TrainRDM(**settings))
+    assert killed and [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == list(range(1, 41))

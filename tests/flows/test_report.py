@@ -128,7 +128,7 @@ def publish_evaluation(root, measured=EVALUATION):
         (scratch / "evaluation.json").write_text(json.dumps(measured, sort_keys=True))
         return 1, {}
 
-    return publish(root, "evaluations", "shapes", write)
+    return publish(root, "evaluations", "shapes", write, {"measured": json.dumps(measured, sort_keys=True)})
 
 
 def publish_all(root, evaluation=EVALUATION, **database):

@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from building import PLAN, build_all, files_under, writer
 
 from storage.artifact import (
     FORMAT_VERSION,
@@ -17,7 +18,7 @@ from storage.artifact import (
 )
 from storage.build import begin
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
-from building import PLAN, build_all, files_under, writer
+
 
 @pytest.fixture
 def artifact(tmp_path):

@@ -10,11 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from building import PLAN, build_all, files_under, writer
 
 from storage.artifact import Plan, artifacts, check, open_artifact
 from storage.build import begin, has_finished_work, unfinished
 from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite
-from building import PLAN, build_all, files_under, writer
 
 NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
 """The same request after the source changed."""
@@ -246,7 +246,7 @@ def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_ea
     other = Plan("shards", "paintings", {"size": 32, "crop": "center", "deep": {"er": True}}, PLAN.inputs)
     with pytest.raises(BuildRefused) as caught, begin(tmp_path, other):
         pass
-    assert 'deep.er=null (now true), size=64 (now 32)' in str(caught.value)
+    assert "deep.er=null (now true), size=64 (now 32)" in str(caught.value)
     assert "crop" not in str(caught.value) and "rdm gc --unfinished shards/paintings" in str(caught.value)
     assert has_finished_work(tmp_path / "shards" / "paintings" / PLAN.id), "and it is not touched"
 
@@ -306,9 +306,10 @@ def test_what_the_disk_refuses_is_told_with_the_cure_and_costs_no_finished_part(
     def fails(scratch):
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(CannotWrite, match=f"{os.strerror(number)}.*{cure}.*continues where it stopped"), begin(
-        tmp_path, PLAN
-    ) as build:
+    with (
+        pytest.raises(CannotWrite, match=f"{os.strerror(number)}.*{cure}.*continues where it stopped"),
+        begin(tmp_path, PLAN) as build,
+    ):
         build.write_part("00000", "00000", writer("00000"))
         build.write_part("00001", "00001", fails)
     written = []

@@ -1,0 +1,87 @@
+"""What a run shows in Prefect's UI beside its log: a progress bar, a table of losses, a grid of images, a link.
+
+Showing is best effort: when Prefect's server is away, that is logged once and the work goes on.
+"""
+
+import base64
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext
+
+from flows.progress import detail
+
+SECONDS_BETWEEN_UPDATES = 5.0
+LINES_IN_A_TABLE = 20
+MOST_BYTES_SHOWN = 2_000_000
+"""Of a picture: it is stored in Prefect's database, as its UI cannot read our files."""
+
+
+class TrainingProgress:
+    """The progress bar and the table of losses of one training."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self._name, self._steps = name, steps
+        self._artifact: Any = None
+        self._records: list[dict[str, Any]] = []
+        self._told_at = 0.0
+
+    def watch(self, record: dict[str, Any]) -> None:
+        """Take one record of metrics; the UI hears of it every few seconds, and of the last one."""
+        self._records.append(record)
+        if time.monotonic() - self._told_at >= SECONDS_BETWEEN_UPDATES or record["step"] >= self._steps:
+            self._told_at = time.monotonic()
+            _shown(lambda: self._show(record))
+
+    def _show(self, record: dict[str, Any]) -> None:
+        share = 100.0 * record["step"] / self._steps
+        text = f"step {record['step']:,} of {self._steps:,}, loss {record['loss']:.4f}"
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(share, key=key_of(self._name, "progress"), description=text)
+        else:
+            update_progress_artifact(self._artifact, share, description=text)
+        if record["step"] >= self._steps:
+            kept = [*self._records[:: max(1, len(self._records) // LINES_IN_A_TABLE)], record]
+            create_table_artifact(kept, key=key_of(self._name, "loss"), description=f"Training of {self._name}")
+
+
+def show_image(name: str, path: Path, text: str) -> None:
+    """A picture, inside the page: the UI has no way to our files."""
+    if in_a_flow() and path.stat().st_size <= MOST_BYTES_SHOWN:
+        data = base64.b64encode(path.read_bytes()).decode()
+        url = f"data:image/png;base64,{data}"
+        _shown(lambda: create_image_artifact(url, key=key_of(name, "images"), description=text))
+
+
+def show_link(name: str, path: Path, text: str) -> None:
+    """A link to a file."""
+    if in_a_flow():
+        _shown(lambda: create_link_artifact(path.resolve().as_uri(), text, key=key_of(name, "report"), description=str(path)))
+
+
+def key_of(name: str, what: str) -> str:
+    """A key as Prefect wants it: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{name}-{what}".lower()).strip("-")
+
+
+def in_a_flow() -> bool:
+    """Whether there is a flow run to show something for."""
+    return FlowRunContext.get() is not None
+
+
+def _shown(show: Callable[[], Any]) -> None:
+    try:
+        if in_a_flow():
+            show()
+    except Exception as error:  # Prefect's server may be restarting: the work matters more than its picture
+        detail(f"not shown in Prefect: {type(error).__name__}: {error}")

@@ -1,0 +1,52 @@
+"""The deployments of prefect.yaml by name, and `rdm run`, which starts one with some parameters changed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+FLOW_OF = {
+    "rebuild-openimages": "rebuild",
+    "rebuild-wikiart": "rebuild",
+    "rebuild-coco": "rebuild",
+    "train-rdm": "train-rdm",
+    "sample-rdm": "sample-rdm",
+    "evaluate-rdm": "evaluate-rdm",
+}
+"""Deployment -> flow. A test holds it equal to prefect.yaml."""
+
+
+class DeploymentFailed(RuntimeError):
+    """A deployment could not be started; the message says why and what to do."""
+
+
+def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
+    """Start a run of a deployment with some of its parameters changed, and return at once: run, name, url.
+
+    Parameters inside parameters are merged: {"training": {"steps": 5}} leaves the rest of `training` as deployed.
+    Raises DeploymentFailed when there is no such deployment or no server.
+    """
+    from prefect import get_client
+    from prefect.deployments import run_deployment
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_UI_URL
+
+    full_name = f"{FLOW_OF[name]}/{name}" if name in FLOW_OF else name
+    try:
+        with get_client(sync_client=True) as client:
+            deployed = client.read_deployment_by_name(full_name).parameters
+        parameters = {"config": merged(deployed.get("config", {}), changes)}
+        run: Any = run_deployment(full_name, parameters=parameters, timeout=0)
+    except ObjectNotFound as error:
+        raise DeploymentFailed(f"{name}: there is no deployment {full_name}. Make it: prefect deploy --name {name}") from error
+    except OSError as error:
+        raise DeploymentFailed(f"{name}: Prefect's server does not answer ({error}). Start it: prefect server start") from error
+    url = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
+    return {"deployment": full_name, "name": run.name, "id": str(run.id), "url": url}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, mapping by mapping."""
+    result = dict(base)
+    for key, value in changes.items():
+        inside = result.get(key)
+        result[key] = merged(inside, value) if isinstance(inside, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,37 @@
+"""The one place where somebody is told how a run ended: a Prefect notification block named by RDM_NOTIFY.
+
+RDM_NOTIFY=slack-webhook/team   tell of runs that failed, crashed or were cancelled
+RDM_NOTIFY_SUCCESS=1            and of those that went well
+
+Only top-level runs tell; a stage inside another flow is told of by that flow.
+"""
+
+import os
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect.client.schemas.objects import Flow, FlowRun, State
+from prefect.logging import get_logger
+
+SETTING, ON_SUCCESS = "RDM_NOTIFY", "RDM_NOTIFY_SUCCESS"
+logger = get_logger("rdm.notify")
+
+
+def tell(flow: Flow, run: FlowRun, state: State) -> None:
+    """Send one message about a run. What goes wrong with the messenger is logged and never changes how the run ended."""
+    block = os.environ.get(SETTING)
+    if not block or run.parent_task_run_id is not None:
+        return
+    if state.is_completed() and os.environ.get(ON_SUCCESS, "") in ("", "0"):
+        return
+    try:
+        messenger: Any = Block.load(block)
+        messenger.notify(message_of(run, state), subject=f"rdm: {flow.name} {state.name}")
+    except Exception as error:
+        logger.error("%s=%s could not be told of %s: %s", SETTING, block, run.name, error)
+
+
+def message_of(run: FlowRun, state: State) -> str:
+    """Which run, how it ended, and the first line of why."""
+    why = (state.message or "").strip().split("\n")[0]
+    return f"{run.name} ({run.id}): {state.name}" + (f". {why}" if why else "")

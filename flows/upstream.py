@@ -1,0 +1,78 @@
+"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it was made from."""
+
+from flows.build_database import build_database, embed_images, index_embeddings
+from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+from flows.encode_latents import encode_latents
+from flows.find_neighbors import find_neighbors
+from flows.import_images import import_images
+from storage.artifact import Artifact, open_artifact
+from storage.errors import ArtifactMissing
+from storage.index import open_index_of
+
+
+def make_missing(config: TrainRDM) -> None:
+    """images --> shards --> latents; shards --> database; both --> neighbors: each only if nothing has its name.
+
+    Raises ArtifactMissing for images that are neither imported nor described in `config.upstream`.
+    """
+    if found(config, "latents", config.latents) is None:
+        shards = ensured_shards(config, config.upstream.images, config.latents)
+        encode_latents(
+            EncodeLatents(root=config.root, name=config.latents, shards=shards, autoencoder=config.upstream.autoencoder)
+        )
+    database = found(config, "embeddings", config.database)
+    if database is None:
+        images = config.upstream.database_images or config.upstream.images
+        build_database(embedding(config, config.database, ensured_shards(config, images, config.database)))
+    elif not has_index(config, database):
+        index_embeddings(embedding(config, config.database, config.database), database)
+    if found(config, "neighbors", config.neighbors) is None:
+        k = max(config.upstream.k, config.training.k)
+        queries = ensured_queries(config)
+        find_neighbors(FindNeighbors(root=config.root, name=config.neighbors, queries=queries, database=config.database, k=k))
+
+
+def ensured_queries(config: TrainRDM) -> str:
+    """Embeddings of the training images: the database's own if it holds the same images, else made under the latents' name."""
+    latents = open_artifact(config.root, "latents", config.latents)
+    database = open_artifact(config.root, "embeddings", config.database)
+    if latents.inputs["shards"] == database.inputs["shards"]:
+        return config.database
+    if found(config, "embeddings", config.latents) is None:
+        embed_images(embedding(config, config.latents, ensured_shards(config, config.upstream.images, config.latents)))
+    return config.latents
+
+
+def ensured_shards(config: TrainRDM, images: ImportImages | None, name: str) -> str:
+    """The shards of those images, imported if need be; without a description, the shards of that name."""
+    if images is None:
+        open_artifact(config.root, "shards", name)
+        return name
+    if found(config, "shards", images.name) is None:
+        import_images(images)
+    return images.name
+
+
+def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
+    """How upstream embeddings are made."""
+    encoder = {"encoder": config.upstream.encoder, "weights": config.upstream.weights}
+    return BuildDatabase(root=config.root, name=name, shards=shards, **encoder)
+
+
+def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
+    """The artifact, or None when nothing has that name. Raises ArtifactMissing for a version (name@id) that is gone."""
+    try:
+        return open_artifact(config.root, kind, reference)
+    except ArtifactMissing:
+        if "@" in reference:
+            raise
+        return None
+
+
+def has_index(config: TrainRDM, database: Artifact) -> bool:
+    """Whether the database can be searched."""
+    try:
+        open_index_of(config.root, database)
+    except ArtifactMissing:
+        return False
+    return True
