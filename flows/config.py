@@ -30,10 +30,14 @@ VOCABULARY = {
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
 
 
-class FlowConfig(BaseModel):
-    """What all flows share."""
+class Parameters(BaseModel):
+    """Frozen, documented, and refusing what it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class FlowConfig(Parameters):
+    """What all flows share."""
 
     root: Path = Path("data")
     """Directory that holds every artifact; not part of any plan."""
@@ -45,8 +49,8 @@ class FlowConfig(BaseModel):
         return self.model_dump(mode="json", exclude={"root", "name", *without})
 
 
-class ImportImages(FlowConfig):
-    """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
+class Images(Parameters):
+    """Which images, and how they are stored."""
 
     source: SourceName = "folder"
     """Which reader: the layout the dataset has on disk, or the built-in shapes."""
@@ -96,7 +100,7 @@ class ImportImages(FlowConfig):
     """shapes: only these sizes; empty means all."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "ImportImages":
+    def _fits_together(self) -> "Images":
         if self.source != "shapes" and self.path is None:
             raise ValueError(f"path: the source {self.source!r} needs the directory it lies in")
         splits = SPLITS.get(self.source, (self.split,))
@@ -111,6 +115,10 @@ class ImportImages(FlowConfig):
         if self.crop == "centre" and self.crops_per_image > 1:
             raise ValueError(f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random")
         return self
+
+
+class ImportImages(FlowConfig, Images):
+    """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
 
 
 class BuildDatabase(FlowConfig):
@@ -152,22 +160,13 @@ class EncodeLatents(FlowConfig):
     """'pixels', a local diffusers folder of an AutoencoderKL, or a hub id."""
 
 
-def described(values: Any, field: str, root: Any, name: str | None) -> None:
-    """Give the images described inside a flow's parameters the flow's root, and a name if they have none."""
-    images = values.get(field) if isinstance(values, dict) else None
-    if isinstance(images, dict):
-        values[field] = {"name": name, **images, "root": root}
-
-
-class Upstream(BaseModel):
+class Upstream(Parameters):
     """How `train-rdm` makes what it finds missing; what is there is used as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    images: ImportImages | None = None
-    """The training images, if their shards are missing too; named as the latents unless they name themselves."""
-    database_images: ImportImages | None = None
-    """The images of the database, if they are not the training images; named as the database unless they name themselves."""
+    images: Images | None = None
+    """The training images, if their shards are missing too: imported under the latents' name."""
+    database_images: Images | None = None
+    """The images of the database, if they are not the training images: imported under the database's name."""
     encoder: str = "ViT-B-32"
     """As in BuildDatabase."""
     weights: str = "openai"
@@ -212,16 +211,6 @@ class TrainRDM(FlowConfig):
     preview: int = Field(0, ge=0, le=64)
     """Images drawn and shown when training has ended."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _names_upstream(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("upstream"), dict):
-            values = values | {"upstream": dict(values["upstream"])}
-            root = values.get("root", cls.model_fields["root"].default)
-            described(values["upstream"], "images", root, values.get("latents"))
-            described(values["upstream"], "database_images", root, values.get("database"))
-        return values
-
     @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
         total = self.processes * self.machines
@@ -233,8 +222,8 @@ class TrainRDM(FlowConfig):
 class Rebuild(FlowConfig):
     """images -> shards, database, neighbor table and latents under one name: what a schedule runs."""
 
-    images: ImportImages
-    """The images; named as the rest unless they name themselves."""
+    images: Images
+    """The images."""
     encoder: str = "ViT-B-32"
     """As in BuildDatabase."""
     weights: str = "openai"
@@ -243,14 +232,6 @@ class Rebuild(FlowConfig):
     """As in EncodeLatents."""
     k: PositiveInt = 20
     """Neighbors stored for each image."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_images(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            values = dict(values)
-            described(values, "images", values.get("root", cls.model_fields["root"].default), values.get("name"))
-        return values
 
 
 class SampleRDM(FlowConfig):
@@ -348,3 +329,16 @@ class Demo(FlowConfig):
     """Training steps of each of the two networks."""
     seed: int = Field(0, ge=0)
     """Of images, training and samples."""
+
+
+class RemoveKeys(FlowConfig):
+    """database -> the same database without some images, for good."""
+
+    name: str = "remove"
+    """Not used to name anything: what is published keeps its name."""
+    database: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Database (embeddings, and index if there is one) the images are taken out of."""
+    keys_file: Path
+    """Text file with one key a line; a key without its crop number stands for every crop of the image."""
+    missing_ok: bool = False
+    """Keys that the database does not hold go on its removal list too, instead of being refused."""

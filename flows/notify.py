@@ -17,18 +17,18 @@ SETTING, ON_SUCCESS = "RDM_NOTIFY", "RDM_NOTIFY_SUCCESS"
 logger = get_logger("rdm.notify")
 
 
-def tell(flow: Flow, run: FlowRun, state: State) -> None:
-    """Send one message about a run. What goes wrong with the messenger is logged and never changes how the run ended."""
+def tell(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """Send one message about a run (Prefect names the arguments). What goes wrong with the messenger is logged and never changes how the run ended."""
     block = os.environ.get(SETTING)
-    if not block or run.parent_task_run_id is not None:
+    if not block or flow_run.parent_task_run_id is not None:
         return
     if state.is_completed() and os.environ.get(ON_SUCCESS, "") in ("", "0"):
         return
     try:
         messenger: Any = Block.load(block)
-        messenger.notify(message_of(run, state), subject=f"rdm: {flow.name} {state.name}")
+        messenger.notify(message_of(flow_run, state), subject=f"rdm: {flow.name} {state.name}")
     except Exception as error:
-        logger.error("%s=%s could not be told of %s: %s", SETTING, block, run.name, error)
+        logger.error("%s=%s could not be told of %s: %s", SETTING, block, flow_run.name, error)
 
 
 def message_of(run: FlowRun, state: State) -> str:

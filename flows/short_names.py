@@ -13,8 +13,8 @@ from flows.deployments import FLOW_OF
 
 
 @register_hook
-def setup_environment(ctx: Any) -> None:
-    """Complete the name in `prefect deployment run NAME`."""
+def setup_environment(*, ctx: Any) -> None:
+    """Complete the name in `prefect deployment run NAME`. `ctx`, what Prefect tells a plugin of itself, is not needed."""
     complete(sys.argv)
 
 

@@ -1,7 +1,7 @@
 """What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it was made from."""
 
 from flows.build_database import build_database, embed_images, index_embeddings
-from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, Images, ImportImages, TrainRDM
 from flows.encode_latents import encode_latents
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
@@ -16,14 +16,13 @@ def make_missing(config: TrainRDM) -> None:
     Raises ArtifactMissing for images that are neither imported nor described in `config.upstream`.
     """
     if found(config, "latents", config.latents) is None:
-        shards = ensured_shards(config, config.upstream.images, config.latents)
+        ensure_shards(config, config.upstream.images, config.latents)
         encode_latents(
-            EncodeLatents(root=config.root, name=config.latents, shards=shards, autoencoder=config.upstream.autoencoder)
+            EncodeLatents(root=config.root, name=config.latents, shards=config.latents, autoencoder=config.upstream.autoencoder)
         )
     database = found(config, "embeddings", config.database)
     if database is None:
-        images = config.upstream.database_images or config.upstream.images
-        build_database(embedding(config, config.database, ensured_shards(config, images, config.database)))
+        build_database(embedding(config, config.database, shards_of_database(config)))
     elif not has_index(config, database):
         index_embeddings(embedding(config, config.database, config.database), database)
     if found(config, "neighbors", config.neighbors) is None:
@@ -39,18 +38,27 @@ def ensured_queries(config: TrainRDM) -> str:
     if latents.inputs["shards"] == database.inputs["shards"]:
         return config.database
     if found(config, "embeddings", config.latents) is None:
-        embed_images(embedding(config, config.latents, ensured_shards(config, config.upstream.images, config.latents)))
+        ensure_shards(config, config.upstream.images, config.latents)
+        embed_images(embedding(config, config.latents, config.latents))
     return config.latents
 
 
-def ensured_shards(config: TrainRDM, images: ImportImages | None, name: str) -> str:
-    """The shards of those images, imported if need be; without a description, the shards of that name."""
+def shards_of_database(config: TrainRDM) -> str:
+    """Shards of the database's name if there are any or their images are described, else the training images'."""
+    images = config.upstream.database_images
+    if images is None and found(config, "shards", config.database) is None:
+        ensure_shards(config, config.upstream.images, config.latents)
+        return config.latents
+    ensure_shards(config, images, config.database)
+    return config.database
+
+
+def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
+    """Import those images under that name unless it has been done. Raises ArtifactMissing when nothing describes them."""
     if images is None:
         open_artifact(config.root, "shards", name)
-        return name
-    if found(config, "shards", images.name) is None:
-        import_images(images)
-    return images.name
+    elif found(config, "shards", name) is None:
+        import_images(ImportImages(root=config.root, name=name, **images.model_dump()))
 
 
 def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
