@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ROOT ?= data
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test crash-test lint clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -22,6 +22,9 @@ demo: install    ## the whole path on built-in data: images to report, no GPU, n
 test: install    ## lint and tests (under 15 minutes on 2 cores)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
+	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
 lint: install    ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

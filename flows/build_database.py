@@ -1,14 +1,17 @@
 """shards -> embeddings -> index: a database that answers which images are nearest to this one."""
 
+from collections.abc import Mapping, Set
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from prefect.concurrency.sync import concurrency
 
 from flows.config import BuildDatabase
 from flows.progress import Clock
 from flows.stage import (
-    GPU,
+    DOWNLOADS,
     NETWORK_RETRIES,
     Wanted,
     building,
@@ -23,14 +26,17 @@ from flows.stage import (
     stage_task,
     whole,
 )
+from flows.workers import a_device_each
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
-from storage.embeddings import read_vectors, write_embeddings
+from storage.embeddings import read_vectors, without_keys, write_embeddings
+from storage.errors import BuildRefused
 from storage.index import FAISS_FILE, faiss_file, open_vectors, write_vectors
+from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
 EXACT_UP_TO_ROWS = 100_000
@@ -48,34 +54,58 @@ def embed_images(config: BuildDatabase) -> Artifact:
     """shards --encoder--> unit vectors and norms, row order = index id."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    encoder = load_weights(config.encoder, config.weights)
-    plan = Plan("embeddings", config.name, {"encoder": encoder.identity}, {"shards": shards.fingerprint})
-    with building(config.root, plan) as build:
+    encoder, removed = load_weights(config.encoder, config.weights), read_removals(config.root, config.name)
+    parameters = {"encoder": encoder.identity} | removal_parameters(removed)
+    with building(config.root, Plan("embeddings", config.name, parameters, {"shards": shards.fingerprint})) as build:
         if build.finished:
             return kept(build)
-        wanted = {part.name: made_from(encoder.identity, part.content) for part in shards.parts}
-        futures = [embed_group.submit(whole(build), whole(only(shards, group)), group, config) for group in groups(wanted)]
+        wanted = {part.name: origin_of(encoder.identity, shards, part, removed) for part in shards.parts}
+        with a_device_each():
+            futures = [
+                embed_group.submit(whole(build), whole(only(shards, group)), group, config, whole(removed))
+                for group in groups(wanted)
+            ]
         parts = gathered(build, futures)
+        refuse_if_removed_meanwhile(config, removed)
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
 
 
 @stage_task(name="load-encoder", **NETWORK_RETRIES)
 def load_weights(encoder: str, weights: str) -> Encoder:
     """The encoder, from the hub the first time."""
-    return encoder_of(encoder, weights)
+    with concurrency(DOWNLOADS):
+        return encoder_of(encoder, weights)
 
 
-@stage_task(name="embed-parts", tags=[GPU], **NETWORK_RETRIES)
-def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase) -> list[Part]:
+def origin_of(encoder: Mapping[str, Any], shards: Artifact, shard: Part, removed: Set[str]) -> str:
+    """What the embeddings of a shard are made from: the encoder, the shard's bytes, and its samples on the removal list."""
+    gone = removed_from_shard(shards, shard.name, removed)
+    of_all = made_from(encoder, shard.content)
+    return made_from(of_all, gone) if gone else of_all
+
+
+def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> None:
+    """Raise BuildRefused when the removal list grew while the database was embedded: no key may come back."""
+    if read_removals(config.root, config.name) != removed:
+        raise BuildRefused(
+            f"embeddings/{config.name}",
+            "keys were removed from it while this build was embedding them",
+            f"Drop this build and run the same command again: rdm gc --unfinished embeddings/{config.name}",
+        )
+
+
+@stage_task(name="embed-parts", **NETWORK_RETRIES)
+def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase, removed: Set[str]) -> list[Part]:
     """The parts of one task run."""
-    return group_of_parts(build, wanted, lambda name: embed_part(build, shards, name, wanted[name], config))
+    return group_of_parts(build, wanted, lambda name: embed_part(build, shards, name, wanted[name], config, removed))
 
 
-def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: BuildDatabase) -> Part:
-    """Embed the accepted samples of one shard."""
+def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: BuildDatabase, removed: Set[str]) -> Part:
+    """Embed the accepted samples of one shard that are not on the removal list."""
     encoder = encoder_of(config.encoder, config.weights)
-    sidecar = accepted(read_sidecar(shards, name))
-    images = [decode(data) for _, data in read_images(shards, name)]
+    gone = set(removed_from_shard(shards, name, removed))
+    sidecar = without_keys(accepted(read_sidecar(shards, name)), gone)
+    images = [decode(data) for key, data in read_images(shards, name) if key not in gone]
     vectors, norms = encoder.encode_images(images)
     return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
 

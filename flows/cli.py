@@ -5,9 +5,11 @@ Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,33 @@ from flows.environment import prepare
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
+INTERRUPTED = 130
+SECONDS_TO_GO = 25
+"""More than a training needs to save its state; what is published is whole at any moment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt: trainings end with us
+    for polite in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(polite, interrupt)
     try:
         text, value = options.command(options)
     except KeyboardInterrupt:
         print("rdm: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception as error:  # told in one message if it is one of ours, in full if it is not
         return _told(error)
     print(json.dumps(value, indent=2, default=str) if options.json else text)
     return 0
+
+
+def interrupt(*_: Any) -> None:
+    """End what runs, trainings included; at the latest after SECONDS_TO_GO, as Prefect may wait for a server that is gone."""
+    last_word = threading.Timer(SECONDS_TO_GO, os._exit, [INTERRUPTED])
+    last_word.daemon = True
+    last_word.start()
+    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,11 +100,29 @@ def parser() -> argparse.ArgumentParser:
     _named(one, "run", "baseline")
     one = add("report", "one HTML page about a run", run_report)
     _named(one, "run", "baseline", "evaluation")
+    _add_upkeep(add)
+    return top
+
+
+def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that look after what was built."""
+    one = add("run", "start a deployment of prefect.yaml, with parameters changed by --set", run_run)
+    one.add_argument("deployment", help="train-rdm, rebuild-coco, ... or flow/deployment")
     one = add("show", "list artifacts, explain one (kind/name), or read an image's record (file.png)", run_show, settable=False)
     one.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
     one = add("check", "compare every file of every artifact with its manifest", run_check, settable=False)
     one.add_argument("what", nargs="?", help="kind/name; everything when left out")
-    return top
+    one = add("log", "the versions of an artifact: when, from what, how many rows, what changed", run_log, settable=False)
+    one.add_argument("what", metavar="NAME", help="kind/name, or a name: then of every kind")
+    one = add("gc", "remove old versions: what is current or an input of what stays is kept", run_gc, settable=False)
+    one.add_argument("--keep", type=int, metavar="N", help="newest versions of each name that stay (default: 2)")
+    one.add_argument("--dry-run", action="store_true", help="say what would be removed and stop")
+    unfinished = "drop what interrupted builds left (all: of every name); without --keep, nothing else"
+    one.add_argument("--unfinished", default="", metavar="KIND/NAME", help=unfinished)
+    one = add("remove", "take images out of a database for good; list the runs that were trained on them", run_remove)
+    one.add_argument("--database", help="name of the database")
+    one.add_argument("--keys", type=Path, metavar="FILE", help="one key a line; without crop number: every crop of the image")
+    one.add_argument("--missing-ok", action="store_true", help="list keys too that the database does not hold")
 
 
 def _named(command: argparse.ArgumentParser, *references: str) -> None:
@@ -103,10 +135,16 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
     """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2 naming what is wrong."""
     from pydantic import ValidationError
 
-    values: dict[str, Any] = {"root": options.root} | {
-        key: value for key, value in flags.items() if value not in (None, [], ())
-    }
-    for assignment in options.set:
+    given = {key: value for key, value in flags.items() if value not in (None, [], ())}
+    try:
+        return kind(**assigned({"root": options.root} | given, options.set))
+    except ValidationError as error:
+        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
+
+
+def assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """The values with every KEY=VALUE put in its place; dots lead inside. Raises UsageError for what is no assignment."""
+    for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(f"--set {assignment}: write KEY=VALUE")
@@ -117,10 +155,7 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
             if not isinstance(place, dict):
                 raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
         place[last] = _value(text)
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
+    return values
 
 
 class UsageError(Exception):
@@ -238,6 +273,17 @@ def run_report(options: argparse.Namespace) -> Result:
     return _stage(options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report)
 
 
+def run_run(options: argparse.Namespace) -> Result:
+    """rdm run."""
+    from flows.deployments import run_deployed
+
+    changes = assigned({}, options.set)
+    if options.dry_run:
+        return json.dumps(changes, indent=2), changes
+    started = run_deployed(options.deployment, changes)
+    return f"{started['deployment']}: started {started['name']} ({started['id']})\n{started['url']}".rstrip(), started
+
+
 def run_show(options: argparse.Namespace) -> Result:
     """rdm show."""
     from flows.show import image_record, one_artifact, table_of_artifacts
@@ -254,6 +300,31 @@ def run_check(options: argparse.Namespace) -> Result:
     from flows.show import checked_artifacts
 
     return checked_artifacts(options.root, options.what)
+
+
+def run_log(options: argparse.Namespace) -> Result:
+    """rdm log."""
+    from flows.show import log_of
+
+    return log_of(options.root, options.what)
+
+
+def run_gc(options: argparse.Namespace) -> Result:
+    """rdm gc."""
+    from flows.show import collected
+
+    if options.keep is not None and options.keep < 1:
+        raise UsageError(f"--keep {options.keep}: keep 1 or more versions")
+    keep = 2 if options.keep is None and not options.unfinished else options.keep
+    return collected(options.root, keep, options.unfinished, options.dry_run)
+
+
+def run_remove(options: argparse.Namespace) -> Result:
+    """rdm remove."""
+    from flows.config import RemoveKeys
+
+    flags = {"database": options.database, "keys_file": options.keys, "missing_ok": options.missing_ok or None}
+    return _stage(options, configured(options, RemoveKeys, **flags), "flows.remove", "remove_keys", lambda done: done.told())
 
 
 def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]) -> Result:
@@ -311,9 +382,10 @@ def _told(error: Exception) -> int:
     if isinstance(error, UsageError):
         print(f"rdm: {error}", file=sys.stderr)
         return 2
+    from flows.deployments import DeploymentFailed
     from flows.show import is_ours
 
-    if is_ours(error) or isinstance(error, OSError):
+    if is_ours(error) or isinstance(error, OSError | DeploymentFailed):
         print(f"rdm: {error}", file=sys.stderr)
         return 1
     raise error

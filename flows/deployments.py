@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flows.environment import server_is_configured
+
 FLOW_OF = {
     "rebuild-openimages": "rebuild",
     "rebuild-wikiart": "rebuild",
@@ -22,11 +24,15 @@ def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
     """Start a run of a deployment with some of its parameters changed, and return at once: run, name, url.
 
     Parameters inside parameters are merged: {"training": {"steps": 5}} leaves the rest of `training` as deployed.
-    Raises DeploymentFailed when there is no such deployment or no server.
+    Raises DeploymentFailed when there is no such deployment, no server, or a parameter that the flow does not take.
     """
+    if not server_is_configured():
+        cure = "prefect server start, and prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        raise DeploymentFailed(f"{name}: no Prefect server is configured, and deployments live in one. Cure: {cure}")
+    import httpx
     from prefect import get_client
     from prefect.deployments import run_deployment
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.settings import PREFECT_UI_URL
 
     full_name = f"{FLOW_OF[name]}/{name}" if name in FLOW_OF else name
@@ -37,7 +43,9 @@ def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
         run: Any = run_deployment(full_name, parameters=parameters, timeout=0)
     except ObjectNotFound as error:
         raise DeploymentFailed(f"{name}: there is no deployment {full_name}. Make it: prefect deploy --name {name}") from error
-    except OSError as error:
+    except PrefectHTTPStatusError as error:
+        raise DeploymentFailed(f"{name}: {error.response.json().get('detail', error)}. See flows/config.py") from error
+    except (OSError, httpx.TransportError) as error:
         raise DeploymentFailed(f"{name}: Prefect's server does not answer ({error}). Start it: prefect server start") from error
     url = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
     return {"deployment": full_name, "name": run.name, "id": str(run.id), "url": url}

@@ -4,11 +4,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from prefect.concurrency.sync import concurrency
 
 from flows.config import EncodeLatents
 from flows.progress import Clock
 from flows.stage import (
-    GPU,
+    DOWNLOADS,
     NETWORK_RETRIES,
     Wanted,
     building,
@@ -22,6 +23,7 @@ from flows.stage import (
     stage_task,
     whole,
 )
+from flows.workers import a_device_each
 from rdm_core.device import best_device
 from rdm_core.images import decode
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
@@ -49,19 +51,22 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         if not wanted:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
-        futures = [
-            encode_group.submit(whole(build), whole(only(shards, group)), group, config.autoencoder) for group in groups(wanted)
-        ]
+        with a_device_each():
+            futures = [
+                encode_group.submit(whole(build), whole(only(shards, group)), group, config.autoencoder)
+                for group in groups(wanted)
+            ]
         return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
 
 
 @stage_task(name="load-autoencoder", **NETWORK_RETRIES)
 def load_autoencoder(autoencoder: str) -> LatentSpace:
     """The latent space, from the hub the first time."""
-    return space_of(autoencoder)
+    with concurrency(DOWNLOADS):
+        return space_of(autoencoder)
 
 
-@stage_task(name="encode-parts", tags=[GPU], **NETWORK_RETRIES)
+@stage_task(name="encode-parts", **NETWORK_RETRIES)
 def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder))

@@ -18,7 +18,10 @@ logger = get_logger("rdm.notify")
 
 
 def tell(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Send one message about a run (Prefect names the arguments). What goes wrong with the messenger is logged and never changes how the run ended."""
+    """Send one message about a run; Prefect names the arguments.
+
+    What goes wrong with the messenger is logged and never changes how the run ended.
+    """
     block = os.environ.get(SETTING)
     if not block or flow_run.parent_task_run_id is not None:
         return

@@ -11,7 +11,7 @@ from flows.artifacts import show_image
 from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock, bar, say
-from flows.stage import GPU, building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
 from rdm_core.images import ImageRejected, decode, encode, grid, resize_shorter_side
@@ -61,7 +61,7 @@ def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) 
     return Plan("samples", config.name, config.parameters("run", "database", "images") | images, inputs)
 
 
-@stage_task(name="draw-images", tags=[GPU])
+@stage_task(name="draw-images")
 def draw_images(build: Build, config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> list[Part]:
     """Retrieve, draw, and write images, table and contact sheet."""
     request = request_of(config, run, database)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -11,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff, task
-from prefect.utilities.annotations import quote
 
 from flows.notify import tell
 from flows.progress import Clock, say, track
@@ -43,8 +43,20 @@ def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]],
 
 
 def stage_task(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """`@task` for a stage. The manifest is the only cache: Prefect's own would serve paths whose files are gone."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+    """`@task` for a stage; arguments wrapped by `whole` arrive as they were.
+
+    The manifest is the only cache: Prefect's own would serve paths whose files are gone.
+    """
+
+    def decorated(function: Callable[P, R]) -> Task[P, R]:
+        @wraps(function)
+        def opened(*args: Any, **kwargs: Any) -> R:
+            given = [a.value if isinstance(a, _Whole) else a for a in args]
+            return function(*given, **{k: a.value if isinstance(a, _Whole) else a for k, a in kwargs.items()})
+
+        return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)(opened)
+
+    return decorated
 
 
 def is_passing(task: Any, run: Any, state: State) -> bool:
@@ -65,13 +77,23 @@ NETWORK_RETRIES: dict[str, Any] = {
     "retry_condition_fn": is_passing,
 }
 """For a task that fetches weights from a hub or reads and writes an object store."""
-GPU = "gpu"
-"""Tag of the tasks that use a GPU: `prefect concurrency-limit create gpu N` lets N of them run at once."""
+DOWNLOADS = "downloads"
+"""Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit 1` makes it polite."""
 
 
 def whole(value: R) -> R:
-    """A large argument of a task, handed over as it is: Prefect would look into every record of it for other runs."""
-    return quote(value)  # type: ignore[return-value]
+    """A large argument of a stage's task, handed over as it is: Prefect would look into every record of it for futures.
+
+    Prefect's own `quote` does not survive the way to a Dask worker.
+    """
+    return _Whole(value)  # type: ignore[return-value]
+
+
+class _Whole:
+    """Something that Prefect and Dask do not look into."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 @contextmanager

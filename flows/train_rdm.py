@@ -14,7 +14,7 @@ from flows.config import SampleRDM, TrainRDM
 from flows.launch import TrainingFailed, launch_command, launch_training
 from flows.progress import Clock, say
 from flows.sample import sample_rdm
-from flows.stage import GPU, building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Part, Plan, open_artifact
@@ -84,7 +84,6 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact]) -> Plan:
 
 @stage_task(
     name="accelerate-launch",
-    tags=[GPU],
     retries=2,
     retry_delay_seconds=5,
     retry_jitter_factor=0.5,

@@ -6,8 +6,11 @@ tcp://host:8786  the running scheduler there
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 SETTING = "RDM_DASK"
@@ -29,3 +32,27 @@ def workers(threads: int | None = None) -> TaskRunner[Any]:
     if cluster == "local":
         return DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1})
     return DaskTaskRunner(address=cluster)
+
+
+@contextmanager
+def a_device_each() -> Iterator[None]:
+    """Task runs submitted inside take a GPU each, on a cluster whose workers declare theirs.
+
+    Start one worker a device: CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources GPU=1
+    """
+    context = FlowRunContext.get()
+    client = getattr(context.task_runner, "client", None) if context else None
+    with _one_gpu() if client is not None and declares_gpus(client) else nullcontext():
+        yield
+
+
+def declares_gpus(client: Any) -> bool:
+    """Whether a worker of a Dask client's cluster was started with --resources GPU=..."""
+    workers_info = client.scheduler_info(n_workers=-1)["workers"].values()
+    return any(worker.get("resources", {}).get("GPU") for worker in workers_info)
+
+
+def _one_gpu() -> Any:
+    import dask
+
+    return dask.annotate(resources={"GPU": 1})

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from storage import layout
+from storage import layout, remote
 from storage.atomic import canonical_json, sha256_file, sha256_of
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
 
@@ -45,7 +45,7 @@ def made_from(*facts: Any) -> str:
 
 @dataclass(frozen=True)
 class PartFile:
-    """One file of a part; `path` is relative to the artifact's directory, with forward slashes."""
+    """One file of a part; `path` is relative to the artifact's directory and the part's prefix, with forward slashes."""
 
     path: str
     bytes: int
@@ -63,6 +63,8 @@ class Part:
     """What was counted while writing, for example rejects by reason."""
     made_from: str = ""
     """`made_from` of everything that determines its bytes: a new version takes over the parts where it is equal."""
+    prefix: str = ""
+    """Folder that its files lie in: of the attempt that wrote it in an object store, none on a disk."""
 
     @property
     def content(self) -> str:
@@ -71,9 +73,11 @@ class Part:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Part":
-        """The part a manifest or part record describes."""
+        """The part a manifest or part record describes. Raises ValueError, KeyError or TypeError for anything else."""
         files = tuple(PartFile(**f) for f in value["files"])
-        return Part(value["name"], value["rows"], files, value["counts"], value["made_from"])
+        part = Part(value["name"], value["rows"], files, value["counts"], value["made_from"], value.get("prefix", ""))
+        layout.checked_part(part.name, part.prefix, (f.path for f in files))
+        return part
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,21 @@ class Artifact:
         return dict(sorted(total.items()))
 
     def file(self, relative: str) -> Path:
-        """The path of one of the artifact's files."""
-        return self.directory / relative
+        """The path of one of the artifact's files or folders; from an object store it is fetched when it is asked for."""
+        return remote.local_path(self.directory, self._listed, relative) if self._prefixed else self.directory / relative
 
     def files(self, suffix: str) -> list[Path]:
         """The files that end with `suffix`, in part order."""
-        return [self.file(f.path) for part in self.parts for f in part.files if f.path.endswith(suffix)]
+        wanted = [(part.prefix, f) for part in self.parts for f in part.files if f.path.endswith(suffix)]
+        return remote.local_paths(self.directory, wanted)
+
+    @cached_property
+    def _prefixed(self) -> bool:
+        return any(part.prefix for part in self.parts)
+
+    @cached_property
+    def _listed(self) -> dict[str, tuple[str, PartFile]]:
+        return remote.listed(self.parts)
 
 
 def fingerprint_of(parts: Sequence[Part]) -> str:
@@ -142,12 +155,13 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
     if not identity:
         current = current_id(root, kind, name)
         if current is None:
-            raise ArtifactMissing(f"{root}/{kind}", f"there is no artifact {kind}/{name}", _present(root, kind))
+            raise ArtifactMissing(f"{remote.shown(root)}/{kind}", f"there is no artifact {kind}/{name}", _present(root, kind))
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
+    remote.follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         raise ArtifactMissing(
-            directory, "it has no manifest, so it was never finished", "Run the command that builds it again."
+            remote.shown(directory), "it has no manifest, so it was never finished", "Run the command that builds it again."
         )
     artifact = read_manifest(directory)
     check(artifact, hashes=False)
@@ -155,14 +169,16 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
 
 
 def check(artifact: Artifact, hashes: bool = True) -> None:
-    """Compare every file with the manifest: sizes always, sha256 when `hashes`.
+    """Compare every file with the manifest: sizes always, sha256 when `hashes`; then every object of a bucket is read.
 
     Raises ArtifactDamaged naming each file.
     """
     found = damage(artifact.directory, artifact.parts, hashes)
+    if hashes and not found:
+        found = remote.altered(artifact.directory, artifact.parts)
     if found:
         text = "; ".join(reason for reasons in found.values() for reason in reasons)
-        raise ArtifactDamaged(artifact.directory, text, "Run the command that builds it again.")
+        raise ArtifactDamaged(remote.shown(artifact.directory), text, "Run the command that builds it again.")
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
@@ -187,10 +203,8 @@ def with_fingerprint(root: Path, kind: str, fingerprint: str) -> Artifact | None
 
 def current_id(root: Path, kind: str, name: str) -> str | None:
     """The id of the version in use, or None when nothing was published under that name."""
-    try:
-        return layout.pointer_file(root, kind, name).read_text().strip()
-    except FileNotFoundError:
-        return None
+    pointer = remote.read(layout.pointer_file(root, kind, name))
+    return None if pointer is None else pointer.decode(errors="replace").strip()
 
 
 def is_current(root: Path, artifact: Artifact) -> bool:
@@ -198,27 +212,36 @@ def is_current(root: Path, artifact: Artifact) -> bool:
     return current_id(root, artifact.kind, artifact.name) == artifact.id
 
 
-def damage(directory: Path, parts: Sequence[Part], hashes: bool) -> dict[str, list[str]]:
-    """Part name -> what is wrong with its files; a part that is whole is not in the answer."""
+def damage(
+    directory: Path, parts: Sequence[Part], hashes: bool, stored: Mapping[str, int] | None = None
+) -> dict[str, list[str]]:
+    """Part name -> what is wrong with its files; a part that is whole is not in the answer.
 
-    def wrong(record: PartFile) -> str | None:
-        path = directory / record.path
+    In an object store the sizes are those of a listing, `stored` if given, and `hashes` means the copies in the mirror.
+    """
+    stored = remote.sizes_stored(directory) if stored is None else stored
+
+    def wrong(item: tuple[Part, PartFile]) -> str | None:
+        part, record = item
+        path = layout.part_file(directory, part.prefix, record.path)
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if stored is None else stored[path.relative_to(directory).as_posix()]
             if size != record.bytes:
                 return f"{record.path} has {size} bytes instead of {record.bytes}"
-            if hashes and sha256_file(path) != record.sha256:
+            if hashes and (stored is None or path.is_file()) and sha256_file(path) != record.sha256:
+                if stored is not None:
+                    path.unlink()  # only a copy: it is fetched again when it is used
                 return f"{record.path} has other bytes than when it was written"
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, KeyError):
             return f"{record.path} is absent"
         return None
 
     found: dict[str, list[str]] = {}
-    listed = [(part.name, record) for part in parts for record in part.files]
+    items = [(part, record) for part in parts for record in part.files]
     with ThreadPoolExecutor(THREADS_THAT_HASH if hashes else 1) as pool:
-        for (name, _), reason in zip(listed, pool.map(wrong, [record for _, record in listed]), strict=True):
+        for (part, _), reason in zip(items, pool.map(wrong, items), strict=True):
             if reason:
-                found.setdefault(name, []).append(reason)
+                found.setdefault(part.name, []).append(reason)
     return found
 
 
@@ -254,6 +277,7 @@ def _check_identity(path: Path, artifact: Artifact, cure: str) -> None:
 
 
 def _manifests(root: Path, kind: str, name: str) -> list[Path]:
+    remote.follow_all(root, kind, name, "manifest.json")
     return [path for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")) if path.parts[-4] in layout.KINDS]
 
 
@@ -267,5 +291,6 @@ def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:
 
 
 def _present(root: Path, kind: str) -> str:
-    names = sorted(path.parent.name for path in (root / kind).glob("*/current"))
+    stored = remote.remote_of(root / kind)
+    names = stored.folders() if stored else sorted(path.parent.name for path in (root / kind).glob("*/current"))
     return f"Present: {', '.join(names)}." if names else f"Nothing of kind {kind} has been built under this root yet."

@@ -4,9 +4,8 @@
 finished, a new version takes over those whose input did not change), `Build.commit` publishes.
 """
 
-import errno
 import json
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from storage import layout
+from storage import layout, remote
 from storage.artifact import (
     FORMAT_VERSION,
     Artifact,
@@ -33,17 +32,10 @@ from storage.artifact import (
     read_manifest,
 )
 from storage.atomic import fsync_path, place, sha256_file, write_bytes, write_json
-from storage.errors import ArtifactDamaged, BuildRefused, CannotWrite
+from storage.errors import ArtifactDamaged, BuildRefused, told_by_cause
 from storage.locks import exclusive
 
 _RECORDED_PACKAGES = ("rdm", "numpy", "pyarrow", "torch", "open_clip_torch", "diffusers", "faiss-cpu", "pillow")
-_DISK = {
-    errno.ENOSPC: "Free some space",
-    errno.EDQUOT: "Free some space or have the quota raised",
-    errno.EROFS: "Make it writable or choose another root",
-    errno.EACCES: "Give yourself the right to write there or choose another root",
-    errno.EPERM: "Give yourself the right to write there or choose another root",
-}
 Waiting = Callable[[str], None]
 """Takes who holds the lock."""
 
@@ -58,22 +50,28 @@ class Build:
     finished: Artifact | None
     donors: tuple[Path, ...] = ()
     """Directories of other versions whose parts are taken over where they were made from the same."""
+    prefix: str = ""
+    """Folder for the files that this attempt writes; none on a disk."""
 
     def file(self, relative: str) -> Path:
         """The path of one of the parts' files."""
-        return self.directory / relative
+        if not self.prefix:
+            return self.directory / relative
+        return remote.local_path(self.directory, remote.listed(_parts_on_record(self.directory)), relative)
 
     def existing_part(self, part_name: str, made_from: str) -> Part | None:
         """The part as an earlier run finished it or another version holds it, or None when it must be written.
 
-        A part of this build is believed by its sizes (`commit` reads the bytes); one of another version is read first.
+        A part of this build is believed by its sizes (`commit` reads the bytes); one of another version is read first,
+        in an object store as far as it lies in the mirror.
         """
+        remote.follow(layout.part_record_file(self.directory, part_name))
         own = _part_record(self.directory, part_name)
-        if own and own.made_from == made_from and not damage(self.directory, [own], hashes=False):
+        if own and own.made_from == made_from and self._is_there(own):
             return own
         for donor in self.donors:
             part = _parts_by_origin(donor).get(made_from)
-            if part and not damage(donor, [part], hashes=True):
+            if part and not damage(donor, [part], hashes=True, stored=remote.sizes_as_of(donor, self.prefix)):
                 return self._take_over(donor, part, part_name)
         return None
 
@@ -84,14 +82,17 @@ class Build:
         """
         parent = layout.build_directory(self.directory)
         with told_by_cause(self.directory):
+            if self.prefix:
+                parent.mkdir(parents=True, exist_ok=True)  # the build was begun on another machine of the cluster
             scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
             try:
                 rows, counts = write(scratch)
                 paths = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
-                files = [_place_file(path, path.relative_to(scratch).as_posix(), self.directory) for path in paths]
+                files = [self._place(path, path.relative_to(scratch).as_posix()) for path in paths]
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            return self._recorded(Part(part_name, rows, tuple(files), dict(counts), made_from))
+            remote.store(*(layout.part_file(self.directory, self.prefix, f.path) for f in files))
+            return self._recorded(Part(part_name, rows, tuple(files), dict(counts), made_from, self.prefix))
 
     def commit(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Artifact:
         """Publish: read every file once more, write the manifest by rename, make this version the current one.
@@ -101,15 +102,18 @@ class Build:
         with told_by_cause(self.directory):
             damaged = damage(self.directory, parts, hashes=True)
             for name in damaged:
-                layout.part_record_file(self.directory, name).unlink(missing_ok=True)
+                remote.drop(layout.part_record_file(self.directory, name))
             if damaged:
                 reasons = "; ".join(reason for found in damaged.values() for reason in found)
-                raise ArtifactDamaged(self.directory, reasons, "Run the same command again: it rebuilds what is missing.")
-            for folder in sorted({(self.directory / f.path).parent for part in parts for f in part.files}):
-                fsync_path(folder)
+                raise ArtifactDamaged(
+                    remote.shown(self.directory), reasons, "Run the same command again: it rebuilds what is missing."
+                )
+            for folder in {layout.part_file(self.directory, p.prefix, f.path).parent for p in parts for f in p.files}:
+                if folder.is_dir():  # not where another machine wrote the part into the bucket
+                    fsync_path(folder)
             fsync_path(self.directory)
             with exclusive(layout.publishing_lock_file(self.root, self.plan.kind, self.plan.name), _patiently):
-                write_json(layout.manifest_file(self.directory), self._manifest(parts, measured))
+                remote.write_manifest(layout.manifest_file(self.directory), self._manifest(parts, measured))
                 artifact = _make_current(self.root, read_manifest(self.directory))
             _drop_superseded(self.root, self.plan)
             return artifact
@@ -133,8 +137,25 @@ class Build:
 
     def _recorded(self, part: Part) -> Part:
         # Not durable: after a power cut a lost record costs the part again, and a record without its files is not believed.
-        write_json(layout.part_record_file(self.directory, part.name), asdict(part), durable=False)
+        record = layout.part_record_file(self.directory, part.name)
+        write_json(record, asdict(part), durable=False)
+        if self.prefix:  # the plan goes up with the first part: an attempt that made none leaves nothing in the bucket
+            plan = layout.plan_file(self.directory)
+            if not plan.is_file():
+                write_json(plan, asdict(self.plan), durable=False)
+            remote.store_once(plan, self.prefix)
+            remote.store(record)
         return part
+
+    def _is_there(self, own: Part) -> bool:
+        if own.prefix and own.prefix == self.prefix:
+            return True
+        return not damage(self.directory, [own], hashes=False, stored=remote.sizes_as_of(self.directory, self.prefix))
+
+    def _place(self, path: Path, relative: str) -> PartFile:
+        record = PartFile(relative, path.stat().st_size, sha256_file(path))
+        place(path, layout.part_file(self.directory, self.prefix, relative))
+        return record
 
     def _take_over(self, donor: Path, part: Part, part_name: str) -> Part:
         """The part under this build's name for it, its files shared with the version they come from."""
@@ -142,9 +163,10 @@ class Build:
         with told_by_cause(self.directory):
             for record in part.files:
                 path = record.path.replace(part.name, part_name, 1)
-                _link(donor / record.path, self.directory / path)
+                source = layout.part_file(donor, part.prefix, record.path)
+                remote.share(source, layout.part_file(self.directory, self.prefix, path), record.bytes)
                 files.append(PartFile(path, record.bytes, record.sha256))
-            return self._recorded(Part(part_name, part.rows, tuple(files), part.counts, part.made_from))
+            return self._recorded(Part(part_name, part.rows, tuple(files), part.counts, part.made_from, self.prefix))
 
 
 @contextmanager
@@ -169,19 +191,22 @@ def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Bu
             with told_by_cause(directory):
                 _refuse_or_drop_leftovers(root, plan)
                 _prepare(directory, plan)
-        yield Build(root, plan, directory, finished, () if finished else _donors(root, plan))
+        yield Build(root, plan, directory, finished, () if finished else _donors(root, plan), remote.new_prefix(root))
 
 
 def unfinished(root: Path, kind: str = "*", name: str = "*") -> list[Path]:
     """Directories of builds that nobody has finished, whether somebody is at it or not."""
+    remote.follow_all(root, kind, name, "plan.json", "manifest.json")
     plans = sorted(root.glob(f"{kind}/{name}/*/plan.json"))
     return [p.parent for p in plans if p.parts[-4] in layout.KINDS and not layout.manifest_file(p.parent).is_file()]
 
 
 def has_finished_work(directory: Path) -> bool:
     """Whether an unfinished build holds anything that a resumed run would use: parts or checkpoints."""
-    parts = layout.build_directory(directory).glob("*.part.json")
-    return any(parts) or any(layout.checkpoints_directory(directory).glob("*/manifest.json"))
+    stored = remote.sizes_stored(directory)
+    if stored is None:
+        return _has_finished_work_here(directory)
+    return any(name.endswith(".part.json") or re.fullmatch("checkpoints/[^/]+/manifest.json", name) for name in stored)
 
 
 def read_plan(directory: Path) -> Plan | None:
@@ -193,22 +218,9 @@ def read_plan(directory: Path) -> Plan | None:
         return None
 
 
-@contextmanager
-def told_by_cause(directory: Path) -> Iterator[None]:
-    """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is lost."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        what = f"cannot be written: {os.strerror(error.errno)}"
-        raise CannotWrite(
-            directory, what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
-        ) from error
-
-
 def _look_up(root: Path, directory: Path) -> Artifact | None:
     """The finished artifact, if every file has its size."""
+    remote.follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         return None
     try:
@@ -229,31 +241,41 @@ def _prepare(directory: Path, plan: Plan) -> None:
     for scratch in layout.build_directory(directory).iterdir():
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
-    for temporary in [*directory.glob(".*-*"), *layout.build_directory(directory).glob(".*-*")]:
+    beside = () if remote.remote_of(directory) else directory.glob(".*-*")  # in a mirror, readers write there too
+    for temporary in [*beside, *layout.build_directory(directory).glob(".*-*")]:
         temporary.unlink(missing_ok=True)
     manifest = layout.manifest_file(directory)
     if manifest.is_file():
         try:
             artifact = read_manifest(directory)
             damaged = damage(directory, artifact.parts, hashes=True)
-            for part in artifact.parts:
-                if part.name not in damaged:
-                    write_json(layout.part_record_file(directory, part.name), asdict(part), durable=False)
+            whole = [part for part in artifact.parts if part.name not in damaged]
+            for part in whole:
+                write_json(layout.part_record_file(directory, part.name), asdict(part), durable=False)
+            remote.store(*(layout.part_record_file(directory, part.name) for part in whole))
         except ArtifactDamaged:
             pass  # nothing it says can be believed: every part is made again
-        manifest.unlink()
+        remote.drop(manifest)
         fsync_path(directory)
     write_json(layout.plan_file(directory), asdict(plan))
 
 
 def _drop_if_nothing_came_of_it(directory: Path) -> None:
     """An attempt that failed before its first part leaves nothing."""
-    if not layout.manifest_file(directory).is_file() and not has_finished_work(directory):
+    if not layout.manifest_file(directory).is_file() and not _has_finished_work_here(directory):
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _has_finished_work_here(directory: Path) -> bool:
+    parts = layout.build_directory(directory).glob("*.part.json")
+    return any(parts) or any(layout.checkpoints_directory(directory).glob("*/manifest.json"))
+
+
 def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
-    """Dead unfinished builds under the name: without finished work they go; with other parameters we refuse."""
+    """Dead unfinished builds under the name: without finished work they go; with other parameters we refuse.
+
+    In an object store nobody knows which are dead: there they stay for `rdm gc`, and only the mirror is cleared.
+    """
     for directory in unfinished(root, plan.kind, plan.name):
         if directory.name == plan.id:
             continue
@@ -298,11 +320,15 @@ def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
     current = current_id(root, plan.kind, plan.name)
     family = layout.family_directory(root, plan.kind, plan.name)
     published = [family / current] if current and current != plan.id else []
-    return (*published, *(d for d in unfinished(root, plan.kind, plan.name) if d.name != plan.id))
+    others = [d for d in unfinished(root, plan.kind, plan.name) if d.name != plan.id]
+    remote.follow(*map(layout.manifest_file, published))
+    for directory in others:
+        remote.follow_records(directory)
+    return (*published, *others)
 
 
 def _drop_superseded(root: Path, plan: Plan) -> None:
-    """Unfinished builds of the same parameters and older inputs: nobody can ask for them again."""
+    """Unfinished builds of the same parameters and older inputs: nobody can ask for them again. Not in an object store."""
     for directory in unfinished(root, plan.kind, plan.name):
         try:
             with exclusive(layout.lock_file(directory)):
@@ -333,11 +359,15 @@ def _parts_by_origin(directory: Path) -> Mapping[str, Part]:
 def _parts_as_of(directory: Path, changed_ns: int) -> Mapping[str, Part]:
     """Read once a process and state, not once a part."""
     try:
-        parts: Sequence[Part | None] = read_manifest(directory).parts
+        parts: Sequence[Part] = read_manifest(directory).parts
     except (ArtifactDamaged, FileNotFoundError):
-        names = [path.name.removesuffix(".part.json") for path in layout.build_directory(directory).glob("*.part.json")]
-        parts = [_part_record(directory, name) for name in names]
-    return {part.made_from: part for part in parts if part}
+        parts = _parts_on_record(directory)
+    return {part.made_from: part for part in parts}
+
+
+def _parts_on_record(directory: Path) -> list[Part]:
+    names = [path.name.removesuffix(".part.json") for path in layout.build_directory(directory).glob("*.part.json")]
+    return [part for name in names if (part := _part_record(directory, name))]
 
 
 def _make_current(root: Path, artifact: Artifact) -> Artifact:
@@ -347,25 +377,10 @@ def _make_current(root: Path, artifact: Artifact) -> Artifact:
         temporary.unlink(missing_ok=True)
     if not is_current(root, artifact):
         write_bytes(pointer, artifact.id.encode() + b"\n")
+        remote.store(pointer)
+    remote.remove_stored(layout.build_directory(artifact.directory))
     shutil.rmtree(layout.build_directory(artifact.directory), ignore_errors=True)
     return artifact
-
-
-def _place_file(path: Path, relative: str, directory: Path) -> PartFile:
-    record = PartFile(relative, path.stat().st_size, sha256_file(path))
-    place(path, directory / relative)
-    return record
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system knows no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        fsync_path(target)
 
 
 def _patiently(_: str) -> None:

@@ -1,7 +1,7 @@
 """Embeddings: Parquet parts whose row order, part after part, is the index id."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,19 @@ def write_embeddings(directory: Path, part_name: str, sidecar: pa.Table, vectors
     columns = [arrays.get(name, sidecar[name] if name in sidecar.schema.names else None) for name in schema.names]
     write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(columns, schema=schema), plain=["embedding"])
     return len(vectors)
+
+
+def without_keys(table: pa.Table, gone: Set[str]) -> pa.Table:
+    """The rows whose key is not among those."""
+    return table.filter(pa.array([key not in gone for key in table["key"].to_pylist()], pa.bool_())) if gone else table
+
+
+def write_embeddings_without(source: Path, directory: Path, part_name: str, gone: Set[str]) -> int:
+    """Write a part with the rows of another but those keys, bit by bit as if it had never held them. Returns their number."""
+    kept = without_keys(read_table(source), gone)
+    schema = embeddings_schema(kept.schema.field("embedding").type.list_size)
+    write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(kept.columns, schema=schema), plain=["embedding"])
+    return kept.num_rows
 
 
 def read_columns(embeddings: Artifact, columns: Sequence[str]) -> pa.Table:

@@ -8,9 +8,22 @@ StorageError               base: says where it happened, what is wrong and what 
   FormatError              a file is not in the format this version reads
   BuildRefused             an unfinished build under that name would be abandoned
   CannotWrite              the disk is full, read-only or not ours
+  Unreachable              the object store of a root does not answer, or refuses us
 """
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_DISK = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space or have the quota raised",
+    errno.EROFS: "Make it writable or choose another root",
+    errno.EACCES: "Give yourself the right to write there or choose another root",
+    errno.EPERM: "Give yourself the right to write there or choose another root",
+}
 
 
 class StorageError(Exception):
@@ -50,3 +63,21 @@ class BuildRefused(StorageError):
 
 class CannotWrite(StorageError):
     """The disk is full, read-only or not ours."""
+
+
+class Unreachable(StorageError):
+    """The object store of a root does not answer, or refuses us."""
+
+
+@contextmanager
+def told_by_cause(directory: Path) -> Iterator[None]:
+    """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        what = f"cannot be written: {os.strerror(error.errno)}"
+        raise CannotWrite(
+            directory, what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
+        ) from error

@@ -5,9 +5,13 @@
 <root>/<kind>/<name>/<id>/manifest.json   written last: its existence is completion
 <root>/<kind>/<name>/<id>/.build/         lock, scratch and part records of an unfinished build
 <root>/<kind>/<name>/current              one line: the id in use, replaced atomically
+
+Objects in a bucket have the same paths, except that each part's files lie in a folder of the attempt that wrote them,
+the part's prefix: <id>/<prefix>/... A root in a bucket is used through a local mirror of it: storage.remote.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +22,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{12}")
+_PATH = re.compile(r"[^\\\x00-\x1f]+")
 
 
 def checked_name(name: str) -> str:
@@ -82,6 +87,18 @@ def checkpoints_directory(directory: Path) -> Path:
 def publishing_lock_file(root: Path, kind: str, name: str) -> Path:
     """Held while a version gets its number and becomes the current one."""
     return family_directory(root, kind, name) / ".lock"
+
+
+def part_file(directory: Path, prefix: str, relative: str) -> Path:
+    """A file of a part; the prefix is "" where the part was written to a disk."""
+    return directory / prefix / relative
+
+
+def checked_part(name: str, prefix: str, paths: Iterable[str]) -> None:
+    """Raise ValueError when a part's name, prefix or files could lead out of the artifact's directory."""
+    inside = all(_PATH.fullmatch(path) and not {"", ".", ".."} & set(path.split("/")) for path in paths)
+    if not inside or not re.fullmatch("[0-9a-f]{8}|", prefix) or not _PATH.fullmatch(name) or "/" in name or name[0] == ".":
+        raise ValueError(f"part {name!r} lies outside its artifact")
 
 
 def part_record_file(directory: Path, part_name: str) -> Path:

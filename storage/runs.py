@@ -3,9 +3,12 @@
 <run>/metrics.jsonl                one JSON object a line, `step` in each
 <run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is completion
 <run>/weights/                     a diffusers folder, listed in the run's manifest
+
+In an object store each checkpoint has a copy of the metrics up to it.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +18,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from storage import layout
 from storage.atomic import fsync_path, publish, sha256_file, write_bytes, write_json
-from storage.errors import FormatError
+from storage.errors import ArtifactDamaged, FormatError
+from storage.locks import exclusive
+from storage.objects import Remote
+from storage.remote import fetch_object, on_this_disk, remote_of, remove_stored, store
 
 METRICS_FILE = "metrics.jsonl"
+STATE_FILE = "state.safetensors"
+_STEP = re.compile(r"([0-9]{8,})/manifest\.json")
 
 
 def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], keep: int = 2) -> Path:
@@ -28,26 +37,28 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
     for leftover in (scratch, target):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(parents=True)
-    state = scratch / "state.safetensors"
+    state = scratch / STATE_FILE
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, state)
     state.chmod(0o644)  # safetensors makes it private
     fsync_path(state)
     write_json(scratch / "manifest.json", {"step": step, "sha256": sha256_file(state)})
     publish(scratch, target)
+    _store(target, keep)
     for old in _whole_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
 def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:
-    """(step, arrays) of the newest whole checkpoint, or None.
+    """(step, arrays) of the newest whole checkpoint, or None. In an object store it is fetched, with the metrics up to it.
 
-    Raises FormatError when its bytes are not those that were written.
+    Raises FormatError, or ArtifactDamaged for one that is fetched, when its bytes are not those that were written.
     """
+    _fetch_newest(run)
     whole = _whole_checkpoints(run)
     if not whole:
         return None
-    path = whole[-1] / "state.safetensors"
+    path = whole[-1] / STATE_FILE
     cure = f"Delete {whole[-1]} to resume from the checkpoint before it."
     try:
         manifest = json.loads((whole[-1] / "manifest.json").read_text())
@@ -79,8 +90,66 @@ def rewind_metrics(run: Path, step: int) -> None:
 
 
 def _checkpoint_directory(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"{step:08d}"
+    return layout.checkpoints_directory(run) / f"{step:08d}"
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:
-    return sorted(path.parent for path in (run / "checkpoints").glob("[0-9]*/manifest.json"))
+    return sorted(path.parent for path in layout.checkpoints_directory(run).glob("[0-9]*/manifest.json"))
+
+
+# The same in an object store: storage.remote
+
+
+def _store(target: Path, keep: int) -> None:
+    """Put a checkpoint into the bucket, its manifest last, and delete all but the newest `keep` there."""
+    remote, run = remote_of(target), target.parent.parent
+    if remote is None:
+        return
+    (remote / "manifest.json").delete()  # of this step, from an earlier attempt: its state is about to be replaced
+    if layout.plan_file(run).is_file():
+        store(layout.plan_file(run))
+    if (run / METRICS_FILE).is_file():
+        (remote / METRICS_FILE).upload(run / METRICS_FILE)
+    store(target / STATE_FILE)
+    store(target / "manifest.json")
+    for step in _steps_in(remote_of(target.parent))[:-keep]:
+        remove_stored(target.parent / step)
+
+
+def _fetch_newest(run: Path) -> None:
+    """Fetch the newest checkpoint in the bucket and the metrics up to it, unless this mirror has one as new."""
+    checkpoints = layout.checkpoints_directory(run)
+    remote = remote_of(checkpoints)
+    newest = max(_steps_in(remote), default="")
+    if remote is None or _newest_here(run) >= newest:
+        return
+    with on_this_disk(checkpoints), exclusive(checkpoints / ".fetching", lambda _: None):
+        if _newest_here(run) < newest:  # else another process of this run has fetched it
+            _fetch(remote / newest, checkpoints / newest)
+
+
+def _fetch(source: Remote, target: Path) -> None:
+    scratch = target.with_name(f".{target.name}")
+    for leftover in (scratch, target):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        raw = (source / "manifest.json").read() or b""
+        fetch_object(source / STATE_FILE, scratch / STATE_FILE, source.sizes()[STATE_FILE], json.loads(raw)["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        cure = "Delete it in the bucket to resume from the checkpoint before it."
+        raise ArtifactDamaged(source.url, f"not a whole checkpoint ({type(error).__name__})", cure) from error
+    write_bytes(scratch / "manifest.json", raw)
+    metrics = (source / METRICS_FILE).read()
+    if metrics is not None:
+        write_bytes(target.parent.parent / METRICS_FILE, metrics)
+    publish(scratch, target)
+
+
+def _steps_in(checkpoints: Remote | None) -> list[str]:
+    """Steps of the whole checkpoints in a bucket, oldest first."""
+    names = checkpoints.sizes() if checkpoints else ()
+    return sorted(match[1] for name in names if (match := _STEP.fullmatch(name)))
+
+
+def _newest_here(run: Path) -> str:
+    return max((path.name for path in _whole_checkpoints(run)), default="")

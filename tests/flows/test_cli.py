@@ -52,6 +52,12 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
         (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
         (["import", "floppy", "--name", "x"], "invalid choice"),
+        (["log"], "NAME"),
+        (["gc", "--keep", "0"], "--keep 0: keep 1 or more"),
+        (["gc", "--keep", "many"], "invalid int value"),
+        (["remove", "--keys", "k"], "database: is needed"),
+        (["remove", "--database", "x"], "keys_file: is needed"),
+        (["remove", "--database", "x@0123456789ab", "--keys", "k"], "database: "),
     ],
 )
 def test_a_wrong_argument_is_named_and_exits_with_2(rdm, arguments, said, tmp_path):
@@ -89,8 +95,31 @@ def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
     assert "1 artifacts, 1 files" in rdm("check")[1]
 
 
+def test_versions_are_told_and_old_ones_go(rdm, tmp_path):
+    for size in (1, 2, 3):
+        with begin(tmp_path, Plan("shards", "mine", {"size": size})) as build:
+            part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+            build.commit([part], {})
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path, Plan("runs", "left", {})) as build:
+        build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+        raise KeyboardInterrupt
+    seen = [version["version"] for version in json.loads(rdm("log", "mine", "--json")[1])["versions"]]
+    assert seen == [1, 2, 3] and "shards/mine version 3 (current)" in rdm("log", "shards/mine")[1]
+    assert "1 would be removed" in rdm("gc", "--dry-run")[1]
+    assert "1 were removed" in rdm("gc", "--unfinished", "runs/left")[1], "the build alone"
+    assert [one["version"] for one in json.loads(rdm("gc", "--json")[1])["removed"]] == [1], "2 stay unless told otherwise"
+    assert [one["version"] for one in json.loads(rdm("gc", "--keep", "1", "--json")[1])["removed"]] == [2]
+
+
+def test_remove_takes_its_flags_and_shows_what_would_run(rdm):
+    code, out, _ = rdm("remove", "--database", "x", "--keys", "k.txt", "--missing-ok", "--dry-run")
+    shown = json.loads(out)
+    assert code == 0 and (shown["database"], shown["keys_file"], shown["missing_ok"]) == ("x", "k.txt", True)
+
+
 def test_bad_data_exits_with_1_and_one_message(rdm, tmp_path):
-    for arguments in (["show", "shards/none"], ["show", "none"], ["show", "no.png"], ["check", "shards/none"]):
+    wrong = (["show", "shards/none"], ["show", "none"], ["show", "no.png"], ["check", "shards/none"], ["log", "none"])
+    for arguments in (*wrong, ["gc", "--unfinished", "shards/none"]):
         code, out, err = rdm(*arguments)
         assert code == 1 and err.startswith("rdm: ") and "Traceback" not in err and not out
     with begin(tmp_path, Plan("shards", "mine", {})) as build:

@@ -1,0 +1,259 @@
+"""A sample can be taken out again: a database without some keys, for good, and who has seen them."""
+
+from collections.abc import Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.build_database import index_embeddings, origin_of
+from flows.config import BuildDatabase, FindNeighbors, RemoveKeys
+from flows.find_neighbors import find_neighbors
+from flows.progress import Clock
+from flows.stage import (
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+    whole,
+)
+from storage.artifact import Artifact, Part, Plan, artifacts, check, is_current, made_from, open_artifact, with_fingerprint
+from storage.build import Build, has_finished_work, read_plan, unfinished
+from storage.collect import builder_of, collect
+from storage.embeddings import read_columns, write_embeddings_without
+from storage.errors import BuildRefused, StorageError
+from storage.holders import Holder, TrainedRun, holders, trained_on
+from storage.removals import add_removals, on_list, read_keys, read_removals, removal_parameters, removals_file, source_key_of
+
+MOST_KEYS_TOLD = 20
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What was published without the keys, and what still holds them."""
+
+    config: RemoveKeys
+    rows: int
+    """Rows that the database had and has no more."""
+    published: tuple[Artifact, ...]
+    """The current versions without them: embeddings, index, neighbor tables."""
+    stale: tuple[str, ...]
+    """Neighbor tables that could not be made again: their queries or their database are not under this root."""
+    runs: tuple[TrainedRun, ...]
+    holders: tuple[Holder, ...]
+
+    def told(self) -> tuple[str, dict[str, Any]]:
+        """What `rdm remove` prints, and the same for a machine."""
+        root, database = self.config.root, self.config.database
+        next_collection = collect(root, keep=1, dry_run=True)
+        goes = {one.reference for one in next_collection.removed}
+        value = {
+            "database": database,
+            "removal_list": str(removals_file(root, database)),
+            "rows_removed": self.rows,
+            "published": [{"artifact": artifact.reference, "rows": artifact.rows} for artifact in self.published],
+            "stale": list(self.stale),
+            "runs": [asdict(run) for run in self.runs],
+            "holders": [
+                asdict(one) | {"goes_with_gc": one.reference in goes, "stays_because": next_collection.kept.get(one.reference)}
+                for one in self.holders
+            ],
+        }
+        return "\n".join(_lines(self, value)), value
+
+
+@stage_flow("remove-keys")
+def remove_keys(config: RemoveKeys) -> Removal:
+    """Take images out of a database so that no later build brings them back, and tell who has seen them.
+
+    keys --check--> removal list --filter--> embeddings --index--> index --search--> neighbor tables
+      └---------------------look at every version-----------------------> runs trained on them, what still holds them
+    """
+    before = open_artifact(config.root, "embeddings", config.database)
+    asked = checked_keys(config, before)
+    add_removals(config.root, config.database, asked)
+    embeddings = filter_embeddings(config)
+    index = index_again(config, embeddings)
+    tables, stale = search_again(config)
+    found = holders(config.root, asked)
+    runs = trained_on(config.root, found)
+    return Removal(config, before.rows - embeddings.rows, (embeddings, *index, *tables), stale, tuple(runs), tuple(found))
+
+
+def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
+    """The keys that are asked to go. Raises StorageError, before anything has changed, when they cannot simply go."""
+    asked, listed = read_keys(config.keys_file), read_removals(config.root, config.database)
+    keys = read_columns(before, ["key"])["key"].to_pylist()
+    single, sources = set(keys), {source_key_of(key) for key in keys}
+    unknown = [key for key in asked if key not in single | sources and not on_list([key], listed)]
+    if not asked:
+        raise StorageError(config.keys_file, "names no key", "Write one key a line.")
+    if unknown and not config.missing_ok:
+        cure = "Nothing was changed. Correct them, or put them on the list all the same: --missing-ok."
+        raise StorageError(config.keys_file, f"the database {config.database} does not hold {few(unknown)}", cure)
+    both = [key for key in asked if key in single & sources]
+    if both:
+        cure = "Name the image's crops one by one, or the whole image that the crop is of. Nothing was changed."
+        raise StorageError(config.keys_file, f"both one crop of an image and another image are called {few(both)}", cure)
+    removed = listed | set(asked)
+    if len(on_list(keys, removed)) == len(keys):
+        cure = "Nothing was changed. Stop using it, and delete its directories."
+        raise StorageError(config.keys_file, f"nothing would be left of the database {config.database}", cure)
+    refuse_while_unfinished(config, filtered_plan(config, before, removed))
+    return frozenset(asked)
+
+
+def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
+    """Raise BuildRefused when an unfinished build would stand in the way of the one that removes the keys."""
+    for directory in unfinished(config.root, "embeddings", config.database):
+        other = read_plan(directory)
+        stands = other and other.parameters != plan.parameters and has_finished_work(directory)
+        if stands and not builder_of(directory):
+            raise BuildRefused(
+                f"embeddings/{config.database}",
+                "an unfinished build with other parameters stands in the way",
+                f"Nothing was changed. Finish it, or drop it: rdm gc --unfinished embeddings/{config.database}",
+            )
+
+
+def filtered_plan(config: RemoveKeys, before: Artifact, removed: Set[str]) -> Plan:
+    """What embedding the same shards again with this removal list would be asked for: to a schedule it is done."""
+    return Plan("embeddings", config.database, dict(before.parameters) | removal_parameters(removed), before.inputs)
+
+
+@stage_flow("filter-embeddings", threads=None)
+def filter_embeddings(config: RemoveKeys) -> Artifact:
+    """embeddings --without the keys on the list--> embeddings. A part that holds none of them stays the same file."""
+    clock = Clock()
+    before = open_artifact(config.root, "embeddings", config.database)
+    removed = read_removals(config.root, config.database)
+    with building(config.root, filtered_plan(config, before, removed)) as build:
+        if build.finished:
+            return kept(build)
+        shards = with_fingerprint(config.root, "shards", before.inputs["shards"])
+        wanted = {part.name: filtered_origin(before, part, shards, removed) for part in before.parts}
+        futures = [
+            filter_group.submit(whole(build), whole(only(before, group)), group, whole(removed)) for group in groups(wanted)
+        ]
+        parts = gathered(build, futures)
+        return published(build, parts, clock, weights=before.measured["weights"], device=before.measured["device"])
+
+
+def filtered_origin(before: Artifact, part: Part, shards: Artifact | None, removed: Set[str]) -> str:
+    """Its origin without the keys: as embedding the shard again would have it, so that a rebuild takes the part over."""
+    here = keys_on_list(before, part, removed)
+    shard = next((shard for shard in shards.parts if shard.name == part.name), None) if shards else None
+    if not here:
+        return part.made_from
+    if shards is None or shard is None:
+        return made_from(part.made_from, sorted(here))
+    return origin_of(before.parameters["encoder"], shards, shard, removed)
+
+
+def keys_on_list(embeddings: Artifact, part: Part, removed: Set[str]) -> set[str]:
+    """The keys of a part that are on the list."""
+    return set(on_list(read_columns(only(embeddings, [part.name]), ["key"])["key"].to_pylist(), removed))
+
+
+@stage_task(name="filter-parts")
+def filter_group(build: Build, before: Artifact, wanted: Wanted, removed: Set[str]) -> list[Part]:
+    """The parts of one task run."""
+    return group_of_parts(build, wanted, lambda name: filter_part(build, only(before, [name]), wanted[name], removed))
+
+
+def filter_part(build: Build, before: Artifact, origin: str, removed: Set[str]) -> Part:
+    """The rows of one part that may stay. Raises ArtifactDamaged rather than copying a damaged file under a new hash."""
+    check(before)
+    (part,) = before.parts
+    gone, (source,) = keys_on_list(before, part, removed), before.files(".parquet")
+    return build.write_part(
+        part.name, origin, lambda scratch: (write_embeddings_without(source, scratch, part.name, gone), part.counts)
+    )
+
+
+def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
+    """The index over them, by the recipe of the current one; nothing where there was none."""
+    index = current(config.root, "index", config.database)
+    if index is None:
+        return []
+    recipe = {"recipe": index.parameters["recipe"], "index_memory": index.parameters.get("memory")}
+    measured = {"recall_queries": index.measured.get("recall_queries"), "recall_k": index.measured.get("k")}
+    encoder = {"encoder": embeddings.parameters["encoder"]["model"], "weights": embeddings.measured["weights"]}
+    stated = {key: value for key, value in (recipe | measured).items() if value}
+    common = {"root": config.root, "name": config.database, "shards": config.database}
+    return [index_embeddings(BuildDatabase(**common, **encoder, **stated), embeddings)]
+
+
+def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
+    """Every current neighbor table that a version of this database was searched for or searched with, each with its own k.
+
+    The second answer names those that cannot be made again.
+    """
+    versions = {artifact.fingerprint for artifact in artifacts(config.root, "embeddings", config.database)}
+    made, stale = [], []
+    for table in artifacts(config.root, "neighbors"):
+        if not is_current(config.root, table) or not versions & set(table.inputs.values()):
+            continue
+        sides = {role: side_of(config, table.inputs[role], versions) for role in ("queries", "database")}
+        if all(sides.values()):
+            made.append(find_neighbors(FindNeighbors(root=config.root, name=table.name, k=table.parameters["k"], **sides)))
+        else:
+            stale.append(table.reference)
+    return made, tuple(stale)
+
+
+def side_of(config: RemoveKeys, fingerprint: str, versions: Set[str]) -> str | None:
+    """The embeddings on one side of a table: this database as it is now, or exactly the others that it was made with."""
+    if fingerprint in versions:
+        return config.database
+    other = with_fingerprint(config.root, "embeddings", fingerprint)
+    return f"{other.name}@{other.id}" if other else None
+
+
+def current(root: Path, kind: str, name: str) -> Artifact | None:
+    """The current version, whether its files are whole or not; None when there is none."""
+    return next((artifact for artifact in artifacts(root, kind, name) if is_current(root, artifact)), None)
+
+
+def few(keys: list[str]) -> str:
+    """Keys by name, the first of them if they are many."""
+    more = f" and {len(keys) - MOST_KEYS_TOLD:,} more" if len(keys) > MOST_KEYS_TOLD else ""
+    return ", ".join(keys[:MOST_KEYS_TOLD]) + more
+
+
+def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
+    database = removal.config.database
+    lines = [f"{removal.rows:,} rows taken out of the database {database}; no build brings them back: {value['removal_list']}"]
+    lines += ["", "published without them:"]
+    lines += [f"  {artifact.reference:<44} {artifact.rows:>11,} rows" for artifact in removal.published]
+    lines += [f"  {reference:<44} not made again: what it was made from is not under this root" for reference in removal.stale]
+    lines += ["", "trained on versions that held them:" if removal.runs else "no run was trained on a version that held them"]
+    lines += [line for run in removal.runs for line in _run_lines(run)]
+    lines += ["", "still there:" if removal.holders else "nothing under this root holds them any more"]
+    lines += [_holder_line(holder) for holder in value["holders"]]
+    if not removal.holders:
+        return lines
+    return [
+        *lines,
+        "",
+        "Older versions go with: rdm gc --keep 1. What is an input of something else stays until that is built again.",
+        "Shards, and the latents made from them, keep an image until it is taken out of the source and imported again.",
+        f"A run draws from the version it was trained with unless it is told another: rdm sample --database {database}",
+    ]
+
+
+def _run_lines(run: TrainedRun) -> list[str]:
+    lines = [f"  {run.reference}{'' if run.finished else ' (unfinished)'}"]
+    lines += [f"    {role:<12} {reference}" for role, reference in run.held.items()]
+    return lines + [f"    {role:<12} nobody can tell: it is not under this root" for role in run.unknown]
+
+
+def _holder_line(holder: dict[str, Any]) -> str:
+    what = f"{holder['what']} ({len(holder['keys'])})" if holder["keys"] else holder["what"]
+    stays = f"stays: {holder['stays_because']}" if holder["stays_because"] else "stays"
+    return f"  {holder['reference']:<44} {what:<28} {'goes with rdm gc --keep 1' if holder['goes_with_gc'] else stays}"

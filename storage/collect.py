@@ -1,0 +1,262 @@
+"""Which versions can go, and how they go: `collect` is `rdm gc`.
+
+What stays: of every kind and name the current version and the newest few, what those are made from, and what an
+unfinished build is made from. What somebody is building is never touched. A removal that is killed leaves a directory
+without plan and manifest, which is nothing to everybody and goes with the next collection.
+
+In an object store nobody knows what other machines are building: there, only what is named as unfinished is taken for it.
+"""
+
+import fcntl
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from stat import S_ISREG
+from typing import Literal
+
+from storage import layout, remote
+from storage.artifact import Artifact, artifacts, current_id, is_current
+from storage.atomic import fsync_path
+from storage.build import read_plan, unfinished
+from storage.errors import ArtifactMissing, StorageError, told_by_cause
+from storage.locks import exclusive, holder
+from storage.versions import by_fingerprint
+
+ALL = "all"
+"""Unfinished builds of every kind and name."""
+What = Literal["version", "unfinished", "leftover"]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A directory that went, or in a dry run would go."""
+
+    reference: str
+    """kind/name@id"""
+    what: What
+    """A published version, an unfinished build, or what a removal that was killed left behind."""
+    directory: Path
+    version: int | None = None
+    freed: int = 0
+    """Bytes; files shared with what stays free none."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection removed and what it left."""
+
+    removed: tuple[Removed, ...]
+    kept: Mapping[str, str]
+    """Reference of each version that stays -> why."""
+    untouched: Mapping[str, str]
+    """Reference of what could have gone -> why it did not."""
+
+
+def collect(root: Path, keep: int | None = 2, unfinished_of: str = "", dry_run: bool = False) -> Collected:
+    """Remove the versions that nothing needs, and what a killed removal left behind.
+
+    Of every kind and name the current version and the newest `keep` stay (None: all of them), and with them everything
+    they and the unfinished builds are made from. `unfinished_of` ("kind/name" or "all") names unfinished builds that go
+    too. What somebody is building is never touched. Raises StorageError for a wrong `keep` or name, CannotWrite.
+    """
+    if keep is not None and keep < 1:  # else the newest number could go, and the next version would get it again
+        raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
+    selected = _selected(root, unfinished_of)
+    builds = {directory: builder_of(directory) for directory in (unfinished(root, *selected) if selected else ())}
+    dropped = [directory for directory, builder in builds.items() if not builder]
+    untouched = {_reference(directory): f"{builder} is at it" for directory, builder in builds.items() if builder}
+    everything = artifacts(root)
+    kept = _needed(root, everything, keep, dropped)
+    doomed = [Removed(_reference(directory), "unfinished", directory) for directory in dropped]
+    doomed += [Removed(_reference(directory), "leftover", directory) for directory in _leftovers(root, selected)]
+    # What is made from others first: a collection that is killed leaves nothing whose inputs are gone.
+    versions = sorted(everything, key=lambda a: (-layout.KINDS.index(a.kind), a.name, a.version))
+    doomed += [Removed(a.reference, "version", a.directory, a.version) for a in versions if a.reference not in kept]
+    removed: list[Removed] = []
+    for one in _with_freed_bytes(doomed):
+        if one.reference in kept:
+            continue
+        refusal = "" if dry_run else _remove(root, one)
+        if refusal:  # it stays after all, and so does what it is made from
+            untouched[one.reference] = refusal
+            kept = _needed(root, everything, keep, [gone.directory for gone in removed])
+        else:
+            removed.append(one)
+    return Collected(tuple(removed), kept, untouched)
+
+
+def builder_of(directory: Path) -> str | None:
+    """Who builds or trains there right now, in words; None when nobody does. Looking changes nothing."""
+    return next((who for path in _lock_files(directory) if (who := _holder(path))), None)
+
+
+def _needed(root: Path, everything: Sequence[Artifact], keep: int | None, dropped: Sequence[Path]) -> dict[str, str]:
+    """Reference of every version that must stay -> why."""
+    known = by_fingerprint(everything)
+    why: dict[str, str] = {}
+    waiting: deque[tuple[Artifact, str]] = deque()
+    for _, members in groupby(everything, key=lambda a: (a.kind, a.name)):
+        family = list(members)
+        newest, reason = (family[-keep:], f"one of the newest {keep}") if keep else (family, "not asked for")
+        waiting += [(a, "current") for a in family if is_current(root, a)]
+        waiting += [(a, reason) for a in newest]
+        waiting += [(a, f"in use by {who}") for a in family if (who := builder_of(a.directory))]
+    for directory in _planned_only(root, everything):
+        plan = read_plan(directory)
+        if plan and directory not in dropped:
+            waiting += [(a, f"input of {_reference(directory)} (unfinished)") for a in _made_of(plan.inputs, known)]
+    while waiting:
+        artifact, because = waiting.popleft()
+        if artifact.reference not in why:
+            why[artifact.reference] = because
+            waiting += [(a, f"input of {artifact.reference} ({because})") for a in _made_of(artifact.inputs, known)]
+    return why
+
+
+def _made_of(inputs: Mapping[str, str], known: Mapping[str, Sequence[Artifact]]) -> Iterator[Artifact]:
+    for fingerprint in inputs.values():
+        yield from known.get(fingerprint, ())
+
+
+def _planned_only(root: Path, everything: Sequence[Artifact]) -> list[Path]:
+    """Directories with a plan and no manifest that can be read: unfinished builds, and damaged or foreign versions."""
+    readable = {artifact.directory for artifact in everything}
+    plans = (layout.plan_file(directory) for directory in _directories(root))
+    return [plan.parent for plan in plans if plan.is_file() and plan.parent not in readable]
+
+
+def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
+    """Kind and name of the unfinished builds that go, "*" for all. Raises StorageError for a name that nothing has."""
+    if unfinished_of in ("", ALL):
+        return ("*", "*") if unfinished_of else None
+    kind, slash, name = unfinished_of.partition("/")
+    family = layout.family_directory(root, kind, name) if slash else None
+    if family is None or not (unfinished(root, kind, name) or family.is_dir()):
+        what = f"nothing was begun under this name in {remote.shown(root)}"
+        raise ArtifactMissing(unfinished_of, what, "Write kind/name, or all.")
+    return kind, name
+
+
+def _leftovers(root: Path, selected: tuple[str, str] | None) -> list[Path]:
+    """Directories that are nothing: neither planned nor published, and nobody is at them.
+
+    In an object store a build looks so until its first part is there: only what is selected is taken for nothing.
+    """
+    directories = _directories(root)
+    stored = remote.remote_of(root)
+    if stored:
+        versions = {tuple(name.split("/")[:3]) for name in (stored.sizes() if selected else ()) if name.count("/") > 2}
+        kind, name = selected or ("", "")
+        directories = [root.joinpath(*v) for v in sorted(versions) if kind in ("*", v[0]) and name in ("*", v[1])]
+    marks = (layout.plan_file, layout.manifest_file)
+    bare = [directory for directory in directories if not any(mark(directory).exists() for mark in marks)]
+    return [directory for directory in bare if _is_version(root, directory) and not builder_of(directory)]
+
+
+def _directories(root: Path) -> list[Path]:
+    """The directory of every version on this disk, whatever state it is in."""
+    return [path for path in sorted(root.glob("*/*/*")) if path.is_dir() and _is_version(root, path)]
+
+
+def _is_version(root: Path, path: Path) -> bool:
+    try:
+        return path == layout.artifact_directory(root, *path.parts[-3:])
+    except StorageError:  # not ours
+        return False
+
+
+def _reference(directory: Path) -> str:
+    kind, name, identity = directory.parts[-3:]
+    return f"{kind}/{name}@{identity}"
+
+
+def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
+    """With what each frees when they go in this order: a file's bytes are freed with the last of its names."""
+    gone: Counter[tuple[int, int]] = Counter()
+    counted = []
+    for one in doomed:
+        stored = remote.sizes_stored(one.directory)
+        freed = sum((stored or {}).values())
+        for path in () if stored is not None else one.directory.rglob("*"):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                gone[status.st_dev, status.st_ino] += 1
+                if S_ISREG(status.st_mode) and gone[status.st_dev, status.st_ino] == status.st_nlink:
+                    freed += status.st_size
+        counted.append(replace(one, freed=freed))
+    return counted
+
+
+def _remove(root: Path, doomed: Removed) -> str:
+    """Remove a directory that nobody is at; why not, or "" when it is gone.
+
+    Plan and manifest go first, under the lock of publishing: from then on the directory is nothing, and no kill can
+    make it look like a version or an unfinished build again. The build lock goes last: who waits for it finds no rest.
+    """
+    directory = doomed.directory
+    try:
+        with told_by_cause(directory), exclusive(layout.lock_file(directory)):
+            with exclusive(layout.publishing_lock_file(root, *directory.parts[-3:-1]), lambda _: None):
+                refusal = _changed_since(root, doomed)
+                if refusal:
+                    return refusal
+                remote.remove_stored(directory)
+                layout.plan_file(directory).unlink(missing_ok=True)
+                layout.manifest_file(directory).unlink(missing_ok=True)
+                fsync_path(directory)
+            _empty(directory)
+    except BlockingIOError:
+        return f"{holder(layout.lock_file(directory))} is at it"
+    finally:
+        for empty in (layout.build_directory(directory), directory):
+            with suppress(OSError):  # not empty: it stays, or somebody has begun to build there anew
+                empty.rmdir()
+    return ""
+
+
+def _changed_since(root: Path, doomed: Removed) -> str:
+    """Why it must not go after all; both locks are held."""
+    directory = doomed.directory
+    kind, name, identity = directory.parts[-3:]
+    remote.follow(layout.plan_file(directory), layout.manifest_file(directory))
+    published, planned = layout.manifest_file(directory).is_file(), layout.plan_file(directory).is_file()
+    trainer = next((who for path in _lock_files(directory)[1:] if (who := _holder(path))), None)
+    if trainer:
+        return f"{trainer} is at it"
+    if published != (doomed.what == "version") or planned and doomed.what == "leftover":
+        return "it has just changed"
+    if current_id(root, kind, name) == identity:
+        if published:
+            return "it has just become current"
+        remote.drop(layout.pointer_file(root, kind, name))  # it leads to a version that was damaged and now goes
+    return ""
+
+
+def _empty(directory: Path) -> None:
+    """Everything but the lock that is held."""
+    build, lock = layout.build_directory(directory), layout.lock_file(directory)
+    for path in [*directory.iterdir(), *build.iterdir()]:
+        if path.is_dir() and not path.is_symlink() and path != build:
+            shutil.rmtree(path)
+        elif path not in (build, lock):
+            path.unlink(missing_ok=True)
+
+
+def _lock_files(directory: Path) -> list[Path]:
+    """The build's own lock first, then those of the processes it starts."""
+    own = layout.lock_file(directory)
+    return [own, *sorted(path for path in own.parent.glob("*lock") if path != own)]
+
+
+def _holder(path: Path) -> str | None:
+    """Who holds a lock, without taking it away from anybody and without leaving a trace."""
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return holder(path)
+    return None

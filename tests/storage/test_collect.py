@@ -1,0 +1,276 @@
+"""What a collection removes, what it never touches, and what is left when it is killed."""
+
+import fcntl
+import os
+import shutil
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from building import PLAN, build_all, files_under, writer
+
+from storage import collect as module
+from storage.artifact import Plan, artifacts, check, current_id, open_artifact
+from storage.build import begin, unfinished
+from storage.collect import builder_of, collect
+from storage.errors import ArtifactMissing, StorageError
+
+
+def shards(size, name="paintings", **inputs):
+    return Plan("shards", name, {"size": size}, inputs)
+
+
+def versions(root, kind="shards", name="paintings"):
+    return [artifact.version for artifact in artifacts(root, kind, name)]
+
+
+def stopped(root, plan, *names):
+    """An unfinished build with those parts."""
+    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
+        for name in names:
+            build.write_part(name, name, writer(name))
+        raise KeyboardInterrupt
+    return build.directory
+
+
+def everything_under(root):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+# What stays
+
+
+def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
+    made = [build_all(tmp_path, shards(size)) for size in (1, 2, 3, 4)]
+    build_all(tmp_path, shards(1))  # asked for again: the oldest is current
+    done = collect(tmp_path, keep=1)
+    assert versions(tmp_path) == [1, 4]
+    assert [(one.reference, one.version) for one in done.removed] == [(a.reference, a.version) for a in made[1:3]]
+    assert not made[1].directory.exists() and not made[2].directory.exists()
+    assert done.kept == {made[0].reference: "current", made[3].reference: "one of the newest 1"}
+    assert open_artifact(tmp_path, "shards", "paintings") == made[0]
+
+
+def test_every_name_keeps_its_own(tmp_path):
+    for name in ("a", "b"):
+        for size in (1, 2, 3):
+            build_all(tmp_path, shards(size, name))
+    collect(tmp_path, keep=2)
+    assert versions(tmp_path, name="a") == versions(tmp_path, name="b") == [2, 3]
+
+
+def test_what_kept_versions_are_made_from_stays_through_any_number_of_steps(tmp_path):
+    old = build_all(tmp_path, shards(1))
+    build_all(tmp_path, shards(2), contents=("other",))
+    build_all(tmp_path, shards(3), contents=("another",))
+    embeddings = build_all(tmp_path, Plan("embeddings", "x", {}, {"shards": old.fingerprint}), contents=("vectors",))
+    build_all(tmp_path, Plan("embeddings", "x", {"later": 1}))
+    run = build_all(tmp_path, Plan("runs", "r", {}, {"database": embeddings.fingerprint}))
+    done = collect(tmp_path, keep=1)
+    assert versions(tmp_path) == [1, 3] and versions(tmp_path, "embeddings", "x") == [1, 2]
+    assert done.kept[old.reference] == f"input of {embeddings.reference} (input of {run.reference} (current))"
+
+
+def test_what_an_unfinished_build_is_made_from_stays_until_the_build_is_dropped(tmp_path):
+    old = build_all(tmp_path, shards(1))
+    build_all(tmp_path, shards(2), contents=("other",))
+    stopped(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}), "00000")
+    assert collect(tmp_path, keep=1).removed == ()
+    done = collect(tmp_path, keep=1, unfinished_of="latents/x")
+    assert [one.what for one in done.removed] == ["unfinished", "version"]
+    assert versions(tmp_path) == [2] and unfinished(tmp_path) == []
+
+
+def test_what_a_damaged_version_is_made_from_stays_as_it_can_still_be_repaired(tmp_path):
+    old = build_all(tmp_path, shards(1))
+    build_all(tmp_path, shards(2), contents=("other",))
+    damaged = build_all(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}))
+    (damaged.directory / "manifest.json").write_text("{")
+    assert collect(tmp_path, keep=1).removed == ()
+    assert files_under(damaged.directory)
+
+
+def test_no_version_is_kept_for_a_number_below_one(tmp_path):
+    with pytest.raises(StorageError, match="Keep 1 or more"):
+        collect(tmp_path, keep=0)
+
+
+# What is told
+
+
+def test_a_dry_run_tells_what_a_real_one_does_and_changes_nothing(tmp_path):
+    for size in (1, 2, 3):
+        build_all(tmp_path, shards(size))
+    left = stopped(tmp_path, shards(9, "unfinished"), "00000")
+    (left / ".build" / "lock").touch()  # as a killed run leaves it
+    before = everything_under(tmp_path)
+    told = collect(tmp_path, keep=1, unfinished_of="all", dry_run=True)
+    assert everything_under(tmp_path) == before
+    assert len(told.removed) == 3
+    assert collect(tmp_path, keep=1, unfinished_of="all") == told
+
+
+def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
+    build_all(tmp_path, shards(7, source="aa"), contents=("one", "two"))
+    build_all(tmp_path, shards(7, source="bb"), contents=("one", "two", "three"))  # shares all of the first
+    build_all(tmp_path, shards(7, source="cc"), contents=("one", "four"))  # shares one part of it
+    first, second, third = artifacts(tmp_path)
+    assert third.file("00000.tar").stat().st_nlink == 3
+    size = {name: part.files for name, part in zip(("one", "two", "three"), second.parts, strict=True)}
+    size = {name: sum(f.bytes for f in files) for name, files in size.items()}
+    plain = [sum((a.directory / name).stat().st_size for name in ("plan.json", "manifest.json")) for a in (first, second)]
+    told = collect(tmp_path, keep=1)
+    assert [one.freed for one in told.removed] == [plain[0], plain[1] + size["two"] + size["three"]]
+    check(open_artifact(tmp_path, "shards", "paintings"))
+
+
+# Who is at it
+
+
+def test_a_build_that_somebody_is_at_is_never_touched(tmp_path):
+    with begin(tmp_path, PLAN) as build:
+        build.write_part("00000", "00000", writer("00000"))
+        before = everything_under(tmp_path)
+        done = collect(tmp_path, keep=1, unfinished_of="all")
+        assert done.removed == () and f"process {os.getpid()}" in done.untouched[f"shards/paintings@{PLAN.id}"]
+        assert everything_under(tmp_path) == before
+
+
+def test_a_worker_that_outlives_its_build_is_respected(tmp_path):
+    left = stopped(tmp_path, Plan("runs", "r", {}), "00000")
+    with (left / ".build" / "training.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert builder_of(left) and collect(tmp_path, unfinished_of="runs/r").removed == ()
+    assert builder_of(left) is None
+    assert [one.what for one in collect(tmp_path, unfinished_of="runs/r").removed] == ["unfinished"]
+
+
+@contextmanager
+def training(root, plan):
+    """The worker of a run holds its own lock, whoever started it."""
+    directory = root / plan.kind / plan.name / plan.id
+    with (directory / ".build" / "training.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize("resumed", [begin, training])
+def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(resumed, tmp_path, monkeypatch):
+    old = build_all(tmp_path, shards(1))
+    build_all(tmp_path, shards(2), contents=("other",))
+    plan = Plan("runs", "x", {}, {"shards": old.fingerprint})
+    stopped(tmp_path, plan, "00000")
+    count, held = module._with_freed_bytes, ExitStack()
+
+    def resumed_meanwhile(doomed):
+        held.enter_context(resumed(tmp_path, plan))
+        return count(doomed)
+
+    monkeypatch.setattr(module, "_with_freed_bytes", resumed_meanwhile)
+    with held:
+        done = collect(tmp_path, keep=1, unfinished_of="all")
+    assert done.removed == () and "is at it" in done.untouched[f"runs/x@{plan.id}"]
+    assert versions(tmp_path) == [1, 2] and unfinished(tmp_path)
+
+
+def test_a_version_that_became_current_after_it_was_chosen_stays(tmp_path, monkeypatch):
+    old = build_all(tmp_path, shards(1))
+    build_all(tmp_path, shards(2))
+    count = module._with_freed_bytes
+
+    def current_meanwhile(doomed):
+        build_all(tmp_path, shards(1))
+        return count(doomed)
+
+    monkeypatch.setattr(module, "_with_freed_bytes", current_meanwhile)
+    done = collect(tmp_path, keep=1)
+    assert done.removed == () and done.untouched == {old.reference: "it has just become current"}
+    assert open_artifact(tmp_path, "shards", "paintings") == old
+    assert not (old.directory / ".build").exists()
+
+
+# Unfinished builds
+
+
+def test_a_dropped_build_stands_in_nobodys_way(tmp_path):
+    stopped(tmp_path, shards(1), "00000")
+    kept = stopped(tmp_path, shards(1, "other"), "00000")
+    for size in (2, 3, 4):
+        build_all(tmp_path, shards(size, "third"))
+    done = collect(tmp_path, None, unfinished_of="shards/paintings")
+    assert [one.reference for one in done.removed] == [f"shards/paintings@{shards(1).id}"]
+    assert unfinished(tmp_path) == [kept] and versions(tmp_path, name="third") == [1, 2, 3]
+    build_all(tmp_path, shards(2))
+
+
+def test_dropping_a_damaged_version_that_was_being_repaired_leaves_no_pointer_to_it(tmp_path):
+    made = build_all(tmp_path)
+    made.file("00000.tar").write_bytes(b"short")
+    stopped(tmp_path, PLAN)
+    assert unfinished(tmp_path) == [made.directory] and current_id(tmp_path, "shards", "paintings") == made.id
+    collect(tmp_path, unfinished_of="shards/paintings")
+    with pytest.raises(ArtifactMissing, match="there is no artifact shards/paintings"):
+        open_artifact(tmp_path, "shards", "paintings")
+
+
+def test_a_name_under_which_nothing_was_begun_is_told(tmp_path):
+    build_all(tmp_path)
+    for wrong in ("shards/painting", "paintings", "shrads/paintings", "shards/*"):
+        with pytest.raises(StorageError, match="paint|shrads|\\*"):
+            collect(tmp_path, unfinished_of=wrong)
+    assert versions(tmp_path) == [1]
+
+
+# Killed half way
+
+WAYS = {"removal of a file": "unlink", "removal of a directory": "rmdir", "anything forced to the disk": "fsync"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes_it(way, tmp_path, monkeypatch):
+    """Before each call the root is copied as it lies: that copy is what a killed process would leave."""
+
+    def prepared(root):
+        for size in (1, 2, 3):
+            build_all(root, shards(size))
+        run = stopped(root, Plan("runs", "r", {}), "00000")
+        (run / "checkpoints" / "00000003").mkdir(parents=True)
+        (run / "checkpoints" / "00000003" / "manifest.json").write_text("{}")
+        return root
+
+    unbroken = prepared(tmp_path / "unbroken")
+    collect(unbroken, keep=1, unfinished_of="all")
+    root, real, left = prepared(tmp_path / "killed"), getattr(os, WAYS[way]), []
+
+    def killed_here(*arguments, **options):
+        with monkeypatch.context() as undone:
+            undone.setattr(os, WAYS[way], real)
+            left.append(shutil.copytree(root, tmp_path / f"left-{len(left)}"))
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, WAYS[way], killed_here)
+        collect(root, keep=1, unfinished_of="all")
+    assert len(left) >= 3
+    for copy in left:
+        assert open_artifact(copy, "shards", "paintings").version == 3
+        for seen in artifacts(copy):
+            check(seen)
+        assert all((directory / ".build" / "00000.part.json").is_file() for directory in unfinished(copy)), "or it is nothing"
+        collect(copy, keep=1, unfinished_of="all")
+        assert files_under(copy) == files_under(unbroken)
+        assert not list(copy.glob("shards/*/*/.build")), "no empty directory either"
+
+
+def test_what_a_killed_collection_left_goes_with_the_next_and_nothing_else_does(tmp_path):
+    made = build_all(tmp_path)
+    left = tmp_path / "shards" / "paintings" / "0123456789ab"
+    (left / "more").mkdir(parents=True)
+    (left / "more" / "00000.txt").write_text("half removed")
+    for strange in ("shards/paintings/notes", "elsewhere/x/0123456789ab", "shards/.hidden/0123456789ab"):
+        (tmp_path / strange).mkdir(parents=True)
+    done = collect(tmp_path)
+    assert [(one.directory, one.what, one.freed) for one in done.removed] == [(left, "leftover", 12)]
+    assert not left.exists() and versions(tmp_path) == [1]
+    assert {path.name for path in (tmp_path / "shards" / "paintings").iterdir()} == {made.id, "current", "notes"}
+    assert Path(tmp_path / "elsewhere/x/0123456789ab").is_dir()

@@ -1,0 +1,114 @@
+"""The removal list: what is on it stays on it, and who reads it knows."""
+
+import multiprocessing
+
+import pytest
+
+from storage.artifact import Plan
+from storage.build import begin
+from storage.embeddings import embeddings_schema, write_embeddings, write_embeddings_without
+from storage.errors import FormatError, StorageError
+from storage.parquet import read_table
+from storage.removals import (
+    add_removals,
+    on_list,
+    read_keys,
+    read_removals,
+    removal_parameters,
+    removals_file,
+    removed_from_shard,
+)
+from storage.shards import write_shard
+
+
+def test_the_list_only_grows_and_is_one_sorted_key_a_line(tmp_path):
+    assert read_removals(tmp_path, "a") == frozenset()
+    assert add_removals(tmp_path, "a", ["b-00", "a"]) == {"a", "b-00"}
+    assert add_removals(tmp_path, "a", ["c"]) == {"a", "b-00", "c"}
+    assert removals_file(tmp_path, "a").read_text() == "a\nb-00\nc\n"
+    assert read_removals(tmp_path, "a") == {"a", "b-00", "c"} and read_removals(tmp_path, "b") == frozenset()
+
+
+def test_a_key_that_is_on_the_list_changes_nothing_on_the_disk(tmp_path):
+    add_removals(tmp_path, "a", ["a", "b"])
+    before = removals_file(tmp_path, "a").stat().st_mtime_ns
+    add_removals(tmp_path, "a", ["b"])
+    assert removals_file(tmp_path, "a").stat().st_mtime_ns == before
+
+
+def add_many(root, who):
+    for number in range(20):
+        add_removals(root, "a", [f"{who}-{number}"])
+
+
+def test_two_that_remove_at_once_lose_no_key(tmp_path):
+    (tmp_path / "embeddings" / "a").mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=add_many, args=(tmp_path, who)) for who in "xy"]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(60)
+    assert read_removals(tmp_path, "a") == {f"{who}-{number}" for who in "xy" for number in range(20)}
+
+
+def test_a_list_that_is_gone_is_told_before_a_key_can_come_back(tmp_path, make):
+    removed = add_removals(tmp_path, "a", ["x"])
+    make("embeddings", "a", lambda scratch, name: (scratch / name).write_bytes(b"rows"), parameters=removal_parameters(removed))
+    removals_file(tmp_path, "a").unlink()
+    with pytest.raises(FormatError, match=r"removed.txt: is absent, although embeddings/a@.* Put it back"):
+        read_removals(tmp_path, "a")
+    with pytest.raises(FormatError):
+        add_removals(tmp_path, "a", ["y"])
+
+
+def test_a_plan_says_nothing_of_an_empty_list_and_the_same_of_equal_ones():
+    assert removal_parameters(frozenset()) == {}
+    assert removal_parameters({"a", "b"}) == removal_parameters(frozenset(["b", "a"])) != removal_parameters({"a"})
+
+
+def test_a_key_names_one_crop_and_a_source_key_every_crop():
+    keys = ["d-a-00", "d-a-01", "d-b-00", "d-ab-00", "d-a-1-00"]
+    assert on_list(keys, {"d-a"}) == ["d-a-00", "d-a-01"]
+    assert on_list(keys, {"d-a-01", "d-b"}) == ["d-a-01", "d-b-00"]
+    assert on_list(keys, {"d", ""}) == []
+
+
+def test_a_file_of_keys_may_hold_blank_lines_comments_windows_line_ends_and_repeats(tmp_path):
+    path = tmp_path / "keys.txt"
+    path.write_bytes("\ufeffa-00\r\n\r\n# asked for on Monday\r\n  b  # by mail\r\na-00\r\n".encode())
+    assert read_keys(path) == ("a-00", "b")
+    path.write_bytes(b"\xff\xfe")
+    for wrong, told in ((path, "is no text"), (tmp_path, "cannot be read"), (tmp_path / "none", "cannot be read")):
+        with pytest.raises(StorageError, match=told):
+            read_keys(wrong)
+
+
+def test_a_shard_names_its_accepted_samples_on_the_list(make, sample):
+    samples = [sample(1), sample(2, reason="too small"), sample(3)]
+    shards = make("shards", "a", lambda scratch, name: write_shard(scratch, name, samples))
+    assert removed_from_shard(shards, "00000", {"folder-3", "folder-2", "folder-1-00"}) == ["folder-1-00", "folder-3-00"]
+    shards.file("00000.parquet").unlink()
+    assert removed_from_shard(shards, "00000", frozenset()) == [], "an empty list costs nothing"
+
+
+def test_a_filtered_part_is_bit_by_bit_the_part_that_never_held_them(tmp_path, make, sidecar, unit_vectors):
+    vectors, norms = unit_vectors(6)
+    whole = make("embeddings", "a", lambda scratch, name: write_embeddings(scratch, name, sidecar(6), vectors, norms))
+    source, rest = whole.file("00000.parquet"), [1, 2, 3, 5]
+    assert write_embeddings_without(source, tmp_path, "new", {"folder-0-00", "folder-4-00"}) == 4
+    write_embeddings(tmp_path, "never", sidecar(6).take(rest), vectors[rest], norms[rest])
+    assert (tmp_path / "new.parquet").read_bytes() == (tmp_path / "never.parquet").read_bytes()
+    assert write_embeddings_without(source, tmp_path, "none", {f"folder-{number}-00" for number in range(6)}) == 0
+    assert read_table(tmp_path / "none.parquet").schema.equals(embeddings_schema(8))
+
+
+def test_a_list_in_an_object_store_is_the_stores(tmp_path, monkeypatch):
+    from storage.remote import mirror_of
+
+    for mirror in ("one", "other"):
+        monkeypatch.setenv("RDM_MIRROR", str(tmp_path / mirror))
+        add_removals(mirror_of(f"file://{tmp_path}/bucket"), "a", [mirror])
+    assert (tmp_path / "bucket" / "embeddings" / "a" / "removed.txt").read_text() == "one\nother\n"
+    with begin(mirror_of(f"file://{tmp_path}/bucket"), Plan("embeddings", "a", {})):
+        assert read_removals(mirror_of(f"file://{tmp_path}/bucket"), "a") == {"one", "other"}
