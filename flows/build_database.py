@@ -15,6 +15,7 @@ from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
     building,
+    ensured,
     gathered,
     group_of_parts,
     groups,
@@ -45,8 +46,13 @@ EXACT_UP_TO_ROWS = 100_000
 @stage_flow("build-database")
 def build_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
     """shards --embed--> embeddings --index--> index --check--> recall@k."""
-    embeddings = embed_images(config)
-    return embeddings, index_embeddings(config, embeddings)
+    return ensured_database(config)
+
+
+def ensured_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
+    """The embeddings and the index, from inside another flow."""
+    embeddings = ensured(embed_images, embedding_plan, config)
+    return embeddings, ensured(index_embeddings, index_plan, config, embeddings)
 
 
 @stage_flow("embed-images")
@@ -55,8 +61,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     encoder, removed = load_weights(config.encoder, config.weights), read_removals(config.root, config.name)
-    parameters = {"encoder": encoder.identity} | removal_parameters(removed)
-    with building(config.root, Plan("embeddings", config.name, parameters, {"shards": shards.fingerprint})) as build:
+    with building(config.root, embedding_plan(config)) as build:
         if build.finished:
             return kept(build)
         wanted = {part.name: origin_of(encoder.identity, shards, part, removed) for part in shards.parts}
@@ -68,6 +73,14 @@ def embed_images(config: BuildDatabase) -> Artifact:
         parts = gathered(build, futures)
         refuse_if_removed_meanwhile(config, removed)
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
+
+
+def embedding_plan(config: BuildDatabase) -> Plan:
+    """The encoder, the shards, and the keys that were taken out for good."""
+    shards = open_artifact(config.root, "shards", config.shards)
+    encoder = {"encoder": encoder_of(config.encoder, config.weights).identity}
+    removed = removal_parameters(read_removals(config.root, config.name))
+    return Plan("embeddings", config.name, encoder | removed, {"shards": shards.fingerprint})
 
 
 @stage_task(name="load-encoder", **NETWORK_RETRIES)
@@ -114,14 +127,19 @@ def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: B
 def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
     """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have."""
     clock = Clock()
-    exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
-    recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
-    encoder = {"encoder": embeddings.parameters["encoder"]}
-    with building(config.root, Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})) as build:
+    with building(config.root, index_plan(config, embeddings)) as build:
         if build.finished:
             return kept(build)
         parts = write_index(whole(build), whole(embeddings), config)
         return published(build, parts, clock, **measure_recall(build, config))
+
+
+def index_plan(config: BuildDatabase, embeddings: Artifact) -> Plan:
+    """The recipe, and the embeddings it is applied to."""
+    exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
+    recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
+    encoder = {"encoder": embeddings.parameters["encoder"]}
+    return Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})
 
 
 @stage_task(name="write-index")

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
+from functools import partial
 from os import sched_getaffinity
 from typing import Any
 
-from flows.build_database import build_database
+from flows.build_database import ensured_database
 from flows.config import (
     BuildDatabase,
     Demo,
@@ -18,16 +19,16 @@ from flows.config import (
     TrainRDM,
     WriteReport,
 )
-from flows.encode_latents import encode_latents
-from flows.evaluate import evaluate_rdm
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
+from flows.encode_latents import encode_latents, latents_plan
+from flows.evaluate import evaluate_rdm, evaluation_plan
+from flows.find_neighbors import find_neighbors, neighbors_plan
+from flows.import_images import import_images, import_plan
 from flows.launch import stop_all
 from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
-from flows.report import write_report
-from flows.sample import sample_rdm
-from flows.stage import stage_flow
-from flows.train_rdm import train_rdm
+from flows.report import report_plan, write_report
+from flows.sample import sample_plan, sample_rdm
+from flows.stage import ensured, stage_flow
+from flows.train_rdm import train_rdm, training_plan
 from storage.artifact import Artifact
 
 DATABASE = "shapes-database"
@@ -41,15 +42,16 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs --sample, evaluate--> report
     """
     for name, source in DEMO_SOURCES.items():
-        import_images(shapes_source(config, name, source))
-        build_database(BuildDatabase(root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+        ensured(import_images, import_plan, shapes_source(config, name, source))
+        ensured_database(BuildDatabase(root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
     for name in ("shapes-train", "shapes-heldout"):
-        find_neighbors(FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
-        encode_latents(EncodeLatents(root=config.root, name=name, shards=name))
-    side_by_side(train_rdm, training(config, "shapes"), training(config, "shapes-without-neighbors", neighbor_dropout=1.0))
-    samples = [sample_rdm(request) for request in requests(config)]
-    evaluation = evaluate_rdm(evaluation_of(config))
-    return evaluation, write_report(report_of(config, samples))
+        ensured(find_neighbors, neighbors_plan, FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
+        ensured(encode_latents, latents_plan, EncodeLatents(root=config.root, name=name, shards=name))
+    runs = training(config, "shapes"), training(config, "shapes-without-neighbors", neighbor_dropout=1.0)
+    side_by_side(partial(ensured, train_rdm, training_plan), *runs)
+    samples = [ensured(sample_rdm, sample_plan, request) for request in requests(config)]
+    evaluation = ensured(evaluate_rdm, evaluation_plan, evaluation_of(config))
+    return evaluation, ensured(write_report, report_plan, report_of(config, samples))
 
 
 def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:

@@ -42,8 +42,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     space = load_autoencoder(config.autoencoder)
-    plan = Plan("latents", config.name, {"space": space.identity}, {"shards": shards.fingerprint})
-    with building(config.root, plan) as build:
+    with building(config.root, latents_plan(config)) as build:
         if build.finished:
             return kept(build)
         # A shard whose images were all rejected has nothing to train on.
@@ -57,6 +56,12 @@ def encode_latents(config: EncodeLatents) -> Artifact:
                 for group in groups(wanted)
             ]
         return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
+
+
+def latents_plan(config: EncodeLatents) -> Plan:
+    """The latent space and the shards."""
+    shards = open_artifact(config.root, "shards", config.shards)
+    return Plan("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
 
 
 @stage_task(name="load-autoencoder", **NETWORK_RETRIES)

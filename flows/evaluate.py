@@ -43,13 +43,13 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     Beside each: the same network trained without neighbors, and the neighbour itself returned as the sample.
     """
     clock = Clock()
-    run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
-    same_but_for_neighbors(run, baseline)
-    database = open_database(config.root, database_of(run), run)
-    swaps = {style: open_database(config.root, name, run) for style, name in config.swaps.items()}
-    with building(config.root, evaluation_plan(config, run, baseline, database, swaps)) as build:
+    with building(config.root, evaluation_plan(config)) as build:
         if build.finished:
             return kept(build)
+        run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
+        same_but_for_neighbors(run, baseline)
+        database = open_database(config.root, database_of(run), run)
+        swaps: dict[str, OpenDatabase] = {s: open_database(config.root, name, run) for s, name in config.swaps.items()}
         drawn = draw_prompts(config, whole(run), whole(baseline), whole(database))
         measured = {
             "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
@@ -60,17 +60,19 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
         return published(build, write_evaluation(whole(build), measured), clock)
 
 
-def evaluation_plan(
-    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase, swaps: dict[str, OpenDatabase]
-) -> Plan:
-    """What is measured, on what."""
+def evaluation_plan(config: EvaluateRDM) -> Plan:
+    """What is measured, on what. Raises ArtifactMismatch for held-out images that were searched in another database."""
+    run, baseline = (open_artifact(config.root, "runs", name) for name in (config.run, config.baseline))
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
-    made_with(neighbors, "database", database.embeddings)
+    database = with_fingerprint(config.root, "embeddings", run.inputs["database"])
+    if database is not None:
+        made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
-    inputs = {"run": run.artifact.fingerprint, "baseline": baseline.artifact.fingerprint}
+    inputs = {"run": run.fingerprint, "baseline": baseline.fingerprint}
     inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
-    inputs |= {f"swap {style}": opened.embeddings.fingerprint for style, opened in swaps.items()}
+    swapped = {style: open_artifact(config.root, "embeddings", name) for style, name in config.swaps.items()}
+    inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
     return Plan("evaluations", config.name, config.parameters(*left_out), inputs)
 

@@ -41,17 +41,22 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
     same_encoder(queries, database)
-    inputs = {"queries": queries.fingerprint, "database": database.fingerprint}
-    parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
-    with building(config.root, Plan("neighbors", config.name, parameters, inputs)) as build:
+    with building(config.root, neighbors_plan(config)) as build:
         if build.finished:
             return kept(build)
-        wanted = {part.name: made_from(parameters, database.fingerprint, part.content) for part in queries.parts}
+        wanted = {part.name: made_from(build.plan.parameters, database.fingerprint, part.content) for part in queries.parts}
         futures = [
             search_group.submit(whole(build), whole(only(queries, group)), whole(database), whole(index), group)
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock)
+
+
+def neighbors_plan(config: FindNeighbors) -> Plan:
+    """k, and the embeddings on both sides."""
+    references = {"queries": config.queries, "database": config.database}
+    inputs = {role: open_artifact(config.root, "embeddings", name).fingerprint for role, name in references.items()}
+    return Plan("neighbors", config.name, {"k": config.k, "exclusion": "source_key", "search": "exact"}, inputs)
 
 
 @stage_task(name="search-parts", **NETWORK_RETRIES)

@@ -73,8 +73,9 @@ def list_images(config: ImportImages) -> Listing:
     return SOURCES[config.source](config.path, split=config.split)
 
 
-def import_plan(config: ImportImages, listing: Listing) -> Plan:
-    """What was asked for: the parameters, and what lay on the disk, wherever that disk is."""
+def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
+    """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
+    listing = listing or list_images(config)
     return Plan("shards", config.name, config.parameters("path"), {"source": listing.snapshot})
 
 

@@ -1,11 +1,11 @@
 """One data set from its images to all that training and sampling need: what a schedule runs."""
 
-from flows.build_database import build_database
+from flows.build_database import ensured_database
 from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, Rebuild
-from flows.encode_latents import encode_latents
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
-from flows.stage import stage_flow
+from flows.encode_latents import encode_latents, latents_plan
+from flows.find_neighbors import find_neighbors, neighbors_plan
+from flows.import_images import import_images, import_plan
+from flows.stage import ensured, stage_flow
 from storage.artifact import Artifact
 
 
@@ -17,7 +17,8 @@ def rebuild(config: Rebuild) -> Artifact:
                          └-----encode--> latents
     """
     here = {"root": config.root, "name": config.name}
-    shards = import_images(ImportImages(**here, **config.images.model_dump()))
-    build_database(BuildDatabase(**here, shards=shards.name, encoder=config.encoder, weights=config.weights))
-    encode_latents(EncodeLatents(**here, shards=shards.name, autoencoder=config.autoencoder))
-    return find_neighbors(FindNeighbors(**here, queries=config.name, database=config.name, k=config.k))
+    ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
+    ensured_database(BuildDatabase(**here, shards=config.name, encoder=config.encoder, weights=config.weights))
+    ensured(encode_latents, latents_plan, EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder))
+    searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
+    return ensured(find_neighbors, neighbors_plan, searched)

@@ -96,8 +96,9 @@ def open_subject(config: WriteReport) -> Subject:
     )
 
 
-def report_plan(config: WriteReport, subject: Subject) -> Plan:
+def report_plan(config: WriteReport, subject: Subject | None = None) -> Plan:
     """The names stay in the parameters: the page shows them, in their order."""
+    subject = subject or open_subject(config)
     inputs = {f"{artifact.kind}/{artifact.name}": artifact.fingerprint for artifact in subject.artifacts}
     return Plan("reports", config.name, config.parameters(), inputs)
 

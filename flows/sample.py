@@ -42,11 +42,11 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     text | image | class | nothing --> query --database--> context --denoiser--> images + who stood behind each
     """
     clock = Clock()
-    run = open_run(config.root, config.run)
-    database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
-    with building(config.root, sample_plan(config, run, database)) as build:
+    with building(config.root, sample_plan(config)) as build:
         if build.finished:
             return kept(build)
+        run = open_run(config.root, config.run)
+        database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
         parts = draw_images(whole(build), config, whole(run), whole(database))
         drawn_from = database.embeddings.name if database else None
         samples = published(build, parts, clock, weights=run.artifact.name, database=drawn_from)
@@ -54,9 +54,13 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     return samples
 
 
-def sample_plan(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> Plan:
+def sample_plan(config: SampleRDM) -> Plan:
     """The request, the weights and the database; query images by their bytes, not by their path."""
-    inputs = {"run": run.artifact.fingerprint} | ({"database": database.embeddings.fingerprint} if database else {})
+    run = open_artifact(config.root, "runs", config.run)
+    inputs = {"run": run.fingerprint}
+    if needs_database(config):
+        swapped = open_artifact(config.root, "embeddings", config.database).fingerprint if config.database else None
+        inputs["database"] = swapped or run.inputs["database"]
     images = {"images": [sha256_file(checked_image(path)) for path in config.images]}
     return Plan("samples", config.name, config.parameters("run", "database", "images") | images, inputs)
 

@@ -17,7 +17,8 @@ from flows.notify import tell
 from flows.progress import Clock, say, track
 from flows.workers import workers
 from storage.artifact import Artifact, Part, Plan
-from storage.build import Build, begin
+from storage.build import Build, begin, finished_artifact
+from storage.errors import StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,11 +104,38 @@ def building(root: Path, plan: Plan) -> Iterator[Build]:
         yield build
 
 
+def ensured(stage: Flow[Any, Any], plan: Callable[..., Plan], *parameters: Any) -> Artifact:
+    """What the stage returns; where it is finished already, a task finds it, and no flow run is spent on it.
+
+    `plan(*parameters)` is the stage's plan. A flow run costs Prefect a second, a task some milliseconds.
+    """
+    named = look_up.with_options(task_run_name=f"look up {stage.name}")
+    state: State[Any] = named(whole(plan), whole(parameters), return_state=True)
+    found: Any = state.result() or stage(*parameters)
+    return found
+
+
+@stage_task(name="look-up")
+def look_up(plan: Callable[..., Plan], parameters: Sequence[Any]) -> Any:
+    """The finished artifact in a state that Prefect shows as Cached, or None; the stage itself tells what is wrong."""
+    try:
+        asked = plan(*parameters)
+        finished = finished_artifact(parameters[0].root, asked)
+    except StorageError:
+        return None
+    return as_cached(finished) if finished else None
+
+
 def kept(build: Build) -> Any:
-    """Say that the finished artifact answers the request, and return it in a state that Prefect shows as Cached."""
+    """The finished artifact that answers the request, in a state that Prefect shows as Cached."""
     assert build.finished is not None, "only called when begin() found a finished build"
-    say(build.plan.kind, build.plan.name, f"kept {build.finished.rows:,} rows ({build.finished.id})")
-    return Completed(name=CACHED, data=build.finished)
+    return as_cached(build.finished)
+
+
+def as_cached(artifact: Artifact) -> Any:
+    """Say that it is kept, and return it in a state that Prefect shows as Cached."""
+    say(artifact.kind, artifact.name, f"kept {artifact.rows:,} rows ({artifact.id})")
+    return Completed(name=CACHED, data=artifact)
 
 
 def groups(wanted: Wanted) -> list[Wanted]:

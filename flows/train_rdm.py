@@ -74,8 +74,9 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     return {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
 
 
-def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact]) -> Plan:
+def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
+    inputs = inputs or training_inputs(config)
     parameters = config.parameters("latents", "neighbors", "database", *WHERE)
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]

@@ -194,6 +194,11 @@ def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Bu
         yield Build(root, plan, directory, finished, () if finished else _donors(root, plan), remote.new_prefix(root))
 
 
+def finished_artifact(root: Path, plan: Plan) -> Artifact | None:
+    """What answers the plan already, if every file has its size; it becomes the current version of its name."""
+    return _look_up(root, layout.artifact_directory(root, plan.kind, plan.name, plan.id))
+
+
 def unfinished(root: Path, kind: str = "*", name: str = "*") -> list[Path]:
     """Directories of builds that nobody has finished, whether somebody is at it or not."""
     remote.follow_all(root, kind, name, "plan.json", "manifest.json")

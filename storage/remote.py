@@ -42,6 +42,11 @@ R = TypeVar("R")
 # Where a root is
 
 
+def root_of(text: str) -> Path:
+    """A root as a person writes it: the path itself, or the mirror of a url. Raises StorageError as `mirror_of` does."""
+    return mirror_of(text) if "://" in text else Path(text)
+
+
 def mirror_of(url: str) -> Path:
     """The local path that stands for a root in an object store: `<mirrors>/<scheme>/<rest of the url>`.
 

@@ -14,6 +14,7 @@ from storage.artifact import Plan, artifacts, check, current_id, open_artifact
 from storage.build import begin, unfinished
 from storage.collect import builder_of, collect
 from storage.errors import ArtifactMissing, StorageError
+from storage.remote import mirror_of
 
 
 def shards(size, name="paintings", **inputs):
@@ -131,8 +132,9 @@ def test_a_build_that_somebody_is_at_is_never_touched(tmp_path):
     with begin(tmp_path, PLAN) as build:
         build.write_part("00000", "00000", writer("00000"))
         before = everything_under(tmp_path)
-        done = collect(tmp_path, keep=1, unfinished_of="all")
-        assert done.removed == () and f"process {os.getpid()}" in done.untouched[f"shards/paintings@{PLAN.id}"]
+        for dry_run in (True, False):
+            done = collect(tmp_path, keep=1, unfinished_of="all", dry_run=dry_run)
+            assert done.removed == () and f"process {os.getpid()}" in done.untouched[f"shards/paintings@{PLAN.id}"]
         assert everything_under(tmp_path) == before
 
 
@@ -232,7 +234,8 @@ def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes
 
     def prepared(root):
         for size in (1, 2, 3):
-            build_all(root, shards(size))
+            source = build_all(root, shards(size), contents=(str(size),))
+            build_all(root, Plan("latents", "x", {}, {"shards": source.fingerprint}), contents=(f"latent {size}",))
         run = stopped(root, Plan("runs", "r", {}), "00000")
         (run / "checkpoints" / "00000003").mkdir(parents=True)
         (run / "checkpoints" / "00000003" / "manifest.json").write_text("{}")
@@ -254,8 +257,13 @@ def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes
     assert len(left) >= 3
     for copy in left:
         assert open_artifact(copy, "shards", "paintings").version == 3
-        for seen in artifacts(copy):
-            check(seen)
+        seen = {artifact.fingerprint: artifact for artifact in artifacts(copy)}
+        for artifact in seen.values():
+            check(artifact)
+            assert seen.keys() >= set(artifact.inputs.values()), "what is made from others goes before them"
+        for directory in copy.glob("*/*/*/"):
+            files = files_under(directory)
+            assert {"plan.json", "manifest.json", ".build/lock"} & set(files) or not files, "the lock goes last"
         assert all((directory / ".build" / "00000.part.json").is_file() for directory in unfinished(copy)), "or it is nothing"
         collect(copy, keep=1, unfinished_of="all")
         assert files_under(copy) == files_under(unbroken)
@@ -274,3 +282,42 @@ def test_what_a_killed_collection_left_goes_with_the_next_and_nothing_else_does(
     assert not left.exists() and versions(tmp_path) == [1]
     assert {path.name for path in (tmp_path / "shards" / "paintings").iterdir()} == {made.id, "current", "notes"}
     assert Path(tmp_path / "elsewhere/x/0123456789ab").is_dir()
+
+
+# In an object store
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """bucket("machine") -> (the root in that machine's mirror, the bucket as it lies)."""
+
+    def seen_from(machine):
+        monkeypatch.setenv("RDM_MIRROR", str(tmp_path / machine))
+        return mirror_of(f"file://{tmp_path}/bucket")
+
+    return seen_from, tmp_path / "bucket"
+
+
+def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_sees_it(bucket):
+    seen_from, stored = bucket
+    for size in (1, 2, 3):
+        build_all(seen_from("one"), shards(size))
+    told = collect(seen_from("one"), keep=1, dry_run=True)
+    assert collect(seen_from("one"), keep=1) == told and [one.version for one in told.removed] == [1, 2]
+    assert all(one.freed > 1000 and not one.directory.exists() for one in told.removed)
+    assert [path.name for path in stored.glob("shards/paintings/*/manifest.json")] == ["manifest.json"]
+    assert not [path for path in stored.rglob("*") if path.is_file() and told.removed[0].directory.name in path.parts]
+    assert versions(seen_from("other")) == [3]
+    check(open_artifact(seen_from("other"), "shards", "paintings"))
+
+
+def test_in_a_bucket_only_what_is_named_is_taken_for_unfinished_or_left_over(bucket):
+    seen_from, stored = bucket
+    stopped(seen_from("one"), PLAN, "00000")
+    left = stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"  # as before the plan of a build is up
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert collect(seen_from("other")).removed == () and left.is_file()
+    done = collect(seen_from("other"), None, unfinished_of="shards/paintings")
+    assert [(one.what, one.directory.name) for one in done.removed] == [("unfinished", PLAN.id), ("leftover", "0123456789ab")]
+    assert not [path for path in stored.rglob("*") if path.is_file()]

@@ -21,7 +21,7 @@ def world(make, sample, sidecar, unit_vectors):
     """Samples 0 to 3 in every kind; each made from those above it. world["embeddings"] and so on."""
     keys = [f"folder-{number}-00" for number in range(4)]
     vectors, norms = unit_vectors(4)
-    rows = np.array([[1, 2], [0, 2], [3, 0], [0, NO_ROW]])
+    rows = np.array([[1, 2], [2, NO_ROW]])
     record = {"file": "0.png", "query": "a text", "seed": 0, "guidance_scale": 1.0, "weights": "", "database": None}
     record |= {"neighbor_scores": [1.0], "licences": [None], "authors": [None], "source_urls": [None]}
     record |= {"neighbor_keys": [keys[1]]}
@@ -33,7 +33,7 @@ def world(make, sample, sidecar, unit_vectors):
     add("shards", lambda d, n: write_shard(d, n, [*map(sample, range(4)), sample(9, reason="too small")]))
     add("embeddings", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms), "shards")
     add("index", lambda d, n: write_vectors(d, vectors, norms), "embeddings")
-    add("neighbors", lambda d, n: write_neighbors(d, n, keys[:2], np.array(keys), rows[:2], rows[:2] / 4), "embeddings")
+    add("neighbors", lambda d, n: write_neighbors(d, n, keys[:2], np.array(keys), rows, rows / 4), "embeddings")
     add("latents", lambda d, n: write_latents(d, n, keys[:3], np.zeros((3, 3, 4, 4), np.uint8)), "shards")
     add("runs", lambda d, n: (d / "metrics.jsonl").write_text("{}"), "embeddings", "index", "neighbors", "latents")
     add("samples", lambda d, n: write_samples(d, [b"PNG"], [record], b"PNG"), "runs")
@@ -47,11 +47,12 @@ def held(root, *removed):
 
 
 def test_every_kind_that_holds_or_names_a_sample_is_listed_with_what_it_holds(world, tmp_path):
-    one, two, three = (f"folder-{number}-00" for number in (1, 2, 3))
+    one, three = "folder-1-00", "folder-3-00"
     everywhere = {kind: [one] for kind in ("shards", "embeddings", "index", "neighbors", "latents", "samples", "reports")}
     assert held(tmp_path, "folder-1") == everywhere
-    named = {"neighbors": [two]}
-    assert held(tmp_path, two) == {kind: [two] for kind in ("shards", "embeddings", "index", "latents")} | named
+    for number in (0, 2):  # one is only a query, one only a neighbor
+        key = f"folder-{number}-00"
+        assert held(tmp_path, key) == {k: [key] for k in ("shards", "embeddings", "index", "latents", "neighbors")}
     assert held(tmp_path, three) == {kind: [three] for kind in ("shards", "embeddings", "index")}
     assert held(tmp_path, "folder-1", three)["embeddings"] == [one, three]
     assert held(tmp_path, "folder-9", "folder-7") == {}, "a rejected image is a row, but not held"

@@ -23,7 +23,7 @@ from storage import objects
 from storage.artifact import Plan, artifacts, check, current_id, fingerprint_of, open_artifact, unreadable, with_fingerprint
 from storage.build import begin, has_finished_work, unfinished
 from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite, StorageError, Unreachable
-from storage.remote import mirror_of, remote_of, remove_stored
+from storage.remote import mirror_of, remote_of, remove_stored, root_of
 from storage.runs import append_metrics, latest_checkpoint, read_metrics, write_checkpoint
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'rdm[s3]'")
@@ -732,6 +732,7 @@ def test_a_mirror_knows_its_url_again(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
     root = mirror_of(url)
     assert root.is_relative_to(tmp_path / "mirror")
+    assert root_of(url) == root and root_of("some/data") == Path("some/data")
     assert remote_of(root).url == url == remote_of(mirror_of(url + "/")).url
     assert remote_of(root / "shards" / "a").url == f"{url}/shards/a"
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "moved"))
