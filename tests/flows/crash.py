@@ -56,7 +56,7 @@ FLOWS = {
 """Stage -> module, flow, parameters."""
 _BUILD = {"name": "shapes", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
 _NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
-_TRAINING = {"steps": 200, "batch": 8, "checkpoint_steps": 10, "log_steps": 5, "random_k": True, "k": 3}
+_TRAINING = {"steps": 300, "batch": 8, "checkpoint_steps": 10, "log_steps": 5, "random_k": True, "k": 3}
 _MODEL = {"run": "shapes", "baseline": "shapes-without-neighbors"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "import": {"name": "shapes", "source": "shapes", "size": 32, "encoding": "png", "count": 320, "images_per_part": 20},
@@ -385,7 +385,9 @@ class Result:
     attempts: dict[str, int] = field(default_factory=dict)
     """Stage -> attempts, the last one of each round included."""
     equal: dict[str, int] = field(default_factory=dict)
-    """Stage -> roots that ended equal to the unbroken one."""
+    """Stage -> roots that ended equal to the unbroken one after one kill or more."""
+    repeats: int = 0
+    """Roots that ended before their kill came, and were equal too."""
     unbroken: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds of the run that nobody killed."""
     outlived: list[float] = field(default_factory=list)
@@ -469,6 +471,10 @@ class CrashTest:
             shutil.copytree(inputs, root)
             kills = self._round(stage, root, made, rng, min(left, rng.randint(1, MOST_IN_A_ROW)))
             self._compare(stage, reference, root)
+            if kills:
+                self.result.equal[stage] = self.result.equal.get(stage, 0) + 1
+            else:
+                self.result.repeats += 1
             misses = 0 if kills else misses + 1
             if misses == MISSES:
                 raise CrashTestFailed(f"{stage}: {MISSES} attempts in a row ended before their kill came")
@@ -520,7 +526,6 @@ class CrashTest:
         if found:
             text = "\n  ".join(found[:20])
             raise CrashTestFailed(f"{root} differs from {reference}, logs {self._work / 'logs'}/{root.name}-*:\n  {text}")
-        self.result.equal[stage] = self.result.equal.get(stage, 0) + 1
         shutil.rmtree(root)
 
     def _watch(self, stage: str, attempt: Attempt) -> None:
@@ -597,8 +602,8 @@ def told(result: Result, seed: int, seconds: float) -> str:
     return (
         f"{len(result.kills)} kills, seed {seed}, {seconds / 60:.0f} minutes (`make crash-test`).\n\n{table(result)}\n\n"
         "*Moment*: of the unbroken run's duration. *Share done*: parts, or training steps up to the newest checkpoint, that "
-        f"the next attempt found finished. Trainings outlived a killed parent {len(result.outlived)} times{lived}; "
-        "the next attempt had begun by then."
+        f"the next attempt found finished. {result.repeats} more roots ended before their kill came; they were equal too. "
+        f"Trainings outlived a killed parent {len(result.outlived)} times{lived}: the next attempt had begun by then."
     )
 
 

@@ -168,10 +168,10 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, sma
     module = sys.modules["flows.train_rdm"]
     interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
 
-    def dies_after_three_steps(run, steps, *where):
+    def dies_after_three_steps(run, config, watch):
         settings = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps(settings | {"training": settings["training"] | {"steps": 3}}))
-        module_launch(run, 3, *where)
+        module_launch(run, config, watch)
         raise KeyboardInterrupt
 
     module_launch = module.launch_training
@@ -201,3 +201,70 @@ def test_files_that_are_absent_or_forbidden_end_as_rows(small_world, tmp_path):
     rows = {row["key"]: row for row in read_sidecar(shards, "00000").to_pylist()}
     assert rows["coco-000000000001-00"]["status"] == "ok"
     assert rows["coco-000000000002-00"]["reason"] == "missing file" and "000000000002" in rows["coco-000000000002-00"]["detail"]
+
+
+def test_a_kept_stage_is_shown_as_cached(small_world, small_training):
+    config = TrainRDM(**small_training(small_world.root, "small"))
+    state = train_rdm(config, return_state=True)
+    assert (state.name, state.type.value) == ("Cached", "COMPLETED")
+    assert state.result() == small_world.run
+
+
+def imported(root, folder, **changes):
+    return import_images(ImportImages(root=root, name="pictures", source="folder", path=folder, size=16, **changes))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Forty small images in a folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(40):
+        colour = (number * 6, 255 - number * 6, 90)
+        Image.new("RGB", (20, 20), colour).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_them(pictures, tmp_path):
+    root = tmp_path / "root"
+    built = {}
+    for version in ("first", "second"):
+        shards = imported(root, pictures, images_per_part=4)
+        embeddings, _ = build_database(
+            BuildDatabase(root=root, name="pictures", shards="pictures", encoder="rdm-shapes", weights="built-in")
+        )
+        latents = encode_latents(EncodeLatents(root=root, name="pictures", shards="pictures"))
+        built[version] = (shards, embeddings, latents)
+        if version == "first":
+            Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
+    for before, after in zip(*built.values(), strict=True):
+        assert after.version == 2 and after.fingerprint != before.fingerprint
+        old = {part.made_from for part in before.parts}
+        new = [part for part in after.parts if part.made_from not in old]
+        assert len(before.parts) > 5 and len(new) <= 2, "the part with the new image, and perhaps the one it was cut from"
+        for part in after.parts:
+            if part.made_from in old:
+                assert after.file(part.files[0].path).stat().st_nlink == 2, "shared with the version before"
+    again = imported(root, pictures, images_per_part=4)
+    assert again == built["second"][0], "unchanged input is a no-op"
+
+
+def test_training_reads_the_version_it_began_with_while_a_new_one_is_published(pictures, tmp_path):
+    root = tmp_path / "root"
+    shards = imported(root, pictures)
+    Image.new("RGB", (20, 20), "white").save(pictures / "x.png")
+    newer = imported(root, pictures)
+    assert open_artifact(root, "shards", f"pictures@{shards.id}").rows == 40
+    assert open_artifact(root, "shards", "pictures") == newer and newer.rows == 41
+
+
+def test_train_makes_what_is_missing_upstream_and_nothing_else(small_world, small_training, tmp_path):
+    settings = small_training(tmp_path, "fresh", steps=2)
+    images = {"source": "shapes", "size": 32, "encoding": "png", "count": 96, "split": "shapes", "images_per_part": 40}
+    upstream = {"images": images, "encoder": "rdm-shapes", "weights": "built-in"}
+    run = train_rdm(TrainRDM(**settings | {"upstream": upstream, "preview": 1}))
+    same = train_rdm(TrainRDM(**small_training(small_world.root, "twin", steps=2)))
+    assert run.fingerprint == same.fingerprint, "made on demand or by hand: the same bytes"
+    assert {a.kind for a in artifacts(tmp_path)} == {"shards", "latents", "embeddings", "index", "neighbors", "runs", "samples"}
+    with pytest.raises(ArtifactMissing, match="no artifact shards/nothing"):
+        train_rdm(TrainRDM(**settings | {"name": "y", "latents": "nothing", "upstream": {}}))

@@ -294,6 +294,18 @@ def test_a_part_lost_between_writing_and_publishing_is_told_and_made_again_by_th
     assert written == ["00001"]
 
 
+def test_a_part_altered_here_before_publishing_is_not_believed_in_the_bucket_either(machine, s3):
+    """Nobody knows whether it was altered before it went up or after."""
+    with begin(machine("a"), PLAN) as build:
+        parts = [build.write_part(name, name, writer(name)) for name in PART_NAMES]
+        build.file("00001.tar").write_bytes(b"x" * 750)
+        with pytest.raises(ArtifactDamaged, match="00001.tar has other bytes than when it was written. Run the same command"):
+            build.commit(parts, {})
+    written = []
+    assert build_all(machine("b"), written=written).fingerprint == FINGERPRINT
+    assert written == ["00001"]
+
+
 # Versions
 
 
