@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.build_database import index_embeddings, origin_of
+from flows.build_database import index_embeddings, index_plan, origin_of
 from flows.config import BuildDatabase, FindNeighbors, RemoveKeys
-from flows.find_neighbors import find_neighbors
+from flows.find_neighbors import find_neighbors, neighbors_plan
 from flows.progress import Clock
 from flows.stage import (
     Wanted,
     building,
+    ensured,
     gathered,
     group_of_parts,
     groups,
@@ -186,7 +187,7 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     encoder = {"encoder": embeddings.parameters["encoder"]["model"], "weights": embeddings.measured["weights"]}
     stated = {key: value for key, value in (recipe | measured).items() if value}
     common = {"root": config.root, "name": config.database, "shards": config.database}
-    return [index_embeddings(BuildDatabase(**common, **encoder, **stated), embeddings)]
+    return [ensured(index_embeddings, index_plan, BuildDatabase(**common, **encoder, **stated), embeddings)]
 
 
 def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
@@ -201,7 +202,8 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
             continue
         sides = {role: side_of(config, table.inputs[role], versions) for role in ("queries", "database")}
         if all(sides.values()):
-            made.append(find_neighbors(FindNeighbors(root=config.root, name=table.name, k=table.parameters["k"], **sides)))
+            searched = FindNeighbors(root=config.root, name=table.name, k=table.parameters["k"], **sides)
+            made.append(ensured(find_neighbors, neighbors_plan, searched))
         else:
             stale.append(table.reference)
     return made, tuple(stale)

@@ -469,7 +469,8 @@ class CrashTest:
                 return
             root = self._work / "rounds" / f"{stage}-{number:03d}"
             shutil.copytree(inputs, root)
-            kills = self._round(stage, root, made, rng, min(left, rng.randint(1, MOST_IN_A_ROW)))
+            wanted = left if quota <= MOST_IN_A_ROW else min(left, rng.randint(1, MOST_IN_A_ROW))
+            kills = self._round(stage, root, made, rng, wanted)
             self._compare(stage, reference, root)
             if kills:
                 self.result.equal[stage] = self.result.equal.get(stage, 0) + 1

@@ -1,7 +1,6 @@
 """As much of S3 as our client uses, over real HTTP on loopback, in memory, with switches for what goes wrong out there."""
 
 import base64
-import hashlib
 import socket
 import threading
 import time
@@ -14,7 +13,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 KEY = "tester"
-STEP = 64 * 1024
 
 
 @dataclass
@@ -187,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if not name.endswith((".json", "current")) and self.s3.take("wrong"):
             data = bytes([data[0] ^ 1]) + data[1:]
-        status, headers = 200, {"ETag": f'"{hashlib.md5(data).hexdigest()}"'}
+        status, headers = 200, {"ETag": '"x"'}
         asked = self.headers.get("Range", "")
         if asked:
             start, _, end = asked.removeprefix("bytes=").partition("-")
@@ -219,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.s3.take("lost_answers"):
             self.cut()
         else:
-            self.answer(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')
+            self.answer(200, ETag='"x"')
 
     def is_what_was_sent(self, body):
         stated = self.headers.get("x-amz-checksum-crc32")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,17 @@ def test_listings_of_many_pages_are_read_to_the_end(machine, s3):
     build_all(machine("a"), NEXT, ("new", "00000", "00001"))
     assert [a.version for a in artifacts(machine("b"))] == [1, 2]
     check(open_artifact(machine("b"), "shards", "paintings"))
+
+
+def test_two_that_ask_for_the_same_file_at_once_fetch_it_once(machine, s3):
+    build_all(machine("a"))
+    opened = open_artifact(machine("b"), "shards", "paintings")
+    s3.log.clear()
+    s3.switches.seconds = 0.2
+    with ThreadPoolExecutor(2) as pool:
+        found = [future.result() for future in [pool.submit(opened.file, "00000.tar") for _ in range(2)]]
+    assert found[0] == found[1] and found[0].read_bytes() == b"images of 00000" * 50
+    assert len(s3.names("GET")) == 1
 
 
 def test_a_pointer_is_never_taken_from_the_mirror(machine):
