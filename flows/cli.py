@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.arguments import UsageError, assigned, configured, root_argument
 from flows.environment import prepare
 
 Result = tuple[str, dict[str, Any]]
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         name: str, text: str, command: Callable[[argparse.Namespace], Result], settable: bool = True
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        made.add_argument("--root", type=Path, default=Path("data"), help="directory of every artifact (default: data)")
+        made.add_argument("--root", type=root_argument, default=Path("data"), help="directory or s3://... (default: data)")
         made.add_argument("--json", action="store_true", help="print the result as JSON")
         if settable:
             made.add_argument(
@@ -129,57 +130,6 @@ def _named(command: argparse.ArgumentParser, *references: str) -> None:
     command.add_argument("--name", help="name of what is built")
     for reference in references:
         command.add_argument(f"--{reference}", help=f"name (or name@id) of the {reference}")
-
-
-def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
-    """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2 naming what is wrong."""
-    from pydantic import ValidationError
-
-    given = {key: value for key, value in flags.items() if value not in (None, [], ())}
-    try:
-        return kind(**assigned({"root": options.root} | given, options.set))
-    except ValidationError as error:
-        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
-
-
-def assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The values with every KEY=VALUE put in its place; dots lead inside. Raises UsageError for what is no assignment."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set {assignment}: write KEY=VALUE")
-        *path, last = key.split(".")
-        place = values
-        for step in path:
-            place = place.setdefault(step, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
-        place[last] = _value(text)
-    return values
-
-
-class UsageError(Exception):
-    """The command line was wrong; the message says where, what and the cure."""
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _complaint(error: Any, kind: type) -> str:
-    where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = "" if "." in where else f" Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
-        return f"{where}: there is no such parameter.{known}"
-    if error["type"] == "missing":
-        return f"{where}: is needed. Give it with its flag, or --set {where}=..."
-    message = error["msg"].removeprefix("Value error, ")
-    if where and error["type"] == "value_error":
-        return f"{where}.{message}"
-    return f"{where}: {message} (given: {error['input']!r})" if where else message
 
 
 def run_demo(options: argparse.Namespace) -> Result:

@@ -5,9 +5,9 @@ and wrong values are refused by name before anything runs. Importing this file l
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
 
@@ -30,6 +30,15 @@ VOCABULARY = {
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
 
 
+def local_root(root: Any) -> Any:
+    """A URL as the path of its local mirror; anything else as it is."""
+    if isinstance(root, str) and "://" in root:
+        from storage.remote import root_of
+
+        return root_of(root)
+    return root
+
+
 class Parameters(BaseModel):
     """Frozen, documented, and refusing what it does not know."""
 
@@ -39,8 +48,8 @@ class Parameters(BaseModel):
 class FlowConfig(Parameters):
     """What all flows share."""
 
-    root: Path = Path("data")
-    """Directory that holds every artifact; not part of any plan."""
+    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
+    """Directory or URL (s3://bucket/prefix) that holds every artifact; not part of any plan."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the artifact that is built."""
 

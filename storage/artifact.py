@@ -43,6 +43,14 @@ def made_from(*facts: Any) -> str:
     return sha256_of(canonical_json(facts))[:16]
 
 
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested parameters as one level; dots go inside."""
+    found: dict[str, Any] = {}
+    for key, item in values.items():
+        found |= flat(item, f"{before}{key}.") if isinstance(item, Mapping) else {f"{before}{key}": item}
+    return found
+
+
 @dataclass(frozen=True)
 class PartFile:
     """One file of a part; `path` is relative to the artifact's directory and the part's prefix, with forward slashes."""

@@ -28,6 +28,7 @@ from storage.artifact import (
     current_id,
     damage,
     fingerprint_of,
+    flat,
     is_current,
     read_manifest,
 )
@@ -304,20 +305,12 @@ def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
 
 def _differences(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Each parameter that differs, with both values."""
-    one, other = dict(_flat(asked)), dict(_flat(before))
+    one, other = flat(asked), flat(before)
     return [
         f"{key}={json.dumps(other.get(key))} (now {json.dumps(one.get(key))})"
         for key in sorted(one.keys() | other.keys())
         if json.dumps(one.get(key)) != json.dumps(other.get(key))
     ]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
 
 
 def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:

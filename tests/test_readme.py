@@ -28,7 +28,7 @@ def run(command: str, workplace: Path, kind: str = "sh") -> subprocess.Completed
 
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
-    assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text"}
+    assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text", "bash"}  # bash: tests/flows/test_deployments.py
     assert len(COMMANDS) > 12
 
 

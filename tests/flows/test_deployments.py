@@ -24,6 +24,8 @@ from storage.runs import latest_checkpoint
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 FILE = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+README_BLOCK = re.search(r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)[1]
+README_COMMANDS = [line.split() for line in README_BLOCK.splitlines() if not line.startswith("export")]
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 CONFIG = {"rebuild": Rebuild, "train-rdm": TrainRDM, "sample-rdm": SampleRDM, "evaluate-rdm": EvaluateRDM}
 TINY = {
@@ -174,16 +176,18 @@ def sets(values, prefix=""):
 
 
 def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
-    # set up, as prefect.yaml says
-    project.typed("prefect", "work-pool", "create", "rdm", "--type", "process")
-    project.typed("prefect", "work-queue", "create", "gpu", "--pool", "rdm", "--limit", "1")
-    project.typed("prefect", "--no-prompt", "deploy", "--all")
+    # set up, as the README says
+    server, pool, queue, deploy, worker, run = README_COMMANDS
+    assert server == "prefect server start".split(), "started by the fixture, on a free port"
+    for command in (pool, queue, deploy):
+        project.typed(*command)
     names = {deployment["name"] for deployment in project.asked("/deployments/filter", {})}
     assert names == set(FLOW_OF)
-    project.start("prefect", "worker", "start", "--pool", "rdm")
+    project.start(*worker)
 
     # the user's own words; everything upstream is missing and gets built
-    typed = project.typed("prefect", "deployment", "run", "train-rdm", "--param", f"config={json.dumps(TINY)}")
+    assert run == "prefect deployment run train-rdm".split()
+    typed = project.typed(*run, "--param", f"config={json.dumps(TINY)}")
     first = run_id_in(typed)
     project.ends(first, "COMPLETED")
     root = project.folder / "data"
