@@ -42,7 +42,7 @@ def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: N
     """Run `flows.train_worker` on a run directory until it ends.
 
     The whole group is stopped when this process is interrupted, cancelled or past `config.timeout_seconds`; one process on
-    one machine saves its state before it goes. The worker watches its standard input and ends when we die.
+    one machine saves its state before it goes. It ends when we die, whatever we die of (flows.leash).
     Raises TrainingFailed with the worker's last lines.
     """
     write_json(run / "accelerate.json", accelerate_config(config))
@@ -80,7 +80,8 @@ def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: N
 def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
     """The command of one machine of the run; `rank` 0 is this one. Nothing of the user's own Accelerate settings enters."""
     total = config.processes * config.machines
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run / "accelerate.json")]
+    leash = ["flows.leash"] if rank == 0 else []  # on another machine nobody holds its end
+    command = [sys.executable, "-m", *leash, "accelerate.commands.launch", "--config_file", str(run / "accelerate.json")]
     command += ["--num_machines", str(config.machines), "--num_processes", str(total), "--machine_rank", str(rank)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # precision is the training loop's own
     if total > 1:  # torchrun underneath; on CPUs it talks over gloo

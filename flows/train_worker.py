@@ -62,19 +62,7 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone: its end of our standard input closes."""
-
-    def watch() -> None:
-        while os.read(0, 1):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
-    end_with_parent()
     if os.environ.get("WORLD_SIZE", "1") == "1":  # several would stop at different steps: they end at once
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:

@@ -66,9 +66,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "encode": {"name": "shapes", "shards": "shapes"},
     "train": {"name": "shapes", "latents": "shapes", "neighbors": "shapes", "database": "shapes", "denoiser": _NETWORK,
               "noise": {"process": "flow"}, "training": _TRAINING, "device": "cpu", "threads": 1},
-    "sample": {"name": "crash", "run": "shapes", "texts": ["a red circle", "a blue star"], "count": 4, "steps": 15},
+    "sample": {"name": "crash", "run": "shapes", "texts": ["a red circle", "a blue star"], "count": 4, "steps": 40},
     "evaluate": {"name": "crash", **_MODEL, "heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout",
-                 "swaps": {"sketch": "shapes-sketches"}, "prompts": 4, "seeds": 1, "steps": 2},
+                 "swaps": {"sketch": "shapes-sketches"}, "prompts": 8, "seeds": 1, "steps": 5},
     "report": {"name": "crash", **_MODEL, "evaluation": "shapes", "samples": ["demo-text", "demo-class"],
                "artifacts": ["shards/shapes-train", "embeddings/shapes-train", "index/shapes-database"]},
     "demo": {"scale": 0.02, "steps": 12},
@@ -166,10 +166,11 @@ def _flow(stage: str) -> Callable[[Path], Any]:
 
 
 def _make_the_demo_smaller(demo: Any) -> None:
-    """Fewer sampler steps and several checkpoints; every stage is still there."""
+    """A smaller network, fewer sampler steps and several checkpoints; every stage is still there."""
     requests, evaluation = demo.requests, demo.evaluation_of
     demo.requests = lambda config: [request.model_copy(update={"steps": 3}) for request in requests(config)]
     demo.evaluation_of = lambda config: evaluation(config).model_copy(update={"seeds": 1, "steps": 2})
+    demo.PRESETS["shapes"]["denoiser"] |= _NETWORK
     demo.PRESETS["shapes"]["training"]["checkpoint_steps"] = 3
 
 
@@ -453,7 +454,7 @@ class CrashTest:
         """The root as a run leaves it that nobody kills."""
         reference = self._work / "unbroken" / stage
         shutil.copytree(inputs, reference)
-        attempt, started = self._start(stage, reference, "unbroken"), time.monotonic()
+        attempt, started = self._start(stage, reference, f"{stage}-unbroken"), time.monotonic()
         self._finish(attempt, reference, 600)
         self.result.unbroken[stage] = self._duration[stage] = time.monotonic() - started
         self._say(f"{stage:<10} unbroken: {self.result.unbroken[stage]:.1f} s")
@@ -506,8 +507,8 @@ class CrashTest:
     def _start(self, stage: str, root: Path, name: str) -> Attempt:
         if self._stopped.is_set():
             raise _Stopped
-        self.result.attempts[stage] = self.result.attempts.get(stage, 0) + (name != "unbroken")
-        return self._nursery.start(stage, root, self._work / "logs" / f"{stage}-{name}.log")
+        self.result.attempts[stage] = self.result.attempts.get(stage, 0) + (not name.endswith("unbroken"))
+        return self._nursery.start(stage, root, self._work / "logs" / f"{name}.log")
 
     def _finish(self, attempt: Attempt, root: Path, seconds: float) -> None:
         """Let an attempt run to its end, which must be a good one."""

@@ -1,6 +1,8 @@
 """A training process cannot outlive the one that started it, keeps its state when asked to stop, and says why it ended."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,13 +25,19 @@ def training(root, name="x", **changes):
     return TrainRDM(root=root, name=name, **inputs, threads=1, device="cpu", **changes)
 
 
-def test_a_worker_ends_when_its_parent_is_gone():
-    code = "from flows.train_worker import end_with_parent; import time\n"
-    code += "end_with_parent(); print('up', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout.readline() == "up\n"
-        worker.stdin.close()
-        assert worker.wait(timeout=20) == 1
+def test_a_training_ends_with_all_its_processes_when_its_parent_is_gone(tmp_path):
+    code = "import subprocess, sys, time; print('up', flush=True); "
+    code += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    (tmp_path / "launcher.py").write_text(code)
+    command = [sys.executable, "-m", "flows.leash", "launcher"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout.readline() == "up\n"
+        launcher.stdin.close()
+        assert launcher.wait(timeout=20) == -signal.SIGKILL
+    assert members(launcher.pid) == [], "its own children went with it"
 
 
 def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):

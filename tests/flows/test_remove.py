@@ -169,6 +169,7 @@ def test_a_rebuild_of_the_same_shards_does_nothing_and_loads_nothing_anew(taken_
     find_neighbors(FindNeighbors(root=taken_out.root, name="shapes", queries="shapes", database="shapes"))
     said = capfd.readouterr().err
     assert said.count(" kept ") == 3 and " built " not in said
+    assert open_artifact(taken_out.root, "embeddings", "shapes") == taken_out.removal.published[0], "not the version before"
 
 
 def test_the_same_removal_again_changes_nothing(taken_out):

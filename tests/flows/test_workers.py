@@ -35,7 +35,8 @@ def free_port():
 
 @pytest.fixture
 def environment():
-    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PREFECT_LOGGING_LEVEL": "INFO"}
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    quiet |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     return os.environ | quiet | {"PREFECT_API_URL": PREFECT_API_URL.value()}
 
 

@@ -1,0 +1,24 @@
+"""Run a module as `python -m` would, in a process group that ends at once when whoever started it is gone."""
+
+import os
+import runpy
+import signal
+import sys
+import threading
+
+
+def end_with_parent() -> None:
+    """Kill this process's group when the one that started it is gone: its end of our standard input closes."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
