@@ -61,7 +61,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     encoder, removed = load_weights(config.encoder, config.weights), read_removals(config.root, config.name)
-    with building(config.root, embedding_plan(config)) as build:
+    with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
         wanted = {part.name: origin_of(encoder.identity, shards, part, removed) for part in shards.parts}
@@ -75,9 +75,9 @@ def embed_images(config: BuildDatabase) -> Artifact:
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
 
 
-def embedding_plan(config: BuildDatabase) -> Plan:
+def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Plan:
     """The encoder, the shards, and the keys that were taken out for good."""
-    shards = open_artifact(config.root, "shards", config.shards)
+    shards = shards or open_artifact(config.root, "shards", config.shards)
     encoder = {"encoder": encoder_of(config.encoder, config.weights).identity}
     removed = removal_parameters(read_removals(config.root, config.name))
     return Plan("embeddings", config.name, encoder | removed, {"shards": shards.fingerprint})

@@ -42,7 +42,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     space = load_autoencoder(config.autoencoder)
-    with building(config.root, latents_plan(config)) as build:
+    with building(config.root, latents_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
         # A shard whose images were all rejected has nothing to train on.
@@ -58,9 +58,9 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
 
 
-def latents_plan(config: EncodeLatents) -> Plan:
+def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
     """The latent space and the shards."""
-    shards = open_artifact(config.root, "shards", config.shards)
+    shards = shards or open_artifact(config.root, "shards", config.shards)
     return Plan("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
 
 

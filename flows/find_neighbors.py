@@ -1,5 +1,6 @@
 """embeddings x database -> neighbor table."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
     same_encoder(queries, database)
-    with building(config.root, neighbors_plan(config)) as build:
+    with building(config.root, neighbors_plan(config, {"queries": queries, "database": database})) as build:
         if build.finished:
             return kept(build)
         wanted = {part.name: made_from(build.plan.parameters, database.fingerprint, part.content) for part in queries.parts}
@@ -52,10 +53,11 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
         return published(build, gathered(build, futures), clock)
 
 
-def neighbors_plan(config: FindNeighbors) -> Plan:
+def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None = None) -> Plan:
     """k, and the embeddings on both sides."""
     references = {"queries": config.queries, "database": config.database}
-    inputs = {role: open_artifact(config.root, "embeddings", name).fingerprint for role, name in references.items()}
+    opened = opened or {role: open_artifact(config.root, "embeddings", name) for role, name in references.items()}
+    inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
     return Plan("neighbors", config.name, {"k": config.k, "exclusion": "source_key", "search": "exact"}, inputs)
 
 

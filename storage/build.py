@@ -238,6 +238,8 @@ def _look_up(root: Path, directory: Path) -> Artifact | None:
     lock = layout.publishing_lock_file(root, artifact.kind, artifact.name)
     if not is_current(root, artifact) or layout.build_directory(directory).is_dir() or lock.exists():
         with told_by_cause(directory), exclusive(lock, _patiently):
+            if not layout.manifest_file(directory).is_file():  # collected while we waited
+                return None
             return _make_current(root, artifact)
     return artifact
 

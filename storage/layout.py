@@ -4,6 +4,7 @@
 <root>/<kind>/<name>/<id>/...             the parts
 <root>/<kind>/<name>/<id>/manifest.json   written last: its existence is completion
 <root>/<kind>/<name>/<id>/.build/         lock, scratch and part records of an unfinished build
+<root>/embeddings/<name>/removed.txt      keys taken out of the database, one a line, only growing
 <root>/<kind>/<name>/current              one line: the id in use, replaced atomically
 
 Objects in a bucket have the same paths, except that each part's files lie in a folder of the attempt that wrote them,

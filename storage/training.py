@@ -1,16 +1,17 @@
 """The arrays of a training run, joined by key: latents, the neighbor rows of each, and the database's vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from storage.artifact import open_artifact
+from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.errors import ArtifactMismatch
 from storage.index import open_norms, open_vectors
 from storage.latents import open_latents
 from storage.neighbors import read_neighbors
+from storage.removals import on_list, read_removals
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class TrainingArrays:
 def open_training_arrays(root: Path, references: Mapping[str, str]) -> TrainingArrays:
     """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them by key.
 
-    Raises ArtifactMismatch when a latent has no row in the neighbor table.
+    What was removed from the queries' database is not trained on. Raises ArtifactMismatch when another latent has no row
+    in the neighbor table.
     """
     keys, latents = open_latents(open_artifact(root, "latents", references["latents"]))
-    query_keys, rows, _ = read_neighbors(open_artifact(root, "neighbors", references["neighbors"]))
+    table = open_artifact(root, "neighbors", references["neighbors"])
+    query_keys, rows, _ = read_neighbors(table)
     index = open_artifact(root, "index", references["index"])
     place = {key: i for i, key in enumerate(query_keys)}
+    keys, latents = _without_removed(root, table, keys, latents, place.keys())
     absent = [key for key in keys if key not in place]
     if absent:
         raise ArtifactMismatch(
@@ -49,3 +53,20 @@ def open_training_arrays(root: Path, references: Mapping[str, str]) -> TrainingA
             "Find neighbors for the embeddings of the same shards.",
         )
     return TrainingArrays(latents, rows[[place[key] for key in keys]], open_vectors(index), open_norms(index))
+
+
+def _without_removed(
+    root: Path, table: Artifact, keys: list[str], latents: list[np.ndarray], present: Set[str]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Latents and keys without those that the table lacks because they were removed; only their parts are read."""
+    absent = [key for key in keys if key not in present]
+    queries = with_fingerprint(root, "embeddings", table.inputs.get("queries", "")) if absent else None
+    removed = set(on_list(absent, read_removals(root, queries.name))) if queries else set()
+    if not removed:
+        return keys, latents
+    kept, start = [], 0
+    for array in latents:
+        rows = [row for row, key in enumerate(keys[start : start + len(array)]) if key not in removed]
+        kept.append(array if len(rows) == len(array) else array[rows])
+        start += len(array)
+    return [key for key in keys if key not in removed], kept

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import layout
-from storage.artifact import Artifact, Part, artifacts, is_current
+from storage.artifact import Artifact, Part, artifacts, flat, is_current
 from storage.errors import FormatError
 from storage.parquet import read_table
 from storage.remote import remote_of
@@ -68,7 +68,7 @@ def change_between(before: Artifact, after: Artifact) -> Change:
     names = {part.name for part in made}
     return Change(
         before.version,
-        _differing(_flat(before.parameters), _flat(after.parameters)),
+        _differing(flat(before.parameters), flat(after.parameters)),
         _differing(before.inputs, after.inputs),
         tuple(part.name for part in after.parts if part.name not in names),
         tuple(part.name for part in made),
@@ -110,13 +110,6 @@ def _without(parts: Sequence[Part], others: Sequence[Part]) -> list[Part]:
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
     pairs = [(key, before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())]
     return tuple(pair for pair in pairs if json.dumps(pair[1], sort_keys=True) != json.dumps(pair[2], sort_keys=True))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in values.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _rows_changed(before: Artifact, gone: Sequence[Part], after: Artifact, made: Sequence[Part]) -> tuple[int, int]:

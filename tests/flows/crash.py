@@ -501,8 +501,10 @@ class CrashTest:
             self.result.kills.append(kill)
             text = f"killed after {moment:5.2f} s of {duration:.2f}, {kill.phase}, {kill.done:.0%} done"
             self._say(f"{len(self.result.kills):>3}/{self._kills} {root.name:<14} {text}")
+            if kill.phase == PHASES[-1]:  # nothing left that another kill could meet
+                break
         self._finish(self._start(stage, root, f"{root.name}-last"), root, 10 * duration + 120)
-        return wanted
+        return number + 1
 
     def _start(self, stage: str, root: Path, name: str) -> Attempt:
         if self._stopped.is_set():

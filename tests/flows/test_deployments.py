@@ -178,7 +178,7 @@ def sets(values, prefix=""):
 def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     # set up, as the README says
     server, pool, queue, deploy, worker, run = README_COMMANDS
-    assert server == "prefect server start".split(), "started by the fixture, on a free port"
+    assert server == ["prefect", "server", "start"], "started by the fixture, on a free port"
     for command in (pool, queue, deploy):
         project.typed(*command)
     names = {deployment["name"] for deployment in project.asked("/deployments/filter", {})}
@@ -186,7 +186,7 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     project.start(*worker)
 
     # the user's own words; everything upstream is missing and gets built
-    assert run == "prefect deployment run train-rdm".split()
+    assert run == ["prefect", "deployment", "run", "train-rdm"]
     typed = project.typed(*run, "--param", f"config={json.dumps(TINY)}")
     first = run_id_in(typed)
     project.ends(first, "COMPLETED")

@@ -1,6 +1,7 @@
 """Which Prefect server is used: the user's, wherever it is named; otherwise a temporary one at home in the root."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -52,4 +53,4 @@ def test_a_root_that_cannot_be_written_gets_a_prefect_home_elsewhere(tmp_path, m
     monkeypatch.setattr(environment.os, "access", lambda path, mode: False)
     environment.prepare(tmp_path / "data")
     home = environment.os.environ["PREFECT_HOME"]
-    assert not home.startswith(str(tmp_path / "data")) and os.path.isdir(home)
+    assert not home.startswith(str(tmp_path / "data")) and Path(home).is_dir()

@@ -125,7 +125,21 @@ def launched_once(config):
         module.run_training = original
 
 
-def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, long_run):
+def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, long_run, monkeypatch):
+    class Timer:
+        """Goes off when the training has begun, however long this machine takes to begin."""
+
+        def __init__(self, seconds, function):
+            self.seconds, self.function = seconds, function
+
+        def start(self):
+            assert self.seconds == 12
+            stop_when(lambda: steps_told(small_world.root, "late") >= 2, self.function)
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr("flows.launch.threading.Timer", Timer)
     with pytest.raises(TrainingFailed, match="did not end within 12 s"):
         train_rdm(long_run(name="late", timeout_seconds=12))
     directory = run_directory(small_world.root, "late")

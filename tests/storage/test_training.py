@@ -7,6 +7,7 @@ from storage.errors import ArtifactMismatch
 from storage.index import write_vectors
 from storage.latents import write_latents
 from storage.neighbors import write_neighbors
+from storage.removals import add_removals
 from storage.training import open_training_arrays
 
 
@@ -14,7 +15,7 @@ from storage.training import open_training_arrays
 def references(make, unit_vectors):
     """references(latent keys of each part, query keys) publishes the three artifacts; query i has the neighbor row 10 + i."""
 
-    def made(latent_keys, query_keys):
+    def made(latent_keys, query_keys, **inputs):
         def latents(keys):
             raw = np.stack([np.full((1, 4, 4), ord(key), np.uint8) for key in keys])
             return lambda d, n: write_latents(d, n, list(keys), raw)
@@ -25,7 +26,10 @@ def references(make, unit_vectors):
         artifacts = {
             "latents": make("latents", "l", *[latents(keys) for keys in latent_keys]),
             "neighbors": make(
-                "neighbors", "n", lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores)
+                "neighbors",
+                "n",
+                lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores),
+                inputs=inputs,
             ),
             "index": make("index", "i", lambda d, n: write_vectors(d, *unit_vectors(30))),
         }
@@ -56,3 +60,16 @@ def test_a_latent_without_neighbors_is_a_mismatch_that_counts_and_names(tmp_path
         f"latents/{wanted['latents']}: 2 samples have no neighbors in {wanted['neighbors']}, the first is 'a'. "
         "Find neighbors for the embeddings of the same shards."
     )
+
+
+def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, references, make):
+    queries = make("embeddings", "q", lambda d, n: (d / n).write_bytes(b"rows"))
+    wanted = references(["abc", "d", "ef"], "bef", queries=queries.fingerprint)
+    add_removals(tmp_path, "q", ["a", "c"])
+    with pytest.raises(ArtifactMismatch, match="1 samples have no neighbors.*the first is 'd'"):
+        open_training_arrays(tmp_path, wanted)
+    add_removals(tmp_path, "q", ["d"])
+    arrays = open_training_arrays(tmp_path, wanted)
+    assert [[int(image[0, 0, 0]) for image in array] for array in arrays.latents] == [[ord("b")], [], [ord("e"), ord("f")]]
+    assert arrays.neighbor_rows.tolist() == [[10], [11], [12]] and arrays.side == 4
+    assert isinstance(arrays.latents[2], np.memmap), "a part that held none of them is not read"
