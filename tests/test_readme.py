@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,23 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-def run(command: str, workplace: Path, kind: str = "sh") -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server for all but the first command, which starts one of its own as a reader's would: that takes 10 s."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = str(tmp_path_factory.mktemp("server"))
+    environment = os.environ | {"PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as started:
+        yield f"http://127.0.0.1:{port}/api"
+        started.terminate()
+
+
+def run(command: str, workplace: Path, kind: str = "sh", server: str = "") -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    environment |= {"PREFECT_API_URL": server} if server else {}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start = ["bash", "-ec", command] if kind == "sh" else [sys.executable, "-c", command]
     return subprocess.run(start, cwd=workplace, env=environment, capture_output=True, text=True, timeout=600)
@@ -49,15 +66,19 @@ def test_no_placeholder_is_left():
     assert not re.findall(r"@[A-Z_]+@", README)
 
 
-def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace):
+def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace, server):
+    first = COMMANDS[2]
+    assert first.startswith("rdm import")
+    done = run(first, workplace)
+    assert done.returncode == 0, done.stderr[-2000:]
     for kind, body in BLOCKS:
         if kind == "python":
             done = run(body, workplace, kind)
             assert done.returncode == 0 and done.stdout.strip(), f"{body}\n{done.stderr[-2000:]}"
         elif kind == "sh" and "make " not in body:
             body = body.replace("export PATH=.venv/bin:$PATH\n", "")
-            done = run(body, workplace)
+            done = run(body, workplace, server=server)
             assert done.returncode == 0, f"{body}\n{done.stderr[-2000:]}"
     assert len(list((workplace / "samples").glob("0*.png"))) == 4
-    again = run(COMMANDS[2], workplace)
+    again = run(first, workplace, server=server)
     assert " kept " in again.stderr and " built " not in again.stderr, "a second identical run does no work and says so"

@@ -112,7 +112,8 @@ class Project:
 
     def start(self, *command):
         log = (self.folder / f"{command[1]}.log").open("w")
-        started = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        where = {"cwd": self.folder, "env": self.environment, "start_new_session": True}
+        started = subprocess.Popen(command, stdout=log, stderr=log, **where)
         self.processes.append(started)
 
     def typed(self, *command):

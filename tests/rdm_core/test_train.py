@@ -12,7 +12,7 @@ from rdm_core.data import TrainingData
 from rdm_core.denoiser import Denoiser
 from rdm_core.latents import PIXELS, load_latent_space
 from rdm_core.noise import Epsilon, FlowMatching
-from rdm_core.train import Hooks, State, learning_rate, train
+from rdm_core.train import Hooks, State, TrainingStopped, learning_rate, train
 
 TRAINING = TrainingConfig(
     steps=6, batch=5, learning_rate=1e-2, warmup_steps=2, cooldown=0.5, k=2, random_k=True, neighbor_dropout=0.3,
@@ -98,7 +98,23 @@ def test_a_state_is_a_copy_of_arrays(tiny_denoiser, tiny_data):
     assert all(isinstance(array, np.ndarray) for array in recorder.states[3].values())
     assert not np.array_equal(recorder.states[3]["weights/null"], recorder.states[6]["weights/null"])
     names = {name.split("/")[0] for name in recorder.states[6]}
-    assert names == {"weights", "ema", "adam", "ema_steps"}
+    assert names == {"weights", "ema", "adam", "ema_steps", "untold_losses"}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_run_asked_to_stop_saves_that_very_step_and_resumes_to_the_same_end(stop, tiny_denoiser, tiny_data):
+    config = replace(TRAINING, log_steps=3, checkpoint_steps=6)
+    denoiser, another = tiny_denoiser(), tiny_denoiser()
+    unbroken = run(denoiser, tiny_data(), config)
+    stopped = Recorder()
+    asked = iter(range(1, 7))
+    hooks = replace(stopped.hooks, stopping=lambda: next(asked) == stop)
+    with pytest.raises(TrainingStopped, match=f"after step {stop}"):
+        train(tiny_denoiser(), FlowMatching(), load_latent_space(PIXELS), tiny_data(), config, hooks)
+    assert list(stopped.states) == [stop]
+    resumed = run(another, tiny_data(), config, resume=(stop, stopped.states[stop]))
+    assert stopped.records + resumed.records == unbroken.records, "lines as if it had never stopped"
+    assert_equal(weights(another), weights(denoiser))
 
 
 @pytest.mark.parametrize("name", ["weights/null", "ema/null", "ema_steps"])
