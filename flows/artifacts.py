@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.context import FlowRunContext
 
+from flows.preview import newest_preview
 from flows.progress import detail
 
 SECONDS_BETWEEN_UPDATES = 5.0
@@ -30,8 +31,9 @@ MOST_BYTES_SHOWN = 2_000_000
 class TrainingProgress:
     """The progress bar and the table of losses of one training."""
 
-    def __init__(self, name: str, steps: int) -> None:
-        self._name, self._steps = name, steps
+    def __init__(self, name: str, steps: int, run: Path) -> None:
+        self._name, self._steps, self._run = name, steps, run
+        self._shown: Path | None = None
         self._artifact: Any = None
         self._records: list[dict[str, Any]] = []
         self._told_at = 0.0
@@ -42,6 +44,12 @@ class TrainingProgress:
         if time.monotonic() - self._told_at >= SECONDS_BETWEEN_UPDATES or record["step"] >= self._steps:
             self._told_at = time.monotonic()
             _shown(lambda: self._show(record))
+            newest = newest_preview(self._run)
+            if newest is not None and newest != self._shown:
+                self._shown = newest
+                show_image(
+                    f"{self._name}-training", newest, f"Samples after {int(newest.stem):,} steps, each beside its neighbors"
+                )
 
     def _show(self, record: dict[str, Any]) -> None:
         share = 100.0 * record["step"] / self._steps

@@ -34,13 +34,14 @@ from rdm_core.images import decode
 from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
-from storage.embeddings import read_vectors, without_keys, write_embeddings
+from storage.embeddings import read_columns, read_vectors, without_keys, write_embeddings
 from storage.errors import BuildRefused
 from storage.index import FAISS_FILE, faiss_file, open_vectors, write_vectors
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
 EXACT_UP_TO_ROWS = 100_000
+CAPTIONS_FOR_A_MEAN = 2_000
 
 
 @stage_flow("build-database")
@@ -150,9 +151,19 @@ def write_index(build: Build, embeddings: Artifact, config: BuildDatabase) -> li
         vectors, norms = read_vectors(embeddings)
         if build.plan.parameters["recipe"] == "autofaiss":
             build_index(vectors, scratch / FAISS_FILE, config.index_memory)
-        return write_vectors(scratch, vectors, norms), {}
+        return write_vectors(scratch, vectors, norms, mean_of_captions(embeddings, config)), {}
 
     return single_part(build, "index", write)
+
+
+def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
+    """Mean unit vector [D] of at most CAPTIONS_FOR_A_MEAN captions, evenly spread over the rows; zeros without captions."""
+    captions = [texts[0] for texts in read_columns(embeddings, ["captions"])["captions"].to_pylist() if texts]
+    if not captions:
+        return np.zeros(embeddings.parameters["encoder"]["dimension"], np.float32)
+    spread = np.linspace(0, len(captions) - 1, min(len(captions), CAPTIONS_FOR_A_MEAN)).round().astype(int)
+    vectors, _ = encoder_of(config.encoder, config.weights).encode_texts([captions[i] for i in spread])
+    return vectors.mean(axis=0)
 
 
 def measure_recall(build: Build, config: BuildDatabase) -> dict[str, object]:

@@ -97,8 +97,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
     one.add_argument("--class", action="append", default=[], dest="class_name", help="a class name; may be repeated")
     one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
+    one = add("convert", "a file released in 2022 -> weights, an autoencoder or a database", run_convert)
+    _named(one)
+    one.add_argument("files", nargs="+", type=Path, help="the checkpoint, or the .npz archives of a database")
+    one.add_argument("--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ...")
+    one.add_argument("--out", type=Path, help="an autoencoder alone: folder it is written to")
     one = add("evaluate", "does a run use its neighbors? (shapes world)", run_evaluate)
     _named(one, "run", "baseline")
+    add("study", "six tests of the method with thresholds, over training seeds (shapes world)", run_study)
     one = add("report", "one HTML page about a run", run_report)
     _named(one, "run", "baseline", "evaluation")
     _add_upkeep(add)
@@ -207,12 +213,27 @@ def run_sample(options: argparse.Namespace) -> Result:
     return text, value
 
 
+def run_convert(options: argparse.Namespace) -> Result:
+    """rdm convert."""
+    from flows.config import ConvertOriginal
+
+    flags = {"files": options.files, "layout": options.layout, "out": options.out, "name": options.name or options.layout}
+    return _stage(options, configured(options, ConvertOriginal, **flags), "flows.convert", "convert_original", _converted)
+
+
 def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
     from flows.config import EvaluateRDM
 
     config = configured(options, EvaluateRDM, name=options.name, run=options.run, baseline=options.baseline)
     return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
+
+
+def run_study(options: argparse.Namespace) -> Result:
+    """rdm study."""
+    from flows.config import Study
+
+    return _stage(options, configured(options, Study), "flows.study", "study", _studied)
 
 
 def run_report(options: argparse.Namespace) -> Result:
@@ -315,6 +336,18 @@ def _evaluated(artifact: Any) -> Result:
 
     measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
+
+
+def _converted(made: Any) -> Result:
+    return (str(made), {"directory": str(made)}) if isinstance(made, Path) else _facts(made)
+
+
+def _studied(artifacts: Any) -> Result:
+    from flows.evaluate import EVALUATION_FILE
+    from flows.study import table_of
+
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in artifacts]
+    return table_of(artifacts), {"seeds": seeds}
 
 
 def _report(artifact: Any) -> Result:

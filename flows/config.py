@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
 SPLITS = {
@@ -160,6 +160,32 @@ class FindNeighbors(FlowConfig):
     """Neighbors stored for each query."""
 
 
+class ConvertOriginal(FlowConfig):
+    """A file released in 2022 -> weights, an autoencoder or a database that this project uses."""
+
+    files: tuple[Path, ...] = Field(min_length=1)
+    """The checkpoint; or the .npz archives of a database."""
+    layout: Literal[
+        "imagenet-2022", "imagenet-in-db-2022", "ffhq-2022", "laion-768-2022",
+        "vq-f4", "vq-f16", "vqgan-f16", "kl-f16", "embeddings",
+    ]  # fmt: skip
+    """Which of the released models it is; autoencoders alone need `out`; 'embeddings' are the archives."""
+    ema: bool = True
+    """Take the running mean of the weights, as every sampling script of 2022 did; false: the live weights."""
+    encoder: str | None = None
+    """open_clip model of the contexts; the released one unless given."""
+    encoder_weights: str | None = None
+    """Its weights: a tag, a local file; 'openai' unless given."""
+    out: Path | None = None
+    """An autoencoder alone: the folder it is written to."""
+
+    @model_validator(mode="after")
+    def _one_checkpoint(self) -> "ConvertOriginal":
+        if self.layout != "embeddings" and len(self.files) > 1:
+            raise ValueError(f"files: {self.layout} is one checkpoint, {len(self.files)} are given")
+        return self
+
+
 class EncodeLatents(FlowConfig):
     """shards -> latents: what the denoiser is trained on, encoded once."""
 
@@ -201,6 +227,8 @@ class TrainRDM(FlowConfig):
     """The forward process."""
     training: TrainingConfig = TrainingConfig()
     """The run."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """How the loop runs: memory and speed, not what is learned."""
     processes: PositiveInt = 1
     """Processes of `accelerate launch` on this machine, one a device."""
     threads: PositiveInt | None = None
@@ -218,13 +246,13 @@ class TrainRDM(FlowConfig):
     upstream: Upstream = Upstream()
     """How to make what is missing of latents, neighbors and database."""
     preview: int = Field(0, ge=0, le=64)
-    """Images drawn and shown when training has ended."""
+    """Images drawn and shown at every checkpoint, beside their neighbors, and when training has ended."""
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
-        total = self.processes * self.machines
+        total = self.processes * self.machines * self.execution.accumulate
         if self.training.batch % total:
-            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {total} processes")
+            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {total} processes and pieces")
         return self
 
 
@@ -253,7 +281,7 @@ class SampleRDM(FlowConfig):
     texts: tuple[str, ...] = ()
     """Prompts."""
     images: tuple[Path, ...] = ()
-    """Query images."""
+    """Query images; with texts: images given beside each text, whose vectors join its context."""
     classes: tuple[str, ...] = ()
     """Class names; each asks for 'An image of a {class}.' and draws k of a pool of neighbors."""
     count: PositiveInt = 4
@@ -262,28 +290,67 @@ class SampleRDM(FlowConfig):
     """What the denoiser is given; unless set: query+neighbors for texts and images, neighbors for the rest."""
     k: PositiveInt = 4
     """Vectors in the context, whatever the run was trained with."""
-    guidance_scale: float = Field(2.0, ge=0)
-    """0: without neighbors; 1: no guidance; above: stronger."""
-    steps: PositiveInt = 50
-    """Sampler steps."""
-    seed: int = Field(0, ge=0)
-    """Image i is drawn from seed + i."""
+    between: int = Field(0, ge=0)
+    """Steps from the first of two texts or images to the second, both ends included; 0: no interpolation."""
     pool: PositiveInt = 20
     """classes: neighbors to draw k from."""
     top_m: float = Field(0.1, gt=0, le=1)
     """pseudo-queries: share of the retrieved rows, most often retrieved first."""
     weighted: bool = False
     """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
+    seed: int = Field(0, ge=0)
+    """Image i is drawn from seed + i."""
+    steps: PositiveInt = 50
+    """Sampler steps."""
+    sampler: Literal["ddim", "euler", "heun", "dpm++", "unipc"] | None = None
+    """Unless set: euler for runs trained with flow matching, ddim for the others."""
+    eta: float = Field(0.0, ge=0, le=1)
+    """ddim: fresh noise at each step; 1 is the 2022 paper's setting."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """0: without neighbors; 1: no guidance; above: stronger."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times (1 = pure noise) between which guidance acts."""
+    negative: str | None = None
+    """A prompt to guide away from, in place of the null."""
+    null: Literal["learned", "zero"] = "learned"
+    """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
+    weaker_run: str | None = None
+    """Guide away from what this run, a smaller or shorter one, makes of the same context."""
+    style_text: str | None = None
+    """A second context that takes over once the signal is stronger than style_from_snr: this text, or its neighbors."""
+    style_database: str | None = None
+    """style_text: database its neighbors are taken from; without one the text alone is the style."""
+    style_from_snr: float = Field(1.0, gt=0)
+    """style_text: signal-to-noise ratio (of powers) at which it takes over."""
+    inpaint: Path | None = None
+    """An image to be painted over where the mask is white; the rest of it stays."""
+    mask: Path | None = None
+    """inpaint: an image of its size, white where something new is drawn."""
+    attribution: bool = False
+    """Also draw every image without each of its neighbors in turn, and say how much each one changed it."""
 
     @model_validator(mode="after")
     def _one_kind_of_query(self) -> "SampleRDM":
         given = [field for field in ("texts", "images", "classes") if getattr(self, field)]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)}: give one kind of query")
-        if self.context == "query+neighbors" and given not in (["texts"], ["images"]):
-            raise ValueError("context: 'query+neighbors' needs texts or images; a class or nothing has neighbors only")
-        if self.context == "query" and given not in (["texts"], ["images"]):
-            raise ValueError("context: 'query' needs texts or images")
+        if self.classes and len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: classes stand alone")
+        if self.context in ("query", "query+neighbors") and not (self.texts or self.images):
+            raise ValueError(f"context: {self.context!r} needs texts or images; a class or nothing has neighbors only")
+        if self.between and (self.between < 2 or len(given) != 1 or len(self.texts or self.images) != 2):
+            raise ValueError("between: needs 2 or more steps between exactly two texts or two images")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_guide(self) -> "SampleRDM":
+        ways = {"negative": self.negative is not None, "null": self.null == "zero", "weaker_run": self.weaker_run is not None}
+        if sum(ways.values()) > 1:
+            raise ValueError(f"{' and '.join(way for way, on in ways.items() if on)}: guide away from one thing")
+        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval: {self.guidance_interval} does not rise between 0 and 1")
+        if (self.inpaint is None) != (self.mask is None):
+            raise ValueError("inpaint and mask: give both or none")
+        if self.style_database is not None and self.style_text is None:
+            raise ValueError("style_database: needs style_text")
         return self
 
 
@@ -310,6 +377,12 @@ class EvaluateRDM(FlowConfig):
     """Vectors in a context."""
     steps: PositiveInt = 12
     """Sampler steps."""
+    quality_images: int = Field(200, ge=11)
+    """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
+    extractor: str = "oracle"
+    """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE; not the run's encoder."""
+    judge_clip: str | None = None
+    """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted samples."""
 
 
 class WriteReport(FlowConfig):
@@ -338,6 +411,27 @@ class Demo(FlowConfig):
     """Training steps of each of the two networks."""
     seed: int = Field(0, ge=0)
     """Of images, training and samples."""
+
+
+class Study(FlowConfig):
+    """Six tests of the method on the built-in world, over several training seeds."""
+
+    name: str = "study"
+    """Not used to name anything: the runs are study-0, study-1, ..."""
+    scale: float = Field(1.0, gt=0, le=10)
+    """Share of the demo's images; 0.02 for a smoke test."""
+    steps: PositiveInt = 1400
+    """Training steps of each network."""
+    seed: int = Field(0, ge=0)
+    """Of the images, and of the first training."""
+    seeds: PositiveInt = 3
+    """Training seeds, one after the other."""
+    images: int = Field(400, ge=11)
+    """Images drawn for each figure."""
+    sampler_steps: PositiveInt = 12
+    """Sampler steps of each image."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Of the images drawn for texts and for restricted databases."""
 
 
 class RemoveKeys(FlowConfig):

@@ -1,5 +1,6 @@
 """The whole path in one flow, on the built-in world: images -> database -> training -> samples -> report."""
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
@@ -16,6 +17,7 @@ from flows.config import (
     FindNeighbors,
     ImportImages,
     SampleRDM,
+    Study,
     TrainRDM,
     WriteReport,
 )
@@ -41,17 +43,22 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
 
     shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs --sample, evaluate--> report
     """
+    prepare_world(config)
+    run = training(config, "shapes")
+    side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run))
+    samples = [ensured(sample_rdm, sample_plan, request) for request in requests(config)]
+    evaluation = ensured(evaluate_rdm, evaluation_plan, evaluation_of(config))
+    return evaluation, ensured(write_report, report_plan, report_of(config, samples))
+
+
+def prepare_world(config: Demo | Study) -> None:
+    """Shards and databases of every set of images, and what training and evaluation read of two of them."""
     for name, source in DEMO_SOURCES.items():
         ensured(import_images, import_plan, shapes_source(config, name, source))
         ensured_database(BuildDatabase(root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
     for name in ("shapes-train", "shapes-heldout"):
         ensured(find_neighbors, neighbors_plan, FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
         ensured(encode_latents, latents_plan, EncodeLatents(root=config.root, name=name, shards=name))
-    runs = training(config, "shapes"), training(config, "shapes-without-neighbors", neighbor_dropout=1.0)
-    side_by_side(partial(ensured, train_rdm, training_plan), *runs)
-    samples = [ensured(sample_rdm, sample_plan, request) for request in requests(config)]
-    evaluation = ensured(evaluate_rdm, evaluation_plan, evaluation_of(config))
-    return evaluation, ensured(write_report, report_plan, report_of(config, samples))
 
 
 def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
@@ -66,13 +73,19 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
             raise
 
 
-def shapes_source(config: Demo, name: str, source: dict[str, Any]) -> ImportImages:
+def shapes_source(config: Demo | Study, name: str, source: dict[str, Any]) -> ImportImages:
     """One set of images, smaller when the demo is asked to be."""
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
     return ImportImages(root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **drawn)
 
 
-def training(config: Demo, name: str, **changes: Any) -> TrainRDM:
+def twin_of(run: TrainRDM) -> TrainRDM:
+    """The same network, trained without neighbors."""
+    training = dataclasses.replace(run.training, neighbor_dropout=1.0)
+    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "training": training})
+
+
+def training(config: Demo | Study, name: str, **changes: Any) -> TrainRDM:
     """The shapes preset, with changes to its training."""
     preset = PRESETS["shapes"]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes

@@ -13,12 +13,18 @@ import numpy as np
 from flows.config import EvaluateRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock
+from flows.request import text_queries
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.train_worker import data_of
+from rdm_core.context import nothing
 from rdm_core.data import TrainingData
+from rdm_core.features import load_features
+from rdm_core.generate import Guidance
 from rdm_core.images import decode
-from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate
-from rdm_core.retrieve import STRATEGIES, Context, query_and_neighbors
+from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate, estimate_over_seeds
+from rdm_core.quality import MEASURES, quality
+from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, Plan, open_artifact, with_fingerprint
@@ -34,6 +40,10 @@ ASKED = ("colour", "shape")
 """Factors that the prompts name."""
 RETURNED, CHANCE = "return the neighbour", "chance"
 """Rows that no denoiser drew."""
+QUALITY_ROWS = (
+    "held-out neighbors", "held-out neighbors, guided", "learned null", "trained without neighbors",
+    RETURNED, "random database images",
+)  # fmt: skip
 
 
 @stage_flow("evaluate-rdm")
@@ -55,6 +65,8 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
             "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
             "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
             "swaps": measure_swaps(config, whole(run), whole(swaps)),
+            "quality": measure_quality(config, whole(run), whole(baseline), whole(database)),
+            "retrieval": {key: database.index.measured.get(key) for key in ("recall_at_k", "k", "milliseconds_per_query")},
             "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
         }
         return published(build, write_evaluation(whole(build), measured), clock)
@@ -106,10 +118,7 @@ def write_evaluation(build: Build, measured: dict[str, Any]) -> list[Any]:
 @stage_task(name="measure-loss")
 def measure_loss(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
     """Held-out denoising loss at equal times and noise; differences are paired by sample."""
-    references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
-    trained = run.facts["trained_on"]["index"]
-    arrays = open_training_arrays(config.root, references | {"index": f"{trained['name']}@{trained['id']}"})
-    data = TrainingData(arrays.latents, arrays.neighbor_rows, arrays.vectors, arrays.norms)
+    data = heldout_data(config, run)
 
     def losses(of: OpenRun, **how: bool) -> np.ndarray:
         return denoising_losses(of.denoiser, of.process, of.space, data, min(config.k, run.facts["k"]), **how)
@@ -134,13 +143,49 @@ def measure_loss(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database:
     }
 
 
+def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
+    """The held-out images with their neighbors in the run's database."""
+    references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
+    trained = run.facts["trained_on"]["index"]
+    references |= {"index": f"{trained['name']}@{trained['id']}"}
+    return data_of(open_training_arrays(config.root, references, run.denoiser.settings["query_token"]))
+
+
+@stage_task(name="measure-quality")
+def measure_quality(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
+    """How near the images drawn for held-out neighbors come to the held-out images, once a seed, beside who draws nothing."""
+    features = load_features(config.extractor)
+    real, known = (features(images) for images in (heldout_images(config), known_images(config, run, database)))
+    data = heldout_data(config, run)
+    rows = np.arange(min(config.quality_images, len(data)))
+    near = data.neighbors(rows, min(config.k, run.facts["k"]))
+    null, without = (nothing(len(rows), of.denoiser.dimension) for of in (run, baseline))
+    table: dict[str, list[dict[str, float]]] = {name: [] for name in QUALITY_ROWS}
+    for seed in range(config.seeds):
+        seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
+        random_rows = np.random.default_rng(seed).choice(database.database.rows, len(rows), replace=False)
+        drawn = {
+            "held-out neighbors": draw(run, near, seeds, config.steps, guidance=Guidance(1.0)),
+            "held-out neighbors, guided": draw(run, near, seeds, config.steps, guidance=Guidance(config.guidance_scale)),
+            "learned null": draw(run, null, seeds, config.steps, guidance=Guidance(0.0)),
+            "trained without neighbors": draw(baseline, without, seeds, config.steps, guidance=Guidance(0.0)),
+            RETURNED: database_images(database, data.neighbor_rows[rows, 0]),
+            "random database images": database_images(database, random_rows),
+        }
+        for name, images in drawn.items():
+            table[name].append(quality(features(images), real, known, seed))
+    return {
+        name: {m: asdict(estimate_over_seeds([row[m] for row in found])) for m in MEASURES} for name, found in table.items()
+    }
+
+
 @stage_task(name="draw-prompts")
 def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, list[np.ndarray]]:
     """The prompts' images by what the denoiser was given: once a seed, equal seeds for every row."""
-    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in prompts_of(config)])
-    contexts = {name: strategy(queries, norms, database.database, config.k) for name, strategy in STRATEGIES.items()}
-    other = np.roll(np.arange(len(queries)), len(queries) // 2)
-    wrong = query_and_neighbors(queries[other], norms[other], database.database, config.k)
+    queries = text_queries(run, [wish["prompt"] for wish in prompts_of(config)])
+    contexts = {name: strategy(queries, database.database, config.k) for name, strategy in STRATEGIES.items()}
+    other = np.roll(np.arange(config.prompts), config.prompts // 2)
+    wrong = query_and_neighbors(queries.take(other), database.database, config.k)
     table = {f"text, context {name}": draws(config, run, context) for name, context in contexts.items()}
     table["another prompt's context"] = draws(config, run, wrong)
     table["learned null"] = draws(config, run, None)
@@ -153,10 +198,10 @@ def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database:
 def measure_swaps(config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDatabase]) -> dict[str, Any]:
     """One set of prompts that name no style, one set of weights, a database of one style each: what style is drawn?"""
     wanted = prompts_of(config)
-    queries, norms = run.encoder.encode_texts([wish["prompt"] for wish in wanted])
+    queries = text_queries(run, [wish["prompt"] for wish in wanted])
     table = {}
     for style, opened in swaps.items():
-        context = STRATEGIES["neighbors"](queries, norms, opened.database, config.k)
+        context = STRATEGIES["neighbors"](queries, opened.database, config.k)
         seen = [load_oracle().predict(images) for images in draws(config, run, context)]
         shown = np.concatenate([seeds["style"] for seeds in seen])
         shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
@@ -169,12 +214,8 @@ def measure_copies(
     config: EvaluateRDM, run: OpenRun, database: OpenDatabase, drawn: dict[str, list[np.ndarray]]
 ) -> dict[str, float]:
     """Share of prompted samples nearer to a training or database image than 1 % of held-out images are."""
-    latents = run.facts["trained_on"]["latents"]
-    trained = open_artifact(config.root, "latents", f"{latents['name']}@{latents['id']}")
-    heldout = open_artifact(config.root, "latents", config.heldout_latents)
-    known_shards = [database.embeddings.inputs["shards"], trained.inputs["shards"]]
-    known = np.concatenate([features_of(config.root, fingerprint) for fingerprint in dict.fromkeys(known_shards)])
-    real = features_of(config.root, heldout.inputs["shards"])
+    features = load_oracle().features
+    real, known = features(heldout_images(config)), features(known_images(config, run, database))
     rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
     rates = {name: copy_rate(load_oracle().features(np.concatenate(images)), real, known) for name, images in rows.items()}
     return rates | {"held-out images, by definition": 0.01}
@@ -188,12 +229,12 @@ def prompts_of(config: EvaluateRDM) -> list[dict[str, str]]:
     return [{"colour": colour, "shape": shape, "prompt": f"a {colour} {shape}"} for colour, shape in chosen]
 
 
-def draws(config: EvaluateRDM, run: OpenRun, context: Context | None) -> list[np.ndarray]:
-    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context."""
-    return [
-        draw(run, context, 10_000 * (seed + 1), config.guidance_scale, config.steps, count=config.prompts)
-        for seed in range(config.seeds)
-    ]
+def draws(config: EvaluateRDM, run: OpenRun, retrieved: Retrieved | None) -> list[np.ndarray]:
+    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context, the null for None."""
+    context = retrieved.context if retrieved else nothing(config.prompts, run.denoiser.dimension)
+    guidance = Guidance(config.guidance_scale if retrieved else 0.0)
+    firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
+    return [draw(run, context, range(f, f + config.prompts), config.steps, guidance=guidance) for f in firsts]
 
 
 def chance() -> dict[str, Any]:
@@ -214,17 +255,34 @@ def judged(seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str
     }
 
 
-def nearest_images(context: Context, database: OpenDatabase) -> np.ndarray:
+def nearest_images(retrieved: Retrieved, database: OpenDatabase) -> np.ndarray:
     """The nearest database image of each context of neighbors: uint8 [B, H, W, 3]."""
-    keys = [credit["key"] for credit in database.credits(context.rows[:, 0].tolist())]
+    return database_images(database, retrieved.rows[:, 0])
+
+
+def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
+    """The images of some database rows: uint8 [B, H, W, 3]."""
+    keys = [credit["key"] for credit in database.credits(rows.tolist())]
     found = database.images(keys)
     return np.stack([decode(found[key]) for key in keys])
 
 
-def features_of(root: Path, shards_fingerprint: str) -> np.ndarray:
-    """Oracle features [N, F] of every image of some shards."""
+def heldout_images(config: EvaluateRDM) -> np.ndarray:
+    """The images nobody was trained on: uint8 [N, H, W, 3]."""
+    return images_of(config.root, open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"])
+
+
+def known_images(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> np.ndarray:
+    """Every training and database image: uint8 [N, H, W, 3]."""
+    latents = run.facts["trained_on"]["latents"]
+    trained = open_artifact(config.root, "latents", f"{latents['name']}@{latents['id']}")
+    shards = dict.fromkeys([database.embeddings.inputs["shards"], trained.inputs["shards"]])
+    return np.concatenate([images_of(config.root, fingerprint) for fingerprint in shards])
+
+
+def images_of(root: Path, shards_fingerprint: str) -> np.ndarray:
+    """Every image of some shards: uint8 [N, H, W, 3]."""
     shards = with_fingerprint(root, "shards", shards_fingerprint)
     if shards is None:
         raise ArtifactMissing(f"{root}/shards", f"no shards have the fingerprint {shards_fingerprint}", "Import them again.")
-    images = [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
-    return load_oracle().features(np.stack(images))
+    return np.stack([decode(data) for part in shards.parts for _, data in read_images(shards, part.name)])

@@ -14,6 +14,10 @@ ROWS = {
         "text, context query", TEXT, "text, context neighbors", "another prompt's context", "learned null", WITHOUT,
         "return the neighbour", CHANCE,
     ),
+    "quality": (
+        "held-out neighbors", "held-out neighbors, guided", "learned null", WITHOUT, "return the neighbour",
+        "random database images",
+    ),
     "copies": ("samples", "return the neighbour", "held-out images, by definition"),
 }  # fmt: skip
 """The order of rows: evaluation.json is sorted by name. What is not listed comes last."""
@@ -25,9 +29,14 @@ PROSE = {
     "The dashed mark is chance.",
     "swaps": "The same weights and the same prompts, which name no style, with databases that hold one style each. The style "
     "drawn should be the database's, and the colour and shape should still be the prompt's.",
+    "quality": "Sets of images drawn for the neighbors of unseen images, compared with those unseen images in the features of "
+    "a network that the model was not conditioned on. Distances: lower is better. Precision: do samples look real; recall: "
+    "is everything real reached. The last rows draw nothing. Intervals are over sampling seeds.",
     "copies": "The share of samples that lie nearer to a training or database image than 1 % of unseen images do: about 1 % "
     "is what chance gives, more means that the model repeats what it was shown. These are shares without an interval.",
 }
+QUALITY_COLUMNS = {"fd": "Fréchet", "kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density",
+                   "coverage": "Coverage", "copy_rate": "Copy rate"}  # fmt: skip
 NOT_MEASURED = note("This was not measured.")
 
 
@@ -187,6 +196,17 @@ def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
     return [note(PROSE["swaps"]), table("Share of samples, by the style of the database", head, rows)]
 
 
+def quality_table(measured: Mapping[str, Any]) -> list[Html]:
+    """Distances, fidelity and diversity of sets of images, one row for each way they came about."""
+    rows = [
+        [name, *(estimate_text(row.get(measure)) for measure in QUALITY_COLUMNS)]
+        for name, row in ordered(measured, "quality").items()
+    ]
+    if not rows:
+        return [NOT_MEASURED]
+    return [note(PROSE["quality"]), table("Drawn for unseen images' neighbors", ["Images", *QUALITY_COLUMNS.values()], rows)]
+
+
 def copies_table(measured: Mapping[str, Any]) -> list[Html]:
     """Copy rate and its references."""
     copies = ordered(measured, "copies")
@@ -208,6 +228,10 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     lines.append(f"{'database swap':<34}share drawn in its style")
     for style, row in (found(evaluation, "swaps") or {}).items():
         lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")
+    lines.append(f"{'held-out neighbors drawn':<34}{'Frechet distance':<28}{'precision':<28}recall")
+    for name, row in ordered(evaluation, "quality").items():
+        fd, precision, recall = (estimate_text(row.get(measure)) for measure in ("fd", "precision", "recall"))
+        lines.append(f"  {name:<32}{fd:<28}{precision:<28}{recall}")
     lines.append("copy rate")
     lines += [f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()]
     return "\n".join(line.rstrip() for line in lines).replace("−", "-").replace(ABSENT, "-")

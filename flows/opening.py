@@ -55,6 +55,7 @@ class OpenDatabase:
     embeddings: Artifact
     database: Database
     root: Path
+    index: Artifact
 
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
         """key, captions, labels, style, author, licence and source url of some rows."""
@@ -71,7 +72,8 @@ def open_run(root: Path, reference: str) -> OpenRun:
     """Load a run's weights onto the best device."""
     artifact = open_artifact(root, "runs", reference)
     denoiser, facts = load_denoiser(artifact.file("weights"))
-    space = load_latent_space(facts["space"]["path"]).to(best_device())
+    inside = artifact.file("weights") / facts["space"]["path"]  # a converted run brings its autoencoder
+    space = load_latent_space(str(inside if inside.is_dir() else facts["space"]["path"])).to(best_device())
     wanted = {key: value for key, value in facts["space"].items() if key != "path"}
     if space.identity != wanted:
         raise ArtifactMismatch(
@@ -98,4 +100,4 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
             f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
         )
     searcher = Searcher(open_vectors(index), faiss_file(index))
-    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root)
+    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)

@@ -23,6 +23,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
         "training": {"batch": 64, "warmup_steps": 10_000, "neighbor_dropout": 0.0},
     },
+    "laion-768-2022": {  # 1335.48 M parameters on 48x48x16 latents
+        "denoiser": {"network": "unet", "channels": [448, 896, 1344, 1792], "attention_levels": [0, 1, 2]},
+        "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.015},
+        "training": {"batch": 64, "k": 20, "random_k": True, "from_top": 20, "neighbor_dropout": 0.0},
+    },
     "transformer-256": {  # flow matching on 32x32 latents of 256 px images
         "denoiser": {"network": "transformer", "channels": [768], "depth": 12, "head_channels": 64, "patch": 2},
         "noise": {"process": "flow"},

@@ -10,7 +10,7 @@ from typing import Any
 from flows.artifacts import show_link
 from flows.config import WriteReport
 from flows.figures import samples_section
-from flows.findings import copies_table, finding_item, findings, loss_table, prompts_table, swaps_table
+from flows.findings import copies_table, finding_item, findings, loss_table, prompts_table, quality_table, swaps_table
 from flows.page import (
     ABSENT,
     Html,
@@ -122,6 +122,7 @@ def page_of(subject: Subject) -> Html:
         "loss": ("Does the loss need the right neighbors?", loss_table(subject.measured)),
         "prompts": ("Do the samples show what the prompt names?", prompts_table(subject.measured)),
         "swaps": ("What does another database change?", swaps_table(subject.measured)),
+        "quality": ("How near do they come to unseen images?", quality_table(subject.measured)),
         "copies": ("Does it copy?", copies_table(subject.measured)),
         "retrieval": ("Retrieval", retrieval_table(subject)),
         "stages": ("Stages", stages_table(subject.artifacts)),

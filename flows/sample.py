@@ -1,8 +1,6 @@
 """weights + any database + a request -> images, each with its neighbors, scores, licences and seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,29 +8,28 @@ import numpy as np
 from flows.artifacts import show_image
 from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
-from flows.progress import Clock, bar, say
+from flows.progress import Clock, bar
+from flows.request import Opened, Request, checked_image, request_of
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from rdm_core.context import Context
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
-from rdm_core.images import ImageRejected, decode, encode, grid, resize_shorter_side
+from rdm_core.images import decode, encode, fitted, grid
 from rdm_core.provenance import encode_png
-from rdm_core.retrieve import STRATEGIES, Context, draw_pseudo_queries, neighbors_from_pool, neighbors_only, retrieval_counts
+from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.atomic import sha256_file
 from storage.build import Build
-from storage.neighbors import NO_ROW, read_neighbors
+from storage.neighbors import NO_ROW
 from storage.samples import GRID_FILE, write_samples
 
 CELL_PIXELS = 96
 """Side of a picture in the contact sheet."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the denoiser is asked for: B contexts, and in words what each was looked up with."""
-
-    queries: list[str]
-    context: Context
+REFERENCES = ("run", "database", "weaker_run", "style_database")
+"""Parameters that name an artifact: their fingerprints are the plan's inputs."""
+NAME_A_DATABASE = "Name one: --database NAME; or ask with --set context=query, which needs none."
+FILES = ("images", "inpaint", "mask")
+"""Parameters that name files: their bytes are the plan's parameters."""
 
 
 @stage_flow("sample-rdm")
@@ -45,35 +42,38 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     with building(config.root, sample_plan(config)) as build:
         if build.finished:
             return kept(build)
-        run = open_run(config.root, config.run)
-        database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
-        parts = draw_images(whole(build), config, whole(run), whole(database))
-        drawn_from = database.embeddings.name if database else None
-        samples = published(build, parts, clock, weights=run.artifact.name, database=drawn_from)
+        opened = open_all(config)
+        parts = draw_images(whole(build), config, whole(opened))
+        drawn_from = opened.database.embeddings.name if opened.database else None
+        samples = published(build, parts, clock, weights=opened.run.artifact.name, database=drawn_from)
     show_image(config.name, samples.file(GRID_FILE), f"{samples.rows} samples of {config.run}, each beside its neighbors")
     return samples
 
 
 def sample_plan(config: SampleRDM) -> Plan:
-    """The request, the weights and the database; query images by their bytes, not by their path."""
+    """The request, the weights and the databases; the images of the request by their bytes, not by their paths."""
     run = open_artifact(config.root, "runs", config.run)
     inputs = {"run": run.fingerprint}
     if needs_database(config):
         swapped = open_artifact(config.root, "embeddings", config.database).fingerprint if config.database else None
+        if swapped is None and "database" not in run.inputs:
+            raise RequestError(f"run {run.name!r}", "was converted and knows no database", NAME_A_DATABASE)
         inputs["database"] = swapped or run.inputs["database"]
-    images = {"images": [sha256_file(checked_image(path)) for path in config.images]}
-    return Plan("samples", config.name, config.parameters("run", "database", "images") | images, inputs)
+    if config.weaker_run:
+        inputs["weaker_run"] = open_artifact(config.root, "runs", config.weaker_run).fingerprint
+    if config.style_database:
+        inputs["style_database"] = open_artifact(config.root, "embeddings", config.style_database).fingerprint
+    files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
+    files |= {name: sha256_file(checked_image(path)) for name in ("inpaint", "mask") if (path := getattr(config, name))}
+    return Plan("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
 
 
-@stage_task(name="draw-images")
-def draw_images(build: Build, config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> list[Part]:
-    """Retrieve, draw, and write images, table and contact sheet."""
-    request = request_of(config, run, database)
-    images = draw(run, request.context, config.seed, config.guidance_scale, config.steps)
-    records = records_of(config, run, database, request)
-    sheet = contact_sheet(images, records, database)
-    pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
-    return single_part(build, "samples", lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}))
+def open_all(config: SampleRDM) -> Opened:
+    """The weights, and the databases that the request looks something up in."""
+    run = open_run(config.root, config.run)
+    database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
+    style = open_database(config.root, config.style_database, run) if config.style_database else None
+    return Opened(run, database, style)
 
 
 def needs_database(config: SampleRDM) -> bool:
@@ -83,117 +83,102 @@ def needs_database(config: SampleRDM) -> bool:
 
 def database_of(run: OpenRun) -> str:
     """The database a run was trained with, in the version it was trained with."""
-    trained = run.facts["trained_on"]["database"]
+    trained = run.facts["trained_on"].get("database")
+    if trained is None:
+        raise RequestError(f"run {run.artifact.name!r}", "was converted and knows no database", NAME_A_DATABASE)
     return f"{trained['name']}@{trained['id']}"
 
 
-def request_of(config: SampleRDM, run: OpenRun, database: OpenDatabase | None) -> Request:
-    """Look the queries up, `count` times each."""
-    rng = np.random.default_rng(config.seed)
-    opened = database.database if database else None
-    if config.classes:
-        assert opened is not None, "classes always have a database"
-        texts = [name for name in config.classes for _ in range(config.count)]
-        vectors, _ = run.encoder.encode_texts([f"An image of a {name}." for name in texts])
-        return Request(texts, neighbors_from_pool(vectors, opened, config.k, config.pool, rng))
-    if config.texts or config.images:
-        names, vectors, norms = queries_of(config, run)
-        repeated = np.repeat(np.arange(len(names)), config.count)
-        strategy = STRATEGIES[config.context or "query+neighbors"]
-        context = strategy(vectors[repeated], norms[repeated], opened, config.k)
-        return Request([names[i] for i in repeated], context)
-    assert database is not None, "pseudo-queries always have a database"
-    return pseudo_request(config, run, database, rng)
+@stage_task(name="draw-images")
+def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
+    """Retrieve, draw, and write images, table and contact sheet."""
+    request = request_of(config, opened)
+    images = draw_request(config, opened.run, request, request.retrieved)
+    records = records_of(config, opened, request)
+    if config.attribution:
+        for record, changes in zip(records, attribution(config, opened.run, request, images), strict=True):
+            record["attributions"] = changes
+    sheet = contact_sheet(images, records, opened)
+    pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
+    return single_part(build, "samples", lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}))
 
 
-def queries_of(config: SampleRDM, run: OpenRun) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, unit vectors [Q, D] and norms [Q] of the prompts or query images."""
-    if config.texts:
-        return list(config.texts), *run.encoder.encode_texts(config.texts)
-    try:
-        pixels = [decode(path.read_bytes()) for path in config.images]
-    except ImageRejected as error:
-        raise RequestError("images", f"a query image cannot be used ({error})", "Give another image.") from error
-    return [path.name for path in config.images], *run.encoder.encode_images(pixels)
+def draw_request(config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved) -> np.ndarray:
+    """The request's images uint8 [B, H, W, 3], drawn with some contexts."""
+    how = {"guidance": request.guidance, "sampler": config.sampler, "eta": config.eta}
+    return draw(run, retrieved.context, request.seeds, config.steps, **how, style=request.style, known=request.known)
 
 
-def pseudo_request(config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.random.Generator) -> Request:
-    """Nothing asked: pseudo-queries by how often the run's training set retrieved a row of this database.
-
-    A database the run was not trained with has no such counts; then every row is as likely as any other.
-    """
-    rows = database.database.rows
-    trained_here = run.facts["trained_on"]["database"]["fingerprint"] == database.embeddings.fingerprint
-    counts = np.ones(rows, dtype=np.int64)
-    if not trained_here:
-        say("sample", config.name, "the run never searched this database: pseudo-queries are uniform, top_m is not used")
-    else:
-        table = run.facts["trained_on"]["neighbors"]
-        _, neighbor_rows, _ = read_neighbors(open_artifact(config.root, "neighbors", f"{table['name']}@{table['id']}"))
-        counts = retrieval_counts(neighbor_rows[:, : run.facts["k"]], rows)
-    drawn = draw_pseudo_queries(counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted)
-    vectors = database.database.vectors(drawn)
-    keys = [credit["key"] for credit in database.credits(drawn.tolist())]
-    return Request(keys, neighbors_only(vectors, np.ones(len(drawn), np.float32), database.database, config.k))
-
-
-def draw(run: OpenRun, context: Context | None, seed: int, guidance_scale: float, steps: int, count: int = 0) -> np.ndarray:
-    """Images uint8 [B, H, W, 3], image i from seed + i; `count` of them when there is no context."""
-    total = len(context.rows) if context is not None else count
-    with bar(total, "sample", "image") as shown:
+def draw(run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any) -> np.ndarray:
+    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`."""
+    with bar(len(seeds), "sample", "image") as shown:
         return generate(
-            run.denoiser, run.process, run.space, context, list(range(seed, seed + total)),
-            side=run.facts["latent_side"], steps=steps, guidance_scale=guidance_scale,
+            run.denoiser, run.process, run.space, context, seeds, side=run.facts["latent_side"], steps=steps, **how,
             progress=lambda done: shown.update(done - shown.n),
         )  # fmt: skip
 
 
-def records_of(config: SampleRDM, run: OpenRun, database: OpenDatabase | None, request: Request) -> list[dict[str, Any]]:
+def attribution(config: SampleRDM, run: OpenRun, request: Request, images: np.ndarray) -> list[list[float]]:
+    """How much each image changes without each of its neighbors, nearest first: root mean square over pixels in 0..1.
+
+    Everything else stays: seed, guidance, the other vectors (leave one out).
+    """
+    changes: list[list[float]] = [[] for _ in images]
+    for slot in range(request.retrieved.rows.shape[1]):
+        held = np.flatnonzero(request.retrieved.rows[:, slot] != NO_ROW)
+        if not len(held):
+            continue
+        without = draw_request(config, run, request, request.retrieved.without(slot))
+        distance = np.sqrt(np.square((without.astype(np.float64) - images) / 255).mean(axis=(1, 2, 3)))
+        for image in held:
+            changes[image].append(round(float(distance[image]), 5))
+    return changes
+
+
+def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict[str, Any]]:
     """One row an image: the sample table's columns."""
-    present = sorted({int(row) for row in request.context.rows.ravel() if row != NO_ROW})
-    credits = dict(zip(present, database.credits(present), strict=True)) if database else {}
     common = {
         "guidance_scale": config.guidance_scale,
         "steps": config.steps,
-        "weights": run.artifact.fingerprint,
-        "database": database.embeddings.fingerprint if database else None,
+        "weights": opened.run.artifact.fingerprint,
+        "database": opened.database.embeddings.fingerprint if opened.database else None,
+        "style_database": opened.style_database.embeddings.fingerprint if opened.style_database else None,
+        "given_images": [sha256_file(path) for path in (*config.images, *([config.inpaint] if config.inpaint else []))],
+        "attributions": None,
     }
-    records = []
-    for i, query in enumerate(request.queries):
-        scored = zip(request.context.rows[i].tolist(), request.context.scores[i].tolist(), strict=True)
-        near = [(credits[row], score) for row, score in scored if row != NO_ROW]
-        records.append(
-            {"file": f"{i:05d}.png", "query": query, "seed": config.seed + i, **common}
-            | {"neighbor_keys": [credit["key"] for credit, _ in near], "neighbor_scores": [round(s, 5) for _, s in near]}
-            | {f"{field}s": [credit[field] for credit, _ in near] for field in ("licence", "author", "source_url")}
-        )
-    return records
+    behind = neighbors_behind(request.retrieved, opened.database)
+    styled = neighbors_behind(request.styled, opened.style_database) if request.styled else [[] for _ in behind]
+    return [
+        {"file": f"{i:05d}.png", "query": query, "seed": request.seeds[i], **common, **credited(behind[i] + styled[i])}
+        for i, query in enumerate(request.queries)
+    ]
 
 
-def contact_sheet(images: Sequence[np.ndarray], records: Sequence[dict[str, Any]], database: OpenDatabase | None) -> np.ndarray:
+def neighbors_behind(retrieved: Retrieved, database: OpenDatabase | None) -> list[list[tuple[dict[str, Any], float]]]:
+    """For each context its neighbors' credits and scores, nearest first."""
+    present = sorted({int(row) for row in retrieved.rows.ravel() if row != NO_ROW})
+    credits = dict(zip(present, database.credits(present), strict=True)) if database and present else {}
+    scored = zip(retrieved.rows.tolist(), retrieved.scores.tolist(), strict=True)
+    return [[(credits[r], s) for r, s in zip(rows, scores, strict=True) if r != NO_ROW] for rows, scores in scored]
+
+
+def credited(near: Sequence[tuple[dict[str, Any], float]]) -> dict[str, list[Any]]:
+    """The columns that say who stood behind an image."""
+    columns = {"neighbor_keys": [credit["key"] for credit, _ in near], "neighbor_scores": [round(s, 5) for _, s in near]}
+    return columns | {f"{name}s": [credit[name] for credit, _ in near] for name in ("licence", "author", "source_url")}
+
+
+def contact_sheet(images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened) -> np.ndarray:
     """One line an image: the sample, a gap, then the neighbors it was drawn from, nearest first."""
-    wanted = {key for record in records for key in record["neighbor_keys"]}
-    found = database.images(sorted(wanted)) if database else {}
-    pictures = {key: cell(decode(data)) for key, data in found.items()}
+    wanted = sorted({key for record in records for key in record["neighbor_keys"]})
+    found: dict[str, bytes] = {}
+    for database in (opened.database, opened.style_database):
+        found |= database.images([key for key in wanted if key not in found]) if database else {}
+    pictures = {key: fitted(decode(data), CELL_PIXELS) for key, data in found.items()}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
     most = max(len(record["neighbor_keys"]) for record in records)
-    lines = []
+    lines: list[np.ndarray] = []
     for image, record in zip(images, records, strict=True):
         neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
-        lines += [cell(image), white[:, : CELL_PIXELS // 4], *neighbors, *[white] * (most - len(neighbors))]
+        lines += [fitted(image, CELL_PIXELS), white[:, : CELL_PIXELS // 4], *neighbors, *[white] * (most - len(neighbors))]
     return grid(lines, columns=2 + most)
-
-
-def cell(image: np.ndarray) -> np.ndarray:
-    """The picture at the contact sheet's size; small ones are magnified without smoothing."""
-    if image.shape[0] < CELL_PIXELS and CELL_PIXELS % image.shape[0] == 0:
-        times = CELL_PIXELS // image.shape[0]
-        return image.repeat(times, axis=0).repeat(times, axis=1)
-    return resize_shorter_side(image, CELL_PIXELS)
-
-
-def checked_image(path: Path) -> Path:
-    """The path of a query image. Raises RequestError when there is no such file."""
-    if not path.is_file():
-        raise RequestError(path, "no such query image", "Give the path of an image file.")
-    return path

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from flows.artifacts import TrainingProgress
 from flows.config import SampleRDM, TrainRDM
 from flows.launch import TrainingFailed, launch_command, launch_training
+from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.sample import sample_rdm
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
@@ -29,9 +30,9 @@ from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
 WHERE = (
     *("processes", "threads", "device", "machines", "main_process_ip", "main_process_port", "timeout_seconds"),
-    *("upstream", "preview"),
+    *("upstream", "preview", "execution"),
 )
-"""Parameters that say where and how long a run goes, how its inputs were come by and what is shown: not what is learned."""
+"""Parameters that say where, how and how long a run goes, how its inputs were come by, what is shown: not what is learned."""
 
 
 @stage_flow("train-rdm")
@@ -93,13 +94,16 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
 def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
     references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
-    settings = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
-    settings |= {"noise": asdict(config.noise), "training": asdict(config.training)}
+    settings: dict[str, Any] = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
+    settings |= {part: asdict(getattr(config, part)) for part in ("noise", "training", "execution")}
     settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
+    settings["preview"] = config.preview
+    if config.preview:
+        write_preview_neighbors(config.root, build.directory, references, inputs["database"], config.preview, config.training.k)
     write_json(build.file("config.json"), settings)
     for rank in range(1, config.machines):
         say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
-    launch_training(build.directory, config, TrainingProgress(config.name, config.training.steps).watch)
+    launch_training(build.directory, config, TrainingProgress(config.name, config.training.steps, build.directory).watch)
 
 
 def ended_from_outside(state: State) -> bool:

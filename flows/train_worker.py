@@ -5,21 +5,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+from flows.preview import SAMPLER_STEPS, preview_rows, write_preview
+from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import build_denoiser
-from rdm_core.latents import load_latent_space
-from rdm_core.noise import process_of
+from rdm_core.denoiser import Denoiser, build_denoiser
+from rdm_core.generate import Guidance, generate
+from rdm_core.latents import LatentSpace, load_latent_space
+from rdm_core.noise import Process, process_of
 from rdm_core.train import Hooks, State, TrainingStopped, train
 from storage.layout import training_lock_file
 from storage.locks import exclusive
 from storage.runs import append_metrics, latest_checkpoint, rewind_metrics, write_checkpoint
-from storage.training import open_training_arrays
+from storage.training import TrainingArrays, open_training_arrays
 
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a run that was asked to stop and saved its state."""
@@ -30,31 +33,66 @@ def main(run: Path) -> None:
     """Train the run whose directory this is, from its newest checkpoint if it has one."""
     settings = json.loads((run / "config.json").read_text())
     config = TrainingConfig(**settings["training"])
-    arrays = open_training_arrays(Path(settings["root"]), settings["inputs"])
+    network, execution = DenoiserConfig(**settings["denoiser"]), ExecutionConfig(**settings["execution"])
+    arrays = open_training_arrays(Path(settings["root"]), settings["inputs"], network.query_token)
     space = load_latent_space(settings["autoencoder"])
-    network, dimension = DenoiserConfig(**settings["denoiser"]), arrays.vectors.shape[1]
-    denoiser = build_denoiser(network, space.channels, arrays.side, dimension, config.seed)
-    data = TrainingData(arrays.latents, arrays.neighbor_rows, arrays.vectors, arrays.norms)
+    denoiser = build_denoiser(network, space.channels, arrays.side, arrays.vectors.shape[1], config.seed)
+    if network.remove_means:
+        denoiser.set_means(arrays.means)
+    data = data_of(arrays)
+    process = process_of(NoiseConfig(**settings["noise"]))
+    count = settings["preview"]
+    drawing = partial(draw_preview, run, process, space, data, config, arrays.side, count) if count else None
     # A worker whose parent was killed may still be on its way out: two must never write one run's checkpoints.
     alone = exclusive(training_lock_file(run), print) if is_main_process() else nullcontext()
     with alone:
         resume = latest_checkpoint(run)
         if is_main_process():
             rewind_metrics(run, resume[0] if resume else 0)
-        train(denoiser, process_of(NoiseConfig(**settings["noise"])), space, data, config, hooks_of(run), resume)
+        train(denoiser, process, space, data, config, hooks_of(run, execution, drawing), resume, execution)
 
 
-def hooks_of(run: Path) -> Hooks:
-    """Metrics to the run's file and to standard output, checkpoints to the run's directory."""
+def data_of(arrays: TrainingArrays) -> TrainingData:
+    """Training data as the core knows it."""
+    return TrainingData(
+        arrays.latents, arrays.neighbor_rows, arrays.neighbor_scores, arrays.vectors, arrays.norms,
+        arrays.query_vectors, arrays.query_norms,
+    )  # fmt: skip
 
-    def log(record: Mapping[str, Any], images_per_second: float) -> None:
+
+def draw_preview(
+    run: Path, process: Process, space: LatentSpace, data: TrainingData, config: TrainingConfig, side: int, count: int,
+    step: int, denoiser: Denoiser,
+) -> None:  # fmt: skip
+    """The same samples at every checkpoint, for the same neighbors and noise."""
+    context, how = data.neighbors(preview_rows(count, len(data)), config.k), {"steps": SAMPLER_STEPS, "guidance": Guidance(1.0)}
+    write_preview(run, step, generate(denoiser, process, space, context, range(len(context.vectors)), side=side, **how))
+
+
+def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoiser], None] | None) -> Hooks:
+    """Metrics to the run's file and to standard output, checkpoints and pictures to the run's directory."""
+    board = event_writer(run) if execution.tensorboard and is_main_process() else None
+
+    def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         append_metrics(run, record)
-        print(json.dumps({**record, "images_per_second": images_per_second}), flush=True)
+        print(json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}}), flush=True)
+        if board is not None:
+            for name, value in {**record, **speed}.items():
+                board.add_scalar(name, value, record["step"])
 
     def save(step: int, state: State) -> None:
         write_checkpoint(run, step, state)
 
-    return Hooks(log, save, _asked_to_stop.is_set)
+    return Hooks(log, save, _asked_to_stop.is_set, show)
+
+
+def event_writer(run: Path) -> Any:
+    """TensorBoard's writer. Raises ImportError with the cure when it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("execution.tensorboard: not installed. Run: pip install 'rdm[tensorboard]'") from error
+    return SummaryWriter(str(run / "tensorboard"))
 
 
 def is_main_process() -> bool:

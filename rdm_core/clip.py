@@ -28,7 +28,8 @@ class Encoder:
     weights_sha256: str
     """Over every tensor of the state, in name order: says which weights, wherever they came from."""
     dimension: int
-    model: torch.nn.Module
+    model: Any
+    """open_clip's own: a CLIP, or a CustomTextCLIP."""
     transform: Any
     """open_clip's own: resize (bicubic), centre crop, to [0, 1], CLIP mean and standard deviation."""
     tokenizer: Any

@@ -27,9 +27,18 @@ class DenoiserConfig:
     """transformer: side of a token in latent pixels."""
     context_norm: Literal["unit", "raw"] = "unit"
     """unit: vectors of length sqrt(D), so that each entry is of order 1; raw: the encoder's own length, as in 2022."""
+    query_token: bool = False
+    """The training image's own vector is in the context too, with a learned mark; False, as in 2022: neighbors alone."""
+    set_layers: int = 0
+    """Layers of a transformer that lets the vectors see each other and their scores first; 0, as in 2022: none."""
+    remove_means: bool = False
+    """Subtract the database's mean image vector, or mean text vector, which closes most of the gap between the two."""
 
     def __post_init__(self) -> None:
         _require(self, ("depth", "head_channels", "patch"), lambda value: value >= 1, "at least 1")
+        _require(self, ("set_layers",), lambda value: value >= 0, "0 or more")
+        if self.remove_means and self.context_norm == "raw":
+            raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels: is {self.channels}, must be one or more widths above 0")
         if self.network == "transformer" and self.channels[0] % self.head_channels:
@@ -40,14 +49,28 @@ class DenoiserConfig:
 class NoiseConfig:
     """The forward process and what the network predicts."""
 
-    process: Literal["flow", "epsilon"] = "epsilon"
-    """flow: straight paths, logit-normal times; epsilon: noise prediction on 1000 steps of scaled-linear betas."""
+    process: Literal["flow", "epsilon", "velocity"] = "epsilon"
+    """flow: straight paths, logit-normal times. On 1000 steps of scaled-linear betas, epsilon: the noise is predicted, as
+    in 2022; velocity: noise and image together."""
     time_mean: float = 0.0
     """flow: mean of the logit of a time; above 0 more noise, below 0 less."""
     beta_start: float = 0.0015
-    """epsilon: first beta."""
+    """epsilon, velocity: first beta."""
     beta_end: float = 0.0195
-    """epsilon: last beta."""
+    """epsilon, velocity: last beta."""
+    min_snr_gamma: float = 0.0
+    """epsilon, velocity: signal-to-noise ratio above which a time counts no more; 5 is usual, 0 weighs all times equally."""
+    zero_terminal_snr: bool = False
+    """velocity: the last step is pure noise, so that very dark and very bright images can be drawn."""
+
+    def __post_init__(self) -> None:
+        if self.zero_terminal_snr and self.process != "velocity":
+            raise ValueError(f"zero_terminal_snr: needs process=velocity, is {self.process}: pure noise says nothing of itself")
+        if self.min_snr_gamma and self.process == "flow":
+            raise ValueError("min_snr_gamma: flow weighs by how times are drawn; use time_mean")
+        _require(self, ("min_snr_gamma",), lambda value: value >= 0, "0 or more")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"beta_start, beta_end: are {self.beta_start} and {self.beta_end}, must rise between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -74,8 +97,18 @@ class TrainingConfig:
     """Most neighbors in a context."""
     random_k: bool = False
     """Draw k from 1..k for each sample, so that any k works when sampling; False is the 2022 model."""
+    from_top: int = 0
+    """Draw the k neighbors of each sample at random from its nearest so many; 0, as in 2022: its k nearest."""
+    score_cap: float = 1.0
+    """Neighbors whose cosine with the sample is above it are passed over as near-duplicates; 1, as in 2022: none."""
     neighbor_dropout: float = 0.1
     """Share of samples whose whole context is replaced by the learned null; 1 trains the network without neighbors."""
+    each_neighbor_dropout: float = 0.0
+    """Share of single neighbors that are left out."""
+    query_dropout: float = 0.0
+    """denoiser.query_token: share of samples whose own vector is replaced by a learned null of its own."""
+    embedding_noise: float = 0.0
+    """Length of the Gaussian noise added to each unit vector of a context, before it is made unit again."""
     seed: int = 0
     """Of the initial weights, the order of samples, noise, times and dropout."""
     checkpoint_steps: int = 1000
@@ -89,8 +122,31 @@ class TrainingConfig:
         counts = ("steps", "batch", "k", "checkpoint_steps", "log_steps")
         _require(self, counts, lambda value: value >= 1, "at least 1")
         _require(self, ("learning_rate", "clip_norm"), lambda value: 0 < value < float("inf"), "above 0")
-        _require(self, ("cooldown", "neighbor_dropout", "ema_decay"), lambda value: 0 <= value <= 1, "between 0 and 1")
-        _require(self, ("warmup_steps", "weight_decay", "seed"), lambda value: value >= 0, "0 or more")
+        shares = ("cooldown", "neighbor_dropout", "each_neighbor_dropout", "query_dropout", "ema_decay")
+        _require(self, shares, lambda value: 0 <= value <= 1, "between 0 and 1")
+        _require(self, ("warmup_steps", "weight_decay", "seed", "embedding_noise"), lambda value: value >= 0, "0 or more")
+        _require(self, ("score_cap",), lambda value: -1 <= value <= 1, "a cosine")
+        if self.from_top and self.from_top < self.k:
+            raise ValueError(f"from_top: {self.from_top} nearest cannot give k={self.k} neighbors; 0 takes the k nearest")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How the training loop runs. None of it changes what is learned but for rounding, so none is part of a run's plan."""
+
+    accumulate: int = 1
+    """Pieces that each process's share of a batch is worked through in: less memory, the same gradient."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, faster steps."""
+    channels_last: bool = False
+    """Memory layout that convolutions on tensor cores prefer."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to the run's directory; needs the extra [tensorboard]."""
+
+    def __post_init__(self) -> None:
+        _require(self, ("accumulate",), lambda value: value >= 1, "at least 1")
 
 
 def _require(config: object, names: tuple[str, ...], holds: Callable[[float], bool], wanted: str) -> None:

@@ -1,65 +1,119 @@
 """Training data: latents joined with their neighbors' vectors, by row, from memory-mapped arrays.
 
-Which rows a step sees is a pure function of (seed, step), so a resumed or differently distributed run sees the same.
+What a step sees is a pure function of (seed, step), so a resumed or differently distributed run sees the same.
+N samples, S stored neighbors of each, M database rows, D dimensions; B samples a batch, K slots a context.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from rdm_core.config import TrainingConfig
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, Context
 from rdm_core.errors import RequestError
 
 NO_ROW = -1
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One step's samples: raw latents [B, C, h, w], unit vectors [B, K, D], norms [B, K], mask [B, K] bool."""
-
-    raw: torch.Tensor
-    vectors: torch.Tensor
-    norms: torch.Tensor
-    mask: torch.Tensor
-
-
 class TrainingData:
-    """Latents of the training set, the neighbor rows of each, and the database's vectors."""
+    """The training set, read where it lies: opening it loads nothing but the neighbor table."""
 
-    def __init__(self, latents: list[np.ndarray], neighbor_rows: np.ndarray, vectors: np.ndarray, norms: np.ndarray) -> None:
-        """`latents` arrays [n_i, C, h, w]; `neighbor_rows` int64 [N, K] in the same order, NO_ROW where there are fewer;
-        `vectors` [M, D] unit and `norms` [M] of the database."""
-        self.latents = latents
-        self.starts = np.cumsum([0, *(len(array) for array in latents)])
-        self.neighbor_rows = neighbor_rows
-        self.vectors = vectors
-        self.norms = norms
+    latents: list[np.ndarray]
+    """Raw latents, arrays [n_i, C, h, w]; N over all of them."""
+    neighbor_rows: np.ndarray
+    """int64 [N, S] in the order of the latents, nearest first, NO_ROW where there are fewer."""
+    neighbor_scores: np.ndarray
+    """Cosine float32 [N, S]."""
+    vectors: np.ndarray
+    """Unit vectors of the database [M, D]."""
+    norms: np.ndarray
+    """Their raw norms [M]."""
+    query_vectors: np.ndarray | None = None
+    """Unit vectors of the training images themselves [N, D]; only networks with a query token need them."""
+    query_norms: np.ndarray | None = None
+    """Their raw norms [N]."""
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return sum(len(array) for array in self.latents)
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one raw latent: (C, h, w)."""
-        return self.latents[0].shape[1:]
+    def raw(self, rows: np.ndarray) -> torch.Tensor:
+        """Raw latents [B, C, h, w] of the samples `rows` [B]."""
+        starts = np.cumsum([0, *(len(array) for array in self.latents)])
+        part = np.searchsorted(starts, rows, side="right") - 1
+        return torch.from_numpy(np.stack([self.latents[p][row - starts[p]] for p, row in zip(part, rows, strict=True)]))
 
-    def batch(self, rows: np.ndarray, k: int, context_of: np.ndarray | None = None) -> Batch:
-        """The samples `rows` [B] with their k nearest neighbors, or with those of the samples `context_of` [B].
+    def neighbors(self, rows: np.ndarray, k: int) -> Context:
+        """The k nearest neighbors of the samples `rows` [B], nothing left out: what is measured with."""
+        return self.context(rows, np.tile(np.arange(self._stored(k))[:k], (len(rows), 1)))
 
-        Raises RequestError when the table holds fewer than k for each.
-        """
+    def context(self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None) -> Context:
+        """The neighbors of `rows` [B] at `places` [B, K] of their lists, -1 for an empty slot; and the samples' own vectors
+        in a first slot of their own when `dropped_query` [B] bool says whose are left out."""
+        near = np.where(places < 0, NO_ROW, self.neighbor_rows[rows[:, None], places])
+        safe = np.maximum(near, 0)
+        vectors, norms = _unit(self.vectors[safe]), np.asarray(self.norms[safe], dtype=np.float32)
+        scores = self.neighbor_scores[rows[:, None], places]
+        slots = np.where(near == NO_ROW, ABSENT, NEIGHBOR)
+        if dropped_query is not None:
+            own_vectors, own_norms = self._queries(rows)
+            vectors, norms = np.concatenate([own_vectors, vectors], 1), np.concatenate([own_norms, norms], 1)
+            scores = np.concatenate([np.ones((len(rows), 1), np.float32), scores], 1)
+            slots = np.concatenate([np.where(dropped_query, ABSENT, QUERY)[:, None], slots], 1)
+        return Context.of(vectors, norms, scores, slots)
+
+    def _queries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.query_vectors is None or self.query_norms is None:
+            raise RequestError("query_token", "the training images' own vectors are absent", "Embed the training shards.")
+        return _unit(self.query_vectors[rows][:, None]), np.asarray(self.query_norms[rows][:, None], dtype=np.float32)
+
+    def _stored(self, k: int) -> int:
         if k > (stored := self.neighbor_rows.shape[1]):
             cure = f"Use k={stored}, or look up more neighbors with `rdm neighbors`."
             raise RequestError("k", f"{k} neighbors asked of a table that holds {stored}", cure)
-        part = np.searchsorted(self.starts, rows, side="right") - 1
-        raw = np.stack([self.latents[p][row - self.starts[p]] for p, row in zip(part, rows, strict=True)])
-        near = self.neighbor_rows[rows if context_of is None else context_of, :k]
-        present = near != NO_ROW
-        safe = np.where(present, near, 0)
-        vectors = np.asarray(self.vectors[safe], dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)  # unit again after float16
-        tensors = (raw, vectors, np.asarray(self.norms[safe], dtype=np.float32), present)
-        return Batch(*(torch.from_numpy(np.ascontiguousarray(t)) for t in tensors))
+        return stored
+
+
+def training_context(
+    data: TrainingData, config: TrainingConfig, query_token: bool, rows: np.ndarray, step: int, mine: slice
+) -> Context:
+    """The contexts of one step: which neighbors, how many, what is dropped and how much noise, drawn for the whole batch
+    `rows` [B] and returned for the share `mine` of it."""
+    rng = np.random.default_rng([config.seed, step])
+    places = chosen_places(data, config, rows, rng)
+    if config.random_k:
+        places[np.arange(config.k) >= rng.integers(1, config.k + 1, (len(rows), 1))] = -1
+    places[rng.random(places.shape) < config.each_neighbor_dropout] = -1
+    without = rng.random(len(rows)) < config.neighbor_dropout
+    dropped_query = rng.random(len(rows)) < config.query_dropout if query_token else None
+    context = data.context(rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None)
+    context.slots[torch.from_numpy(without[mine])] = ABSENT
+    if config.embedding_noise:
+        shape = (len(rows), *context.vectors.shape[1:])
+        noise = rng.standard_normal(shape, dtype=np.float32)[mine] * (config.embedding_noise / shape[-1] ** 0.5)
+        context.vectors[:] = torch.nn.functional.normalize(context.vectors + torch.from_numpy(noise), dim=-1)
+    return context
+
+
+def chosen_places(data: TrainingData, config: TrainingConfig, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places [B, k] in the samples' neighbor lists, nearest first, -1 where there are fewer.
+
+    The k nearest, or k drawn from the `from_top` nearest; those above `score_cap` do not count.
+    """
+    stored = data._stored(max(config.k, config.from_top))
+    usable = data.neighbor_rows[rows] != NO_ROW
+    if config.score_cap < 1:
+        usable &= data.neighbor_scores[rows] <= config.score_cap
+    rank = np.cumsum(usable, axis=1) - 1
+    order = np.where(usable & (rank < (config.from_top or config.k)), rank, stored).astype(np.float64)
+    if config.from_top:
+        order = np.where(order < stored, rng.random(order.shape), stored)
+    taken = np.argsort(order, axis=1, kind="stable")[:, : config.k]
+    present = np.take_along_axis(order, taken, 1) < stored
+    places = np.sort(np.where(present, taken, stored), axis=1)
+    return np.where(places < stored, places, -1)
 
 
 def rows_of_step(count: int, batch: int, step: int, seed: int) -> np.ndarray:
@@ -68,6 +122,15 @@ def rows_of_step(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     epochs = positions // count
     rows = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):
-        order = np.random.default_rng([seed, int(epoch)]).permutation(count)
-        rows[epochs == epoch] = order[positions[epochs == epoch] % count]
+        rows[epochs == epoch] = _permutation(count, seed, int(epoch))[positions[epochs == epoch] % count]
     return rows
+
+
+@lru_cache(maxsize=2)  # a step meets at most two epochs of a set larger than its batch
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)  # unit again after float16

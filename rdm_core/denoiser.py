@@ -1,7 +1,7 @@
-"""The denoiser: a diffusers network whose cross-attention context is the neighbors' embeddings [B, K, D].
+"""The denoiser: a diffusers network whose cross-attention context is a set of CLIP vectors, turned into tokens [B, K, D].
 
-The neighbors form a set: no positions, no order. A whole context can be replaced by one learned null vector, which is
-what guidance is trained with; the 2022 model used a zero vector it had never seen.
+The vectors form a set: no positions, no order. A whole set can be replaced by one learned null vector, which is what
+guidance is trained with; the 2022 model used a zero vector it had never seen.
 """
 
 import json
@@ -9,55 +9,119 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 from rdm_core.config import DenoiserConfig
+from rdm_core.context import QUERY, TEXT, Context
 from rdm_core.errors import WeightsError
 
 NETWORKS = {"PixArtTransformer2DModel": PixArtTransformer2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+SCORE_FREQUENCIES = 8
 
 
 class Denoiser(nn.Module):
-    """Predicts the process's target from noisy latents and neighbors."""
+    """Predicts the process's target from noisy latents and a context."""
 
-    def __init__(self, network: nn.Module, dimension: int, context_norm: str) -> None:
+    means: torch.Tensor
+    """With `remove_means`: the mean unit vectors of images and of texts [2, D]."""
+
+    def __init__(
+        self,
+        network: Any,
+        dimension: int,
+        context_norm: str,
+        query_token: bool = False,
+        set_layers: int = 0,
+        remove_means: bool = False,
+    ) -> None:
+        """The last four as in `rdm_core.config.DenoiserConfig`; the means are zero until `means` is filled."""
         super().__init__()
         self.network = network
         self.dimension = dimension
-        self.context_norm = context_norm
+        self.settings: dict[str, Any] = {"context_norm": context_norm, "query_token": query_token}
+        self.settings |= {"set_layers": set_layers, "remove_means": remove_means}
         self.null = nn.Parameter(torch.zeros(dimension))
+        if query_token:
+            self.query_null = nn.Parameter(torch.zeros(dimension))
+            self.query_kind = nn.Parameter(torch.zeros(dimension))
+        if set_layers:
+            self.set_encoder = SetEncoder(dimension, set_layers)
+        if remove_means:
+            self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
 
-    def context(self, vectors: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-        """Unit vectors [B, K, D] and their raw norms [B, K] -> context [B, K, D] on the scale the network is trained with."""
-        if self.context_norm == "raw":
-            return vectors * norms[..., None]
-        return vectors * self.dimension**0.5
+    def tokens(self, context: Context) -> torch.Tensor:
+        """Context -> tokens [B, K, D] on the scale the network is trained with; what an absent slot gives is masked later."""
+        vectors, slots = context.vectors, context.slots[..., None]
+        if self.settings["remove_means"]:
+            vectors = functional.normalize(vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1)
+        raw = self.settings["context_norm"] == "raw"
+        tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
+        if self.settings["query_token"]:
+            tokens = torch.where((slots == QUERY) | (slots == TEXT), tokens + self.query_kind, tokens)
+        if self.settings["set_layers"]:
+            tokens = self.set_encoder(tokens, context.scores, context.mask)
+        return tokens
 
-    def forward(
-        self, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor, mask: torch.Tensor, dropped: torch.Tensor
-    ) -> torch.Tensor:
-        """Prediction [B, C, h, w].
+    def forward(self, x: torch.Tensor, time: torch.Tensor, context: Context) -> torch.Tensor:
+        """Prediction [B, C, h, w] for x [B, C, h, w] at time [B] on the network's scale.
 
-        x [B, C, h, w]; time [B] on the network's scale; context [B, K, D]; mask [B, K] bool, True where a neighbor is;
-        dropped [B] bool, True where the whole context is replaced by the learned null.
+        A sample whose slots are all absent gets the learned null.
         """
-        context = torch.where(dropped[:, None, None], self.null.to(context.dtype), context)
-        first = torch.zeros_like(mask)
-        first[:, 0] = True
-        mask = torch.where(dropped[:, None], first, mask)
-        prediction = self.network(x, timestep=time, encoder_hidden_states=context, encoder_attention_mask=mask)
-        return prediction.sample
+        mask, tokens = context.mask, self.tokens(context)
+        empty = ~mask.any(dim=1)
+        if self.settings["query_token"]:  # where no query is given its learned null stands for it
+            without = ~((context.slots == QUERY) | (context.slots == TEXT)).any(dim=1) & ~empty
+            tokens = torch.cat([tokens, self.query_null.expand(len(tokens), 1, -1)], dim=1)
+            mask = torch.cat([mask, without[:, None]], dim=1)
+        tokens = torch.where(empty[:, None, None], self.null, tokens)
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        mask = mask | (empty[:, None] & first)
+        return self.network(x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask).sample
+
+    def set_means(self, means: np.ndarray) -> None:
+        """Fill the means [2, D] that a network with `remove_means` subtracts: of image vectors, of text vectors."""
+        self.means.copy_(torch.from_numpy(np.array(means)))
 
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `network/` (a diffusers folder), `context.safetensors` (the null) and `context.json` (what `facts` say)."""
+        """Write `network/` (a diffusers folder), `context.safetensors` (all else that was learned) and `context.json`
+        (its settings and what `facts` say)."""
         self.network.save_pretrained(directory / "network", safe_serialization=True)
-        save_file({"null": self.null.detach().contiguous().cpu()}, directory / "context.safetensors")
-        settings = {"dimension": self.dimension, "context_norm": self.context_norm, **facts}
+        save_file(self._own_state(), directory / "context.safetensors")
+        settings = {"dimension": self.dimension, **self.settings, **facts}
         (directory / "context.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+    def _own_state(self) -> dict[str, torch.Tensor]:
+        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("network.")}
+        return {name: tensor.detach().contiguous().cpu() for name, tensor in own.items()}
+
+
+class SetEncoder(nn.Module):
+    """Lets the vectors of a set see each other and their scores: a pre-norm transformer without positions.
+
+    It starts as the identity, because what it adds is multiplied by a gate that starts at zero.
+    """
+
+    def __init__(self, dimension: int, layers: int) -> None:
+        super().__init__()
+        heads = max(1, dimension // 64)
+        layer = nn.TransformerEncoderLayer(dimension, heads, 2 * dimension, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.score = nn.Linear(2 * SCORE_FREQUENCIES, dimension)
+        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dimension), enable_nested_tensor=False)
+        self.gate = nn.Parameter(torch.zeros(dimension))
+
+    def forward(self, tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, K, D], scores [B, K] and mask [B, K] -> tokens [B, K, D]."""
+        frequencies = torch.pi * 2.0 ** torch.arange(SCORE_FREQUENCIES, device=scores.device)
+        phases = scores[..., None].clamp(-1, 1) * frequencies
+        seen = tokens + self.score(torch.cat([phases.sin(), phases.cos()], dim=-1))
+        hidden = ~mask & mask.any(dim=1, keepdim=True)  # attention over nothing would be NaN
+        return tokens + self.gate * self.layers(seen, src_key_padding_mask=hidden)
 
 
 def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None) -> Denoiser:
@@ -68,7 +132,8 @@ def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: 
     if seed is not None:
         torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
-    return Denoiser(build(config, channels, side, dimension), dimension, config.context_norm)
+    network = build(config, channels, side, dimension)
+    return Denoiser(network, dimension, config.context_norm, config.query_token, config.set_layers, config.remove_means)
 
 
 def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
@@ -82,8 +147,12 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
         network, loaded = NETWORKS[kind].from_pretrained(directory / "network", use_safetensors=True, output_loading_info=True)
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
-        denoiser = Denoiser(network, facts["dimension"], facts["context_norm"])
-        denoiser.load_state_dict({"null": load_file(directory / "context.safetensors")["null"]}, strict=False)
+        options = {name: facts[name] for name in ("query_token", "set_layers", "remove_means") if name in facts}
+        denoiser = Denoiser(network, facts["dimension"], facts["context_norm"], **options)
+        own = load_file(directory / "context.safetensors")
+        if wrong := sorted(own.keys() ^ denoiser._own_state().keys()):
+            raise ValueError(f"{len(wrong)} tensors of the context are absent or too many, {wrong[0]} among them")
+        denoiser.load_state_dict(own, strict=False)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise WeightsError(
@@ -97,7 +166,7 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> nn.Module:
+def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
     width = config.channels[0]
     return PixArtTransformer2DModel(
         num_attention_heads=width // config.head_channels,
@@ -114,7 +183,7 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
     )
 
 
-def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> nn.Module:
+def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
     last = len(config.channels) - 1
     attends = [level in config.attention_levels for level in range(last + 1)]
     return UNet2DConditionModel(

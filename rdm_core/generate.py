@@ -1,15 +1,71 @@
 """Generation: contexts -> images, with guidance, seeded per image so that a batch's make-up changes nothing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
+from rdm_core.context import Context, nothing
 from rdm_core.denoiser import Denoiser
+from rdm_core.images import centre_crop, resize_shorter_side
 from rdm_core.latents import LatentSpace
 from rdm_core.noise import Process
-from rdm_core.retrieve import Context
-from rdm_core.samplers import sample
+from rdm_core.samplers import Predict, sampler_of
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly, when and away from what a sample is drawn: reference + scale (context - reference)."""
+
+    scale: float = 2.0
+    """1: no guidance, one evaluation a step; 0: the reference alone; above 1: stronger (arXiv 2207.12598)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Times at which it is applied, 1 = pure noise (arXiv 2404.07724); elsewhere the scale is 1."""
+    away_from: Context | None = None
+    """The reference's context, one or B sets: of a negative prompt, or the zero vector of 2022; the learned null without."""
+    weaker: Denoiser | None = None
+    """The reference is this network with the same context (autoguidance, arXiv 2406.02507)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A second context that takes over once the signal is strong: content early, style late."""
+
+    context: Context
+    """B sets."""
+    from_snr: float
+    """Signal-to-noise ratio alpha^2 / sigma^2 from which on it is used."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Latents that are given in part, for inpainting."""
+
+    final: torch.Tensor
+    """Final latents [B or 1, C, h, w]."""
+    mask: torch.Tensor
+    """bool [1, 1, h, w], True where they are given and stay as they are."""
+
+    def rows(self, part: slice, device: torch.device) -> "Known":
+        """That of some samples, on a device."""
+        return Known((self.final if len(self.final) == 1 else self.final[part]).to(device), self.mask.to(device))
+
+    def over(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, C, h, w] with what is given in its place."""
+        return torch.where(self.mask, self.final, x)
+
+
+def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray) -> Known:
+    """The latents of an image uint8 [H, W, 3], kept but where the mask uint8 [H, W, 3] is white (above 127).
+
+    Both are cut to the centred square. A latent is kept only when nothing that it stands for is to be painted over.
+    """
+    pixels = side * space.factor
+    final = space.final(torch.from_numpy(space.encode([centre_crop(resize_shorter_side(image, pixels), pixels)])))
+    white = torch.from_numpy(centre_crop(resize_shorter_side(mask, pixels), pixels).max(axis=2) > 127)[None, None].float()
+    return Known(final, functional.max_pool2d(white, space.factor) == 0)
 
 
 @torch.no_grad()
@@ -17,54 +73,85 @@ def generate(
     denoiser: Denoiser,
     process: Process,
     space: LatentSpace,
-    context: Context | None,
+    context: Context,
     seeds: Sequence[int],
     *,
     side: int,
     steps: int,
-    guidance_scale: float,
+    guidance: Guidance = Guidance(),  # noqa: B008 - frozen
+    sampler: str | None = None,
+    eta: float = 0.0,
+    style: Style | None = None,
+    known: Known | None = None,
     batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draw one image a seed: uint8 [B, H, W, 3].
+    """Draw one image a seed: uint8 [B, H, W, 3]. `context` holds B sets, `side` is the latent's.
 
-    `context` holds B contexts, or is None for the learned null alone; `side` is the latent's. Guidance is
-    null + s (context - null) (arXiv 2207.12598); s = 1 costs one evaluation a step, any other two.
+    Raises RequestError for a sampler, eta or number of steps that does not fit the process.
     """
+    draw = sampler_of(process, sampler, steps, eta)
+    device = denoiser.null.device
+    shape = (space.channels, side, side)
     images = []
     for start in range(0, len(seeds), batch):
-        part = slice(start, start + batch)
-        predict = _guided(denoiser, process, context, part, len(seeds[part]), guidance_scale)
+        part = slice(start, min(start + batch, len(seeds)))
+        guided = _guidance_of(guidance, part, device)
+        predict = _guided(denoiser, process, context.rows(part).to(device), guided)
+        if style is not None:
+            late = _guided(denoiser, process, style.context.rows(part).to(device), guided)
+            predict = _switched(process, predict, late, style.from_snr)
+        given = known.rows(part, device) if known is not None else None
+        if given is not None:
+            predict = _inpainted(process, predict, given)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-        shape = (space.channels, side, side)
 
-        def fresh(generators: list[torch.Generator] = generators, shape: tuple[int, ...] = shape) -> torch.Tensor:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(denoiser.null.device)
+        def fresh(generators: list[torch.Generator] = generators) -> torch.Tensor:
+            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
-        images.append(space.decode(sample(process, predict, fresh(), steps, fresh)))
-        progress(min(start + batch, len(seeds)))
+        final = draw(process, predict, fresh(), steps, fresh, eta)
+        images.append(space.decode(given.over(final) if given is not None else final))  # DDIM ends at the least noisy time
+        progress(part.stop)
     return np.concatenate(images)
 
 
-def _guided(
-    denoiser: Denoiser, process: Process, context: Context | None, part: slice, count: int, scale: float
-) -> Callable[[torch.Tensor, float], torch.Tensor]:
-    device = denoiser.null.device
-    if context is None:
-        vectors, mask, scale = torch.zeros(count, 1, denoiser.dimension), torch.ones(count, 1, dtype=torch.bool), 0.0
-    else:
-        vectors = denoiser.context(torch.from_numpy(context.vectors[part]), torch.from_numpy(context.norms[part]))
-        mask = torch.from_numpy(context.mask[part])
-    vectors, mask = vectors.to(device), mask.to(device)
+def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Guidance) -> Predict:
+    count = len(context.vectors)
+    reference = guidance.away_from or nothing(count, denoiser.dimension).to(context.device)
+    low, high = guidance.interval
 
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        def once(dropped: bool) -> torch.Tensor:
-            time = process.network_time(torch.full((count,), t, device=device))
-            return denoiser(x, time, vectors, mask, torch.full((count,), dropped, device=device) | ~mask.any(dim=1))
-
-        if scale in (0.0, 1.0):
-            return once(dropped=scale == 0.0)
-        null = once(dropped=True)
-        return null + scale * (once(dropped=False) - null)
+        time = process.network_time(torch.full((count,), t, device=context.device))
+        scale = guidance.scale if low <= t <= high else 1.0
+        if scale == 1.0:
+            return denoiser(x, time, context)
+        other = guidance.weaker(x, time, context) if guidance.weaker else denoiser(x, time, reference)
+        return other + scale * (denoiser(x, time, context) - other) if scale else other
 
     return predict
+
+
+def _switched(process: Process, early: Predict, late: Predict, from_snr: float) -> Predict:
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        alpha, sigma = process.scales(torch.tensor([t]))
+        return late(x, t) if alpha.item() ** 2 >= from_snr * sigma.item() ** 2 else early(x, t)
+
+    return predict
+
+
+def _inpainted(process: Process, predict: Predict, given: Known) -> Predict:
+    """Where latents are given the answer is the one that leads to them, so that every sampler heads for them."""
+
+    def wrapped(x: torch.Tensor, t: float) -> torch.Tensor:
+        leading = process.prediction_of(x, given.final, torch.tensor([t], device=x.device))
+        return torch.where(given.mask, leading, predict(x, t))
+
+    return wrapped
+
+
+def _guidance_of(guidance: Guidance, part: slice, device: torch.device) -> Guidance:
+    reference = guidance.away_from
+    if reference is None:
+        return guidance
+    chosen = torch.zeros(part.stop - part.start, dtype=torch.long) if len(reference.vectors) == 1 else part
+    return replace(guidance, away_from=reference.rows(chosen).to(device))

@@ -190,6 +190,14 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """The image's centred square at side x side pixels, for a contact sheet; small ones are magnified without smoothing."""
+    if image.shape[0] < side and side % image.shape[0] == 0:
+        times = side // image.shape[0]
+        image = image.repeat(times, axis=0).repeat(times, axis=1)
+    return centre_crop(resize_shorter_side(image, side), side)
+
+
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The middle size x size pixels of image uint8 [H, W, 3]; ValueError if the image is smaller."""
     _check_image(image)

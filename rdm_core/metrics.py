@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 
+from rdm_core.context import nothing
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import Denoiser
 from rdm_core.latents import LatentSpace
@@ -28,6 +30,14 @@ def estimate(values: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
     picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def estimate_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of one figure measured once a seed, with Student's 95 % interval; a single seed has none."""
+    array = np.asarray(values, dtype=np.float64)
+    mean, count = float(array.mean()), len(array)
+    half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    return Estimate(mean, mean - half, mean + half, count)
 
 
 @torch.no_grad()
@@ -57,14 +67,11 @@ def denoising_losses(
     for _ in range(draws):
         for start in range(0, count, batch):
             rows = np.arange(start, min(start + batch, count))
-            piece = data.batch(rows, k, context_of=other[rows] if shuffled else None)
+            context = nothing(len(rows), denoiser.dimension) if null else data.neighbors(other[rows] if shuffled else rows, k)
             times = process.draw_times(len(rows), generator)
-            x0 = space.final(piece.raw)
+            x0 = space.final(data.raw(rows))
             noisy, target = process.corrupt(x0, torch.randn(x0.shape, generator=generator), times)
-            context = denoiser.context(piece.vectors, piece.norms)
-            dropped = torch.full((len(rows),), null) | ~piece.mask.any(dim=1)
-            inputs = (noisy, process.network_time(times), context, piece.mask, dropped)
-            prediction = denoiser(*(tensor.to(device) for tensor in inputs)).cpu()
+            prediction = denoiser(noisy.to(device), process.network_time(times).to(device), context.to(device)).cpu()
             losses[rows] += (prediction - target).square().mean(dim=(1, 2, 3)).numpy() / draws
     return losses
 
@@ -82,6 +89,6 @@ def copy_rate(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> float
     return float((nearest_distances(samples, known) <= threshold).mean())
 
 
-def agreement(shown: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+def agreement(shown: Sequence[str] | np.ndarray, wanted: Sequence[str]) -> np.ndarray:
     """1.0 where what an image shows is what was asked for, else 0.0: float64 [N]."""
     return np.asarray([float(a == b) for a, b in zip(shown, wanted, strict=True)])

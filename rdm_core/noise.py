@@ -1,7 +1,7 @@
 """Forward processes: clean final latents -> noisy ones, and what the network is asked to predict.
 
-Two classes with the same three methods. Times are float [B] in 0..1, 1 = pure noise; `network_time` is what the
-network's time embedding sees. Letters: x0 clean [B, C, h, w], n noise ~ N(0, I), t time.
+Both are x_t = alpha_t x0 + sigma_t n, and have the same methods. Times are float [B] in 0..1, 1 = most noise;
+`network_time` is what the network's time embedding sees. Letters: x0 clean [B, C, h, w], n noise ~ N(0, I), t time.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def _over(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Straight paths x_t = (1 - t) x0 + t n with target n - x0 (rectified flow, arXiv 2209.03003).
+    """Straight paths, alpha = 1 - t and sigma = t, with target n - x0 (rectified flow, arXiv 2209.03003).
 
     Times are logit-normal, sigmoid(N(time_mean, 1)) (arXiv 2403.03206, eq. 19): a larger mean trains more where an image
     is decided, a smaller one where it is finished.
@@ -32,6 +32,10 @@ class FlowMatching:
         """Times [count] in (0, 1)."""
         return torch.sigmoid(self.time_mean + torch.randn(count, generator=generator))
 
+    def scales(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(alpha_t, sigma_t), each [B]."""
+        return 1 - t, t
+
     def corrupt(self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
         return x0 + _over(t, x0) * (n - x0), n - x0
@@ -40,40 +44,90 @@ class FlowMatching:
         """0..1 -> 0..1000 float."""
         return t * NETWORK_TIMES
 
+    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
+        """1 for every sample [B]: the weighting is in how times are drawn."""
+        return torch.ones_like(t)
+
+    def clean(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x0, n) that a prediction at x_t stands for."""
+        return x - _over(t, x) * prediction, x + _over(1 - t, x) * prediction
+
+    def prediction_of(self, x: torch.Tensor, x0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The prediction at x_t that stands for a known x0; undoes `clean`. t above 0."""
+        return (x - x0) / _over(t, x)
+
 
 @dataclass(frozen=True)
-class Epsilon:
-    """x_t = sqrt(a_t) x0 + sqrt(1 - a_t) n with target n (DDPM, arXiv 2006.11239, eq. 4 and 14).
+class Diffusion:
+    """alpha_t^2 = a_t, sigma_t^2 = 1 - a_t over 1000 steps of scaled-linear betas, uniform times: the 2022 model.
 
-    1000 steps of scaled-linear betas, uniform times: the 2022 model.
+    Targets: the noise (DDPM, arXiv 2006.11239, eq. 4 and 14) or the velocity alpha n - sigma x0 (arXiv 2202.00512, app. D).
     """
 
     beta_start: float = 0.0015
     beta_end: float = 0.0195
+    velocity: bool = False
+    min_snr_gamma: float = 0.0
+    """Loss weights min(snr, gamma) / snr for noise, / (snr + 1) for velocity (arXiv 2303.09556, sec. 3.4); 0: all 1."""
+    zero_terminal_snr: bool = False
+    """Betas rescaled so that the last step is pure noise (arXiv 2305.08891, alg. 1)."""
 
     @cached_property
     def alphas(self) -> torch.Tensor:
         """Cumulative products a_0..a_999, float32 [1000]."""
         roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, NETWORK_TIMES, dtype=torch.float64)
-        return torch.cumprod(1 - roots**2, dim=0).float()
+        alphas = torch.cumprod(1 - roots**2, dim=0).sqrt()
+        if self.zero_terminal_snr:
+            alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+        return alphas.square().float()
 
     def draw_times(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Times [count] = step / 1000, steps uniform over 0..999."""
         return torch.randint(0, NETWORK_TIMES, (count,), generator=generator) / NETWORK_TIMES
 
+    def scales(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(alpha_t, sigma_t), each [B]."""
+        a = self.alphas[self.network_time(t).cpu().long()].to(t)
+        return a.sqrt(), (1 - a).sqrt()
+
     def corrupt(self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
-        a = _over(self.alphas[self.network_time(t).cpu().long()], x0)
-        return a.sqrt() * x0 + (1 - a).sqrt() * n, n
+        alpha, sigma = (_over(scale, x0) for scale in self.scales(t))
+        return alpha * x0 + sigma * n, alpha * n - sigma * x0 if self.velocity else n
 
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """Times -> steps 0..999, float."""
         return (t * NETWORK_TIMES).round().clamp(0, NETWORK_TIMES - 1)
 
+    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
+        """Weight of each sample's squared error [B]."""
+        if not self.min_snr_gamma:
+            return torch.ones_like(t)
+        alpha, sigma = self.scales(t)
+        snr = (alpha / sigma).square()
+        kept = snr.clamp(max=self.min_snr_gamma)
+        return kept / (snr + 1) if self.velocity else kept / snr
 
-Process = FlowMatching | Epsilon
+    def clean(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x0, n) that a prediction at x_t stands for."""
+        alpha, sigma = (_over(scale, x) for scale in self.scales(t))
+        if self.velocity:
+            return alpha * x - sigma * prediction, sigma * x + alpha * prediction
+        return (x - sigma * prediction) / alpha, prediction
+
+    def prediction_of(self, x: torch.Tensor, x0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The prediction at x_t that stands for a known x0; undoes `clean`."""
+        alpha, sigma = (_over(scale, x) for scale in self.scales(t))
+        n = (x - alpha * x0) / sigma
+        return alpha * n - sigma * x0 if self.velocity else n
+
+
+Process = FlowMatching | Diffusion
 
 
 def process_of(config: NoiseConfig) -> Process:
     """The forward process a configuration names."""
-    return FlowMatching(config.time_mean) if config.process == "flow" else Epsilon(config.beta_start, config.beta_end)
+    if config.process == "flow":
+        return FlowMatching(config.time_mean)
+    velocity = config.process == "velocity"
+    return Diffusion(config.beta_start, config.beta_end, velocity, config.min_snr_gamma, config.zero_terminal_snr)

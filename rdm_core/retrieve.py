@@ -3,11 +3,12 @@
 B images, K slots in a context, D the encoder's dimension, N rows of the database.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context
 from rdm_core.errors import RequestError
 from rdm_core.search import NO_ROW, NO_SCORE, Searcher
 
@@ -31,49 +32,104 @@ class Database:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What the denoiser is given for B images."""
+class Retrieved:
+    """The contexts of B images, with where each vector came from."""
 
     vectors: np.ndarray
     """Unit [B, K, D] float32."""
     norms: np.ndarray
     """Raw norms [B, K] float32."""
-    mask: np.ndarray
-    """bool [B, K], True where there is a vector."""
+    slots: np.ndarray
+    """What each is, int8 [B, K]: the kinds of `rdm_core.context`."""
     rows: np.ndarray
     """Database row int64 [B, K]; NO_ROW where the slot holds the query itself or nothing."""
     scores: np.ndarray
     """Cosine with the query float32 [B, K]; 1 for the query itself, NO_SCORE for nothing."""
 
+    @property
+    def context(self) -> Context:
+        """What the denoiser is given of it."""
+        return Context.of(self.vectors, self.norms, self.scores, self.slots)
 
-Strategy = Callable[[np.ndarray, np.ndarray, "Database | None", int], Context]
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, chosen: np.ndarray) -> "Retrieved":
+        """The contexts of some of the images."""
+        return self._each(lambda array: array[chosen])
+
+    def as_one_set(self) -> "Retrieved":
+        """B contexts of one vector -> one context of B vectors."""
+        return self._each(lambda array: array.swapaxes(0, 1))
+
+    def without(self, slot: int) -> "Retrieved":
+        """The contexts as if one slot had held nothing."""
+        slots = self.slots.copy()
+        slots[:, slot] = ABSENT
+        return replace(self, slots=slots)
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Retrieved":
+        return Retrieved(**{f.name: change(getattr(self, f.name)) for f in fields(Retrieved)})
 
 
-def query_only(queries: np.ndarray, norms: np.ndarray, database: Database | None, k: int) -> Context:
+@dataclass(frozen=True)
+class Queries:
+    """What is looked up: unit vectors [Q, D], their raw norms [Q], and whether they are texts."""
+
+    vectors: np.ndarray
+    norms: np.ndarray
+    texts: bool
+
+    def take(self, chosen: np.ndarray) -> "Queries":
+        """Some of them, in that order."""
+        return Queries(self.vectors[chosen], self.norms[chosen], self.texts)
+
+
+Strategy = Callable[[Queries, "Database | None", int], Retrieved]
+
+
+def query_only(queries: Queries, database: Database | None, k: int) -> Retrieved:
     """The query's own vector and nothing else: K = 1; needs no database. (Text alone, in the 2022 paper's words.)"""
-    count = len(queries)
+    count = len(queries.vectors)
+    slots = np.full((count, 1), TEXT if queries.texts else QUERY, np.int8)
     rows, scores = np.full((count, 1), NO_ROW), np.ones((count, 1), np.float32)
-    return Context(queries[:, None], norms[:, None], np.ones((count, 1), bool), rows, scores)
+    return Retrieved(queries.vectors[:, None], queries.norms[:, None], slots, rows, scores)
 
 
-def neighbors_only(queries: np.ndarray, norms: np.ndarray, database: Database | None, k: int) -> Context:
+def neighbors_only(queries: Queries, database: Database | None, k: int) -> Retrieved:
     """The k nearest rows, as in training.
 
     Raises RequestError when there is no database or it has fewer than k rows.
     """
     database = _checked(database, k)
-    rows, scores = database.searcher.search(queries, k)
-    return _context_of_rows(database, rows, scores)
+    rows, scores = database.searcher.search(queries.vectors, k)
+    return _retrieved_rows(database, rows, scores)
 
 
-def query_and_neighbors(queries: np.ndarray, norms: np.ndarray, database: Database | None, k: int) -> Context:
+def query_and_neighbors(queries: Queries, database: Database | None, k: int) -> Retrieved:
     """The query's own vector, then its k - 1 nearest rows: the 2022 release's default for texts and images."""
-    own = query_only(queries, norms, None, 1)
-    if k == 1:
-        return own
-    near = neighbors_only(queries, norms, database, k - 1)
-    fields = ("vectors", "norms", "mask", "rows", "scores")
-    return Context(*(np.concatenate([getattr(own, f), getattr(near, f)], axis=1) for f in fields))
+    own = query_only(queries, None, 1)
+    return own if k == 1 else joined(own, neighbors_only(queries, database, k - 1))
+
+
+def joined(*parts: Retrieved) -> Retrieved:
+    """Contexts side by side: the vectors of all parts [B, K1 + K2 + ...]."""
+    together = {f.name: np.concatenate([getattr(part, f.name) for part in parts], axis=1) for f in fields(Retrieved)}
+    return Retrieved(**together)
+
+
+def interpolated(a: Queries, b: Queries, shares: Sequence[float]) -> Queries:
+    """Queries on the great circle from each of `a` [Q, D] to its counterpart in `b`, at every share in 0..1: [Q * S, D]."""
+    cosine = np.clip((a.vectors * b.vectors).sum(axis=1, keepdims=True), -1, 1)
+    angle = np.arccos(cosine)
+    pieces = []
+    for share in shares:
+        mixed = np.sin((1 - share) * angle) * a.vectors + np.sin(share * angle) * b.vectors
+        flat = (1 - share) * a.vectors + share * b.vectors  # where the two are all but equal
+        mixed = np.where(angle < 1e-4, flat, mixed)
+        pieces.append(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
+    norms = np.stack([(1 - share) * a.norms + share * b.norms for share in shares], axis=1).ravel()
+    return Queries(np.stack(pieces, axis=1).reshape(-1, a.vectors.shape[1]).astype(np.float32), norms, a.texts)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -83,14 +139,14 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def neighbors_from_pool(queries: np.ndarray, database: Database, k: int, pool: int, rng: np.random.Generator) -> Context:
+def neighbors_from_pool(queries: Queries, database: Database, k: int, pool: int, rng: np.random.Generator) -> Retrieved:
     """k rows drawn at random, nearest first, from each query's `pool` nearest rows (class-conditional sampling)."""
     if pool < k:
         raise RequestError("pool", f"{pool} rows cannot give {k} neighbors", "Ask for a pool of at least k.")
     database = _checked(database, k)
-    rows, scores = database.searcher.search(queries, min(pool, database.rows))
+    rows, scores = database.searcher.search(queries.vectors, min(pool, database.rows))
     chosen = np.sort(np.stack([rng.permutation(rows.shape[1])[:k] for _ in range(len(rows))]), axis=1)
-    return _context_of_rows(database, np.take_along_axis(rows, chosen, 1), np.take_along_axis(scores, chosen, 1))
+    return _retrieved_rows(database, np.take_along_axis(rows, chosen, 1), np.take_along_axis(scores, chosen, 1))
 
 
 def retrieval_counts(neighbor_rows: np.ndarray, database_rows: int) -> np.ndarray:
@@ -131,7 +187,8 @@ def _checked(database: Database | None, k: int) -> Database:
     return database
 
 
-def _context_of_rows(database: Database, rows: np.ndarray, scores: np.ndarray) -> Context:
-    mask = rows != NO_ROW
+def _retrieved_rows(database: Database, rows: np.ndarray, scores: np.ndarray) -> Retrieved:
+    present = rows != NO_ROW
+    slots = np.where(present, NEIGHBOR, ABSENT).astype(np.int8)
     norms = np.asarray(database.norms[np.maximum(rows, 0)], dtype=np.float32)
-    return Context(database.vectors(rows), norms, mask, rows, np.where(mask, scores, NO_SCORE).astype(np.float32))
+    return Retrieved(database.vectors(rows), norms, slots, rows, np.where(present, scores, NO_SCORE).astype(np.float32))

@@ -1,51 +1,144 @@
 """Samplers: from pure noise to final latents. Every sampler has the same signature.
 
 `predict(x, t)` answers what the process trains for, for x [B, C, h, w] and one time t in 0..1; guidance is inside it.
-`noise` supplies fresh N(0, I) like x, one call a step.
+`noise` supplies fresh N(0, I) like x; only DDIM with eta above 0 asks for it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from rdm_core.errors import RequestError
-from rdm_core.noise import NETWORK_TIMES, Epsilon, FlowMatching, Process
+from rdm_core.noise import NETWORK_TIMES, FlowMatching, Process
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
 FreshNoise = Callable[[], torch.Tensor]
-
-
-def sample_euler(process: FlowMatching, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise) -> torch.Tensor:
-    """Euler steps along the flow, times equally spaced from 1 to 0."""
-    times = torch.linspace(1, 0, steps + 1).tolist()
-    for t, s in zip(times, times[1:], strict=False):
-        x = x + (s - t) * predict(x, t)
-    return x
+Sampler = Callable[[Process, Predict, torch.Tensor, int, FreshNoise, float], torch.Tensor]
 
 
 def sample_ddim(
-    process: Epsilon, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
+    process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
 ) -> torch.Tensor:
-    """DDIM (arXiv 2010.02502, eq. 12), leading spacing with offset 1 as the 2022 release; eta 1 is its paper's setting.
+    """DDIM (arXiv 2010.02502, eq. 12 and 16); on straight paths with eta 0 its step is Euler's.
 
-    Raises RequestError for more steps than the process has.
+    Diffusion: leading spacing with offset 1 as the 2022 release, whose paper used eta 1. Flow: times equally spaced.
     """
-    if steps > NETWORK_TIMES:
-        raise RequestError("steps", f"{steps} steps of a process that has {NETWORK_TIMES}", f"Use at most {NETWORK_TIMES}.")
-    stride = NETWORK_TIMES // steps
-    indices = [min(i * stride + 1, NETWORK_TIMES - 1) for i in reversed(range(steps))]
-    for index, following in zip(indices, [*indices[1:], 0], strict=True):
-        a, b = process.alphas[index], process.alphas[following]
-        n = predict(x, index / NETWORK_TIMES)
-        x0 = (x - (1 - a).sqrt() * n) / a.sqrt()
-        sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
-        x = b.sqrt() * x0 + (1 - b - sigma**2).clamp(min=0).sqrt() * n
-        x = x + sigma * noise() if eta > 0 else x
+    times = _times(process, steps)
+    for t, s in zip(times, times[1:], strict=False):
+        x0, n = process.clean(x, predict(x, t), torch.tensor([t]))
+        (alpha, sigma), (alpha_next, sigma_next) = _scales(process, t), _scales(process, s)
+        fresh = eta * sigma_next / sigma * (1 - (alpha / alpha_next) ** 2) ** 0.5 if eta else 0.0
+        x = alpha_next * x0 + (sigma_next**2 - fresh**2) ** 0.5 * n
+        x = x + fresh * noise() if fresh else x
     return x
 
 
-def sample(process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise) -> torch.Tensor:
-    """The process's plain sampler: Euler for the flow, DDIM with eta 0 for noise prediction."""
+def sample_heun(
+    process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
+) -> torch.Tensor:
+    """Heun's second-order steps along the flow (arXiv 2206.00364, alg. 1): two evaluations a step but for the last."""
+    times = torch.linspace(1, 0, steps + 1).tolist()
+    for t, s in zip(times, times[1:], strict=False):
+        slope = predict(x, t)
+        ahead = x + (s - t) * slope
+        x = ahead if s == 0 else x + (s - t) * (slope + predict(ahead, s)) / 2
+    return x
+
+
+def sample_dpm(
+    process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
+) -> torch.Tensor:
+    """DPM-Solver++ of second order, multistep (arXiv 2211.01095), diffusers' implementation."""
+    return _with_scheduler(DPMSolverMultistepScheduler, process, predict, x, steps)
+
+
+def sample_unipc(
+    process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
+) -> torch.Tensor:
+    """UniPC of second order (arXiv 2302.04867), diffusers' implementation."""
+    return _with_scheduler(UniPCMultistepScheduler, process, predict, x, steps)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": sample_ddim,
+    "euler": sample_ddim,
+    "heun": sample_heun,
+    "dpm++": sample_dpm,
+    "unipc": sample_unipc,
+}
+"""By name. 'euler' is what 'ddim' does on straight paths."""
+
+
+def sampler_of(process: Process, name: str | None, steps: int, eta: float) -> Sampler:
+    """The sampler of that name, or the process's plain one: Euler for the flow, DDIM for diffusion.
+
+    Raises RequestError for a sampler that does not fit the process, an eta that it would not use, or too many steps.
+    """
+    flow = isinstance(process, FlowMatching)
+    name = name or ("euler" if flow else "ddim")
+    fits = {"euler": flow, "heun": flow, "ddim": not flow}
+    if not fits.get(name, name in SAMPLERS):
+        usable = ", ".join(other for other in SAMPLERS if fits.get(other, True))
+        raise RequestError("sampler", f"{name!r} does not fit a run trained with {_kind(process)}", f"Use one of: {usable}.")
+    if eta and name != "ddim":
+        raise RequestError("eta", f"{eta}, but the sampler {name!r} adds no noise", "Use eta=0, or sampler=ddim.")
+    if steps > NETWORK_TIMES:
+        raise RequestError("steps", f"{steps} steps of a process that has {NETWORK_TIMES}", f"Use at most {NETWORK_TIMES}.")
+    return SAMPLERS[name]
+
+
+def _kind(process: Process) -> str:
+    return "flow matching" if isinstance(process, FlowMatching) else "a diffusion process"
+
+
+def _times(process: Process, steps: int) -> list[float]:
+    """steps + 1 falling times."""
     if isinstance(process, FlowMatching):
-        return sample_euler(process, predict, x, steps, noise)
-    return sample_ddim(process, predict, x, steps, noise)
+        return torch.linspace(1, 0, steps + 1).tolist()
+    if process.zero_terminal_snr:  # from the last step, which is pure noise ('trailing')
+        indices = torch.linspace(NETWORK_TIMES, 0, steps + 1).round().long().tolist()
+        return [max(index - 1, 0) / NETWORK_TIMES for index in indices]
+    stride = NETWORK_TIMES // steps
+    indices = [min(i * stride + 1, NETWORK_TIMES - 1) for i in reversed(range(steps))]
+    return [index / NETWORK_TIMES for index in [*indices, 0]]
+
+
+def _scales(process: Process, t: float) -> tuple[float, float]:
+    alpha, sigma = process.scales(torch.tensor([t], dtype=torch.float64))
+    return alpha.item(), sigma.item()
+
+
+def _solver_times(process: Process, steps: int) -> torch.Tensor:
+    """Falling times [steps] of the multistep solvers: equally spaced along the flow, in log signal-to-noise ratio else.
+
+    Equally spaced steps of a diffusion would leave most of the way, in that ratio, to the last one.
+    """
+    if isinstance(process, FlowMatching):
+        return torch.linspace(1 - 1 / NETWORK_TIMES, 0, steps + 1)[:-1]  # the solvers divide by alpha, which is 0 at 1
+    every = _noise_to_signal(process, torch.arange(NETWORK_TIMES) / NETWORK_TIMES).log()
+    wanted = torch.linspace(float(every[-1]), float(every[0]), steps).flip(0)
+    order = torch.arange(steps)
+    rising = (torch.searchsorted(every, wanted).clamp(max=NETWORK_TIMES - 1) - order).cummax(0).values + order  # no step twice
+    return torch.minimum(rising, NETWORK_TIMES - steps + order).flip(0) / NETWORK_TIMES
+
+
+def _noise_to_signal(process: Process, t: torch.Tensor) -> torch.Tensor:
+    alpha, sigma = process.scales(t)
+    return sigma / alpha.clamp(min=2**-16)  # finite for pure noise, and still above every other
+
+
+def _with_scheduler(scheduler_class: Any, process: Process, predict: Predict, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """diffusers' solver at times and noise levels of our own: its own are rounded, come twice, or are one too many."""
+    flow = isinstance(process, FlowMatching)
+    kind = "flow_prediction" if flow else "v_prediction" if process.velocity else "epsilon"
+    scheduler = scheduler_class(NETWORK_TIMES, solver_order=2, prediction_type=kind, use_flow_sigmas=flow)
+    times = _solver_times(process, steps)
+    scheduler.set_timesteps(steps)
+    scheduler.timesteps = times
+    scheduler.sigmas = torch.cat([times if flow else _noise_to_signal(process, times), torch.zeros(1)])
+    scheduler.set_begin_index(0)
+    for t in times:
+        x = scheduler.step(predict(x, t.item()), t, x).prev_sample
+    return x

@@ -21,6 +21,8 @@ def publish_weights(directory: Path, config: DenoiserConfig, state: State, facts
     with torch.no_grad():
         for name, parameter in denoiser.named_parameters():
             parameter.copy_(torch.from_numpy(state[f"ema/{name}"]))
+        if denoiser.settings["remove_means"]:
+            denoiser.set_means(state["buffers/means"])
     denoiser.save(directory, dict(facts) | {"parameters": parameter_count(denoiser)})
 
 

@@ -13,8 +13,14 @@ VECTORS_FILE = "vectors.npy"
 FAISS_FILE = "index.faiss"
 
 
-def write_vectors(directory: Path, vectors: np.ndarray, norms: np.ndarray) -> int:
-    """Write unit vectors [N, D] as float16 and raw norms [N] as float32; row = index id. Returns N."""
+def write_vectors(directory: Path, vectors: np.ndarray, norms: np.ndarray, text_mean: np.ndarray | None = None) -> int:
+    """Write unit vectors [N, D] as float16, raw norms [N] as float32 (row = index id) and the means. Returns N.
+
+    `text_mean` [D]: mean unit vector of the captions; zeros are written where there are none.
+    """
+    image_mean = vectors.mean(axis=0, dtype=np.float64)
+    means = np.stack([image_mean, np.zeros_like(image_mean) if text_mean is None else text_mean])
+    np.save(directory / "means.npy", means.astype(np.float32), allow_pickle=False)
     np.save(directory / VECTORS_FILE, vectors.astype(np.float16), allow_pickle=False)
     np.save(directory / "norms.npy", norms.astype(np.float32), allow_pickle=False)
     return len(vectors)
@@ -28,6 +34,11 @@ def open_vectors(index: Artifact | Build) -> np.ndarray:
 def open_norms(index: Artifact | Build) -> np.ndarray:
     """Raw norms [N] float32, memory-mapped."""
     return open_array(index.file("norms.npy"))
+
+
+def open_means(index: Artifact | Build) -> np.ndarray:
+    """Mean unit vectors of the images and of their captions, float32 [2, D]; zeros for captions where there are none."""
+    return open_array(index.file("means.npy"))
 
 
 def faiss_file(index: Artifact | Build) -> Path | None:

@@ -630,6 +630,7 @@ def prefect_server(home: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     settings |= {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_LEVEL": "ERROR"}
+    settings |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | settings
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with (home / "server.log").open("wb") as log:
@@ -661,6 +662,7 @@ def environment(address: str, home: Path) -> dict[str, str]:
     one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     prefect = {"PREFECT_API_URL": address, "PREFECT_HOME": str(home), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
     quiet = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
+    quiet |= {"PREFECT_CLIENT_MAX_RETRIES": "10"}
     return one | prefect | quiet | {"OMP_WAIT_POLICY": "PASSIVE", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

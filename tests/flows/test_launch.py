@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -163,3 +164,54 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_train
     stop_when(lambda: steps_told(small_world.root, "killed") >= 15, kill)
     run = train_rdm(TrainRDM(**settings))
     assert killed and [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == list(range(1, 41))
+
+
+def losses_of(run):
+    return [record["loss"] for record in read_metrics(run.file(METRICS_FILE))]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Every record that a training tells while it runs."""
+    records = []
+    monkeypatch.setattr("flows.train_rdm.TrainingProgress.watch", lambda self, record: records.append(record))
+    return records
+
+
+def test_two_processes_learn_what_one_learns_and_resume_to_a_millionth(small_world, small_training, told):
+    root, common = small_world.root, {"steps": 8, "checkpoint_steps": 4, "batch": 8}
+    alone = train_rdm(TrainRDM(**small_training(root, "alone", **common) | {"threads": 1}))
+    settings = small_training(root, "both", **common) | {"threads": 1, "processes": 2, "main_process_port": 0}
+    unbroken = train_rdm(TrainRDM(**settings))
+    assert {record["processes"] for record in told[:8]} == {1} and {record["processes"] for record in told[8:]} == {2}
+    assert losses_of(unbroken) == pytest.approx(losses_of(alone), rel=1e-5)
+    stop_when(lambda: (root / "runs" / "broken").is_dir() and checkpoints(root, "broken"), stop_all)
+    with pytest.raises(TrainingFailed):
+        launched_once(TrainRDM(**settings | {"name": "broken"}))
+    assert losses_of(train_rdm(TrainRDM(**settings | {"name": "broken"}))) == pytest.approx(losses_of(unbroken), rel=1e-6)
+
+
+def checkpoints(root, name):
+    return list((root / "runs" / name).glob("*/checkpoints/0*/manifest.json"))
+
+
+def test_two_machines_train_one_run_with_the_command_that_the_first_tells(small_world, small_training, told):
+    port = free_port()
+    settings = small_training(small_world.root, "machines", steps=3, batch=8) | {"threads": 1, "machines": 2}
+    config = TrainRDM(**settings | {"main_process_port": port})
+    others = []
+
+    def join():
+        command = launch_command(run_directory(small_world.root, "machines"), config, rank=1)
+        others.append(subprocess.Popen(command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, start_new_session=True))
+
+    stop_when(lambda: list((small_world.root / "runs" / "machines").glob("*/config.json")), join)
+    run = train_rdm(config)
+    assert others[0].wait(60) == 0
+    assert {record["processes"] for record in told} == {2} and len(losses_of(run)) == 3
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -112,6 +112,7 @@ def publish_samples(root, name, database, side=16, count=2, neighbors=3):
             "database": database.fingerprint if database else None, "neighbor_keys": (KEYS * 5)[:neighbors],
             "neighbor_scores": [0.9] * neighbors, "licences": ["CC-BY-4.0"] * neighbors, "authors": [HOSTILE] * neighbors,
             "source_urls": ["https://example.org/a.jpg"] * neighbors,
+                "style_database": None, "given_images": [], "attributions": None,
         }
         for i in range(count)
     ]  # fmt: skip

@@ -7,11 +7,18 @@ import torch
 from rdm_core.config import DenoiserConfig
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import Denoiser, build_denoiser
+from rdm_core.noise import Diffusion, FlowMatching, Process
 
 DIMENSION = 8
 TINY = {
     "transformer": DenoiserConfig(network="transformer", channels=(32,), depth=1, head_channels=16, patch=4),
     "unet": DenoiserConfig(network="unet", channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,)),
+}
+PROCESSES = {
+    "flow": FlowMatching(),
+    "epsilon": Diffusion(),
+    "velocity": Diffusion(velocity=True),
+    "zero terminal": Diffusion(velocity=True, zero_terminal_snr=True),
 }
 
 
@@ -21,16 +28,23 @@ def tiny_config(request) -> DenoiserConfig:
     return TINY[request.param]
 
 
+@pytest.fixture(params=list(PROCESSES))
+def process(request) -> Process:
+    """Each forward process in turn."""
+    return PROCESSES[request.param]
+
+
 @pytest.fixture
 def tiny_denoiser():
-    """A function: configuration -> a denoiser for [*, 3, 8, 8] whose every parameter, the null too, is away from zero."""
+    """A function: configuration -> a denoiser for [*, 3, 8, 8] whose every parameter, the nulls too, is away from zero."""
 
     def build(config: DenoiserConfig = TINY["transformer"], seed: int = 0) -> Denoiser:
-        torch.manual_seed(seed)
-        denoiser = build_denoiser(config, 3, 8, DIMENSION)
+        denoiser = build_denoiser(config, 3, 8, DIMENSION, seed)
         with torch.no_grad():
             for parameter in denoiser.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
+            if config.remove_means:
+                denoiser.means.copy_(0.3 * torch.randn(2, DIMENSION))
         return denoiser.eval()
 
     return build
@@ -38,7 +52,7 @@ def tiny_denoiser():
 
 @pytest.fixture
 def tiny_data():
-    """A function: sample count -> data of one colour each, whose nearest neighbor's vector tells the colour."""
+    """A function: sample count -> data of one colour each, whose own vector and nearest neighbor's tell the colour."""
 
     def build(count: int = 16, k: int = 2, seed: int = 0) -> TrainingData:
         rng = np.random.default_rng(seed)
@@ -47,7 +61,8 @@ def tiny_data():
         colours = np.clip(127.5 + 200 * vectors[:, :3], 0, 255).astype(np.uint8)
         latents = np.broadcast_to(colours[:, :, None, None], (count, 3, 8, 8))
         rows = np.stack([(np.arange(count) + i) % count for i in range(k)], axis=1)
-        half = count // 2
-        return TrainingData([latents[:half], latents[half:]], rows, vectors.astype(np.float16), np.full(count, 10.0))
+        scores = np.tile(np.linspace(0.9, 0.5, k, dtype=np.float32), (count, 1))
+        stored, norms, half = vectors.astype(np.float16), np.full(count, 10.0), count // 2
+        return TrainingData([latents[:half], latents[half:]], rows, scores, stored, norms, stored, norms)
 
     return build

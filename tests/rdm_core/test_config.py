@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from flows.presets import PRESETS
-from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.denoiser import build_denoiser
 from rdm_core.noise import process_of
 
-CLASSES = [DenoiserConfig, NoiseConfig, TrainingConfig]
+CLASSES = [DenoiserConfig, NoiseConfig, TrainingConfig, ExecutionConfig]
 
 
 def test_importing_configurations_loads_no_heavy_package():
@@ -44,6 +44,36 @@ def test_the_defaults_are_the_2022_model():
     training = TrainingConfig()
     assert (training.learning_rate, training.weight_decay, training.ema_decay, training.k) == (1e-4, 0.01, 0.9999, 4)
     assert (training.warmup_steps, training.cooldown, training.random_k) == (100, 0, False)
+    denoiser, noise = DenoiserConfig(), NoiseConfig()
+    assert (denoiser.query_token, denoiser.set_layers, denoiser.remove_means) == (False, 0, False)
+    assert (noise.min_snr_gamma, noise.zero_terminal_snr) == (0, False)
+    assert (training.from_top, training.score_cap, training.each_neighbor_dropout) == (0, 1, 0)
+    assert (training.query_dropout, training.embedding_noise) == (0, 0)
+
+
+def test_by_default_training_runs_plainly():
+    assert ExecutionConfig() == ExecutionConfig(1, False, False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("cls", "asked", "message"),
+    [
+        (DenoiserConfig, {"depth": 0}, "depth: is 0, must be at least 1"),
+        (DenoiserConfig, {"set_layers": -1}, "set_layers: is -1, must be 0 or more"),
+        (DenoiserConfig, {"channels": ()}, r"channels: is \(\), must be one or more widths above 0"),
+        (DenoiserConfig, {"network": "transformer", "channels": (33,)}, "channels: 33 cannot be divided into heads of 32"),
+        (TrainingConfig, {"k": 4, "from_top": 3}, "from_top: 3 nearest cannot give k=4 neighbors; 0 takes the k nearest"),
+        (TrainingConfig, {"score_cap": 1.5}, "score_cap: is 1.5, must be a cosine"),
+        (TrainingConfig, {"each_neighbor_dropout": 1.1}, "each_neighbor_dropout: is 1.1, must be between 0 and 1"),
+        (TrainingConfig, {"query_dropout": -0.1}, "query_dropout: is -0.1, must be between 0 and 1"),
+        (TrainingConfig, {"embedding_noise": -1.0}, "embedding_noise: is -1.0, must be 0 or more"),
+        (TrainingConfig, {"learning_rate": 0.0}, "learning_rate: is 0.0, must be above 0"),
+        (ExecutionConfig, {"accumulate": 0}, "accumulate: is 0, must be at least 1"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(cls, asked, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**asked)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

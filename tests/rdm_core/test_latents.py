@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from safetensors.torch import load_file, save_file
 
 from rdm_core.errors import WeightsError
@@ -113,6 +113,55 @@ def test_an_autoencoder_is_frozen(space):
     assert not any(parameter.requires_grad for parameter in space.autoencoder.parameters())
 
 
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """The latent space of a tiny random autoencoder with a codebook, quartering the side."""
+    torch.manual_seed(0)
+    autoencoder = VQModel(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=6,
+        vq_embed_dim=3,
+        num_vq_embeddings=32,
+        norm_num_groups=4,
+        scaling_factor=SCALING,
+    )
+    torch.nn.init.normal_(autoencoder.quantize.embedding.weight)
+    folder = tmp_path_factory.mktemp("autoencoder") / "tiny-vq"
+    autoencoder.save_pretrained(folder)
+    return load_latent_space(str(folder))
+
+
+def test_an_autoencoder_with_a_codebook_stores_what_is_not_yet_quantised(coded):
+    assert (type(coded.autoencoder), coded.channels, coded.factor) == (VQModel, 3, 4)
+    assert coded.identity == {"autoencoder": "tiny-vq", "weights_sha256": coded.weights_sha256, "channels": 3, "factor": 4}
+    raw = coded.encode(images(3))
+    assert (raw.dtype, raw.shape) == (np.float16, (3, 3, 4, 4))
+    pixels = torch.from_numpy(np.stack(images(3))).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = coded.autoencoder.encoder(pixels)
+        expected = coded.autoencoder.quant_conv(expected)
+    np.testing.assert_allclose(raw, expected.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_yet_quantised_is_scaled_and_nothing_is_drawn(coded):
+    raw = torch.from_numpy(coded.encode(images(3)))
+    assert torch.equal(coded.final(raw), raw.float() * SCALING)
+    assert torch.equal(coded.final(raw, torch.randn(3, 3, 4, 4)), coded.final(raw))
+
+
+def test_decoding_takes_the_nearest_codes(coded):
+    codes = coded.autoencoder.quantize.embedding.weight
+    vectors = codes[torch.arange(16)].view(1, 4, 4, 3).permute(0, 3, 1, 2)
+    exact = coded.decode(vectors * SCALING)
+    nearest = torch.cdist(codes, codes).fill_diagonal_(torch.inf).min() / 4
+    assert nearest > 0.01
+    np.testing.assert_array_equal(coded.decode((vectors + nearest) * SCALING), exact)
+    np.testing.assert_array_equal(coded.decode(vectors.half() * SCALING), exact)
+    assert (coded.decode(vectors.flip(2) * SCALING) != exact).any()
+
+
 def spoil(folder, how: str) -> None:
     """Make the weights folder unusable."""
     weights = folder / "diffusion_pytorch_model.safetensors"
@@ -149,7 +198,7 @@ def test_a_folder_of_another_network_is_refused(tmp_path):
         cross_attention_dim=8,
         layers_per_block=1,
     ).save_pretrained(tmp_path / "unet")
-    with pytest.raises(WeightsError, match="unet': cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"unet': cannot be loaded \(it is a UNet2DConditionModel\)"):
         load_latent_space(str(tmp_path / "unet"))
 
 

@@ -4,12 +4,16 @@ import faiss
 import numpy as np
 import pytest
 
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.errors import RequestError
 from rdm_core.retrieve import (
     STRATEGIES,
-    Context,
     Database,
+    Queries,
+    Retrieved,
     draw_pseudo_queries,
+    interpolated,
+    joined,
     neighbors_from_pool,
     neighbors_only,
     query_and_neighbors,
@@ -28,7 +32,9 @@ def unit(count: int, seed: int) -> np.ndarray:
 
 
 VECTORS, NORMS = unit(ROWS, seed=0), np.linspace(5, 15, ROWS, dtype=np.float32)
-QUERIES, QUERY_NORMS = unit(3, seed=1), np.array([7, 8, 9], np.float32)
+QUERIES = Queries(unit(3, seed=1), np.array([7, 8, 9], np.float32), texts=True)
+IMAGES = Queries(QUERIES.vectors, QUERIES.norms, texts=False)
+FIELDS = ("vectors", "norms", "slots", "rows", "scores")
 
 
 @pytest.fixture
@@ -39,55 +45,57 @@ def database() -> Database:
 
 def nearest(k: int) -> np.ndarray:
     """Rows [3, k] by hand."""
-    return np.argsort(-(QUERIES @ VECTORS.astype(np.float16).astype(np.float32).T), axis=1)[:, :k]
+    return np.argsort(-(QUERIES.vectors @ VECTORS.astype(np.float16).astype(np.float32).T), axis=1)[:, :k]
 
 
-def check(context: Context, count: int, slots: int) -> None:
-    """What holds for every context."""
-    assert context.vectors.shape == (count, slots, DIMENSION)
-    assert all(getattr(context, f).shape == (count, slots) for f in ("norms", "mask", "rows", "scores"))
-    dtypes = [getattr(context, f).dtype for f in ("vectors", "norms", "mask", "rows", "scores")]
-    assert dtypes == [np.float32, np.float32, np.bool_, np.int64, np.float32]
-    np.testing.assert_allclose(np.linalg.norm(context.vectors, axis=-1), 1, atol=1e-6)
+def check(found: Retrieved, count: int, slots: int) -> None:
+    """What holds for everything retrieved."""
+    assert len(found) == count
+    assert found.vectors.shape == (count, slots, DIMENSION)
+    assert all(getattr(found, name).shape == (count, slots) for name in FIELDS[1:])
+    assert [getattr(found, name).dtype for name in FIELDS] == [np.float32, np.float32, np.int8, np.int64, np.float32]
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=-1), 1, atol=1e-6)
 
 
-def test_the_query_alone_needs_no_database():
-    context = query_only(QUERIES, QUERY_NORMS, None, 4)
-    check(context, 3, 1)
-    np.testing.assert_array_equal(context.vectors[:, 0], QUERIES)
-    np.testing.assert_array_equal(context.norms[:, 0], QUERY_NORMS)
-    assert context.mask.all()
-    assert (context.rows == NO_ROW).all()
-    assert (context.scores == 1).all()
+def same(a: Retrieved, b: Retrieved) -> bool:
+    """Equal in everything."""
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
+
+
+@pytest.mark.parametrize(("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"])
+def test_the_query_alone_needs_no_database(queries, kind):
+    found = query_only(queries, None, 4)
+    check(found, 3, 1)
+    np.testing.assert_array_equal(found.vectors[:, 0], QUERIES.vectors)
+    np.testing.assert_array_equal(found.norms[:, 0], QUERIES.norms)
+    assert (found.slots == kind).all()
+    assert (found.rows == NO_ROW).all()
+    assert (found.scores == 1).all()
 
 
 def test_neighbors_are_the_nearest_rows_with_their_own_norms_and_not_the_query(database):
-    context = neighbors_only(QUERIES, QUERY_NORMS, database, 4)
-    check(context, 3, 4)
-    np.testing.assert_array_equal(context.rows, nearest(4))
-    np.testing.assert_allclose(context.vectors, VECTORS[nearest(4)], atol=1e-3)
-    np.testing.assert_array_equal(context.norms, NORMS[nearest(4)])
-    expected = np.einsum("bd,bkd->bk", QUERIES, VECTORS[nearest(4)])
-    np.testing.assert_allclose(context.scores, expected, atol=1e-3)
-    assert context.mask.all()
+    found = neighbors_only(QUERIES, database, 4)
+    check(found, 3, 4)
+    np.testing.assert_array_equal(found.rows, nearest(4))
+    np.testing.assert_allclose(found.vectors, VECTORS[nearest(4)], atol=1e-3)
+    np.testing.assert_array_equal(found.norms, NORMS[nearest(4)])
+    expected = np.einsum("bd,bkd->bk", QUERIES.vectors, VECTORS[nearest(4)])
+    np.testing.assert_allclose(found.scores, expected, atol=1e-3)
+    assert (found.slots == NEIGHBOR).all()
+    assert same(neighbors_only(IMAGES, database, 4), found)
 
 
-def test_query_and_neighbors_is_the_query_first_then_one_neighbor_less(database):
-    context = query_and_neighbors(QUERIES, QUERY_NORMS, database, 4)
-    check(context, 3, 4)
-    np.testing.assert_array_equal(context.vectors[:, 0], QUERIES)
-    np.testing.assert_array_equal(context.norms[:, 0], QUERY_NORMS)
-    np.testing.assert_array_equal(context.rows, np.hstack([np.full((3, 1), NO_ROW), nearest(3)]))
-    np.testing.assert_array_equal(context.scores[:, 0], 1)
-    near = neighbors_only(QUERIES, QUERY_NORMS, database, 3)
-    np.testing.assert_array_equal(context.scores[:, 1:], near.scores)
-    np.testing.assert_array_equal(context.norms[:, 1:], near.norms)
+@pytest.mark.parametrize(("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"])
+def test_query_and_neighbors_is_the_query_first_then_one_neighbor_less(queries, kind, database):
+    found = query_and_neighbors(queries, database, 4)
+    check(found, 3, 4)
+    assert same(found, joined(query_only(queries, None, 1), neighbors_only(queries, database, 3)))
+    np.testing.assert_array_equal(found.rows, np.hstack([np.full((3, 1), NO_ROW), nearest(3)]))
+    np.testing.assert_array_equal(found.slots, [[kind, NEIGHBOR, NEIGHBOR, NEIGHBOR]] * 3)
 
 
 def test_query_and_neighbors_with_k_1_is_the_query_alone_and_needs_no_database():
-    context = query_and_neighbors(QUERIES, QUERY_NORMS, None, 1)
-    check(context, 3, 1)
-    np.testing.assert_array_equal(context.vectors[:, 0], QUERIES)
+    assert same(query_and_neighbors(QUERIES, None, 1), query_only(QUERIES, None, 1))
 
 
 def test_the_strategies_are_known_by_name():
@@ -99,45 +107,48 @@ def test_the_strategies_are_known_by_name():
 @pytest.mark.parametrize("name", ["query+neighbors", "neighbors"])
 def test_neighbors_without_a_database_are_refused(name):
     with pytest.raises(RequestError, match=r"database: this context needs neighbors.*context 'query'"):
-        STRATEGIES[name](QUERIES, QUERY_NORMS, None, 4)
+        STRATEGIES[name](QUERIES, None, 4)
 
 
 def test_more_neighbors_than_rows_are_refused(database):
     with pytest.raises(RequestError, match=r"k: 51 neighbors asked of a database of 50 rows.*smaller k"):
-        neighbors_only(QUERIES, QUERY_NORMS, database, ROWS + 1)
+        neighbors_only(QUERIES, database, ROWS + 1)
     with pytest.raises(RequestError, match="k: 51 neighbors asked of a database of 50 rows"):
-        query_and_neighbors(QUERIES, QUERY_NORMS, database, ROWS + 2)
+        query_and_neighbors(QUERIES, database, ROWS + 2)
     with pytest.raises(RequestError, match="k: 51 neighbors asked of a database of 50 rows"):
         neighbors_from_pool(QUERIES, database, ROWS + 1, 100, np.random.default_rng(0))
-    assert neighbors_only(QUERIES, QUERY_NORMS, database, ROWS).mask.all()
-    assert query_and_neighbors(QUERIES, QUERY_NORMS, database, ROWS + 1).mask.all()
+    for found in (neighbors_only(QUERIES, database, ROWS), query_and_neighbors(QUERIES, database, ROWS + 1)):
+        assert (found.slots != ABSENT).all()
 
 
-def test_what_the_index_does_not_find_is_masked(tmp_path):
+def test_what_the_index_does_not_find_is_absent(tmp_path):
     index = faiss.index_factory(DIMENSION, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(VECTORS)
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     database = Database(Searcher(VECTORS, tmp_path / "index.faiss"), NORMS)
-    context = neighbors_only(QUERIES, QUERY_NORMS, database, ROWS)
-    assert not context.mask.all()
-    np.testing.assert_array_equal(context.mask, context.rows != NO_ROW)
-    np.testing.assert_array_equal(context.scores[~context.mask], NO_SCORE)
-    assert np.isfinite(context.vectors).all()
-    assert np.isfinite(context.norms).all()
+    found = neighbors_only(QUERIES, database, ROWS)
+    absent = found.rows == NO_ROW
+    assert absent.any()
+    np.testing.assert_array_equal(found.slots, np.where(absent, ABSENT, NEIGHBOR))
+    np.testing.assert_array_equal(found.context.mask, ~absent)
+    np.testing.assert_array_equal(found.scores[absent], NO_SCORE)
+    assert np.isfinite(found.vectors).all()
+    assert np.isfinite(found.norms).all()
 
 
 def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
     drawn = [neighbors_from_pool(QUERIES, database, 3, 10, np.random.default_rng(seed)) for seed in range(200)]
     again = neighbors_from_pool(QUERIES, database, 3, 10, np.random.default_rng(0))
     np.testing.assert_array_equal(again.rows, drawn[0].rows)
-    assert len({context.rows.tobytes() for context in drawn}) > 100
+    assert len({found.rows.tobytes() for found in drawn}) > 100
     pool = nearest(10)
-    for context in drawn[:20]:
-        check(context, 3, 3)
-        assert (np.diff(context.scores, axis=1) < 0).all(), "nearest first"
+    for found in drawn[:20]:
+        check(found, 3, 3)
+        assert (found.slots == NEIGHBOR).all()
+        assert (np.diff(found.scores, axis=1) < 0).all(), "nearest first"
     for query in range(3):
-        rows = np.stack([context.rows[query] for context in drawn])
+        rows = np.stack([found.rows[query] for found in drawn])
         assert all(len(set(each)) == 3 for each in rows), "no row comes twice"
         counted = np.bincount(rows.ravel(), minlength=ROWS)
         assert set(np.flatnonzero(counted)) == set(pool[query]), "all of the pool and nothing else"
@@ -145,18 +156,112 @@ def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
 
 
 def test_each_query_draws_from_its_pool_on_its_own(database):
-    same = np.repeat(QUERIES[:1], 20, axis=0)
-    context = neighbors_from_pool(same, database, 3, 10, np.random.default_rng(0))
-    assert len({row.tobytes() for row in context.rows}) > 10
+    found = neighbors_from_pool(QUERIES.take(np.zeros(20, int)), database, 3, 10, np.random.default_rng(0))
+    assert len({row.tobytes() for row in found.rows}) > 10
 
 
 def test_a_pool_may_be_the_whole_database_but_not_smaller_than_k(database):
-    assert neighbors_from_pool(QUERIES, database, 3, 1000, np.random.default_rng(0)).mask.all()
+    assert (neighbors_from_pool(QUERIES, database, 3, 1000, np.random.default_rng(0)).slots == NEIGHBOR).all()
     np.testing.assert_array_equal(
         neighbors_from_pool(QUERIES, database, 4, 4, np.random.default_rng(0)).rows, nearest(4), "a pool of k is the neighbors"
     )
     with pytest.raises(RequestError, match=r"pool: 3 rows cannot give 4 neighbors.*at least k"):
         neighbors_from_pool(QUERIES, database, 4, 3, np.random.default_rng(0))
+
+
+# -- putting together and taking apart
+
+
+def test_what_the_denoiser_is_given_is_what_was_retrieved(database):
+    found = query_and_neighbors(QUERIES, database, 4)
+    for name in ("vectors", "norms", "slots", "scores"):
+        np.testing.assert_array_equal(getattr(found.context, name), getattr(found, name))
+
+
+def test_joined_contexts_lie_side_by_side(database):
+    parts = [query_only(IMAGES, None, 1), neighbors_only(QUERIES, database, 2), query_only(QUERIES, None, 1)]
+    together = joined(*parts)
+    check(together, 3, 4)
+    np.testing.assert_array_equal(together.slots, [[QUERY, NEIGHBOR, NEIGHBOR, TEXT]] * 3)
+    for name in FIELDS:
+        for at, part in zip((slice(0, 1), slice(1, 3), slice(3, 4)), parts, strict=True):
+            np.testing.assert_array_equal(getattr(together, name)[:, at], getattr(part, name))
+
+
+def test_queries_of_one_vector_each_become_one_set_of_them_all():
+    together = query_only(IMAGES, None, 1).as_one_set()
+    check(together, 1, 3)
+    np.testing.assert_array_equal(together.vectors[0], IMAGES.vectors)
+    np.testing.assert_array_equal(together.norms[0], IMAGES.norms)
+    assert (together.slots == QUERY).all()
+    assert (together.rows == NO_ROW).all()
+
+
+def test_a_context_without_a_slot_is_as_if_it_had_held_nothing(database):
+    found = query_and_neighbors(QUERIES, database, 3)
+    before = found.slots.copy()
+    less = found.without(1)
+    np.testing.assert_array_equal(less.slots, [[TEXT, ABSENT, NEIGHBOR]] * 3)
+    np.testing.assert_array_equal(less.context.mask, [[True, False, True]] * 3)
+    np.testing.assert_array_equal(less.vectors, found.vectors)
+    np.testing.assert_array_equal(found.slots, before, "what it was taken from is left alone")
+
+
+def test_contexts_and_queries_are_taken_in_any_order_and_number(database):
+    chosen = np.array([2, 0, 0, 1])
+    found = neighbors_only(QUERIES, database, 4)
+    assert same(found.take(chosen), neighbors_only(QUERIES.take(chosen), database, 4))
+    assert QUERIES.take(chosen).texts
+    assert not IMAGES.take(chosen).texts
+    np.testing.assert_array_equal(QUERIES.take(chosen).norms, [9, 7, 7, 8])
+
+
+# -- between two queries
+
+SHARES = [0.0, 0.25, 0.5, 1.0]
+OTHERS = Queries(unit(3, seed=2), np.array([11, 10, 9], np.float32), texts=True)
+
+
+def between(a: Queries, b: Queries) -> np.ndarray:
+    """The interpolated vectors [3, 4, D]."""
+    found = interpolated(a, b, SHARES)
+    assert found.vectors.dtype == np.float32
+    return found.vectors.reshape(3, len(SHARES), DIMENSION)
+
+
+def test_between_two_queries_both_ends_are_exact():
+    found = between(QUERIES, OTHERS)
+    np.testing.assert_allclose(found[:, 0], QUERIES.vectors, atol=1e-6)
+    np.testing.assert_allclose(found[:, -1], OTHERS.vectors, atol=1e-6)
+
+
+def test_between_two_queries_lies_the_great_circle_at_even_speed():
+    found = between(QUERIES, OTHERS)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
+    angles = np.arccos(np.clip(np.einsum("qd,qsd->qs", QUERIES.vectors, found), -1, 1))
+    whole = np.arccos((QUERIES.vectors * OTHERS.vectors).sum(axis=1))
+    np.testing.assert_allclose(angles, whole[:, None] * SHARES, atol=2e-3)
+    for query in range(3):
+        plane = np.linalg.svd(np.stack([QUERIES.vectors[query], OTHERS.vectors[query]]), full_matrices=False)[2]
+        np.testing.assert_allclose(found[query] @ plane.T @ plane, found[query], atol=1e-6)
+
+
+def test_between_two_queries_norms_are_mixed_and_a_text_stays_a_text():
+    found = interpolated(QUERIES, OTHERS, SHARES)
+    np.testing.assert_allclose(found.norms.reshape(3, 4), [[7, 8, 9, 11], [8, 8.5, 9, 10], [9, 9, 9, 9]])
+    assert found.texts
+    assert not interpolated(IMAGES, IMAGES, SHARES).texts
+
+
+def test_between_two_equal_queries_there_is_only_that_query():
+    nearly = QUERIES.vectors + 1e-6
+    nearly = Queries(nearly / np.linalg.norm(nearly, axis=1, keepdims=True), QUERIES.norms, texts=True)
+    for other in (QUERIES, nearly):
+        for step in range(len(SHARES)):
+            np.testing.assert_allclose(between(QUERIES, other)[:, step], QUERIES.vectors, atol=1e-5)
+
+
+# -- pseudo-queries
 
 
 def test_counts_say_how_often_each_row_was_retrieved():

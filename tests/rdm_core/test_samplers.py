@@ -1,4 +1,4 @@
-"""Samplers: the same steps as diffusers' schedulers, and exact where the answer is known."""
+"""Samplers: the same steps as diffusers' schedulers, and near the truth where the truth is known."""
 
 import math
 
@@ -7,10 +7,23 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rdm_core.errors import RequestError
-from rdm_core.noise import Epsilon, FlowMatching
-from rdm_core.samplers import sample, sample_ddim, sample_euler
+from rdm_core.noise import Diffusion, FlowMatching, Process
+from rdm_core.samplers import SAMPLERS, Predict, sample_ddim, sample_heun, sampler_of
 
 SHAPE = (2, 3, 4, 4)
+PROCESSES = {
+    "flow": FlowMatching(),
+    "epsilon": Diffusion(),
+    "velocity": Diffusion(velocity=True),
+    "zero terminal": Diffusion(velocity=True, zero_terminal_snr=True),
+}
+MULTISTEP = ["dpm++", "unipc"]
+FITTING = [
+    (process, sampler)
+    for process in PROCESSES
+    for sampler in (["euler", "heun"] if process == "flow" else ["ddim"]) + MULTISTEP
+]  # fmt: skip
+DIFFUSIONS = [process for process in PROCESSES if process != "flow"]
 
 
 def start() -> torch.Tensor:
@@ -28,49 +41,74 @@ def no_noise() -> torch.Tensor:
     raise AssertionError("a deterministic sampler asked for noise")
 
 
-def diffusers_ddim(steps: int, eta: float, seed: int) -> tuple[torch.Tensor, list[int]]:
-    """The 2022 release's sampling as diffusers does it: the result and the steps it visits."""
-    scheduler = DDIMScheduler(
-        1000, 0.0015, 0.0195, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        timestep_spacing="leading", prediction_type="epsilon",
-    )  # fmt: skip
-    scheduler.set_timesteps(steps)
-    x, generator = start(), torch.Generator().manual_seed(seed)
-    for step in scheduler.timesteps:
-        x = scheduler.step(fake_network(x, int(step) / 1000), step, x, eta=eta, generator=generator).prev_sample
-    return x, scheduler.timesteps.tolist()
+def drawn(process: Process, name: str | None, predict: Predict, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """What the sampler of that name makes of x, without fresh noise."""
+    return sampler_of(process, name, steps, 0.0)(process, predict, x, steps, no_noise, 0.0)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 10, 30, 50, 100, 999])
-def test_ddim_is_the_2022_sampler(steps):
-    visited = []
+def visited(process: Process, name: str | None, steps: int) -> list[float]:
+    """The times at which it asks the network."""
+    times = []
 
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        visited.append(round(t * 1000))
+        times.append(t)
         return fake_network(x, t)
 
-    expected, expected_steps = diffusers_ddim(steps, eta=0.0, seed=0)
-    found = sample_ddim(Epsilon(), predict, start(), steps, no_noise)
-    assert visited == expected_steps
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(drawn(process, name, predict, start(), steps)).all()
+    return times
 
 
+# -- against diffusers
+
+
+def assert_steps_are_diffusers(process: Diffusion, steps: int, eta: float = 0.0, **schedule) -> None:
+    """The same times and the same x at each of them, and in the end."""
+    kind = "v_prediction" if process.velocity else "epsilon"
+    scheduler = DDIMScheduler(
+        1000, 0.0015, 0.0195, "scaled_linear", clip_sample=False, set_alpha_to_one=False, prediction_type=kind, **schedule
+    )
+    scheduler.set_timesteps(steps)
+    generator, expected = torch.Generator().manual_seed(3), [start()]
+    for step in scheduler.timesteps:
+        prediction = fake_network(expected[-1], int(step) / 1000)
+        expected.append(scheduler.step(prediction, step, expected[-1], eta=eta, generator=generator).prev_sample)
+
+    found, times, fresh = [], [], torch.Generator().manual_seed(3)
+
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        times.append(round(t * 1000))
+        found.append(x)
+        return fake_network(x, t)
+
+    noise = (lambda: torch.randn(SHAPE, generator=fresh)) if eta else no_noise
+    found.append(sample_ddim(process, predict, start(), steps, noise, eta))
+    assert times == scheduler.timesteps.tolist()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
+@pytest.mark.parametrize("steps", [1, 7, 10, 30, 50, 100, 999])
+def test_ddim_is_the_2022_sampler(steps, velocity):
+    assert_steps_are_diffusers(Diffusion(velocity=velocity), steps, timestep_spacing="leading", steps_offset=1)
+
+
+@pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_with_fresh_noise_is_the_2022_papers_sampler(eta):
-    generator = torch.Generator().manual_seed(3)
-    expected, _ = diffusers_ddim(20, eta=eta, seed=3)
-    found = sample_ddim(Epsilon(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), eta)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found, diffusers_ddim(20, eta=0.0, seed=3)[0], atol=1e-2)
+def test_ddim_with_fresh_noise_is_the_2022_papers_sampler(eta, velocity):
+    assert_steps_are_diffusers(Diffusion(velocity=velocity), 20, eta, timestep_spacing="leading", steps_offset=1)
 
 
-def test_ddim_can_visit_every_step():
-    assert torch.isfinite(sample_ddim(Epsilon(), fake_network, start(), 1000, no_noise)).all()
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ddim_from_pure_noise_is_diffusers_with_trailing_steps(eta):
+    process = PROCESSES["zero terminal"]
+    assert_steps_are_diffusers(process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True)
 
 
-def test_more_steps_than_the_process_has_are_refused():
-    with pytest.raises(RequestError, match=r"steps: 1001 steps of a process that has 1000.*at most 1000"):
-        sample_ddim(Epsilon(), fake_network, start(), 1001, no_noise)
+def test_eta_changes_what_is_drawn():
+    generator = torch.Generator().manual_seed(0)
+    noisy = sample_ddim(Diffusion(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), 1.0)
+    assert not torch.allclose(noisy, drawn(Diffusion(), "ddim", fake_network, start(), 20), atol=1e-2)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
@@ -80,47 +118,147 @@ def test_euler_is_diffusers_euler_at_equally_spaced_times(steps):
     expected = start()
     for step in scheduler.timesteps:
         expected = scheduler.step(fake_network(expected, float(step) / 1000), step, expected).prev_sample
-    found = sample_euler(FlowMatching(), fake_network, start(), steps, no_noise)
+    found = drawn(FlowMatching(), "euler", fake_network, start(), steps)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 50])
-def test_euler_is_exact_where_the_data_is_one_point(steps):
-    point = torch.full(SHAPE, 0.3)
-    found = sample_euler(FlowMatching(), lambda x, t: (x - point) / t, start(), steps, no_noise)
-    torch.testing.assert_close(found, point, atol=1e-4, rtol=0)
+# -- against what is known exactly
 
 
-def test_ddim_with_the_true_noise_ends_at_the_least_noisy_image():
-    point, process = torch.full(SHAPE, 0.3), Epsilon()
-
-    def true_noise(x: torch.Tensor, t: float) -> torch.Tensor:
-        a = process.alphas[round(t * 1000)]
-        return (x - a.sqrt() * point) / (1 - a).sqrt()
-
-    found = sample_ddim(process, true_noise, start(), 20, no_noise)
-    assert (found - point).abs().max() < 5 * math.sqrt(1 - process.alphas[0])
-
-
-def test_more_euler_steps_come_nearer_to_the_path():
-    """dx/dt = x from 1 to 0 divides by e."""
-    errors = [
-        (sample_euler(FlowMatching(), lambda x, t: x, start(), steps, no_noise) - start() / math.e).abs().max()
-        for steps in (5, 50, 500)
-    ]
-    assert errors[0] > 5 * errors[1] > 25 * errors[2]
-
-
-@pytest.mark.parametrize(("process", "sampler"), [(FlowMatching(), sample_euler), (Epsilon(), sample_ddim)])
-def test_times_are_in_range_and_fall_and_the_process_picks_its_sampler(process, sampler):
-    times = []
+def towards(process: Process, mean: float, deviation: float) -> Predict:
+    """The optimal prediction for data x0 ~ N(mean, deviation^2)."""
 
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        times.append(t)
-        return fake_network(x, t)
+        time = torch.tensor([t], dtype=torch.float64)
+        alpha, sigma = (scale.item() for scale in process.scales(time))
+        share = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
+        return process.prediction_of(x, mean + share * (x - alpha * mean), time)
 
-    found = sample(process, predict, start(), 12, no_noise)
-    assert len(times) == 12
-    assert all(0 < t <= 1 for t in times)
+    return predict
+
+
+MEAN, DEVIATION = 0.3, 0.5
+
+
+def error(process: Process, name: str, steps: int) -> float:
+    """How far the mean and the standard deviation of what is drawn are from the data's; noise to image is affine here."""
+    noise = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
+    at_zero, at_one = drawn(process, name, towards(process, MEAN, DEVIATION), noise, steps).flatten().tolist()
+    return max(abs(at_zero - MEAN), abs(at_one - at_zero - DEVIATION))
+
+
+@pytest.mark.parametrize(("process", "name"), FITTING)
+def test_more_steps_come_nearer_to_the_right_mean_and_deviation(process, name):
+    errors = [error(PROCESSES[process], name, steps) for steps in (3, 10, 500)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.01
+
+
+@pytest.mark.parametrize(("process", "name"), [(p, name) for p, name in FITTING if name not in ("euler", "ddim")])
+def test_at_20_steps_the_second_order_is_far_nearer_than_the_first(process, name):
+    plain = "euler" if process == "flow" else "ddim"
+    assert error(PROCESSES[process], name, 20) < error(PROCESSES[process], plain, 20) / 4
+
+
+@pytest.mark.parametrize("process", DIFFUSIONS)
+def test_fresh_noise_draws_the_right_mean_and_deviation_too(process):
+    chosen, generator = PROCESSES[process], torch.Generator().manual_seed(0)
+
+    def fresh() -> torch.Tensor:
+        return torch.randn(20_000, 1, 1, 1, generator=generator)
+
+    found = sample_ddim(chosen, towards(chosen, MEAN, DEVIATION), fresh(), 500, fresh, 1.0)
+    assert found.mean().item() == pytest.approx(MEAN, abs=0.015)
+    assert found.std().item() == pytest.approx(DEVIATION, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 50])
+@pytest.mark.parametrize(("process", "name"), [pair for pair in FITTING if pair[1] != "ddim"])
+def test_where_the_data_is_one_point_every_number_of_steps_ends_there(process, name, steps):
+    found = drawn(PROCESSES[process], name, towards(PROCESSES[process], MEAN, 0.0), start(), steps)
+    torch.testing.assert_close(found, torch.full(SHAPE, MEAN), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("process", DIFFUSIONS)
+def test_ddim_with_the_true_noise_ends_at_the_least_noisy_image(process):
+    chosen = PROCESSES[process]
+    found = drawn(chosen, "ddim", towards(chosen, MEAN, 0.0), start(), 20)
+    assert (found - MEAN).abs().max() < 5 * math.sqrt(1 - chosen.alphas[0])
+
+
+def test_eulers_error_falls_with_the_steps_and_heuns_with_their_square():
+    """dx/dt = x from 1 to 0 divides by e."""
+    for name, fall in (("euler", 10), ("heun", 100)):
+        errors = [
+            (drawn(FlowMatching(), name, lambda x, t: x, start().double(), steps) - start() / math.e).abs().max()
+            for steps in (5, 50, 500)
+        ]
+        assert errors[0] / errors[1] == pytest.approx(fall, rel=0.3)
+        assert errors[1] / errors[2] == pytest.approx(fall, rel=0.3)
+
+
+# -- times
+
+
+@pytest.mark.parametrize("steps", [1, 12, 61, 1000])
+@pytest.mark.parametrize(("process", "name"), FITTING)
+def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name, steps):
+    times = visited(PROCESSES[process], name, steps)
+    if name == "heun":
+        assert len(times) == 2 * steps - 1, "two a step but for the last"
+        times = times[::2]
+    assert len(times) == steps
+    assert all(0 <= t <= 1 for t in times)
     assert times == sorted(times, reverse=True)
-    assert torch.equal(found, sampler(process, fake_network, start(), 12, no_noise))
+    if name in MULTISTEP:
+        assert len(set(times)) == steps, "no time comes twice"
+
+
+@pytest.mark.parametrize("name", ["ddim", *MULTISTEP])
+def test_a_process_that_ends_in_pure_noise_is_drawn_from_there(name):
+    assert visited(PROCESSES["zero terminal"], name, 10)[0] == pytest.approx(0.999)
+
+
+def test_heun_looks_ahead_at_the_next_time():
+    assert visited(FlowMatching(), "heun", 2) == [1.0, 0.5, 0.5]
+
+
+# -- which sampler
+
+
+def test_a_process_has_a_plain_sampler_of_its_own(process):
+    plain = "euler" if isinstance(process, FlowMatching) else "ddim"
+    found = drawn(process, None, fake_network, start(), 12)
+    assert torch.equal(found, drawn(process, plain, fake_network, start(), 12))
+    assert torch.equal(found, sample_ddim(process, fake_network, start(), 12, no_noise))
+
+
+def test_a_sampler_is_known_by_name():
+    assert sampler_of(FlowMatching(), "heun", 5, 0.0) is sample_heun
+    assert {name for _, name in FITTING} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize(
+    ("process", "name", "usable"),
+    [
+        ("flow", "ddim", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
+        ("flow", "plms", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
+        ("epsilon", "heun", r"trained with a diffusion process. Use one of: ddim, dpm\+\+, unipc\."),
+        ("velocity", "euler", r"trained with a diffusion process. Use one of: ddim, dpm\+\+, unipc\."),
+    ],
+)
+def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(process, name, usable):
+    with pytest.raises(RequestError, match=f"sampler: '{name}' does not fit a run {usable}"):
+        sampler_of(PROCESSES[process], name, 10, 0.0)
+
+
+@pytest.mark.parametrize(("process", "name"), [("flow", None), ("flow", "heun"), ("epsilon", "dpm++"), ("velocity", "unipc")])
+def test_an_eta_that_would_not_be_used_is_refused(process, name):
+    with pytest.raises(RequestError, match=r"eta: 0.5, but the sampler '.+' adds no noise.*Use eta=0, or sampler=ddim"):
+        sampler_of(PROCESSES[process], name, 10, 0.5)
+    assert sampler_of(Diffusion(), "ddim", 10, 0.5) is sample_ddim
+
+
+def test_more_steps_than_the_process_has_are_refused(process):
+    with pytest.raises(RequestError, match=r"steps: 1001 steps of a process that has 1000.*at most 1000"):
+        sampler_of(process, None, 1001, 0.0)

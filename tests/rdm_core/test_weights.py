@@ -1,5 +1,7 @@
 """Weights that are used: the running mean, loadable by itself, with a card that says what it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from rdm_core.noise import FlowMatching
 from rdm_core.train import Hooks, train
 from rdm_core.weights import model_card, publish_weights
 
+EXTRAS = {"query_token": True, "set_layers": 1, "remove_means": True}
 FACTS = {
     "encoder": {"model": "rdm-shapes", "weights_sha256": "0123456789abcdef", "dimension": 8},
     "space": {"autoencoder": "pixels", "channels": 3},
@@ -26,6 +29,7 @@ FACTS = {
 def trained(tiny_config, tiny_denoiser, tiny_data):
     """Three steps of training: the configuration, the denoiser with its running mean, and the last state."""
     kept = []
+    tiny_config = replace(tiny_config, **EXTRAS)
     training = TrainingConfig(steps=3, batch=4, learning_rate=1e-2, warmup_steps=1, k=2)
     hooks = Hooks(log=lambda record, speed: None, save=lambda step, state: kept.append(state))
     space = load_latent_space(PIXELS)
@@ -43,9 +47,10 @@ def test_the_running_mean_is_what_is_published(trained, tmp_path):
         assert torch.equal(published[name], parameter), name
     different = [not torch.equal(p, torch.from_numpy(state[f"weights/{n}"])) for n, p in published.items()]
     assert any(different), "the mean differs from the last step's weights"
-    assert facts == FACTS | {
-        "dimension": 8, "context_norm": config.context_norm, "parameters": parameter_count(denoiser),
-    }  # fmt: skip
+    assert torch.equal(loaded.means, denoiser.means)
+    assert denoiser.means.any()
+    told = {"dimension": 8, "context_norm": config.context_norm, "parameters": parameter_count(denoiser)}
+    assert facts == FACTS | EXTRAS | told
 
 
 def test_a_state_without_a_tensor_cannot_be_published(trained, tmp_path):

@@ -24,6 +24,7 @@ def world(make, sample, sidecar, unit_vectors):
     rows = np.array([[1, 2], [2, NO_ROW]])
     record = {"file": "0.png", "query": "a text", "seed": 0, "guidance_scale": 1.0, "weights": "", "database": None}
     record |= {"neighbor_scores": [1.0], "licences": [None], "authors": [None], "source_urls": [None]}
+    record |= {"style_database": None, "given_images": [], "attributions": None}
     record |= {"neighbor_keys": [keys[1]]}
     made = {}
 

@@ -19,6 +19,9 @@ RECORDS = [
         "licences": ["CC0", None] if i == 0 else [],
         "authors": [None, "A. Painter"] if i == 0 else [],
         "source_urls": [None, "https://example.org/a"] if i == 0 else [],
+        "style_database": None,
+        "given_images": ["f" * 64] if i == 0 else [],
+        "attributions": [0.25, 0.5] if i == 0 else None,
     }
     for i in range(2)
 ]

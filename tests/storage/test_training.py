@@ -31,7 +31,7 @@ def references(make, unit_vectors):
                 lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores),
                 inputs=inputs,
             ),
-            "index": make("index", "i", lambda d, n: write_vectors(d, *unit_vectors(30))),
+            "index": make("index", "i", lambda d, n: write_vectors(d, *unit_vectors(30), text_mean=np.full(8, 0.5))),
         }
         return {role: f"{artifact.name}@{artifact.id}" for role, artifact in artifacts.items()}
 
@@ -44,6 +44,8 @@ def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path
     assert arrays.neighbor_rows.tolist() == [[13], [10], [11]]
     np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
     np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
+    np.testing.assert_allclose(arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6)
+    assert arrays.neighbor_scores.tolist() == [[1], [1], [1]] and arrays.query_vectors is None
     assert arrays.side == 4
 
 

@@ -1,0 +1,332 @@
+"""Is the method what it claims to be? Six tests with thresholds set beforehand, over several training seeds.
+
+Each seed trains the network and its twin without neighbors, and measures both on images neither has seen. What the
+tests are and why: docs/results.md.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy import stats
+
+from flows.config import EvaluateRDM, Study
+from flows.demo import prepare_world, side_by_side, training, twin_of
+from flows.evaluate import (
+    EVALUATION_FILE,
+    evaluation_plan,
+    heldout_data,
+    heldout_images,
+    known_images,
+    same_but_for_neighbors,
+    write_evaluation,
+)
+from flows.opening import OpenDatabase, OpenRun, open_database, open_run
+from flows.progress import Clock
+from flows.request import text_queries
+from flows.sample import database_of, draw
+from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
+from flows.train_rdm import train_rdm, training_plan
+from rdm_core.context import Context, nothing, zeros
+from rdm_core.generate import Guidance
+from rdm_core.metrics import denoising_losses, estimate_over_seeds
+from rdm_core.quality import quality
+from rdm_core.retrieve import (
+    Database,
+    Queries,
+    draw_pseudo_queries,
+    neighbors_only,
+    query_and_neighbors,
+    query_only,
+    retrieval_counts,
+)
+from rdm_core.search import Searcher
+from rdm_core.shapes import world
+from rdm_core.shapes.oracle import load_oracle
+from storage.artifact import Artifact, Plan, open_artifact
+from storage.neighbors import read_neighbors
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""T5: shares of the retrieved rows that pseudo-queries are drawn from."""
+SCALES = (1.0, 1.5, 2.0)
+"""T6: guidance scales at which the two nulls are compared."""
+NAMED = ("colour", "shape", "style")
+"""Factors that T3 restricts the database to, and that T4's texts name."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One figure that is compared with a threshold fixed beforehand."""
+
+    name: str
+    asks: str
+    threshold: float
+    at_least: bool
+    percent: bool = False
+
+
+CLAIMS = (
+    Claim("T1 gain", "held-out loss: right neighbors below the learned null by", 0.05, True, True),
+    Claim("T1 shuffled", "share of that gain that shuffled neighbors lose", 0.8, True, True),
+    Claim("T2 distance", "Fréchet distance, as a share of the twin's without neighbors", 0.7, False),
+    Claim("T2 recall", "recall minus the twin's", -0.05, True),
+    Claim("T2 copies", "copy rate (real held-out images: 1 % by definition)", 0.02, False, True),
+    Claim("T3 colour", "purity with the database restricted to one colour, mean over colours", 0.9, True, True),
+    Claim("T3 shape", "the same for one shape", 0.9, True, True),
+    Claim("T3 style", "the same for one style", 0.9, True, True),
+    *(
+        Claim(f"T4 {factor}, {how}", text, threshold, True)
+        for how in ("text alone", "text and neighbors")
+        for factor in NAMED
+        for text, threshold in ((f"{factor} named by a text, in multiples of chance", 3.0),)
+    ),
+    *(
+        Claim(
+            f"T4 {factor}, {how}, share",
+            "the same accuracy as a share of that with the image's own embedding",
+            0.8,
+            True,
+            True,
+        )
+        for how in ("text alone", "text and neighbors")
+        for factor in NAMED
+    ),
+    Claim("T5 precision", "rank correlation of precision with the share m", -0.9, False),
+    Claim("T5 recall", "rank correlation of recall with the share m", 0.9, True),
+    *(
+        Claim(f"T6 scale {scale:g}", "Fréchet distance guided by the learned null, as a share of the zero null's", 1.0, False)
+        for scale in SCALES
+    ),
+    Claim("S sampler", "Fréchet distance of DPM-Solver++ at 20 steps, as a share of 100 plain steps'", 1.02, False),
+)
+
+
+@stage_flow("study-rdm")
+def study(config: Study) -> list[Artifact]:
+    """Train `seeds` pairs of networks and put each through the tests.
+
+    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> pairs of runs --T1..T6--> figures
+    """
+    prepare_world(config)
+    measured = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        run = training(config, f"study-{seed}", seed=seed)
+        side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run))
+        measured.append(ensured(study_seed, study_plan, config, seed))
+    return measured
+
+
+@stage_flow("study-seed")
+def study_seed(config: Study, seed: int) -> Artifact:
+    """The figures of one training seed."""
+    clock = Clock()
+    with building(config.root, study_plan(config, seed)) as build:
+        if build.finished:
+            return kept(build)
+        subject = open_subject(config, evaluation_of(config, seed))
+        figures: dict[str, float] = {}
+        for claim in (claim_loss, claim_distance, claim_purity, claim_text, claim_shares, claim_nulls, claim_sampler):
+            figures |= claim(config, whole(subject))
+        return published(build, write_evaluation(whole(build), figures), clock)
+
+
+def study_plan(config: Study, seed: int) -> Plan:
+    """The two runs, what they are compared on, and how many images are drawn."""
+    plan = evaluation_plan(evaluation_of(config, seed))
+    parameters = {"study": True, "images": config.images, "steps": config.sampler_steps}
+    return Plan(plan.kind, f"study-{seed}", parameters, dict(plan.inputs))
+
+
+def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
+    """The pair of runs of a seed and the images they are compared on."""
+    names = {"name": f"study-{seed}", "run": f"study-{seed}", "baseline": f"study-{seed}-without-neighbors"}
+    heldout = {"heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout"}
+    return EvaluateRDM(root=config.root, swaps={}, **names, **heldout)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pair of runs, opened, and the images they are judged by."""
+
+    run: OpenRun
+    twin: OpenRun
+    database: OpenDatabase
+    evaluation: EvaluateRDM
+    real: np.ndarray
+    """Oracle features of the held-out images [N, F]."""
+    known: np.ndarray
+    """Of every training and database image."""
+    heldout: list[np.ndarray]
+    """The held-out images."""
+    factors: list[dict[str, str]]
+    """What each database image shows."""
+
+
+def open_subject(config: Study, evaluation: EvaluateRDM) -> Subject:
+    """Open a pair of runs. Raises ArtifactMismatch when they differ in more than their neighbors."""
+    run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
+    same_but_for_neighbors(run, twin)
+    database = open_database(config.root, database_of(run), run)
+    heldout, features = heldout_images(evaluation), load_oracle().features
+    credits = database.credits(list(range(database.database.rows)))
+    factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
+    known = features(known_images(evaluation, run, database))
+    return Subject(run, twin, database, evaluation, features(heldout), known, list(heldout), factors)
+
+
+@stage_task(name="T1 loss")
+def claim_loss(config: Study, subject: Subject) -> dict[str, float]:
+    """Held-out denoising loss at equal times and noise."""
+    run, data = subject.run, heldout_data(subject.evaluation, subject.run)
+    measure = partial(denoising_losses, run.denoiser, run.process, run.space, data, run.facts["k"])
+    right, null, shuffled = (measure(**how).mean() for how in ({}, {"null": True}, {"shuffled": True}))
+    return {"T1 gain": float(1 - right / null), "T1 shuffled": float((shuffled - right) / (null - right))}
+
+
+@stage_task(name="T2 distance")
+def claim_distance(config: Study, subject: Subject) -> dict[str, float]:
+    """Sets of images, unguided: drawn for held-out neighbors, and drawn by the twin that never had any."""
+    near = heldout_context(config, subject)
+    drawn = judged(subject, draw_all(config, subject.run, near, Guidance(1.0)))
+    alone = nothing(config.images, subject.twin.denoiser.dimension)
+    twin = judged(subject, draw_all(config, subject.twin, alone, Guidance(0.0)))
+    return {
+        "T2 distance": drawn["fd"] / twin["fd"],
+        "T2 recall": drawn["recall"] - twin["recall"],
+        "T2 copies": drawn["copy_rate"],
+    }
+
+
+@stage_task(name="T3 purity")
+def claim_purity(config: Study, subject: Subject) -> dict[str, float]:
+    """The database restricted to one value of a factor, random rows of it as queries: how often is that value drawn?"""
+    found = {}
+    for factor in NAMED:
+        shares = [purity(config, subject, factor, value) for value in world.VALUES[factor]]
+        found[f"T3 {factor}"] = float(np.mean(shares))
+    return found
+
+
+def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
+    """Share of images that show the value that every row of the restricted database shows."""
+    rows = np.asarray([i for i, shown in enumerate(subject.factors) if shown.get(factor) == value])
+    whole_database = subject.database.database
+    restricted = Database(Searcher(whole_database.vectors(rows), None), np.asarray(whole_database.norms)[rows])
+    count = max(8, config.images // 16)
+    picked = np.random.default_rng(0).integers(0, len(rows), count)
+    queries = Queries(restricted.vectors(picked), restricted.norms[picked], texts=False)
+    context = neighbors_only(queries, restricted, subject.run.facts["k"]).context
+    images = draw_all(config, subject.run, context, Guidance(config.guidance_scale))
+    return float((load_oracle().predict(images)[factor] == value).mean())
+
+
+@stage_task(name="T4 text")
+def claim_text(config: Study, subject: Subject) -> dict[str, float]:
+    """Texts that name a colour, a shape and a style, against the embeddings of held-out images that show the same."""
+    run, database = subject.run, subject.database.database
+    images = subject.heldout[: config.images]
+    seen = load_oracle().predict(np.stack(images))
+    wanted = [world.Factors(**{name: str(seen[name][i]) for name in world.FACTORS}) for i in range(len(images))]
+    texts = text_queries(run, [world.caption(factors, NAMED) for factors in wanted])
+    own = Queries(*run.encoder.encode_images(images), texts=False)
+    contexts = {
+        "text alone": query_only(texts, None, 1),
+        "text and neighbors": query_and_neighbors(texts, database, run.facts["k"]),
+        "image": query_only(own, None, 1),
+    }
+    right = {}
+    for how, retrieved in contexts.items():
+        shown = load_oracle().predict(draw_all(config, run, retrieved.context, Guidance(config.guidance_scale)))
+        right[how] = {f: float(np.mean([a == getattr(b, f) for a, b in zip(shown[f], wanted, strict=True)])) for f in NAMED}
+    found = {}
+    for how in ("text alone", "text and neighbors"):
+        for factor in NAMED:
+            found[f"T4 {factor}, {how}"] = right[how][factor] * len(world.VALUES[factor])
+            found[f"T4 {factor}, {how}, share"] = right[how][factor] / right["image"][factor]
+    return found
+
+
+@stage_task(name="T5 shares")
+def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
+    """Unconditional samples from the most often retrieved share m of the rows: precision falls and recall rises with m."""
+    run, database = subject.run, subject.database.database
+    counts = retrieval_counts(training_neighbors(subject), database.rows)
+    drawn = []
+    for share in SHARES:
+        rows = draw_pseudo_queries(counts, share, config.images, np.random.default_rng(0), weighted=False)
+        queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
+        context = neighbors_only(queries, database, run.facts["k"]).context
+        drawn.append(judged(subject, draw_all(config, run, context, Guidance(1.0))))
+    return {
+        f"T5 {measure}": float(stats.spearmanr(SHARES, [row[measure] for row in drawn]).statistic)
+        for measure in ("precision", "recall")
+    }
+
+
+@stage_task(name="T6 nulls")
+def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
+    """Guided away from the null of the training, and from the zero vector that the 2022 release guided with."""
+    near, found = heldout_context(config, subject), {}
+    for scale in SCALES:
+        zero = Guidance(scale, away_from=zeros(1, subject.run.denoiser.dimension))
+        learned, untrained = (
+            judged(subject, draw_all(config, subject.run, near, guidance))["fd"] for guidance in (Guidance(scale), zero)
+        )
+        found[f"T6 scale {scale:g}"] = learned / untrained
+    return found
+
+
+@stage_task(name="S sampler")
+def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
+    """A multistep solver with few steps against the plain sampler with many."""
+    near = heldout_context(config, subject)
+    few, many = (
+        judged(subject, draw_all(config, subject.run, near, Guidance(1.0), steps=steps, sampler=sampler))["fd"]
+        for sampler, steps in (("dpm++", 20), (None, 100))
+    )
+    return {"S sampler": few / many}
+
+
+def heldout_context(config: Study, subject: Subject) -> Context:
+    """The neighbors of as many held-out images as are drawn."""
+    data = heldout_data(subject.evaluation, subject.run)
+    return data.neighbors(np.arange(config.images) % len(data), subject.run.facts["k"])
+
+
+def training_neighbors(subject: Subject) -> np.ndarray:
+    """Database rows [Q, k] that the training set retrieves."""
+    table = subject.run.facts["trained_on"]["neighbors"]
+    _, rows, _ = read_neighbors(open_artifact(subject.database.root, "neighbors", f"{table['name']}@{table['id']}"))
+    return rows[:, : subject.run.facts["k"]]
+
+
+def draw_all(
+    config: Study, run: OpenRun, context: Context, guidance: Guidance, steps: int | None = None, sampler: str | None = None
+) -> np.ndarray:
+    """One image a context, equal seeds in every call."""
+    seeds = range(20_000, 20_000 + len(context.vectors))
+    return draw(run, context, seeds, steps or config.sampler_steps, guidance=guidance, sampler=sampler)
+
+
+def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
+    """How the images compare with the held-out ones, in the oracle's features."""
+    return quality(load_oracle().features(images), subject.real, subject.known)
+
+
+def table_of(measured: Sequence[Artifact]) -> str:
+    """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval, verdict."""
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in measured]
+    lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        found = estimate_over_seeds([figures[claim.name] for figures in seeds])
+        holds = found.mean >= claim.threshold if claim.at_least else found.mean <= claim.threshold
+        numbers = f"{_number(found.mean, claim)} [{_number(found.low, claim)}, {_number(found.high, claim)}]"
+        wanted = f"{'≥' if claim.at_least else '≤'} {_number(claim.threshold, claim)}"
+        lines.append(f"| {claim.name} | {claim.asks} | {wanted} | {numbers} | {'yes' if holds else '**no**'} |")
+    return "\n".join(lines)
+
+
+def _number(value: float, claim: Claim) -> str:
+    return f"{100 * value:.1f} %" if claim.percent else f"{value:.3f}"

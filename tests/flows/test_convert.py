@@ -1,0 +1,146 @@
+"""rdm convert: what was released in 2022 becomes something to sample from, and nothing in it is run."""
+
+import re
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from diffusers import VQModel
+
+from flows.config import ConvertOriginal, SampleRDM
+from flows.convert import convert_original
+from flows.sample import sample_rdm
+from rdm_core import originals
+from rdm_core.errors import RequestError, WeightsError
+from storage.embeddings import licence_counts, read_vectors
+from storage.errors import FormatError
+from storage.samples import read_samples
+
+TINY_AUTOENCODER = replace(
+    originals.AUTOENCODERS["vq-f4"], name="vq-f4", channels=(32, 32, 32), codes=16, side=32, blocks=1, groups=8
+)
+TINY = replace(
+    originals.LAYOUTS["imagenet-2022"], channels=(32, 64), heads=(1, 2), attending=(1,), latent_side=8, blocks=1, groups=8,
+    context_dimension=64, encoder="rdm-shapes", encoder_weights="built-in",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny_layouts(monkeypatch):
+    monkeypatch.setitem(originals.LAYOUTS, "imagenet-2022", TINY)
+    monkeypatch.setitem(originals.AUTOENCODERS, "vq-f4", TINY_AUTOENCODER)
+
+
+def random_state(keys, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.1 * torch.randn(shape, generator=generator) for name, (_, shape) in keys.items()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    state = random_state(originals.unet_keys(TINY)) | random_state(originals.unet_keys(TINY, ema=False), 1)
+    state |= random_state(originals.autoencoder_keys(TINY_AUTOENCODER, "first_stage_model."), 2)
+    torch.save({"state_dict": state, "global_step": 7}, tmp_path / "model.ckpt")
+    return tmp_path / "model.ckpt"
+
+
+def convert(root, files, layout="imagenet-2022", name="released", **more):
+    return convert_original(ConvertOriginal(root=root, name=name, files=tuple(files), layout=layout, **more))
+
+
+def test_every_layout_can_be_named_and_no_other():
+    named = set(get_args(ConvertOriginal.model_fields["layout"].annotation))
+    assert named == {*originals.LAYOUTS, *originals.AUTOENCODERS, "embeddings"}
+
+
+def test_a_released_checkpoint_draws_from_text_without_a_database(tmp_path, checkpoint):
+    run = convert(tmp_path, [checkpoint])
+    assert convert(tmp_path, [checkpoint]).id == run.id
+    request = SampleRDM(root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=2, steps=3)
+    records = read_samples(sample_rdm(request))
+    assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0]["database"] is None
+
+
+def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(tmp_path, checkpoint, small_world):
+    convert(small_world.root, [checkpoint])
+    asked = {"root": small_world.root, "run": "released", "count": 2, "steps": 3, "k": 3, "null": "zero"}
+    drawn = sample_rdm(SampleRDM(name="released", database="shapes", texts=("a red circle",), **asked))
+    assert all(len(record["neighbor_keys"]) == 2 and record["licences"] for record in read_samples(drawn))
+    unconditional = sample_rdm(SampleRDM(name="released-alone", database="sketches", **asked))
+    assert all(len(record["neighbor_keys"]) == 3 for record in read_samples(unconditional))
+    with pytest.raises(RequestError, match="was converted and knows no database. Name one: --database"):
+        sample_rdm(SampleRDM(name="nothing", texts=("a red circle",), **asked))
+
+
+def test_live_and_mean_weights_are_two_runs(tmp_path, checkpoint):
+    assert convert(tmp_path, [checkpoint]).fingerprint != convert(tmp_path, [checkpoint], ema=False).fingerprint
+
+
+def test_an_encoder_of_another_width_is_refused(tmp_path, checkpoint):
+    with pytest.raises(RequestError, match="makes vectors of 512, imagenet-2022 takes 64"):
+        convert(tmp_path, [checkpoint], encoder="ViT-B-32", encoder_weights="random")
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused_by_name(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(WeightsError, match=re.escape(str(tmp_path / "evil.ckpt"))):
+        convert(tmp_path, [tmp_path / "evil.ckpt"])
+    assert not list(tmp_path.glob("runs/*/*/manifest.json"))
+
+
+def test_an_autoencoder_alone_becomes_a_folder(tmp_path):
+    torch.save(random_state(originals.autoencoder_keys(TINY_AUTOENCODER)), tmp_path / "vq.ckpt")
+    made = convert(tmp_path, [tmp_path / "vq.ckpt"], layout="vq-f4", out=tmp_path / "vq")
+    assert VQModel.from_pretrained(made).config.num_vq_embeddings == 16
+    with pytest.raises(RequestError, match="is there already"):
+        convert(tmp_path, [tmp_path / "vq.ckpt"], layout="vq-f4", out=tmp_path / "vq")
+    with pytest.raises(RequestError, match="Give --out DIRECTORY"):
+        convert(tmp_path, [tmp_path / "vq.ckpt"], layout="vq-f4")
+
+
+def archive(path, rows=6, seed=0, **changed):
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "embedding": (10 * rng.standard_normal((rows, 64))).astype(np.float16),
+        "img_id": np.arange(rows) // 3 + 100 * seed,
+        "patch_coords": np.tile(np.array([[10, 20, 266, 276]]), (rows, 1)),
+    }
+    np.savez_compressed(path, **arrays | changed)
+    return path
+
+
+ENCODER = {"encoder": "rdm-shapes", "encoder_weights": "built-in"}
+
+
+def test_archives_become_a_database_whose_keys_are_stable_and_whose_licences_are_unknown(tmp_path):
+    files = [archive(tmp_path / f"part_{number}.npz", seed=number) for number in (1, 2)]
+    database = convert(tmp_path, files, layout="embeddings", **ENCODER)
+    vectors, norms = read_vectors(database)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    raw = np.concatenate([np.load(file)["embedding"] for file in files]).astype(np.float32)
+    np.testing.assert_allclose(vectors * norms[:, None], raw, rtol=2e-3, atol=2e-2)
+    assert licence_counts(database) == {"not stated": 12}
+    assert convert(tmp_path, files[::-1], layout="embeddings", **ENCODER).id == database.id, (
+        "the order of naming them is nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"embedding": np.zeros((6, 64), np.float16)}, "row 0 and 5 more hold no direction"),
+        ({"img_id": np.arange(5)}, "do not belong together"),
+        ({"img_id": np.array([object()] * 6, dtype=object)}, "img_id is object"),
+        ({"patch_coords": np.zeros((6, 3), np.int64)}, "do not belong together"),
+    ],
+)
+def test_an_archive_that_is_none_is_refused_with_its_name(tmp_path, changed, told):
+    with pytest.raises(FormatError, match=told) as caught:
+        convert(tmp_path, [archive(tmp_path / "part_1.npz", **changed)], layout="embeddings", **ENCODER)
+    assert "part_1.npz" in str(caught.value)

@@ -1,0 +1,39 @@
+"""Contexts: sets that know what each of their slots holds."""
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, nothing, zeros
+
+SLOTS = np.array([[TEXT, NEIGHBOR, ABSENT], [QUERY, NEIGHBOR, NEIGHBOR]])
+
+
+def drawn() -> Context:
+    """Two sets of at most three vectors [2, 3, 4]."""
+    rng = np.random.default_rng(0)
+    vectors, norms, scores = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4), (2, 3), (2, 3)))
+    return Context.of(vectors, norms, scores, SLOTS)
+
+
+def test_the_mask_says_where_there_is_a_vector():
+    context = drawn()
+    assert torch.equal(context.mask, torch.tensor([[True, True, False], [True, True, True]]))
+    assert context.slots.dtype == torch.int8
+
+
+def test_some_of_the_sets_can_be_taken_and_moved():
+    context = drawn()
+    for chosen in (slice(1, 2), torch.tensor([1])):
+        part = context.rows(chosen).to(torch.device("cpu"))
+        assert part.device == torch.device("cpu")
+        for field in fields(Context):
+            assert torch.equal(getattr(part, field.name), getattr(context, field.name)[1:])
+
+
+def test_nothing_has_no_vector_and_zeros_has_one_of_length_0():
+    assert nothing(3, 4).vectors.shape == zeros(3, 4).vectors.shape == (3, 1, 4)
+    assert not nothing(3, 4).mask.any()
+    assert zeros(3, 4).mask.all()
+    assert not zeros(3, 4).vectors.any()
