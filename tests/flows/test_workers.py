@@ -118,3 +118,22 @@ def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_mid
     assert "embed-parts" in cluster.log("device") and "embed-parts" not in cluster.log("plain")
     assert "import-parts" in cluster.log("plain")
     assert "name: doomed" in cluster.log("scheduler"), "it was one of the workers"
+
+
+def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_stopped(cluster, tmp_path, environment):
+    root = tmp_path / "left"
+    command = [sys.executable, "-c", PIPELINE, str(root)]
+    on_dask = subprocess.Popen(command, env=environment | {"RDM_DASK": cluster.address}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("shards/*/*/.build/*.part.json")) and time.monotonic() < deadline:
+        assert on_dask.poll() is None
+        time.sleep(0.05)
+    cluster.processes["scheduler"].kill()
+    _, told = on_dask.communicate(timeout=180)
+    assert on_dask.returncode != 0 and not list(root.glob("*/*/*/manifest.json")), told[-2000:]
+    finished = {path.name for path in root.glob("shards/*/*/.build/*.part.json")}
+    assert finished, "what was finished is still there"
+    assert subprocess.run(command, env=environment, timeout=180).returncode == 0
+    assert {artifact.kind for artifact in artifacts(root)} == {"shards", "embeddings"}
+    for artifact in artifacts(root):
+        check(artifact)

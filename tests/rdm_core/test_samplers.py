@@ -149,9 +149,9 @@ def error(process: Process, name: str, steps: int) -> float:
 
 @pytest.mark.parametrize(("process", "name"), FITTING)
 def test_more_steps_come_nearer_to_the_right_mean_and_deviation(process, name):
-    errors = [error(PROCESSES[process], name, steps) for steps in (3, 10, 500)]
+    errors = [error(PROCESSES[process], name, steps) for steps in (3, 10, 300)]
     assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.01
+    assert errors[2] < 0.015
 
 
 @pytest.mark.parametrize(("process", "name"), [(p, name) for p, name in FITTING if name not in ("euler", "ddim")])
@@ -200,7 +200,7 @@ def test_eulers_error_falls_with_the_steps_and_heuns_with_their_square():
 # -- times
 
 
-@pytest.mark.parametrize("steps", [1, 12, 61, 1000])
+@pytest.mark.parametrize("steps", [1, 12, 61, 402])
 @pytest.mark.parametrize(("process", "name"), FITTING)
 def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name, steps):
     times = visited(PROCESSES[process], name, steps)
@@ -212,6 +212,11 @@ def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name
     assert times == sorted(times, reverse=True)
     if name in MULTISTEP:
         assert len(set(times)) == steps, "no time comes twice"
+
+
+@pytest.mark.parametrize(("process", "name"), [("flow", "unipc"), ("epsilon", "dpm++"), ("zero terminal", "ddim")])
+def test_as_many_steps_as_the_process_has_can_be_visited(process, name):
+    assert len(visited(PROCESSES[process], name, 1000)) == 1000
 
 
 @pytest.mark.parametrize("name", ["ddim", *MULTISTEP])

@@ -100,9 +100,9 @@ def assert_equal(found: dict, expected: dict) -> None:
 
 
 def test_the_loss_falls(process, tiny_denoiser, tiny_data):
-    config = replace(TRAINING, steps=60, batch=16, learning_rate=3e-3, cooldown=0.0, neighbor_dropout=0.0, checkpoint_steps=60)
+    config = replace(TRAINING, steps=40, batch=8, learning_rate=5e-3, cooldown=0.0, neighbor_dropout=0.0, checkpoint_steps=40)
     losses = run(tiny_denoiser(), tiny_data(), config, process=process).column("loss")
-    assert len(losses) == 60
+    assert len(losses) == 40
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
 
 
@@ -344,15 +344,12 @@ def test_what_is_shown_is_the_running_mean_and_training_goes_on_unchanged_to_the
 
     alone, watched = Recorder(), Recorder()
     denoisers = tiny_denoiser(network), tiny_denoiser(network)
-    for denoiser, recorder, hooks in (
-        (denoisers[0], alone, alone.hooks), (denoisers[1], watched, replace(watched.hooks, show=show))
-    ):  # fmt: skip
-        train(denoiser, FlowMatching(), load_latent_space(PIXELS), tiny_data(), TRAINING, hooks)
+    space, hooks = load_latent_space(PIXELS), (alone.hooks, replace(watched.hooks, show=show))
+    for denoiser, hook in zip(denoisers, hooks, strict=True):
+        train(denoiser, FlowMatching(), space, tiny_data(), TRAINING, hook)
     assert sorted(shown) == [3, 6], "at every checkpoint"
     for step, found in shown.items():
-        assert_equal({f"ema/{name}": w for name, w in found.items()}, {
-            name: array for name, array in watched.states[step].items() if name.startswith("ema/")
-        })  # fmt: skip
+        assert_equal(found, {name: watched.states[step][f"ema/{name}"] for name in found})
     assert watched.records == alone.records
     assert_equal(watched.states[6], alone.states[6])
     assert_equal(weights(denoisers[1]), weights(denoisers[0]))
@@ -381,7 +378,11 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize(
     ("layer", "operations"),
-    [(nn.Conv2d(4, 5, 3, padding=1), 2 * 5 * 4 * 9 * 64), (nn.Linear(8, 7), 2 * 4 * 8 * 8 * 7), (Attention(), 2 * 2 * 64 * 64 * 4)],
+    [
+        (nn.Conv2d(4, 5, 3, padding=1), 2 * 5 * 4 * 9 * 64),
+        (nn.Linear(8, 7), 2 * 4 * 8 * 8 * 7),
+        (Attention(), 2 * 2 * 64 * 64 * 4),
+    ],
     ids=["convolution", "linear", "attention"],
 )
 def test_operations_are_counted_two_for_a_product_and_its_sum(layer, operations):

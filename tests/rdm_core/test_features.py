@@ -1,0 +1,44 @@
+"""Features by name: the oracle, an open_clip tower, a timm network from a file."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from rdm_core.errors import EncoderError
+from rdm_core.features import load_features
+from rdm_core.shapes.oracle import FEATURES, load_oracle
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+def test_the_oracle_is_the_judge_of_the_built_in_world():
+    np.testing.assert_array_equal(load_features("oracle")(IMAGES), load_oracle().features(IMAGES))
+    assert load_features("oracle")(IMAGES).shape == (3, FEATURES)
+
+
+def test_a_clip_gives_unit_vectors():
+    vectors = load_features("clip:rdm-shapes:built-in")(IMAGES)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_timm_network_is_filled_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "w.safetensors")
+    features = load_features(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    from PIL import Image
+
+    with torch.no_grad():
+        expected = network(torch.stack([transform(Image.fromarray(image)) for image in IMAGES])).numpy()
+    np.testing.assert_allclose(features(IMAGES), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["inception", "clip:", "timm:", "timm:no_such_network:", "timm:test_resnet:absent.safetensors"]
+)
+def test_features_that_there_are_not_are_refused_with_the_cure(name):
+    with pytest.raises(EncoderError, match="Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL"):
+        load_features(name)
