@@ -81,7 +81,7 @@ def training_context(
 ) -> Context:
     """The contexts of one step: which neighbors, how many, what is dropped and how much noise, drawn for the whole batch
     `rows` [B] and returned for the share `mine` of it."""
-    rng = np.random.default_rng([config.seed, step])
+    rng = np.random.default_rng([config.seed, step, 1])  # a stream of its own beside the epochs' permutations
     places = chosen_places(data, config, rows, rng)
     if config.random_k:
         places[np.arange(config.k) >= rng.integers(1, config.k + 1, (len(rows), 1))] = -1

@@ -59,7 +59,8 @@ class Denoiser(nn.Module):
         """Context -> tokens [B, K, D] on the scale the network is trained with; what an absent slot gives is masked later."""
         vectors, slots = context.vectors, context.slots[..., None]
         if self.settings["remove_means"]:
-            vectors = functional.normalize(vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1)
+            centred = functional.normalize(vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1)
+            vectors = torch.where(vectors.any(dim=-1, keepdim=True), centred, vectors)  # the zero null of 2022 stays zero
         raw = self.settings["context_norm"] == "raw"
         tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
         if self.settings["query_token"]:

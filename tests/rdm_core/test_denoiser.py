@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from flows.presets import PRESETS
 from rdm_core.config import DenoiserConfig
-from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, zeros
 from rdm_core.denoiser import Denoiser, SetEncoder, build_denoiser, load_denoiser, parameter_count
 from rdm_core.errors import WeightsError
 
@@ -412,3 +412,9 @@ def test_the_2022_presets_are_the_released_networks(preset):
     attentions = [module for module in denoiser.network.modules() if isinstance(module, Attention)]
     assert {attention.inner_dim // attention.heads for attention in attentions} == {32}, "channels of a head at every level"
     assert {m.eps for m in denoiser.network.modules() if isinstance(m, nn.GroupNorm)} == {1e-5, 1e-6}, "1e-6 before attention"
+
+
+def test_a_zero_vector_stays_zero_where_means_are_removed():
+    denoiser = untrained(remove_means=True)
+    denoiser.set_means(torch.ones(2, D).numpy())
+    assert not denoiser.tokens(zeros(2, D)).any()
