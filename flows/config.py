@@ -192,7 +192,7 @@ class EncodeLatents(FlowConfig):
     shards: str
     """Shards to encode."""
     autoencoder: str = "pixels"
-    """'pixels', a local diffusers folder of an AutoencoderKL, or a hub id."""
+    """'pixels', a local diffusers folder of an AutoencoderKL or VQModel, or a hub id."""
 
 
 class Upstream(Parameters):

@@ -8,10 +8,11 @@ from typing import Any
 # name: denoiser, noise, training; what is not named keeps its default in rdm_core.config
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {
-        "denoiser": {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 4},
+        "denoiser": {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 4,
+                     "remove_means": True},
         "noise": {"process": "flow", "time_mean": 1.0},
         "training": {"steps": 1400, "batch": 32, "learning_rate": 2e-3, "warmup_steps": 50, "cooldown": 0.3,
-                     "ema_decay": 0.995, "random_k": True, "checkpoint_steps": 500},
+                     "ema_decay": 0.995, "random_k": True, "embedding_noise": 0.6, "checkpoint_steps": 500},
     },
     "imagenet-2022": {  # 400.92 M parameters on 64x64x3 latents
         "denoiser": {"network": "unet", "channels": [192, 384, 576, 960], "attention_levels": [1, 2, 3], "context_norm": "raw"},

@@ -1,7 +1,8 @@
 """Latents: what the denoiser is trained on, encoded once. One array and one key table a part.
 
 In pixel space the array holds the images themselves, uint8 [n, 3, H, W]. Behind an autoencoder it holds the raw
-moments of the posterior, float16 [n, 2C, H, W], so that scaling and sampling stay a choice of the training run.
+moments of the posterior, float16 [n, 2C, H, W], so that scaling and sampling stay a choice of the training run; behind
+one with a codebook its output before the codes, float16 [n, C, H, W].
 """
 
 from pathlib import Path
