@@ -36,6 +36,7 @@ def free_port():
 @pytest.fixture
 def environment():
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    quiet |= {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}  # how long a lost scheduler is looked for
     quiet |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     return os.environ | quiet | {"PREFECT_API_URL": PREFECT_API_URL.value()}
 
