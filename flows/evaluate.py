@@ -17,8 +17,10 @@ from flows.request import text_queries
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.train_worker import data_of
+from rdm_core.clip import load_encoder
 from rdm_core.context import nothing
 from rdm_core.data import TrainingData
+from rdm_core.device import best_device
 from rdm_core.features import load_features
 from rdm_core.generate import Guidance
 from rdm_core.images import decode
@@ -65,6 +67,7 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
             "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
             "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
             "swaps": measure_swaps(config, whole(run), whole(swaps)),
+            "clip scores": measure_clip_scores(config, whole(run), whole(drawn)),
             "quality": measure_quality(config, whole(run), whole(baseline), whole(database)),
             "retrieval": {key: database.index.measured.get(key) for key in ("recall_at_k", "k", "milliseconds_per_query")},
             "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
@@ -192,6 +195,27 @@ def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database:
     table["trained without neighbors"] = draws(config, baseline, None)
     table[RETURNED] = [nearest_images(contexts["neighbors"], database)]
     return table
+
+
+@stage_task(name="measure-clip-scores")
+def measure_clip_scores(config: EvaluateRDM, run: OpenRun, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """Mean cosine of prompts and their images under a CLIP that the run was not conditioned on (arXiv 2104.08718, unscaled).
+
+    Nothing when no such CLIP is named. Raises ArtifactMismatch when it is the run's own.
+    """
+    if config.judge_clip is None:
+        return {}
+    model, _, weights = config.judge_clip.partition(":")
+    judge = load_encoder(model, weights, best_device())
+    if judge.identity == run.facts["encoder"]:
+        cure = "Name another CLIP, or leave judge_clip out."
+        raise ArtifactMismatch(f"judge_clip {config.judge_clip!r}", "it is the encoder the run was conditioned on", cure)
+    texts, _ = judge.encode_texts([wish["prompt"] for wish in prompts_of(config)])
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        return (judge.encode_images(list(images))[0] * texts).sum(axis=1)
+
+    return {name: asdict(estimate(np.mean([scores(images) for images in seeds], axis=0))) for name, seeds in drawn.items()}
 
 
 @stage_task(name="measure-swaps")

@@ -228,6 +228,9 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     lines.append(f"{'database swap':<34}share drawn in its style")
     for style, row in (found(evaluation, "swaps") or {}).items():
         lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")
+    if scores := found(evaluation, "clip scores"):
+        lines.append("CLIP score of another CLIP")
+        lines += [f"  {name:<32}{estimate_text(score)}" for name, score in scores.items()]
     lines.append(f"{'held-out neighbors drawn':<34}{'Frechet distance':<28}{'precision':<28}recall")
     for name, row in ordered(evaluation, "quality").items():
         fd, precision, recall = (estimate_text(row.get(measure)) for measure in ("fd", "precision", "recall"))

@@ -40,7 +40,8 @@ def write_preview_neighbors(
     shards = with_fingerprint(root, "shards", database.inputs["shards"])
     found = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
-    cells = [fitted(decode(found[key]), CELL_PIXELS) if (key := keys[max(row, 0)]) in found else white for row in rows.ravel()]
+    shown = ["" if row == NO_ROW else keys[row] for row in rows.ravel()]
+    cells = [fitted(decode(found[key]), CELL_PIXELS) if key in found else white for key in shown]
     preview_directory(run).mkdir(exist_ok=True)
     (preview_directory(run) / NEIGHBORS_FILE).write_bytes(encode(grid(cells, columns=rows.shape[1]), "png"))
 

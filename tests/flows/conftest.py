@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import environment
+from flows.config import Demo
 from storage.artifact import Artifact
 
 
@@ -51,6 +52,23 @@ def small_world(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory)
     find_neighbors(FindNeighbors(root=root, name="shapes", queries="shapes", database="shapes"))
     encode_latents(EncodeLatents(root=root, name="shapes", shards="shapes"))
     return SmallWorld(root, train_rdm(TrainRDM(**_small_training(root, "small"))))
+
+
+@dataclass(frozen=True)
+class SmallDemo:
+    """The demo's parameters in small, and the evaluation and report it ended with."""
+
+    config: Demo
+    made: tuple[Artifact, Artifact]
+
+
+@pytest.fixture(scope="session")
+def small_demo(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> SmallDemo:
+    """The demo, once, as small as it gets."""
+    from flows.demo import demo
+
+    config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
+    return SmallDemo(config, demo(config))
 
 
 @pytest.fixture(scope="session")

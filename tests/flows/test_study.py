@@ -10,9 +10,8 @@ from flows.study import CLAIMS, study, table_of
 
 
 @pytest.fixture(scope="module")
-def measured(prefect_at_home, tmp_path_factory):
-    root = tmp_path_factory.mktemp("study")
-    return study(Study(root=root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2))
+def measured(small_demo):
+    return study(Study(root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2))
 
 
 def test_every_claim_is_measured(measured):

@@ -1,0 +1,29 @@
+"""What a training draws while it runs: the same samples at every checkpoint, each beside its neighbors' pictures."""
+
+import numpy as np
+from PIL import Image
+
+from flows.config import TrainRDM
+from flows.preview import CELL_PIXELS, newest_preview, preview_directory, preview_rows
+from flows.train_rdm import train_rdm
+
+
+def test_the_drawn_samples_are_spread_over_the_training_set_and_never_more_than_there_are():
+    assert preview_rows(3, 11).tolist() == [0, 5, 10]
+    assert preview_rows(8, 2).tolist() == [0, 1]
+
+
+def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_drew_nothing(small_world, small_training):
+    settings = small_training(small_world.root, "shown") | {"threads": 1}
+    shown = train_rdm(TrainRDM(**settings | {"preview": 2}))
+    assert sorted(path.name for path in preview_directory(shown.directory).iterdir()) == [
+        "00000003.png", "00000006.png", "neighbors.png",
+    ]  # fmt: skip
+    pictures = [np.asarray(Image.open(preview_directory(shown.directory) / f"0000000{step}.png")) for step in (3, 6)]
+    assert pictures[0].shape[0] >= 2 * CELL_PIXELS and pictures[0].shape[1] >= 4 * CELL_PIXELS, "a sample and 3 neighbors"
+    assert (pictures[0][:, :CELL_PIXELS] != pictures[1][:, :CELL_PIXELS]).any(), "the samples change"
+    assert (pictures[0][:, CELL_PIXELS + 4 :] == pictures[1][:, CELL_PIXELS + 4 :]).all(), "their neighbors do not"
+    assert newest_preview(shown.directory).name == "00000006.png"
+    plain = train_rdm(TrainRDM(**settings | {"name": "unshown"}))
+    weights = "weights/network/diffusion_pytorch_model.safetensors"
+    assert shown.file(weights).read_bytes() == plain.file(weights).read_bytes()
