@@ -13,6 +13,7 @@ import torch
 
 from flows.presets import PRESETS
 from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+from rdm_core.context import Context
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import build_denoiser
 from rdm_core.latents import load_latent_space
@@ -44,7 +45,8 @@ def loop_seconds(steps: int) -> float:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((1000, DIMENSION)).astype(np.float16)
     latents = [rng.integers(0, 256, (1000, 3, 32, 32), dtype=np.uint8)]
-    data = TrainingData(latents, rng.integers(0, 1000, (1000, 20)), vectors, np.ones(1000, np.float32))
+    scores = np.full((1000, 20), 0.5, np.float32)
+    data = TrainingData(latents, rng.integers(0, 1000, (1000, 20)), scores, vectors, np.ones(1000, np.float32))
     config = TrainingConfig(**PRESET["training"] | {"steps": steps, "checkpoint_steps": 10**9})
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     start = time.monotonic()
@@ -56,13 +58,13 @@ def bare_seconds(steps: int) -> float:
     """Seconds of the network's own forward, backward and AdamW update on one fixed batch."""
     denoiser = network()
     optimizer = torch.optim.AdamW(denoiser.parameters(), 1e-4)
-    x, context = torch.randn(BATCH, 3, 32, 32), torch.randn(BATCH, 4, DIMENSION)
-    mask, dropped = torch.ones(BATCH, 4, dtype=torch.bool), torch.zeros(BATCH, dtype=torch.bool)
+    x, ones = torch.randn(BATCH, 3, 32, 32), torch.ones(BATCH, 4)
+    context = Context(torch.randn(BATCH, 4, DIMENSION), ones, ones, ones.to(torch.int8))
     times = torch.rand(BATCH) * 1000
     start = time.monotonic()
     for _ in range(steps):
         optimizer.zero_grad()
-        denoiser(x, times, context, mask, dropped).square().mean().backward()
+        denoiser(x, times, context).square().mean().backward()
         optimizer.step()
     return time.monotonic() - start
 

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
                 help="one parameter; dots go inside: training.steps=500",
             )
             made.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
-            made.epilog = "Every parameter for --set, with its meaning: flows/config.py; resolved: --dry-run."
+            made.epilog = "Every parameter for --set, with its meaning: flows/config.py, flows/sample_config.py; resolved: --dry-run."
         made.set_defaults(command=command)
         return made
 
@@ -102,13 +102,18 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("files", nargs="+", type=Path, help="the checkpoint, or the .npz archives of a database")
     one.add_argument("--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ...")
     one.add_argument("--out", type=Path, help="an autoencoder alone: folder it is written to")
+    _add_judging(add)
+    _add_upkeep(add)
+    return top
+
+
+def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that measure and tell."""
     one = add("evaluate", "does a run use its neighbors? (shapes world)", run_evaluate)
     _named(one, "run", "baseline")
     add("study", "six tests of the method with thresholds, over training seeds (shapes world)", run_study)
     one = add("report", "one HTML page about a run", run_report)
     _named(one, "run", "baseline", "evaluation")
-    _add_upkeep(add)
-    return top
 
 
 def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -199,7 +204,7 @@ def run_train(options: argparse.Namespace) -> Result:
 
 def run_sample(options: argparse.Namespace) -> Result:
     """rdm sample."""
-    from flows.config import SampleRDM
+    from flows.sample_config import SampleRDM
 
     flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}

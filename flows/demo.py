@@ -16,7 +16,6 @@ from flows.config import (
     EvaluateRDM,
     FindNeighbors,
     ImportImages,
-    SampleRDM,
     Study,
     TrainRDM,
     WriteReport,
@@ -29,6 +28,7 @@ from flows.launch import stop_all
 from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.report import report_plan, write_report
 from flows.sample import sample_plan, sample_rdm
+from flows.sample_config import SampleRDM
 from flows.stage import ensured, stage_flow
 from flows.train_rdm import train_rdm, training_plan
 from storage.artifact import Artifact

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.config import SampleRDM
 from flows.opening import OpenDatabase, OpenRun, open_run
 from flows.progress import say
+from flows.sample_config import SampleRDM
 from rdm_core.context import zeros
 from rdm_core.errors import RequestError
 from rdm_core.generate import Guidance, Known, Style, known_of

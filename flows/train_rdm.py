@@ -10,11 +10,12 @@ from typing import Any
 from prefect.client.schemas.objects import State
 
 from flows.artifacts import TrainingProgress
-from flows.config import SampleRDM, TrainRDM
+from flows.config import TrainRDM
 from flows.launch import TrainingFailed, launch_command, launch_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.sample import sample_rdm
+from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights

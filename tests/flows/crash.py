@@ -158,13 +158,14 @@ def _import_what_a_flow_imports() -> None:
 def _flow(stage: str) -> Callable[[Path], Any]:
     """Takes a root and runs the stage there."""
     module, flow, config = FLOWS[stage]
-    configs, run = importlib.import_module("flows.config"), getattr(importlib.import_module(module), flow)
+    flows = importlib.import_module(module)
+    run = getattr(flows, flow)
     parameters = PARAMETERS[stage]
     if stage == "demo":
         _make_the_demo_smaller(importlib.import_module(module))
 
     def act(root: Path) -> None:
-        given = getattr(configs, config)(root=root, **parameters)
+        given = getattr(flows, config)(root=root, **parameters)
         if stage == "index":
             from storage.artifact import open_artifact
 

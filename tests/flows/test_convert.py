@@ -9,9 +9,10 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from flows.config import ConvertOriginal, SampleRDM
+from flows.config import ConvertOriginal
 from flows.convert import convert_original
 from flows.sample import sample_rdm
+from flows.sample_config import SampleRDM
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
 from storage.embeddings import licence_counts, read_vectors

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.config import EvaluateRDM, Rebuild, SampleRDM, TrainRDM
+from flows.config import EvaluateRDM, Rebuild, TrainRDM
 from flows.deployments import FLOW_OF, merged
+from flows.sample_config import SampleRDM
 from flows.short_names import complete
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint

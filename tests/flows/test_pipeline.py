@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from flows.build_database import build_database, embed_images
-from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, SampleRDM, TrainRDM
+from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
 from flows.encode_latents import encode_latents
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from flows.sample import sample_rdm
+from flows.sample_config import SampleRDM
 from flows.show import image_record
 from flows.train_rdm import train_rdm
 from rdm_core.errors import EncoderError, RequestError

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from flows.build_database import build_database, embed_images
-from flows.config import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys, SampleRDM
+from flows.config import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from flows.remove import remove_keys
 from flows.sample import sample_rdm
+from flows.sample_config import SampleRDM
 from storage.artifact import Plan, artifacts, check, open_artifact
 from storage.build import begin, unfinished
 from storage.collect import collect

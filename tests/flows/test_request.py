@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import SampleRDM, TrainRDM
+from flows.config import TrainRDM
 from flows.request import Opened, guidance_of, request_of
 from flows.sample import open_all, sample_rdm
+from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.errors import RequestError
