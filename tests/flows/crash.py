@@ -180,7 +180,7 @@ def _make_the_demo_smaller(demo: Any) -> None:
     """A smaller network, fewer sampler steps and several checkpoints; every stage is still there."""
     requests, evaluation = demo.requests, demo.evaluation_of
     demo.requests = lambda config: [request.model_copy(update={"steps": 3}) for request in requests(config)]
-    demo.evaluation_of = lambda config: evaluation(config).model_copy(update={"seeds": 1, "steps": 2})
+    demo.evaluation_of = lambda config: evaluation(config).model_copy(update={"seeds": 1, "steps": 2, "quality_images": 16})
     demo.PRESETS["shapes"]["denoiser"] |= _NETWORK
     demo.PRESETS["shapes"]["training"]["checkpoint_steps"] = 3
 
