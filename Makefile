@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ROOT ?= data
 
-.PHONY: help install demo test crash-test lint clean
+.PHONY: help install demo test crash-test study lint clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -27,6 +27,9 @@ test: install    ## lint and tests (under 15 minutes on 2 cores)
 
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
+
+study: install   ## the six tests of the method over three training seeds (about an hour on 2 cores)
+	$(BIN)/rdm study --root $(ROOT)
 
 lint: install    ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

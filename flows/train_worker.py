@@ -79,6 +79,7 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
         if board is not None:
             for name, value in {**record, **speed}.items():
                 board.add_scalar(name, value, record["step"])
+            board.flush()
 
     def save(step: int, state: State) -> None:
         write_checkpoint(run, step, state)

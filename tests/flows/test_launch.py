@@ -215,3 +215,19 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_how_the_loop_runs_is_no_part_of_the_plan_and_changes_nothing_but_rounding(small_world, small_training):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="[tensorboard] is not installed"
+    )
+    settings = small_training(small_world.root, "frugal") | {"threads": 1}
+    plain = train_rdm(TrainRDM(**settings | {"name": "spendthrift"}))
+    frugal = {"accumulate": 2, "gradient_checkpointing": True, "channels_last": True, "tensorboard": True}
+    run = train_rdm(TrainRDM(**settings | {"execution": frugal}))
+    assert run.id == plain.id and losses_of(run) == pytest.approx(losses_of(plain), rel=1e-4)
+    told = events.EventAccumulator(str(run.directory / "tensorboard")).Reload()
+    assert [event.step for event in told.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert {"gradient_norm", "images_per_second", "flop_utilisation"} <= set(told.Tags()["scalars"])
+    with pytest.raises(ValueError, match="8 cannot be divided over 3 processes and pieces"):
+        TrainRDM(**settings | {"execution": {"accumulate": 3}})
