@@ -231,10 +231,10 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     if scores := found(evaluation, "clip scores"):
         lines.append("CLIP score of another CLIP")
         lines += [f"  {name:<32}{estimate_text(score)}" for name, score in scores.items()]
-    lines.append(f"{'held-out neighbors drawn':<34}{'Frechet distance':<28}{'precision':<28}recall")
+    lines.append(f"{'drawn for held-out neighbors':<34}{'Frechet distance':<28}precision / recall")
     for name, row in ordered(evaluation, "quality").items():
-        fd, precision, recall = (estimate_text(row.get(measure)) for measure in ("fd", "precision", "recall"))
-        lines.append(f"  {name:<32}{fd:<28}{precision:<28}{recall}")
+        both = " / ".join(percent(found(row, measure, "mean")) for measure in ("precision", "recall"))
+        lines.append(f"  {name:<32}{estimate_text(row.get('fd')):<28}{both}")
     lines.append("copy rate")
     lines += [f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()]
     return "\n".join(line.rstrip() for line in lines).replace("−", "-").replace(ABSENT, "-")

@@ -244,7 +244,7 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
     for how in ("text alone", "text and neighbors"):
         for factor in NAMED:
             found[f"T4 {factor}, {how}"] = right[how][factor] * len(world.VALUES[factor])
-            found[f"T4 {factor}, {how}, share"] = right[how][factor] / right["image"][factor]
+            found[f"T4 {factor}, {how}, share"] = right[how][factor] / (right["image"][factor] or 1.0)
     return found
 
 
@@ -259,10 +259,12 @@ def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
         queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
         context = neighbors_only(queries, database, run.facts["k"]).context
         drawn.append(judged(subject, draw_all(config, run, context, Guidance(1.0))))
-    return {
-        f"T5 {measure}": float(stats.spearmanr(SHARES, [row[measure] for row in drawn]).statistic)
-        for measure in ("precision", "recall")
-    }
+    return {f"T5 {measure}": rank_correlation(SHARES, [row[measure] for row in drawn]) for measure in ("precision", "recall")}
+
+
+def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Spearman's; 0 where one of them does not change, which has no ranks."""
+    return float(np.nan_to_num(stats.spearmanr(xs, ys).statistic)) if len(set(ys)) > 1 else 0.0
 
 
 @stage_task(name="T6 nulls")

@@ -4,6 +4,7 @@ All functions take features [N, F]; which network they come from decides what th
 """
 
 import io
+import warnings
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -66,7 +67,8 @@ def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:
 def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> float:
     """Squared maximum mean discrepancy under a polynomial kernel of degree 3."""
     size = min(KID_SUBSET_SIZE, len(samples), len(real))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it keeps the features, which are ours already
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=size)
         _update(metric, samples, real)

@@ -63,12 +63,15 @@ class SmallDemo:
 
 
 @pytest.fixture(scope="session")
-def small_demo(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> SmallDemo:
-    """The demo, once, as small as it gets."""
-    from flows.demo import demo
+def small_demo(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
+    """The demo, once, with a tiny network; the study's networks are as small."""
+    from flows import demo
 
+    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4, "remove_means": True}
     config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
-    return SmallDemo(config, demo(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"denoiser": network}})
+        yield SmallDemo(config, demo.demo(config))
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["import", "shapes", "--name", "x", "--set", "count"], "write KEY=VALUE"),
         (["train", "--name", "x", "--preset", "shpes"], "--preset shpes: there is no such preset. Presets: shapes"),
         (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
-        (["sample", "--run", "r", "--text", "a", "--class", "b"], "texts and classes: give one kind of query"),
+        (["sample", "--run", "r", "--text", "a", "--class", "b"], "texts and classes: classes stand alone"),
         (["sample", "--run", "r", "--set", "context=query"], "'query' needs texts or images"),
         (["import", "shapes", "--name", "x", "--set", "name.x=3"], "'name' has no parameters inside"),
         (["import", "shapes", "--name", "x", "--set", 'styles=["sketh"]'], "styles: 'sketh' is not one of"),

@@ -58,6 +58,10 @@ EVALUATION = {
         "photograph": {"styles": styles(0.97, 0.02, 0.01)} | both(0.9, 0.8),
         "sketch": {"styles": styles(0.03, 0.01, 0.96)} | both(0.7, 0.8),
     },
+    "quality": {
+        name: {m: around(0.5) for m in ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")}
+        for name in ("held-out neighbors", "learned null", "return the neighbour")
+    },
     "copies": {"samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01},
 }  # fmt: skip
 
@@ -184,7 +188,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
     assert "script" not in checker.tags and not re.search(r"url\(|@import", text)
     assert checker.tags.count("img") == 2 * (1 + 3) and checker.tags.count("h1") == 1
     targets = [reference[1:] for reference in checker.references if reference.startswith("#")]
-    assert len(targets) == 10 and all(f'id="{target}"' in text for target in targets)
+    assert len(targets) == 11 and all(f'id="{target}"' in text for target in targets)
 
 
 def test_hostile_text_is_text(tmp_path):
@@ -266,7 +270,7 @@ def test_nothing_measured_is_said_and_does_not_crash(tmp_path):
     publish_all(tmp_path, evaluation={})
     text = page_text(tmp_path, artifacts=())
     checked(text)
-    assert text.count("This was not measured.") == 4 and text.count("Not measured") == 3
+    assert text.count("This was not measured.") == 5 and text.count("Not measured") == 3
     for missing in ("No samples were given", "No index is among", "No image shards are among"):
         assert missing in text
 
@@ -321,8 +325,8 @@ def test_second_run_is_kept_and_a_new_input_is_not(tmp_path):
 def test_summary_is_short_plain_and_aligned():
     text = findings.summary(EVALUATION)
     lines = text.split("\n")
-    assert len(lines) <= 25 and max(map(len, lines)) <= 100 and text.isascii()
+    assert len(lines) <= 32 and max(map(len, lines)) <= 100 and text.isascii()
     assert "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]" in lines
     assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
     assert len({line.index("[") for line in lines if "[0." in line}) == 1
-    assert findings.summary({}).count("\n") == 3
+    assert findings.summary({}).count("\n") == 4
