@@ -22,13 +22,13 @@ demo: install    ## the whole path on built-in data: images to report, no GPU, n
 test: install    ## lint and tests (under 15 minutes on 2 cores)
 	$(BIN)/ruff check .
 	@# Three at once, as the tests of the flows wait for servers half of their time; the longest files first.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 	    tests/flows/test_crash.py tests/test_readme.py tests/flows tests/test_architecture.py tests/storage tests/rdm_core
 
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
-study: install   ## the six tests of the method over three training seeds (about an hour on 2 cores)
+study: install   ## the six tests of the method over three training seeds (an hour on 2 cores)
 	$(BIN)/rdm study --root $(ROOT)
 
 lint: install    ## ruff, mypy, import contracts

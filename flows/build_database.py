@@ -36,7 +36,7 @@ from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
 from storage.embeddings import read_columns, read_vectors, without_keys, write_embeddings
 from storage.errors import BuildRefused
-from storage.index import FAISS_FILE, faiss_file, open_vectors, write_vectors
+from storage.index import FAISS_FILE, faiss_file, open_means, open_vectors, write_vectors
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
@@ -125,17 +125,20 @@ def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: B
 
 
 @stage_flow("index-embeddings")
-def index_embeddings(config: BuildDatabase, embeddings: Artifact) -> Artifact:
-    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have."""
+def index_embeddings(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Artifact:
+    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have.
+
+    The mean of the captions is that of the index it replaces, if one is given: then no encoder is needed.
+    """
     clock = Clock()
     with building(config.root, index_plan(config, embeddings)) as build:
         if build.finished:
             return kept(build)
-        parts = write_index(whole(build), whole(embeddings), config)
+        parts = write_index(whole(build), whole(embeddings), config, whole(replaced))
         return published(build, parts, clock, **measure_recall(build, config))
 
 
-def index_plan(config: BuildDatabase, embeddings: Artifact) -> Plan:
+def index_plan(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Plan:
     """The recipe, and the embeddings it is applied to."""
     exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
     recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
@@ -144,14 +147,15 @@ def index_plan(config: BuildDatabase, embeddings: Artifact) -> Plan:
 
 
 @stage_task(name="write-index")
-def write_index(build: Build, embeddings: Artifact, config: BuildDatabase) -> list[Part]:
+def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, replaced: Artifact | None) -> list[Part]:
     """The only part: the matrix, its norms and, when asked for, the faiss file."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         vectors, norms = read_vectors(embeddings)
         if build.plan.parameters["recipe"] == "autofaiss":
             build_index(vectors, scratch / FAISS_FILE, config.index_memory)
-        return write_vectors(scratch, vectors, norms, mean_of_captions(embeddings, config)), {}
+        text_mean = open_means(replaced)[1] if replaced else mean_of_captions(embeddings, config)
+        return write_vectors(scratch, vectors, norms, text_mean), {}
 
     return single_part(build, "index", write)
 

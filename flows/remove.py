@@ -187,7 +187,7 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     encoder = {"encoder": embeddings.parameters["encoder"]["model"], "weights": embeddings.measured["weights"]}
     stated = {key: value for key, value in (recipe | measured).items() if value}
     common = {"root": config.root, "name": config.database, "shards": config.database}
-    return [ensured(index_embeddings, index_plan, BuildDatabase(**common, **encoder, **stated), embeddings)]
+    return [ensured(index_embeddings, index_plan, BuildDatabase(**common, **encoder, **stated), embeddings, index)]
 
 
 def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:

@@ -324,7 +324,8 @@ def table_of(measured: Sequence[Artifact]) -> str:
     for claim in CLAIMS:
         found = estimate_over_seeds([figures[claim.name] for figures in seeds])
         holds = found.mean >= claim.threshold if claim.at_least else found.mean <= claim.threshold
-        numbers = f"{_number(found.mean, claim)} [{_number(found.low, claim)}, {_number(found.high, claim)}]"
+        numbers = _number(found.mean, claim)
+        numbers += f" [{_number(found.low, claim)}, {_number(found.high, claim)}]" if found.count > 1 else " (one seed)"
         wanted = f"{'≥' if claim.at_least else '≤'} {_number(claim.threshold, claim)}"
         lines.append(f"| {claim.name} | {claim.asks} | {wanted} | {numbers} | {'yes' if holds else '**no**'} |")
     return "\n".join(lines)

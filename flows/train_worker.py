@@ -65,8 +65,10 @@ def draw_preview(
     step: int, denoiser: Denoiser,
 ) -> None:  # fmt: skip
     """The same samples at every checkpoint, for the same neighbors and noise."""
-    context, how = data.neighbors(preview_rows(count, len(data)), config.k), {"steps": SAMPLER_STEPS, "guidance": Guidance(1.0)}
-    write_preview(run, step, generate(denoiser, process, space, context, range(len(context.vectors)), side=side, **how))
+    context = data.neighbors(preview_rows(count, len(data)), config.k)
+    seeds = range(len(context.vectors))
+    images = generate(denoiser, process, space, context, seeds, side=side, steps=SAMPLER_STEPS, guidance=Guidance(1.0))
+    write_preview(run, step, images)
 
 
 def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoiser], None] | None) -> Hooks:

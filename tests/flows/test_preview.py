@@ -14,8 +14,7 @@ def test_the_drawn_samples_are_spread_over_the_training_set_and_never_more_than_
 
 
 def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_drew_nothing(small_world, small_training):
-    settings = small_training(small_world.root, "shown") | {"threads": 1}
-    shown = train_rdm(TrainRDM(**settings | {"preview": 2}))
+    shown = train_rdm(TrainRDM(**small_training(small_world.root, "shown"), preview=2))
     assert sorted(path.name for path in preview_directory(shown.directory).iterdir()) == [
         "00000003.png", "00000006.png", "neighbors.png",
     ]  # fmt: skip
@@ -24,6 +23,5 @@ def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_
     assert (pictures[0][:, :CELL_PIXELS] != pictures[1][:, :CELL_PIXELS]).any(), "the samples change"
     assert (pictures[0][:, CELL_PIXELS + 4 :] == pictures[1][:, CELL_PIXELS + 4 :]).all(), "their neighbors do not"
     assert newest_preview(shown.directory).name == "00000006.png"
-    plain = train_rdm(TrainRDM(**settings | {"name": "unshown"}))
     weights = "weights/network/diffusion_pytorch_model.safetensors"
-    assert shown.file(weights).read_bytes() == plain.file(weights).read_bytes()
+    assert shown.file(weights).read_bytes() == small_world.run.file(weights).read_bytes()
