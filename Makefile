@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ROOT ?= data
 
-.PHONY: help install demo test crash-test study lint clean
+.PHONY: help install demo test test-long crash-test study lint clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -22,8 +22,11 @@ demo: install    ## the whole path on built-in data: images to report, no GPU, n
 test: install    ## lint and tests (under 15 minutes on 2 cores)
 	$(BIN)/ruff check .
 	@# Three at once, as the tests of the flows wait for servers half of their time; the longest files first.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
 	    tests/flows/test_crash.py tests/test_readme.py tests/flows tests/test_architecture.py tests/storage tests/rdm_core
+
+test-long: install  ## the tests that `make test` leaves out for time: two machines, a lost scheduler, the study in small
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
 
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0

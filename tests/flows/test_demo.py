@@ -31,6 +31,7 @@ def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo
     assert [artifact.fingerprint for artifact in again] == [evaluation.fingerprint, report.fingerprint]
 
 
+@pytest.mark.long
 def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditioner_may_not(small_demo):
     quick = {"name": "judged", "seeds": 1, "steps": 2, "quality_images": 11}
     config = evaluation_of(small_demo.config).model_copy(update=quick | {"judge_clip": "rdm-shapes:random"})
@@ -47,12 +48,14 @@ def measured(small_demo):
     return study(Study(root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2))
 
 
+@pytest.mark.long
 def test_every_claim_is_measured(measured):
     figures = json.loads(measured[0].file(EVALUATION_FILE).read_text())
     assert set(figures) == {claim.name for claim in CLAIMS}
     assert all(isinstance(value, float) for value in figures.values())
 
 
+@pytest.mark.long
 def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured):
     lines = table_of(measured).splitlines()[2:]
     assert len(lines) == len(CLAIMS)

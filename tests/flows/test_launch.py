@@ -194,6 +194,7 @@ def checkpoints(root, name):
     return list((root / "runs" / name).glob("*/checkpoints/0*/manifest.json"))
 
 
+@pytest.mark.long
 def test_two_machines_train_one_run_with_the_command_that_the_first_tells(small_world, small_training, told):
     port = free_port()
     settings = small_training(small_world.root, "machines", steps=3, batch=8) | {"threads": 1, "machines": 2}
@@ -216,6 +217,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.long
 def test_how_the_loop_runs_is_no_part_of_the_plan_and_changes_nothing_but_rounding(small_world, small_training):
     events = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="[tensorboard] is not installed"

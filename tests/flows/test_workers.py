@@ -121,6 +121,7 @@ def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_mid
     assert "name: doomed" in cluster.log("scheduler"), "it was one of the workers"
 
 
+@pytest.mark.long
 def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_stopped(cluster, tmp_path, environment):
     root = tmp_path / "left"
     command = [sys.executable, "-c", PIPELINE, str(root)]
