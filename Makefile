@@ -19,7 +19,7 @@ install: $(BIN)/.installed  ## create .venv and install the exact pins
 demo: install    ## the whole path on built-in data: images to report, no GPU, no downloads
 	$(BIN)/rdm demo --root $(ROOT)
 
-test: install    ## lint and tests (under 15 minutes on 2 cores)
+test: install    ## lint and tests
 	$(BIN)/ruff check .
 	@# Three at once, as the tests of the flows wait for servers half of their time; the longest files first.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
