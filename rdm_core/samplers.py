@@ -132,7 +132,7 @@ def _noise_to_signal(process: Process, t: torch.Tensor) -> torch.Tensor:
 def _with_scheduler(scheduler_class: Any, process: Process, predict: Predict, x: torch.Tensor, steps: int) -> torch.Tensor:
     """diffusers' solver at times and noise levels of our own: its own are rounded, come twice, or are one too many."""
     flow = isinstance(process, FlowMatching)
-    kind = "flow_prediction" if flow else "v_prediction" if process.velocity else "epsilon"
+    kind = "flow_prediction" if isinstance(process, FlowMatching) else "v_prediction" if process.velocity else "epsilon"
     scheduler = scheduler_class(NETWORK_TIMES, solver_order=2, prediction_type=kind, use_flow_sigmas=flow)
     times = _solver_times(process, steps)
     scheduler.set_timesteps(steps)
