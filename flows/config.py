@@ -181,6 +181,8 @@ class ConvertOriginal(FlowConfig):
 
     @model_validator(mode="after")
     def _one_checkpoint(self) -> "ConvertOriginal":
+        if len({path.name for path in self.files}) < len(self.files):
+            raise ValueError("files: two have one name, which names a part; rename one")
         if self.layout != "embeddings" and len(self.files) > 1:
             raise ValueError(f"files: {self.layout} is one checkpoint, {len(self.files)} are given")
         return self

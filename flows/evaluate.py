@@ -17,7 +17,7 @@ from flows.request import text_queries
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.train_worker import data_of
-from rdm_core.clip import load_encoder
+from rdm_core.clip import Encoder, load_encoder
 from rdm_core.context import nothing
 from rdm_core.data import TrainingData
 from rdm_core.device import best_device
@@ -157,22 +157,26 @@ def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
 @stage_task(name="measure-quality")
 def measure_quality(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
     """How near the images drawn for held-out neighbors come to the held-out images, once a seed, beside who draws nothing."""
+    if config.extractor.startswith("clip:"):
+        another_clip(config.extractor.removeprefix("clip:"), run)
     features = load_features(config.extractor)
     real, known = (features(images) for images in (heldout_images(config), known_images(config, run, database)))
     data = heldout_data(config, run)
     rows = np.arange(min(config.quality_images, len(data)))
     near = data.neighbors(rows, min(config.k, run.facts["k"]))
     null, without = (nothing(len(rows), of.denoiser.dimension) for of in (run, baseline))
+    total = database.database.rows
     table: dict[str, list[dict[str, float]]] = {name: [] for name in QUALITY_ROWS}
+    returned = database_images(database, data.neighbor_rows[rows, 0])
     for seed in range(config.seeds):
         seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
-        random_rows = np.random.default_rng(seed).choice(database.database.rows, len(rows), replace=False)
+        random_rows = np.random.default_rng(seed).choice(total, len(rows), replace=total < len(rows))
         drawn = {
             "held-out neighbors": draw(run, near, seeds, config.steps, guidance=Guidance(1.0)),
             "held-out neighbors, guided": draw(run, near, seeds, config.steps, guidance=Guidance(config.guidance_scale)),
             "learned null": draw(run, null, seeds, config.steps, guidance=Guidance(0.0)),
             "trained without neighbors": draw(baseline, without, seeds, config.steps, guidance=Guidance(0.0)),
-            RETURNED: database_images(database, data.neighbor_rows[rows, 0]),
+            RETURNED: returned,
             "random database images": database_images(database, random_rows),
         }
         for name, images in drawn.items():
@@ -205,17 +209,22 @@ def measure_clip_scores(config: EvaluateRDM, run: OpenRun, drawn: dict[str, list
     """
     if config.judge_clip is None:
         return {}
-    model, _, weights = config.judge_clip.partition(":")
-    judge = load_encoder(model, weights, best_device())
-    if judge.identity == run.facts["encoder"]:
-        cure = "Name another CLIP, or leave judge_clip out."
-        raise ArtifactMismatch(f"judge_clip {config.judge_clip!r}", "it is the encoder the run was conditioned on", cure)
+    judge = another_clip(config.judge_clip, run)
     texts, _ = judge.encode_texts([wish["prompt"] for wish in prompts_of(config)])
 
     def scores(images: np.ndarray) -> np.ndarray:
         return (judge.encode_images(list(images))[0] * texts).sum(axis=1)
 
     return {name: asdict(estimate(np.mean([scores(images) for images in seeds], axis=0))) for name, seeds in drawn.items()}
+
+
+def another_clip(name: str, run: OpenRun) -> Encoder:
+    """The CLIP MODEL:WEIGHTS. Raises ArtifactMismatch when the run was conditioned on it: it would judge itself."""
+    model, _, weights = name.partition(":")
+    judge = load_encoder(model, weights, best_device())
+    if judge.identity == run.facts["encoder"]:
+        raise ArtifactMismatch(f"CLIP {name!r}", "it is the encoder the run was conditioned on", "Name another one.")
+    return judge
 
 
 @stage_task(name="measure-swaps")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdm_core.images import decode, encode, fitted, grid
+from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
 from storage.artifact import Artifact, with_fingerprint
 from storage.embeddings import read_columns
 from storage.neighbors import NO_ROW
@@ -16,7 +16,6 @@ from storage.shards import read_some_images
 from storage.training import open_training_arrays
 
 NEIGHBORS_FILE = "neighbors.png"
-CELL_PIXELS = 96
 SAMPLER_STEPS = 20
 
 
@@ -41,14 +40,14 @@ def write_preview_neighbors(
     found = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
     shown = ["" if row == NO_ROW else keys[row] for row in rows.ravel()]
-    cells = [fitted(decode(found[key]), CELL_PIXELS) if key in found else white for key in shown]
+    cells = [fitted(decode(found[key])) if key in found else white for key in shown]
     preview_directory(run).mkdir(exist_ok=True)
     (preview_directory(run) / NEIGHBORS_FILE).write_bytes(encode(grid(cells, columns=rows.shape[1]), "png"))
 
 
 def write_preview(run: Path, step: int, images: np.ndarray) -> Path:
     """Samples uint8 [B, H, W, 3] in a column, and beside them their neighbors."""
-    column = grid([fitted(image, CELL_PIXELS) for image in images], columns=1)
+    column = grid([fitted(image) for image in images], columns=1)
     beside = preview_directory(run) / NEIGHBORS_FILE
     pictures = [column, decode(beside.read_bytes())] if beside.is_file() else [column]
     path = preview_directory(run) / f"{step:08d}.png"

@@ -154,19 +154,23 @@ def _pseudo(config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.ran
 
     A database the run was not trained with has no such counts; then every row is as likely as any other.
     """
-    rows = database.database.rows
     trained_here = run.facts["trained_on"].get("database", {}).get("fingerprint") == database.embeddings.fingerprint
-    counts = np.ones(rows, dtype=np.int64)
-    if not trained_here:
-        say("sample", config.name, "the run never searched this database: pseudo-queries are uniform, top_m is not used")
+    if trained_here:
+        counts = training_counts(run, database)
     else:
-        table = run.facts["trained_on"]["neighbors"]
-        _, neighbor_rows, _ = read_neighbors(open_artifact(config.root, "neighbors", f"{table['name']}@{table['id']}"))
-        counts = retrieval_counts(neighbor_rows[:, : run.facts["k"]], rows)
+        say("sample", config.name, "the run never searched this database: pseudo-queries are uniform, top_m is not used")
+        counts = np.ones(database.database.rows, dtype=np.int64)
     drawn = draw_pseudo_queries(counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted)
     queries = Queries(database.database.vectors(drawn), np.ones(len(drawn), np.float32), texts=False)
     keys = [credit["key"] for credit in database.credits(drawn.tolist())]
     return keys, neighbors_only(queries, database.database, config.k)
+
+
+def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
+    """How often the run's training set retrieved each row of the database it was trained with: int64 [N]."""
+    table = run.facts["trained_on"]["neighbors"]
+    _, rows, _ = read_neighbors(open_artifact(database.root, "neighbors", f"{table['name']}@{table['id']}"))
+    return retrieval_counts(rows[:, : run.facts["k"]], database.database.rows)
 
 
 def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None:

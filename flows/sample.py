@@ -14,7 +14,7 @@ from flows.stage import building, kept, published, single_part, stage_flow, stag
 from rdm_core.context import Context
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
-from rdm_core.images import decode, encode, fitted, grid
+from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, Part, Plan, open_artifact
@@ -23,11 +23,8 @@ from storage.build import Build
 from storage.neighbors import NO_ROW
 from storage.samples import GRID_FILE, write_samples
 
-CELL_PIXELS = 96
-"""Side of a picture in the contact sheet."""
 REFERENCES = ("run", "database", "weaker_run", "style_database")
 """Parameters that name an artifact: their fingerprints are the plan's inputs."""
-NAME_A_DATABASE = "Name one: --database NAME; or ask with --set context=query, which needs none."
 FILES = ("images", "inpaint", "mask")
 """Parameters that name files: their bytes are the plan's parameters."""
 
@@ -56,9 +53,7 @@ def sample_plan(config: SampleRDM) -> Plan:
     inputs = {"run": run.fingerprint}
     if needs_database(config):
         swapped = open_artifact(config.root, "embeddings", config.database).fingerprint if config.database else None
-        if swapped is None and "database" not in run.inputs:
-            raise RequestError(f"run {run.name!r}", "was converted and knows no database", NAME_A_DATABASE)
-        inputs["database"] = swapped or run.inputs["database"]
+        inputs["database"] = swapped or known_database(run, run.inputs.get("database"))
     if config.weaker_run:
         inputs["weaker_run"] = open_artifact(config.root, "runs", config.weaker_run).fingerprint
     if config.style_database:
@@ -83,10 +78,16 @@ def needs_database(config: SampleRDM) -> bool:
 
 def database_of(run: OpenRun) -> str:
     """The database a run was trained with, in the version it was trained with."""
-    trained = run.facts["trained_on"].get("database")
-    if trained is None:
-        raise RequestError(f"run {run.artifact.name!r}", "was converted and knows no database", NAME_A_DATABASE)
+    trained = known_database(run.artifact, run.facts["trained_on"].get("database"))
     return f"{trained['name']}@{trained['id']}"
+
+
+def known_database(run: Artifact, database: Any) -> Any:
+    """What a run says of its database. Raises RequestError when it was converted and says nothing."""
+    if database is None:
+        cure = "Name one: --database NAME; or ask with --set context=query, which needs none."
+        raise RequestError(f"run {run.name!r}", "was converted and knows no database", cure)
+    return database
 
 
 @stage_task(name="draw-images")
@@ -174,11 +175,11 @@ def contact_sheet(images: np.ndarray, records: Sequence[dict[str, Any]], opened:
     found: dict[str, bytes] = {}
     for database in (opened.database, opened.style_database):
         found |= database.images([key for key in wanted if key not in found]) if database else {}
-    pictures = {key: fitted(decode(data), CELL_PIXELS) for key, data in found.items()}
+    pictures = {key: fitted(decode(data)) for key, data in found.items()}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
     most = max(len(record["neighbor_keys"]) for record in records)
     lines: list[np.ndarray] = []
     for image, record in zip(images, records, strict=True):
         neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
-        lines += [fitted(image, CELL_PIXELS), white[:, : CELL_PIXELS // 4], *neighbors, *[white] * (most - len(neighbors))]
+        lines += [fitted(image), white[:, : CELL_PIXELS // 4], *neighbors, *[white] * (most - len(neighbors))]
     return grid(lines, columns=2 + most)

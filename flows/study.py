@@ -25,7 +25,7 @@ from flows.evaluate import (
 )
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock
-from flows.request import text_queries
+from flows.request import text_queries, training_counts
 from flows.sample import database_of, draw
 from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
 from flows.train_rdm import train_rdm, training_plan
@@ -40,18 +40,16 @@ from rdm_core.retrieve import (
     neighbors_only,
     query_and_neighbors,
     query_only,
-    retrieval_counts,
 )
 from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
-from storage.artifact import Artifact, Plan, open_artifact
-from storage.neighbors import read_neighbors
+from storage.artifact import Artifact, Plan
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """T5: shares of the retrieved rows that pseudo-queries are drawn from."""
-SCALES = (1.0, 1.5, 2.0)
-"""T6: guidance scales at which the two nulls are compared."""
+SCALES = (1.5, 2.0)
+"""T6: guidance scales at which the two nulls are compared; at 1 neither is used, so that they are equal by construction."""
 NAMED = ("colour", "shape", "style")
 """Factors that T3 restricts the database to, and that T4's texts name."""
 
@@ -135,7 +133,7 @@ def study_seed(config: Study, seed: int) -> Artifact:
 def study_plan(config: Study, seed: int) -> Plan:
     """The two runs, what they are compared on, and how many images are drawn."""
     plan = evaluation_plan(evaluation_of(config, seed))
-    parameters = {"study": True, "images": config.images, "steps": config.sampler_steps}
+    parameters = {"study": True, "images": config.images, "steps": config.sampler_steps, "guidance": config.guidance_scale}
     return Plan(plan.kind, f"study-{seed}", parameters, dict(plan.inputs))
 
 
@@ -252,7 +250,7 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
 def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
     """Unconditional samples from the most often retrieved share m of the rows: precision falls and recall rises with m."""
     run, database = subject.run, subject.database.database
-    counts = retrieval_counts(training_neighbors(subject), database.rows)
+    counts = training_counts(run, subject.database)
     drawn = []
     for share in SHARES:
         rows = draw_pseudo_queries(counts, share, config.images, np.random.default_rng(0), weighted=False)
@@ -295,13 +293,6 @@ def heldout_context(config: Study, subject: Subject) -> Context:
     """The neighbors of as many held-out images as are drawn."""
     data = heldout_data(subject.evaluation, subject.run)
     return data.neighbors(np.arange(config.images) % len(data), subject.run.facts["k"])
-
-
-def training_neighbors(subject: Subject) -> np.ndarray:
-    """Database rows [Q, k] that the training set retrieves."""
-    table = subject.run.facts["trained_on"]["neighbors"]
-    _, rows, _ = read_neighbors(open_artifact(subject.database.root, "neighbors", f"{table['name']}@{table['id']}"))
-    return rows[:, : subject.run.facts["k"]]
 
 
 def draw_all(

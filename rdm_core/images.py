@@ -37,6 +37,8 @@ REASONS = {
     "out of memory": "the decoder could not get the memory; perhaps not the image's fault",
 }
 
+CELL_PIXELS = 96
+"""Side of a picture in a contact sheet."""
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 _HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # EXIF orientation -> (transpose first, then how many quarter turns counter-clockwise); 1 is upright.
@@ -190,7 +192,7 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def fitted(image: np.ndarray, side: int) -> np.ndarray:
+def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
     """The image's centred square at side x side pixels, for a contact sheet; small ones are magnified without smoothing."""
     if image.shape[0] < side and side % image.shape[0] == 0:
         times = side // image.shape[0]

@@ -29,7 +29,7 @@ SAMPLES = pa.schema(
         column(
             "attributions",
             pa.list_(pa.float32()),
-            "how much the image changes without each neighbor, RMS in 0..1; null unless asked for",
+            "RMS change in 0..1 without each neighbor, the style's not among them; null unless asked for",
             nullable=True,
         ),
     ],

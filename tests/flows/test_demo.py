@@ -41,6 +41,8 @@ def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditione
     assert "CLIP score of another CLIP" in summary(measured)
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
         evaluate_rdm(config.model_copy(update={"name": "own", "judge_clip": "rdm-shapes:built-in"}))
+    with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
+        evaluate_rdm(config.model_copy(update={"name": "own", "extractor": "clip:rdm-shapes:built-in"}))
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import numpy as np
 from PIL import Image
 
 from flows.config import TrainRDM
-from flows.preview import CELL_PIXELS, newest_preview, preview_directory, preview_rows
+from flows.preview import newest_preview, preview_directory, preview_rows
 from flows.train_rdm import train_rdm
+from rdm_core.images import CELL_PIXELS
 
 
 def test_the_drawn_samples_are_spread_over_the_training_set_and_never_more_than_there_are():
