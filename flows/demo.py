@@ -85,12 +85,12 @@ def twin_of(run: TrainRDM) -> TrainRDM:
     return run.model_copy(update={"name": f"{run.name}-without-neighbors", "training": training})
 
 
-def training(config: Demo | Study, name: str, **changes: Any) -> TrainRDM:
-    """The shapes preset, with changes to its training."""
-    preset = PRESETS["shapes"]
+def training(config: Demo | Study, name: str, preset_name: str = "shapes", **changes: Any) -> TrainRDM:
+    """One of the presets for the built-in world, with changes to its training."""
+    preset = PRESETS[preset_name]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
-    threads = max(1, len(sched_getaffinity(0)) // 2)  # the two networks train side by side
+    threads = max(1, len(sched_getaffinity(0)) // 2)  # two networks and more train side by side
     return TrainRDM(root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings})
 
 

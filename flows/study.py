@@ -1,7 +1,7 @@
 """Is the method what it claims to be? Six tests with thresholds set beforehand, over several training seeds.
 
-Each seed trains the network and its twin without neighbors, and measures both on images neither has seen. What the
-tests are and why: docs/results.md.
+Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on images that none has
+seen. What the tests are and why: docs/results.md.
 """
 
 import json
@@ -44,7 +44,7 @@ from rdm_core.retrieve import (
 from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
-from storage.artifact import Artifact, Plan
+from storage.artifact import Artifact, Plan, open_artifact
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """T5: shares of the retrieved rows that pseudo-queries are drawn from."""
@@ -97,21 +97,23 @@ CLAIMS = (
         Claim(f"T6 scale {scale:g}", "Fréchet distance guided by the learned null, as a share of the zero null's", 1.0, False)
         for scale in SCALES
     ),
+    Claim("N network", "Fréchet distance of transformer and flow, as a share of a U-Net's of as many parameters", 1.0, False),
     Claim("S sampler", "Fréchet distance of DPM-Solver++ at 20 steps, as a share of 100 plain steps'", 1.02, False),
 )
 
 
 @stage_flow("study-rdm")
 def study(config: Study) -> list[Artifact]:
-    """Train `seeds` pairs of networks and put each through the tests.
+    """Train three networks a seed and put them through the tests.
 
-    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> pairs of runs --T1..T6--> figures
+    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> runs --T1..T6--> figures
     """
     prepare_world(config)
     measured = []
     for seed in range(config.seed, config.seed + config.seeds):
         run = training(config, f"study-{seed}", seed=seed)
-        side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run))
+        rival = training(config, rival_of(config, seed), "shapes-unet", seed=seed)
+        side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run), rival)
         measured.append(ensured(study_seed, study_plan, config, seed))
     return measured
 
@@ -123,18 +125,20 @@ def study_seed(config: Study, seed: int) -> Artifact:
     with building(config.root, study_plan(config, seed)) as build:
         if build.finished:
             return kept(build)
-        subject = open_subject(config, evaluation_of(config, seed))
+        subject = open_subject(config, seed)
         figures: dict[str, float] = {}
-        for claim in (claim_loss, claim_distance, claim_purity, claim_text, claim_shares, claim_nulls, claim_sampler):
+        claims = (claim_loss, claim_distance, claim_purity, claim_text, claim_shares, claim_nulls, claim_network, claim_sampler)
+        for claim in claims:
             figures |= claim(config, whole(subject))
         return published(build, write_evaluation(whole(build), figures), clock)
 
 
 def study_plan(config: Study, seed: int) -> Plan:
-    """The two runs, what they are compared on, and how many images are drawn."""
+    """The runs, what they are compared on, and how many images are drawn."""
     plan = evaluation_plan(evaluation_of(config, seed))
+    rival = open_artifact(config.root, "runs", rival_of(config, seed))
     parameters = {"study": True, "images": config.images, "steps": config.sampler_steps, "guidance": config.guidance_scale}
-    return Plan(plan.kind, f"study-{seed}", parameters, dict(plan.inputs))
+    return Plan(plan.kind, f"study-{seed}", parameters, plan.inputs | {"rival": rival.fingerprint})
 
 
 def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
@@ -144,12 +148,18 @@ def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
     return EvaluateRDM(root=config.root, swaps={}, **names, **heldout)
 
 
+def rival_of(config: Study, seed: int) -> str:
+    """The name of a seed's U-Net."""
+    return f"study-{seed}-unet"
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A pair of runs, opened, and the images they are judged by."""
+    """The runs of a seed, opened, and the images they are judged by."""
 
     run: OpenRun
     twin: OpenRun
+    rival: OpenRun
     database: OpenDatabase
     evaluation: EvaluateRDM
     real: np.ndarray
@@ -162,8 +172,9 @@ class Subject:
     """What each database image shows."""
 
 
-def open_subject(config: Study, evaluation: EvaluateRDM) -> Subject:
-    """Open a pair of runs. Raises ArtifactMismatch when they differ in more than their neighbors."""
+def open_subject(config: Study, seed: int) -> Subject:
+    """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their neighbors."""
+    evaluation = evaluation_of(config, seed)
     run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
     same_but_for_neighbors(run, twin)
     database = open_database(config.root, database_of(run), run)
@@ -171,7 +182,8 @@ def open_subject(config: Study, evaluation: EvaluateRDM) -> Subject:
     credits = database.credits(list(range(database.database.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     known = features(known_images(evaluation, run, database))
-    return Subject(run, twin, database, evaluation, features(heldout), known, list(heldout), factors)
+    rival = open_run(config.root, rival_of(config, seed))
+    return Subject(run, twin, rival, database, evaluation, features(heldout), known, list(heldout), factors)
 
 
 @stage_task(name="T1 loss")
@@ -276,6 +288,16 @@ def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
         )
         found[f"T6 scale {scale:g}"] = learned / untrained
     return found
+
+
+@stage_task(name="N network")
+def claim_network(config: Study, subject: Subject) -> dict[str, float]:
+    """Two networks of as many parameters after as many steps, each drawing by its own process, with enough sampler steps."""
+    near = heldout_context(config, subject)
+    ours, theirs = (
+        judged(subject, draw_all(config, run, near, Guidance(1.0), steps=50))["fd"] for run in (subject.run, subject.rival)
+    )
+    return {"N network": ours / theirs}
 
 
 @stage_task(name="S sampler")

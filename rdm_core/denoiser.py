@@ -6,6 +6,7 @@ guidance is trained with; the 2022 model used a zero vector it had never seen.
 
 import json
 from collections.abc import Mapping
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -199,5 +200,5 @@ def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> A
         # diffusers' misnomer: the number of heads a level, not their width
         attention_head_dim=tuple(max(1, width // config.head_channels) for width in config.channels),
         cross_attention_dim=dimension,
-        norm_num_groups=min(32, config.channels[0] // 4),
+        norm_num_groups=gcd(max(1, min(32, config.channels[0] // 4)), *config.channels),
     )

@@ -70,7 +70,8 @@ def small_demo(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) 
     network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4, "remove_means": True}
     config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"denoiser": network}})
+        small = {name: demo.PRESETS[name] | {"denoiser": network} for name in ("shapes", "shapes-unet")}
+        patch.setattr(demo, "PRESETS", demo.PRESETS | small)
         yield SmallDemo(config, demo.demo(config))
 
 

@@ -414,6 +414,18 @@ def test_the_2022_presets_are_the_released_networks(preset):
     assert {m.eps for m in denoiser.network.modules() if isinstance(m, nn.GroupNorm)} == {1e-5, 1e-6}, "1e-6 before attention"
 
 
+def test_the_two_presets_of_the_built_in_world_are_equally_large():
+    with torch.device("meta"):
+        shapes, unet = (build_denoiser(DenoiserConfig(**PRESETS[n]["denoiser"]), 3, 32, 64) for n in ("shapes", "shapes-unet"))
+    assert abs(parameter_count(unet) / parameter_count(shapes) - 1) < 0.01
+
+
+def test_a_unet_of_any_widths_has_groups_that_divide_them():
+    config = DenoiserConfig(network="unet", channels=(24, 32), attention_levels=(1,), depth=1, head_channels=8)
+    groups = {m.num_groups for m in build_denoiser(config, 3, 8, D).network.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {2}, "24 / 4 = 6 does not divide 32"
+
+
 def test_a_zero_vector_stays_zero_where_means_are_removed():
     denoiser = untrained(remove_means=True)
     denoiser.set_means(torch.ones(2, D).numpy())
