@@ -36,7 +36,13 @@ TRAINED_K = 4
 
 @stage_flow("convert-original")
 def convert_original(config: ConvertOriginal) -> Artifact | Path:
-    """A released file in the layout that `config.layout` names; an autoencoder alone becomes a plain folder."""
+    """A released file in the layout that `config.layout` names; an autoencoder alone becomes a plain folder.
+
+    Raises RequestError when a file is not there, and what reading it raises.
+    """
+    for path in config.files:
+        if not path.is_file():
+            raise RequestError(path, "there is no such file", "Give the path of a released file on this machine.")
     if config.layout in AUTOENCODERS:
         return convert_autoencoder_file(config)
     return convert_archives(config) if config.layout == ARCHIVES else convert_weights(config, LAYOUTS[config.layout])

@@ -84,6 +84,12 @@ def test_an_encoder_of_another_width_is_refused(tmp_path, checkpoint):
         convert(tmp_path, [checkpoint], encoder="ViT-B-32", encoder_weights="random")
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    absent = ConvertOriginal(root=tmp_path, name="x", files=(tmp_path / "absent.ckpt",), layout="imagenet-2022")
+    with pytest.raises(RequestError, match="absent.ckpt: there is no such file"):
+        convert_original(absent)
+
+
 def test_a_checkpoint_that_wants_to_run_code_is_refused_by_name(tmp_path):
     class Evil:
         def __reduce__(self):
