@@ -1,9 +1,14 @@
 """Presets: a table. `rdm train --preset shapes` starts from a row, `--set key=value` changes single entries.
 
-The 2022 models' layouts are those of its released configurations; only the shapes row was measured by this project.
+The 2022 models' layouts are those of its released configurations; only the shapes rows were measured by this project.
 """
 
 from typing import Any
+
+_SHAPES_TRAINING = {
+    "steps": 1400, "batch": 32, "learning_rate": 2e-3, "warmup_steps": 50, "cooldown": 0.3,
+    "ema_decay": 0.995, "random_k": True, "embedding_noise": 0.6, "checkpoint_steps": 500,
+}  # fmt: skip
 
 # name: denoiser, noise, training; what is not named keeps its default in rdm_core.config
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -11,15 +16,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "denoiser": {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 4,
                      "remove_means": True},
         "noise": {"process": "flow", "time_mean": 1.0},
-        "training": {"steps": 1400, "batch": 32, "learning_rate": 2e-3, "warmup_steps": 50, "cooldown": 0.3,
-                     "ema_decay": 0.995, "random_k": True, "embedding_noise": 0.6, "checkpoint_steps": 500},
+        "training": _SHAPES_TRAINING,
     },
     "shapes-unet": {  # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
         "denoiser": {"network": "unet", "channels": [16, 32, 48, 56], "attention_levels": [1, 2, 3], "depth": 1,
                      "head_channels": 8, "remove_means": True},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
-        "training": {"steps": 1400, "batch": 32, "learning_rate": 1e-3, "warmup_steps": 50, "cooldown": 0.3,
-                     "ema_decay": 0.995, "random_k": True, "embedding_noise": 0.6, "checkpoint_steps": 500},
+        "training": _SHAPES_TRAINING,
     },
     "imagenet-2022": {  # 400.92 M parameters on 64x64x3 latents
         "denoiser": {"network": "unet", "channels": [192, 384, 576, 960], "attention_levels": [1, 2, 3], "context_norm": "raw"},
