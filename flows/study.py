@@ -138,7 +138,7 @@ def study_plan(config: Study, seed: int) -> Plan:
     plan = evaluation_plan(evaluation_of(config, seed))
     rival = open_artifact(config.root, "runs", rival_of(config, seed))
     parameters = {"study": True, "images": config.images, "steps": config.sampler_steps, "guidance": config.guidance_scale}
-    return Plan(plan.kind, f"study-{seed}", parameters, plan.inputs | {"rival": rival.fingerprint})
+    return Plan(plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint})
 
 
 def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
