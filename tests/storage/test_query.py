@@ -1,0 +1,121 @@
+"""SQL reads everything that was built, and can do nothing else."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from storage.artifact import Plan, artifacts
+from storage.build import begin
+from storage.embeddings import write_embeddings
+from storage.neighbors import write_neighbors
+from storage.query import VIEWS, QueryError, query
+from storage.runs import append_metrics
+from storage.shards import write_shard
+
+
+@pytest.fixture
+def root(tmp_path, make, sample, sidecar, unit_vectors):
+    """Two names of shards, one of embeddings with an older version, a neighbor table and a run."""
+    make("shards", "coco", lambda d, n: write_shard(d, n, [sample(0), sample(1), sample(2, reason="truncated")]))
+    make("shards", "own", lambda d, n: write_shard(d, n, [sample(3, author=None, licence=None)]))
+    for rows in (2, 3):
+        write = lambda d, n, rows=rows: write_embeddings(d, n, sidecar(rows), *unit_vectors(rows))  # noqa: E731
+        make("embeddings", "coco", write, parameters={"rows": rows})
+    keys = np.asarray(["a", "b"], dtype=object)
+    table = (np.asarray([[0, 1]]), np.asarray([[0.9, 0.5]], np.float32))
+    make("neighbors", "coco", lambda d, n: write_neighbors(d, n, ["q"], keys, *table))
+    make("runs", "first", lambda d, n: [append_metrics(d, {"step": s, "loss": 1 / s}) for s in (1, 2)] and 2)
+    make("evaluations", "first", lambda d, n: (d / "evaluation.json").write_text('{"loss": {"mean": 0.5}}') and 1)
+    return tmp_path
+
+
+def rows(root, sql):
+    return [tuple(row.values()) for row in query(root, sql).rows()]
+
+
+def test_each_kind_is_a_view_of_the_current_versions_with_their_names(root):
+    assert rows(root, "SELECT artifact, status, count(*) FROM shards GROUP BY ALL ORDER BY ALL") == [
+        ("coco", "ok", 2), ("coco", "rejected", 1), ("own", "ok", 1)]  # fmt: skip
+    assert rows(root, "SELECT count(*) FROM embeddings") == [(3,)]
+    assert rows(root, "select keys[1] from NEIGHBORS") == [("a",)], "whatever the case"
+    assert rows(root, "SELECT step, loss FROM runs ORDER BY step") == [(1, 1.0), (2, 0.5)]
+    assert rows(root, "SELECT evaluation->>'$.loss.mean' FROM evaluations") == [("0.5",)]
+
+
+def test_one_name_and_one_version_of_it_can_be_asked_for(root):
+    old, new = sorted(artifacts(root, "embeddings", "coco"), key=lambda a: a.version)
+    assert rows(root, 'SELECT count(*) FROM embeddings."coco"') == rows(root, "SELECT count(*) FROM embeddings.coco") == [(3,)]
+    assert rows(root, f'SELECT count(*) FROM embeddings."coco@{old.id}"') == [(2,)]
+    added = f'SELECT key FROM embeddings."coco@{new.id}" WHERE key NOT IN (SELECT key FROM embeddings."coco@{old.id}")'
+    assert rows(root, added) == [("folder-2-00",)]
+
+
+def test_the_artifacts_themselves_are_a_view(root):
+    found = rows(
+        root, "SELECT version, current, rows, parameters->>'$.rows' FROM artifacts WHERE kind = 'embeddings' ORDER BY 1"
+    )
+    assert found == [(1, False, 2, "2"), (2, True, 3, "3")]
+
+
+def test_an_empty_root_has_views_without_rows(tmp_path):
+    assert query(tmp_path, "SELECT * FROM artifacts").rows() == []
+    with pytest.raises(QueryError, match="Views: shards, embeddings"):
+        query(tmp_path, "SELECT * FROM shards")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM shards",
+        "INSERT INTO shards VALUES (1)",
+        "UPDATE shards SET key = ''",
+        "DROP VIEW shards",
+        "CREATE TABLE mine AS SELECT 1",
+        "COPY shards TO 'stolen.csv'",
+        "ATTACH 'other.db'",
+        "INSTALL httpfs",
+        "SET threads = 1",
+        "PRAGMA database_list",
+        "SELECT 1; DROP VIEW shards",
+        "",
+    ],
+)
+def test_what_does_not_only_read_is_refused(root, sql):
+    before = sorted(path for path in root.rglob("*"))
+    with pytest.raises(QueryError, match="where one SELECT is allowed"):
+        query(root, sql)
+    assert sorted(path for path in root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("function", ["read_text", "read_csv", "read_parquet", "read_blob", "glob"])
+def test_files_outside_the_artifacts_cannot_be_read(root, function):
+    (root / "secret.txt").write_text("secret")
+    with pytest.raises(QueryError, match="(?i)permission|disabled"):
+        query(root, f"SELECT * FROM {function}('{root}/secret.txt')")
+
+
+def test_a_mistake_is_told_with_the_views_there_are(root):
+    with pytest.raises(QueryError, match='"licens" not found.*Views: ' + ", ".join(VIEWS)):
+        query(root, "SELECT licens FROM shards")
+    with pytest.raises(QueryError, match="syntax error"):
+        query(root, "SELEC 1")
+
+
+def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
+    found = query(root, "SELECT key, captions FROM shards ORDER BY key")
+    for ending in ("parquet", "csv", "json"):
+        found.save(tmp_path / f"out.{ending}")
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == found.rows()
+    assert json.loads((tmp_path / "out.json").read_text()) == found.rows()
+    with (tmp_path / "out.csv").open() as file:
+        assert [json.loads(row["captions"]) for row in csv.DictReader(file)] == [row["captions"] for row in found.rows()]
+    with pytest.raises(QueryError, match="its ending is none of .parquet, .csv, .json"):
+        found.save(tmp_path / "out.xlsx")
+
+
+def test_an_unfinished_build_is_not_seen(root):
+    with begin(root, Plan("shards", "half", {}, {})):
+        assert rows(root, "SELECT DISTINCT artifact FROM shards ORDER BY 1") == [("coco",), ("own",)]
