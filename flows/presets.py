@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "shapes-unet": {  # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
         "denoiser": {"network": "unet", "channels": [16, 32, 48, 56], "attention_levels": [1, 2, 3], "depth": 1,
-                     "head_channels": 8, "remove_means": True},
+                     "head_channels": 16, "remove_means": True},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
         "training": _SHAPES_TRAINING,
     },
