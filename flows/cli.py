@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ...")
     one.add_argument("--out", type=Path, help="an autoencoder alone: folder it is written to")
     _add_judging(add)
+    _add_analysis(add)
     _add_upkeep(add)
     return top
 
@@ -116,6 +117,28 @@ def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
     add("study", "six tests of the method with thresholds, over training seeds (shapes world)", run_study)
     one = add("report", "one HTML page about a run", run_report)
     _named(one, "run", "baseline", "evaluation")
+
+
+def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that look into what was built."""
+    one = add("search", "what is near to a text, an image, a row or a vector, with scores and credits", run_search)
+    one.add_argument("--database", help="name (or name@id) of the database")
+    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--image", action="append", default=[], help="an image file; may be repeated")
+    one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
+    one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
+    one.add_argument("--k", type=int, help="rows found for each (default: 12)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet: .html with credits, .png bare")
+    one = add("map", "a database on one page: embeddings on a plane, with pictures", run_map)
+    one.add_argument("--database", help="name (or name@id) of the database")
+    one.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="the page (default: map.html)")
+    one = add("compare", "two versions of a database, or one under two encoders: rows, shift, neighbors", run_compare)
+    one.add_argument("one", help="name or name@id")
+    one.add_argument("other", help="name or name@id")
+    one = add("query", "SQL over everything that was built, read-only", run_query, settable=False)
+    one.add_argument("sql", metavar="SQL", help="one SELECT over the views shards, embeddings, neighbors, runs, ...")
+    one.add_argument("--out", type=Path, metavar="FILE", help="save every row: .parquet, .csv or .json")
 
 
 def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -251,6 +274,43 @@ def run_report(options: argparse.Namespace) -> Result:
     return _stage(options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report)
 
 
+def run_search(options: argparse.Namespace) -> Result:
+    """rdm search."""
+    from flows.config import SearchDatabase
+    from flows.search import search
+
+    flags = {"database": options.database, "texts": options.text, "images": options.image, "keys": options.key}
+    flags |= {"vectors": options.vectors, "k": options.k, "out": options.out}
+    return _looked(options, configured(options, SearchDatabase, **flags), search)
+
+
+def run_map(options: argparse.Namespace) -> Result:
+    """rdm map."""
+    from flows.config import MapDatabase
+    from flows.map_database import map_database
+
+    flags = {"database": options.database, "rows": options.rows, "out": options.out}
+    return _looked(options, configured(options, MapDatabase, **flags), map_database)
+
+
+def run_compare(options: argparse.Namespace) -> Result:
+    """rdm compare."""
+    from flows.compare import compare
+    from flows.config import CompareDatabases
+
+    return _looked(options, configured(options, CompareDatabases, one=options.one, other=options.other), compare)
+
+
+def run_query(options: argparse.Namespace) -> Result:
+    """rdm query."""
+    from storage.query import query
+
+    found = query(options.root, options.sql)
+    if options.out:
+        found.save(options.out)
+    return found.text, {"rows": found.rows()}
+
+
 def run_run(options: argparse.Namespace) -> Result:
     """rdm run."""
     from flows.deployments import run_deployed
@@ -305,10 +365,19 @@ def run_remove(options: argparse.Namespace) -> Result:
     return _stage(options, configured(options, RemoveKeys, **flags), "flows.remove", "remove_keys", lambda done: done.told())
 
 
+def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:
+    """What a command that builds nothing says, or its parameters."""
+    return _resolved(config) if options.dry_run else look(config)
+
+
+def _resolved(config: Any) -> Result:
+    value = config.model_dump(mode="json")
+    return json.dumps(value, indent=2), value
+
+
 def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]) -> Result:
     if options.dry_run:
-        value = config.model_dump(mode="json")
-        return json.dumps(value, indent=2), value
+        return _resolved(config)
     from importlib import import_module
 
     prepare(options.root)

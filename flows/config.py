@@ -353,6 +353,81 @@ class Study(FlowConfig):
     """Of the images drawn for texts and for restricted databases."""
 
 
+class SearchDatabase(Parameters):
+    """A database, and what is looked for in it."""
+
+    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
+    """Directory or URL that holds every artifact."""
+    database: str
+    """Database (embeddings and index of one name) that is searched."""
+    texts: tuple[str, ...] = ()
+    """Prompts."""
+    images: tuple[Path, ...] = ()
+    """Image files."""
+    keys: tuple[str, ...] = ()
+    """Rows of the database itself; other crops of the same image are left out of what is found."""
+    vectors: Path | None = None
+    """A .npy file of one vector [D] or several [Q, D] of the database's encoder."""
+    k: PositiveInt = 12
+    """Rows found for each query."""
+    exact: bool = False
+    """Compare with every row, whatever index there is."""
+    out: Path | None = None
+    """A contact sheet of what was found: a file that ends with .html or .png."""
+
+    @model_validator(mode="after")
+    def _something_to_look_for(self) -> "SearchDatabase":
+        if not (self.texts or self.images or self.keys or self.vectors):
+            raise ValueError("texts, images, keys or vectors: give something to look for")
+        if self.out is not None and self.out.suffix not in (".html", ".png"):
+            raise ValueError(f"out: {self.out} ends with neither .html nor .png")
+        return self
+
+
+class CompareDatabases(Parameters):
+    """Two databases: versions of one (name@id), or one set of images under two encoders."""
+
+    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
+    """Directory or URL that holds every artifact."""
+    one: str
+    """Embeddings that are compared with."""
+    other: str
+    """Embeddings that are compared."""
+    k: PositiveInt = 10
+    """Nearest rows that are compared."""
+    queries: PositiveInt = 1000
+    """Kept rows whose neighbors are compared."""
+    same_above: float = Field(0.9999, gt=0, le=1)
+    """Cosine from which a row's vector counts as unchanged."""
+    seed: int = Field(0, ge=0)
+    """Of the draw of these rows."""
+
+
+class MapDatabase(Parameters):
+    """A database, laid out on a page."""
+
+    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
+    """Directory or URL that holds every artifact."""
+    database: str
+    """Embeddings that are mapped."""
+    out: Path = Path("map.html")
+    """The page."""
+    rows: int = Field(5000, ge=10, le=50_000)
+    """Rows on the map, drawn by the seed where the database has more."""
+    perplexity: float = Field(30.0, ge=2, le=200)
+    """About how many neighbors each row is kept near to."""
+    thumbnail: int = Field(48, ge=8, le=128)
+    """Pixels of a picture."""
+    seed: int = Field(0, ge=0)
+    """Of the draw and of the layout."""
+
+    @model_validator(mode="after")
+    def _a_page(self) -> "MapDatabase":
+        if self.out.suffix != ".html":
+            raise ValueError(f"out: {self.out} does not end with .html")
+        return self
+
+
 class RemoveKeys(FlowConfig):
     """database -> the same database without some images, for good."""
 

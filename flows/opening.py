@@ -58,8 +58,8 @@ class OpenDatabase:
     index: Artifact
 
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
-        """key, captions, labels, style, author, licence and source url of some rows."""
-        table = read_columns(self.embeddings, ["key", *CREDIT_COLUMNS])
+        """key, source_key, captions, labels, style, author, licence and source url of some rows."""
+        table = read_columns(self.embeddings, ["key", "source_key", *CREDIT_COLUMNS])
         return table.take(rows).to_pylist()
 
     def images(self, keys: list[str]) -> dict[str, bytes]:
@@ -87,10 +87,9 @@ def open_run(root: Path, reference: str) -> OpenRun:
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
     """Open a database for a run. Any database of the run's encoder will do.
 
-    Raises ArtifactMismatch when it was embedded by another encoder.
+    Raises ArtifactMismatch when it was embedded by another encoder, and what `searchable` raises.
     """
     embeddings = open_artifact(root, "embeddings", reference)
-    index = open_index_of(root, embeddings)
     if embeddings.parameters["encoder"] != run.facts["encoder"]:
         model = run.facts["encoder"]
         raise ArtifactMismatch(
@@ -99,5 +98,18 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
             f"{model['model']} with weights {model['weights_sha256']} ({model['dimension']}-d)",
             f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
         )
-    searcher = Searcher(open_vectors(index), faiss_file(index))
-    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)
+    return searchable(root, embeddings)
+
+
+def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
+    """Open the index over some embeddings. Raises ArtifactMismatch when its rows are not theirs."""
+    index = open_index_of(root, embeddings)
+    vectors, norms = open_vectors(index), np.asarray(open_norms(index))
+    expected = (embeddings.rows, embeddings.parameters["encoder"]["dimension"])
+    if vectors.shape != expected or norms.shape != expected[:1]:
+        raise ArtifactMismatch(
+            f"index/{index.name}",
+            f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, the embeddings are {list(expected)}",
+            f"Remove {index.directory} and build the database again: rdm build --name {index.name} ...",
+        )
+    return OpenDatabase(embeddings, Database(Searcher(vectors, faiss_file(index)), norms), root, index)

@@ -4,6 +4,7 @@ The page refers to nothing outside itself: images are data, charts are inline SV
 """
 
 import base64
+import hashlib
 import html
 import math
 import re
@@ -78,17 +79,23 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
     return Html(f"<{opening}>" if tag in _VOID else f"<{opening}>{''.join(map(escape, content))}</{tag}>")
 
 
-def document(title: str, *body: object) -> Html:
-    """The whole page."""
+def document(title: str, *body: object, script: str = "") -> Html:
+    """The whole page; a script runs at its end, and no other can."""
+    policy = _POLICY
+    if script:
+        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
         element("style", Html(STYLE)),
     )
-    return Html("<!doctype html>\n" + element("html", head, element("body", element("main", *body)), lang="en") + "\n")
+    scripts = [Html(f"<script>{script}</script>")] if script else []
+    return Html(
+        "<!doctype html>\n" + element("html", head, element("body", element("main", *body), *scripts), lang="en") + "\n"
+    )
 
 
 def section(name: str, heading: str, *content: object) -> Html:
@@ -131,8 +138,12 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]], t
 
 def picture(data: bytes, media_type: str, alt: str, small: bool) -> Html:
     """An image as data; `small` ones are magnified without smoothing."""
-    source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-    return element("img", src=source, alt=alt, class_="px" if small else None)
+    return element("img", src=data_url(data, media_type), alt=alt, class_="px" if small else None)
+
+
+def data_url(data: bytes, media_type: str) -> str:
+    """Bytes as the address of themselves."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def interval_bar(estimate: Estimate | None, low: float, high: float, reference: float | None = None) -> Html:

@@ -85,6 +85,23 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
     return str(infos["index_key"])
 
 
+def unit_queries(vectors: np.ndarray, dimension: int, where: str | Path) -> np.ndarray:
+    """Vectors from outside, [D] or [Q, D] of any length, as queries: unit float32 [Q, D].
+
+    Raises RequestError for another dimension, for NaN or infinity, and for a vector of zeros.
+    """
+    queries = np.atleast_2d(vectors)
+    if queries.ndim != 2 or queries.shape[1] != dimension or queries.dtype.kind not in "fiu":
+        what = f"it holds {queries.dtype} {list(np.shape(vectors))}, a query has {dimension} numbers"
+        raise RequestError(where, what, "Give vectors of the database's own encoder.")
+    queries = queries.astype(np.float64)
+    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    if wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))).tolist():
+        what = f"vector {wrong[0]} has no direction (its length is {lengths[wrong[0], 0]})"
+        raise RequestError(where, what, "Remove vectors that are zero or hold NaN or infinity.")
+    return (queries / lengths).astype(np.float32)
+
+
 class Searcher:
     """Answers queries over one database: by its approximate index if it has one, exactly otherwise."""
 

@@ -13,6 +13,7 @@ from rdm_core.search import (
     recall_at_k,
     search_exact,
     search_neighbors,
+    unit_queries,
 )
 
 
@@ -164,3 +165,23 @@ def test_recall_is_the_share_of_exact_rows_found():
     assert recall_at_k(exact[:, ::-1], exact) == 1, "order does not count"
     assert recall_at_k(np.array([[0, 1, 8, 9], [4, NO_ROW, NO_ROW, NO_ROW]]), exact) == pytest.approx(3 / 6)
     assert recall_at_k(np.full((2, 4), NO_ROW), exact) == 0
+
+
+def test_vectors_from_outside_become_unit_queries():
+    raw = 5 * unit(3)
+    np.testing.assert_allclose(unit_queries(raw, 32, "here"), unit(3), atol=1e-6)
+    assert unit_queries(raw[0], 32, "here").shape == (1, 32)
+    assert unit_queries(np.full(32, 1e30, np.float32), 32, "here")[0, 0] == pytest.approx(32**-0.5), "no overflow"
+
+
+@pytest.mark.parametrize(
+    "vectors, told",
+    [
+        (np.zeros(32), "vector 0 has no direction"),
+        (np.full(32, np.inf), "no direction"),
+        (np.ones(31), "a query has 32 numbers"),
+    ],
+)
+def test_vectors_without_a_direction_are_refused(vectors, told):
+    with pytest.raises(RequestError, match=f"here: .*{told}"):
+        unit_queries(vectors, 32, "here")

@@ -1,0 +1,177 @@
+"""What does a database hold that is near to a text, an image, a row of its own or a vector? With scores and credits."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.build_database import encoder_of
+from flows.config import SearchDatabase
+from flows.figures import thumbnail
+from flows.opening import OpenDatabase, searchable
+from flows.page import Html, document, element, note, number, table
+from flows.request import query_image
+from rdm_core.clip import Encoder
+from rdm_core.errors import RequestError
+from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
+from rdm_core.search import NO_ROW, search_exact, unit_queries
+from storage.arrays import open_array
+from storage.artifact import open_artifact
+from storage.atomic import write_bytes
+from storage.checks import encoder_text
+from storage.embeddings import read_columns
+from storage.errors import ArtifactMismatch, FormatError
+
+Result = tuple[str, dict[str, Any]]
+CREDIT = ("key", "captions", "licence", "author", "source_url")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for: its name for a person and a unit vector [D]."""
+
+    name: str
+    vector: np.ndarray
+    source: str | None = None
+    """The image it was cut from: its crops are no answer."""
+    crops: int = 0
+    """How many rows of the database these are."""
+
+
+def search(config: SearchDatabase) -> Result:
+    """Look everything up that was asked for; lines for a person, the same for a machine, and a contact sheet if wanted.
+
+    Raises RequestError or a StorageError for what cannot be looked for.
+    """
+    database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
+    queries = queries_of(config, database)
+    found = [{"query": query.name, "found": found_rows(database, query, config.k, config.exact)} for query in queries]
+    value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
+    lines = [line for query in found for line in _lines(query)]
+    if config.out:
+        write_sheet(config.out, database, found)
+        value["out"] = str(config.out)
+        lines.append(f"contact sheet: {config.out}")
+    return "\n".join(lines), value
+
+
+def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
+    """Texts, images, keys and vectors as unit vectors; an encoder is loaded for the first two only."""
+    queries: list[Query] = []
+    if config.texts or config.images:
+        encoder = encoder_of_database(database)
+        texts, _ = encoder.encode_texts(config.texts)
+        images, _ = encoder.encode_images([query_image(path) for path in config.images])
+        queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
+        queries += [Query(str(path), vector) for path, vector in zip(config.images, images, strict=True)]
+    if config.keys:
+        queries += queries_by_key(config.keys, database)
+    if config.vectors:
+        given = given_vectors(config.vectors)
+        vectors = unit_queries(given, database.embeddings.parameters["encoder"]["dimension"], config.vectors)
+        names = [f"{config.vectors}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [str(config.vectors)]
+        queries += [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
+    return queries
+
+
+def given_vectors(path: Path) -> np.ndarray:
+    """The array in a file. Raises RequestError when it is none."""
+    try:
+        return open_array(path)
+    except FormatError as error:
+        raise RequestError(path, error.what, "Give a file that numpy.save wrote.") from error
+
+
+def encoder_of_database(database: OpenDatabase) -> Encoder:
+    """The encoder that embedded a database. Raises ArtifactMismatch when what loads has other weights."""
+    embeddings = database.embeddings
+    model, weights = embeddings.parameters["encoder"]["model"], embeddings.measured["weights"]
+    encoder = encoder_of(model, weights)
+    if encoder.identity != embeddings.parameters["encoder"]:
+        raise ArtifactMismatch(
+            f"encoder {model!r}",
+            f"weights {weights!r} are {encoder.weights_sha256} now, the database was embedded by {encoder_text(embeddings)}",
+            "Put the original weights back, or build the database again.",
+        )
+    return encoder
+
+
+def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
+    """Rows of the database as queries. Raises RequestError for a key that it does not hold."""
+    columns = read_columns(database.embeddings, ["key", "source_key"])
+    rows = {key: row for row, key in enumerate(columns["key"].to_pylist())}
+    if absent := [key for key in keys if key not in rows]:
+        name = database.embeddings.name
+        cure = f"Keys: rdm query 'SELECT key FROM embeddings.\"{name}\" LIMIT 10'"
+        raise RequestError(f"embeddings/{name}", f"there is no key {absent[0]!r}", cure)
+    places = np.asarray([rows[key] for key in keys])
+    sources = columns["source_key"].to_pylist()
+    crops, vectors = Counter(sources), database.database.vectors(places)
+    return [
+        Query(key, vector, sources[row], crops[sources[row]]) for key, row, vector in zip(keys, places, vectors, strict=True)
+    ]
+
+
+def found_rows(database: OpenDatabase, query: Query, k: int, exact: bool) -> list[dict[str, Any]]:
+    """The k nearest rows, nearest first: score, key, captions, licence, author and source url."""
+    searcher, vectors, wanted = database.database.searcher, query.vector[None], k + query.crops
+    rows, scores = search_exact(vectors, searcher.vectors, wanted) if exact else searcher.search(vectors, wanted)
+    present = [(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row != NO_ROW]
+    credits = database.credits([row for row, _ in present])
+    hits = [
+        {"score": round(score, 5), "row": row, **{name: credit[name] for name in CREDIT}}
+        for (row, score), credit in zip(present, credits, strict=True)
+        if query.source is None or credit["source_key"] != query.source
+    ]
+    return hits[:k]
+
+
+def write_sheet(path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]]) -> None:
+    """A line of pictures a query, nearest first: with credits as .html, bare as .png."""
+    pictures = database.images([hit["key"] for query in found for hit in query["found"]])
+    page = sheet_html(database, found, pictures).encode() if path.suffix == ".html" else sheet_png(found, pictures)
+    write_bytes(path, page)
+
+
+def sheet_png(found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> bytes:
+    """Pictures alone; white where an image is no longer at hand."""
+    white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
+    most = max(len(query["found"]) for query in found)
+    cells: list[np.ndarray] = []
+    for query in found:
+        shown = [fitted(decode(pictures[h["key"]])) if h["key"] in pictures else white for h in query["found"]]
+        cells += [*shown, *[white] * (most - len(shown))]
+    return encode(grid(cells, columns=most), "png")
+
+
+def sheet_html(database: OpenDatabase, found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> Html:
+    """Pictures with their scores, and below each query the credit of every one."""
+    embeddings = database.embeddings
+    facts = f"Database {embeddings.name} ({embeddings.rows:,} rows), encoder {encoder_text(embeddings)}. Scores are cosines."
+    parts: list[Html] = []
+    for query in found:
+        cells = []
+        for hit in query["found"]:
+            data = pictures.get(hit["key"])
+            alt = (hit["captions"] or [hit["key"]])[0]
+            cells.append(element("div", thumbnail(data, alt) if data else note("not at hand"), number(hit["score"], 3)))
+        head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
+        credits = [
+            [hit["key"], number(hit["score"], 3), " · ".join(hit["captions"][:1]), hit["licence"] or "not stated",
+             hit["author"] or "not stated", hit["source_url"] or "not stated"]
+            for hit in query["found"]
+        ]  # fmt: skip
+        listed = table("Who made them", head, credits)
+        parts += [element("h2", query["query"]), element("div", *cells, class_="row"), listed]
+    return document(f"Search in {embeddings.name}", element("h1", "Found"), note(facts), *parts)
+
+
+def _lines(query: dict[str, Any]) -> list[str]:
+    lines = [query["query"]]
+    for hit in query["found"]:
+        credit = " · ".join([hit["licence"] or "licence not stated", hit["author"] or "author not stated"])
+        lines.append(f"  {hit['score']:.4f}  {hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}")
+    return lines

@@ -1,0 +1,132 @@
+"""What a database holds near a text, an image, a row or a vector, with the credit of every image."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from flows.config import SearchDatabase
+from flows.opening import searchable
+from flows.search import search
+from rdm_core.errors import RequestError
+from rdm_core.images import decode
+from storage.artifact import open_artifact
+from storage.embeddings import read_columns, read_vectors
+from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.shards import read_some_images
+
+
+def look(small_world, **asked):
+    return search(SearchDatabase(root=small_world.root, **{"database": "shapes", "k": 5} | asked))
+
+
+def hits(small_world, **asked):
+    return look(small_world, **asked)[1]["queries"][0]["found"]
+
+
+def test_a_text_finds_what_it_names_with_scores_falling_and_credits(small_world):
+    found = hits(small_world, texts=("a red circle",))
+    assert "red circle" in found[0]["captions"][0]
+    scores = [hit["score"] for hit in found]
+    assert scores == sorted(scores, reverse=True) and len(found) == 5
+    assert {hit["licence"] for hit in found} == {"CC0-1.0"}
+
+
+def test_a_row_finds_others_but_itself(small_world):
+    key = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"][7].as_py()
+    assert key not in {hit["key"] for hit in hits(small_world, keys=(key,))}
+    every = hits(small_world, keys=(key,), k=1000)
+    assert len(every) == 95, "all but itself"
+
+
+def test_an_image_file_finds_itself(small_world, tmp_path):
+    embeddings = open_artifact(small_world.root, "embeddings", "shapes")
+    key = read_columns(embeddings, ["key"])["key"][3].as_py()
+    (tmp_path / "query.png").write_bytes(read_some_images(open_artifact(small_world.root, "shards", "shapes"), [key])[key])
+    first = hits(small_world, images=(tmp_path / "query.png",))[0]
+    assert first["key"] == key and first["score"] > 0.999
+
+
+def test_vectors_of_any_length_find_their_rows(small_world, tmp_path):
+    vectors, _ = read_vectors(open_artifact(small_world.root, "embeddings", "shapes"))
+    np.save(tmp_path / "v.npy", 7 * vectors[:2])
+    found = look(small_world, vectors=tmp_path / "v.npy")[1]["queries"]
+    assert [query["query"] for query in found] == [f"{tmp_path}/v.npy[0]", f"{tmp_path}/v.npy[1]"]
+    assert [query["found"][0]["row"] for query in found] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "vectors, told",
+    [
+        (np.full(64, np.nan, np.float32), "vector 0 has no direction"),
+        (np.stack([np.ones(64), np.zeros(64)]), "vector 1 has no direction"),
+        (np.ones(63), r"it holds float64 \[63\], a query has 64 numbers"),
+        (np.ones((2, 3, 64)), "a query has 64 numbers"),
+        (np.asarray(["a"] * 64), "a query has 64 numbers"),
+    ],
+    ids=["NaN", "zeros", "dimension", "shape", "text"],
+)
+def test_vectors_that_are_no_queries_are_refused_with_their_file(small_world, tmp_path, vectors, told):
+    np.save(tmp_path / "v.npy", vectors)
+    with pytest.raises(RequestError, match=f"v.npy: .*{told}"):
+        look(small_world, vectors=tmp_path / "v.npy")
+
+
+def test_what_cannot_be_looked_for_is_refused_with_where_and_cure(small_world, tmp_path):
+    (tmp_path / "no.png").write_text("text")
+    (tmp_path / "no.npy").write_text("text")
+    with pytest.raises(RequestError, match="no.png: .*not an image"):
+        look(small_world, images=(tmp_path / "no.png",))
+    with pytest.raises(RequestError, match="no.npy: not a plain array"):
+        look(small_world, vectors=tmp_path / "no.npy")
+    with pytest.raises(RequestError, match="there is no key 'nobody'. Keys: rdm query"):
+        look(small_world, keys=("nobody",))
+    with pytest.raises(ArtifactMissing, match="Present: shapes, sketches"):
+        look(small_world, database="nothing", texts=("a",))
+
+
+def test_other_weights_than_the_databases_are_refused(small_world, monkeypatch):
+    from flows import search as module
+
+    other = module.encoder_of("rdm-shapes", "random")
+    monkeypatch.setattr(module, "encoder_of", lambda name, weights: other)
+    with pytest.raises(ArtifactMismatch, match="Put the original weights back"):
+        look(small_world, texts=("a",))
+
+
+def test_an_index_whose_rows_are_not_the_embeddings_is_refused(small_world, monkeypatch):
+    from flows import opening
+
+    embeddings = open_artifact(small_world.root, "embeddings", "shapes")
+    monkeypatch.setattr(opening, "open_vectors", lambda index: np.zeros((95, 64), np.float16))
+    with pytest.raises(ArtifactMismatch, match=r"index/shapes: it holds 96 norms and vectors \[95, 64\]"):
+        searchable(small_world.root, embeddings)
+
+
+def test_the_sheet_shows_every_hit_with_its_credit_and_fetches_nothing(small_world, tmp_path):
+    _, value = look(small_world, texts=("a <b>star</b>",), out=tmp_path / "found.html")
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("<img") == 5 and "a &lt;b&gt;star" in page
+    assert all(hit["key"] in page for hit in value["queries"][0]["found"])
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_the_bare_sheet_is_a_line_of_pictures_a_query(small_world, tmp_path):
+    look(small_world, texts=("a star", "a ring"), out=tmp_path / "found.png")
+    assert decode((tmp_path / "found.png").read_bytes()).shape == (2 + 2 * 98, 2 + 5 * 98, 3)
+
+
+def test_exact_and_indexed_search_agree_on_a_small_database(small_world):
+    assert hits(small_world, texts=("a star",)) == hits(small_world, texts=("a star",), exact=True)
+
+
+def test_the_result_is_json(small_world):
+    assert json.loads(json.dumps(look(small_world, texts=("a",))[1]))["database"].startswith("embeddings/shapes@")
+
+
+def test_a_search_without_a_query_and_a_sheet_of_no_kind_are_refused():
+    with pytest.raises(ValueError, match="give something to look for"):
+        SearchDatabase(database="a")
+    with pytest.raises(ValueError, match="ends with neither .html nor .png"):
+        SearchDatabase(database="a", texts=("a",), out="x.gif")
