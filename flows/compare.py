@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config import CompareDatabases
+from flows.look_config import CompareDatabases
 from rdm_core.drift import neighbor_recall, shift
 from storage.artifact import Artifact, open_artifact
 from storage.embeddings import licence_counts, read_columns, read_vectors

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config import MapDatabase
+from flows.look_config import MapDatabase
 from flows.opening import OpenDatabase, searchable
 from flows.page import Html, data_url, document, element
 from flows.progress import say

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from flows.build_database import encoder_of
-from flows.config import SearchDatabase
 from flows.figures import thumbnail
+from flows.look_config import SearchDatabase
 from flows.opening import OpenDatabase, searchable
 from flows.page import Html, document, element, note, number, table
 from flows.request import query_image

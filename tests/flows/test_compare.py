@@ -4,8 +4,9 @@ import pytest
 
 from flows.build_database import build_database
 from flows.compare import compare
-from flows.config import BuildDatabase, CompareDatabases, ImportImages
+from flows.config import BuildDatabase, ImportImages
 from flows.import_images import import_images
+from flows.look_config import CompareDatabases
 from storage.artifact import artifacts
 
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from flows.config import MapDatabase
+from flows.look_config import MapDatabase
 from flows.map_database import SCRIPT, chosen_rows, coloured, map_database
 from rdm_core.images import decode
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from flows.config import SearchDatabase
+from flows.look_config import SearchDatabase
 from flows.opening import searchable
 from flows.search import search
 from rdm_core.errors import RequestError

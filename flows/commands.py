@@ -1,0 +1,286 @@
+"""What each subcommand of `rdm` does: its words become a flow's parameters, and what came out becomes an answer.
+
+A flow is imported only when it runs.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.arguments import UsageError, assigned, configured
+from flows.environment import prepare
+
+Result = tuple[str, dict[str, Any]]
+"""What a command says: lines for a person, and the same for a machine."""
+
+
+def run_demo(options: argparse.Namespace) -> Result:
+    """rdm demo."""
+    from flows.config import Demo
+
+    return _stage(options, configured(options, Demo), "flows.demo", "demo", _demo_result)
+
+
+def run_import(options: argparse.Namespace) -> Result:
+    """rdm import."""
+    from flows.config import ImportImages
+
+    config = configured(options, ImportImages, source=options.source, path=options.path, name=options.name)
+    return _stage(options, config, "flows.import_images", "import_images", _counts)
+
+
+def run_build(options: argparse.Namespace) -> Result:
+    """rdm build."""
+    from flows.config import BuildDatabase
+
+    config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.build_database", "build_database", lambda pair: _facts(pair[1]))
+
+
+def run_embed(options: argparse.Namespace) -> Result:
+    """rdm embed."""
+    from flows.config import BuildDatabase
+
+    config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.build_database", "embed_images", _facts)
+
+
+def run_neighbors(options: argparse.Namespace) -> Result:
+    """rdm neighbors."""
+    from flows.config import FindNeighbors
+
+    config = configured(options, FindNeighbors, name=options.name, queries=options.queries, database=options.database)
+    return _stage(options, config, "flows.find_neighbors", "find_neighbors", _facts)
+
+
+def run_encode(options: argparse.Namespace) -> Result:
+    """rdm encode."""
+    from flows.config import EncodeLatents
+
+    config = configured(options, EncodeLatents, name=options.name, shards=options.shards)
+    return _stage(options, config, "flows.encode_latents", "encode_latents", _facts)
+
+
+def run_train(options: argparse.Namespace) -> Result:
+    """rdm train."""
+    from flows.config import TrainRDM
+    from flows.presets import PRESETS
+
+    if options.preset is not None and options.preset not in PRESETS:
+        raise UsageError(f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}.")
+    preset = {part: dict(values) for part, values in PRESETS.get(options.preset, {}).items()}
+    references = {role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")}
+    return _stage(options, configured(options, TrainRDM, **references, **preset), "flows.train_rdm", "train_rdm", _facts)
+
+
+def run_sample(options: argparse.Namespace) -> Result:
+    """rdm sample."""
+    from flows.sample_config import SampleRDM
+
+    flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
+    flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
+    config = configured(options, SampleRDM, **flags)
+    if options.out and not options.dry_run:
+        options.out.mkdir(parents=True, exist_ok=True)  # before the work: a wrong place is told at once
+    text, value = _stage(options, config, "flows.sample", "sample_rdm", _sampled)
+    if options.out and not options.dry_run:
+        for image in Path(value["directory"]).glob("*.png"):
+            shutil.copyfile(image, options.out / image.name)
+    return text, value
+
+
+def run_convert(options: argparse.Namespace) -> Result:
+    """rdm convert."""
+    from flows.config import ConvertOriginal
+
+    flags = {"files": options.files, "layout": options.layout, "out": options.out, "name": options.name or options.layout}
+    return _stage(options, configured(options, ConvertOriginal, **flags), "flows.convert", "convert_original", _converted)
+
+
+def run_evaluate(options: argparse.Namespace) -> Result:
+    """rdm evaluate."""
+    from flows.config import EvaluateRDM
+
+    config = configured(options, EvaluateRDM, name=options.name, run=options.run, baseline=options.baseline)
+    return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
+
+
+def run_study(options: argparse.Namespace) -> Result:
+    """rdm study."""
+    from flows.config import Study
+
+    return _stage(options, configured(options, Study), "flows.study", "study", _studied)
+
+
+def run_report(options: argparse.Namespace) -> Result:
+    """rdm report."""
+    from flows.config import WriteReport
+
+    flags = {"name": options.name, "run": options.run, "baseline": options.baseline, "evaluation": options.evaluation}
+    return _stage(options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report)
+
+
+def run_search(options: argparse.Namespace) -> Result:
+    """rdm search."""
+    from flows.look_config import SearchDatabase
+    from flows.search import search
+
+    flags = {"database": options.database, "texts": options.text, "images": options.image, "keys": options.key}
+    flags |= {"vectors": options.vectors, "k": options.k, "out": options.out}
+    return _looked(options, configured(options, SearchDatabase, **flags), search)
+
+
+def run_map(options: argparse.Namespace) -> Result:
+    """rdm map."""
+    from flows.look_config import MapDatabase
+    from flows.map_database import map_database
+
+    flags = {"database": options.database, "rows": options.rows, "out": options.out}
+    return _looked(options, configured(options, MapDatabase, **flags), map_database)
+
+
+def run_compare(options: argparse.Namespace) -> Result:
+    """rdm compare."""
+    from flows.compare import compare
+    from flows.look_config import CompareDatabases
+
+    return _looked(options, configured(options, CompareDatabases, one=options.one, other=options.other), compare)
+
+
+def run_query(options: argparse.Namespace) -> Result:
+    """rdm query."""
+    from storage.query import query
+
+    found = query(options.root, options.sql)
+    if options.out:
+        found.save(options.out)
+    return found.text, {"rows": found.rows()}
+
+
+def run_run(options: argparse.Namespace) -> Result:
+    """rdm run."""
+    from flows.deployments import run_deployed
+
+    changes = assigned({}, options.set)
+    if options.dry_run:
+        return json.dumps(changes, indent=2), changes
+    started = run_deployed(options.deployment, changes)
+    return f"{started['deployment']}: started {started['name']} ({started['id']})\n{started['url']}".rstrip(), started
+
+
+def run_show(options: argparse.Namespace) -> Result:
+    """rdm show."""
+    from flows.show import image_record, one_artifact, table_of_artifacts
+
+    if options.what is None:
+        return table_of_artifacts(options.root)
+    if options.what.lower().endswith(".png"):
+        return image_record(Path(options.what))
+    return one_artifact(options.root, options.what)
+
+
+def run_check(options: argparse.Namespace) -> Result:
+    """rdm check."""
+    from flows.show import checked_artifacts
+
+    return checked_artifacts(options.root, options.what)
+
+
+def run_log(options: argparse.Namespace) -> Result:
+    """rdm log."""
+    from flows.show import log_of
+
+    return log_of(options.root, options.what)
+
+
+def run_gc(options: argparse.Namespace) -> Result:
+    """rdm gc."""
+    from flows.show import collected
+
+    if options.keep is not None and options.keep < 1:
+        raise UsageError(f"--keep {options.keep}: keep 1 or more versions")
+    keep = 2 if options.keep is None and not options.unfinished else options.keep
+    return collected(options.root, keep, options.unfinished, options.dry_run)
+
+
+def run_remove(options: argparse.Namespace) -> Result:
+    """rdm remove."""
+    from flows.config import RemoveKeys
+
+    flags = {"database": options.database, "keys_file": options.keys, "missing_ok": options.missing_ok or None}
+    return _stage(options, configured(options, RemoveKeys, **flags), "flows.remove", "remove_keys", lambda done: done.told())
+
+
+def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:
+    """What a command that builds nothing says, or its parameters."""
+    return _resolved(config) if options.dry_run else look(config)
+
+
+def _resolved(config: Any) -> Result:
+    value = config.model_dump(mode="json")
+    return json.dumps(value, indent=2), value
+
+
+def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]) -> Result:
+    if options.dry_run:
+        return _resolved(config)
+    from importlib import import_module
+
+    prepare(options.root)
+    return told(getattr(import_module(module), flow)(config))
+
+
+def _facts(artifact: Any) -> Result:
+    value = {"kind": artifact.kind, "name": artifact.name, "id": artifact.id, "fingerprint": artifact.fingerprint}
+    value |= {
+        "rows": artifact.rows,
+        "counts": artifact.counts,
+        "directory": str(artifact.directory),
+        "measured": dict(artifact.measured),
+    }
+    return f"{artifact.directory}", value
+
+
+def _counts(artifact: Any) -> Result:
+    text, value = _facts(artifact)
+    return "\n".join([text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]), value
+
+
+def _sampled(artifact: Any) -> Result:
+    _, value = _facts(artifact)
+    value["grid"] = str(artifact.file("grid.png"))
+    return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
+
+
+def _evaluated(artifact: Any) -> Result:
+    from flows.evaluate import EVALUATION_FILE
+    from flows.findings import summary
+
+    measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
+    return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
+
+
+def _converted(made: Any) -> Result:
+    return (str(made), {"directory": str(made)}) if isinstance(made, Path) else _facts(made)
+
+
+def _studied(artifacts: Any) -> Result:
+    from flows.evaluate import EVALUATION_FILE
+    from flows.study import table_of
+
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in artifacts]
+    return table_of(artifacts), {"seeds": seeds}
+
+
+def _report(artifact: Any) -> Result:
+    value = _facts(artifact)[1] | {"report": str(artifact.file("report.html"))}
+    return f"report: {value['report']}", value
+
+
+def _demo_result(pair: Any) -> Result:
+    text, value = _evaluated(pair[0])
+    page, more = _report(pair[1])
+    return f"{text}\n\n{page}", value | {"report": more["report"]}

@@ -1,0 +1,84 @@
+"""What can be asked of a database without building anything: the parameters of `rdm search`, `map` and `compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from flows.config import Parameters, local_root
+
+
+class Look(Parameters):
+    """What they share."""
+
+    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
+    """Directory or URL that holds every artifact."""
+
+
+class SearchDatabase(Look):
+    """A database, and what is looked for in it."""
+
+    database: str
+    """Database (embeddings and index of one name) that is searched."""
+    texts: tuple[str, ...] = ()
+    """Prompts."""
+    images: tuple[Path, ...] = ()
+    """Image files."""
+    keys: tuple[str, ...] = ()
+    """Rows of the database itself; other crops of the same image are left out of what is found."""
+    vectors: Path | None = None
+    """A .npy file of one vector [D] or several [Q, D] of the database's encoder."""
+    k: PositiveInt = 12
+    """Rows found for each query."""
+    exact: bool = False
+    """Compare with every row, whatever index there is."""
+    out: Path | None = None
+    """A contact sheet of what was found: a file that ends with .html or .png."""
+
+    @model_validator(mode="after")
+    def _something_to_look_for(self) -> "SearchDatabase":
+        if not (self.texts or self.images or self.keys or self.vectors):
+            raise ValueError("texts, images, keys or vectors: give something to look for")
+        if self.out is not None and self.out.suffix not in (".html", ".png"):
+            raise ValueError(f"out: {self.out} ends with neither .html nor .png")
+        return self
+
+
+class CompareDatabases(Look):
+    """Two databases: versions of one (name@id), or one set of images under two encoders."""
+
+    one: str
+    """Embeddings that are compared with."""
+    other: str
+    """Embeddings that are compared."""
+    k: PositiveInt = 10
+    """Nearest rows that are compared."""
+    queries: PositiveInt = 1000
+    """Kept rows whose neighbors are compared."""
+    same_above: float = Field(0.9999, gt=0, le=1)
+    """Cosine from which a row's vector counts as unchanged."""
+    seed: int = Field(0, ge=0)
+    """Of the draw of these rows."""
+
+
+class MapDatabase(Look):
+    """A database, laid out on a page."""
+
+    database: str
+    """Embeddings that are mapped."""
+    out: Path = Path("map.html")
+    """The page."""
+    rows: int = Field(5000, ge=10, le=50_000)
+    """Rows on the map, drawn by the seed where the database has more."""
+    perplexity: float = Field(30.0, ge=2, le=200)
+    """About how many neighbors each row is kept near to."""
+    thumbnail: int = Field(48, ge=8, le=128)
+    """Pixels of a picture."""
+    seed: int = Field(0, ge=0)
+    """Of the draw and of the layout."""
+
+    @model_validator(mode="after")
+    def _a_page(self) -> "MapDatabase":
+        if self.out.suffix != ".html":
+            raise ValueError(f"out: {self.out} does not end with .html")
+        return self
