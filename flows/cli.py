@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
                 help="one parameter; dots go inside: training.steps=500",
             )
             made.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
-            made.epilog = "Every parameter for --set and its meaning: flows/config.py, sample_config.py, look_config.py; resolved: --dry-run."
+            made.epilog = "For --set see flows/config.py, sample_config.py and look_config.py; resolved: --dry-run."
         made.set_defaults(command=command)
         return made
 

@@ -1,14 +1,12 @@
-"""The demo in small: every stage, a page, and nothing to do the second time; and the study on the same world."""
+"""The demo in small: every stage, a page, and nothing to do the second time."""
 
 import json
 
 import pytest
 
-from flows.config import Study
 from flows.demo import demo, evaluation_of
 from flows.evaluate import EVALUATION_FILE, evaluate_rdm
 from flows.findings import ROWS, summary
-from flows.study import CLAIMS, study, table_of
 from storage.errors import ArtifactMismatch
 
 
@@ -43,23 +41,3 @@ def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditione
         evaluate_rdm(config.model_copy(update={"name": "own", "judge_clip": "rdm-shapes:built-in"}))
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
         evaluate_rdm(config.model_copy(update={"name": "own", "extractor": "clip:rdm-shapes:built-in"}))
-
-
-@pytest.fixture(scope="module")
-def measured(small_demo):
-    return study(Study(root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2))
-
-
-@pytest.mark.long
-def test_every_claim_is_measured(measured):
-    figures = json.loads(measured[0].file(EVALUATION_FILE).read_text())
-    assert set(figures) == {claim.name for claim in CLAIMS}
-    assert all(isinstance(value, float) for value in figures.values())
-
-
-@pytest.mark.long
-def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured):
-    lines = table_of(measured).splitlines()[2:]
-    assert len(lines) == len(CLAIMS)
-    assert all(line.rsplit("|", 2)[1].strip() in ("yes", "**no**") for line in lines)
-    assert lines[0].startswith("| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |")
