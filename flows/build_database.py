@@ -30,7 +30,7 @@ from flows.stage import (
 from flows.workers import a_device_each
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
-from rdm_core.images import decode
+from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
@@ -119,7 +119,7 @@ def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: B
     encoder = encoder_of(config.encoder, config.weights)
     gone = set(removed_from_shard(shards, name, removed))
     sidecar = without_keys(accepted(read_sidecar(shards, name)), gone)
-    images = [decode(data) for key, data in read_images(shards, name) if key not in gone]
+    images = (decode_stored(data) for key, data in read_images(shards, name) if key not in gone)
     vectors, norms = encoder.encode_images(images)
     return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
 

@@ -1,8 +1,9 @@
 """CLIP through open_clip: images | texts -> unit vectors [N, D] and the norms they had."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from rdm_core.errors import EncoderError
+from rdm_core.preparation import Preparation, ahead, preparation_of
 from rdm_core.shapes import encoder as shapes_encoder
 
 RANDOM = "random"
@@ -31,14 +33,19 @@ class Encoder:
     model: Any
     """open_clip's own: a CLIP, or a CustomTextCLIP."""
     transform: Any
-    """open_clip's own: resize (bicubic), centre crop, to [0, 1], CLIP mean and standard deviation."""
+    """open_clip's own: resize, centre crop, to [0, 1], CLIP mean and standard deviation."""
+    preparation: Preparation | None
+    """The same, faster; None where it asks for what `rdm_core.preparation` does not do."""
     tokenizer: Any
     device: torch.device
 
     @property
     def identity(self) -> dict[str, Any]:
         """What an artifact records to say which encoder made it."""
-        preprocessing = {key: list(v) if isinstance(v, tuple) else v for key, v in self.model.visual.preprocess_cfg.items()}
+        preprocessing: dict[str, Any] = {
+            key: list(v) if isinstance(v, tuple) else v for key, v in self.model.visual.preprocess_cfg.items()
+        }
+        preprocessing["resized_as"] = "uint8" if self.preparation else "float"
         return {
             "model": self.name,
             "weights_sha256": self.weights_sha256,
@@ -47,13 +54,27 @@ class Encoder:
         }
 
     def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32."""
+        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32, on its device."""
+        return self._input(self._prepared(images))
+
+    def encode_images(self, images: Iterable[np.ndarray], batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32.
+
+        The images may be read while they are asked for: the next batch is read and resized while one is encoded. Raises
+        EncoderError when a vector has no direction.
+        """
+        batches = ahead(map(self._prepared, _batches(images, batch)))
+        with torch.inference_mode():
+            return self._unit(self.model.encode_image(self._input(prepared)) for prepared in batches)
+
+    def _prepared(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        if self.preparation:
+            return self.preparation.resized(images)
         return torch.stack([self.transform(Image.fromarray(image)) for image in images])
 
-    def encode_images(self, images: Sequence[np.ndarray], batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32."""
-        with torch.no_grad():
-            return self._unit(self.model.encode_image(self.preprocess(b).to(self.device)) for b in _batches(images, batch))
+    def _input(self, prepared: torch.Tensor) -> torch.Tensor:
+        on_device = prepared.to(self.device, non_blocking=True)
+        return self.preparation.normalised(on_device) if self.preparation else on_device
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> unit vectors [N, D] and raw norms [N], float32."""
@@ -64,6 +85,9 @@ class Encoder:
         pieces = [output.float().cpu() for output in outputs]
         raw = torch.cat(pieces) if pieces else torch.empty(0, self.dimension)
         norms = raw.norm(dim=1, keepdim=True)
+        if wrong := int((~(norms.isfinite() & (norms > 0))).sum()):
+            what = f"{wrong} of {len(raw)} vectors are zero or not finite"
+            raise EncoderError(f"encoder {self.name!r}", what, "Its weights are damaged, or too large for its precision.")
         return (raw / norms).numpy(), norms[:, 0].numpy()
 
 
@@ -98,7 +122,8 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") ->
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     with torch.no_grad():
         dimension = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-    return Encoder(name, digest.hexdigest()[:16], dimension, model, transform, tokenizer, torch.device(device))
+    preparation = preparation_of(model.visual.preprocess_cfg)
+    return Encoder(name, digest.hexdigest()[:16], dimension, model, transform, preparation, tokenizer, torch.device(device))
 
 
 def _pretrained(name: str, weights: str) -> str | None:
@@ -142,6 +167,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
-def _batches(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+def _batches(values: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
+    remaining = iter(values)
+    while batch := list(islice(remaining, size)):
+        yield batch
