@@ -158,6 +158,10 @@ class FindNeighbors(FlowConfig):
     """Database (embeddings and index of one name) that is searched."""
     k: PositiveInt = 20
     """Neighbors stored for each query."""
+    group: Literal["author", "style", "source_url"] | None = None
+    """Rows with the query's own value in this column are no neighbors of it; other crops of its image never are."""
+    score_cap: float = Field(1.0, gt=0, le=1)
+    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. `rdm duplicates` proposes one."""
 
 
 class ConvertOriginal(FlowConfig):

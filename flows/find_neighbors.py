@@ -58,7 +58,10 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     references = {"queries": config.queries, "database": config.database}
     opened = opened or {role: open_artifact(config.root, "embeddings", name) for role, name in references.items()}
     inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
-    return Plan("neighbors", config.name, {"k": config.k, "exclusion": "source_key", "search": "exact"}, inputs)
+    parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
+    parameters |= {"group": config.group} if config.group else {}
+    parameters |= {"score_cap": config.score_cap} if config.score_cap < 1 else {}
+    return Plan("neighbors", config.name, parameters, inputs)
 
 
 @stage_task(name="search-parts", **NETWORK_RETRIES)
@@ -69,25 +72,26 @@ def search_group(build: Build, queries: Artifact, database: Artifact, index: Art
 
 def search_part(build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str) -> Part:
     """The nearest database rows of one part of the queries."""
-    asked = only(queries, [name])
-    database_keys, database_sources = keys_of(database)
-    keys, sources = keys_of(asked)
+    asked, parameters = only(queries, [name]), build.plan.parameters
+    columns = ("source_key", parameters["group"]) if "group" in parameters else ("source_key",)
+    database_keys, database_groups = keys_of(database, columns)
+    keys, groups = keys_of(asked, columns)
     vectors, _ = read_vectors(asked)
-    rows, scores = search_neighbors(vectors, sources, open_vectors(index), database_sources, build.plan.parameters["k"])
+    cap = parameters.get("score_cap", 1.0)
+    rows, scores = search_neighbors(vectors, groups, open_vectors(index), database_groups, parameters["k"], cap)
     counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
     return build.write_part(
         name, origin, lambda scratch: (write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts)
     )
 
 
-def keys_of(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and source keys of every row, read once a process while they are used."""
-    paths = tuple(embeddings.files(".parquet"))
-    return _keys_in(paths)
+def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys [N] of every row and its values in some columns [N, G], read once a process while they are used."""
+    return _keys_in(tuple(embeddings.files(".parquet")), groups)
 
 
 @lru_cache(maxsize=2)
-def _keys_in(paths: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
-    columns = read_columns_of(paths, ["key", "source_key"])
-    key, source_key = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", "source_key"))
-    return key, source_key
+def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    columns = read_columns_of(paths, ["key", *groups])
+    key, *values = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups))
+    return key, np.stack(values, axis=1)

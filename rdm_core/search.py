@@ -55,20 +55,56 @@ def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def search_neighbors(
-    queries: np.ndarray, query_sources: np.ndarray, vectors: np.ndarray, database_sources: np.ndarray, k: int
+    queries: np.ndarray,
+    query_groups: np.ndarray,
+    vectors: np.ndarray,
+    database_groups: np.ndarray,
+    k: int,
+    score_cap: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbors [Q, k] of unit queries [Q, D], leaving out every row that came from the query's own image.
+    """Exact neighbors [Q, k] of unit queries [Q, D], without the rows that are no answer.
 
-    Sources are str arrays [Q] and [N]; an image that is cut into several crops shares one source. Exact because the
-    search asks for as many extra rows as one image can have crops.
+    These are the rows of the query's own group (crops of one image, works of one author: object arrays [Q] and [N], or
+    [Q, G] and [N, G] for several kinds of group; None belongs to no group) and, below a cap of 1, rows whose score is above
+    it, which are near-duplicates. Exact because a query whose list came out too short is asked again for more rows.
     """
-    most_crops = int(np.unique(database_sources, return_counts=True)[1].max(initial=0))
-    shared = bool(np.isin(query_sources, database_sources).any())
-    rows, scores = search_exact(queries, vectors, k + (most_crops if shared else 0))
-    own = (rows != NO_ROW) & (database_sources[rows] == query_sources[:, None])
-    order = np.argsort(own, axis=1, kind="stable")[:, :k]
-    rows, scores, own = (np.take_along_axis(values, order, 1) for values in (rows, scores, own))
-    return np.where(own, NO_ROW, rows), np.where(own, NO_SCORE, scores).astype(np.float32)
+    rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
+    scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
+    query_groups, database_groups = (
+        groups.astype(object).reshape(len(groups), -1) for groups in (query_groups, database_groups)
+    )
+    pending, extra = np.arange(len(queries)), _first_extra(query_groups, database_groups, score_cap)
+    while len(pending):
+        asked = min(k + extra, len(vectors))
+        near, at = search_exact(queries[pending], vectors, max(asked, k))
+        banned = _in_group(query_groups[pending], database_groups, near)
+        if score_cap < 1:
+            banned |= at > score_cap
+        banned &= near != NO_ROW
+        order = np.argsort(banned, axis=1, kind="stable")[:, :k]
+        near, at, gone = (np.take_along_axis(values, order, 1) for values in (near, at, banned))
+        rows[pending], scores[pending] = np.where(gone, NO_ROW, near), np.where(gone, NO_SCORE, at)
+        pending = pending[gone.any(axis=1)] if asked < len(vectors) else pending[:0]
+        extra *= 4
+    return rows, scores
+
+
+def _first_extra(query_groups: np.ndarray, database_groups: np.ndarray, score_cap: float) -> int:
+    """How many rows more than k to ask for at first: as many as the largest group has, but few."""
+    most = 0
+    for queries, database in zip(query_groups.T, database_groups.T, strict=True):
+        known = database[~np.equal(database, None)]
+        if np.isin(queries, known).any():
+            most = max(most, int(np.unique(known.astype(str), return_counts=True)[1].max(initial=0)))
+    return min(max(most, 8 if score_cap < 1 else 0), 32) or 1
+
+
+def _in_group(query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whether each row [Q, K] is of its query's own group, in any kind of group."""
+    banned = np.zeros(rows.shape, bool)
+    for queries, database in zip(query_groups.T, database_groups.T, strict=True):
+        banned |= (database[rows] == queries[:, None]) & ~np.equal(queries, None)[:, None]
+    return banned
 
 
 def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:

@@ -108,6 +108,40 @@ def test_a_list_shortened_by_the_querys_own_image_is_padded():
     assert scores.dtype == np.float32
 
 
+def test_a_group_of_hundreds_is_left_out_whole_and_lists_are_still_k():
+    vectors = unit(2000)
+    groups = np.asarray([f"author-{i % 4}" for i in range(2000)], dtype=object)
+    vectors[groups == "author-0"] = vectors[0] + 0.1 * vectors[groups == "author-0"]  # 500 works near to each other
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows, _ = search_neighbors(vectors[:3], groups[:3], vectors, groups, k=7)
+    every = vectors[:3].astype(np.float64) @ vectors.astype(np.float64).T
+    every[groups[:3, None] == groups[None]] = -np.inf
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :7])
+
+
+def test_groups_of_two_kinds_are_both_left_out_and_none_is_no_group():
+    sources = np.asarray([f"image-{i}" for i in range(60)], dtype=object)
+    authors = np.asarray(["Ada" if i % 2 else None for i in range(60)], dtype=object)
+    groups = np.stack([sources, authors], axis=1)
+    rows, _ = search_neighbors(unit(60)[:2], groups[:2], unit(60), groups, k=20)
+    assert 0 not in rows[0] and any(authors[row] is None for row in rows[0]), "an unknown author excludes nobody"
+    assert all(authors[row] is None for row in rows[1]), "Ada's own are left out"
+
+
+def test_planted_duplicates_above_the_cap_are_passed_over():
+    vectors = unit(300)
+    copies = np.concatenate([vectors[:10] + 0.01 * unit(10, seed=7 + i) for i in range(50)])
+    database = np.concatenate([vectors, copies / np.linalg.norm(copies, axis=1, keepdims=True)])
+    nobody = np.asarray([None] * 800, dtype=object)
+    rows, scores = search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5, score_cap=0.99)
+    assert (scores <= 0.99).all() and (scores > NO_SCORE).all()
+    every = np.where((full := vectors[:10] @ database.T) > 0.99, -np.inf, full)
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :5])
+    assert (search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5)[1][:, 0] > 0.999).all(), (
+        "without a cap they come"
+    )
+
+
 def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_search_finds(tmp_path):
     centres = unit(20)
     vectors = centres[np.arange(1500) % 20] + 0.3 * unit(1500, seed=2)
