@@ -14,6 +14,8 @@ from rdm_core.exact import cheap_precision, search_by_bound_on
 
 NO_ROW = -1
 NO_SCORE = -2.0
+EXTRA_ROWS = 8
+"""Asked for beyond k at first, for those that will be left out; more follow for queries that need them."""
 MANY_PAIRS = 100_000_000
 """Queries times rows from which it pays to look for the fastest way to multiply them."""
 
@@ -73,7 +75,7 @@ def search_neighbors(
     query_groups, database_groups = (
         groups.astype(object).reshape(len(groups), -1) for groups in (query_groups, database_groups)
     )
-    pending, extra = np.arange(len(queries)), _first_extra(query_groups, database_groups, score_cap)
+    pending, extra = np.arange(len(queries)), EXTRA_ROWS
     while len(pending):
         asked = min(k + extra, len(vectors))
         near, at = search_exact(queries[pending], vectors, max(asked, k))
@@ -89,21 +91,12 @@ def search_neighbors(
     return rows, scores
 
 
-def _first_extra(query_groups: np.ndarray, database_groups: np.ndarray, score_cap: float) -> int:
-    """How many rows more than k to ask for at first: as many as the largest group has, but few."""
-    most = 0
-    for queries, database in zip(query_groups.T, database_groups.T, strict=True):
-        known = database[~np.equal(database, None)]
-        if np.isin(queries, known).any():
-            most = max(most, int(np.unique(known.astype(str), return_counts=True)[1].max(initial=0)))
-    return min(max(most, 8 if score_cap < 1 else 0), 32) or 1
-
-
 def _in_group(query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Whether each row [Q, K] is of its query's own group, in any kind of group."""
     banned = np.zeros(rows.shape, bool)
     for queries, database in zip(query_groups.T, database_groups.T, strict=True):
-        banned |= (database[rows] == queries[:, None]) & ~np.equal(queries, None)[:, None]
+        known = np.fromiter((query is not None for query in queries), bool, len(queries))
+        banned |= (database[rows] == queries[:, None]) & known[:, None]
     return banned
 
 
