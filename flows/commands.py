@@ -150,6 +150,15 @@ def run_compare(options: argparse.Namespace) -> Result:
     return _looked(options, configured(options, CompareDatabases, one=options.one, other=options.other), compare)
 
 
+def run_duplicates(options: argparse.Namespace) -> Result:
+    """rdm duplicates."""
+    from flows.duplicates import duplicates
+    from flows.look_config import FindDuplicates
+
+    flags = {name: getattr(options, name) for name in ("database", "other", "cap", "keys", "out")}
+    return _looked(options, configured(options, FindDuplicates, **flags), duplicates)
+
+
 def run_query(options: argparse.Namespace) -> Result:
     """rdm query."""
     from storage.query import query

@@ -61,6 +61,35 @@ class CompareDatabases(Look):
     """Of the draw of these rows."""
 
 
+class FindDuplicates(Look):
+    """A database, and perhaps another set of images to compare it with."""
+
+    database: str
+    """Database that is searched for pairs."""
+    other: str | None = None
+    """Embeddings, an evaluation set's for example, whose rows are looked for in the database; unless given, its own rows."""
+    cap: float | None = Field(None, gt=0, lt=1)
+    """Cosine above which two images count as one; unless given, what altered copies of its images have."""
+    calibrate_with: PositiveInt = 200
+    """Images that are altered for it."""
+    k: PositiveInt = 8
+    """Nearest rows that are looked at for each."""
+    seed: int = Field(0, ge=0)
+    """Of the draw of images to alter."""
+    keys: Path | None = None
+    """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm remove --keys`."""
+    out: Path | None = None
+    """A contact sheet of the highest pairs: a file that ends with .html or .png."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "FindDuplicates":
+        if self.keys is not None and self.other is not None:
+            raise ValueError("keys: with `other` nothing is surplus; leave one out")
+        if self.out is not None and self.out.suffix not in (".html", ".png"):
+            raise ValueError(f"out: {self.out} ends with neither .html nor .png")
+        return self
+
+
 class MapDatabase(Look):
     """A database, laid out on a page."""
 

@@ -122,11 +122,16 @@ def found_rows(database: OpenDatabase, query: Query, k: int, exact: bool) -> lis
     present = [(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row != NO_ROW]
     credits = database.credits([row for row, _ in present])
     hits = [
-        {"score": round(score, 5), "row": row, **{name: credit[name] for name in CREDIT}}
+        hit_of(row, score, credit)
         for (row, score), credit in zip(present, credits, strict=True)
         if query.source is None or credit["source_key"] != query.source
     ]
     return hits[:k]
+
+
+def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a row that was found."""
+    return {"score": round(score, 5), "row": row, **{name: credit[name] for name in CREDIT}}
 
 
 def write_sheet(path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]]) -> None:

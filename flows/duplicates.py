@@ -1,0 +1,106 @@
+"""Which images stand in a database more than once; which of another set are in it already."""
+
+from typing import Any
+
+import numpy as np
+
+from flows.look_config import FindDuplicates
+from flows.opening import OpenDatabase, searchable
+from flows.progress import say
+from flows.search import encoder_of_database, hit_of, write_sheet
+from rdm_core.duplicates import calibrated_cap, groups_of
+from rdm_core.errors import RequestError
+from rdm_core.images import decode
+from rdm_core.search import NO_ROW, search_neighbors
+from storage.artifact import open_artifact
+from storage.atomic import write_bytes
+from storage.checks import same_encoder
+from storage.embeddings import read_columns, read_vectors
+
+Result = tuple[str, dict[str, Any]]
+SHOWN = 10
+"""Pairs that are told, and lines of the contact sheet."""
+
+
+def duplicates(config: FindDuplicates) -> Result:
+    """Pairs of different images above the cap, calibrated unless given; raises RequestError or a StorageError.
+
+    With `other`, the pairs of a row there and a row of the database: what of an evaluation set a training has seen.
+    """
+    embeddings = open_artifact(config.root, "embeddings", config.database)
+    other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
+    same_encoder(other, embeddings)
+    database = searchable(config.root, embeddings)
+    cap = config.cap if config.cap is not None else cap_of(config, database)
+    say("duplicates", config.database, f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}")
+    (keys, sources), (own_keys, own_sources) = (_names(artifact) for artifact in (other, embeddings))
+    no_group = np.full(len(sources), None) if config.other else sources
+    rows, scores = search_neighbors(read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, config.k)
+    queries, slots = np.nonzero((rows != NO_ROW) & (scores > cap))
+    pairs = np.stack([queries, rows[queries, slots]], axis=1)
+    if not config.other:
+        pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+        queries, slots = queries[kept], slots[kept]
+    found = scores[queries, slots]
+    worst = np.argsort(-found, kind="stable")
+    listed = [
+        {"key": keys[q], "of": own_keys[r], "score": round(float(s), 5)}
+        for (q, r), s in zip(pairs[worst], found[worst], strict=True)
+    ]
+    value: dict[str, Any] = {
+        "database": embeddings.reference, "other": other.reference, "cap": cap, "calibrated": config.cap is None,
+        "pairs": listed, "rows": len(np.unique(pairs[:, 0])), "of_rows": other.rows,
+    }  # fmt: skip
+    if not config.other:
+        surplus = surplus_keys(pairs, keys)
+        value |= {"surplus": len(surplus)}
+        if config.keys:
+            write_bytes(config.keys, "".join(f"{key}\n" for key in surplus).encode())
+    if config.out:
+        write_sheet(config.out, database, sheet_of(database, keys, pairs[worst], found[worst]))
+    return "\n".join(_lines(config, value)), value
+
+
+def cap_of(config: FindDuplicates, database: OpenDatabase) -> float:
+    """The cap that altered copies of some of the database's own images give. Raises RequestError when none is at hand."""
+    keys = _names(database.embeddings)[0]
+    picked = np.random.default_rng(config.seed).choice(len(keys), min(config.calibrate_with, len(keys)), replace=False)
+    images = database.images([keys[i] for i in picked])
+    if not images:
+        what = "its images are no longer under this root, so that no cap can be calibrated"
+        raise RequestError(f"embeddings/{database.embeddings.name}", what, "Give one: --cap 0.95.")
+    return calibrated_cap(encoder_of_database(database), [decode(data) for _, data in sorted(images.items())])
+
+
+def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
+    """All but the first row of every group of duplicates: what `rdm remove --keys` could take out."""
+    groups = groups_of(pairs, len(keys))
+    first = np.unique(groups, return_index=True)[1]
+    return keys[np.setdiff1d(np.arange(len(keys)), first)].tolist()
+
+
+def sheet_of(database: OpenDatabase, keys: np.ndarray, pairs: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """The highest pairs as a contact sheet's lines: a query and what of the database it equals."""
+    lines = []
+    for (query, row), score in zip(pairs[:SHOWN].tolist(), scores[:SHOWN].tolist(), strict=True):
+        (credit,) = database.credits([row])
+        lines.append({"query": str(keys[query]), "found": [hit_of(row, score, credit)]})
+    return lines
+
+
+def _names(artifact: Any) -> tuple[np.ndarray, np.ndarray]:
+    columns = read_columns(artifact, ["key", "source_key"])
+    key, source = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", "source_key"))
+    return key, source
+
+
+def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
+    how = f"calibrated with altered copies of {config.calibrate_with} of its images" if value["calibrated"] else "as given"
+    lines = [f"cosine above {value['cap']:.4f} ({how})"]
+    share = value["rows"] / max(1, value["of_rows"])
+    lines.append(f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)")
+    lines += [f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]]
+    if "surplus" in value:
+        lines.append(f"{value['surplus']:,} rows are copies of an earlier one")
+    lines += [f"{what}: {path}" for what, path in (("their keys", config.keys), ("contact sheet", config.out)) if path]
+    return lines
