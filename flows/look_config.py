@@ -22,6 +22,8 @@ class SearchDatabase(Look):
     """Database (embeddings and index of one name) that is searched."""
     texts: tuple[str, ...] = ()
     """Prompts."""
+    templates: tuple[str, ...] = ("{}",)
+    """Sentences that each prompt is put into, at {}; what is looked for is the mean of all of them."""
     images: tuple[Path, ...] = ()
     """Image files."""
     keys: tuple[str, ...] = ()

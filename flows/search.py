@@ -63,7 +63,7 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
     queries: list[Query] = []
     if config.texts or config.images:
         encoder = encoder_of_database(database)
-        texts, _ = encoder.encode_texts(config.texts)
+        texts = encoder.encode_prompts(config.texts, config.templates)
         images, _ = encoder.encode_images([query_image(path) for path in config.images])
         queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
         queries += [Query(str(path), vector) for path, vector in zip(config.images, images, strict=True)]

@@ -12,7 +12,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from rdm_core.errors import EncoderError
+from rdm_core.errors import EncoderError, RequestError
 from rdm_core.preparation import Preparation, ahead, preparation_of
 from rdm_core.shapes import encoder as shapes_encoder
 
@@ -66,6 +66,19 @@ class Encoder:
         batches = ahead(map(self._prepared, _batches(images, batch)))
         with torch.inference_mode():
             return self._unit(self.model.encode_image(self._input(prepared)) for prepared in batches)
+
+    def encode_prompts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
+        """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as CLIP's zero-shot classifiers
+        are made (arXiv 2103.00020, section 3.1.4). Raises RequestError for a template without exactly one {}."""
+        for template in templates:
+            if template.count("{}") != 1:
+                raise RequestError(
+                    "templates", f"{template!r} has not exactly one {{}}", "Write, for example: a photo of a {}."
+                )
+        filled = [template.replace("{}", text) for text in texts for template in templates]
+        vectors, _ = self.encode_texts(filled)
+        means = vectors.reshape(len(texts), len(templates), self.dimension).mean(axis=1)
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _prepared(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         if self.preparation:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rdm_core.clip import BUILT_IN, RANDOM, Encoder, load_encoder
-from rdm_core.errors import EncoderError
+from rdm_core.errors import EncoderError, RequestError
 from rdm_core.images import decode
 from rdm_core.shapes import encoder as shapes
 
@@ -68,6 +68,17 @@ def test_the_batch_size_does_not_change_vectors(small, pictures):
             again, norms_again = encode(values, batch=batch)
             np.testing.assert_allclose(again, vectors, atol=1e-5)
             np.testing.assert_allclose(norms_again, norms, rtol=1e-5)
+
+
+def test_an_ensemble_of_prompts_is_the_unit_mean_over_templates(small):
+    sentences = ["a sketch of a ring", "a photograph of a ring", "a sketch of a star", "a photograph of a star"]
+    each = small.encode_texts(sentences)[0].reshape(2, 2, -1).mean(axis=1)
+    found = small.encode_prompts(["ring", "star"], ["a sketch of a {}", "a photograph of a {}"])
+    np.testing.assert_allclose(found, each / np.linalg.norm(each, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(small.encode_prompts(["{}"]), small.encode_texts(["{}"])[0], atol=1e-6)
+    assert small.encode_prompts([]).shape == (0, small.dimension)
+    with pytest.raises(RequestError, match="'a ring' has not exactly one {}"):
+        small.encode_prompts(["ring"], ["a ring"])
 
 
 def test_nothing_to_embed_gives_no_vectors(small):
