@@ -1,6 +1,8 @@
 """shards -> embeddings -> index: a database that answers which images are nearest to this one."""
 
+import json
 from collections.abc import Mapping, Set
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 from prefect.concurrency.sync import concurrency
 
 from flows.config import BuildDatabase
-from flows.progress import Clock
+from flows.progress import Clock, say
 from flows.stage import (
     DOWNLOADS,
     NETWORK_RETRIES,
@@ -31,8 +33,9 @@ from flows.workers import a_device_each
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
 from rdm_core.preparation import decode_stored
-from rdm_core.search import Searcher, build_index, recall_at_k, search_exact
+from rdm_core.search import Searcher, build_index, recall_at_k, search_exact, tune_index
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.atomic import write_json
 from storage.build import Build
 from storage.embeddings import read_columns, read_vectors, without_keys, write_embeddings
 from storage.errors import BuildRefused
@@ -42,6 +45,8 @@ from storage.shards import accepted, read_images, read_sidecar
 
 EXACT_UP_TO_ROWS = 100_000
 CAPTIONS_FOR_A_MEAN = 2_000
+CURVE_FILE = ".build/curve.json"
+"""What tuning measured, until it is in the manifest."""
 
 
 @stage_flow("build-database")
@@ -135,13 +140,14 @@ def index_embeddings(config: BuildDatabase, embeddings: Artifact, replaced: Arti
         if build.finished:
             return kept(build)
         parts = write_index(whole(build), whole(embeddings), config, whole(replaced))
-        return published(build, parts, clock, **measure_recall(build, config))
+        return published(build, parts, clock, **measured_of(whole(build), config))
 
 
 def index_plan(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Plan:
     """The recipe, and the embeddings it is applied to."""
     exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
-    recipe = {"recipe": "exact"} if exact else {"recipe": "autofaiss", "memory": config.index_memory}
+    approximate = {"recipe": "autofaiss", "memory": config.index_memory, "recall_target": config.recall_target}
+    recipe: dict[str, Any] = {"recipe": "exact"} if exact else approximate
     encoder = {"encoder": embeddings.parameters["encoder"]}
     return Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})
 
@@ -153,7 +159,10 @@ def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, repla
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         vectors, norms = read_vectors(embeddings)
         if build.plan.parameters["recipe"] == "autofaiss":
-            build_index(vectors, scratch / FAISS_FILE, config.index_memory)
+            recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
+            queries, k = recall_queries(vectors, config)
+            curve = tune_index(scratch / FAISS_FILE, vectors, queries, k, config.recall_target)
+            write_json(build.file(CURVE_FILE), {"index": recipe, "curve": [asdict(setting) for setting in curve]})
         text_mean = open_means(replaced)[1] if replaced else mean_of_captions(embeddings, config)
         return write_vectors(scratch, vectors, norms, text_mean), {}
 
@@ -170,11 +179,33 @@ def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
     return vectors.mean(axis=0)
 
 
+def recall_queries(vectors: np.ndarray, config: BuildDatabase) -> tuple[np.ndarray, int]:
+    """A seeded draw of the database's own rows [Q, D], and the k their neighbors are compared at."""
+    picks = np.random.default_rng(0).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
+    return np.asarray(vectors[np.sort(picks)], dtype=np.float32), min(config.recall_k, len(vectors))
+
+
+def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
+    """Recall and latency as they are; of an approximate index also its curve, and whether the targets are met."""
+    measured = measure_recall(build, config)
+    if not build.file(CURVE_FILE).is_file():
+        return measured
+    measured |= json.loads(build.file(CURVE_FILE).read_text())
+    measured["bytes_per_row"] = round(build.file(FAISS_FILE).stat().st_size / len(open_vectors(build)), 1)
+    chosen = measured["curve"][-1]  # type: ignore[index]
+    recall, latency = chosen["recall"], chosen["p95_milliseconds"]
+    measured["targets_met"] = recall >= config.recall_target and latency <= config.latency_target_milliseconds
+    if not measured["targets_met"]:
+        told = f"recall {recall} (asked: {config.recall_target}), 95 % of queries within {latency} ms "
+        told += f"(asked: {config.latency_target_milliseconds}): not both targets are met; try recipe=exact"
+        say("index", config.name, told)
+    return measured
+
+
 def measure_recall(build: Build, config: BuildDatabase) -> dict[str, object]:
     """Recall@k of the written index against exact search, on a seeded draw of its own rows."""
     vectors = open_vectors(build)
-    picks = np.random.default_rng(0).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
-    queries, k = np.asarray(vectors[np.sort(picks)], dtype=np.float32), min(config.recall_k, len(vectors))
+    queries, k = recall_queries(vectors, config)
     clock = Clock()
     found, _ = Searcher(vectors, faiss_file(build)).search(queries, k)
     milliseconds = 1000 * clock.seconds / len(queries)

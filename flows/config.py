@@ -143,6 +143,10 @@ class BuildDatabase(FlowConfig):
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
     """autofaiss: memory the index may take."""
+    recall_target: float = Field(0.95, gt=0, le=1)
+    """autofaiss: share of the exact neighbors that the index is set to find, with the least effort that does."""
+    latency_target_milliseconds: float = Field(20.0, gt=0)
+    """autofaiss: within which 95 % of the queries should be answered; it is said where they are not."""
     recall_queries: PositiveInt = 256
     """Database rows used as queries to measure recall against exact search."""
     recall_k: PositiveInt = 20

@@ -182,7 +182,8 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     index = current(config.root, "index", config.database)
     if index is None:
         return []
-    recipe = {"recipe": index.parameters["recipe"], "index_memory": index.parameters.get("memory")}
+    had = index.parameters
+    recipe = {"recipe": had["recipe"], "index_memory": had.get("memory"), "recall_target": had.get("recall_target")}
     measured = {"recall_queries": index.measured.get("recall_queries"), "recall_k": index.measured.get("k")}
     encoder = {"encoder": embeddings.parameters["encoder"]["model"], "weights": embeddings.measured["weights"]}
     stated = {key: value for key, value in (recipe | measured).items() if value}
@@ -191,7 +192,8 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
 
 
 def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
-    """Every current neighbor table that a version of this database was searched for or searched with, each with its own k.
+    """Every current neighbor table that a version of this database was searched for or searched with, each with its own k,
+    group and cap.
 
     The second answer names those that cannot be made again.
     """
@@ -202,7 +204,8 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
             continue
         sides = {role: side_of(config, table.inputs[role], versions) for role in ("queries", "database")}
         if all(sides.values()):
-            searched = FindNeighbors(root=config.root, name=table.name, k=table.parameters["k"], **sides)
+            stated = {name: table.parameters[name] for name in ("k", "group", "score_cap") if name in table.parameters}
+            searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
             made.append(ensured(find_neighbors, neighbors_plan, searched))
         else:
             stale.append(table.reference)

@@ -270,3 +270,13 @@ def test_train_makes_what_is_missing_upstream_and_nothing_else(small_world, smal
     assert {a.kind for a in artifacts(tmp_path)} == {"shards", "latents", "embeddings", "index", "neighbors", "runs", "samples"}
     with pytest.raises(ArtifactMissing, match="no artifact shards/nothing"):
         train_rdm(TrainRDM(**settings | {"name": "y", "latents": "nothing", "upstream": {}}))
+
+
+def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_reach_is_told(small_world, capfd):
+    asked = {"root": small_world.root, "name": "sketches", "shards": "sketches", "encoder": "rdm-shapes", "weights": "built-in"}
+    approximate = {"recipe": "autofaiss", "recall_k": 5, "latency_target_milliseconds": 1e-6}
+    _, index = build_database(BuildDatabase(**asked, **approximate))
+    assert index.measured["curve"][-1]["recall"] >= 0.95 and index.measured["bytes_per_row"] > 0
+    assert index.measured["targets_met"] is False
+    assert "not both targets are met" in capfd.readouterr().err
+    build_database(BuildDatabase(**asked))  # the exact one is current again

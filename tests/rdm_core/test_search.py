@@ -13,6 +13,7 @@ from rdm_core.search import (
     recall_at_k,
     search_exact,
     search_neighbors,
+    tune_index,
     unit_queries,
 )
 
@@ -173,6 +174,39 @@ def inverted_lists(tmp_path):
     index.add(unit(400))
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     return tmp_path / "index.faiss"
+
+
+def test_an_index_is_set_to_the_least_effort_that_reaches_the_recall_asked_for(inverted_lists):
+    curve = tune_index(inverted_lists, unit(400), unit(50, seed=3), 10, recall_target=0.999)
+    assert curve[0].setting == "nprobe=8" and curve[-1].recall >= 0.999, "all eight lists"
+    assert all(0 < setting.p50_milliseconds <= setting.p95_milliseconds for setting in curve)
+    found, _ = Searcher(unit(400), inverted_lists).search(unit(50, seed=3), 10)
+    np.testing.assert_array_equal(found, search_exact(unit(50, seed=3), unit(400), 10)[0], "the setting is in the file")
+
+
+def test_a_graph_is_searched_harder_until_it_finds_enough_and_the_curve_rises(tmp_path):
+    index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
+    index.add(unit(3000))
+    faiss.write_index(index, str(tmp_path / "i"))
+    low = tune_index(tmp_path / "i", unit(3000), unit(100, seed=3), 10, recall_target=0.5)
+    high = tune_index(tmp_path / "i", unit(3000), unit(100, seed=3), 10, recall_target=0.9)
+    assert low[-1].recall >= 0.5 and high[-1].recall >= 0.9 and len(high) > len(low)
+    assert [s.setting for s in high[:2]] == ["efSearch=8", "efSearch=16"]
+    recalls = [setting.recall for setting in high]
+    assert recalls == sorted(recalls)
+
+
+def test_a_target_out_of_reach_leaves_the_most_effort_and_an_exhaustive_index_has_one_row(tmp_path):
+    index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
+    index.add(unit(200))
+    faiss.write_index(index, str(tmp_path / "i"))
+    curve = tune_index(tmp_path / "i", unit(200), unit(20, seed=3), 10, recall_target=1.1)
+    assert curve[-1].setting == "efSearch=4096"
+    flat = faiss.IndexFlatIP(32)
+    flat.add(unit(200))
+    faiss.write_index(flat, str(tmp_path / "flat"))
+    (only,) = tune_index(tmp_path / "flat", unit(200), unit(20, seed=3), 10, recall_target=1.0)
+    assert (only.setting, only.recall) == ("exhaustive", 1.0)
 
 
 def test_a_searcher_maps_its_index_instead_of_reading_it(inverted_lists):
