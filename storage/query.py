@@ -90,7 +90,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
     files: list[Path] = []
     every, lower = artifacts(root), sql.lower()
     current = {artifact.reference for artifact in every if is_current(root, artifact)}
-    connection.register("artifacts", pa.Table.from_pylist([_artifact_row(a, current) for a in every], _ARTIFACTS))
+    rows = [_artifact_row(artifact, current) for artifact in every]
+    connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
     for kind in (kind for kind in VIEWS[:-1] if kind in lower):
         connection.execute(f"CREATE SCHEMA {kind}")
         selects = []
@@ -126,11 +127,11 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
     return f"SELECT * FROM {held}", []
 
 
-_ARTIFACTS = pa.schema(
-    [("kind", pa.string()), ("name", pa.string()), ("id", pa.string()), ("version", pa.int64()), ("current", pa.bool_())]
-    + [("rows", pa.int64()), ("bytes", pa.int64()), ("created_at", pa.string()), ("fingerprint", pa.string())]
-    + [(name, pa.string()) for name in ("parameters", "inputs", "counts", "measured")]
-)
+_ARTIFACT_COLUMNS = (
+    ("kind", pa.string()), ("name", pa.string()), ("id", pa.string()), ("version", pa.int64()), ("current", pa.bool_()),
+    ("rows", pa.int64()), ("bytes", pa.int64()), ("created_at", pa.string()), ("fingerprint", pa.string()),
+    *((name, pa.string()) for name in ("parameters", "inputs", "counts", "measured")),
+)  # fmt: skip
 
 
 def _artifact_row(artifact: Artifact, current: set[str]) -> dict[str, Any]:

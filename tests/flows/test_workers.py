@@ -99,6 +99,7 @@ def test_gpus_are_taken_one_by_one_only_where_workers_declare_them(resources, ex
     assert declares_gpus(Client()) is expected
 
 
+@pytest.mark.long
 def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_middle(cluster, tmp_path, environment):
     on_dask = subprocess.Popen(
         [sys.executable, "-c", PIPELINE, str(tmp_path / "dask")], env=environment | {"RDM_DASK": cluster.address}
