@@ -22,12 +22,13 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from rdm_core.search import search_neighbors
+from rdm_core.search import held, search_neighbors
+from storage.arrays import open_array
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
 from storage.checks import same_encoder
 from storage.embeddings import read_columns_of, read_vectors
-from storage.index import open_index_of, open_vectors
+from storage.index import VECTORS_FILE, open_index_of
 from storage.neighbors import NO_ROW, write_neighbors
 
 
@@ -78,7 +79,7 @@ def search_part(build: Build, queries: Artifact, database: Artifact, index: Arti
     keys, groups = keys_of(asked, columns)
     vectors, _ = read_vectors(asked)
     cap = parameters.get("score_cap", 1.0)
-    rows, scores = search_neighbors(vectors, groups, open_vectors(index), database_groups, parameters["k"], cap)
+    rows, scores = search_neighbors(vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap)
     counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
     return build.write_part(
         name, origin, lambda scratch: (write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts)
@@ -95,3 +96,8 @@ def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarr
     columns = read_columns_of(paths, ["key", *groups])
     key, *values = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups))
     return key, np.stack(values, axis=1)
+
+
+@lru_cache(maxsize=1)
+def _matrix(path: Path) -> np.ndarray:
+    return held(open_array(path))

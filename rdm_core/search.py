@@ -19,11 +19,13 @@ NO_ROW = -1
 NO_SCORE = -2.0
 EXTRA_ROWS = 8
 """Asked for beyond k at first, for those that will be left out; more follow for queries that need them."""
+HELD_BYTES = 2 * 2**30
+"""What a database that is searched again and again may take in memory."""
 MANY_PAIRS = 100_000_000
 """Queries times rows from which it pays to look for the fastest way to multiply them."""
 
 
-def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int = 131_072) -> tuple[np.ndarray, np.ndarray]:
+def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int = 32_768) -> tuple[np.ndarray, np.ndarray]:
     """Unit queries [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not).
 
     Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k > N the rest is
@@ -37,8 +39,11 @@ def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: in
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
+    room = torch.empty(min(tile_rows, len(vectors)), vectors.shape[1])
     for start in range(0, len(vectors), tile_rows):
-        tile = np.ascontiguousarray(vectors[start : start + tile_rows], dtype=np.float32)
+        tile = vectors[start : start + tile_rows]
+        if tile.dtype != np.float32:  # numpy's own conversion from float16 takes eight times as long
+            tile = room[: len(tile)].copy_(torch.from_numpy(np.array(tile))).numpy()
         near, at = _nearest(queries, tile, k)
         rows = np.concatenate([rows, at + start], axis=1)
         scores = np.concatenate([scores, near], axis=1)
@@ -57,6 +62,11 @@ def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray,
             rows[tied, :k] = np.argsort(-every, kind="stable")[:k]
             scores[tied, :k] = every[rows[tied, :k]]
     return scores[:, :k], rows[:, :k]
+
+
+def held(vectors: np.ndarray, most_bytes: int = HELD_BYTES) -> np.ndarray:
+    """Vectors [N, D] as float32 in memory, for many searches, where that takes no more than `most_bytes`; else as they are."""
+    return np.ascontiguousarray(vectors, dtype=np.float32) if 4 * vectors.size <= most_bytes else vectors
 
 
 def search_neighbors(
