@@ -140,7 +140,7 @@ def index_embeddings(config: BuildDatabase, embeddings: Artifact, replaced: Arti
         if build.finished:
             return kept(build)
         parts = write_index(whole(build), whole(embeddings), config, whole(replaced))
-        return published(build, parts, clock, **measured_of(whole(build), config))
+        return published(build, parts, clock, **measured_of(build, config))
 
 
 def index_plan(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Plan:
