@@ -31,7 +31,7 @@ import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ MARK = "RDM_CRASH_ATTEMPT"
 """Environment variable by which the children of an attempt are known."""
 PHASES = ("before the build", "in its parts", "between two builds", "in a commit", "after the last")
 HEAD, FOOT = "<!-- crash-test -->", "<!-- /crash-test -->"
-TIMINGS = ("seconds", "milliseconds_per_query")
+TIMINGS = ("seconds", "milliseconds_per_query", "p50_milliseconds", "p95_milliseconds", "targets_met")
 """What two runs measure differently."""
 
 
@@ -372,7 +372,7 @@ def _content(path: Path, root: Path) -> bytes:
     if path.name == "manifest.json" and path.parents[3] == root:
         with contextlib.suppress(ValueError):  # one that cannot be read is compared as it is
             value = json.loads(data)
-            value["measured"] = {key: fact for key, fact in value["measured"].items() if key not in TIMINGS}
+            value["measured"] = _without_timings(value["measured"])
             return json.dumps(value | {"created_at": ""}, sort_keys=True).encode()
     return data.replace(str(root.resolve()).encode(), b"") if path.suffix == ".json" else data
 
@@ -431,7 +431,7 @@ class CrashTest:
         with ThreadPoolExecutor(2) as pool:
             lanes = [pool.submit(self._lane, lane, demo_is_there) for lane in (self._demo, self._stages)]
         errors = [error for lane in lanes if (error := lane.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
+        for error in sorted(errors, key=lambda error: isinstance(error, _Stopped | InvalidStateError)):
             raise error
         return self.result
 
@@ -564,6 +564,14 @@ class CrashTest:
             thread = threading.Thread(target=watch)
             thread.start()
             self._watches[stage].append(thread)
+
+
+def _without_timings(facts: Any) -> Any:
+    if isinstance(facts, list):
+        return [_without_timings(fact) for fact in facts]
+    if isinstance(facts, dict):
+        return {key: _without_timings(fact) for key, fact in facts.items() if key not in TIMINGS}
+    return facts
 
 
 class _Stopped(Exception):
