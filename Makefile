@@ -31,7 +31,7 @@ test-long: install  ## the tests that `make test` leaves out for time: two machi
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
-study: install   ## the six tests of the method over three training seeds (an hour on 2 cores)
+study: install   ## the six tests of the method over three training seeds (94 minutes on 2 cores)
 	$(BIN)/rdm study --root $(ROOT)
 
 lint: install    ## ruff, mypy, import contracts

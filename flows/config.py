@@ -45,11 +45,16 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
-class FlowConfig(Parameters):
-    """What all flows share."""
+class UnderRoot(Parameters):
+    """What everything shares that reads or makes artifacts."""
 
     root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
     """Directory or URL (s3://bucket/prefix) that holds every artifact; not part of any plan."""
+
+
+class FlowConfig(UnderRoot):
+    """What all flows share."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the artifact that is built."""
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from flows.find_neighbors import keys_of
 from flows.look_config import FindDuplicates
 from flows.opening import OpenDatabase, searchable
 from flows.progress import say
-from flows.search import encoder_of_database, hit_of, write_sheet
+from flows.search import hit_of, write_sheet
 from rdm_core.duplicates import calibrated_cap, groups_of
 from rdm_core.errors import RequestError
 from rdm_core.images import decode
@@ -15,7 +16,7 @@ from rdm_core.search import NO_ROW, search_neighbors
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
 from storage.checks import same_encoder
-from storage.embeddings import read_columns, read_vectors
+from storage.embeddings import read_vectors
 
 Result = tuple[str, dict[str, Any]]
 SHOWN = 10
@@ -33,11 +34,13 @@ def duplicates(config: FindDuplicates) -> Result:
     database = searchable(config.root, embeddings)
     cap = config.cap if config.cap is not None else cap_of(config, database)
     say("duplicates", config.database, f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}")
-    (keys, sources), (own_keys, own_sources) = (_names(artifact) for artifact in (other, embeddings))
-    no_group = np.full(len(sources), None) if config.other else sources
+    (keys, sources), (own_keys, own_sources) = (keys_of(artifact, ("source_key",)) for artifact in (other, embeddings))
+    no_group = np.full_like(sources, None) if config.other else sources
     rows, scores = search_neighbors(read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, config.k)
-    queries, slots = np.nonzero((rows != NO_ROW) & (scores > cap))
+    above = (rows != NO_ROW) & (scores > cap)
+    queries, slots = np.nonzero(above)
     pairs = np.stack([queries, rows[queries, slots]], axis=1)
+    full = int(above.all(axis=1).sum()) if config.k < embeddings.rows else 0
     if not config.other:
         pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
         queries, slots = queries[kept], slots[kept]
@@ -49,27 +52,28 @@ def duplicates(config: FindDuplicates) -> Result:
     ]
     value: dict[str, Any] = {
         "database": embeddings.reference, "other": other.reference, "cap": cap, "calibrated": config.cap is None,
-        "pairs": listed, "rows": len(np.unique(pairs[:, 0])), "of_rows": other.rows,
+        "pairs": listed, "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
+        "rows_with_k_copies": full,
     }  # fmt: skip
     if not config.other:
         surplus = surplus_keys(pairs, keys)
         value |= {"surplus": len(surplus)}
         if config.keys:
             write_bytes(config.keys, "".join(f"{key}\n" for key in surplus).encode())
-    if config.out:
-        write_sheet(config.out, database, sheet_of(database, keys, pairs[worst], found[worst]))
+    if config.out and listed:
+        write_sheet(config.out, database, sheet_of(config, database, keys, pairs[worst][:SHOWN], found[worst][:SHOWN]))
     return "\n".join(_lines(config, value)), value
 
 
 def cap_of(config: FindDuplicates, database: OpenDatabase) -> float:
     """The cap that altered copies of some of the database's own images give. Raises RequestError when none is at hand."""
-    keys = _names(database.embeddings)[0]
+    keys, _ = keys_of(database.embeddings, ("source_key",))
     picked = np.random.default_rng(config.seed).choice(len(keys), min(config.calibrate_with, len(keys)), replace=False)
     images = database.images([keys[i] for i in picked])
     if not images:
         what = "its images are no longer under this root, so that no cap can be calibrated"
         raise RequestError(f"embeddings/{database.embeddings.name}", what, "Give one: --cap 0.95.")
-    return calibrated_cap(encoder_of_database(database), [decode(data) for _, data in sorted(images.items())])
+    return calibrated_cap(database.encoder, [decode(data) for _, data in sorted(images.items())])
 
 
 def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
@@ -79,19 +83,17 @@ def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
     return keys[np.setdiff1d(np.arange(len(keys)), first)].tolist()
 
 
-def sheet_of(database: OpenDatabase, keys: np.ndarray, pairs: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """The highest pairs as a contact sheet's lines: a query and what of the database it equals."""
+def sheet_of(
+    config: FindDuplicates, database: OpenDatabase, keys: np.ndarray, pairs: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """Pairs as a contact sheet's lines: a row and what of the database it equals; within one database both are shown."""
+    rows = np.unique(pairs[:, 1] if config.other else pairs).tolist()
+    credits = dict(zip(rows, database.credits(rows), strict=True))
     lines = []
-    for (query, row), score in zip(pairs[:SHOWN].tolist(), scores[:SHOWN].tolist(), strict=True):
-        (credit,) = database.credits([row])
-        lines.append({"query": str(keys[query]), "found": [hit_of(row, score, credit)]})
+    for (query, row), score in zip(pairs.tolist(), scores.tolist(), strict=True):
+        own = [] if config.other else [hit_of(query, 1.0, credits[query])]
+        lines.append({"query": str(keys[query]), "found": [*own, hit_of(row, score, credits[row])]})
     return lines
-
-
-def _names(artifact: Any) -> tuple[np.ndarray, np.ndarray]:
-    columns = read_columns(artifact, ["key", "source_key"])
-    key, source = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", "source_key"))
-    return key, source
 
 
 def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
@@ -99,8 +101,14 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
     lines = [f"cosine above {value['cap']:.4f} ({how})"]
     share = value["rows"] / max(1, value["of_rows"])
     lines.append(f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)")
+    if value["rows_with_k_copies"]:
+        told = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
+        lines.append(f"{told}: ask again with --set k={4 * config.k}")
     lines += [f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]]
     if "surplus" in value:
         lines.append(f"{value['surplus']:,} rows are copies of an earlier one")
-    lines += [f"{what}: {path}" for what, path in (("their keys", config.keys), ("contact sheet", config.out)) if path]
+    if config.keys:
+        lines.append(f"their keys: {config.keys}")
+    if config.out:
+        lines.append(f"contact sheet: {config.out}" if value["pairs"] else "no contact sheet: there is no pair to show")
     return lines

@@ -1,21 +1,24 @@
-"""What can be asked of a database without building anything: the parameters of `rdm search`, `map` and `compare`."""
+"""What can be asked of a database without building anything: parameters of `rdm search`, `map`, `compare`, `duplicates`."""
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from flows.config import Parameters, local_root
-
-
-class Look(Parameters):
-    """What they share."""
-
-    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
-    """Directory or URL that holds every artifact."""
+from flows.config import UnderRoot
 
 
-class SearchDatabase(Look):
+def _sheet(path: Path) -> Path:
+    if path.suffix not in (".html", ".png"):
+        raise ValueError(f"{path} ends with neither .html nor .png")
+    return path
+
+
+Sheet = Annotated[Path, AfterValidator(_sheet)]
+"""A contact sheet: with credits as .html, bare as .png."""
+
+
+class SearchDatabase(UnderRoot):
     """A database, and what is looked for in it."""
 
     database: str
@@ -34,19 +37,17 @@ class SearchDatabase(Look):
     """Rows found for each query."""
     exact: bool = False
     """Compare with every row, whatever index there is."""
-    out: Path | None = None
+    out: Sheet | None = None
     """A contact sheet of what was found: a file that ends with .html or .png."""
 
     @model_validator(mode="after")
     def _something_to_look_for(self) -> "SearchDatabase":
         if not (self.texts or self.images or self.keys or self.vectors):
             raise ValueError("texts, images, keys or vectors: give something to look for")
-        if self.out is not None and self.out.suffix not in (".html", ".png"):
-            raise ValueError(f"out: {self.out} ends with neither .html nor .png")
         return self
 
 
-class CompareDatabases(Look):
+class CompareDatabases(UnderRoot):
     """Two databases: versions of one (name@id), or one set of images under two encoders."""
 
     one: str
@@ -63,7 +64,7 @@ class CompareDatabases(Look):
     """Of the draw of these rows."""
 
 
-class FindDuplicates(Look):
+class FindDuplicates(UnderRoot):
     """A database, and perhaps another set of images to compare it with."""
 
     database: str
@@ -75,24 +76,22 @@ class FindDuplicates(Look):
     calibrate_with: PositiveInt = 200
     """Images that are altered for it."""
     k: PositiveInt = 8
-    """Nearest rows that are looked at for each."""
+    """Nearest rows that are looked at for each; where every one of them is a copy, more are hidden, which is said."""
     seed: int = Field(0, ge=0)
     """Of the draw of images to alter."""
     keys: Path | None = None
     """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm remove --keys`."""
-    out: Path | None = None
+    out: Sheet | None = None
     """A contact sheet of the highest pairs: a file that ends with .html or .png."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FindDuplicates":
         if self.keys is not None and self.other is not None:
             raise ValueError("keys: with `other` nothing is surplus; leave one out")
-        if self.out is not None and self.out.suffix not in (".html", ".png"):
-            raise ValueError(f"out: {self.out} ends with neither .html nor .png")
         return self
 
 
-class MapDatabase(Look):
+class MapDatabase(UnderRoot):
     """A database, laid out on a page."""
 
     database: str

@@ -16,7 +16,7 @@ from rdm_core.noise import Process, process_of
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from storage.artifact import Artifact, open_artifact, with_fingerprint
-from storage.checks import encoder_text
+from storage.checks import encoder_difference, encoder_text
 from storage.embeddings import read_columns
 from storage.errors import ArtifactMismatch
 from storage.index import faiss_file, open_index_of, open_norms, open_vectors
@@ -35,17 +35,8 @@ class OpenRun:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of its contexts. Raises ArtifactMismatch when what loads has other weights than the run's."""
-        wanted = self.facts["encoder"]
-        encoder = encoder_of(wanted["model"], self.facts["encoder_weights"])
-        if encoder.identity != wanted:
-            raise ArtifactMismatch(
-                f"encoder {wanted['model']!r}",
-                f"weights {self.facts['encoder_weights']!r} are {encoder.weights_sha256} now, the run was trained with "
-                f"{wanted['weights_sha256']}",
-                "Put the original weights back, or train again.",
-            )
-        return encoder
+        """The encoder of its contexts; raises what `the_encoder` raises."""
+        return the_encoder(self.facts["encoder"], self.facts["encoder_weights"], f"runs/{self.artifact.name}", "train again")
 
 
 @dataclass(frozen=True)
@@ -57,10 +48,16 @@ class OpenDatabase:
     root: Path
     index: Artifact
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that embedded it; raises what `the_encoder` raises."""
+        made, weights = self.embeddings, self.embeddings.measured["weights"]
+        return the_encoder(made.parameters["encoder"], weights, f"embeddings/{made.name}", "build the database again")
+
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
         """key, source_key, captions, labels, style, author, licence and source url of some rows."""
         table = read_columns(self.embeddings, ["key", "source_key", *CREDIT_COLUMNS])
-        return table.take(rows).to_pylist()
+        return table.take(np.asarray(rows, dtype=np.int64)).to_pylist()
 
     def images(self, keys: list[str]) -> dict[str, bytes]:
         """Encoded images by key; none when the shards are no longer under this root."""
@@ -84,6 +81,22 @@ def open_run(root: Path, reference: str) -> OpenRun:
     return OpenRun(artifact, denoiser.to(best_device()), process_of(NoiseConfig(**facts["noise"])), space, facts)
 
 
+def the_encoder(wanted: dict[str, Any], weights: str, whose: str, again: str) -> Encoder:
+    """The encoder with the identity `wanted`, from weights of that name, for one who was made with it.
+
+    Raises ArtifactMismatch when what loads now has other weights, or prepares images in another way.
+    """
+    encoder = encoder_of(wanted["model"], weights)
+    if encoder.identity == wanted:
+        return encoder
+    where = f"encoder {wanted['model']!r}"
+    if encoder.weights_sha256 != wanted["weights_sha256"]:
+        what = f"weights {weights!r} are {encoder.weights_sha256} now, {whose} was made with {wanted['weights_sha256']}"
+        raise ArtifactMismatch(where, what, f"Put the original weights back, or {again}.")
+    what = f"its weights are those {whose} was made with, but its {encoder_difference(wanted, encoder.identity)} is not"
+    raise ArtifactMismatch(where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it.")
+
+
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
     """Open a database for a run. Any database of the run's encoder will do.
 
@@ -95,7 +108,8 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
         raise ArtifactMismatch(
             f"database {reference!r}",
             f"embedded by {encoder_text(embeddings)}, while the run {run.artifact.name!r} was trained with "
-            f"{model['model']} with weights {model['weights_sha256']} ({model['dimension']}-d)",
+            f"{model['model']} with weights {model['weights_sha256']} ({model['dimension']}-d); these differ in "
+            + encoder_difference(embeddings.parameters["encoder"], model),
             f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
         )
     return searchable(root, embeddings)

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from flows.build_database import encoder_of
 from flows.figures import thumbnail
 from flows.look_config import SearchDatabase
 from flows.opening import OpenDatabase, searchable
 from flows.page import Html, document, element, note, number, table
 from flows.request import query_image
-from rdm_core.clip import Encoder
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
 from rdm_core.search import NO_ROW, search_exact, unit_queries
@@ -23,7 +21,7 @@ from storage.artifact import open_artifact
 from storage.atomic import write_bytes
 from storage.checks import encoder_text
 from storage.embeddings import read_columns
-from storage.errors import ArtifactMismatch, FormatError
+from storage.errors import FormatError
 
 Result = tuple[str, dict[str, Any]]
 CREDIT = ("key", "captions", "licence", "author", "source_url")
@@ -48,7 +46,8 @@ def search(config: SearchDatabase) -> Result:
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     queries = queries_of(config, database)
-    found = [{"query": query.name, "found": found_rows(database, query, config.k, config.exact)} for query in queries]
+    rows = found_rows(database, queries, config.k, config.exact)
+    found = [{"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)]
     value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
     lines = [line for query in found for line in _lines(query)]
     if config.out:
@@ -62,7 +61,7 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
     """Texts, images, keys and vectors as unit vectors; an encoder is loaded for the first two only."""
     queries: list[Query] = []
     if config.texts or config.images:
-        encoder = encoder_of_database(database)
+        encoder = database.encoder
         texts = encoder.encode_prompts(config.texts, config.templates)
         images, _ = encoder.encode_images([query_image(path) for path in config.images])
         queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
@@ -85,20 +84,6 @@ def given_vectors(path: Path) -> np.ndarray:
         raise RequestError(path, error.what, "Give a file that numpy.save wrote.") from error
 
 
-def encoder_of_database(database: OpenDatabase) -> Encoder:
-    """The encoder that embedded a database. Raises ArtifactMismatch when what loads has other weights."""
-    embeddings = database.embeddings
-    model, weights = embeddings.parameters["encoder"]["model"], embeddings.measured["weights"]
-    encoder = encoder_of(model, weights)
-    if encoder.identity != embeddings.parameters["encoder"]:
-        raise ArtifactMismatch(
-            f"encoder {model!r}",
-            f"weights {weights!r} are {encoder.weights_sha256} now, the database was embedded by {encoder_text(embeddings)}",
-            "Put the original weights back, or build the database again.",
-        )
-    return encoder
-
-
 def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
     """Rows of the database as queries. Raises RequestError for a key that it does not hold."""
     columns = read_columns(database.embeddings, ["key", "source_key"])
@@ -115,18 +100,19 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
     ]
 
 
-def found_rows(database: OpenDatabase, query: Query, k: int, exact: bool) -> list[dict[str, Any]]:
-    """The k nearest rows, nearest first: score, key, captions, licence, author and source url."""
-    searcher, vectors, wanted = database.database.searcher, query.vector[None], k + query.crops
+def found_rows(database: OpenDatabase, queries: Sequence[Query], k: int, exact: bool) -> list[list[dict[str, Any]]]:
+    """The k nearest rows of each query, nearest first: score, key, captions, licence, author and source url."""
+    searcher, vectors = database.database.searcher, np.stack([query.vector for query in queries])
+    wanted = k + max(query.crops for query in queries)
     rows, scores = search_exact(vectors, searcher.vectors, wanted) if exact else searcher.search(vectors, wanted)
-    present = [(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row != NO_ROW]
-    credits = database.credits([row for row, _ in present])
-    hits = [
-        hit_of(row, score, credit)
-        for (row, score), credit in zip(present, credits, strict=True)
-        if query.source is None or credit["source_key"] != query.source
-    ]
-    return hits[:k]
+    unique = np.unique(rows[rows != NO_ROW]).tolist()
+    credits = dict(zip(unique, database.credits(unique), strict=True))
+    found = []
+    for query, near, at in zip(queries, rows.tolist(), scores.tolist(), strict=True):
+        present = [(row, score) for row, score in zip(near, at, strict=True) if row != NO_ROW]
+        others = [(row, score) for row, score in present if query.source is None or credits[row]["source_key"] != query.source]
+        found.append([hit_of(row, score, credits[row]) for row, score in others[:k]])
+    return found
 
 
 def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:

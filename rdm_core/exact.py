@@ -130,10 +130,9 @@ def search_by_bound(
 def search_by_bound_on(
     devices: Sequence[str], queries: np.ndarray, vectors: np.ndarray, k: int, precision: Precision
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same with the rows split over devices, and what each found merged."""
-    each = -(-len(vectors) // len(devices))
-    starts = [start for start in range(0, len(vectors), each) if len(vectors) - start >= k] or [0]
-    stops = [*starts[1:], len(vectors)]
+    """The same with the rows split evenly over as many of the devices as have k rows each, and what each found merged."""
+    edges = np.linspace(0, len(vectors), min(len(devices), len(vectors) // k) + 1).astype(int).tolist()
+    starts, stops = edges[:-1], edges[1:]
 
     def search(device: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         rows, scores = search_by_bound(queries, vectors[start:stop], k, precision, device)

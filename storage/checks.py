@@ -1,6 +1,8 @@
 """Do two artifacts belong together? A mismatch names both sides and the command that cures it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from storage.artifact import Artifact, with_fingerprint
 from storage.errors import ArtifactMismatch
@@ -12,12 +14,20 @@ def encoder_text(artifact: Artifact) -> str:
     return f"{encoder['model']} with weights {encoder['weights_sha256']} ({encoder['dimension']}-d)"
 
 
+def encoder_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Which entries of two encoders' records differ, those of their preprocessing by name: "dimension, resized_as"."""
+    flat, other_flat = ({**record, **record["preprocessing"]} for record in (one, other))
+    names = (flat.keys() | other_flat.keys()) - {"preprocessing"}
+    return ", ".join(sorted(name for name in names if flat.get(name) != other_flat.get(name)))
+
+
 def same_encoder(one: Artifact, other: Artifact) -> None:
     """Raise ArtifactMismatch unless both were embedded by one encoder, weights and preprocessing included."""
     if one.parameters["encoder"] != other.parameters["encoder"]:
         raise ArtifactMismatch(
             f"{one.kind}/{one.name} and {other.kind}/{other.name}",
-            f"they come from different encoders: {encoder_text(one)}, and {encoder_text(other)}",
+            f"they come from different encoders: {encoder_text(one)}, and {encoder_text(other)}; these differ in "
+            + encoder_difference(one.parameters["encoder"], other.parameters["encoder"]),
             "Embed one of them again with the other's encoder: rdm build --set encoder=... --set weights=...",
         )
 

@@ -119,11 +119,12 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
         return f"SELECT * FROM read_parquet({_sql([str(path) for path in files])})", files
     if artifact.kind == "runs":
         metrics = artifact.file(METRICS_FILE)
-        table = pa.Table.from_pylist(read_metrics(metrics) if metrics.is_file() else [{"step": None}])
+        logged = read_metrics(metrics) if metrics.is_file() else []
+        table = pa.Table.from_pylist(logged) if logged else pa.table({"step": pa.array([], pa.int64())})
     else:
         table = pa.table({"evaluation": [artifact.files(".json")[0].read_text()]})
-    held = f"held_{artifact.kind}_{artifact.id}"
-    connection.register(held, table)
+    held = f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
+    connection.register(held.strip('"'), table)
     return f"SELECT * FROM {held}", []
 
 

@@ -43,7 +43,7 @@ def planted(prefect_at_home, tmp_path_factory):
 def test_planted_copies_are_found_with_a_cap_calibrated_for_the_encoder(planted, tmp_path):
     text, value = duplicates(FindDuplicates(root=planted, database="database", keys=tmp_path / "keys.txt"))
     assert 0.8 < value["cap"] < 1 and value["calibrated"]
-    assert len(value["pairs"]) == 4 and value["surplus"] == 4
+    assert len(value["pairs"]) == 4 and value["surplus"] == 4 and value["rows"] == 8
     assert all("copy" in pair["key"] + pair["of"] for pair in value["pairs"])
     assert len((tmp_path / "keys.txt").read_text().split()) == 4
     assert "4 pairs" in text and "calibrated with altered copies" in text
@@ -51,13 +51,25 @@ def test_planted_copies_are_found_with_a_cap_calibrated_for_the_encoder(planted,
 
 def test_a_test_sets_images_that_the_database_holds_are_found(planted, tmp_path):
     value = duplicates(FindDuplicates(root=planted, database="database", other="test", out=tmp_path / "pairs.html"))[1]
-    assert {pair["key"] for pair in value["pairs"]} == {k for k in (p["key"] for p in value["pairs"]) if "seen" in k}
+    assert value["pairs"] and all("seen" in pair["key"] for pair in value["pairs"])
     assert value["rows"] == 2 and value["of_rows"] == 4 and "surplus" not in value
     assert (tmp_path / "pairs.html").read_text().count("<img") == 2
 
 
-def test_a_given_cap_is_used(planted):
-    assert not duplicates(FindDuplicates(root=planted, database="database", cap=0.999999))[1]["pairs"]
+def test_within_one_database_both_pictures_of_a_pair_are_shown(planted, tmp_path):
+    duplicates(FindDuplicates(root=planted, database="database", out=tmp_path / "pairs.html"))
+    assert (tmp_path / "pairs.html").read_text().count("<img") == 8
+
+
+def test_a_row_with_as_many_copies_as_were_looked_at_is_told(planted):
+    text, value = duplicates(FindDuplicates(root=planted, database="database", cap=0.1, k=2))
+    assert value["rows_with_k_copies"] > 20 and "have 2 copies, and perhaps more: ask again with --set k=8" in text
+    assert "ask again" not in duplicates(FindDuplicates(root=planted, database="database"))[0]
+
+
+def test_a_given_cap_is_used_and_without_a_pair_there_is_no_sheet(planted, tmp_path):
+    text, value = duplicates(FindDuplicates(root=planted, database="database", cap=0.999999, out=tmp_path / "none.png"))
+    assert not value["pairs"] and not (tmp_path / "none.png").exists() and "no contact sheet: there is no pair" in text
     assert len(duplicates(FindDuplicates(root=planted, database="database", cap=0.1))[1]["pairs"]) > 50
 
 

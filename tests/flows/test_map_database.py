@@ -26,7 +26,7 @@ def test_every_row_has_a_place_a_picture_and_a_colour_in_each_column(page):
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in data["points"])
     assert {"style", "licence", "labels", "norm"} <= set(data["columns"])
     assert all(len(column["values"]) == 50 for column in data["columns"].values())
-    atlas = decode(base64.b64decode(re.search(r'id="atlas"', page) and re.search(r"data:image/jpeg;base64,([^\"]+)", page)[1]))
+    atlas = decode(base64.b64decode(re.search(r'src="data:image/jpeg;base64,([^"]+)"[^>]* id="atlas"', page)[1]))
     assert atlas.shape == (7 * 16, 8 * 16, 3), "50 pictures, eight in a line"
     assert atlas.std() > 20, "they are pictures, not grey"
 

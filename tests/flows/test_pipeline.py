@@ -279,4 +279,7 @@ def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_
     assert index.measured["curve"][-1]["recall"] >= 0.95 and index.measured["bytes_per_row"] > 0
     assert index.measured["targets_met"] is False
     assert "not both targets are met" in capfd.readouterr().err
+    (index.directory / "index.faiss").unlink()
+    _, again = build_database(BuildDatabase(**asked, **approximate))
+    assert again.measured["targets_met"] is False and again.fingerprint == index.fingerprint, "told after a repair too"
     build_database(BuildDatabase(**asked))  # the exact one is current again

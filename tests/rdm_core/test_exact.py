@@ -88,6 +88,12 @@ def test_rows_split_over_devices_are_merged():
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
 
 
+def test_a_device_is_left_out_rather_than_given_fewer_rows_than_are_asked_for():
+    queries, vectors = unit(20, seed=5), unit(25)
+    rows, _ = search_by_bound_on(["cpu"] * 4, queries, vectors, 10, HALF)
+    np.testing.assert_array_equal(rows, by_hand(queries, vectors, 10)[0])
+
+
 def test_a_precision_is_chosen_by_measuring_and_only_where_it_is_twice_as_fast(monkeypatch):
     for times, chosen in (([1.0, 0.4], INT8), ([1.0, 0.6], None)):
         measured = iter(times)

@@ -42,6 +42,12 @@ def test_each_kind_is_a_view_of_the_current_versions_with_their_names(root):
     assert rows(root, "SELECT count(*) FROM embeddings") == [(3,)]
     assert rows(root, "select keys[1] from NEIGHBORS") == [("a",)], "whatever the case"
     assert rows(root, "SELECT step, loss FROM runs ORDER BY step") == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_run_that_logged_nothing_has_no_rows(make, root):
+    make("runs", "converted", lambda d, n: (d / "weights").write_text("w"))
+    assert rows(root, 'SELECT step FROM runs."converted"') == []
+    assert rows(root, "SELECT count(*) FROM runs WHERE artifact = 'converted'") == [(0,)]
     assert rows(root, "SELECT evaluation->>'$.loss.mean' FROM evaluations") == [("0.5",)]
 
 
