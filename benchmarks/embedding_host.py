@@ -61,7 +61,7 @@ def write_shard(path: Path, count: int, height: int, width: int) -> None:
 
 
 def ours(shard: Path) -> int:
-    """As `embed_part` does: the tar's members, decoded, resized and stacked as uint8."""
+    """As `embed_parts` does: the tar's members, decoded, resized and stacked as uint8."""
     preparation, count = preparation_of(CLIP), 0
     assert preparation is not None
     with tarfile.open(shard, "r:") as tar:

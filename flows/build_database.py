@@ -1,7 +1,7 @@
 """shards -> embeddings -> index: a database that answers which images are nearest to this one."""
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from flows.stage import (
     building,
     ensured,
     gathered,
-    group_of_parts,
+    group_in_one_go,
     groups,
     kept,
     only,
@@ -30,8 +30,8 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
-from rdm_core.clip import Encoder, load_encoder
-from rdm_core.device import best_device
+from rdm_core.clip import Encoder, Pieces, load_encoder
+from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
@@ -70,7 +70,8 @@ def embed_images(config: BuildDatabase) -> Artifact:
     with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
-        wanted = {part.name: origin_of(encoder.identity, shards, part, removed) for part in shards.parts}
+        how = embedded_how(config)
+        wanted = {part.name: origin_of(how, shards, part, removed) for part in shards.parts}
         with a_device_each():
             futures = [
                 embed_group.submit(whole(build), whole(only(shards, group)), group, config, whole(removed))
@@ -82,11 +83,19 @@ def embed_images(config: BuildDatabase) -> Artifact:
 
 
 def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Plan:
-    """The encoder, the shards, and the keys that were taken out for good."""
+    """The encoder and its precision, the shards, and the keys that were taken out for good."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
-    encoder = {"encoder": encoder_of(config.encoder, config.weights).identity}
     removed = removal_parameters(read_removals(config.root, config.name))
-    return Plan("embeddings", config.name, encoder | removed, {"shards": shards.fingerprint})
+    return Plan("embeddings", config.name, embedded_how(config) | removed, {"shards": shards.fingerprint})
+
+
+def embedded_how(config: BuildDatabase) -> dict[str, Any]:
+    """The encoder, and the precision asked for or found to be this machine's fastest.
+
+    The precision is no part of the encoder's identity: databases of one encoder are searched together, whatever embedded them.
+    """
+    precision = fastest_precision(str(best_device())) if config.precision == "auto" else config.precision
+    return {"encoder": encoder_of(config.encoder, config.weights).identity, "precision": precision}
 
 
 @stage_task(name="load-encoder", **NETWORK_RETRIES)
@@ -96,10 +105,10 @@ def load_weights(encoder: str, weights: str) -> Encoder:
         return encoder_of(encoder, weights)
 
 
-def origin_of(encoder: Mapping[str, Any], shards: Artifact, shard: Part, removed: Set[str]) -> str:
-    """What the embeddings of a shard are made from: the encoder, the shard's bytes, and its samples on the removal list."""
+def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Set[str]) -> str:
+    """What the embeddings of a shard are made from: `embedded_how`, the shard's bytes, and its samples on the removal list."""
     gone = removed_from_shard(shards, shard.name, removed)
-    of_all = made_from(encoder, shard.content)
+    of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
 
 
@@ -116,17 +125,28 @@ def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> Non
 @stage_task(name="embed-parts", **NETWORK_RETRIES)
 def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase, removed: Set[str]) -> list[Part]:
     """The parts of one task run."""
-    return group_of_parts(build, wanted, lambda name: embed_part(build, shards, name, wanted[name], config, removed))
+    return group_in_one_go(build, wanted, lambda names: embed_parts(build, shards, names, wanted, config, removed))
 
 
-def embed_part(build: Build, shards: Artifact, name: str, origin: str, config: BuildDatabase, removed: Set[str]) -> Part:
-    """Embed the accepted samples of one shard that are not on the removal list."""
-    encoder = encoder_of(config.encoder, config.weights)
-    gone = set(removed_from_shard(shards, name, removed))
-    sidecar = without_keys(accepted(read_sidecar(shards, name)), gone)
-    images = (decode_stored(data) for key, data in read_images(shards, name) if key not in gone)
-    vectors, norms = encoder.encode_images(images)
-    return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, sidecar, vectors, norms), {}))
+def embed_parts(
+    build: Build, shards: Artifact, names: Sequence[str], wanted: Wanted, config: BuildDatabase, removed: Set[str]
+) -> Iterator[Part]:
+    """Embed the accepted samples of some shards that are not on the removal list, in batches across the shards' borders.
+
+    Each part is written when its last vector has come; the next shard is read while this one is embedded.
+    """
+    encoder = encoder_of(config.encoder, config.weights, build.plan.parameters["precision"])
+    gone = {name: set(removed_from_shard(shards, name, removed)) for name in names}
+    stored = (data for name in names for key, data in read_images(shards, name) if key not in gone[name])
+    sidecars = (without_keys(accepted(read_sidecar(shards, name)), gone[name]) for name in names)
+    embedded = Pieces(encoder.encode_stream(stored, decode_stored), encoder.dimension)
+    for name, sidecar in zip(names, sidecars, strict=True):
+        part = (name, sidecar, *embedded.take(len(sidecar)))
+
+        def write(scratch: Path, part: tuple[Any, ...] = part) -> tuple[int, dict[str, int]]:
+            return write_embeddings(scratch, *part), {}
+
+        yield build.write_part(name, wanted[name], write)
 
 
 @stage_flow("index-embeddings")
@@ -216,6 +236,6 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
 
 
 @lru_cache(maxsize=2)
-def encoder_of(name: str, weights: str) -> Encoder:
+def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
     """The encoder, loaded once a process."""
-    return load_encoder(name, weights, best_device())
+    return load_encoder(name, weights, best_device(), precision)

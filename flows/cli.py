@@ -94,15 +94,23 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
     one.add_argument("--class", action="append", default=[], dest="class_name", help="a class name; may be repeated")
     one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
+    _add_weights(add)
+    _add_judging(add)
+    _add_analysis(add)
+    _add_upkeep(add)
+    return top
+
+
+def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that make weights of other weights."""
+    one = add("average", "a run with a running mean of another length, chosen after training", commands.run_average)
+    _named(one, "run")
+    one.add_argument("--length", type=float, help="as a share of the training: 0.05 is short, 0.2 long (default: 0.1)")
     one = add("convert", "a file released in 2022 -> weights, an autoencoder or a database", commands.run_convert)
     _named(one)
     one.add_argument("files", nargs="+", type=Path, help="the checkpoint, or the .npz archives of a database")
     one.add_argument("--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ...")
     one.add_argument("--out", type=Path, help="an autoencoder alone: folder it is written to")
-    _add_judging(add)
-    _add_analysis(add)
-    _add_upkeep(add)
-    return top
 
 
 def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -100,6 +100,14 @@ def run_convert(options: argparse.Namespace) -> Result:
     return _stage(options, configured(options, ConvertOriginal, **flags), "flows.convert", "convert_original", _converted)
 
 
+def run_average(options: argparse.Namespace) -> Result:
+    """rdm average."""
+    from flows.config import AverageRun
+
+    config = configured(options, AverageRun, name=options.name, run=options.run, length=options.length)
+    return _stage(options, config, "flows.average", "average_run", _facts)
+
+
 def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
     from flows.config import EvaluateRDM

@@ -144,6 +144,8 @@ class BuildDatabase(FlowConfig):
     """open_clip model name, or hf-hub:org/repo."""
     weights: str = "openai"
     """open_clip tag, a local file, 'built-in' (rdm-shapes only) or 'random' (for tests)."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the image tower while it embeds; auto: what this machine is measured to be fastest with, recorded in the plan."""
     recipe: Literal["auto", "exact", "autofaiss"] = "auto"
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
@@ -269,6 +271,15 @@ class TrainRDM(FlowConfig):
         if self.training.batch % total:
             raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {total} processes and pieces")
         return self
+
+
+class AverageRun(FlowConfig):
+    """run -> the same network with a running mean of another length."""
+
+    run: str
+    """A run trained with training.posthoc_ema."""
+    length: float = Field(0.1, gt=0, le=0.288)
+    """Standard deviation of the mean's profile, as a share of the training (arXiv 2312.02696): 0.05 is short, 0.2 long."""
 
 
 class Rebuild(FlowConfig):

@@ -142,7 +142,8 @@ def filter_embeddings(config: RemoveKeys) -> Artifact:
             filter_group.submit(whole(build), whole(only(before, group)), group, whole(removed)) for group in groups(wanted)
         ]
         parts = gathered(build, futures)
-        return published(build, parts, clock, weights=before.measured["weights"], device=before.measured["device"])
+        made = {name: before.measured[name] for name in ("weights", "device") if name in before.measured}
+        return published(build, parts, clock, **made)
 
 
 def filtered_origin(before: Artifact, part: Part, shards: Artifact | None, removed: Set[str]) -> str:
@@ -153,7 +154,8 @@ def filtered_origin(before: Artifact, part: Part, shards: Artifact | None, remov
         return part.made_from
     if shards is None or shard is None:
         return made_from(part.made_from, sorted(here))
-    return origin_of(before.parameters["encoder"], shards, shard, removed)
+    how = {name: before.parameters[name] for name in ("encoder", "precision")}
+    return origin_of(how, shards, shard, removed)
 
 
 def keys_on_list(embeddings: Artifact, part: Part, removed: Set[str]) -> set[str]:

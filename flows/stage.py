@@ -147,8 +147,14 @@ def groups(wanted: Wanted) -> list[Wanted]:
 
 def group_of_parts(build: Build, wanted: Wanted, work: Callable[[str], Part]) -> Any:
     """The parts of one task run in order: as an earlier run left them, or made by `work(name)`; Cached if none was made."""
+    return group_in_one_go(build, wanted, lambda names: map(work, names))
+
+
+def group_in_one_go(build: Build, wanted: Wanted, work: Callable[[Sequence[str]], Iterable[Part]]) -> Any:
+    """The same where the parts that are not there yet are better made together: `work(names)` gives them in that order."""
     existing = {name: build.existing_part(name, origin) for name, origin in wanted.items()}
-    parts = [part or work(name) for name, part in existing.items()]
+    made = iter(work([name for name, part in existing.items() if part is None]))
+    parts = [part or next(made) for part in existing.values()]
     return Completed(name=CACHED, data=parts) if all(existing.values()) else parts
 
 

@@ -27,6 +27,7 @@ from storage.embeddings import licence_counts
 from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
+from storage.layout import snapshots_directory
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
 WHERE = (
@@ -115,7 +116,7 @@ def ended_from_outside(state: State) -> bool:
 
 @stage_task(name="publish-weights")
 def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Part]:
-    """The parts of a run: the weights of the last checkpoint's running mean, and the metrics."""
+    """The parts of a run: the weights of the last checkpoint's running mean, the metrics, the snapshots if it kept any."""
     checkpoint = latest_checkpoint(build.directory)
     assert checkpoint is not None, "the worker saves its last step"
     facts = run_facts(config, inputs)
@@ -129,7 +130,13 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         shutil.copyfile(build.file(METRICS_FILE), scratch / METRICS_FILE)
         return len(read_metrics(scratch / METRICS_FILE)), {}
 
-    return [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
+    def write_snapshots(scratch: Path) -> tuple[int, dict[str, int]]:
+        kept_means = snapshots_directory(build.directory)
+        shutil.copytree(kept_means, scratch / kept_means.name)
+        return len(list(kept_means.iterdir())), {}
+
+    parts = [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
+    return [*parts, *single_part(build, "snapshots", write_snapshots)] if config.training.posthoc_ema else parts
 
 
 def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rdm_core.noise import Process, process_of
 from rdm_core.train import Hooks, State, TrainingStopped, train
 from storage.layout import training_lock_file
 from storage.locks import exclusive
-from storage.runs import append_metrics, latest_checkpoint, rewind_metrics, write_checkpoint
+from storage.runs import append_metrics, latest_checkpoint, rewind_metrics, write_checkpoint, write_snapshot
 from storage.training import TrainingArrays, open_training_arrays
 
 STOPPED = 128 + signal.SIGTERM
@@ -86,7 +86,7 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
     def save(step: int, state: State) -> None:
         write_checkpoint(run, step, state)
 
-    return Hooks(log, save, _asked_to_stop.is_set, show)
+    return Hooks(log, save, _asked_to_stop.is_set, partial(write_snapshot, run), show)
 
 
 def event_writer(run: Path) -> Any:

@@ -1,9 +1,10 @@
 """CLIP through open_clip: images | texts -> unit vectors [N, D] and the norms they had."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from os import sched_getaffinity
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ RANDOM = "random"
 """As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
 BUILT_IN = "built-in"
 """As weights: the file in the package; only the shapes encoder has one."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Encoder:
     """The same, faster; None where it asks for what `rdm_core.preparation` does not do."""
     tokenizer: Any
     device: torch.device
+    precision: str = "float32"
+    """Of the image tower's weights, one of PRECISIONS; the text tower's is float32."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,12 +64,33 @@ class Encoder:
     def encode_images(self, images: Iterable[np.ndarray], batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32.
 
-        The images may be read while they are asked for: the next batch is read and resized while one is encoded. Raises
-        EncoderError when a vector has no direction.
+        Raises EncoderError when a vector has no direction.
         """
-        batches = ahead(map(self._prepared, _batches(images, batch)))
-        with torch.inference_mode():
-            return self._unit(self.model.encode_image(self._input(prepared)) for prepared in batches)
+        nothing = (np.empty((0, self.dimension), np.float32), np.empty(0, np.float32))
+        vectors, norms = zip(nothing, *self.encode_stream(images, batch=batch), strict=True)
+        return np.concatenate(vectors), np.concatenate(norms)
+
+    def encode_stream(
+        self, values: Iterable[Any], decode: Callable[[Any], np.ndarray] | None = None, batch: int = 64
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same for images without end, a batch after the other: vectors [B, D], norms [B].
+
+        `decode` makes an image of each value. While one batch is encoded the next is read, decoded and resized: by one thread
+        where the encoder needs the cores itself, by one a core where it has a GPU.
+        """
+
+        def prepared(values: Sequence[Any]) -> torch.Tensor:
+            return self._prepared([decode(value) for value in values] if decode else values)
+
+        on_gpu, last = self.device.type == "cuda", None
+        for images in ahead(prepared, _batches(values, batch), len(sched_getaffinity(0)) if on_gpu else 1):
+            with torch.inference_mode():
+                output = self.model.encode_image(self._input(images.pin_memory() if on_gpu else images))
+            if last is not None:
+                yield self._unit([last])  # one batch late: reading a result waits for the GPU, which has the next to do now
+            last = output
+        if last is not None:
+            yield self._unit([last])
 
     def encode_prompts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as CLIP's zero-shot classifiers
@@ -87,14 +112,14 @@ class Encoder:
 
     def _input(self, prepared: torch.Tensor) -> torch.Tensor:
         on_device = prepared.to(self.device, non_blocking=True)
-        return self.preparation.normalised(on_device) if self.preparation else on_device
+        return (self.preparation.normalised(on_device) if self.preparation else on_device).to(PRECISIONS[self.precision])
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> unit vectors [N, D] and raw norms [N], float32."""
         with torch.no_grad():
             return self._unit(self.model.encode_text(self.tokenizer(list(b)).to(self.device)) for b in _batches(texts, batch))
 
-    def _unit(self, outputs: Iterator[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def _unit(self, outputs: Iterable[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         pieces = [output.float().cpu() for output in outputs]
         raw = torch.cat(pieces) if pieces else torch.empty(0, self.dimension)
         norms = raw.norm(dim=1, keepdim=True)
@@ -104,7 +129,25 @@ class Encoder:
         return (raw / norms).numpy(), norms[:, 0].numpy()
 
 
-def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") -> Encoder:
+class Pieces:
+    """The batches of `Encoder.encode_stream`, taken in pieces of other lengths: each batch cut where a piece ends."""
+
+    def __init__(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], dimension: int) -> None:
+        self._batches = batches
+        self._rest = (np.empty((0, dimension), np.float32), np.empty(0, np.float32))
+
+    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next vectors [count, D] and norms [count]; there must be as many."""
+        pieces, length = [self._rest], len(self._rest[1])
+        while length < count:
+            pieces.append(next(self._batches))
+            length += len(pieces[-1][1])
+        vectors, norms = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+        self._rest = vectors[count:].copy(), norms[count:].copy()
+        return vectors[:count], norms[:count]
+
+
+def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32") -> Encoder:
     """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file, 'built-in' or 'random'.
 
     A hub id is given as name ("hf-hub:org/repo") with empty weights. A tag that was trained with QuickGELU is loaded, and
@@ -135,8 +178,12 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu") ->
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     with torch.no_grad():
         dimension = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-    preparation = preparation_of(model.visual.preprocess_cfg)
-    return Encoder(name, digest.hexdigest()[:16], dimension, model, transform, preparation, tokenizer, torch.device(device))
+    model.visual.to(PRECISIONS[precision])
+    return Encoder(
+        name=name, weights_sha256=digest.hexdigest()[:16], dimension=dimension, model=model, transform=transform,
+        preparation=preparation_of(model.visual.preprocess_cfg), tokenizer=tokenizer, device=torch.device(device),
+        precision=precision,
+    )  # fmt: skip
 
 
 def _pretrained(name: str, weights: str) -> str | None:

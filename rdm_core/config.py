@@ -93,6 +93,8 @@ class TrainingConfig:
     """Gradient norm above which gradients are scaled down."""
     ema_decay: float = 0.9999
     """Of the weights' running mean, warmed up as min(decay, (1 + n) / (10 + n))."""
+    posthoc_ema: bool = False
+    """Also keep two means of growing length, and a snapshot of both at every checkpoint: `rdm average` mixes others of them."""
     k: int = 4
     """Most neighbors in a context."""
     random_k: bool = False

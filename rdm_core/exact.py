@@ -5,7 +5,6 @@ With q = q' + e and x = x' + f, where q' and x' are what the cheap product sees,
 the k nearest, so leaving it out loses nothing, whatever the data: recall is 1 by construction.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from functools import cache
 
 import numpy as np
 import torch
+
+from rdm_core.device import shortest_seconds
 
 GROUP = 16
 """Columns of a product that are looked at together first: most groups hold no candidate."""
@@ -97,8 +98,8 @@ def cheap_precision(device: str) -> Precision | None:
     rng = torch.Generator().manual_seed(0)
     queries, rows = (torch.randn(count, 512, generator=rng) for count in (256, 4096))
     small_queries, small_rows = (int8(vectors, True).values for vectors in (queries, rows))
-    plain = _seconds(lambda: queries @ rows.T)
-    return INT8 if _seconds(lambda: int8_product(small_queries, small_rows), most=2 * plain) < plain / 2 else None
+    plain = shortest_seconds(lambda: queries @ rows.T)
+    return INT8 if shortest_seconds(lambda: int8_product(small_queries, small_rows), most=2 * plain) < plain / 2 else None
 
 
 def search_by_bound(
@@ -212,16 +213,3 @@ class _Found:
 
 def _on_device(rows: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(np.array(rows)).to(device)
-
-
-def _seconds(work: Callable[[], object], most: float = float("inf")) -> float:
-    """The shortest of three tries; one is enough once it took longer than `most`."""
-    work()
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-        if times[-1] > most:
-            break
-    return min(times)

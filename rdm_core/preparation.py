@@ -3,8 +3,9 @@
 open_clip's own transform works on Pillow images and floats: three times the work on the host, four times the bytes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from rdm_core.images import decode
 
 Thing = TypeVar("Thing")
+Made = TypeVar("Made")
+_END: Any = object()
 _JPEG_HEAD = b"\xff\xd8\xff"
 
 
@@ -72,13 +75,21 @@ class Preparation:
         return image[:, top : top + wanted_height, left : left + wanted_width]
 
 
-def ahead(values: Iterator[Thing]) -> Iterator[Thing]:
-    """The same values, each made by another thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, values, None)
-        while (value := coming.result()) is not None:
-            coming = reader.submit(next, values, None)
-            yield value
+def ahead(work: Callable[[Thing], Made], values: Iterable[Thing], threads: int = 1) -> Iterator[Made]:
+    """What `work` makes of each value, in their order, made by other threads while those before are used.
+
+    One thread reads the values, `threads` work on them; at most `threads` + 1 results wait.
+    """
+    unread = iter(values)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as pool:
+
+        def made(read: Future[Any]) -> Any:
+            return _END if read.result() is _END else work(read.result())
+
+        coming = deque(pool.submit(made, reader.submit(next, unread, _END)) for _ in range(threads + 1))
+        while (result := coming.popleft().result()) is not _END:
+            coming.append(pool.submit(made, reader.submit(next, unread, _END)))
+            yield result
 
 
 def preparation_of(preprocessing: Mapping[str, Any]) -> Preparation | None:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from rdm_core.averages import PowerMeans
 from rdm_core.config import ExecutionConfig, TrainingConfig
 from rdm_core.context import Context, nothing
 from rdm_core.data import TrainingData, rows_of_step, training_context
@@ -37,6 +38,8 @@ class Hooks:
     """Takes (steps done, everything needed to resume)."""
     stopping: Callable[[], bool] = lambda: False
     """Asked after every step; when it says yes, the state is saved and TrainingStopped raised. One process only."""
+    snapshot: Callable[[int, State], None] = lambda step, means: None
+    """Takes (steps done, the means of posthoc_ema) at every checkpoint."""
     show: Callable[[int, Denoiser], None] | None = None
     """Takes (steps done, the denoiser with its running-mean weights) at every checkpoint, to draw something with."""
 
@@ -102,11 +105,14 @@ def train(  # noqa: C901 - the one long function
     denoiser.train().to(accelerator.device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
+    power_means = PowerMeans(denoiser.named_parameters()) if config.posthoc_ema else None
     first = 0
     losses: list[torch.Tensor] = []
     if resume is not None:
         first, state = resume
         losses = restore_state(state, denoiser, ema, optimizer)
+        if power_means:
+            power_means.restore(state)
     flops_per_image = 3 * forward_flops(denoiser, space.channels, data.latents[0].shape[-1])  # backward costs two forwards
     peak = matmul_flops_per_second(accelerator.device, config.precision) * accelerator.num_processes
     apply_execution(denoiser, execution)
@@ -151,6 +157,8 @@ def train(  # noqa: C901 - the one long function
         gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         ema.step(denoiser.parameters())
+        if power_means:
+            power_means.update(step + 1)
         losses.append(step_loss)
 
         # -- report
@@ -172,7 +180,10 @@ def train(  # noqa: C901 - the one long function
         # -- keep a state that resumes, and show what it draws
         stopping = hooks.stopping() and done < config.steps
         if accelerator.is_main_process and (keep or stopping):
-            hooks.save(done, capture_state(denoiser, ema, optimizer, losses))
+            means = arrays_of(power_means.state()) if power_means else {}
+            if means and keep:
+                hooks.snapshot(done, means)  # before the checkpoint: a run that resumes behind it has it
+            hooks.save(done, capture_state(denoiser, ema, optimizer, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
             ema.store(denoiser.parameters())
             ema.copy_to(denoiser.parameters())
@@ -234,7 +245,12 @@ def capture_state(
     state |= {f"buffers/{name}": buffer for name, buffer in denoiser.named_buffers() if not name.startswith("network.")}
     state["ema_steps"] = torch.tensor(ema.optimization_step)
     state["untold_losses"] = torch.stack([*losses]) if losses else torch.zeros(0)
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+    return arrays_of(state)
+
+
+def arrays_of(tensors: Mapping[str, torch.Tensor]) -> State:
+    """Copies on the host."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def restore_state(state: State, denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rdm_core.config import DenoiserConfig
-from rdm_core.denoiser import build_denoiser, parameter_count
+from rdm_core.denoiser import Denoiser, build_denoiser, parameter_count
 from rdm_core.train import State
 
 
@@ -18,12 +19,17 @@ def publish_weights(directory: Path, config: DenoiserConfig, state: State, facts
     """
     channels, side, dimension = facts["space"]["channels"], facts["latent_side"], facts["encoder"]["dimension"]
     denoiser = build_denoiser(config, channels, side, dimension)
-    with torch.no_grad():
-        for name, parameter in denoiser.named_parameters():
-            parameter.copy_(torch.from_numpy(state[f"ema/{name}"]))
-        if denoiser.settings["remove_means"]:
-            denoiser.set_means(state["buffers/means"])
+    set_parameters(denoiser, {name: state[f"ema/{name}"] for name, _ in denoiser.named_parameters()})
+    if denoiser.settings["remove_means"]:
+        denoiser.set_means(state["buffers/means"])
     denoiser.save(directory, dict(facts) | {"parameters": parameter_count(denoiser)})
+
+
+@torch.no_grad()
+def set_parameters(denoiser: Denoiser, values: Mapping[str, np.ndarray]) -> None:
+    """Give every parameter its value by name. Raises KeyError naming the first that is absent."""
+    for name, parameter in denoiser.named_parameters():
+        parameter.copy_(torch.from_numpy(values[name]))
 
 
 def model_card(name: str, facts: Mapping[str, Any], licences: Mapping[str, int]) -> str:

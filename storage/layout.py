@@ -85,6 +85,11 @@ def checkpoints_directory(directory: Path) -> Path:
     return directory / "checkpoints"
 
 
+def snapshots_directory(directory: Path) -> Path:
+    """Where a training run keeps means of its weights, if it does."""
+    return directory / "snapshots"
+
+
 def publishing_lock_file(root: Path, kind: str, name: str) -> Path:
     """Held while a version gets its number and becomes the current one."""
     return family_directory(root, kind, name) / ".lock"

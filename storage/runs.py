@@ -2,6 +2,7 @@
 
 <run>/metrics.jsonl                one JSON object a line, `step` in each
 <run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is completion
+<run>/snapshots/00001000.safetensors   means of the weights, where the run keeps them
 <run>/weights/                     a diffusers folder, listed in the run's manifest
 
 In an object store each checkpoint has a copy of the metrics up to it.
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from storage import layout
+from storage.artifact import Artifact
 from storage.atomic import fsync_path, publish, sha256_file, write_bytes, write_json
 from storage.errors import ArtifactDamaged, FormatError
 from storage.locks import exclusive
@@ -47,6 +49,26 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
     for old in _whole_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def write_snapshot(run: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep means of the weights as float16; all of them stay until the run is published, and in it."""
+    half = {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in arrays.items()}
+    write_bytes(layout.snapshots_directory(run) / f"{step:08d}.safetensors", save(half))
+
+
+def snapshots_of(run: Artifact) -> dict[int, Path]:
+    """The files that `write_snapshot` left in a published run, by step, in their order."""
+    files = [path for path in run.files(".safetensors") if path.parent.name == layout.snapshots_directory(run.directory).name]
+    return {int(path.stem): path for path in sorted(files)}
+
+
+def read_snapshot(path: Path) -> dict[str, np.ndarray]:
+    """The means in one file, float16. Raises FormatError when it is not one."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FormatError(path, f"cannot be read ({error})", "Run `rdm check` on the run.") from error
 
 
 def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:

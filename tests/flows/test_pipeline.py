@@ -16,9 +16,11 @@ from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.show import image_record
 from flows.train_rdm import train_rdm
+from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
 from storage.artifact import artifacts, open_artifact
-from storage.embeddings import read_columns
+from storage.checks import same_encoder
+from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
 from storage.neighbors import read_neighbors
 from storage.runs import METRICS_FILE, read_metrics
@@ -283,3 +285,30 @@ def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_
     _, again = build_database(BuildDatabase(**asked, **approximate))
     assert again.measured["targets_met"] is False and again.fingerprint == index.fingerprint, "told after a repair too"
     build_database(BuildDatabase(**asked))  # the exact one is current again
+
+
+def test_shards_are_embedded_in_batches_across_their_borders_and_give_the_same_vectors(small_world, monkeypatch):
+    batches, whole_stream = [], Encoder.encode_stream
+
+    def counted(self, *values):
+        for vectors, norms in whole_stream(self, *values):
+            batches.append(len(norms))
+            yield vectors, norms
+
+    monkeypatch.setattr(Encoder, "encode_stream", counted)
+    monkeypatch.setattr("flows.stage.MOST_TASK_RUNS", 1)
+    asked = {"root": small_world.root, "name": "one-go", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
+    made = embed_images(BuildDatabase(**asked, precision="float32"))
+    assert batches == [64, 32], "of parts of 40, 40 and 16"
+    each = open_artifact(small_world.root, "embeddings", "shapes")
+    np.testing.assert_allclose(read_vectors(made)[0], read_vectors(each)[0], atol=2e-3)
+    assert [part.rows for part in made.parts] == [part.rows for part in each.parts]
+
+
+def test_the_precision_of_the_encoder_is_recorded_and_its_databases_go_together(small_world):
+    asked = {"root": small_world.root, "name": "reduced", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
+    reduced = embed_images(BuildDatabase(**asked, precision="bfloat16"))
+    full = open_artifact(small_world.root, "embeddings", "shapes")
+    assert reduced.parameters["precision"] == "bfloat16" and full.parameters["precision"] in ("float32", "bfloat16")
+    same_encoder(reduced, full)
+    assert (read_vectors(reduced)[0].astype(np.float32) * read_vectors(full)[0]).sum(axis=1).min() > 0.995

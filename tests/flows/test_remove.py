@@ -185,8 +185,8 @@ def test_new_images_come_in_and_the_removed_stay_out(taken_out, tmp_path, monkey
     drawn = {"size": 32, "encoding": "png", "split": "shapes", "images_per_part": 40}
     shards = import_images(ImportImages(root=root, name="shapes", source="shapes", count=100, **drawn))
     module, embedded = sys.modules["flows.build_database"], []
-    real = module.embed_part
-    monkeypatch.setattr(module, "embed_part", lambda *all_: embedded.append(all_[2]) or real(*all_))
+    real = module.embed_parts
+    monkeypatch.setattr(module, "embed_parts", lambda *all_: embedded.extend(all_[2]) or real(*all_))
     embed(root)
     assert embedded == [part.name for part in shards.parts if part.made_from not in before] and len(embedded) < 3
     assert len(keys_in(root)) == 98 and not set(keys_in(root)) & set(taken_out.gone)
@@ -237,13 +237,13 @@ def test_a_build_that_was_embedding_while_keys_were_removed_is_not_published(roo
     drawn = {"size": 32, "encoding": "png", "split": "shapes", "images_per_part": 40}
     import_images(ImportImages(root=root, name="shapes", source="shapes", count=97, **drawn))
     module = sys.modules["flows.build_database"]
-    real = module.embed_part
+    real = module.embed_parts
 
     def removed_meanwhile(*arguments):
         remove(root, key)
         return real(*arguments)
 
-    monkeypatch.setattr(module, "embed_part", removed_meanwhile)
+    monkeypatch.setattr(module, "embed_parts", removed_meanwhile)
     with pytest.raises(BuildRefused, match="keys were removed from it.*rdm gc --unfinished embeddings/shapes"):
         embed(root)
     assert key not in keys_in(root)

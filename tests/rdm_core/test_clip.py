@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, load_encoder
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.images import decode
 from rdm_core.shapes import encoder as shapes
@@ -68,6 +68,26 @@ def test_the_batch_size_does_not_change_vectors(small, pictures):
             again, norms_again = encode(values, batch=batch)
             np.testing.assert_allclose(again, vectors, atol=1e-5)
             np.testing.assert_allclose(norms_again, norms, rtol=1e-5)
+
+
+def test_a_stream_gives_the_same_vectors_in_pieces_of_any_length(small, pictures):
+    vectors, norms = small.encode_images(pictures)
+    pieces = Pieces(small.encode_stream(enumerate(pictures), decode=lambda pair: pair[1], batch=2), small.dimension)
+    taken = [pieces.take(count) for count in (0, 1, 3, 0, 1)]
+    assert [len(part) for part, _ in taken] == [0, 1, 3, 0, 1]
+    np.testing.assert_allclose(np.concatenate([part for part, _ in taken]), vectors, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([lengths for _, lengths in taken]), norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_reduced_precision_gives_nearly_the_same_vectors_under_the_same_identity(precision, small, vit):
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    for full in (small, vit):
+        reduced = load_encoder(full.name, BUILT_IN if full is small else RANDOM, precision=precision)
+        cosines = (reduced.encode_images(images)[0] * full.encode_images(images)[0]).sum(axis=1)
+        assert cosines.min() > 0.999 and reduced.identity == full.identity
+        np.testing.assert_array_equal(reduced.encode_texts(["a ring"])[0], full.encode_texts(["a ring"])[0])
 
 
 def test_an_ensemble_of_prompts_is_the_unit_mean_over_templates(small):

@@ -97,7 +97,7 @@ def test_a_device_is_left_out_rather_than_given_fewer_rows_than_are_asked_for():
 def test_a_precision_is_chosen_by_measuring_and_only_where_it_is_twice_as_fast(monkeypatch):
     for times, chosen in (([1.0, 0.4], INT8), ([1.0, 0.6], None)):
         measured = iter(times)
-        monkeypatch.setattr(exact, "_seconds", lambda work, most=0.0, measured=measured: next(measured))
+        monkeypatch.setattr(exact, "shortest_seconds", lambda work, most=0.0, measured=measured: next(measured))
         assert cheap_precision.__wrapped__("cpu") is chosen
 
 

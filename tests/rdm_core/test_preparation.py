@@ -1,6 +1,7 @@
 """The fast way to a network's input gives what open_clip's own transform gives."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -88,13 +89,33 @@ def test_grey_png_and_broken_files_are_decoded_or_rejected_as_by_the_careful_dec
 
 
 def test_ahead_gives_the_same_values_and_the_readers_error():
-    assert list(ahead(iter([1, 0, 3]))) == [1, 0, 3] and list(ahead(iter([]))) == []
+    assert list(ahead(lambda x: -x, [1, 0, 3])) == [-1, 0, -3] and list(ahead(abs, [])) == []
 
     def failing():
         yield 1
         raise ImageRejected("damaged", "here")
 
-    values = ahead(failing())
+    values = ahead(abs, failing())
     assert next(values) == 1
     with pytest.raises(ImageRejected):
+        next(values)
+
+
+def test_ahead_keeps_the_order_whichever_thread_is_slow_and_reads_no_further_than_it_must():
+    read = []
+
+    def slow_when_even(value):
+        time.sleep(0.02 * (value % 2 == 0))
+        return value
+
+    values = ahead(slow_when_even, (read.append(i) or i for i in range(100)), threads=3)
+    assert [next(values) for _ in range(20)] == list(range(20))
+    assert len(read) <= 20 + 3 + 1, "bounded by the threads, not by the source"
+    values.close()
+
+
+def test_ahead_tells_the_workers_error():
+    values = ahead(lambda x: 1 // x, [1, 0, 1])
+    assert next(values) == 1
+    with pytest.raises(ZeroDivisionError):
         next(values)

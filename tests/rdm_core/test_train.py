@@ -1,5 +1,6 @@
 """Training: it learns, it resumes to the bit, and what is dropped has no influence."""
 
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import numpy as np
@@ -128,6 +129,29 @@ def test_a_resumed_run_is_an_unbroken_one_to_the_bit(network, drawn, tiny_denois
     assert_equal(weights(another), weights(denoiser))
     assert_equal(dict(another.named_buffers()), dict(denoiser.named_buffers()))
     assert len(set(unbroken.column("loss"))) == 6, "the losses can tell steps apart"
+
+
+def test_means_of_other_lengths_are_kept_at_every_checkpoint_and_resume_to_the_bit(tiny_denoiser, tiny_data):
+    config, found = replace(TRAINING, posthoc_ema=True), {}
+    for name, stop in (("unbroken", None), ("resumed", 3)):
+        kept = found[name] = {}
+
+        def recorder(stop=None, kept=kept):
+            made = Recorder(stop)
+            made.hooks = replace(made.hooks, snapshot=lambda step, means: kept.update({step: means}))
+            return made
+
+        first = recorder(stop)
+        arguments = (FlowMatching(), load_latent_space(PIXELS), tiny_data(), config)
+        with pytest.raises(Stopped) if stop else nullcontext():
+            train(tiny_denoiser(), *arguments, first.hooks)
+        if stop:
+            train(tiny_denoiser(seed=99), *arguments, recorder().hooks, resume=(3, first.states[3]))
+    assert list(found["unbroken"]) == list(found["resumed"]) == [3, 6]
+    for step, means in found["unbroken"].items():
+        assert_equal(found["resumed"][step], means)
+    short, long = (found["unbroken"][6][f"power/{length}/null"] for length in (0.05, 0.1))
+    assert not np.array_equal(short, long)
 
 
 def test_a_state_is_a_copy_of_arrays(tiny_denoiser, tiny_data):

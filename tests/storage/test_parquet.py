@@ -121,3 +121,11 @@ def test_what_is_not_parquet_is_refused_by_name(damage, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(FormatError, match="a.parquet: cannot be read as Parquet .*rdm check"):
         read_table(path)
+
+
+def test_pages_of_what_is_filtered_on_are_indexed_and_vectors_have_no_statistics(tmp_path):
+    write_table(tmp_path / "a.parquet", table_of(100), plain=["vector"])
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    key, vector = group.column(0), group.column(1)
+    assert key.has_column_index and key.has_offset_index and key.statistics.max == "k99"
+    assert not vector.has_column_index and vector.statistics is None

@@ -1,0 +1,53 @@
+"""A run with a running mean of another length, mixed from the snapshots that it kept."""
+
+import numpy as np
+import pytest
+
+from flows.average import average_run
+from flows.config import AverageRun, TrainRDM
+from flows.sample import sample_rdm
+from flows.sample_config import SampleRDM
+from flows.train_rdm import train_rdm
+from rdm_core.denoiser import load_denoiser
+from storage.errors import StorageError
+from storage.runs import read_metrics, read_snapshot, snapshots_of
+
+
+@pytest.fixture(scope="module")
+def run(small_world, small_training):
+    settings = small_training(small_world.root, "kept-means", posthoc_ema=True, checkpoint_steps=2)
+    return train_rdm(TrainRDM(**settings))
+
+
+def test_a_run_keeps_a_snapshot_of_its_means_at_every_checkpoint(run):
+    assert list(snapshots_of(run)) == [2, 4, 6]
+    assert {name.split("/")[1] for name in read_snapshot(snapshots_of(run)[6])} == {"0.05", "0.1"}
+
+
+def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_world):
+    made = average_run(AverageRun(root=small_world.root, name="mean-01", run="kept-means", length=0.1))
+    denoiser, facts = load_denoiser(made.file("weights"))
+    kept = read_snapshot(snapshots_of(run)[6])
+    for name, parameter in denoiser.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), kept[f"power/0.1/{name}"], rtol=0.01, atol=2e-3)
+    assert facts["ema_length"] == 0.1 and made.measured["profile_distance"] < 0.01
+    assert "Running mean of length 0.1 (arXiv 2312.02696)" in (made.file("weights") / "README.md").read_text()
+    assert read_metrics(made.file("metrics.jsonl")) == read_metrics(run.file("metrics.jsonl"))
+    request = {"root": small_world.root, "texts": ("a ring",), "count": 1, "steps": 2}
+    drawn = [sample_rdm(SampleRDM(**request, run=name, name=name)) for name in ("mean-01", "kept-means")]
+    images = [sample.file("00000.png").read_bytes() for sample in drawn]
+    assert images[0] != images[1], "other weights"
+
+
+def test_another_length_is_another_version_and_a_second_time_it_is_kept(run, small_world):
+    first, second = (average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=x)) for x in (0.1, 0.2))
+    assert first.id != second.id
+    again = average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=0.2))
+    assert again.id == second.id and again.created_at == second.created_at
+
+
+def test_a_run_without_snapshots_is_refused_with_the_cure(small_world):
+    with pytest.raises(StorageError, match="kept no snapshots .* --set training.posthoc_ema=true"):
+        average_run(AverageRun(root=small_world.root, name="x", run="small"))
+    with pytest.raises(ValueError, match="length"):
+        AverageRun(name="x", run="small", length=0.3)
