@@ -25,26 +25,24 @@ PER_PART = 128
 
 
 def main() -> None:
-    """The rate, alternating, best of two; then one process a size."""
+    """One process a size; then the rate, alternating, best of two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--growth", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.one:
+        for count in options.growth:
+            command = [sys.executable, "-m", "benchmarks.embedding_rate", "--one", str(count)]
+            row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+            told = f"{row['seconds']:.1f} s, {1000 * row['seconds'] / count:.2f} ms each, peak {row['peak_mb']:.0f} MB"
+            print(f"{count:>7,} images: {told}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         if options.one:
             print(json.dumps(grown(Path(directory), options.one)))
-            return
-        if options.images:
+        elif options.images:
             stage, bare = rates(Path(directory), options.images)
-            print(f"stage {stage:.2f} images/s, bare forward {bare:.2f}, ratio {stage / bare:.3f}", flush=True)
-    for count in options.growth:
-        command = [sys.executable, "-m", "benchmarks.embedding_rate", "--one", str(count)]
-        row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
-        milliseconds = 1000 * row["seconds"] / count
-        print(
-            f"{count:>7,} images: {row['seconds']:.1f} s, {milliseconds:.2f} ms each, peak {row['peak_mb']:.0f} MB", flush=True
-        )
+            print(f"stage {stage:.2f} images/s, bare forward {bare:.2f}, ratio {stage / bare:.3f}")
 
 
 def rates(root: Path, count: int) -> tuple[float, float]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect.concurrency.sync import concurrency
 
 from flows.config import BuildDatabase
 from flows.progress import Clock, say
 from flows.stage import (
-    DOWNLOADS,
     NETWORK_RETRIES,
     Wanted,
     building,
+    download,
     ensured,
     gathered,
     group_in_one_go,
@@ -30,7 +29,7 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
-from rdm_core.clip import Encoder, Pieces, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, load_encoder
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
@@ -101,7 +100,7 @@ def embedded_how(config: BuildDatabase) -> dict[str, Any]:
 @stage_task(name="load-encoder", **NETWORK_RETRIES)
 def load_weights(encoder: str, weights: str) -> Encoder:
     """The encoder, from the hub the first time."""
-    with concurrency(DOWNLOADS):
+    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).is_file()):
         return encoder_of(encoder, weights)
 
 
@@ -235,7 +234,11 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     return measured | curve | latency | {"bytes_per_row": bytes_per_row, "targets_met": met}
 
 
-@lru_cache(maxsize=2)
 def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
     """The encoder, loaded once a process."""
+    return _loaded(name, weights, precision)
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, weights: str, precision: str) -> Encoder:
     return load_encoder(name, weights, best_device(), precision)

@@ -118,7 +118,8 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         heldout_neighbors="shapes-heldout",
         swaps=SWAPS,
         prompts=max(8, int(64 * min(1.0, config.scale))),
-        quality_images=max(11, int(200 * min(1.0, config.scale))),
+        seeds=2,
+        quality_images=max(11, int(128 * min(1.0, config.scale))),
     )
 
 

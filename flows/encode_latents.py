@@ -4,15 +4,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from prefect.concurrency.sync import concurrency
 
 from flows.config import EncodeLatents
 from flows.progress import Clock
 from flows.stage import (
-    DOWNLOADS,
     NETWORK_RETRIES,
     Wanted,
     building,
+    download,
     gathered,
     group_of_parts,
     groups,
@@ -67,7 +66,7 @@ def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
 @stage_task(name="load-autoencoder", **NETWORK_RETRIES)
 def load_autoencoder(autoencoder: str) -> LatentSpace:
     """The latent space, from the hub the first time."""
-    with concurrency(DOWNLOADS):
+    with download(local=autoencoder == PIXELS or Path(autoencoder).is_dir()):
         return space_of(autoencoder)
 
 

@@ -1,7 +1,7 @@
 """The frame every stage shares: look the artifact up, otherwise make its missing parts, then publish it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff, task
 
@@ -80,6 +81,11 @@ NETWORK_RETRIES: dict[str, Any] = {
 """For a task that fetches weights from a hub or reads and writes an object store."""
 DOWNLOADS = "downloads"
 """Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit 1` makes it polite."""
+
+
+def download(local: bool) -> AbstractContextManager[object]:
+    """Where weights are loaded: under the limit, unless they are local, as Prefect takes two seconds to count."""
+    return nullcontext() if local else concurrency(DOWNLOADS)
 
 
 def whole(value: R) -> R:

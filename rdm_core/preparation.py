@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -35,6 +36,11 @@ def decode_stored(data: bytes) -> np.ndarray:
         except RuntimeError:
             return decode(data)
     return decode(data)
+
+
+def one_thread() -> None:
+    """Let the calling thread compute alone. torch.set_num_threads would say so to every thread that starts later, too."""
+    threadpool_limits(1, user_api="openmp")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ def ahead(work: Callable[[Thing], Made], values: Iterable[Thing], threads: int =
     One thread reads the values, `threads` work on them; at most `threads` + 1 results wait.
     """
     unread = iter(values)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as pool:
+    # Each of these threads would start one more a core for every image, which the encoder's own then wait for.
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads, initializer=one_thread) as pool:
 
         def made(read: Future[Any]) -> Any:
             return _END if read.result() is _END else work(read.result())

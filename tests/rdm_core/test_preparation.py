@@ -2,6 +2,7 @@
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,6 +113,14 @@ def test_ahead_keeps_the_order_whichever_thread_is_slow_and_reads_no_further_tha
     assert [next(values) for _ in range(20)] == list(range(20))
     assert len(read) <= 20 + 3 + 1, "bounded by the threads, not by the source"
     values.close()
+
+
+def test_the_threads_that_prepare_compute_alone_and_the_others_as_before():
+    torch.zeros(10).sum()
+    before = torch.get_num_threads()
+    assert set(ahead(lambda _: torch.get_num_threads(), range(4), threads=2)) == {1}
+    with ThreadPoolExecutor(1) as later:
+        assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == before
 
 
 def test_ahead_tells_the_workers_error():
