@@ -8,7 +8,7 @@ import numpy as np
 from flows.config import AverageRun
 from flows.progress import Clock
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
-from rdm_core.averages import LENGTHS, mixed, mixture
+from rdm_core.averages import FAR, LENGTHS, mixed, mixture
 from rdm_core.denoiser import load_denoiser
 from rdm_core.weights import set_parameters
 from storage.artifact import Artifact, Part, Plan, open_artifact
@@ -34,6 +34,10 @@ def average_run(config: AverageRun) -> Artifact:
             raise StorageError(f"runs/{run.name}", "it kept no snapshots of its means to mix others of", cure)
         at = [(length, step) for step in snapshots for length in LENGTHS]
         shares, distance = mixture([length for length, _ in at], [step for _, step in at], config.length, max(snapshots))
+        if distance > FAR:
+            what = f"its {len(snapshots)} snapshots give no mean of length {config.length} (the profile is {distance:.2f} off)"
+            cure = "Ask for a length between 0.05 and 0.1, or train with a smaller training.checkpoint_steps."
+            raise StorageError(f"runs/{run.name}", what, cure)
         parts = write_average(whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config)
         measured = {"profile_distance": round(distance, 4), "snapshots": len(snapshots)}
         return published(build, parts, clock, final_loss=run.measured["final_loss"], **measured)

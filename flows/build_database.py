@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -29,20 +30,22 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, even_batches, load_encoder
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.atomic import write_json
-from storage.build import Build
+from storage.build import Build, read_plan, unfinished
 from storage.embeddings import read_columns, read_vectors, without_keys, write_embeddings
-from storage.errors import BuildRefused
+from storage.errors import BuildRefused, StorageError
 from storage.index import FAISS_FILE, faiss_file, open_means, open_vectors, write_vectors
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
 EXACT_UP_TO_ROWS = 100_000
+SHARDS_A_STREAM = 4
+"""Shards that are embedded by one task run, at least: between two of them no device waits."""
 CAPTIONS_FOR_A_MEAN = 2_000
 CURVE_FILE = ".build/curve.json"
 """What tuning measured, until it is in the manifest."""
@@ -65,7 +68,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
     """shards --encoder--> unit vectors and norms, row order = index id."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    encoder, removed = load_weights(config.encoder, config.weights), read_removals(config.root, config.name)
+    encoder, removed = load_weights(config), read_removals(config.root, config.name)
     with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
@@ -74,7 +77,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
         with a_device_each():
             futures = [
                 embed_group.submit(whole(build), whole(only(shards, group)), group, config, whole(removed))
-                for group in groups(wanted)
+                for group in groups(wanted, at_least=SHARDS_A_STREAM)
             ]
         parts = gathered(build, futures)
         refuse_if_removed_meanwhile(config, removed)
@@ -93,15 +96,32 @@ def embedded_how(config: BuildDatabase) -> dict[str, Any]:
 
     The precision is no part of the encoder's identity: databases of one encoder are searched together, whatever embedded them.
     """
-    precision = fastest_precision(str(best_device())) if config.precision == "auto" else config.precision
-    return {"encoder": encoder_of(config.encoder, config.weights).identity, "precision": precision}
+    encoder = encoder_for(config)
+    return {"encoder": encoder.identity, "precision": encoder.precision}
+
+
+def encoder_for(config: BuildDatabase) -> Encoder:
+    """The encoder in the precision that a database is embedded in."""
+    return encoder_of(config.encoder, config.weights, precision_for(config))
+
+
+def precision_for(config: BuildDatabase) -> str:
+    """The precision asked for; auto: that of the database's last version or unfinished build, so that no other machine
+    embeds it anew, and for a new name what this machine is fastest with."""
+    if config.precision != "auto":
+        return config.precision
+    begun = map(read_plan, unfinished(config.root, "embeddings", config.name))
+    earlier = [plan.parameters for plan in begun if plan]
+    with suppress(StorageError):
+        earlier.insert(0, open_artifact(config.root, "embeddings", config.name).parameters)
+    known = (parameters["precision"] for parameters in earlier if "precision" in parameters)
+    return next(known, None) or fastest_precision(str(best_device()))
 
 
 @stage_task(name="load-encoder", **NETWORK_RETRIES)
-def load_weights(encoder: str, weights: str) -> Encoder:
+def load_weights(config: BuildDatabase) -> Encoder:
     """The encoder, from the hub the first time."""
-    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).is_file()):
-        return encoder_of(encoder, weights)
+    return encoder_for(config)
 
 
 def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Set[str]) -> str:
@@ -130,16 +150,25 @@ def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDat
 def embed_parts(
     build: Build, shards: Artifact, names: Sequence[str], wanted: Wanted, config: BuildDatabase, removed: Set[str]
 ) -> Iterator[Part]:
-    """Embed the accepted samples of some shards that are not on the removal list, in batches across the shards' borders.
+    """Embed the accepted samples of some shards that are not on the removal list, in one stream.
 
-    Each part is written when its last vector has come; the next shard is read while this one is embedded.
+    The next shard is read while this one is embedded, and each part is written when its last vector has come. Batches end
+    with their shard, evenly: so a part's vectors are the same to the last bit, whatever is embedded before and after it.
     """
-    encoder = encoder_of(config.encoder, config.weights, build.plan.parameters["precision"])
+    encoder = encoder_for(config)
     gone = {name: set(removed_from_shard(shards, name, removed)) for name in names}
-    stored = (data for name in names for key, data in read_images(shards, name) if key not in gone[name])
-    sidecars = (without_keys(accepted(read_sidecar(shards, name)), gone[name]) for name in names)
-    embedded = Pieces(encoder.encode_stream(stored, decode_stored), encoder.dimension)
-    for name, sidecar in zip(names, sidecars, strict=True):
+
+    def sidecar_of(name: str) -> Any:
+        return without_keys(accepted(read_sidecar(shards, name)), gone[name])
+
+    def batches() -> Iterator[list[bytes]]:
+        for name in names:
+            stored = (data for key, data in read_images(shards, name) if key not in gone[name])
+            yield from even_batches(stored, len(sidecar_of(name)))
+
+    embedded = Pieces(encoder.encode_stream(batches(), decode_stored), encoder.dimension)
+    for name in names:
+        sidecar = sidecar_of(name)
         part = (name, sidecar, *embedded.take(len(sidecar)))
 
         def write(scratch: Path, part: tuple[Any, ...] = part) -> tuple[int, dict[str, int]]:
@@ -194,7 +223,7 @@ def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
     if not captions:
         return np.zeros(embeddings.parameters["encoder"]["dimension"], np.float32)
     spread = np.linspace(0, len(captions) - 1, min(len(captions), CAPTIONS_FOR_A_MEAN)).round().astype(int)
-    vectors, _ = encoder_of(config.encoder, config.weights).encode_texts([captions[i] for i in spread])
+    vectors, _ = encoder_for(config).encode_texts([captions[i] for i in spread])
     return vectors.mean(axis=0)
 
 
@@ -241,4 +270,5 @@ def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, weights: str, precision: str) -> Encoder:
-    return load_encoder(name, weights, best_device(), precision)
+    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).is_file()):
+        return load_encoder(name, weights, best_device(), precision)

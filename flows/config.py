@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 SPLITS = {
     "coco": ("all", "train", "val"),
     "openimages": ("all", "train", "validation", "test"),
@@ -144,8 +145,8 @@ class BuildDatabase(FlowConfig):
     """open_clip model name, or hf-hub:org/repo."""
     weights: str = "openai"
     """open_clip tag, a local file, 'built-in' (rdm-shapes only) or 'random' (for tests)."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the image tower while it embeds; auto: what this machine is measured to be fastest with, recorded in the plan."""
+    precision: Precision = "auto"
+    """Of the image tower while it embeds; auto: as the last version, else what this machine is measured to be fastest with."""
     recipe: Literal["auto", "exact", "autofaiss"] = "auto"
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
@@ -223,6 +224,8 @@ class Upstream(Parameters):
     """As in BuildDatabase."""
     weights: str = "openai"
     """As in BuildDatabase."""
+    precision: Precision = "auto"
+    """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""
     k: PositiveInt = 20
@@ -290,6 +293,8 @@ class Rebuild(FlowConfig):
     encoder: str = "ViT-B-32"
     """As in BuildDatabase."""
     weights: str = "openai"
+    """As in BuildDatabase."""
+    precision: Precision = "auto"
     """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""

@@ -66,8 +66,7 @@ def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
 @stage_task(name="load-autoencoder", **NETWORK_RETRIES)
 def load_autoencoder(autoencoder: str) -> LatentSpace:
     """The latent space, from the hub the first time."""
-    with download(local=autoencoder == PIXELS or Path(autoencoder).is_dir()):
-        return space_of(autoencoder)
+    return space_of(autoencoder)
 
 
 @stage_task(name="encode-parts", **NETWORK_RETRIES)
@@ -93,4 +92,5 @@ def absolute(autoencoder: str) -> str:
 @lru_cache(maxsize=1)
 def space_of(autoencoder: str) -> LatentSpace:
     """The latent space, loaded once a process."""
-    return load_latent_space(autoencoder).to(best_device())
+    with download(local=autoencoder == PIXELS or Path(autoencoder).is_dir()):
+        return load_latent_space(autoencoder).to(best_device())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flows.config import EvaluateRDM
+from flows.findings import summary
 from flows.opening import OpenDatabase, OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
@@ -38,6 +39,7 @@ from storage.shards import read_images
 from storage.training import open_training_arrays
 
 EVALUATION_FILE = "evaluation.json"
+CARD_FILE = "model-card.md"
 ASKED = ("colour", "shape")
 """Factors that the prompts name."""
 RETURNED, CHANCE = "return the neighbour", "chance"
@@ -72,7 +74,8 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
             "retrieval": {key: database.index.measured.get(key) for key in ("recall_at_k", "k")},
             "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
         }
-        return published(build, write_evaluation(whole(build), measured), clock)
+        parts = [*write_evaluation(whole(build), measured), *write_card(whole(build), whole(run), measured)]
+        return published(build, parts, clock)
 
 
 def evaluation_plan(config: EvaluateRDM) -> Plan:
@@ -97,7 +100,7 @@ def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
 
     def compared(of: OpenRun) -> dict[str, Any]:
         chosen = {part: of.artifact.parameters[part] for part in ("denoiser", "noise", "space", "training")}
-        return chosen | {"training": chosen["training"] | {"neighbor_dropout": None}}
+        return chosen | {"training": chosen["training"] | {"neighbor_dropout": None, "posthoc_ema": None}}
 
     if compared(run) != compared(baseline) or baseline.facts["neighbor_dropout"] != 1:
         raise ArtifactMismatch(
@@ -109,13 +112,25 @@ def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
 
 @stage_task(name="write-evaluation")
 def write_evaluation(build: Build, measured: dict[str, Any]) -> list[Any]:
-    """The only part: evaluation.json."""
+    """The figures: evaluation.json."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         write_json(scratch / EVALUATION_FILE, measured)
         return 1, {}
 
     return single_part(build, "evaluation", write)
+
+
+@stage_task(name="write-card")
+def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any]:
+    """The run's model card with what was measured: the README to publish its weights with."""
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        card = (run.artifact.file("weights") / "README.md").read_text()
+        (scratch / CARD_FILE).write_text(f"{card}\n## Measured\n\n```text\n{summary(measured)}\n```\n")
+        return 1, {}
+
+    return single_part(build, "card", write)
 
 
 @stage_task(name="measure-loss")

@@ -18,7 +18,8 @@ def rebuild(config: Rebuild) -> Artifact:
     """
     here = {"root": config.root, "name": config.name}
     ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
-    ensured_database(BuildDatabase(**here, shards=config.name, encoder=config.encoder, weights=config.weights))
+    encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
+    ensured_database(BuildDatabase(**here, shards=config.name, **encoder))
     ensured(encode_latents, latents_plan, EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder))
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
     return ensured(find_neighbors, neighbors_plan, searched)

@@ -192,7 +192,8 @@ def rejects_table(subject: Subject) -> list[Html]:
 def provenance(subject: Subject) -> list[Html]:
     """Which bytes: encoder, weights, fingerprints, licences of the run's database, parameters."""
     run, encoder = subject.run, subject.run.parameters.get("encoder", {})
-    weights = [(file.path, file.sha256) for part in run.parts for file in part.files if file.path.endswith(".safetensors")]
+    files = [file for part in run.parts if part.name == "weights" for file in part.files]
+    weights = [(file.path, file.sha256) for file in files if file.path.endswith(".safetensors")]
     rows = [["Encoder", f"{encoder.get('model', ABSENT)}, {encoder.get('dimension', ABSENT)} dimensions"]]
     rows += [["Encoder weights", element("code", encoder.get("weights_sha256", ABSENT))]]
     rows += [[f"Weights: {path}", element("code", digest)] for path, digest in weights]

@@ -50,10 +50,12 @@ def search(config: SearchDatabase) -> Result:
     found = [{"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)]
     value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
     lines = [line for query in found for line in _lines(query)]
-    if config.out:
+    if config.out and any(query["found"] for query in found):
         write_sheet(config.out, database, found)
         value["out"] = str(config.out)
         lines.append(f"contact sheet: {config.out}")
+    elif config.out:
+        lines.append("no contact sheet: nothing was found")
     return "\n".join(lines), value
 
 

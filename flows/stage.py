@@ -11,6 +11,7 @@ from prefect import Flow, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff, task
 
@@ -84,8 +85,9 @@ DOWNLOADS = "downloads"
 
 
 def download(local: bool) -> AbstractContextManager[object]:
-    """Where weights are loaded: under the limit, unless they are local, as Prefect takes two seconds to count."""
-    return nullcontext() if local else concurrency(DOWNLOADS)
+    """Where weights are loaded: in a run under the limit, unless they are local, as Prefect takes two seconds to count."""
+    in_a_run = FlowRunContext.get() or TaskRunContext.get()
+    return concurrency(DOWNLOADS) if in_a_run and not local else nullcontext()
 
 
 def whole(value: R) -> R:
@@ -121,7 +123,7 @@ def ensured(stage: Flow[Any, Any], plan: Callable[..., Plan], *parameters: Any) 
     return found
 
 
-@stage_task(name="look-up")
+@stage_task(name="look-up", **NETWORK_RETRIES)
 def look_up(plan: Callable[..., Plan], parameters: Sequence[Any]) -> Any:
     """The finished artifact in a state that Prefect shows as Cached, or None; the stage itself tells what is wrong."""
     try:
@@ -144,10 +146,10 @@ def as_cached(artifact: Artifact) -> Any:
     return Completed(name=CACHED, data=artifact)
 
 
-def groups(wanted: Wanted) -> list[Wanted]:
-    """Consecutive parts, one mapping a task run, at most MOST_TASK_RUNS of them."""
+def groups(wanted: Wanted, at_least: int = 1) -> list[Wanted]:
+    """Consecutive parts, one mapping a task run: at most MOST_TASK_RUNS of them, and `at_least` so many parts in each."""
     pairs = list(wanted.items())
-    size = max(1, -(-len(pairs) // MOST_TASK_RUNS))
+    size = max(at_least, -(-len(pairs) // MOST_TASK_RUNS))
     return [dict(pairs[start : start + size]) for start in range(0, len(pairs), size)]
 
 

@@ -1,5 +1,6 @@
 """latents + neighbors + database -> run: checkpoints, metrics, weights."""
 
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -27,8 +28,7 @@ from storage.embeddings import licence_counts
 from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
-from storage.layout import snapshots_directory
-from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
+from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics, whole_snapshots
 
 WHERE = (
     *("processes", "threads", "device", "machines", "main_process_ip", "main_process_port", "timeout_seconds"),
@@ -81,6 +81,8 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
     inputs = inputs or training_inputs(config)
     parameters = config.parameters("latents", "neighbors", "database", *WHERE)
+    if not config.training.posthoc_ema:
+        del parameters["training"]["posthoc_ema"]  # what is not kept changes nothing
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     return Plan("runs", config.name, parameters | {"encoder": encoder, "space": space}, fingerprints)
@@ -131,9 +133,12 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         return len(read_metrics(scratch / METRICS_FILE)), {}
 
     def write_snapshots(scratch: Path) -> tuple[int, dict[str, int]]:
-        kept_means = snapshots_directory(build.directory)
-        shutil.copytree(kept_means, scratch / kept_means.name)
-        return len(list(kept_means.iterdir())), {}
+        every, last = config.training.checkpoint_steps, config.training.steps
+        files = whole_snapshots(build.directory, sorted({*range(every, last, every), last}))
+        (scratch / files[0].parent.name).mkdir()
+        for path in files:
+            os.link(path, scratch / path.parent.name / path.name)  # they may be many and large
+        return len(files), {}
 
     parts = [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
     return [*parts, *single_part(build, "snapshots", write_snapshots)] if config.training.posthoc_ema else parts

@@ -63,7 +63,7 @@ def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
 
 def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
     """How upstream embeddings are made."""
-    encoder = {"encoder": config.upstream.encoder, "weights": config.upstream.weights}
+    encoder = {key: getattr(config.upstream, key) for key in ("encoder", "weights", "precision")}
     return BuildDatabase(root=config.root, name=name, shards=shards, **encoder)
 
 

@@ -15,6 +15,9 @@ LENGTHS = (0.05, 0.10)
 """Of the two means that are kept, as in the paper."""
 LONGEST = 0.288
 """Just below 1 / sqrt(12), the length of the plain mean over all steps."""
+FAR = 0.1
+"""Distance of a profile from which on a mixture is not the mean that was asked for."""
+DECAY = 1e-7
 
 
 def exponent(length: float) -> float:
@@ -57,16 +60,19 @@ class PowerMeans:
 def mixture(lengths: Sequence[float], steps: Sequence[int], length: float, at_step: int) -> tuple[np.ndarray, float]:
     """Weights [S] of snapshots of some lengths, taken after so many steps, that give the mean of `length` at `at_step`.
 
-    Also returns how far their profile is from the wanted one, as a share of its size: 0 is exact. Equation 5 of the paper
-    in closed form: the inner product of two profiles (a + 1) t^a / T^(a + 1) on 0..T and (b + 1) t^b / U^(b + 1) on 0..U is
+    The weights add up to 1. Also returns how far their profile is from the wanted one, as a share of its size: 0 is exact,
+    above FAR it is another mean. Least squares, with a little weight decay, as snapshots are rounded to float16; the inner
+    product of two profiles (a + 1) t^a / T^(a + 1) on 0..T and (b + 1) t^b / U^(b + 1) on 0..U is
     (a + 1)(b + 1) m^(a + b + 1) / ((a + b + 1) T^(a + 1) U^(b + 1)) with m = min(T, U).
     """
     exponents, ends = np.asarray([exponent(given) for given in lengths]), np.asarray(steps, float) / at_step
     wanted = exponent(length)
     among = _inner(exponents[:, None], ends[:, None], exponents[None], ends[None])
     with_wanted = _inner(exponents, ends, np.float64(wanted), np.float64(1))
-    weights = np.linalg.lstsq(among, with_wanted, rcond=1e-12)[0]
     size = float(_inner(np.float64(wanted), np.float64(1), np.float64(wanted), np.float64(1)))
+    one = np.ones((len(exponents), 1))
+    equations = np.block([[among + DECAY * size * np.eye(len(exponents)), one], [one.T, np.zeros((1, 1))]])
+    weights = np.linalg.lstsq(equations, np.append(with_wanted, 1.0), rcond=None)[0][:-1]
     distance = size - 2 * float(weights @ with_wanted) + float(weights @ among @ weights)
     return weights, float(np.sqrt(max(0.0, distance) / size))
 

@@ -67,30 +67,32 @@ class Encoder:
         Raises EncoderError when a vector has no direction.
         """
         nothing = (np.empty((0, self.dimension), np.float32), np.empty(0, np.float32))
-        vectors, norms = zip(nothing, *self.encode_stream(images, batch=batch), strict=True)
+        vectors, norms = zip(nothing, *self.encode_stream(_batches(images, batch)), strict=True)
         return np.concatenate(vectors), np.concatenate(norms)
 
     def encode_stream(
-        self, values: Iterable[Any], decode: Callable[[Any], np.ndarray] | None = None, batch: int = 64
+        self, batches: Iterable[Sequence[Any]], decode: Callable[[Any], np.ndarray] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same for images without end, a batch after the other: vectors [B, D], norms [B].
+        """The same batch after batch, for images without end: vectors [B, D], norms [B]. `decode` makes an image of each value.
 
-        `decode` makes an image of each value. While one batch is encoded the next is read, decoded and resized: by one thread
-        where the encoder needs the cores itself, by one a core where it has a GPU.
+        While one batch is encoded the next is read, decoded and resized: by one thread where the encoder needs the cores
+        itself, by one a core where it has a GPU.
         """
 
         def prepared(values: Sequence[Any]) -> torch.Tensor:
             return self._prepared([decode(value) for value in values] if decode else values)
 
-        on_gpu, last = self.device.type == "cuda", None
-        for images in ahead(prepared, _batches(values, batch), len(sched_getaffinity(0)) if on_gpu else 1):
+        on_gpu = self.device.type == "cuda"
+        last: Callable[[], torch.Tensor] | None = None
+        for images in ahead(prepared, batches, len(sched_getaffinity(0)) if on_gpu else 1):
             with torch.inference_mode():
                 output = self.model.encode_image(self._input(images.pin_memory() if on_gpu else images))
+                following = _on_its_way(output.float())
             if last is not None:
-                yield self._unit([last])  # one batch late: reading a result waits for the GPU, which has the next to do now
-            last = output
+                yield self._unit(last())  # one batch late: a GPU has the next to do by then
+            last = following
         if last is not None:
-            yield self._unit([last])
+            yield self._unit(last())
 
     def encode_prompts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as CLIP's zero-shot classifiers
@@ -117,16 +119,32 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> unit vectors [N, D] and raw norms [N], float32."""
         with torch.no_grad():
-            return self._unit(self.model.encode_text(self.tokenizer(list(b)).to(self.device)) for b in _batches(texts, batch))
+            outputs = [self.model.encode_text(self.tokenizer(list(b)).to(self.device)) for b in _batches(texts, batch)]
+            return self._unit(torch.cat(outputs).float().cpu() if outputs else torch.empty(0, self.dimension))
 
-    def _unit(self, outputs: Iterable[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        pieces = [output.float().cpu() for output in outputs]
-        raw = torch.cat(pieces) if pieces else torch.empty(0, self.dimension)
+    def _unit(self, raw: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         norms = raw.norm(dim=1, keepdim=True)
         if wrong := int((~(norms.isfinite() & (norms > 0))).sum()):
-            what = f"{wrong} of {len(raw)} vectors are zero or not finite"
-            raise EncoderError(f"encoder {self.name!r}", what, "Its weights are damaged, or too large for its precision.")
+            what = f"{wrong} of {len(raw)} vectors are zero or not finite in {self.precision}"
+            cure = "Its weights are damaged, or too large for this precision: --set precision=float32."
+            raise EncoderError(f"encoder {self.name!r}", what, cure)
         return (raw / norms).numpy(), norms[:, 0].numpy()
+
+
+def _on_its_way(output: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Start to copy a result to the host; what is returned waits for it alone, and gives it."""
+    if output.device.type != "cuda":
+        return lambda: output
+    host = torch.empty(output.shape, pin_memory=True)
+    host.copy_(output, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def result() -> torch.Tensor:
+        arrived.synchronize()
+        return host
+
+    return result
 
 
 class Pieces:
@@ -225,6 +243,13 @@ def _like(name: str, known: Sequence[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+def even_batches(values: Iterable[Any], count: int, most: int = 64) -> Iterator[list[Any]]:
+    """`count` values in the fewest batches of at most `most`, of sizes that differ by one at most: none runs half empty."""
+    remaining, batches = iter(values), -(-count // most)
+    for number in range(batches):
+        yield list(islice(remaining, count * (number + 1) // batches - count * number // batches))
 
 
 def _batches(values: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:

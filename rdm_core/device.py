@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 PRODUCT = 1024
-"""Rows and columns of the matrices that precisions are compared with."""
+"""Rows and columns of the matrices that a CPU's precisions are compared with."""
 PAYS = 1.5
 """From this ratio on: a machine with arithmetic of its own for a precision is far above, one without far below."""
 
@@ -20,7 +20,8 @@ def fastest_precision(device: str) -> str:
     Half of a CPU's kinds have no arithmetic for bfloat16 and are ten times slower with it; autocast is slower on all.
     """
     reduced = "float16" if device.startswith("cuda") else "bfloat16"
-    plain = torch.randn(PRODUCT, PRODUCT, device=device)
+    side = PRODUCT if device == "cpu" else 4 * PRODUCT  # a GPU is done with less before it is asked
+    plain = torch.randn(side, side, device=device)
     small = plain.to(getattr(torch, reduced))
     seconds = shortest_seconds(lambda: (plain @ plain)[0, 0].item())
     return reduced if shortest_seconds(lambda: (small @ small)[0, 0].item(), most=seconds) < seconds / PAYS else "float32"

@@ -145,6 +145,8 @@ def unit_queries(vectors: np.ndarray, dimension: int, where: str | Path) -> np.n
     if queries.ndim != 2 or queries.shape[1] != dimension or queries.dtype.kind not in "fiu":
         what = f"it holds {queries.dtype} {list(np.shape(vectors))}, a query has {dimension} numbers"
         raise RequestError(where, what, "Give vectors of the database's own encoder.")
+    if not len(queries):
+        raise RequestError(where, "it holds no vector", "Give at least one.")
     queries = queries.astype(np.float64)
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
     if wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))).tolist():

@@ -1,6 +1,6 @@
 """The training loop: denoising with neighbors as context, one flat function.
 
-Every random choice of a step is a function of (seed, step), so the state that resumes is weights, their running mean,
+Every random choice of a step is a function of (seed, step), so the state that resumes is weights, their running means,
 the optimiser's moments and the step, nothing else.
 """
 
@@ -182,7 +182,7 @@ def train(  # noqa: C901 - the one long function
         if accelerator.is_main_process and (keep or stopping):
             means = arrays_of(power_means.state()) if power_means else {}
             if means and keep:
-                hooks.snapshot(done, means)  # before the checkpoint: a run that resumes behind it has it
+                hooks.snapshot(done, means)  # before the checkpoint: a run that resumes from there has it
             hooks.save(done, capture_state(denoiser, ema, optimizer, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
             ema.store(denoiser.parameters())

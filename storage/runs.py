@@ -11,7 +11,7 @@ In an object store each checkpoint has a copy of the metrics up to it.
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,34 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
 
 
 def write_snapshot(run: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep means of the weights as float16; all of them stay until the run is published, and in it."""
+    """Keep means of the weights as float16, with their hash beside; all of them stay until the run is published, and in it."""
     half = {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in arrays.items()}
-    write_bytes(layout.snapshots_directory(run) / f"{step:08d}.safetensors", save(half))
+    path = _snapshot_file(run, step)
+    write_bytes(path, save(half))
+    write_json(path.with_suffix(".json"), {"bytes": path.stat().st_size, "sha256": sha256_file(path)})
+    store(path, path.with_suffix(".json"))
+
+
+def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
+    """The files of the snapshots after these steps, fetched where only a bucket has them.
+
+    Raises ArtifactDamaged for one that is absent or has other bytes than were written.
+    """
+    paths = [_snapshot_file(run, step) for step in steps]
+    for path in paths:
+        remote, facts = remote_of(path), path.with_suffix(".json")
+        try:
+            if remote is not None and not path.is_file():
+                write_bytes(facts, (remote_of(facts) or remote).read() or b"")
+                written = json.loads(facts.read_text())
+                fetch_object(remote, path, written["bytes"], written["sha256"])
+            whole = sha256_file(path) == json.loads(facts.read_text())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} and train from the start."
+            raise ArtifactDamaged(path, "this snapshot of the weights' means is absent or damaged", cure)
+    return paths
 
 
 def snapshots_of(run: Artifact) -> dict[int, Path]:
@@ -109,6 +134,10 @@ def rewind_metrics(run: Path, step: int) -> None:
     """Drop the lines after `step`, so that a resumed run does not tell a step twice."""
     kept = [record for record in read_metrics(run / METRICS_FILE) if record["step"] <= step]
     write_bytes(run / METRICS_FILE, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept).encode())
+
+
+def _snapshot_file(run: Path, step: int) -> Path:
+    return layout.snapshots_directory(run) / f"{step:08d}.safetensors"
 
 
 def _checkpoint_directory(run: Path, step: int) -> Path:

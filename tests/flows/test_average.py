@@ -1,5 +1,7 @@
 """A run with a running mean of another length, mixed from the snapshots that it kept."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
 from rdm_core.denoiser import load_denoiser
-from storage.errors import StorageError
+from storage.errors import ArtifactDamaged, StorageError
 from storage.runs import read_metrics, read_snapshot, snapshots_of
 
 
@@ -40,10 +42,28 @@ def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_
 
 
 def test_another_length_is_another_version_and_a_second_time_it_is_kept(run, small_world):
-    first, second = (average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=x)) for x in (0.1, 0.2))
+    first, second = (average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=x)) for x in (0.1, 0.08))
     assert first.id != second.id
-    again = average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=0.2))
+    again = average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=0.08))
     assert again.id == second.id and again.created_at == second.created_at
+
+
+def test_a_length_that_the_snapshots_do_not_give_is_refused(run, small_world):
+    with pytest.raises(StorageError, match="3 snapshots give no mean of length 0.28 .* Ask for a length between"):
+        average_run(AverageRun(root=small_world.root, name="x", run="kept-means", length=0.28))
+
+
+def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(small_world, small_training):
+    settings = small_training(small_world.root, "damaged", posthoc_ema=True, checkpoint_steps=3)
+    made = train_rdm(TrainRDM(**settings))
+    (made.directory / "snapshots" / ".00000003.safetensors-left").write_text("by a crash")
+    snapshots_of(made)[3].write_bytes(b"other bytes")
+    with pytest.raises(ArtifactDamaged, match="absent or damaged. It cannot be made again: delete .*checkpoints"):
+        train_rdm(TrainRDM(**settings))
+    shutil.rmtree(made.directory / "checkpoints")
+    again = train_rdm(TrainRDM(**settings))
+    assert again.fingerprint == made.fingerprint and [file.path for part in again.parts for file in part.files][-2:] == [
+        "snapshots/00000003.safetensors", "snapshots/00000006.safetensors"]  # fmt: skip
 
 
 def test_a_run_without_snapshots_is_refused_with_the_cure(small_world):

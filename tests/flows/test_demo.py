@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flows.demo import demo, evaluation_of
-from flows.evaluate import EVALUATION_FILE, evaluate_rdm
+from flows.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm
 from flows.findings import ROWS, summary
 from storage.errors import ArtifactMismatch
 
@@ -20,7 +20,9 @@ def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo
     assert measured["copies"]["return the neighbour"] == 1.0, "a returned image is a copy"
     assert measured["quality"]["return the neighbour"]["copy_rate"]["mean"] == 1.0
     assert measured["quality"]["random database images"]["fd"]["mean"] < measured["quality"]["learned null"]["fd"]["mean"]
-    assert "return the neighbour" in summary(measured)
+    card = evaluation.file(CARD_FILE).read_text()
+    assert "return the neighbour" in summary(measured) and card.endswith(f"## Measured\n\n```text\n{summary(measured)}\n```\n")
+    assert "licence of a database image" in card, "it is the run's model card"
     assert "was not measured" not in report.file("report.html").read_text()
     capfd.readouterr()
     again = demo(small_demo.config)

@@ -287,22 +287,34 @@ def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_
     build_database(BuildDatabase(**asked))  # the exact one is current again
 
 
-def test_shards_are_embedded_in_batches_across_their_borders_and_give_the_same_vectors(small_world, monkeypatch):
-    batches, whole_stream = [], Encoder.encode_stream
+def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_each_other(small_world, monkeypatch):
+    streams, whole_stream = [], Encoder.encode_stream
 
     def counted(self, *values):
+        streams.append([])
         for vectors, norms in whole_stream(self, *values):
-            batches.append(len(norms))
+            streams[-1].append(len(norms))
             yield vectors, norms
 
     monkeypatch.setattr(Encoder, "encode_stream", counted)
-    monkeypatch.setattr("flows.stage.MOST_TASK_RUNS", 1)
     asked = {"root": small_world.root, "name": "one-go", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
     made = embed_images(BuildDatabase(**asked, precision="float32"))
-    assert batches == [64, 32], "of parts of 40, 40 and 16"
-    each = open_artifact(small_world.root, "embeddings", "shapes")
-    np.testing.assert_allclose(read_vectors(made)[0], read_vectors(each)[0], atol=2e-3)
-    assert [part.rows for part in made.parts] == [part.rows for part in each.parts]
+    assert [part.rows for part in made.parts] == [80, 16]
+    assert streams == [[40, 40, 16]], "at most 64 at once, evenly, and none across the border"
+    monkeypatch.setattr("flows.build_database.SHARDS_A_STREAM", 1)
+    again = embed_images(BuildDatabase(**asked | {"name": "one-by-one"}, precision="float32"))
+    assert streams[1:] == [[40, 40], [16]] and again.fingerprint == made.fingerprint
+
+
+def test_a_database_keeps_the_precision_it_was_begun_in_unless_another_is_asked_for(small_world, monkeypatch):
+    asked = {"root": small_world.root, "name": "kept", "shards": "sketches", "encoder": "rdm-shapes", "weights": "built-in"}
+    module = sys.modules["flows.build_database"]
+    monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
+    first = embed_images(BuildDatabase(**asked))
+    monkeypatch.setattr(module, "fastest_precision", lambda device: "float32")
+    assert embed_images(BuildDatabase(**asked)).id == first.id and first.parameters["precision"] == "bfloat16"
+    assert embed_images(BuildDatabase(**asked, precision="float32")).parameters["precision"] == "float32"
+    assert module.precision_for(BuildDatabase(**asked | {"name": "new"})) == "float32"
 
 
 def test_the_precision_of_the_encoder_is_recorded_and_its_databases_go_together(small_world):

@@ -63,11 +63,12 @@ def test_vectors_of_any_length_find_their_rows(small_world, tmp_path):
     [
         (np.full(64, np.nan, np.float32), "vector 0 has no direction"),
         (np.stack([np.ones(64), np.zeros(64)]), "vector 1 has no direction"),
+        (np.ones((0, 64)), "it holds no vector"),
         (np.ones(63), r"it holds float64 \[63\], a query has 64 numbers"),
         (np.ones((2, 3, 64)), "a query has 64 numbers"),
         (np.asarray(["a"] * 64), "a query has 64 numbers"),
     ],
-    ids=["NaN", "zeros", "dimension", "shape", "text"],
+    ids=["NaN", "zeros", "none", "dimension", "shape", "text"],
 )
 def test_vectors_that_are_no_queries_are_refused_with_their_file(small_world, tmp_path, vectors, told):
     np.save(tmp_path / "v.npy", vectors)

@@ -8,8 +8,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, even_batches, load_encoder
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.images import decode
 from rdm_core.shapes import encoder as shapes
@@ -72,11 +73,20 @@ def test_the_batch_size_does_not_change_vectors(small, pictures):
 
 def test_a_stream_gives_the_same_vectors_in_pieces_of_any_length(small, pictures):
     vectors, norms = small.encode_images(pictures)
-    pieces = Pieces(small.encode_stream(enumerate(pictures), decode=lambda pair: pair[1], batch=2), small.dimension)
+    batches = [list(enumerate(pictures))[start : start + 2] for start in (0, 2, 4)]
+    pieces = Pieces(small.encode_stream(batches, decode=lambda pair: pair[1]), small.dimension)
     taken = [pieces.take(count) for count in (0, 1, 3, 0, 1)]
     assert [len(part) for part, _ in taken] == [0, 1, 3, 0, 1]
     np.testing.assert_allclose(np.concatenate([part for part, _ in taken]), vectors, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([lengths for _, lengths in taken]), norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
+def test_even_batches_hold_everything_in_order_and_none_runs_half_empty(count):
+    batches = list(even_batches(iter(range(count)), count))
+    assert [value for batch in batches for value in batch] == list(range(count))
+    sizes = [len(batch) for batch in batches]
+    assert len(sizes) == -(-count // 64) and (not sizes or max(sizes) <= 64 and max(sizes) - min(sizes) <= 1)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -230,3 +240,15 @@ def test_images_are_taken_as_rgb(vit):
     mean, std = (np.array(vit.identity["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
     expected = (red.transpose(2, 0, 1) / 255 - mean) / std
     np.testing.assert_allclose(vit.preprocess([red])[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["MobileCLIP2-S0", "ViT-B-16-quickgelu", "ViT-L-14"])
+def test_other_families_of_clip_embed_as_open_clip_would(name, pictures):
+    encoder = load_encoder(name, RANDOM)
+    ready = torch.stack([encoder.transform(Image.fromarray(picture)) for picture in pictures[:2]])
+    with torch.no_grad():
+        own = torch.nn.functional.normalize(encoder.model.encode_image(ready), dim=1).numpy()
+    found, _ = encoder.encode_images(pictures[:2])
+    assert found.shape == (2, encoder.dimension) and (found * own).sum(axis=1).min() > 0.999
+    assert encoder.encode_texts(["a ring"])[0].shape == (1, encoder.dimension)

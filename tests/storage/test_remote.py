@@ -25,7 +25,15 @@ from storage.artifact import Plan, artifacts, check, current_id, fingerprint_of,
 from storage.build import begin, has_finished_work, unfinished
 from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite, StorageError, Unreachable
 from storage.remote import mirror_of, remote_of, remove_stored, root_of
-from storage.runs import append_metrics, latest_checkpoint, read_metrics, write_checkpoint
+from storage.runs import (
+    append_metrics,
+    latest_checkpoint,
+    read_metrics,
+    read_snapshot,
+    whole_snapshots,
+    write_checkpoint,
+    write_snapshot,
+)
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'rdm[s3]'")
 
@@ -806,6 +814,19 @@ def run(machine):
         return directory
 
     return on
+
+
+def test_snapshots_are_found_on_another_machine_and_a_lost_one_is_told(run, s3):
+    for step in (1, 2):
+        write_snapshot(run("a"), step, {"power/0.1/w": np.full(3, step, np.float32)})
+    there = run("b")
+    files = whole_snapshots(there, [1, 2])
+    assert [read_snapshot(path)["power/0.1/w"].tolist() for path in files] == [[1.0] * 3, [2.0] * 3]
+    with pytest.raises(ArtifactDamaged, match="00000003.safetensors: this snapshot of the weights' means is absent"):
+        whole_snapshots(there, [1, 2, 3])
+    files[0].write_bytes(b"other")
+    with pytest.raises(ArtifactDamaged, match="00000001.safetensors: .*absent or damaged"):
+        whole_snapshots(there, [1, 2])
 
 
 def test_a_checkpoint_is_resumed_on_another_machine_with_the_metrics_up_to_it(run, s3):
