@@ -25,7 +25,7 @@ test: install    ## lint and tests
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
 	    tests/flows/test_crash.py tests/test_readme.py tests/flows tests/test_analysis.py tests/test_architecture.py tests/storage tests/rdm_core
 
-test-long: install  ## the tests that `make test` leaves out for time: two machines, a lost scheduler, the study in small
+test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers, the study in small
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
 
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md

@@ -155,7 +155,7 @@ def embed_parts(
     The next shard is read while this one is embedded, and each part is written when its last vector has come. Batches end
     with their shard, evenly: so a part's vectors are the same to the last bit, whatever is embedded before and after it.
     """
-    encoder = encoder_for(config)
+    encoder = encoder_of(config.encoder, config.weights, build.plan.parameters["precision"])
     gone = {name: set(removed_from_shard(shards, name, removed)) for name in names}
 
     def sidecar_of(name: str) -> Any:

@@ -53,6 +53,7 @@ def test_a_length_that_the_snapshots_do_not_give_is_refused(run, small_world):
         average_run(AverageRun(root=small_world.root, name="x", run="kept-means", length=0.28))
 
 
+@pytest.mark.long
 def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(small_world, small_training):
     settings = small_training(small_world.root, "damaged", posthoc_ema=True, checkpoint_steps=3)
     made = train_rdm(TrainRDM(**settings))

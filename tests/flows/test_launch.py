@@ -149,6 +149,7 @@ def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, lo
     assert json.loads((directory / "config.json").read_text())["training"]["steps"] == 3000
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_training):
     """SIGKILL of the training process alone, as the kernel does when memory is short."""
     settings = small_training(small_world.root, "killed", steps=40, checkpoint_steps=10, log_steps=1) | {"threads": 1}
@@ -178,6 +179,7 @@ def told(monkeypatch):
     return records
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_learns_and_resume_to_a_millionth(small_world, small_training, told):
     root = small_world.root
     settings = small_training(root, "both") | {"threads": 1, "processes": 2, "main_process_port": 0}

@@ -167,6 +167,7 @@ def without_annotations(folder):
     return folder
 
 
+@pytest.mark.long
 def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, small_training, monkeypatch):
     module = sys.modules["flows.train_rdm"]
     interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
@@ -261,6 +262,7 @@ def test_training_reads_the_version_it_began_with_while_a_new_one_is_published(p
     assert open_artifact(root, "shards", "pictures") == newer and newer.rows == 41
 
 
+@pytest.mark.long
 def test_train_makes_what_is_missing_upstream_and_nothing_else(small_world, small_training, tmp_path):
     settings = small_training(tmp_path, "fresh", steps=2)
     images = {"source": "shapes", "size": 32, "encoding": "png", "count": 96, "split": "shapes", "images_per_part": 40}

@@ -19,12 +19,12 @@ from storage.neighbors import read_neighbors
 from storage.samples import read_samples
 from storage.shards import read_sidecar
 
-ENCODER = {"encoder": "ViT-B-32", "weights": "random"}
+ENCODER = {"encoder": "rdm-shapes", "weights": "random"}
 
 
 @pytest.fixture(scope="module")
 def root(real_data: Path, prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three datasets, imported and embedded by a randomly initialised ViT-B/32."""
+    """The three datasets, imported and embedded by a small encoder with weights of no meaning."""
     root = tmp_path_factory.mktemp("real")
     common = {"root": root, "size": 64, "images_per_part": 50}
     import_images(ImportImages(**common, name="coco", source="coco", path=real_data / "coco"))
