@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, even_batches, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, batches_of, even_batches, joined, load_encoder
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
@@ -166,10 +167,10 @@ def embed_parts(
             stored = (data for key, data in read_images(shards, name) if key not in gone[name])
             yield from even_batches(stored, len(sidecar_of(name)))
 
-    embedded = Pieces(encoder.encode_stream(batches(), decode_stored), encoder.dimension)
+    embedded = encoder.encode_stream(batches(), decode_stored)
     for name in names:
         sidecar = sidecar_of(name)
-        part = (name, sidecar, *embedded.take(len(sidecar)))
+        part = (name, sidecar, *joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension))
 
         def write(scratch: Path, part: tuple[Any, ...] = part) -> tuple[int, dict[str, int]]:
             return write_embeddings(scratch, *part), {}

@@ -133,6 +133,7 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         return len(read_metrics(scratch / METRICS_FILE)), {}
 
     def write_snapshots(scratch: Path) -> tuple[int, dict[str, int]]:
+        # at the steps where the loop keeps a state
         every, last = config.training.checkpoint_steps, config.training.steps
         files = whole_snapshots(build.directory, sorted({*range(every, last, every), last}))
         (scratch / files[0].parent.name).mkdir()

@@ -18,6 +18,7 @@ LONGEST = 0.288
 FAR = 0.1
 """Distance of a profile from which on a mixture is not the mean that was asked for."""
 DECAY = 1e-7
+"""Of the least squares: without it, lengths far from the kept ones are differences of huge multiples of rounded weights."""
 
 
 def exponent(length: float) -> float:

@@ -21,6 +21,8 @@ RANDOM = "random"
 """As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
 BUILT_IN = "built-in"
 """As weights: the file in the package; only the shapes encoder has one."""
+BATCH = 64
+"""Images that are embedded at once, at most."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,14 +63,12 @@ class Encoder:
         """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32, on its device."""
         return self._input(self._prepared(images))
 
-    def encode_images(self, images: Iterable[np.ndarray], batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    def encode_images(self, images: Iterable[np.ndarray], batch: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32.
 
         Raises EncoderError when a vector has no direction.
         """
-        nothing = (np.empty((0, self.dimension), np.float32), np.empty(0, np.float32))
-        vectors, norms = zip(nothing, *self.encode_stream(_batches(images, batch)), strict=True)
-        return np.concatenate(vectors), np.concatenate(norms)
+        return joined(self.encode_stream(_batches(images, batch)), self.dimension)
 
     def encode_stream(
         self, batches: Iterable[Sequence[Any]], decode: Callable[[Any], np.ndarray] | None = None
@@ -147,22 +147,11 @@ def _on_its_way(output: torch.Tensor) -> Callable[[], torch.Tensor]:
     return result
 
 
-class Pieces:
-    """The batches of `Encoder.encode_stream`, taken in pieces of other lengths: each batch cut where a piece ends."""
-
-    def __init__(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], dimension: int) -> None:
-        self._batches = batches
-        self._rest = (np.empty((0, dimension), np.float32), np.empty(0, np.float32))
-
-    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next vectors [count, D] and norms [count]; there must be as many."""
-        pieces, length = [self._rest], len(self._rest[1])
-        while length < count:
-            pieces.append(next(self._batches))
-            length += len(pieces[-1][1])
-        vectors, norms = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-        self._rest = vectors[count:].copy(), norms[count:].copy()
-        return vectors[:count], norms[:count]
+def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batches of vectors and norms -> one of each: [N, D], [N]; N may be 0."""
+    nothing = (np.empty((0, dimension), np.float32), np.empty(0, np.float32))
+    vectors, norms = zip(nothing, *batches, strict=True)
+    return np.concatenate(vectors), np.concatenate(norms)
 
 
 def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32") -> Encoder:
@@ -245,11 +234,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
-def even_batches(values: Iterable[Any], count: int, most: int = 64) -> Iterator[list[Any]]:
-    """`count` values in the fewest batches of at most `most`, of sizes that differ by one at most: none runs half empty."""
-    remaining, batches = iter(values), -(-count // most)
+def even_batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    """`count` values in `batches_of` batches whose sizes differ by one at most: none runs half empty."""
+    remaining, batches = iter(values), batches_of(count)
     for number in range(batches):
         yield list(islice(remaining, count * (number + 1) // batches - count * number // batches))
+
+
+def batches_of(count: int) -> int:
+    """The fewest batches of at most BATCH that hold so many images."""
+    return -(-count // BATCH)
 
 
 def _batches(values: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:

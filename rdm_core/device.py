@@ -9,7 +9,7 @@ import torch
 PRODUCT = 1024
 """Rows and columns of the matrices that a CPU's precisions are compared with."""
 PAYS = 1.5
-"""From this ratio on: a machine with arithmetic of its own for a precision is far above, one without far below."""
+"""Ratio of speeds from which on less precision is worth it."""
 
 
 @cache
@@ -17,7 +17,7 @@ def fastest_precision(device: str) -> str:
     """The precision in which a device multiplies fastest, measured once a process: "float16" on a GPU and "bfloat16" on a
     CPU where that is at least PAYS times as fast as "float32", else that.
 
-    Half of a CPU's kinds have no arithmetic for bfloat16 and are ten times slower with it; autocast is slower on all.
+    A CPU without arithmetic of its own for bfloat16 is slower with it than with float32.
     """
     reduced = "float16" if device.startswith("cuda") else "bfloat16"
     side = PRODUCT if device == "cpu" else 4 * PRODUCT  # a GPU is done with less before it is asked

@@ -67,12 +67,12 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
     """
     paths = [_snapshot_file(run, step) for step in steps]
     for path in paths:
-        remote, facts = remote_of(path), path.with_suffix(".json")
+        folder, facts = remote_of(path.parent), path.with_suffix(".json")
         try:
-            if remote is not None and not path.is_file():
-                write_bytes(facts, (remote_of(facts) or remote).read() or b"")
+            if folder is not None and not path.is_file():
+                write_bytes(facts, (folder / facts.name).read() or b"")
                 written = json.loads(facts.read_text())
-                fetch_object(remote, path, written["bytes"], written["sha256"])
+                fetch_object(folder / path.name, path, written["bytes"], written["sha256"])
             whole = sha256_file(path) == json.loads(facts.read_text())["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             whole = False

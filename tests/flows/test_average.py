@@ -33,7 +33,8 @@ def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_
     for name, parameter in denoiser.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), kept[f"power/0.1/{name}"], rtol=0.01, atol=2e-3)
     assert facts["ema_length"] == 0.1 and made.measured["profile_distance"] < 0.01
-    assert "Running mean of length 0.1 (arXiv 2312.02696)" in (made.file("weights") / "README.md").read_text()
+    card = (made.file("weights") / "README.md").read_text()
+    assert "running mean of length 0.1 (arXiv 2312.02696)" in card and "rdm sample --run mean-01" in card
     assert read_metrics(made.file("metrics.jsonl")) == read_metrics(run.file("metrics.jsonl"))
     request = {"root": small_world.root, "texts": ("a ring",), "count": 1, "steps": 2}
     drawn = [sample_rdm(SampleRDM(**request, run=name, name=name)) for name in ("mean-01", "kept-means")]

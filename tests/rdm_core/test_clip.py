@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, Pieces, even_batches, load_encoder
+from rdm_core.clip import BUILT_IN, RANDOM, Encoder, batches_of, even_batches, joined, load_encoder
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.images import decode
 from rdm_core.shapes import encoder as shapes
@@ -71,14 +71,13 @@ def test_the_batch_size_does_not_change_vectors(small, pictures):
             np.testing.assert_allclose(norms_again, norms, rtol=1e-5)
 
 
-def test_a_stream_gives_the_same_vectors_in_pieces_of_any_length(small, pictures):
+def test_a_stream_gives_the_same_vectors_batch_after_batch(small, pictures):
     vectors, norms = small.encode_images(pictures)
     batches = [list(enumerate(pictures))[start : start + 2] for start in (0, 2, 4)]
-    pieces = Pieces(small.encode_stream(batches, decode=lambda pair: pair[1]), small.dimension)
-    taken = [pieces.take(count) for count in (0, 1, 3, 0, 1)]
-    assert [len(part) for part, _ in taken] == [0, 1, 3, 0, 1]
-    np.testing.assert_allclose(np.concatenate([part for part, _ in taken]), vectors, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([lengths for _, lengths in taken]), norms, rtol=1e-5)
+    stream = list(small.encode_stream(batches, decode=lambda pair: pair[1]))
+    assert [len(lengths) for _, lengths in stream] == [2, 2, 1]
+    np.testing.assert_allclose(joined(stream, small.dimension)[0], vectors, atol=1e-5)
+    np.testing.assert_allclose(joined(stream, small.dimension)[1], norms, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
@@ -86,7 +85,9 @@ def test_even_batches_hold_everything_in_order_and_none_runs_half_empty(count):
     batches = list(even_batches(iter(range(count)), count))
     assert [value for batch in batches for value in batch] == list(range(count))
     sizes = [len(batch) for batch in batches]
-    assert len(sizes) == -(-count // 64) and (not sizes or max(sizes) <= 64 and max(sizes) - min(sizes) <= 1)
+    assert len(sizes) == batches_of(count) == -(-count // 64) and (
+        not sizes or max(sizes) <= 64 and max(sizes) - min(sizes) <= 1
+    )
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

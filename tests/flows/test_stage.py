@@ -1,0 +1,32 @@
+"""What every stage shares: how parts are grouped, and which downloads are counted."""
+
+from contextlib import nullcontext
+
+import pytest
+from prefect import flow
+
+from flows import stage
+
+
+@pytest.mark.parametrize(
+    ("parts", "at_least", "sizes"),
+    [(3, 1, [1, 1, 1]), (3, 4, [3]), (9, 4, [4, 4, 1]), (450, 1, [3] * 150), (450, 2, [3] * 150), (0, 4, [])],
+)
+def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts, at_least, sizes):
+    wanted = {f"{number:05d}": "origin" for number in range(parts)}
+    made = stage.groups(wanted, at_least)
+    assert [len(group) for group in made] == sizes
+    assert [name for group in made for name in group] == list(wanted)
+
+
+def test_only_what_a_run_fetches_is_counted_as_a_download(prefect_at_home, monkeypatch):
+    counted = []
+    monkeypatch.setattr(stage, "concurrency", lambda name: counted.append(name) or nullcontext())
+
+    def load(local):
+        with stage.download(local):
+            return len(counted)
+
+    assert load(local=False) == 0, "rdm search has no server to ask"
+    assert flow(load, name="load")(local=True) == 0
+    assert flow(load, name="load")(local=False) == 1 and counted == [stage.DOWNLOADS]
