@@ -271,5 +271,5 @@ def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, weights: str, precision: str) -> Encoder:
-    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).is_file()):
+    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).exists()):
         return load_encoder(name, weights, best_device(), precision)

@@ -1,6 +1,7 @@
 """CLIP through open_clip: images | texts -> unit vectors [N, D] and the norms they had."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,8 @@ RANDOM = "random"
 """As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
 BUILT_IN = "built-in"
 """As weights: the file in the package; only the shapes encoder has one."""
+CONFIG_FILE = "open_clip_config.json"
+PREPARING = ("mean", "std", "interpolation", "resize_mode")
 BATCH = 64
 """Images that are embedded at once, at most."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -155,29 +158,33 @@ def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int) -> 
 
 
 def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32") -> Encoder:
-    """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file, 'built-in' or 'random'.
+    """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file or directory, 'built-in' or 'random'.
 
-    A hub id is given as name ("hf-hub:org/repo") with empty weights. A tag that was trained with QuickGELU is loaded, and
-    named, as the model's QuickGELU layout: open_clip would only warn. Raises EncoderError when the name is unknown, the
-    file is absent or is not of that model, or the weights cannot be fetched.
+    A directory is one as the hub gives it: weights, tokenizer and open_clip_config.json, which says how images are prepared.
+    A file is prepared for as the model's tags are. A hub id is given as name ("hf-hub:org/repo") with empty weights. A tag
+    that was trained with QuickGELU is loaded, and named, as the model's QuickGELU layout: open_clip would only warn. Raises
+    EncoderError when the name is unknown, the file is absent or is not of that model, or the weights cannot be fetched.
     """
     shapes_encoder.register()
     pretrained = _pretrained(name, weights)
+    is_file = pretrained is not None and pretrained not in open_clip.list_pretrained_tags_by_model(name)
+    preparing = _preparing_for_file(name) if is_file else {}
     name = _layout(name, weights)
+    from_where = f"local-dir:{weights}" if pretrained is None and weights not in (RANDOM, "") else name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is not loaded is the same on every machine
         try:
             model, _, transform = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, device=device, require_pretrained=weights != RANDOM
+                from_where, pretrained=pretrained, device=device, require_pretrained=weights != RANDOM, **preparing
             )
-            tokenizer = open_clip.get_tokenizer(name)
+            tokenizer = open_clip.get_tokenizer(from_where)
         except Exception as error:  # open_clip and the hub raise many kinds; all mean the same to the user
-            raise EncoderError(
-                f"encoder {name!r}",
-                f"weights {weights!r} cannot be loaded ({_first_line(error)})",
-                "Give a tag that `open_clip.list_pretrained()` shows for this model, the path of a local file of it, "
-                "or 'random'; tags and hub ids need the network once.",
-            ) from error
+            cure = "Give a tag that `open_clip.list_pretrained()` shows for this model, the path of a local file or directory "
+            cure += "of it, or 'random'; tags and hub ids need the network once."
+            if getattr(error, "name", "") == "transformers" or "pip install transformers" in str(error):
+                cure = "Install what its text tower needs: pip install 'rdm[transformers]'."
+            what = f"weights {weights!r} cannot be loaded ({_first_line(error)})"
+            raise EncoderError(f"encoder {name!r}", what, cure) from error
     model.eval().requires_grad_(False)
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
@@ -212,10 +219,45 @@ def _pretrained(name: str, weights: str) -> str | None:
     if weights == RANDOM:
         return None
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights not in tags and not Path(weights).is_file():
-        cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file, or 'random'."
+    if weights in tags:
+        return weights
+    if weights and Path(weights).is_dir():
+        _require_directory_of(name, Path(weights))
+        return None
+    if not Path(weights).is_file():
+        cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file or directory, or 'random'."
         raise EncoderError(f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure)
     return weights
+
+
+def _require_directory_of(name: str, directory: Path) -> None:
+    where = directory / CONFIG_FILE
+    try:
+        held: dict[str, Any] = json.loads(where.read_text())["model_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        cure = f"Give a directory as the hub gives it: {CONFIG_FILE}, weights, and the tokenizer if the model has its own."
+        raise EncoderError(where, f"it says no model ({_first_line(error)})", cure) from error
+    known = open_clip.get_model_config(name)
+    parts = ("embed_dim", "vision_cfg", "quick_gelu")
+    if other := [part for part in parts if held.get(part, False) != known.get(part, False)]:
+        what = f"its {' and '.join(other)} differ from those of {name!r}"
+        raise EncoderError(where, what, f"Name the model that it is, or take it as it is: encoder='local-dir:{directory}'.")
+
+
+def _preparing_for_file(name: str) -> dict[str, Any]:
+    """A file of weights does not say how images are to be prepared. As for the model's tags, then, if they all agree."""
+    ways: dict[tuple[Any, ...], list[str]] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        told = open_clip.get_pretrained_cfg(name, tag)
+        ways.setdefault(tuple(told.get(key) for key in PREPARING), []).append(tag)
+    if len(ways) > 1:
+        groups = "; ".join(", ".join(tags) + f": {dict(zip(PREPARING, way, strict=True))}" for way, tags in ways.items())
+        cure = f"Give a directory that holds the file and an {CONFIG_FILE} with model_cfg and preprocess_cfg."
+        raise EncoderError(
+            f"encoder {name!r}", f"a file does not say how its images are prepared, and tags differ ({groups})", cure
+        )
+    only = next(iter(ways), ())
+    return {f"image_{key}": value for key, value in zip(PREPARING, only, strict=False) if value is not None}
 
 
 def _layout(name: str, tag: str) -> str:

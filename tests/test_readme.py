@@ -1,7 +1,9 @@
 """The README cannot lie: its commands run, in order, and its claims about make exist."""
 
+import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flows.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -64,6 +68,16 @@ def test_every_link_and_picture_leads_to_a_file():
 
 def test_no_placeholder_is_left():
     assert not re.findall(r"@[A-Z_]+@", README)
+
+
+def test_commands_that_need_the_network_or_large_files_name_parameters_that_exist(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    told = [line for kind, body in BLOCKS if kind == "text" for line in body.splitlines() if line.startswith("rdm ")]
+    told += re.findall(r"`(rdm (?:average|train|build) [^`]*)`", README)
+    assert len(told) > 5
+    for line in told:
+        main([*shlex.split(line)[1:], "--dry-run"])
+        assert json.loads(capsys.readouterr().out), line
 
 
 def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace, server):
