@@ -301,7 +301,9 @@ def test_a_tokenizer_that_needs_more_than_is_installed_says_what(tmp_path, monke
 
 
 def test_siglip_with_its_own_tokenizer_embeds_images_and_texts(tmp_path, pictures):
-    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    missing = "run it after pip install '.[transformers]', which makes every import of diffusers two seconds slower"
+    transformers = pytest.importorskip("transformers", reason=missing)
+    tokenizers = pytest.importorskip("tokenizers", reason=missing)
     words = {"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "ring": 4}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
