@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from flows.config import BuildDatabase
+from flows.encoders import encoder_of
 from flows.progress import Clock, say
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
     building,
-    download,
     ensured,
     gathered,
     group_in_one_go,
@@ -31,7 +30,7 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, batches_of, even_batches, joined, load_encoder
+from rdm_core.clip import Encoder, batches_of, even_batches, joined
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
@@ -262,14 +261,3 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     bytes_per_row = round(build.file(FAISS_FILE).stat().st_size / len(vectors), 1)
     latency = {"p50_milliseconds": written.p50_milliseconds, "p95_milliseconds": written.p95_milliseconds}
     return measured | curve | latency | {"bytes_per_row": bytes_per_row, "targets_met": met}
-
-
-def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
-    """The encoder, loaded once a process."""
-    return _loaded(name, weights, precision)
-
-
-@lru_cache(maxsize=2)
-def _loaded(name: str, weights: str, precision: str) -> Encoder:
-    with download(local=weights in (BUILT_IN, RANDOM) or Path(weights).exists()):
-        return load_encoder(name, weights, best_device(), precision)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.build_database import encoder_of, index_embeddings, index_plan
+from flows.build_database import index_embeddings, index_plan
 from flows.config import BuildDatabase, ConvertOriginal
+from flows.encoders import encoder_of
 from flows.progress import Clock, say
 from flows.stage import building, ensured, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.clip import Encoder

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from flows.database import OpenDatabase, searchable
 from flows.find_neighbors import keys_of
 from flows.look_config import FindDuplicates
-from flows.opening import OpenDatabase, searchable
 from flows.progress import say
 from flows.search import hit_of, write_sheet
 from rdm_core.duplicates import calibrated_cap, groups_of

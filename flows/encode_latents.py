@@ -1,5 +1,6 @@
 """shards -> latents: what the denoiser is trained on, encoded once."""
 
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,5 +93,5 @@ def absolute(autoencoder: str) -> str:
 @lru_cache(maxsize=1)
 def space_of(autoencoder: str) -> LatentSpace:
     """The latent space, loaded once a process."""
-    with download(local=autoencoder == PIXELS or Path(autoencoder).is_dir()):
+    with nullcontext() if autoencoder == PIXELS or Path(autoencoder).is_dir() else download():
         return load_latent_space(autoencoder).to(best_device())

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from flows.config import EvaluateRDM
+from flows.database import OpenDatabase
 from flows.findings import summary
-from flows.opening import OpenDatabase, OpenRun, open_database, open_run
+from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
 from flows.sample import database_of, draw

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from flows.database import OpenDatabase, searchable
 from flows.look_config import MapDatabase
-from flows.opening import OpenDatabase, searchable
 from flows.page import Html, data_url, document, element
 from flows.progress import say
 from rdm_core.images import decode, encode, fitted, grid

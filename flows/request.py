@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.opening import OpenDatabase, OpenRun, open_run
+from flows.database import OpenDatabase
+from flows.opening import OpenRun, open_run
 from flows.progress import say
+from flows.query_image import query_image
 from flows.sample_config import SampleRDM
 from rdm_core.context import zeros
 from rdm_core.errors import RequestError
 from rdm_core.generate import Guidance, Known, Style, known_of
-from rdm_core.images import ImageRejected, decode
 from rdm_core.retrieve import (
     STRATEGIES,
     Queries,
@@ -91,21 +92,6 @@ def text_queries(run: OpenRun, texts: Sequence[str]) -> Queries:
 def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
     """Image files as queries. Raises RequestError for a file that is no usable image."""
     return Queries(*run.encoder.encode_images([query_image(path) for path in paths]), texts=False)
-
-
-def query_image(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises RequestError when it cannot be used."""
-    try:
-        return decode(checked_image(path).read_bytes())
-    except ImageRejected as error:
-        raise RequestError(path, f"an image of the request cannot be used ({error})", "Give another image.") from error
-
-
-def checked_image(path: Path) -> Path:
-    """The path of an image. Raises RequestError when there is no such file."""
-    if not path.is_file():
-        raise RequestError(path, "no such image", "Give the path of an image file.")
-    return path
 
 
 def _looked_up(config: SampleRDM, opened: Opened, rng: np.random.Generator) -> tuple[list[str], Retrieved]:

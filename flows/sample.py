@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from flows.artifacts import show_image
-from flows.opening import OpenDatabase, OpenRun, open_database, open_run
+from flows.database import OpenDatabase
+from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock, bar
-from flows.request import Opened, Request, checked_image, request_of
+from flows.query_image import checked_image
+from flows.request import Opened, Request, request_of
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.context import Context

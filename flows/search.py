@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from flows.database import OpenDatabase, searchable
 from flows.figures import thumbnail
 from flows.look_config import SearchDatabase
-from flows.opening import OpenDatabase, searchable
 from flows.page import Html, document, element, note, number, table
-from flows.request import query_image
+from flows.query_image import query_image
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
 from rdm_core.search import NO_ROW, search_exact, unit_queries

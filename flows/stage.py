@@ -84,10 +84,9 @@ DOWNLOADS = "downloads"
 """Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit 1` makes it polite."""
 
 
-def download(local: bool) -> AbstractContextManager[object]:
-    """Where weights are loaded: in a run under the limit, unless they are local, as Prefect takes two seconds to count."""
-    in_a_run = FlowRunContext.get() or TaskRunContext.get()
-    return concurrency(DOWNLOADS) if in_a_run and not local else nullcontext()
+def download() -> AbstractContextManager[object]:
+    """Where weights are fetched: in a run under the limit, for which Prefect takes two seconds; elsewhere freely."""
+    return concurrency(DOWNLOADS) if FlowRunContext.get() or TaskRunContext.get() else nullcontext()
 
 
 def whole(value: R) -> R:

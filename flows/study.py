@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from flows.config import EvaluateRDM, Study
+from flows.database import OpenDatabase
 from flows.demo import prepare_world, side_by_side, training, twin_of
 from flows.evaluate import (
     EVALUATION_FILE,
@@ -23,7 +24,7 @@ from flows.evaluate import (
     same_but_for_neighbors,
     write_evaluation,
 )
-from flows.opening import OpenDatabase, OpenRun, open_database, open_run
+from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries, training_counts
 from flows.sample import database_of, draw

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import autofaiss
 import faiss
 import numpy as np
 import torch
-from autofaiss.utils.cast import cast_bytes_to_memory_string, cast_memory_to_bytes
 
 from rdm_core.errors import RequestError
 from rdm_core.exact import cheap_precision, search_by_bound_on
@@ -119,6 +117,9 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
     autofaiss chooses the recipe by size and the `memory` the index may take; what it chose is recorded because its tuning
     is by stopwatch. Building takes up to as much again. Raises RequestError when the memory is not enough.
     """
+    import autofaiss  # with pandas and more: half a second that a search does not need
+    from autofaiss.utils.cast import cast_bytes_to_memory_string, cast_memory_to_bytes
+
     with_room = cast_bytes_to_memory_string(2 * cast_memory_to_bytes(memory))
     index, infos = autofaiss.build_index(
         embeddings=np.ascontiguousarray(vectors, dtype=np.float32),

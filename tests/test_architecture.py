@@ -116,6 +116,12 @@ def test_help_loads_neither_the_orchestrator_nor_a_model_library(arguments):
     report((HEAVY | {"pyarrow", "pydantic", "numpy"}) & set(loaded.split()))
 
 
+def test_search_loads_no_more_than_it_answers_with():
+    """Somebody waits: each of these takes half a second to four; the encoder is loaded when there is a text or an image."""
+    loaded = run_python("import sys, flows.search; print(*sys.modules)")
+    report({"prefect", "diffusers", "open_clip", "torchvision", "autofaiss", "accelerate"} & set(loaded.split()))
+
+
 def is_true(keyword):
     return isinstance(keyword.value, ast.Constant) and keyword.value.value is True
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_compared_is_refused(planted, small_world, monkeypatch):
     build_database(BuildDatabase(root=planted, name="foreign", shards="test", encoder="rdm-shapes", weights="random"))
     with pytest.raises(ArtifactMismatch, match="different encoders"):
         duplicates(FindDuplicates(root=planted, database="database", other="foreign"))
-    monkeypatch.setattr("flows.opening.OpenDatabase.images", lambda self, keys: {})
+    monkeypatch.setattr("flows.database.OpenDatabase.images", lambda self, keys: {})
     with pytest.raises(RequestError, match="Give one: --cap"):
         duplicates(FindDuplicates(root=planted, database="database"))
 

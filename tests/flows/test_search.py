@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flows import opening
+from flows import database, encoders
+from flows.database import searchable
 from flows.look_config import SearchDatabase
-from flows.opening import searchable
 from flows.search import search
 from rdm_core.errors import RequestError
 from rdm_core.images import decode
@@ -90,22 +90,22 @@ def test_what_cannot_be_looked_for_is_refused_with_where_and_cure(small_world, t
 
 
 def test_other_weights_than_the_databases_are_refused(small_world, monkeypatch):
-    other = opening.encoder_of("rdm-shapes", "random")
-    monkeypatch.setattr(opening, "encoder_of", lambda name, weights: other)
+    other = encoders.encoder_of("rdm-shapes", "random")
+    monkeypatch.setattr(encoders, "encoder_of", lambda name, weights: other)
     with pytest.raises(ArtifactMismatch, match="Put the original weights back, or build the database again"):
         look(small_world, texts=("a",))
 
 
 def test_the_same_weights_with_another_preprocessing_are_refused_by_its_name(small_world, monkeypatch):
-    encoder = opening.encoder_of("rdm-shapes", "built-in")
-    monkeypatch.setattr(opening, "encoder_of", lambda name, weights: replace(encoder, preparation=None))
+    encoder = encoders.encoder_of("rdm-shapes", "built-in")
+    monkeypatch.setattr(encoders, "encoder_of", lambda name, weights: replace(encoder, preparation=None))
     with pytest.raises(ArtifactMismatch, match="but its resized_as is not. Build the database again"):
         look(small_world, texts=("a",))
 
 
 def test_an_index_whose_rows_are_not_the_embeddings_is_refused(small_world, monkeypatch):
     embeddings = open_artifact(small_world.root, "embeddings", "shapes")
-    monkeypatch.setattr(opening, "open_vectors", lambda index: np.zeros((95, 64), np.float16))
+    monkeypatch.setattr(database, "open_vectors", lambda index: np.zeros((95, 64), np.float16))
     with pytest.raises(ArtifactMismatch, match=r"index/shapes: it holds 96 norms and vectors \[95, 64\]"):
         searchable(small_world.root, embeddings)
 

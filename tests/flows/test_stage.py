@@ -1,11 +1,12 @@
 """What every stage shares: how parts are grouped, and which downloads are counted."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from prefect import flow
 
-from flows import stage
+from flows import encoders, stage
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,13 @@ def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts
 def test_only_what_a_run_fetches_is_counted_as_a_download(prefect_at_home, monkeypatch):
     counted = []
     monkeypatch.setattr(stage, "concurrency", lambda name: counted.append(name) or nullcontext())
+    monkeypatch.setattr(encoders, "load_encoder", lambda *asked: len(counted))
 
-    def load(local):
-        with stage.download(local):
-            return len(counted)
+    def load(weights, number):
+        return encoders.encoder_of(f"an encoder that is not loaded yet {number}", weights)
 
-    assert load(local=False) == 0, "rdm search has no server to ask"
-    assert flow(load, name="load")(local=True) == 0
-    assert flow(load, name="load")(local=False) == 1 and counted == [stage.DOWNLOADS]
+    assert load("openai", 0) == 0, "rdm search has no server to ask"
+    in_a_run = flow(load, name="load")
+    assert [in_a_run(weights, 1) for weights in ("random", "built-in", str(Path(__file__)))] == [0, 0, 0]
+    assert in_a_run("openai", 2) == 1 and counted == [stage.DOWNLOADS]
+    assert in_a_run("", 3) == 2, "a hub's repository has no other weights"

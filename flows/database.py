@@ -1,0 +1,62 @@
+"""A database that can be searched, and asked who made its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdm_core.retrieve import Database
+from rdm_core.search import Searcher
+from storage.artifact import Artifact, with_fingerprint
+from storage.embeddings import read_columns
+from storage.errors import ArtifactMismatch
+from storage.index import faiss_file, open_index_of, open_norms, open_vectors
+from storage.shards import CREDIT_COLUMNS, read_some_images
+
+if TYPE_CHECKING:
+    from rdm_core.clip import Encoder
+
+
+@dataclass(frozen=True)
+class OpenDatabase:
+    """A database, ready to be searched and asked who made its images."""
+
+    embeddings: Artifact
+    database: Database
+    root: Path
+    index: Artifact
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that embedded it; raises what `the_encoder` raises."""
+        from flows.encoders import the_encoder  # half of what a search takes to start, and not every search needs it
+
+        made, weights = self.embeddings, self.embeddings.measured["weights"]
+        return the_encoder(made.parameters["encoder"], weights, f"embeddings/{made.name}", "build the database again")
+
+    def credits(self, rows: list[int]) -> list[dict[str, Any]]:
+        """key, source_key, captions, labels, style, author, licence and source url of some rows."""
+        table = read_columns(self.embeddings, ["key", "source_key", *CREDIT_COLUMNS])
+        return table.take(np.asarray(rows, dtype=np.int64)).to_pylist()
+
+    def images(self, keys: list[str]) -> dict[str, bytes]:
+        """Encoded images by key; none when the shards are no longer under this root."""
+        shards = with_fingerprint(self.root, "shards", self.embeddings.inputs["shards"])
+        return read_some_images(shards, keys) if shards else {}
+
+
+def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
+    """Open the index over some embeddings. Raises ArtifactMismatch when its rows are not theirs."""
+    index = open_index_of(root, embeddings)
+    vectors, norms = open_vectors(index), np.asarray(open_norms(index))
+    expected = (embeddings.rows, embeddings.parameters["encoder"]["dimension"])
+    if vectors.shape != expected or norms.shape != expected[:1]:
+        raise ArtifactMismatch(
+            f"index/{index.name}",
+            f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, the embeddings are {list(expected)}",
+            f"Remove {index.directory} and build the database again: rdm build --name {index.name} ...",
+        )
+    return OpenDatabase(embeddings, Database(Searcher(vectors, faiss_file(index)), norms), root, index)
