@@ -251,10 +251,12 @@ def _preparing_for_file(name: str) -> dict[str, Any]:
         told = open_clip.get_pretrained_cfg(name, tag)
         ways.setdefault(tuple(told.get(key) for key in PREPARING), []).append(tag)
     if len(ways) > 1:
-        groups = "; ".join(", ".join(tags) + f": {dict(zip(PREPARING, way, strict=True))}" for way, tags in ways.items())
+        told = "; ".join(f"{', '.join(tags[:2])}{' ...' if tags[2:] else ''}: {way}" for way, tags in ways.items())
         cure = f"Give a directory that holds the file and an {CONFIG_FILE} with model_cfg and preprocess_cfg."
         raise EncoderError(
-            f"encoder {name!r}", f"a file does not say how its images are prepared, and tags differ ({groups})", cure
+            f"encoder {name!r}",
+            f"a file does not say how its images are prepared, and tags differ in {PREPARING} ({told})",
+            cure,
         )
     only = next(iter(ways), ())
     return {f"image_{key}": value for key, value in zip(PREPARING, only, strict=False) if value is not None}

@@ -288,7 +288,9 @@ def test_a_file_is_prepared_for_as_the_models_tags_are_and_refused_where_they_di
         {"image_mean": none, "image_std": one, "image_interpolation": "bilinear", "image_resize_mode": "shortest"},
         {},
     ]
-    with pytest.raises(EncoderError, match=r"tags differ \(.*openai.*; laion2b_s32b_b82k: .*open_clip_config.json"):
+    with pytest.raises(
+        EncoderError, match=r"tags differ in .* \(openai, .* \.\.\.: .*; laion2b_s32b_b82k: .*open_clip_config.json"
+    ):
         load_encoder("ViT-L-14", str(file))
 
 
