@@ -24,7 +24,7 @@ function size() {
   draw();
 }
 
-function side() { return Math.min(canvas.clientWidth, canvas.clientHeight) * 0.94 * view.scale; }
+function side() { return (Math.min(canvas.clientWidth, canvas.clientHeight) - data.cell - 8) * view.scale; } // whole pictures at the edge
 
 function placeOf(i) {
   const [x, y] = data.points[i];
