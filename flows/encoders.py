@@ -1,11 +1,11 @@
 """Encoders by name, and the one that something was made with."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from rdm_core.clip import BUILT_IN, RANDOM, Encoder, load_encoder
+from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
+from rdm_core.encoder_weights import is_local
 from storage.checks import encoder_difference
 from storage.errors import ArtifactMismatch
 
@@ -17,7 +17,7 @@ def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, weights: str, precision: str) -> Encoder:
-    if weights in (BUILT_IN, RANDOM) or (weights and Path(weights).exists()):
+    if is_local(weights):
         return load_encoder(name, weights, best_device(), precision)
     from flows.stage import download  # Prefect: two seconds that a search by local weights does not need
 
