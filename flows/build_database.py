@@ -34,12 +34,13 @@ from rdm_core.clip import Encoder, batches_of, even_batches, joined
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
 from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
+from storage.arrays import open_array
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.atomic import write_json
 from storage.build import Build, read_plan, unfinished
-from storage.embeddings import read_columns, read_vectors, without_keys, write_embeddings
+from storage.embeddings import read_columns, vector_parts, without_keys, write_embeddings
 from storage.errors import BuildRefused, StorageError
-from storage.index import FAISS_FILE, faiss_file, open_means, open_vectors, write_vectors
+from storage.index import FAISS_FILE, VECTORS_FILE, faiss_file, open_means, open_vectors, write_vectors
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
@@ -205,14 +206,15 @@ def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, repla
     """The only part: the matrix, its norms and, when asked for, the faiss file."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
-        vectors, norms = read_vectors(embeddings)
+        text_mean = open_means(replaced)[1] if replaced else mean_of_captions(embeddings, config)
+        rows = write_vectors(scratch, vector_parts(embeddings), embeddings.rows, text_mean)
         if build.plan.parameters["recipe"] == "autofaiss":
+            vectors = open_array(scratch / VECTORS_FILE)
             recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
             queries, k = recall_queries(vectors, config)
             curve = tune_index(scratch / FAISS_FILE, vectors, queries, k, config.recall_target)
             write_json(build.file(CURVE_FILE), {"index": recipe, "curve": [asdict(setting) for setting in curve]})
-        text_mean = open_means(replaced)[1] if replaced else mean_of_captions(embeddings, config)
-        return write_vectors(scratch, vectors, norms, text_mean), {}
+        return rows, {}
 
     return single_part(build, "index", write)
 

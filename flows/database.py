@@ -12,7 +12,6 @@ from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from storage.artifact import Artifact, with_fingerprint
 from storage.embeddings import read_columns
-from storage.errors import ArtifactMismatch
 from storage.index import faiss_file, open_index_of, open_norms, open_vectors
 from storage.shards import CREDIT_COLUMNS, read_some_images
 
@@ -49,14 +48,7 @@ class OpenDatabase:
 
 
 def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
-    """Open the index over some embeddings. Raises ArtifactMismatch when its rows are not theirs."""
+    """Open the index over some embeddings. Raises what `open_index_of` raises."""
     index = open_index_of(root, embeddings)
-    vectors, norms = open_vectors(index), np.asarray(open_norms(index))
-    expected = (embeddings.rows, embeddings.parameters["encoder"]["dimension"])
-    if vectors.shape != expected or norms.shape != expected[:1]:
-        raise ArtifactMismatch(
-            f"index/{index.name}",
-            f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, the embeddings are {list(expected)}",
-            f"Remove {index.directory} and build the database again: rdm build --name {index.name} ...",
-        )
-    return OpenDatabase(embeddings, Database(Searcher(vectors, faiss_file(index)), norms), root, index)
+    searcher = Searcher(open_vectors(index), faiss_file(index))
+    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)

@@ -7,7 +7,7 @@ from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from storage.artifact import Artifact, open_artifact
 from storage.errors import ArtifactMissing
-from storage.index import open_index_of
+from storage.index import index_of
 
 
 def make_missing(config: TrainRDM) -> None:
@@ -80,7 +80,7 @@ def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
 def has_index(config: TrainRDM, database: Artifact) -> bool:
     """Whether the database can be searched."""
     try:
-        open_index_of(config.root, database)
+        index_of(config.root, database)
     except ArtifactMissing:
         return False
     return True

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rdm_core.device import shortest_seconds
+from rdm_core.errors import RequestError
 
 GROUP = 16
 """Columns of a product that are looked at together first: most groups hold no candidate."""
@@ -23,8 +24,14 @@ SAMPLE_ROWS = 8192
 """Rows, evenly spread, whose best scores are the first thresholds."""
 TOO_MANY = 32
 """A tile of which every TOO_MANY-th row is a candidate is scored whole: gathering rows costs more than a product."""
+WHOLE_QUERIES = 64
+"""Queries that a whole tile is scored for at once: every pair may be kept."""
+PAIRS = 2**16
+"""Pairs that are scored at once: their vectors are copied beside each other."""
 
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Pairs = tuple[torch.Tensor, torch.Tensor]
+"""Places of queries, columns of a tile: int64 [P] each."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def int8_product(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def half_product(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """float16 [Q, D] x float16 [N, D] -> float32 [Q, N]; what float16 loses of the result is given back to the bound."""
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # sums in fp32: the bound counts on it
     return (queries @ rows.T).float()
 
 
@@ -91,15 +99,22 @@ HALF = Precision("float16", half, half_product, 2.0**-10)
 @cache
 def cheap_precision(device: str) -> Precision | None:
     """The precision whose product pays on a device: float16 on a GPU, int8 on a CPU that is at least twice as fast with it
-    as with fp32 (measured here, in a second), else None."""
+    as with fp32 (measured here, in a second) and whose products of int8 are exact, else None."""
     if device.startswith("cuda"):
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # sums in fp32: the bound counts on it
         return HALF
     rng = torch.Generator().manual_seed(0)
     queries, rows = (torch.randn(count, 512, generator=rng) for count in (256, 4096))
     small_queries, small_rows = (int8(vectors, True).values for vectors in (queries, rows))
     plain = shortest_seconds(lambda: queries @ rows.T)
-    return INT8 if shortest_seconds(lambda: int8_product(small_queries, small_rows), most=2 * plain) < plain / 2 else None
+    pays = shortest_seconds(lambda: int8_product(small_queries, small_rows), most=2 * plain) < plain / 2
+    return INT8 if pays and int8_is_exact() else None
+
+
+def int8_is_exact() -> bool:
+    """Whether the largest products add up: some CPUs without VNNI add pairs of them in 16 bits, which saturate."""
+    signs = torch.tensor([127, -127], dtype=torch.int8)[torch.randint(2, (64, 512), generator=torch.Generator().manual_seed(0))]
+    most = torch.cat([torch.full((32, 512), 127, dtype=torch.int8), signs])
+    return torch.equal(int8_product(most, most).long(), most.long() @ most.long().T)
 
 
 def search_by_bound(
@@ -109,23 +124,39 @@ def search_by_bound(
     """Unit queries float32 [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not), k <= N.
 
     Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row. Holds one tile of the database
-    and one block of products in memory at a time.
+    and one block of products in memory at a time. Raises RequestError for vectors that hold NaN or infinity: nothing is
+    less than a bound of NaN.
     """
     asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
-    reduced = precision.reduce(asked, False)
+    reduced = _finite(precision.reduce(asked, False), "the queries")
     found = _Found.of(len(asked), k, first_thresholds(asked, vectors, k, device))
     for start in range(0, len(vectors), tile_rows):
         tile = _on_device(vectors[start : start + tile_rows], device)
-        rows = precision.reduce(tile.float(), True)
+        rows = _finite(precision.reduce(tile.float(), True), f"the rows {start:,} to {start + len(tile):,}")
         for first in range(0, len(asked), query_rows):
             last = min(first + query_rows, len(asked))
-            thresholds = found.thresholds[first:last]
-            places, columns = candidates(reduced.part(first, last), rows, thresholds, precision)
-            if len(places) * TOO_MANY > (last - first) * len(tile):
-                places, columns = _every_near(asked[first:last], tile, thresholds)
-            scores = (asked[first + places] * tile[columns].float()).sum(dim=1)
-            found.add(first, last, places, columns + start, scores)
+            passed = candidates(reduced.part(first, last), rows, found.thresholds[first:last], precision)
+            if passed is None:
+                for at in range(first, last, WHOLE_QUERIES):
+                    to = min(at + WHOLE_QUERIES, last)
+                    found.add(
+                        at, to, start, *_scored(asked[at:to], tile, _every_near(asked[at:to], tile, found.thresholds[at:to]))
+                    )
+            else:
+                found.add(first, last, start, *_scored(asked[first:last], tile, passed))
     return found.rows.cpu().numpy(), found.scores.cpu().numpy()
+
+
+def _finite(reduced: Reduced, which: str) -> Reduced:
+    if not (reduced.lost.isfinite().all() and reduced.lengths.isfinite().all()):
+        raise RequestError("search", f"{which} hold NaN or infinity", "Embed the images again.")
+    return reduced
+
+
+def _scored(queries: torch.Tensor, tile: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Places, columns and, in fp32, the scores of pairs. Not from a product: equal rows would not have equal scores there."""
+    parts = zip(*(which.split(PAIRS) for which in pairs), strict=True)
+    return *pairs, torch.cat([(queries[places] * tile[columns].float()).sum(dim=1) for places, columns in parts])
 
 
 def search_by_bound_on(
@@ -153,10 +184,11 @@ def first_thresholds(queries: torch.Tensor, vectors: np.ndarray, k: int, device:
     return torch.cat([(part @ sample.T).topk(k, dim=1).values[:, -1] for part in queries.split(1024)]) - ROUNDING
 
 
-def candidates(
-    queries: Reduced, rows: Reduced, thresholds: torch.Tensor, precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pairs (query, row) that may score at least the query's threshold; every other pair scores less, for certain."""
+def candidates(queries: Reduced, rows: Reduced, thresholds: torch.Tensor, precision: Precision) -> Pairs | None:
+    """The pairs (query, row) that may score at least the query's threshold; every other pair scores less, for certain.
+
+    None: so many that a product in fp32 costs less.
+    """
     most_lost, longest = rows.lost.amax(), (rows.lengths + rows.lost).amax()
     slack = queries.lengths * most_lost + queries.lost * longest + ROUNDING + precision.result_rounding
     product = precision.product(queries.values, rows.values)
@@ -164,15 +196,18 @@ def candidates(
     least = least.floor().clamp(-(2**30), 2**30).to(product.dtype) if product.dtype == torch.int32 else least
     width = product.shape[1] // GROUP * GROUP
     groups = product[:, :width].reshape(len(product), -1, GROUP).amax(dim=2) >= least[:, None]
+    if TOO_MANY * GROUP * int(groups.sum()) > 8 * product.numel():  # most groups with a candidate have one
+        return None
     places, group = groups.nonzero(as_tuple=True)
     columns = (group[:, None] * GROUP + torch.arange(GROUP, device=product.device)).reshape(-1)
     places = places.repeat_interleave(GROUP)
     passed = product[places, columns] >= least[places]
     rest_places, rest_columns = (product[:, width:] >= least[:, None]).nonzero(as_tuple=True)
-    return torch.cat([places[passed], rest_places]), torch.cat([columns[passed], rest_columns + width])
+    places, columns = torch.cat([places[passed], rest_places]), torch.cat([columns[passed], rest_columns + width])
+    return None if TOO_MANY * len(places) > product.numel() else (places, columns)
 
 
-def _every_near(queries: torch.Tensor, tile: torch.Tensor, thresholds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _every_near(queries: torch.Tensor, tile: torch.Tensor, thresholds: torch.Tensor) -> Pairs:
     """The same by a product in fp32: for data that a cheap one cannot tell apart."""
     places, columns = (queries @ tile.float().T >= thresholds[:, None] - ROUNDING).nonzero(as_tuple=True)
     return places, columns
@@ -192,12 +227,12 @@ class _Found:
         rows = torch.full((count, k), -1, dtype=torch.int64, device=device)
         return cls(rows, torch.full((count, k), -2.0, device=device), thresholds)
 
-    def add(self, first: int, last: int, places: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> None:
-        """Keep the k best of what is known of queries first..last and of new (place, row, score)."""
+    def add(self, first: int, last: int, start: int, places: torch.Tensor, columns: torch.Tensor, scores: torch.Tensor) -> None:
+        """Keep the k best of what is known of queries first..last and of new (place, column, score) in the tile at `start`."""
         count, k = last - first, self.rows.shape[1]
-        known = torch.arange(count, device=rows.device).repeat_interleave(k)
+        known = torch.arange(count, device=columns.device).repeat_interleave(k)
         places = torch.cat([known, places])
-        rows = torch.cat([self.rows[first:last].reshape(-1), rows])
+        rows = torch.cat([self.rows[first:last].reshape(-1), columns + start])
         scores = torch.cat([self.scores[first:last].reshape(-1), scores])
         order = rows.argsort(stable=True)  # by query, then falling score, then row: stable sorts, the last one counts most
         order = order[(-scores[order]).argsort(stable=True)]

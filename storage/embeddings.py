@@ -1,7 +1,8 @@
 """Embeddings: Parquet parts whose row order, part after part, is the index id."""
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,41 @@ def read_columns_of(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
 def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
     """All vectors [N, D] float32, of unit length again after float16, and their raw norms [N] float32.
 
-    Raises FormatError when the artifact has no row.
+    Raises FormatError when the artifact has no row, or one without a direction.
     """
-    table = read_columns(embeddings, ["embedding", "norm"])
-    if not table.num_rows:
+    vectors, norms = zip(*vector_parts(embeddings), strict=True)
+    return np.concatenate(vectors), np.concatenate(norms)
+
+
+def vector_parts(embeddings: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same part after part, those without rows left out."""
+    empty = True
+    for path in embeddings.files(".parquet"):
+        table = read_table(path, ["embedding", "norm"])
+        if table.num_rows:
+            empty = False
+            yield _unit(vectors_of(table, "embedding"), path), table["norm"].to_numpy()
+    if empty:
         raise FormatError(embeddings.directory, "holds no embedding", "Import images that can be read, then embed again.")
-    vectors = vectors_of(table, "embedding").astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), table["norm"].to_numpy()
+
+
+def end_vectors(embeddings: Artifact) -> np.ndarray:
+    """The first and the last vector, unit float32 [2, D]; only the parts that hold them are read."""
+    parts = [part for part in embeddings.parts if part.rows]
+    ends = []
+    for part, row in ((parts[0], 0), (parts[-1], -1)):
+        (path,) = replace(embeddings, parts=(part,)).files(".parquet")
+        ends.append(_unit(vectors_of(read_table(path, ["embedding"]), "embedding")[[row]], path))
+    return np.concatenate(ends)
+
+
+def _unit(vectors: np.ndarray, path: Path) -> np.ndarray:
+    vectors = vectors.astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))).tolist():
+        what = f"the vector of row {wrong[0]} has no direction (its length is {lengths[wrong[0], 0]})"
+        raise FormatError(path, what, "Embed the images again.")
+    return vectors / lengths
 
 
 def licence_counts(embeddings: Artifact) -> dict[str, int]:

@@ -1,29 +1,53 @@
 """Index: the vectors of a database as one memory-mapped matrix and, for large sets, a faiss file over the same rows."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from storage.arrays import open_array
-from storage.artifact import Artifact, artifacts, is_current
+from storage.artifact import Artifact, artifacts, check, is_current
 from storage.build import Build
-from storage.errors import ArtifactMissing
+from storage.embeddings import end_vectors
+from storage.errors import ArtifactMismatch, ArtifactMissing, FormatError
 
 VECTORS_FILE = "vectors.npy"
 FAISS_FILE = "index.faiss"
+ROUNDED_TWICE = 2e-3
+"""What an entry of a unit vector may lose by two roundings to float16, at most."""
 
 
-def write_vectors(directory: Path, vectors: np.ndarray, norms: np.ndarray, text_mean: np.ndarray | None = None) -> int:
-    """Write unit vectors [N, D] as float16, raw norms [N] as float32 (row = index id) and the means. Returns N.
+def write_vectors(
+    directory: Path, parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int, text_mean: np.ndarray | None = None
+) -> int:
+    """Write unit vectors [N, D] as float16, raw norms [N] as float32 (row = index id) and the means. Returns N = `rows`.
 
-    `text_mean` [D]: mean unit vector of the captions; zeros are written where there are none.
+    `parts`: vectors and norms of one part after the other, so that one is held in memory at a time; at least one. `text_mean`
+    [D]: mean unit vector of the captions; zeros are written where there are none. Raises FormatError for another number of
+    rows, and for a vector that is not finite.
     """
-    image_mean = vectors.mean(axis=0, dtype=np.float64)
-    means = np.stack([image_mean, np.zeros_like(image_mean) if text_mean is None else text_mean])
+    matrix: Any = None
+    sums, norms, done = np.zeros(0), [], 0
+    for vectors, lengths in parts:
+        if matrix is None:
+            shape = (rows, vectors.shape[1])
+            matrix = np.lib.format.open_memmap(directory / VECTORS_FILE, mode="w+", dtype=np.float16, shape=shape)
+            sums = np.zeros(shape[1])
+        if done + len(vectors) > rows or not np.isfinite(vectors).all():
+            what = f"rows {done:,} to {done + len(vectors):,} of {rows:,} are too many, or hold NaN or infinity"
+            raise FormatError(directory / VECTORS_FILE, what, "Embed the images again.")
+        matrix[done : done + len(vectors)] = vectors
+        sums += vectors.sum(axis=0, dtype=np.float64)
+        norms.append(lengths)
+        done += len(vectors)
+    if done != rows:
+        raise FormatError(directory / VECTORS_FILE, f"{done:,} rows came, {rows:,} were told", "Embed the images again.")
+    matrix.flush()
+    means = np.stack([sums / rows, np.zeros_like(sums) if text_mean is None else text_mean])
     np.save(directory / "means.npy", means.astype(np.float32), allow_pickle=False)
-    np.save(directory / VECTORS_FILE, vectors.astype(np.float16), allow_pickle=False)
-    np.save(directory / "norms.npy", norms.astype(np.float32), allow_pickle=False)
-    return len(vectors)
+    np.save(directory / "norms.npy", np.concatenate(norms).astype(np.float32), allow_pickle=False)
+    return rows
 
 
 def open_vectors(index: Artifact | Build) -> np.ndarray:
@@ -47,8 +71,8 @@ def faiss_file(index: Artifact | Build) -> Path | None:
     return path if path.is_file() else None
 
 
-def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
-    """The index over exactly these embeddings, under the same name; the current one if it fits.
+def index_of(root: Path, embeddings: Artifact) -> Artifact:
+    """The index over exactly these embeddings, under the same name; the current one if it fits. Its files are not looked at.
 
     Raises ArtifactMissing when none was built from them.
     """
@@ -60,3 +84,23 @@ def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
             f"Build the database again: rdm build --name {embeddings.name} ...",
         )
     return next((a for a in family if is_current(root, a)), family[-1])
+
+
+def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
+    """The same, for use: its files have their sizes, and its rows are those of the embeddings.
+
+    Shapes are compared, and the first and the last vector; `rdm check` compares everything. Raises ArtifactMissing,
+    ArtifactDamaged or ArtifactMismatch.
+    """
+    index = index_of(root, embeddings)
+    check(index, hashes=False)
+    vectors, norms = open_vectors(index), open_norms(index)
+    expected = (embeddings.rows, embeddings.parameters["encoder"]["dimension"])
+    what = f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, the embeddings are {list(expected)}"
+    if fits := vectors.shape == expected and norms.shape == expected[:1]:
+        what = "its first or last vector is not that of the embeddings"
+        fits = bool(np.allclose(vectors[[0, -1]], end_vectors(embeddings), atol=ROUNDED_TWICE))
+    if not fits:
+        cure = f"Remove {index.directory} and build the database again: rdm build --name {index.name} ..."
+        raise ArtifactMismatch(f"index/{index.name}", what, cure)
+    return index

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flows import database, encoders
+from flows import encoders
 from flows.database import searchable
 from flows.look_config import SearchDatabase
 from flows.search import search
@@ -105,7 +105,7 @@ def test_the_same_weights_with_another_preprocessing_are_refused_by_its_name(sma
 
 def test_an_index_whose_rows_are_not_the_embeddings_is_refused(small_world, monkeypatch):
     embeddings = open_artifact(small_world.root, "embeddings", "shapes")
-    monkeypatch.setattr(database, "open_vectors", lambda index: np.zeros((95, 64), np.float16))
+    monkeypatch.setattr("storage.index.open_vectors", lambda index: np.zeros((95, 64), np.float16))
     with pytest.raises(ArtifactMismatch, match=r"index/shapes: it holds 96 norms and vectors \[95, 64\]"):
         searchable(small_world.root, embeddings)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rdm_core import exact, search
+from rdm_core.errors import RequestError
 from rdm_core.exact import HALF, INT8, candidates, cheap_precision, first_thresholds, search_by_bound, search_by_bound_on
 
 PRECISIONS = pytest.mark.parametrize("precision", [INT8, HALF], ids=lambda precision: precision.name)
@@ -47,7 +48,7 @@ def test_equal_vectors_come_in_the_order_of_their_rows(precision):
 
 
 @PRECISIONS
-def test_no_pair_above_the_threshold_is_left_out_of_the_candidates(precision):
+def test_no_pair_above_the_threshold_is_left_out_of_the_candidates(precision, monkeypatch):
     """The bound itself, on vectors that lose much in int8: one large entry makes all others coarse."""
     vectors = unit(2000)
     vectors[::3, 5] += 20
@@ -56,6 +57,7 @@ def test_no_pair_above_the_threshold_is_left_out_of_the_candidates(precision):
     scores = (queries.double() @ torch.from_numpy(vectors).double().T).numpy()
     thresholds = torch.from_numpy(np.quantile(scores, 0.99, axis=1).astype(np.float32))
     reduced = precision.reduce(queries, False), precision.reduce(torch.from_numpy(vectors), True)
+    monkeypatch.setattr(exact, "TOO_MANY", 1)
     places, rows = candidates(*reduced, thresholds, precision)
     given = np.zeros(scores.shape, bool)
     given[places.numpy(), rows.numpy()] = True
@@ -108,3 +110,36 @@ def test_a_large_search_goes_by_the_bound_where_it_pays(monkeypatch):
     monkeypatch.setattr(search.faiss, "knn", None)
     rows, _ = search.search_exact(queries, vectors, 8)
     np.testing.assert_array_equal(rows, by_hand(queries, vectors, 8)[0])
+
+
+@PRECISIONS
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused_instead_of_hiding_their_tile(precision, value):
+    queries, vectors = unit(5, seed=1), unit(3000)
+    vectors[1500, 3] = value
+    with pytest.raises(RequestError, match="the rows 1,000 to 2,000 hold NaN or infinity"):
+        search_by_bound(queries, vectors, 5, precision, tile_rows=1000)
+    with pytest.raises(RequestError, match="the queries hold NaN"):
+        search_by_bound(vectors[1498:1502], unit(3000), 5, precision)
+
+
+@PRECISIONS
+def test_a_database_of_copies_takes_no_more_memory_than_a_block(precision, monkeypatch):
+    """Half of the rows are one image: all of them are candidates of a query that is near to it."""
+    vectors = np.concatenate([np.repeat(unit(1), 3000, axis=0), unit(3000, seed=8)]).astype(np.float16)
+    copied = []
+    scored = exact._scored
+    monkeypatch.setattr(exact, "PAIRS", 1000)
+    monkeypatch.setattr(exact, "_scored", lambda q, t, pairs: copied.append(len(q) * len(t)) or scored(q, t, pairs))
+    rows, scores = search_by_bound(np.repeat(unit(1), 200, axis=0), vectors, 10, precision, tile_rows=2000)
+    np.testing.assert_array_equal(rows, np.tile(np.arange(10), (200, 1)))
+    np.testing.assert_allclose(scores, 1, atol=1e-3)
+    assert max(copied[:4]) == exact.WHOLE_QUERIES * 2000, "a whole tile is scored for a few queries at a time"
+
+
+def test_int8_is_not_chosen_where_its_sums_saturate(monkeypatch):
+    assert exact.int8_is_exact(), "on this machine"
+    product = exact.int8_product
+    monkeypatch.setattr(exact, "int8_product", lambda queries, rows: product(queries, rows).clamp(-(2**15), 2**15 - 1))
+    monkeypatch.setattr(exact, "shortest_seconds", lambda work, most=0.0: 0.1 if most else 1.0)
+    assert cheap_precision.__wrapped__("cpu") is None

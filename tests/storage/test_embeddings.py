@@ -102,3 +102,12 @@ def test_licences_are_counted_most_first(make, sidecar, sample, unit_vectors):
     vectors, norms = unit_vectors(5)
     artifact = make("embeddings", "a", lambda d, n: write_embeddings(d, n, table, vectors, norms))
     assert list(licence_counts(artifact).items()) == [("not stated", 2), ("CC-BY", 2), ("CC0", 1)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_vector_without_a_direction_is_refused_when_it_is_read(make, sidecar, unit_vectors, value):
+    vectors, norms = unit_vectors(4)
+    vectors[2] = value
+    artifact = make("embeddings", "e", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms))
+    with pytest.raises(FormatError, match="00000.parquet: the vector of row 2 has no direction"):
+        read_vectors(artifact)

@@ -163,7 +163,7 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
         {"shards": made["shards"].fingerprint},
         seconds=1.5,
     )
-    publish("index", {"index": lambda d: (write_vectors(d, vectors, norms), {})})
+    publish("index", {"index": lambda d: (write_vectors(d, [(vectors, norms)], len(vectors)), {})})
     keys = np.asarray([key for table in sidecars for key in table["key"].to_pylist()], dtype=object)
     rows, scores = np.array([[1, 2], [0, -1]]), np.array([[0.5, 0.25], [0.5, -2]], np.float32)
     publish("neighbors", {"00000": lambda d: (write_neighbors(d, "00000", ["q0", "q1"], keys, rows, scores), {})})

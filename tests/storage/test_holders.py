@@ -33,7 +33,7 @@ def world(make, sample, sidecar, unit_vectors):
 
     add("shards", lambda d, n: write_shard(d, n, [*map(sample, range(4)), sample(9, reason="too small")]))
     add("embeddings", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms), "shards")
-    add("index", lambda d, n: write_vectors(d, vectors, norms), "embeddings")
+    add("index", lambda d, n: write_vectors(d, [(vectors, norms)], len(vectors)), "embeddings")
     add("neighbors", lambda d, n: write_neighbors(d, n, keys[:2], np.array(keys), rows, rows / 4), "embeddings")
     add("latents", lambda d, n: write_latents(d, n, keys[:3], np.zeros((3, 3, 4, 4), np.uint8)), "shards")
     add("runs", lambda d, n: (d / "metrics.jsonl").write_text("{}"), "embeddings", "index", "neighbors", "latents")

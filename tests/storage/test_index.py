@@ -5,8 +5,9 @@ import pytest
 
 from storage.artifact import Plan, open_artifact
 from storage.build import begin
-from storage.errors import ArtifactMissing
-from storage.index import FAISS_FILE, faiss_file, open_index_of, open_norms, open_vectors, write_vectors
+from storage.embeddings import write_embeddings
+from storage.errors import ArtifactDamaged, ArtifactMismatch, ArtifactMissing, FormatError
+from storage.index import FAISS_FILE, VECTORS_FILE, faiss_file, index_of, open_index_of, open_norms, open_vectors, write_vectors
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def index(make, unit_vectors):
 
     def made(fingerprint, seed=0, name="a"):
         return make(
-            "index", name, lambda d, n: write_vectors(d, *unit_vectors(6, seed=seed)), inputs={"embeddings": fingerprint}
+            "index", name, lambda d, n: write_vectors(d, [unit_vectors(6, seed=seed)], 6), inputs={"embeddings": fingerprint}
         )
 
     return made
@@ -44,7 +45,7 @@ def test_a_mapped_matrix_cannot_be_written_to(index):
 
 def test_an_unfinished_build_can_be_searched_to_measure_its_recall(tmp_path, unit_vectors):
     with begin(tmp_path, Plan("index", "a", {})) as build:
-        build.write_part("index", "", lambda d: (write_vectors(d, *unit_vectors(4)), {}))
+        build.write_part("index", "", lambda d: (write_vectors(d, [unit_vectors(4)], 4), {}))
         assert open_vectors(build).shape == (4, 8)
         assert faiss_file(build) is None
 
@@ -58,8 +59,8 @@ def test_there_is_a_faiss_file_only_when_one_was_built(make, index):
 def test_the_index_of_given_embeddings_is_found_among_its_versions(tmp_path, index, embeddings):
     first, second = embeddings("first"), embeddings("second")
     of_first, of_second = index(first.fingerprint), index(second.fingerprint)
-    assert open_index_of(tmp_path, first) == of_first
-    assert open_index_of(tmp_path, second) == of_second
+    assert index_of(tmp_path, first) == of_first
+    assert index_of(tmp_path, second) == of_second
     assert open_artifact(tmp_path, "index", "a") == of_second
 
 
@@ -78,7 +79,7 @@ def test_the_current_one_of_two_that_fit_is_taken(tmp_path, make, embeddings):
     for artifact in (both[0], both[1], both[0]):
         with begin(tmp_path, Plan("index", "a", artifact.parameters, artifact.inputs)) as build:
             assert build.finished == artifact
-        assert open_index_of(tmp_path, wanted) == artifact
+        assert index_of(tmp_path, wanted) == artifact
 
 
 def test_embeddings_without_an_index_are_told_how_to_get_one(tmp_path, index, embeddings):
@@ -87,4 +88,64 @@ def test_embeddings_without_an_index_are_told_how_to_get_one(tmp_path, index, em
     with pytest.raises(
         ArtifactMissing, match=f"index/a: no index .* {embeddings('x').fingerprint}. Build .*rdm build --name a"
     ):
-        open_index_of(tmp_path, embeddings("x"))
+        index_of(tmp_path, embeddings("x"))
+
+
+@pytest.fixture
+def of_rows(make, sidecar, unit_vectors):
+    """of_rows(vectors, norms) publishes embeddings of ten rows in two parts, and an index over them or over those given."""
+
+    def made(*given):
+        vectors, norms = unit_vectors(10)
+        writers = [
+            lambda d, n, at=at: write_embeddings(d, n, sidecar(10).slice(at, 5), vectors[at : at + 5], norms[at : at + 5])
+            for at in (0, 5)
+        ]
+        embeddings = make("embeddings", "a", *writers, parameters={"encoder": {"dimension": 8}})
+        rows = given or (vectors, norms)
+        of = {"inputs": {"embeddings": embeddings.fingerprint}, "parameters": {"first": rows[0][0].tolist()}}
+        return embeddings, make("index", "a", lambda d, n: write_vectors(d, [rows], len(rows[0])), **of)
+
+    return made
+
+
+def test_an_index_is_opened_for_use_when_its_rows_are_those_of_the_embeddings(tmp_path, of_rows):
+    embeddings, index = of_rows()
+    assert open_index_of(tmp_path, embeddings) == index
+
+
+@pytest.mark.parametrize(
+    ("altered", "message"),
+    [
+        (lambda v, n: (v[2:], n[2:]), r"it holds 8 norms and vectors \[8, 8\], the embeddings are \[10, 8\]"),
+        (lambda v, n: (v[:, :7], n), r"vectors \[10, 7\]"),
+        (lambda v, n: (v[::-1], n), "its first or last vector is not that of the embeddings"),
+        (lambda v, n: (np.concatenate([v[:9], -v[9:]]), n), "its first or last vector"),
+    ],
+    ids=["fewer", "dimension", "order", "last"],
+)
+def test_an_index_of_other_rows_is_refused(tmp_path, of_rows, unit_vectors, altered, message):
+    embeddings, _ = of_rows(*altered(*unit_vectors(10)))
+    with pytest.raises(ArtifactMismatch, match=message):
+        open_index_of(tmp_path, embeddings)
+
+
+def test_an_index_that_was_cut_short_is_refused(tmp_path, of_rows):
+    embeddings, index = of_rows()
+    data = index.file(VECTORS_FILE).read_bytes()
+    index.file(VECTORS_FILE).write_bytes(data[:-10])
+    with pytest.raises(ArtifactDamaged, match="vectors.npy"):
+        open_index_of(tmp_path, embeddings)
+
+
+def test_what_is_written_has_all_its_rows_and_a_direction_each(tmp_path, unit_vectors):
+    vectors, norms = unit_vectors(10)
+    assert write_vectors(tmp_path, [(vectors[:4], norms[:4]), (vectors[4:], norms[4:])], 10) == 10
+    np.testing.assert_array_equal(np.load(tmp_path / VECTORS_FILE), vectors.astype(np.float16))
+    np.testing.assert_allclose(np.load(tmp_path / "means.npy")[0], vectors.mean(axis=0), atol=1e-6)
+    for rows in (9, 11):
+        with pytest.raises(FormatError, match="rows"):
+            write_vectors(tmp_path, [(vectors, norms)], rows)
+    vectors[3, 2] = np.nan
+    with pytest.raises(FormatError, match="NaN"):
+        write_vectors(tmp_path, [(vectors, norms)], 10)

@@ -31,7 +31,7 @@ def references(make, unit_vectors):
                 lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores),
                 inputs=inputs,
             ),
-            "index": make("index", "i", lambda d, n: write_vectors(d, *unit_vectors(30), text_mean=np.full(8, 0.5))),
+            "index": make("index", "i", lambda d, n: write_vectors(d, [unit_vectors(30)], 30, text_mean=np.full(8, 0.5))),
         }
         return {role: f"{artifact.name}@{artifact.id}" for role, artifact in artifacts.items()}
 
