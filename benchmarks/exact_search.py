@@ -72,7 +72,7 @@ def by_index(queries: np.ndarray, vectors: np.ndarray, known: np.ndarray, peer: 
         print(f"  autofaiss {recipe}: built in {built:.0f} CPU s, {path.stat().st_size / len(vectors):,.0f} bytes a row")
         told(f"autofaiss {recipe} as it is by default", queries, vectors, path, known, peer)
         for target in RECALL_TARGETS:
-            chosen = search.tune_index(path, vectors, queries[:256], K, target)[-1]
+            chosen = search.tune_index(path, queries[:256], known[:256], target)[-1]
             told(f"autofaiss {recipe} at {chosen.setting}, chosen for recall {target}", queries, vectors, path, known, peer)
 
 

@@ -33,7 +33,7 @@ from flows.workers import a_device_each
 from rdm_core.clip import Encoder, batches_of, even_batches, joined
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
-from rdm_core.search import Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
+from rdm_core.search import NO_ROW, Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
 from storage.arrays import open_array
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.atomic import write_json
@@ -48,6 +48,8 @@ EXACT_UP_TO_ROWS = 100_000
 SHARDS_A_STREAM = 4
 """Shards that are embedded by one task run, at least: between two of them no device waits."""
 CAPTIONS_FOR_A_MEAN = 2_000
+TUNED_ON, JUDGED_ON = 1, 0
+"""Seeds of the rows that an index is set with, and of those that it is judged on."""
 CURVE_FILE = ".build/curve.json"
 """What tuning measured, until it is in the manifest."""
 
@@ -211,8 +213,7 @@ def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, repla
         if build.plan.parameters["recipe"] == "autofaiss":
             vectors = open_array(scratch / VECTORS_FILE)
             recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
-            queries, k = recall_queries(vectors, config)
-            curve = tune_index(scratch / FAISS_FILE, vectors, queries, k, config.recall_target)
+            curve = tune_index(scratch / FAISS_FILE, *recall_queries(vectors, config, TUNED_ON), config.recall_target)
             write_json(build.file(CURVE_FILE), {"index": recipe, "curve": [asdict(setting) for setting in curve]})
         return rows, {}
 
@@ -229,27 +230,31 @@ def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
     return vectors.mean(axis=0)
 
 
-def recall_queries(vectors: np.ndarray, config: BuildDatabase) -> tuple[np.ndarray, int]:
-    """A seeded draw of the database's own rows [Q, D], and the k their neighbors are compared at."""
-    picks = np.random.default_rng(0).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
-    return np.asarray(vectors[np.sort(picks)], dtype=np.float32), min(config.recall_k, len(vectors))
+def recall_queries(vectors: np.ndarray, config: BuildDatabase, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A seeded draw of the database's own rows [Q, D], and the nearest rows of each [Q, K] by exact search but itself, which
+    every index finds."""
+    drawn = np.random.default_rng(seed).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
+    picks = np.sort(drawn)
+    queries = np.asarray(vectors[picks], dtype=np.float32)
+    rows, _ = search_exact(queries, vectors, min(config.recall_k + 1, len(vectors)))
+    return queries, np.where(rows == picks[:, None], NO_ROW, rows)
 
 
 def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     """Recall@k of the written index against exact search, on a seeded draw of its own rows, and the time it took.
 
-    Of an approximate index also whether it meets its targets, which is said if not, and the curve that tuning measured;
-    no curve where the index was at hand already.
+    Other rows than the effort was chosen with; a text's neighbors lie further off than an image's, and fewer may be found. Of
+    an approximate index also whether it meets its targets, which is said if not, and the curve that tuning measured; no
+    curve where the index was at hand already.
     """
     vectors = open_vectors(build)
-    queries, k = recall_queries(vectors, config)
+    queries, exact = recall_queries(vectors, config, JUDGED_ON)
     searcher, clock = Searcher(vectors, faiss_file(build)), Clock()
-    found, _ = searcher.search(queries, k)
+    found, _ = searcher.search(queries, exact.shape[1])
     milliseconds = 1000 * clock.seconds / len(queries)
-    exact, _ = search_exact(queries, vectors, k)
     measured: dict[str, object] = {
-        "recall_at_k": round(recall_at_k(found, exact), 4), "k": k, "recall_queries": len(queries),
-        "milliseconds_per_query": round(milliseconds, 3),
+        "recall_at_k": round(recall_at_k(found, exact), 4), "k": min(config.recall_k, len(vectors)),
+        "recall_queries": len(queries), "milliseconds_per_query": round(milliseconds, 3),
     }  # fmt: skip
     if searcher.index is None:
         return measured

@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:  # told in one message if it is one of ours, in full if it is not
         return _told(error)
-    print(json.dumps(value, indent=2, default=str) if options.json else text)
+    try:
+        print(json.dumps(value, indent=2, default=str) if options.json else text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -173,8 +173,9 @@ class FindNeighbors(FlowConfig):
     """Neighbors stored for each query."""
     group: Literal["author", "style", "source_url"] | None = None
     """Rows with the query's own value in this column are no neighbors of it; other crops of its image never are."""
-    score_cap: float = Field(1.0, gt=0, le=1)
-    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. `rdm duplicates` proposes one."""
+    score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
+    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated: what altered copies of
+    the database's images have under its encoder (as `rdm duplicates`), to two digits; the plan holds the number."""
 
 
 class ConvertOriginal(FlowConfig):

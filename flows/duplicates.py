@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from flows.calibration import calibrated_cap_of
 from flows.database import OpenDatabase, searchable
 from flows.find_neighbors import keys_of
 from flows.look_config import FindDuplicates
 from flows.progress import say
 from flows.search import hit_of, write_sheet
-from rdm_core.duplicates import calibrated_cap, groups_of
-from rdm_core.errors import RequestError
-from rdm_core.images import decode
+from rdm_core.duplicates import groups_of
 from rdm_core.search import NO_ROW, search_neighbors
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
@@ -32,15 +31,16 @@ def duplicates(config: FindDuplicates) -> Result:
     other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
     same_encoder(other, embeddings)
     database = searchable(config.root, embeddings)
-    cap = config.cap if config.cap is not None else cap_of(config, database)
+    cap, images = (config.cap, 0) if config.cap is not None else calibrated_cap_of(database, config.calibrate_with, config.seed)
     say("duplicates", config.database, f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}")
     (keys, sources), (own_keys, own_sources) = (keys_of(artifact, ("source_key",)) for artifact in (other, embeddings))
     no_group = np.full_like(sources, None) if config.other else sources
-    rows, scores = search_neighbors(read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, config.k)
+    k = min(config.k, embeddings.rows)
+    rows, scores = search_neighbors(read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, k)
     above = (rows != NO_ROW) & (scores > cap)
     queries, slots = np.nonzero(above)
     pairs = np.stack([queries, rows[queries, slots]], axis=1)
-    full = int(above.all(axis=1).sum()) if config.k < embeddings.rows else 0
+    full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
     if not config.other:
         pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
         queries, slots = queries[kept], slots[kept]
@@ -51,7 +51,7 @@ def duplicates(config: FindDuplicates) -> Result:
         for (q, r), s in zip(pairs[worst], found[worst], strict=True)
     ]
     value: dict[str, Any] = {
-        "database": embeddings.reference, "other": other.reference, "cap": cap, "calibrated": config.cap is None,
+        "database": embeddings.reference, "other": other.reference, "cap": cap, "calibrated_with": images,
         "pairs": listed, "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
         "rows_with_k_copies": full,
     }  # fmt: skip
@@ -63,17 +63,6 @@ def duplicates(config: FindDuplicates) -> Result:
     if config.out and listed:
         write_sheet(config.out, database, sheet_of(config, database, keys, pairs[worst][:SHOWN], found[worst][:SHOWN]))
     return "\n".join(_lines(config, value)), value
-
-
-def cap_of(config: FindDuplicates, database: OpenDatabase) -> float:
-    """The cap that altered copies of some of the database's own images give. Raises RequestError when none is at hand."""
-    keys, _ = keys_of(database.embeddings, ("source_key",))
-    picked = np.random.default_rng(config.seed).choice(len(keys), min(config.calibrate_with, len(keys)), replace=False)
-    images = database.images([keys[i] for i in picked])
-    if not images:
-        what = "its images are no longer under this root, so that no cap can be calibrated"
-        raise RequestError(f"embeddings/{database.embeddings.name}", what, "Give one: --cap 0.95.")
-    return calibrated_cap(database.encoder, [decode(data) for _, data in sorted(images.items())])
 
 
 def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
@@ -97,7 +86,8 @@ def sheet_of(
 
 
 def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
-    how = f"calibrated with altered copies of {config.calibrate_with} of its images" if value["calibrated"] else "as given"
+    images = value["calibrated_with"]
+    how = f"calibrated with altered copies of {images} of its images" if images else "as given"
     lines = [f"cosine above {value['cap']:.4f} ({how})"]
     share = value["rows"] / max(1, value["of_rows"])
     lines.append(f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.calibration import calibrated_cap_of
 from flows.config import FindNeighbors
-from flows.progress import Clock
+from flows.database import searchable
+from flows.progress import Clock, say
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -61,8 +63,18 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
     parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
     parameters |= {"group": config.group} if config.group else {}
-    parameters |= {"score_cap": config.score_cap} if config.score_cap < 1 else {}
+    cap = _calibrated(config.root, opened["database"].reference) if config.score_cap == "calibrated" else config.score_cap
+    parameters |= {"score_cap": cap} if cap < 1 else {}
     return Plan("neighbors", config.name, parameters, inputs)
+
+
+@lru_cache(maxsize=1)
+def _calibrated(root: Path, reference: str) -> float:
+    """To two digits, so that another machine's last bits do not ask for another table."""
+    database = open_artifact(root, *reference.split("/"))
+    cap, images = calibrated_cap_of(searchable(root, database))
+    say("neighbors", database.name, f"near-duplicates above {cap:.2f}, calibrated with {images} images")
+    return round(cap, 2)
 
 
 @stage_task(name="search-parts", **NETWORK_RETRIES)

@@ -25,7 +25,7 @@ class SearchDatabase(UnderRoot):
     """Database (embeddings and index of one name) that is searched."""
     texts: tuple[str, ...] = ()
     """Prompts."""
-    templates: tuple[str, ...] = ("{}",)
+    templates: tuple[str, ...] = Field(("{}",), min_length=1)
     """Sentences that each prompt is put into, at {}; what is looked for is the mean of all of them."""
     images: tuple[Path, ...] = ()
     """Image files."""

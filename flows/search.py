@@ -96,7 +96,8 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
         raise RequestError(f"embeddings/{name}", f"there is no key {absent[0]!r}", cure)
     places = np.asarray([rows[key] for key in keys])
     sources = columns["source_key"].to_pylist()
-    crops, vectors = Counter(sources), database.database.vectors(places)
+    crops, name = Counter(sources), database.embeddings.name
+    vectors = unit_queries(database.database.vectors(places), database.embeddings.parameters["encoder"]["dimension"], name)
     return [
         Query(key, vector, sources[row], crops[sources[row]]) for key, row, vector in zip(keys, places, vectors, strict=True)
     ]
@@ -105,7 +106,7 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
 def found_rows(database: OpenDatabase, queries: Sequence[Query], k: int, exact: bool) -> list[list[dict[str, Any]]]:
     """The k nearest rows of each query, nearest first: score, key, captions, licence, author and source url."""
     searcher, vectors = database.database.searcher, np.stack([query.vector for query in queries])
-    wanted = k + max(query.crops for query in queries)
+    wanted = min(k + max(query.crops for query in queries), len(searcher.vectors))
     rows, scores = search_exact(vectors, searcher.vectors, wanted) if exact else searcher.search(vectors, wanted)
     unique = np.unique(rows[rows != NO_ROW]).tolist()
     credits = dict(zip(unique, database.credits(unique), strict=True))

@@ -170,14 +170,14 @@ class Setting:
     """95 % are."""
 
 
-def tune_index(path: Path, vectors: np.ndarray, queries: np.ndarray, k: int, recall_target: float) -> list[Setting]:
-    """Set a saved index to the least effort that finds `recall_target` of the exact rows, or to its most if none does.
+def tune_index(path: Path, queries: np.ndarray, exact: np.ndarray, recall_target: float) -> list[Setting]:
+    """Set a saved index to the least effort that finds `recall_target` of the exact rows [Q, K] of queries [Q, D], or to its
+    most if none does.
 
     Efforts double from 8 to 4,096; each that was tried is returned with its recall and latency, the chosen one last. An
     index without an effort to set (Flat) gives one row. Unlike autofaiss's tuning, the clock has no say in what is chosen.
     """
     index = faiss.read_index(str(path))
-    exact, _ = search_exact(queries, vectors, k)
     measured: list[Setting] = []
     for setting in _settings(index):
         if setting:
@@ -224,6 +224,7 @@ class Searcher:
 
 
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted."""
+    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted; 1 where there is none."""
     hits = sum(len(set(f[f != NO_ROW]) & set(e[e != NO_ROW])) for f, e in zip(found, exact, strict=True))
-    return hits / max(1, int((exact != NO_ROW).sum()))
+    wanted = int((exact != NO_ROW).sum())
+    return hits / wanted if wanted else 1.0

@@ -4,8 +4,12 @@ The views cost nothing until a query names them. The same Parquet files open wit
 """
 
 import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
+from itertools import chain, count
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.artifact import Artifact, artifacts, is_current
+from storage.artifact import Artifact, artifacts, check, is_current
+from storage.atomic import write_bytes
 from storage.errors import StorageError
 from storage.runs import METRICS_FILE, read_metrics
 
@@ -30,24 +35,26 @@ class Query:
     """What a query gave: a table that can be printed, listed and saved."""
 
     def __init__(self, table: pa.Table, text: str) -> None:
-        self.table = table
+        self.table = table.rename_columns(_told_apart(table.column_names))
         self.text = text
         """As DuckDB prints it: long results and wide columns shortened, with their counts."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row."""
-        return self.table.to_pylist()
+        """Every row; NaN and infinity, which JSON has no words for, are None."""
+        return [{name: _finite(value) for name, value in row.items()} for row in self.table.to_pylist()]
 
     def save(self, path: Path) -> None:
-        """Write every row to a .parquet, .csv or .json file. Raises QueryError for another ending."""
-        writers: dict[str, Callable[[], None]] = {
-            ".parquet": lambda: pq.write_table(self.table, path),
-            ".csv": lambda: _write_csv(path, self.table),
-            ".json": lambda: _write_json(path, self.rows()),
-        }
+        """Write every row to a .parquet, .csv or .json file, whole or not at all.
+
+        Raises QueryError for another ending, and for values that Parquet cannot hold.
+        """
+        writers = {".parquet": _parquet, ".csv": _csv, ".json": lambda table: _json(self.rows(), indent=1).encode() + b"\n"}
         if path.suffix not in writers:
             raise QueryError(path, f"its ending is none of {', '.join(writers)}", "Give the file one of these endings.")
-        writers[path.suffix]()
+        try:
+            write_bytes(path, writers[path.suffix](self.table))
+        except pa.ArrowException as error:
+            raise QueryError(path, f"{path.suffix[1:]} cannot hold it ({error})", "CAST the column to TEXT.") from error
 
 
 def query(root: Path, sql: str) -> Query:
@@ -57,7 +64,8 @@ def query(root: Path, sql: str) -> Query:
     current version of every name, told apart by the column `artifact`; `embeddings."coco"` is one name alone and
     `embeddings."coco@0123456789ab"` one version of it; `artifacts` has a row for every version.
 
-    Raises QueryError for anything but one statement that reads, and for what DuckDB does not understand.
+    Raises QueryError for anything but one SELECT, and for what DuckDB does not understand; ArtifactDamaged where a file of
+    what is asked for is absent or short.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -80,7 +88,7 @@ def query(root: Path, sql: str) -> Query:
 def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     statements = connection.extract_statements(sql)
     kinds = [statement.type.name for statement in statements]
-    if kinds not in (["SELECT"], ["EXPLAIN"]):
+    if kinds != ["SELECT"]:  # EXPLAIN ANALYZE would run what it explains
         given = f"it is {' and '.join(kinds)}" if kinds else "it is empty"
         raise QueryError("query", f"{given}, where one SELECT is allowed", "Artifacts never change; read them with one SELECT.")
 
@@ -94,18 +102,21 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
     for kind in (kind for kind in VIEWS[:-1] if kind in lower):
         connection.execute(f"CREATE SCHEMA {kind}")
+        all_of_kind = re.search(rf"\b{kind}\b(?!\s*\.)", lower) is not None  # not only shards."one"
         selects = []
         for artifact in (a for a in every if a.kind == kind):
             names = [f"{artifact.name}@{artifact.id}"]
             names += [artifact.name] * (artifact.reference in current)
             mentioned = [name for name in names if f'{kind}."{name}"'.lower() in lower or f"{kind}.{name}".lower() in lower]
-            if artifact.reference not in current and not mentioned:
+            in_union = all_of_kind and artifact.reference in current
+            if not in_union and not mentioned:
                 continue
+            check(artifact, hashes=False)
             select, read = _select(connection, artifact)
             files += read
             for name in mentioned:
                 connection.execute(f'CREATE VIEW {kind}."{name}" AS {select}')
-            if artifact.reference in current:
+            if in_union:
                 selects.append(f"SELECT '{artifact.name}' AS artifact, * FROM ({select})")
         if selects:
             connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
@@ -151,14 +162,38 @@ def _told(error: duckdb.Error) -> str:
     return " ".join(str(error).split("\n\n")[0].split())[:400]
 
 
-def _write_csv(path: Path, table: pa.Table) -> None:
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """key, key -> key, key_1, as DuckDB prints them: a row is told by its columns' names."""
+    told: list[str] = []
+    for name in names:
+        others = chain([name], (f"{name}_{number}" for number in count(1)))
+        told.append(next(other for other in others if other not in told))
+    return told
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, default=str)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()
+
+
+def _csv(table: pa.Table) -> bytes:
     """Lists become JSON in their cell."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(table.column_names)
-        for row in table.to_pylist():
-            writer.writerow([json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in row.values()])
-
-
-def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text(json.dumps(rows, indent=1, default=str) + "\n")
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(table.column_names)
+    for row in table.to_pylist():
+        writer.writerow([_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()])
+    return stream.getvalue().encode()

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from flows.build_database import build_database
-from flows.config import BuildDatabase, ImportImages
+from flows.config import BuildDatabase, FindNeighbors, ImportImages
 from flows.duplicates import duplicates
+from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from flows.look_config import FindDuplicates
 from rdm_core.duplicates import altered_copies, groups_of
@@ -14,6 +15,7 @@ from rdm_core.errors import RequestError
 from rdm_core.images import encode
 from rdm_core.shapes import world
 from storage.errors import ArtifactMismatch
+from storage.neighbors import read_neighbors
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +44,22 @@ def planted(prefect_at_home, tmp_path_factory):
 
 def test_planted_copies_are_found_with_a_cap_calibrated_for_the_encoder(planted, tmp_path):
     text, value = duplicates(FindDuplicates(root=planted, database="database", keys=tmp_path / "keys.txt"))
-    assert 0.8 < value["cap"] < 1 and value["calibrated"]
+    assert 0.8 < value["cap"] < 1 and value["calibrated_with"] == value["of_rows"]
     assert len(value["pairs"]) == 4 and value["surplus"] == 4 and value["rows"] == 8
     assert all("copy" in pair["key"] + pair["of"] for pair in value["pairs"])
     assert len((tmp_path / "keys.txt").read_text().split()) == 4
-    assert "4 pairs" in text and "calibrated with altered copies" in text
+    assert "4 pairs" in text and f"calibrated with altered copies of {value['of_rows']} of its images" in text
+
+
+def test_a_neighbor_table_passes_over_near_duplicates_above_a_calibrated_cap(planted):
+    tables = {}
+    for name, cap in (("all", 1.0), ("capped", "calibrated")):
+        wanted = FindNeighbors(root=planted, name=name, queries="test", database="database", k=3, score_cap=cap)
+        tables[cap] = find_neighbors(wanted)
+    told = tables["calibrated"].parameters["score_cap"]
+    assert 0.8 < told < 1 and told == round(told, 2) and "score_cap" not in tables[1.0].parameters
+    (with_copies, without) = (read_neighbors(table)[2] for table in tables.values())
+    assert with_copies.max() > told >= without.max() > 0
 
 
 def test_a_test_sets_images_that_the_database_holds_are_found(planted, tmp_path):
@@ -78,7 +91,7 @@ def test_what_cannot_be_compared_is_refused(planted, small_world, monkeypatch):
     with pytest.raises(ArtifactMismatch, match="different encoders"):
         duplicates(FindDuplicates(root=planted, database="database", other="foreign"))
     monkeypatch.setattr("flows.database.OpenDatabase.images", lambda self, keys: {})
-    with pytest.raises(RequestError, match="Give one: --cap"):
+    with pytest.raises(RequestError, match="Give one: 0.95"):
         duplicates(FindDuplicates(root=planted, database="database"))
 
 

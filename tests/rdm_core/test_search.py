@@ -177,7 +177,7 @@ def inverted_lists(tmp_path):
 
 
 def test_an_index_is_set_to_the_least_effort_that_reaches_the_recall_asked_for(inverted_lists):
-    curve = tune_index(inverted_lists, unit(400), unit(50, seed=3), 10, recall_target=0.999)
+    curve = tune_index(inverted_lists, unit(50, seed=3), search_exact(unit(50, seed=3), unit(400), 10)[0], recall_target=0.999)
     assert curve[0].setting == "nprobe=8" and curve[-1].recall >= 0.999, "all eight lists"
     assert all(0 < setting.p50_milliseconds <= setting.p95_milliseconds for setting in curve)
     found, _ = Searcher(unit(400), inverted_lists).search(unit(50, seed=3), 10)
@@ -188,8 +188,8 @@ def test_a_graph_is_searched_harder_until_it_finds_enough_and_the_curve_rises(tm
     index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
     index.add(unit(3000))
     faiss.write_index(index, str(tmp_path / "i"))
-    low = tune_index(tmp_path / "i", unit(3000), unit(100, seed=3), 10, recall_target=0.5)
-    high = tune_index(tmp_path / "i", unit(3000), unit(100, seed=3), 10, recall_target=0.9)
+    low = tune_index(tmp_path / "i", unit(100, seed=3), search_exact(unit(100, seed=3), unit(3000), 10)[0], recall_target=0.5)
+    high = tune_index(tmp_path / "i", unit(100, seed=3), search_exact(unit(100, seed=3), unit(3000), 10)[0], recall_target=0.9)
     assert low[-1].recall >= 0.5 and high[-1].recall >= 0.9 and len(high) > len(low)
     assert [s.setting for s in high[:2]] == ["efSearch=8", "efSearch=16"]
     recalls = [setting.recall for setting in high]
@@ -200,12 +200,14 @@ def test_a_target_out_of_reach_leaves_the_most_effort_and_an_exhaustive_index_ha
     index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
     index.add(unit(200))
     faiss.write_index(index, str(tmp_path / "i"))
-    curve = tune_index(tmp_path / "i", unit(200), unit(20, seed=3), 10, recall_target=1.1)
+    curve = tune_index(tmp_path / "i", unit(20, seed=3), search_exact(unit(20, seed=3), unit(200), 10)[0], recall_target=1.1)
     assert curve[-1].setting == "efSearch=4096"
     flat = faiss.IndexFlatIP(32)
     flat.add(unit(200))
     faiss.write_index(flat, str(tmp_path / "flat"))
-    (only,) = tune_index(tmp_path / "flat", unit(200), unit(20, seed=3), 10, recall_target=1.0)
+    (only,) = tune_index(
+        tmp_path / "flat", unit(20, seed=3), search_exact(unit(20, seed=3), unit(200), 10)[0], recall_target=1.0
+    )
     assert (only.setting, only.recall) == ("exhaustive", 1.0)
 
 
@@ -233,6 +235,7 @@ def test_recall_is_the_share_of_exact_rows_found():
     assert recall_at_k(exact[:, ::-1], exact) == 1, "order does not count"
     assert recall_at_k(np.array([[0, 1, 8, 9], [4, NO_ROW, NO_ROW, NO_ROW]]), exact) == pytest.approx(3 / 6)
     assert recall_at_k(np.full((2, 4), NO_ROW), exact) == 0
+    assert recall_at_k(exact, np.full((2, 4), NO_ROW)) == 1, "there was nothing to find"
 
 
 def test_vectors_from_outside_become_unit_queries():

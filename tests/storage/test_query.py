@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from storage.artifact import Plan, artifacts
+from storage.artifact import Plan, artifacts, open_artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
+from storage.errors import ArtifactDamaged
 from storage.neighbors import write_neighbors
 from storage.query import VIEWS, QueryError, query
 from storage.runs import append_metrics
@@ -86,14 +87,17 @@ def test_an_empty_root_has_views_without_rows(tmp_path):
         "SET threads = 1",
         "PRAGMA database_list",
         "SELECT 1; DROP VIEW shards",
+        "EXPLAIN ANALYZE COPY (SELECT 42 AS a FROM shards) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+        "EXPLAIN COPY (SELECT 42 AS a FROM shards) TO '{part}'",
         "",
     ],
 )
 def test_what_does_not_only_read_is_refused(root, sql):
-    before = sorted(path for path in root.rglob("*"))
+    parts = sorted(root.rglob("*.parquet"))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     with pytest.raises(QueryError, match="where one SELECT is allowed"):
-        query(root, sql)
-    assert sorted(path for path in root.rglob("*")) == before
+        query(root, sql.replace("{part}", str(parts[0])))
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("function", ["read_text", "read_csv", "read_parquet", "read_blob", "glob"])
@@ -125,3 +129,32 @@ def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
 def test_an_unfinished_build_is_not_seen(root):
     with begin(root, Plan("shards", "half", {}, {})):
         assert rows(root, "SELECT DISTINCT artifact FROM shards ORDER BY 1") == [("coco",), ("own",)]
+
+
+def test_columns_of_one_name_are_told_apart_and_none_is_lost(root, tmp_path):
+    found = query(root, "SELECT a.key, b.key, a.key AS key_1, 1 AS n FROM shards a, shards b WHERE a.key < b.key ORDER BY ALL")
+    assert list(found.rows()[0]) == ["key", "key_1", "key_1_1", "n"] and len(set(found.rows()[0].values())) == 3
+    found.save(tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        assert [{**row, "n": int(row["n"])} for row in csv.DictReader(file)] == found.rows()
+
+
+def test_what_json_or_a_file_cannot_hold_is_told_or_told_otherwise(root, tmp_path):
+    found = query(root, "SELECT 'nan'::FLOAT AS x, [1.5, 'inf'::FLOAT] AS y, INTERVAL 1 DAY AS z, [DATE '2020-01-01'] AS d")
+    (row,) = found.rows()
+    assert (row["x"], row["y"]) == (None, [1.5, None])
+    for ending in ("csv", "json"):
+        found.save(tmp_path / f"out.{ending}")
+        assert "2020-01-01" in (tmp_path / f"out.{ending}").read_text()
+    with pytest.raises(QueryError, match="out.parquet: parquet cannot hold it .*CAST the column"):
+        found.save(tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root):
+    (part,) = open_artifact(root, "shards", "coco").files(".parquet")
+    part.write_bytes(part.read_bytes()[:-10])
+    assert rows(root, 'SELECT count(*) > 0 FROM shards."own"') == [(True,)]
+    for sql in ('SELECT * FROM shards."coco"', "SELECT * FROM shards"):
+        with pytest.raises(ArtifactDamaged, match="00000.parquet has .*builds it again"):
+            query(root, sql)
