@@ -134,7 +134,7 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
     one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
     one.add_argument("--k", type=int, help="rows found for each (default: 12)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet: .html with credits, .png bare")
+    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet: .html with credits, .png with what of them fits")
     one = add("map", "a database on one page: embeddings on a plane, with pictures", commands.run_map)
     one.add_argument("--database", help="name (or name@id) of the database")
     one.add_argument("--rows", type=int, help="rows on the map (default: 5000)")

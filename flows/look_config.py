@@ -15,7 +15,7 @@ def _sheet(path: Path) -> Path:
 
 
 Sheet = Annotated[Path, AfterValidator(_sheet)]
-"""A contact sheet: with credits as .html, bare as .png."""
+"""A contact sheet: with credits as .html, with what of them fits under a picture as .png."""
 
 
 class SearchDatabase(UnderRoot):

@@ -21,8 +21,8 @@ from storage.checks import encoder_text
 from storage.embeddings import read_columns
 
 Result = tuple[str, dict[str, Any]]
-COLUMNS = ("style", "labels", "licence", "author", "captions", "norm")
-"""What points can be coloured by; of a list the first counts."""
+COLUMNS = ("style", "labels", "licence", "author", "captions", "source_url", "norm")
+"""What points can be coloured by, all that rows may share; of a list the first counts."""
 TOLD = ("captions", "labels", "style", "author", "licence", "source_url")
 """What is told of the row under the pointer."""
 SCRIPT = Path(__file__).with_name("map.js")

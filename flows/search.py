@@ -14,7 +14,7 @@ from flows.look_config import SearchDatabase
 from flows.page import Html, document, element, note, number, table
 from flows.query_image import query_image
 from rdm_core.errors import RequestError
-from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
+from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid, labelled
 from rdm_core.search import NO_ROW, search_exact, unit_queries
 from storage.arrays import open_array
 from storage.artifact import open_artifact
@@ -124,27 +124,31 @@ def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_sheet(path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]]) -> None:
-    """A line of pictures a query, nearest first: with credits as .html, bare as .png."""
+    """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to a cell's width as .png."""
     pictures = database.images([hit["key"] for query in found for hit in query["found"]])
     page = sheet_html(database, found, pictures).encode() if path.suffix == ".html" else sheet_png(found, pictures)
     write_bytes(path, page)
 
 
 def sheet_png(found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> bytes:
-    """Pictures alone; white where an image is no longer at hand."""
+    """Pictures with score, licence and author; white where an image is no longer at hand."""
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
     most = max(len(query["found"]) for query in found)
     cells: list[np.ndarray] = []
     for query in found:
-        shown = [fitted(decode(pictures[h["key"]])) if h["key"] in pictures else white for h in query["found"]]
-        cells += [*shown, *[white] * (most - len(shown))]
+        for hit in query["found"]:
+            picture = fitted(decode(pictures[hit["key"]])) if hit["key"] in pictures else white
+            credit = (hit["licence"] or "licence not stated", hit["author"] or "author not stated")
+            cells.append(labelled(picture, (f"{hit['score']:.3f}", *credit)))
+        cells += [white] * (most - len(query["found"]))
     return encode(grid(cells, columns=most), "png")
 
 
 def sheet_html(database: OpenDatabase, found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> Html:
     """Pictures with their scores, and below each query the credit of every one."""
     embeddings = database.embeddings
-    facts = f"Database {embeddings.name} ({embeddings.rows:,} rows), encoder {encoder_text(embeddings)}. Scores are cosines."
+    facts = f"Database {embeddings.name} ({embeddings.rows:,} rows), encoder {encoder_text(embeddings)}. "
+    facts += "Scores are cosines, to within 0.0005: rows are stored as float16."
     parts: list[Html] = []
     for query in found:
         cells = []

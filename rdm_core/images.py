@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
 
 Box = tuple[int, int, int, int]
 
@@ -198,6 +198,20 @@ def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
         times = side // image.shape[0]
         image = image.repeat(times, axis=0).repeat(times, axis=1)
     return centre_crop(resize_shorter_side(image, side), side)
+
+
+def labelled(image: np.ndarray, lines: Sequence[str], size: int = 9) -> np.ndarray:
+    """The image uint8 [H, W, 3] with lines of text below it, each cut to its width: [H + lines x (size + 3), W, 3]."""
+    _check_image(image)
+    font, (high, wide) = ImageFont.load_default(size), image.shape[:2]
+    sheet = Image.new("RGB", (wide, high + len(lines) * (size + 3)), "white")
+    sheet.paste(Image.fromarray(image))
+    for number, line in enumerate(lines):
+        shown = next(
+            line[:n] + "…" * (n < len(line)) for n in range(len(line), -1, -1) if font.getlength(line[:n] + "…") <= wide
+        )
+        ImageDraw.Draw(sheet).text((0, high + number * (size + 3)), shown, "#444", font)
+    return np.array(sheet)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

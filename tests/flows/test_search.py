@@ -119,9 +119,12 @@ def test_the_sheet_shows_every_hit_with_its_credit_and_fetches_nothing(small_wor
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-def test_the_bare_sheet_is_a_line_of_pictures_a_query(small_world, tmp_path):
+def test_a_picture_of_the_result_is_a_line_a_query_with_score_licence_and_author(small_world, tmp_path):
     look(small_world, texts=("a star", "a ring"), out=tmp_path / "found.png")
-    assert decode((tmp_path / "found.png").read_bytes()).shape == (2 + 2 * 98, 2 + 5 * 98, 3)
+    cell = 96 + 3 * 12
+    page = decode((tmp_path / "found.png").read_bytes())
+    assert page.shape == (2 + 2 * (cell + 2), 2 + 5 * 98, 3)
+    assert (page[2 + 96 : 2 + cell] < 128).any(axis=(1, 2)).reshape(3, 12).any(axis=1).all(), "score, licence and author"
 
 
 def test_the_result_is_json(small_world):

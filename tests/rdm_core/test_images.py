@@ -526,3 +526,13 @@ def test_the_real_photographs_all_decode(real_data):
     assert len(paths) > 400
     for path in paths[::3]:
         assert min(decode(path.read_bytes()).shape[:2]) >= 16, path
+
+
+def test_text_stands_below_a_picture_and_is_cut_to_its_width():
+    picture = np.full((40, 60, 3), 200, np.uint8)
+    told = images.labelled(picture, ("0.5", "a very long name of an author " * 3, ""))
+    assert told.shape == (40 + 3 * 12, 60, 3)
+    np.testing.assert_array_equal(told[:40], picture)
+    ink = (told[40:] < 160).any(axis=2).reshape(3, 12, 60)
+    assert [line.any() for line in ink] == [True, True, False]
+    assert ink[1].any(axis=0)[40:].any() and not ink[0].any(axis=0)[40:].any()
