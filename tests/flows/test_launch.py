@@ -97,6 +97,7 @@ def steps_told(root, name):
     return len(read_metrics(files[0])) if files else 0
 
 
+@pytest.mark.long
 def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there_to_equal_weights(small_world, small_training):
     root = small_world.root
     settings = small_training(root, "whole", steps=60, checkpoint_steps=60, log_steps=7) | {"threads": 1}
