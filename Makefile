@@ -27,7 +27,7 @@ test: install    ## lint and tests
 
 test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers, the study in small
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
-	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target $(VENV)/transformers transformers tokenizers
+	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/transformers transformers tokenizers
 	PYTHONPATH=$(VENV)/transformers $(BIN)/python -m pytest tests/rdm_core/test_encoder_weights.py
 
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
