@@ -127,6 +127,7 @@ def launched_once(config):
         module.run_training = original
 
 
+@pytest.mark.long
 def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, long_run, monkeypatch):
     class Timer:
         """Goes off when the training has begun, however long this machine takes to begin."""
