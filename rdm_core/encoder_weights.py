@@ -19,6 +19,7 @@ BUILT_IN = "built-in"
 CONFIG_FILE = "open_clip_config.json"
 """Of a repository or a directory: its architecture, preprocessing and tokenizer."""
 PREPARING = ("mean", "std", "interpolation", "resize_mode")
+"""What open_clip knows of a tag's images, in its words."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
         ways.setdefault((told.get("quick_gelu", False), *(told.get(key) for key in PREPARING)), []).append(tag)
     if len(ways) != 1:
         groups = "; ".join(f"{', '.join(alike[:2])}{' ...' if alike[2:] else ''}: {way}" for way, alike in ways.items())
-        what = f"the file {path!r} does not say how it is used, and the model's tags differ in quick_gelu, "
-        what += f"{', '.join(PREPARING)} ({groups})" if ways else "the model has no tags to tell"
+        why = f"the model's tags differ in quick_gelu, {', '.join(PREPARING)} ({groups})" if ways else "the model has no tags"
+        what = f"the file {path!r} does not say how it is used, and {why}"
         cure = f"weights=TAG@{path} says which tag it is of; or" if ways else "Instead"
         raise EncoderError(f"encoder {name!r}", what, f"{cure} give a directory that holds it and an {CONFIG_FILE}.")
     quick, *prepared = next(iter(ways))

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from rdm_core.clip import Encoder, load_encoder
 from rdm_core.config import DenoiserConfig
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import Denoiser, build_denoiser
+from rdm_core.encoder_weights import BUILT_IN
 from rdm_core.noise import Diffusion, FlowMatching, Process
+from rdm_core.shapes import encoder as shapes_encoder
 
 DIMENSION = 8
 TINY = {
@@ -66,3 +69,16 @@ def tiny_data():
         return TrainingData([latents[:half], latents[half:]], rows, scores, stored, norms, stored, norms)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def small() -> Encoder:
+    """The built-in encoder."""
+    return load_encoder(shapes_encoder.MODEL_NAME, BUILT_IN)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[np.ndarray]:
+    """Noise of different sizes, taller and wider than high, smaller and larger than the tower's input."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(64, 64), (40, 90), (200, 70), (65, 64), (9, 9)]]

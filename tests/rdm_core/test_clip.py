@@ -24,19 +24,6 @@ def vit() -> Encoder:
     return load_encoder("ViT-B-32", RANDOM)
 
 
-@pytest.fixture(scope="module")
-def small() -> Encoder:
-    """The built-in encoder."""
-    return load_encoder(SMALL, BUILT_IN)
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    """Noise of different sizes, taller and wider than high, smaller and larger than the tower's input."""
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(64, 64), (40, 90), (200, 70), (65, 64), (9, 9)]]
-
-
 def test_preprocessing_agrees_with_reference_tensors(vit, real_data):
     folder = real_data / "queries/clip_reference"
     names = (folder / "names.txt").read_text().split()
