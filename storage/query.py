@@ -96,7 +96,7 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -> list[Path]:
     """Make the views whose names occur in the query, and return the files that they read."""
     files: list[Path] = []
-    every, lower = artifacts(root), sql.lower()
+    every, lower = artifacts(root), _without_texts(sql).lower()
     current = {artifact.reference for artifact in every if is_current(root, artifact)}
     rows = [_artifact_row(artifact, current) for artifact in every]
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
@@ -121,6 +121,14 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
         if selects:
             connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
     return files
+
+
+def _without_texts(sql: str) -> str:
+    """A statement without its strings and comments, whose words name no view."""
+    data, tokens = sql.encode(), duckdb.tokenize(sql)  # offsets count bytes
+    ends = [start for start, _ in tokens[1:]] + [len(data)]
+    silent = (duckdb.token_type.string_const, duckdb.token_type.comment)
+    return "".join(" " if kind in silent else data[at:end].decode() for (at, kind), end in zip(tokens, ends, strict=True))
 
 
 def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[str, list[Path]]:
