@@ -17,14 +17,17 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext
 
 from flows.preview import newest_preview
 from flows.progress import detail
+from rdm_core.images import decode, encode, resize_shorter_side
 
 SECONDS_BETWEEN_UPDATES = 5.0
 LINES_IN_A_TABLE = 20
-MOST_BYTES_SHOWN = 2_000_000
+MOST_BYTES_SHOWN = 200_000
 """Of a picture: it is stored in Prefect's database, as its UI cannot read our files."""
 
 
@@ -34,6 +37,7 @@ class TrainingProgress:
     def __init__(self, name: str, steps: int, run: Path) -> None:
         self._name, self._steps, self._run = name, steps, run
         self._shown: Path | None = None
+        self._picture: Any = None
         self._artifact: Any = None
         self._records: list[dict[str, Any]] = []
         self._told_at = 0.0
@@ -47,9 +51,8 @@ class TrainingProgress:
             newest = newest_preview(self._run)
             if newest is not None and newest != self._shown:
                 self._shown = newest
-                show_image(
-                    f"{self._name}-training", newest, f"Samples after {int(newest.stem):,} steps, each beside its neighbors"
-                )
+                text = f"Samples after {int(newest.stem):,} steps, each beside its neighbors"
+                self._picture = show_image(f"{self._name}-training", newest, text, instead_of=self._picture)
 
     def _show(self, record: dict[str, Any]) -> None:
         share = 100.0 * record["step"] / self._steps
@@ -63,12 +66,35 @@ class TrainingProgress:
             create_table_artifact(kept, key=key_of(self._name, "loss"), description=f"Training of {self._name}")
 
 
-def show_image(name: str, path: Path, text: str) -> None:
-    """A picture, inside the page: the UI has no way to our files."""
-    if in_a_flow() and path.stat().st_size <= MOST_BYTES_SHOWN:
-        data = base64.b64encode(path.read_bytes()).decode()
-        url = f"data:image/png;base64,{data}"
-        _shown(lambda: create_image_artifact(url, key=key_of(name, "images"), description=text))
+def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
+    """A picture, inside the page: the UI has no way to our files. Returns what Prefect calls it, None if it is not shown.
+
+    `instead_of` names one shown before, whose place it takes: pictures of a training would fill Prefect's database.
+    """
+    if not in_a_flow():
+        return None
+    url = _as_jpeg(path)
+    if url is None:
+        detail(f"{path}: too large for Prefect's database, so it is not shown there")
+        return instead_of
+    if instead_of is None:
+        return _shown(lambda: create_image_artifact(url, key=key_of(name, "images"), description=text))
+    update = ArtifactUpdate(data=url, description=text)
+    _shown(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
+    return instead_of
+
+
+def _as_jpeg(path: Path) -> str | None:
+    """The picture as a data URL that is small enough; None when it cannot be."""
+    picture = decode(path.read_bytes())
+    for most_pixels in (1024, 512, 256):
+        longest = max(picture.shape[:2])
+        if longest > most_pixels:
+            picture = resize_shorter_side(picture, max(1, most_pixels * min(picture.shape[:2]) // longest))
+        data = encode(picture, "jpg", 85)
+        if len(data) <= MOST_BYTES_SHOWN:
+            return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    return None
 
 
 def show_link(name: str, path: Path, text: str) -> None:
@@ -87,9 +113,9 @@ def in_a_flow() -> bool:
     return FlowRunContext.get() is not None
 
 
-def _shown(show: Callable[[], Any]) -> None:
+def _shown(show: Callable[[], Any]) -> Any:
     try:
-        if in_a_flow():
-            show()
+        return show() if in_a_flow() else None
     except Exception as error:  # Prefect's server may be restarting: the work matters more than its picture
         detail(f"not shown in Prefect: {type(error).__name__}: {error}")
+        return None

@@ -192,9 +192,10 @@ def _told(error: Exception) -> int:
         print(f"rdm: {error}", file=sys.stderr)
         return 2
     from flows.deployments import DeploymentFailed
-    from flows.show import is_ours
+    from flows.local_server import ServerFailed
+    from flows.messages import is_ours
 
-    if is_ours(error) or isinstance(error, OSError | DeploymentFailed):
+    if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
         print(f"rdm: {error}", file=sys.stderr)
         return 1
     raise error

@@ -7,11 +7,13 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flows.arguments import UsageError, assigned, configured
-from flows.environment import prepare
+from flows.environment import prepare, server_is_configured
+from flows.local_server import local_server
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
@@ -247,7 +249,11 @@ def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, tol
     from importlib import import_module
 
     prepare(options.root)
-    return told(getattr(import_module(module), flow)(config))
+    with nullcontext() if server_is_configured() else local_server() as server:
+        run = getattr(import_module(module), flow)
+        if server is not None:
+            server.wait()
+        return told(run(config))
 
 
 def _facts(artifact: Any) -> Result:

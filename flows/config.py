@@ -87,8 +87,10 @@ class Images(Parameters):
     """jpg quality."""
     seed: int = Field(0, ge=0)
     """Of random crops, and of the shapes world."""
-    images_per_part: PositiveInt = 1000
-    """Source images a part, about: the part is the unit of resume, and what a changed image makes anew."""
+    images_per_part: PositiveInt | Literal["auto"] = "auto"
+    """Source images a part, about: the part is the unit of resume, and what a changed image makes
+    anew. auto: as the last version under the name; under a new one 100, and up to 1,000 beyond the
+    first thousands of images."""
     max_pixels: PositiveInt = 100_000_000
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: PositiveInt = 268_435_456
@@ -302,6 +304,13 @@ class Rebuild(FlowConfig):
     """As in EncodeLatents."""
     k: PositiveInt = 20
     """Neighbors stored for each image."""
+
+
+class CollectVersions(UnderRoot):
+    """Remove old versions: what is current, an input of what stays, or being built or trained on is kept."""
+
+    keep: PositiveInt = 2
+    """Newest versions of every kind and name that stay, beside the current one."""
 
 
 class EvaluateRDM(FlowConfig):

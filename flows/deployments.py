@@ -1,6 +1,9 @@
-"""The deployments of prefect.yaml by name, and `rdm run`, which starts one with some parameters changed."""
+"""The deployments of prefect.yaml by name, what they need on a server, and `rdm run`, which starts one with some parameters
+changed."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from http import HTTPStatus
 from typing import Any
 
 from flows.environment import server_is_configured
@@ -12,8 +15,15 @@ FLOW_OF = {
     "train-rdm": "train-rdm",
     "sample-rdm": "sample-rdm",
     "evaluate-rdm": "evaluate-rdm",
+    "gc": "gc",
 }
 """Deployment -> flow. A test holds it equal to prefect.yaml."""
+
+
+QUEUES = {"gpu": 1, "rebuild": 1}
+"""Work queue -> runs at once, where `prefect deploy` makes it: a training of days must not hold the weekly rebuild."""
+LIMITS = {"downloads": 1}
+"""Prefect's global limit -> tasks at once: polite to the hubs that weights are fetched from."""
 
 
 class DeploymentFailed(RuntimeError):
@@ -36,6 +46,10 @@ def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
     from prefect.settings import PREFECT_UI_URL
 
     full_name = f"{FLOW_OF[name]}/{name}" if name in FLOW_OF else name
+    if "/" not in full_name:
+        near = get_close_matches(name, FLOW_OF, n=1)
+        meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(FLOW_OF)}."
+        raise DeploymentFailed(f"{name}: there is no such deployment. {meant} Others are named flow/deployment.")
     try:
         with get_client(sync_client=True) as client:
             deployed = client.read_deployment_by_name(full_name).parameters
@@ -58,3 +72,36 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         inside = result.get(key)
         result[key] = merged(inside, value) if isinstance(inside, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def prepare_server(pool: str = "rdm") -> None:
+    """Make what the deployments need on the server and is not there: the queues of the pool, the limit of downloads.
+
+    A step of prefect.yaml, run by `prefect deploy`. What an operator has changed stays as it is.
+    """
+    from prefect import get_client
+
+    client: Any  # whose `request` is typed for the paths that Prefect itself asks for
+    with get_client(sync_client=True) as client:
+        if not _is_there(client, f"/work_pools/{pool}"):
+            return  # `prefect deploy` says so itself
+        for queue, at_once in QUEUES.items():
+            made = {"name": queue, "concurrency_limit": at_once}
+            if not _is_there(client, f"/work_pools/{pool}/queues/{queue}"):
+                client.request("POST", f"/work_pools/{pool}/queues", json=made)
+        for limit, at_once in LIMITS.items():
+            if not _is_there(client, f"/v2/concurrency_limits/{limit}"):
+                client.request("POST", "/v2/concurrency_limits/", json={"name": limit, "limit": at_once})
+
+
+def _is_there(client: Any, path: str) -> bool:
+    """Whether the server has something of that path."""
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        client.request("GET", path)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        return False
+    return True

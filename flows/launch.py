@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from storage.atomic import write_json
 
 _LIVE: set[subprocess.Popen] = set()
 LAST_LINES = 20
+SECONDS_BETWEEN_LINES = 30.0
+"""Of a training's progress, in the run's log."""
+_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
+_KILLED = re.compile(r"Signal \d+ \(SIG\w+\) received by PID")
+"""How torchrun says that one of several processes was killed."""
+_LAUNCHER = ("CalledProcessError", "ChildFailedError")
+"""Errors that only say that a process ended with an error."""
 SECONDS_TO_STOP = 15
 """What a group has to save its state before it is killed; a Prefect worker allows 30."""
 Watch = Callable[[dict[str, Any]], None]
@@ -46,7 +54,7 @@ def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: N
     Raises TrainingFailed with the worker's last lines.
     """
     write_json(run / "accelerate.json", accelerate_config(config))
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # ours, whatever lies in this directory
     environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
     with subprocess.Popen(
         launch_command(run, config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -72,7 +80,8 @@ def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: N
             _LIVE.discard(child)
     if late.is_set():
         cure = "Run the same command again: it resumes from the last checkpoint. Or raise timeout_seconds."
-        raise TrainingFailed(f"{run}: training did not end within {config.timeout_seconds} s. {cure}", resumable=False)
+        late_by = f"runs/{run.parent.name}: training did not end within {config.timeout_seconds} s."
+        raise TrainingFailed(f"{late_by} {cure}", resumable=False)
     if child.returncode:
         raise _failure(run, child.returncode, last)
 
@@ -139,27 +148,45 @@ def members(group: int) -> list[int]:
 
 
 def _failure(run: Path, code: int, last: deque[str]) -> TrainingFailed:
-    killed = code < 0 or code == 128 + signal.SIGTERM or any("died with <Signals" in line for line in last)
-    cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what they name."
-    text = f"{run}: training ended with exit code {code}. {cure} Its last lines:\n" + "\n".join(last)
+    killed = code < 0 or code > 128 or any(_KILLED.search(line) for line in last)
+    cause = f"it was ended from outside (exit code {code})" if killed else _cause(last) or f"exit code {code}"
+    cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what it names."
+    text = f"runs/{run.parent.name}: training failed: {cause}. {cure} Its last lines:\n" + "\n".join(last)
     return TrainingFailed(text, resumable=killed)
+
+
+def _cause(last: Iterable[str]) -> str | None:
+    """The last error that a line of output names, without those of the launcher around it."""
+    named = [match["cause"] for line in last if (match := _ERROR.match(line))]
+    causes = [cause for cause in named if not any(launcher in cause for launcher in _LAUNCHER)]
+    return causes[-1] if causes else None
 
 
 def _follow(child: subprocess.Popen, steps: int, watch: Watch) -> deque[str]:
     last: deque[str] = deque(maxlen=LAST_LINES)
+    told_at = time.monotonic()
     assert child.stdout is not None, "opened as a pipe above"
     with bar(steps, "train", "step") as shown:
         for line in child.stdout:
-            detail(line.rstrip())
             record = _metrics(line)
             if record is None:
+                detail(line.rstrip())
                 last.append(line.rstrip())
                 continue
             shown.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s", refresh=False)
             shown.update(record["step"] - shown.n)
             watch(record)
+            if time.monotonic() - told_at >= SECONDS_BETWEEN_LINES or record["step"] >= steps:
+                told_at = time.monotonic()
+                detail(_progress(record, steps))
     child.wait()
     return last
+
+
+def _progress(record: Mapping[str, Any], steps: int) -> str:
+    """One line for a person: where it is, how well, how fast."""
+    share = f"step {record['step']:,} of {steps:,} ({100 * record['step'] / steps:.0f} %)"
+    return f"{share}: loss {record['loss']:.4f}, {record['images_per_second']:.1f} images a second"
 
 
 def _metrics(line: str) -> dict[str, Any] | None:

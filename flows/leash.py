@@ -3,6 +3,7 @@
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 
@@ -21,4 +22,7 @@ def end_with_parent() -> None:
 if __name__ == "__main__":
     end_with_parent()
     sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except subprocess.CalledProcessError as error:  # what went wrong stands above; where it was started from does not help
+        sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)

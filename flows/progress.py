@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -21,12 +21,39 @@ PLAIN_LINES = {
 """tqdm's options where there is no terminal."""
 
 
+class _Screen:
+    """Standard error, if anybody still reads it: a closed terminal or pipe ends no work."""
+
+    def write(self, text: str) -> int:
+        """Takes text; where it cannot be shown it is dropped."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As a file's."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """As a file's."""
+        return sys.stderr.isatty()
+
+    @property
+    def encoding(self) -> str:
+        """As a file's."""
+        return sys.stderr.encoding or "utf-8"
+
+
+SCREEN: Any = _Screen()
+
+
 def say(stage: str, name: str, text: str) -> None:
     """One line: stage, artifact, what happened."""
     detail(f"{stage} {name}: {text}")
     if not under_a_worker():
-        tqdm.write(f"{stage:<10} {name:<28} {text}", file=sys.stderr)
-        sys.stderr.flush()
+        tqdm.write(f"{stage:<10} {name:<28} {text}", file=SCREEN)
+        SCREEN.flush()
 
 
 def detail(line: str) -> None:
@@ -54,14 +81,15 @@ def _run_logger() -> Any:
 
 def track(things: Iterable[Thing], total: int, stage: str, unit: str) -> Iterator[Thing]:
     """Yield the things; on a terminal draw a bar that goes away when it is full."""
-    yield from tqdm(things, total=total, desc=stage, unit=unit, leave=False, disable=not sys.stderr.isatty(), file=sys.stderr)
+    yield from tqdm(things, total=total, desc=stage, unit=unit, leave=False, disable=not SCREEN.isatty(), file=SCREEN)
 
 
 @contextmanager
 def bar(total: int, stage: str, unit: str) -> Iterator[tqdm]:
-    """A bar to be moved by hand; prints a line every 30 seconds where there is no terminal."""
-    options = {} if sys.stderr.isatty() else PLAIN_LINES
-    with tqdm(total=total, desc=stage, unit=unit, leave=False, file=sys.stderr, **options) as shown:
+    """A bar to be moved by hand; prints a line every 30 seconds where there is no terminal, nothing under a worker."""
+    options: dict[str, Any] = {} if SCREEN.isatty() else PLAIN_LINES
+    shown = tqdm(total=total, desc=stage, unit=unit, leave=False, file=SCREEN, disable=under_a_worker(), **options)
+    with shown:
         yield shown
 
 

@@ -15,6 +15,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff, task
 
+from flows.messages import tell_causes_once
 from flows.notify import tell
 from flows.progress import Clock, say, track
 from flows.workers import workers
@@ -22,6 +23,7 @@ from storage.artifact import Artifact, Part, Plan
 from storage.build import Build, begin, finished_artifact
 from storage.errors import StorageError
 
+tell_causes_once()
 P = ParamSpec("P")
 R = TypeVar("R")
 Wanted = Mapping[str, str]
@@ -40,8 +42,7 @@ def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]],
         task_runner=workers(threads),
         on_completion=told,
         on_failure=told,
-        on_crashed=told,
-        on_cancellation=told,
+        on_crashed=told,  # of cancelled and lost runs the worker tells: flows.work_pool
     )
 
 

@@ -44,7 +44,7 @@ def main(run: Path) -> None:
     count = settings["preview"]
     drawing = partial(draw_preview, run, process, space, data, config, arrays.side, count) if count else None
     # A worker whose parent was killed may still be on its way out: two must never write one run's checkpoints.
-    alone = exclusive(training_lock_file(run), print) if is_main_process() else nullcontext()
+    alone = exclusive(training_lock_file(run), tell) if is_main_process() else nullcontext()
     with alone:
         resume = latest_checkpoint(run)
         if is_main_process():
@@ -77,7 +77,7 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         append_metrics(run, record)
-        print(json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}}), flush=True)
+        tell(json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}}))
         if board is not None:
             for name, value in {**record, **speed}.items():
                 board.add_scalar(name, value, record["step"])
@@ -87,6 +87,14 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
         write_checkpoint(run, step, state)
 
     return Hooks(log, save, _asked_to_stop.is_set, partial(write_snapshot, run), show)
+
+
+def tell(line: str) -> None:
+    """Print a line; where nobody reads them any more, the training goes on without."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
 
 
 def event_writer(run: Path) -> Any:
@@ -109,5 +117,5 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except TrainingStopped as stopped:
-        print(stopped, flush=True)
+        tell(str(stopped))
         sys.exit(STOPPED)

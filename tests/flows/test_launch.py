@@ -42,7 +42,7 @@ def test_a_training_ends_with_all_its_processes_when_its_parent_is_gone(tmp_path
 
 
 def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):
-    with pytest.raises(TrainingFailed, match=r"exit code 1.*Change what they name(.|\n)*config\.json") as caught:
+    with pytest.raises(TrainingFailed, match=r"FileNotFoundError.*config\.json.*Change what it names") as caught:
         launch_training(tmp_path, training(tmp_path))
     assert not caught.value.resumable, "it would only fail again"
 

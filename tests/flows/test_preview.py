@@ -2,9 +2,12 @@
 
 import numpy as np
 from PIL import Image
+from prefect import get_client
 
+from flows.artifacts import MOST_BYTES_SHOWN, show_image
 from flows.config import TrainRDM
 from flows.preview import newest_preview, preview_directory, preview_rows
+from flows.stage import stage_flow
 from flows.train_rdm import train_rdm
 from rdm_core.images import CELL_PIXELS
 
@@ -26,3 +29,22 @@ def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_
     assert newest_preview(shown.directory).name == "00000006.png"
     weights = "weights/network/diffusion_pytorch_model.safetensors"
     assert shown.file(weights).read_bytes() == small_world.run.file(weights).read_bytes()
+
+
+def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_it(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1300, 3), np.uint8)
+    path = tmp_path / "00000010.png"
+    Image.fromarray(noise).save(path)
+    shown = []
+
+    @stage_flow("shows")
+    def shows():
+        for text in ("first", "second"):
+            shown.append(show_image("pictures", path, text, instead_of=shown[-1] if shown else None))
+
+    shows()
+    assert shown[0] is not None and shown[0] == shown[1]
+    with get_client(sync_client=True) as client:
+        (kept,) = [a for a in client.read_artifacts() if a.key == "pictures-images"]
+    assert kept.description == "second" and len(kept.data) < 1.4 * MOST_BYTES_SHOWN
+    assert kept.data.startswith("data:image/jpeg;base64,")

@@ -1,0 +1,169 @@
+"""The worker of our work pool: Prefect's process worker, which also looks after runs whose process is gone.
+
+    prefect work-pool create rdm --type rdm
+    prefect worker start --pool rdm
+
+Differences from a pool of type `process`: lost runs are found and resumed (flows.lost_runs); a worker that is asked to stop
+(SIGTERM, as systemd does, or Ctrl-C) lets its runs save their work and end instead of waiting for them for days; a run says
+on which machine its process is. Prefect finds the class through the entry point in pyproject.toml.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import httpx
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import InfrastructureNotAvailable
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+
+from flows.lost_runs import GONE, SECONDS_TO_END, STOPPED, LostRuns, end_process, lives, place_of, process_at
+
+SECONDS_FOR_A_START = 5.0
+"""What a run that is just being started gets to have a process, when the worker is asked to stop."""
+SECONDS_BETWEEN_LOOKS = 0.5
+ENDED_BY_SIGNAL = {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM}
+"""Exit codes of a process that somebody else ended; an error of its own would only come again."""
+
+
+class RDMWorker(ProcessWorker):
+    """Runs flows as processes of this machine, and looks after those whose process is gone."""
+
+    type = "rdm"
+    _display_name = "rdm"
+    _description = "Processes on the worker's machine; lost runs are found, told and resumed."
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._processes: dict[Any, int] = {}
+        """Run -> process, of the runs this worker is at."""
+        self._watches: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._printer: Callable[..., None] = print
+
+    @property
+    def _lost_runs(self) -> LostRuns:
+        if self._looked_after is None:
+            self._looked_after = LostRuns(self.client, self._work_pool_name)
+        return self._looked_after
+
+    _looked_after: LostRuns | None = None
+
+    async def start(
+        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+    ) -> None:
+        """As Prefect's, but SIGTERM and SIGINT end the runs in order before the worker ends itself."""
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        self._printer = printer
+        with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread: somebody else stops us
+            for sign in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(sign, self._asked_to_stop, task)
+        try:
+            await super().start(run_once, with_healthcheck, printer)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            task.uncancel()
+            printer(f"Worker {self.name!r} stopped!")
+
+    def _asked_to_stop(self, task: asyncio.Task[None]) -> None:
+        if self._stopping:  # asked twice: at once
+            for process_id in self._processes.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(process_id, signal.SIGKILL)
+            return
+        self._stopping = True
+        self._printer(f"Asked to stop; {len(self._processes)} runs save their work and end.")
+        self._end = asyncio.get_running_loop().create_task(self._end_then(task.cancel))
+
+    async def _end_then(self, go: Callable[[], Any]) -> None:
+        """End every run of this worker, mark and resume it, then `go`."""
+        try:
+            for _ in range(int(10 * SECONDS_FOR_A_START)):
+                if not self._submitting_flow_run_ids:
+                    break
+                await asyncio.sleep(0.1)
+            endings = [self._end_run(run, process) for run, process in list(self._processes.items())]
+            for result in await asyncio.gather(*endings, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    self._logger.error("A run could not be ended in order: %s", result)
+        finally:
+            go()
+
+    async def _end_run(self, run_id: Any, process_id: int) -> None:
+        await asyncio.to_thread(end_process, process_id)
+        for _ in range(int(10 * SECONDS_TO_END)):  # until its own supervisor has seen it, and said what it saw
+            if run_id not in self._processes:
+                break
+            await asyncio.sleep(0.1)
+        await self._lost_runs.ended(await self.client.read_flow_run(run_id), STOPPED)
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Look after lost runs, then take new ones, unless the worker is about to stop."""
+        if self._stopping:
+            return []
+        if self._has_successfully_synced:
+            try:
+                await self._lost_runs.look({*self._processes, *self._submitting_flow_run_ids})
+            except httpx.HTTPError as error:  # the server is away; taking runs will say so, and wait
+                self._logger.debug("Lost runs were not looked for: %s", error)
+        return [] if self._stopping else await super().get_and_submit_flow_runs()
+
+    async def run(
+        self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: Any = None
+    ) -> ProcessWorkerResult:
+        """As Prefect's; a run whose process was ended by a signal nobody here sent is a lost one."""
+        began: Any = _WithPlace(task_status, partial(self._began, flow_run))
+        try:
+            result = await super().run(flow_run, configuration, began)
+        finally:
+            self._processes.pop(flow_run.id, None)
+        if result.status_code in ENDED_BY_SIGNAL and not self._stopping:
+            await self._lost_runs.ended(flow_run, GONE)
+            return ProcessWorkerResult(status_code=0, identifier=result.identifier)  # all is said
+        return result
+
+    def _began(self, flow_run: FlowRun, process_id: int) -> None:
+        self._processes[flow_run.id] = process_id
+        watch = asyncio.get_running_loop().create_task(self._cancelled_in_time(flow_run, process_id))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+
+    async def _cancelled_in_time(self, flow_run: FlowRun, process_id: int) -> None:
+        """Say that a run is cancelled as soon as its process is gone: Prefect first starts another process for hooks."""
+        while lives(process_id, flow_run.id):
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        with suppress(httpx.HTTPError):  # the server is away: Prefect's own way comes later
+            run = await self.client.read_flow_run(flow_run.id)
+            if run.state is not None and run.state.is_cancelling():
+                await self._lost_runs.cancelled(run)
+
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: ProcessJobConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """End the process of a run that could not be cancelled; Prefect asks for it after five minutes.
+
+        Raises InfrastructureNotAvailable for a process of another machine.
+        """
+        process_id = process_at(infrastructure_pid)
+        if process_id is None:
+            raise InfrastructureNotAvailable(f"{infrastructure_pid} is on another machine")
+        await asyncio.to_thread(end_process, process_id)
+
+
+class _WithPlace:
+    """Prefect's `task_status`, which is told the place of a process instead of its bare id."""
+
+    def __init__(self, inner: Any, started: Callable[[int], None]) -> None:
+        self._inner, self._started = inner, started
+
+    def started(self, process_id: int) -> None:
+        """Takes the id of the process that has begun."""
+        self._started(process_id)
+        if self._inner is not None:
+            self._inner.started(place_of(process_id))

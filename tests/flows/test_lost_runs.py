@@ -1,0 +1,276 @@
+"""Which runs are lost, and what is done about them: against a server, with processes of our own."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling, Pending, Running
+
+from flows import lost_runs
+from flows.lost_runs import LostRuns, end_process, lives, place_of, process_at, times_allowed, times_resumed
+
+POOL = "lost"
+
+
+def test_a_place_leads_back_to_its_process_on_this_machine_and_nowhere_else():
+    assert process_at(place_of(7)) == 7
+    host, namespace, _ = place_of(7).split(":")
+    for other in (None, "", "7", f"elsewhere:{namespace}:7", f"{host}:1:7", f"{host}:{namespace}:", f"{host}:{namespace}:x"):
+        assert process_at(other) is None, other
+
+
+def test_a_process_lives_for_the_run_it_was_started_for_and_for_no_other():
+    run = str(uuid4())
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": run}
+    )
+    assert lives(child.pid, run)
+    assert not lives(child.pid, uuid4()), "the number was given to another process"
+    child.kill()
+    while child.poll() is None and lives(child.pid, run):  # a zombie until we look: it works no more
+        time.sleep(0.01)
+    assert not lives(child.pid, run)
+    child.wait()
+    assert not lives(child.pid, run)
+
+
+@pytest.mark.parametrize(
+    ("tags", "allowed"),
+    [
+        ([], 0),
+        (["rdm", "resume:3"], 3),
+        (["resume:0"], 0),
+        (["resume:", "resume:x", "resume"], 0),
+        (["resume:1", "resume:2"], 2),
+    ],
+)
+def test_a_tag_says_how_often_a_lost_run_is_resumed(tags, allowed):
+    assert times_allowed(SimpleNamespace(tags=tags)) == allowed
+
+
+def test_a_resumed_run_knows_how_many_were_lost_before_it():
+    assert times_resumed(SimpleNamespace(idempotency_key=None)) == 0
+    assert times_resumed(SimpleNamespace(idempotency_key="scheduled 1 2")) == 0
+    assert times_resumed(SimpleNamespace(idempotency_key=f"rdm-resumed:2:a:b-name:{uuid4()}")) == 2
+
+
+def test_a_process_that_does_not_end_when_asked_is_killed_with_its_group(monkeypatch):
+    monkeypatch.setattr(lost_runs, "SECONDS_TO_END", 0.5)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    began = time.monotonic()
+    end_process(child.pid)
+    assert child.wait(5) == -signal.SIGKILL and 0.4 < time.monotonic() - began < 10
+
+
+# Against a server
+
+
+@flow(name="anything")
+def anything(config: dict | None = None) -> None:
+    """Never run here."""
+
+
+async def deployed(client, tags=("resume:2",)):
+    """A pool of ours and a deployment in it."""
+    if not await _has_pool(client):
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type="rdm"))
+    flow_id = await client.create_flow(anything)
+    return await client.create_deployment(
+        flow_id, f"d-{uuid4()}", work_pool_name=POOL, tags=list(tags), enforce_parameter_schema=False
+    )
+
+
+async def _has_pool(client):
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_work_pool(POOL)
+    except ObjectNotFound:
+        return None
+
+
+async def a_run(client, deployment, state, place, **options):
+    run = await client.create_flow_run_from_deployment(deployment, parameters={"config": {"a": 1}}, name="otter", **options)
+    await client.set_flow_run_state(run.id, Pending(), force=True)
+    if state.type != StateType.PENDING:
+        await client.set_flow_run_state(run.id, state, force=True)
+    if place:
+        await client.update_flow_run(run.id, infrastructure_pid=place)
+    return await client.read_flow_run(run.id)
+
+
+def looked(work):
+    """Run an async test with a client."""
+
+    async def with_client():
+        async with get_client() as client:
+            await work(client)
+
+    asyncio.run(with_client())
+
+
+async def others(client, deployment, run):
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+    return [r for r in await client.read_flow_runs(deployment_filter=chosen) if r.id != run.id]
+
+
+def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_at_most_so_often():
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        looks = LostRuns(client, POOL)
+        await looks.look(set())
+        await looks.look(set())
+        (resumed,) = await others(client, deployment, run)
+        state = (await client.read_flow_run(run.id)).state
+        assert state.type == StateType.CRASHED
+        assert state.message.endswith("Resumed as otter-2 (1 of at most 2 times).") and "\n" not in state.message
+        assert (resumed.name, resumed.parameters, set(resumed.tags)) == ("otter-2", {"config": {"a": 1}}, {"resume:2"})
+        assert resumed.state.type == StateType.SCHEDULED
+        # the same happens to it, and to the next
+        for _ in range(2):
+            lost = next(r for r in [*await others(client, deployment, run)] if r.state.type == StateType.SCHEDULED)
+            await client.set_flow_run_state(lost.id, Running(), force=True)
+            await client.update_flow_run(lost.id, infrastructure_pid=place_of(2**22 - 1))
+            await looks.look(set())
+        names = {r.name: r.state for r in await others(client, deployment, run)}
+        assert set(names) == {"otter-2", "otter-3"}
+        assert "Not resumed: it was 2 times already" in names["otter-3"].message
+
+    looked(work)
+
+
+def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
+    async def work(client):
+        deployment = await deployed(client, tags=())
+        run = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        await LostRuns(client, POOL).look(set())
+        assert "Not resumed: its deployment has no tag resume:N" in (await client.read_flow_run(run.id)).state.message
+        assert await others(client, deployment, run) == []
+
+    looked(work)
+
+
+def test_runs_that_live_that_are_mine_or_that_have_just_begun_are_left_alone():
+    async def work(client):
+        deployment = await deployed(client)
+        mine = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        fresh = await a_run(client, deployment, Pending(), None)
+        elsewhere = await a_run(client, deployment, Running(), "elsewhere:1:7")
+        living = await a_run(client, deployment, Running(), None)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": str(living.id)}
+        )
+        await client.update_flow_run(living.id, infrastructure_pid=place_of(child.pid))
+        await LostRuns(client, POOL).look({mine.id})
+        types = [(await client.read_flow_run(run.id)).state.type for run in (mine, fresh, elsewhere, living)]
+        assert types == [StateType.RUNNING, StateType.PENDING, StateType.RUNNING, StateType.RUNNING]
+        child.kill()
+        child.wait()
+
+    looked(work)
+
+
+def test_a_run_that_never_began_goes_back_into_its_queue(monkeypatch):
+    monkeypatch.setattr(lost_runs, "PENDING_SECONDS", 0.0)
+
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Pending(), None)
+        await LostRuns(client, POOL).look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.SCHEDULED
+        assert await others(client, deployment, run) == []
+
+    looked(work)
+
+
+def test_a_cancelled_run_without_a_worker_is_cancelled_and_its_process_ended():
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Running(), None)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True,
+            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(run.id)},
+        )  # fmt: skip
+        await client.update_flow_run(run.id, infrastructure_pid=place_of(child.pid))
+        await client.set_flow_run_state(run.id, Cancelling(), force=True)
+        await LostRuns(client, POOL).look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.CANCELLED
+        assert child.wait(5) == -signal.SIGKILL
+        assert await others(client, deployment, run) == [], "who cancels does not want it resumed"
+
+    looked(work)
+
+
+def test_a_run_of_another_machine_is_lost_after_two_looks_without_a_heartbeat_and_not_after_one(monkeypatch):
+    monkeypatch.setattr(lost_runs, "HEARTBEATS_MISSED_SECONDS", 0.3)
+
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Running(), "elsewhere:1:7")
+        looks = LostRuns(client, POOL)
+        await asyncio.sleep(0.4)
+        await looks.look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.RUNNING, "the server may have been away"
+        await asyncio.sleep(0.4)
+        await looks.look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.CRASHED
+
+    looked(work)
+
+
+def test_a_heartbeat_keeps_a_run_of_another_machine(monkeypatch):
+    monkeypatch.setattr(lost_runs, "HEARTBEATS_MISSED_SECONDS", 0.3)
+
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Running(), "elsewhere:1:7")
+        looks = LostRuns(client, POOL)
+        since = []
+
+        async def beats(asked, when):
+            since.append(when)
+            return asked.id == run.id
+
+        monkeypatch.setattr(looks, "_beats", beats)
+        for _ in range(3):
+            await asyncio.sleep(0.35)
+            await looks.look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.RUNNING
+        assert since and all(timedelta(0) < datetime.now(UTC) - when < timedelta(seconds=30) for when in since)
+
+    looked(work)
+
+
+def test_heartbeats_are_found_by_their_run():
+    from prefect.events import emit_event
+
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Running(), "elsewhere:1:7")
+        looks, since = LostRuns(client, POOL), datetime.now(UTC) - timedelta(minutes=1)
+        assert not await looks._beats(run, since)
+        emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        for _ in range(100):
+            if await looks._beats(run, since):
+                break
+            await asyncio.sleep(0.2)
+        assert await looks._beats(run, since)
+        assert not await looks._beats(await a_run(client, deployment, Running(), "elsewhere:1:8"), since)
+
+    looked(work)

@@ -1,0 +1,149 @@
+"""As an operator sees it: schedules that fire, workers that are stopped and killed, runs that go on; and nothing stuck."""
+
+import signal
+import time
+
+import psutil
+import pytest
+from operating import SMALL_TRAINING, Project, draw, run_id_in, sets, small
+
+from storage.artifact import artifacts
+from storage.runs import latest_checkpoint
+
+LONG = {"name": "long", "training": SMALL_TRAINING | {"steps": 100_000, "checkpoint_steps": 50_000}}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    made = Project(tmp_path_factory.mktemp("operation"), small)
+    draw(made.folder / "pictures", [f"picture-{number:02d}" for number in range(24)])
+    made.typed("prefect", "work-pool", "create", "rdm", "--type", "rdm")
+    made.typed("prefect", "deploy", "--all")
+    made.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    yield made
+    made.stop()
+
+
+def training(project, name, *changes):
+    """Start a long training; its run and its directory, once it learns."""
+    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(LONG | {"name": name}), *changes))
+    return run, project.trains(name)
+
+
+def name_of(project, run):
+    return project.asked(f"/flow_runs/{run}")["name"]
+
+
+def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an_operator_changed(project):
+    queues = {q["name"]: q["concurrency_limit"] for q in project.asked("/work_pools/rdm/queues/filter", {})}
+    assert queues == {"default": None, "gpu": 1, "rebuild": 1}
+    assert project.asked("/v2/concurrency_limits/downloads")["limit"] == 1
+    project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "2", "--pool", "rdm")
+    project.typed("prefect", "deploy", "--name", "gc")
+    queues = {q["name"]: q["concurrency_limit"] for q in project.asked("/work_pools/rdm/queues/filter", {})}
+    assert queues["gpu"] == 2
+    project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "1", "--pool", "rdm")
+
+
+def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them_out(project):
+    weekly_schedule = project.asked("/deployments/name/rebuild/rebuild-coco")["schedules"][0]["id"]
+    project.typed("prefect", "deployment", "schedule", "resume", "rebuild-coco", weekly_schedule)
+    project.wait(lambda: len(project.runs()) >= 3, 60, "switching a weekly schedule on scheduled nothing")
+    weekly = [run for run in project.runs() if run["auto_scheduled"]]
+    assert all(run["state"]["type"] == "SCHEDULED" for run in weekly)
+    project.typed("prefect", "deployment", "schedule", "pause", "rebuild-coco", weekly_schedule)
+    project.typed("prefect", "deployment", "schedule", "create", "rebuild-coco", "--interval", "25")
+
+    def done():
+        completed = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        return [run for run in project.runs(**completed) if run["auto_scheduled"]]
+
+    project.wait(lambda: len(done()) >= 2, 120, "no scheduled run was carried out twice")
+    project.typed("prefect", "deployment", "schedule", "clear", "rebuild-coco", "--accept-yes")
+    first, second = done()[:2]
+    inside = {"flow_runs": {"parent_flow_run_id": {"any_": [first["id"]]}}}
+    assert len(project.asked("/flow_runs/filter", inside)) >= 5, "the first one builds"
+    inside["flow_runs"]["parent_flow_run_id"]["any_"] = [second["id"]]
+    assert project.asked("/flow_runs/filter", inside) == [], "the second one has nothing to do, and says so"
+    assert sum(" kept " in line for line in project.messages(second["id"])) == 5
+    kinds = {artifact.kind for artifact in artifacts(project.folder / "data")}
+    assert kinds == {"shards", "embeddings", "index", "neighbors", "latents"}
+
+
+def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_goes_on(project):
+    run, directory = training(project, "stopped")
+    began = time.monotonic()
+    project.end("worker", signal.SIGTERM)
+    assert time.monotonic() - began < 40
+    state = project.state(run)
+    assert (state["type"], state["message"].split(". ")[0]) == ("CRASHED", "Its worker was stopped")
+    assert "(1 of at most 3 times)" in state["message"]
+    step, _ = latest_checkpoint(directory)
+    assert 0 < step < 50_000, "a state between two checkpoints"
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
+
+    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    resumed = project.run_named(f"{name_of(project, run)}-2")
+    project.begins(resumed)
+    metrics = directory / "metrics.jsonl"
+    project.wait(lambda: metrics.read_text().count("\n") * 2 > step, 90, "the training did not go on")
+    project.typed("prefect", "flow-run", "cancel", resumed)
+    cancelled = project.ends(resumed, "CANCELLED", 30)
+    assert "Cancelled as asked" in cancelled["message"] or "cancelled" in cancelled["message"]
+    assert not [line for line in project.messages(resumed) if "Crash detected" in line]
+
+
+def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(project):
+    """SIGKILL to worker and flow at once, as a power cut does it."""
+    run, directory = training(project, "killed")
+    waiting = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "waiting"})))
+    process = int(project.asked(f"/flow_runs/{run}")["infrastructure_pid"].rpartition(":")[2])
+    psutil.Process(process).kill()
+    project.end("worker", signal.SIGKILL)
+    assert project.state(run)["type"] == "RUNNING", "nobody has told Prefect yet"
+
+    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    lost = project.ends(run, "CRASHED", 30)
+    assert lost["message"].startswith("Its process is gone: it was killed, or its worker or its machine was stopped. Resumed")
+    resumed = project.run_named(f"{name_of(project, run)}-2")
+    project.begins(resumed)
+    project.typed("prefect", "flow-run", "cancel", resumed)
+    project.ends(resumed, "CANCELLED", 30)
+    project.ends(waiting, "COMPLETED")
+    inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
+    assert all(r["state"]["type"] in {"COMPLETED", "CRASHED"} for r in project.asked("/flow_runs/filter", inside))
+
+
+def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_next(project):
+    run, directory = training(project, "orphan")
+    project.end("worker", signal.SIGKILL)
+    project.typed("prefect", "flow-run", "cancel", run)
+    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    project.ends(run, "CANCELLED", 60)
+    here = [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
+    assert here == []
+
+
+def test_a_server_that_is_restarted_loses_no_run(project):
+    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "outlives"}), "--set", "training.steps=1000"))
+    project.trains("outlives")
+    project.end("server", signal.SIGKILL)
+    time.sleep(5)
+    project.start_server()
+    project.ends(run, "COMPLETED", 180)
+
+
+def test_the_cause_of_a_failure_is_the_first_line_of_its_state_and_stands_once_in_its_log(project):
+    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "wrong", "neighbors": "nowhere"}), "--set",
+                                  "upstream.k=3", "--set", "training.k=2", "--set", "latents=absent", "--set",
+                                  "upstream.images=null"))  # fmt: skip
+    state = project.ends(run, "FAILED", 60)
+    assert "there is no artifact shards/absent" in state["message"].split("\n")[0]
+    lines = project.messages(run)
+    assert sum("there is no artifact" in line for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
+    assert not any("hook" in line.lower() for line in lines)
+
+
+def test_no_background_service_of_the_server_has_failed_meanwhile(project):
+    assert project.server_errors() == []
