@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ROOT ?= data
 
-.PHONY: help install demo test test-long crash-test study lint clean
+.PHONY: help install demo test test-long test-latest soak crash-test study lint clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -30,6 +30,15 @@ test-long: install  ## the tests that `make test` leaves out for time: two proce
 	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/transformers transformers tokenizers
 	PYTHONPATH=$(VENV)/transformers $(BIN)/python -m pytest tests/rdm_core/test_encoder_weights.py
 
+test-latest:     ## the newest packages that pyproject.toml's bounds allow, without constraints.txt: do deployments still run?
+	$(PYTHON) -m venv $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)-latest/bin/python -m pytest tests/flows/test_deployments.py \
+	    tests/flows/test_operations.py tests/flows/test_lost_runs.py tests/flows/test_messages.py tests/flows/test_notify.py
+
+soak: install    ## an hour of scheduled rebuilds over a changing data set, worker and server killed at random; prints figures
+	$(BIN)/python tests/flows/soak.py --minutes 60 --seed 0
+
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
@@ -42,4 +51,4 @@ lint: install    ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 clean:           ## remove the environment; data/ is yours and stays
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-latest

@@ -6,6 +6,7 @@ A flow is imported only when it runs.
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,7 +76,26 @@ def run_train(options: argparse.Namespace) -> Result:
         raise UsageError(f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}.")
     preset = {part: dict(values) for part, values in PRESETS.get(options.preset, {}).items()}
     references = {role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")}
-    return _stage(options, configured(options, TrainRDM, **references, **preset), "flows.train_rdm", "train_rdm", _facts)
+    config = configured(options, TrainRDM, **references, **preset)
+    if options.dry_run:
+        _say_needs(options, config)
+    return _stage(options, config, "flows.train_rdm", "train_rdm", _facts)
+
+
+def _say_needs(options: argparse.Namespace, config: Any) -> None:
+    """What a training would need, or why it would be refused, beside its parameters."""
+    prepare(options.root)
+    from flows.messages import is_ours
+    from flows.preflight import check_training
+
+    try:
+        needs = check_training(config)
+        told = needs.text if needs else "needs: known as soon as its latents are there, or their images are described"
+    except Exception as error:
+        if not is_ours(error):
+            raise
+        told = f"would be refused: {error}"
+    print(f"train {config.name}: {told}", file=sys.stderr)
 
 
 def run_sample(options: argparse.Namespace) -> Result:

@@ -88,9 +88,8 @@ class Images(Parameters):
     seed: int = Field(0, ge=0)
     """Of random crops, and of the shapes world."""
     images_per_part: PositiveInt | Literal["auto"] = "auto"
-    """Source images a part, about: the part is the unit of resume, and what a changed image makes
-    anew. auto: as the last version under the name; under a new one 100, and up to 1,000 beyond the
-    first thousands of images."""
+    """Source images a part, about: the unit of resume, and what a changed image makes anew. auto: as
+    the last version of the name was cut; a new name 100, and up to 1,000 from 8,000 images on."""
     max_pixels: PositiveInt = 100_000_000
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: PositiveInt = 268_435_456

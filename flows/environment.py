@@ -16,6 +16,7 @@ def prepare(root: Path) -> None:
         # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch ten times slower.
         "OMP_WAIT_POLICY": "PASSIVE",
         "DO_NOT_TRACK": "1",
+        "HF_HUB_VERBOSITY": "error",  # each of its tries to reach the hub is two lines; the error we tell says the same
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line tells an error itself, once
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",

@@ -30,6 +30,7 @@ from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
 from storage.checks import same_encoder
 from storage.embeddings import read_columns_of, read_vectors
+from storage.errors import StorageError
 from storage.index import VECTORS_FILE, open_index_of
 from storage.neighbors import NO_ROW, write_neighbors
 
@@ -48,7 +49,13 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     with building(config.root, neighbors_plan(config, {"queries": queries, "database": database})) as build:
         if build.finished:
             return kept(build)
-        wanted = {part.name: made_from(build.plan.parameters, database.fingerprint, part.content) for part in queries.parts}
+        # A part whose images were all rejected or removed asks for nothing.
+        asking = [part for part in queries.parts if part.rows]
+        if not asking:
+            cure = "Import images that can be read, then embed again."
+            raise StorageError(queries.directory, "holds no embedding", cure)
+        searched = (build.plan.parameters, database.fingerprint)
+        wanted = {part.name: made_from(*searched, part.content) for part in asking}
         futures = [
             search_group.submit(whole(build), whole(only(queries, group)), whole(database), whole(index), group)
             for group in groups(wanted)

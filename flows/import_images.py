@@ -20,9 +20,9 @@ from flows.stage import (
 )
 from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
 from rdm_core.shapes import world
-from storage.artifact import Artifact, Part, Plan
+from storage.artifact import Artifact, Part, Plan, artifacts, is_current
 from storage.atomic import sha256_of
-from storage.build import Build
+from storage.build import Build, has_finished_work, read_plan, unfinished
 from storage.shards import EncodedSample, SampleRecord, write_shard
 from storage.sources import SOURCES, Listing, SourceImage, cut_into_parts, key_of, origin_of
 
@@ -39,7 +39,7 @@ def import_images(config: ImportImages) -> Artifact:
         if build.finished:
             return kept(build)
         say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
-        pieces = cut_into_parts(listing, config.images_per_part)
+        pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
         wanted = {name: origin_of(images, listing, drawing(config)) for name, images in pieces.items()}
         futures = [
             import_group.submit(whole(build), whole({name: pieces[name] for name in group}), group, config)
@@ -76,7 +76,23 @@ def list_images(config: ImportImages) -> Listing:
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    return Plan("shards", config.name, config.parameters("path"), {"source": listing.snapshot})
+    parameters = config.parameters("path") | {"images_per_part": images_per_part(config)}
+    return Plan("shards", config.name, parameters, {"source": listing.snapshot})
+
+
+def images_per_part(config: ImportImages) -> int | str:
+    """The number asked for; auto: as the current version or an unfinished import was cut.
+
+    Another cut would make every part anew, of the shards and of all that is made from them.
+    """
+    if config.images_per_part != "auto":
+        return config.images_per_part
+    versions = artifacts(config.root, "shards", config.name)
+    earlier = [version.parameters for version in versions if is_current(config.root, version)]
+    begun = filter(has_finished_work, unfinished(config.root, "shards", config.name))
+    earlier += [plan.parameters for plan in map(read_plan, begun) if plan]
+    cuts = (parameters["images_per_part"] for parameters in earlier)
+    return next(cuts, "auto")
 
 
 def drawing(config: ImportImages) -> dict[str, object]:

@@ -23,7 +23,8 @@ _LIVE: set[subprocess.Popen] = set()
 LAST_LINES = 20
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's progress, in the run's log."""
-_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
+_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)+[A-Z]\w*: .*|[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)")
+"""The last line of a traceback."""
 _KILLED = re.compile(r"Signal \d+ \(SIG\w+\) received by PID")
 """How torchrun says that one of several processes was killed."""
 _LAUNCHER = ("CalledProcessError", "ChildFailedError")

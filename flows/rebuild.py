@@ -5,8 +5,16 @@ from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImag
 from flows.encode_latents import encode_latents, latents_plan
 from flows.find_neighbors import find_neighbors, neighbors_plan
 from flows.import_images import import_images, import_plan
-from flows.stage import ensured, stage_flow
+from flows.preflight import check_rebuild
+from flows.progress import say
+from flows.stage import NETWORK_RETRIES, ensured, stage_flow, stage_task
 from storage.artifact import Artifact
+
+
+@stage_task(name="preflight", **NETWORK_RETRIES)
+def look_ahead(config: Rebuild) -> None:
+    """Fetch the weights and look whether there is room, before anything is started; refuses what cannot be done here."""
+    say("rebuild", config.name, check_rebuild(config))
 
 
 @stage_flow("rebuild")
@@ -16,6 +24,7 @@ def rebuild(config: Rebuild) -> Artifact:
     images --import--> shards --embed, index--> database --neighbors--> table
                          └-----encode--> latents
     """
+    look_ahead(config)
     here = {"root": config.root, "name": config.name}
     ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
     encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}

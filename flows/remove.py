@@ -23,7 +23,18 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from storage.artifact import Artifact, Part, Plan, artifacts, check, is_current, made_from, open_artifact, with_fingerprint
+from storage.artifact import (
+    Artifact,
+    Part,
+    Plan,
+    all_with_fingerprint,
+    artifacts,
+    check,
+    is_current,
+    made_from,
+    open_artifact,
+    with_fingerprint,
+)
 from storage.build import Build, has_finished_work, read_plan, unfinished
 from storage.collect import builder_of, collect
 from storage.embeddings import read_columns, write_embeddings_without
@@ -202,9 +213,11 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     versions = {artifact.fingerprint for artifact in artifacts(config.root, "embeddings", config.database)}
     made, stale = [], []
     for table in artifacts(config.root, "neighbors"):
-        if not is_current(config.root, table) or not versions & set(table.inputs.values()):
+        if not is_current(config.root, table):
             continue
-        sides = {role: side_of(config, table.inputs[role], versions) for role in ("queries", "database")}
+        sides = {role: side_of(config, table, role, versions) for role in ("queries", "database")}
+        if config.database not in sides.values():
+            continue
         if all(sides.values()):
             stated = {name: table.parameters[name] for name in ("k", "group", "score_cap") if name in table.parameters}
             searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
@@ -214,11 +227,17 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     return made, tuple(stale)
 
 
-def side_of(config: RemoveKeys, fingerprint: str, versions: Set[str]) -> str | None:
-    """The embeddings on one side of a table: this database as it is now, or exactly the others that it was made with."""
-    if fingerprint in versions:
+def side_of(config: RemoveKeys, table: Artifact, role: str, versions: Set[str]) -> str | None:
+    """The embeddings on one side of a table: this database as it is now, or exactly what it had.
+
+    Of several databases with the same bytes it is the one of the table's name, else this one. None
+    where what it had is not under this root.
+    """
+    same = all_with_fingerprint(config.root, "embeddings", table.inputs[role])
+    namesakes = [other for other in same if other.name == table.name != config.database]
+    if table.inputs[role] in versions and not namesakes:
         return config.database
-    other = with_fingerprint(config.root, "embeddings", fingerprint)
+    other = next(reversed(namesakes or same), None)
     return f"{other.name}@{other.id}" if other else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import TrainingFailed
+from flows.resume import Begun, at_step, begun
 from rdm_core.errors import CoreError
 from rdm_core.provenance import read_record
 from storage import layout
@@ -18,6 +19,8 @@ from storage.remote import follow_records
 from storage.versions import Change, Version, history
 
 Result = tuple[str, dict[str, Any]]
+Unfinished = tuple[list[str], dict[str, Any]]
+"""Lines, and the same for a machine."""
 WORDS = {"version": "", "unfinished": "unfinished build", "leftover": "left by a removal that was killed"}
 """Kind of removed directory -> what a person is told of it."""
 
@@ -39,11 +42,20 @@ def table_of_artifacts(root: Path) -> Result:
 
 
 def one_artifact(root: Path, reference: str) -> Result:
-    """One artifact's parameters, inputs, counts and measurements."""
-    artifact = _opened(root, reference)
+    """One artifact's parameters, inputs, counts, measurements, and what is unfinished of its name.
+
+    Where nothing is finished that alone. Raises ArtifactMissing where there is neither.
+    """
+    lines, more = _unfinished_of(root, reference)
+    try:
+        artifact = _opened(root, reference)
+    except ArtifactMissing:
+        if not lines:
+            raise
+        return "\n".join(lines), more
     value = _row(root, artifact) | {"fingerprint": artifact.fingerprint, "inputs": dict(artifact.inputs)}
     value |= {"parameters": dict(artifact.parameters), "counts": artifact.counts, "measured": dict(artifact.measured)}
-    return "\n".join(_lines(value)), value
+    return "\n".join(_lines(value) + lines), value | more
 
 
 def image_record(path: Path) -> Result:
@@ -104,26 +116,49 @@ def _what_went(one: Removed) -> str:
     return f"version {one.version}" if one.what == "version" else WORDS[one.what]
 
 
-def _not_whole(root: Path, kinds: Sequence[str] = ("*",), name: str = "*") -> tuple[list[str], dict[str, Any]]:
+def _unfinished_of(root: Path, reference: str) -> Unfinished:
+    """The unfinished builds of kind/name, or the one of kind/name@id."""
+    kind, _, name = reference.partition("/")
+    name, _, identity = name.partition("@")
+    if kind not in layout.KINDS or not name:
+        return [], {"unfinished": []}
+    builds = unfinished(root, kind, layout.checked_name(name))
+    return _told_unfinished([path for path in builds if identity in ("", path.name)])
+
+
+def _not_whole(root: Path, kinds: Sequence[str] = ("*",), name: str = "*") -> Unfinished:
     """Lines and values for what cannot be read and what is not finished."""
     broken = [error for kind in kinds for error in unreadable(root, kind, name)]
-    builds = [(directory, builder_of(directory)) for kind in kinds for directory in unfinished(root, kind, name)]
     lines = [f"cannot be read: {error}" for error in broken]
-    lines += [_unfinished_line(directory, builder) for directory, builder in builds]
-    value = {
-        "unreadable": [{"where": error.where, "what": error.what, "cure": error.cure} for error in broken],
-        "unfinished": [{"directory": str(directory), "built_by": builder} for directory, builder in builds],
-    }
-    return lines, value
+    wrong = [{"where": error.where, "what": error.what, "cure": error.cure} for error in broken]
+    begun_there = [path for kind in kinds for path in unfinished(root, kind, name)]
+    told, value = _told_unfinished(begun_there)
+    return lines + told, {"unreadable": wrong} | value
 
 
-def _unfinished_line(directory: Path, builder: str | None) -> str:
+def _told_unfinished(directories: Sequence[Path]) -> Unfinished:
+    """Each build's line, and the same for a machine: how far it is, and who is at it."""
+    lines, values = [], []
+    for directory in directories:
+        builder, run = builder_of(directory), begun(directory)
+        lines.append(_unfinished_line(directory, builder, run))
+        steps = {"step": run.step, "steps": run.steps} if run else {"step": None, "steps": None}
+        values.append({"directory": str(directory), "built_by": builder} | steps)
+    return lines, {"unfinished": values}
+
+
+def _unfinished_line(directory: Path, builder: str | None, run: Begun | None) -> str:
     kind, name, identity = directory.parts[-3:]
+    state = f"unfinished, {at_step(run.step, run.steps)}" if run else _parts_so_far(directory)
+    left = f"left; run its command again, or: rdm gc --unfinished {kind}/{name}"
+    state += f", being built by {builder}" if builder else f", {left}"
+    return f"{kind:<12} {name:<28} {identity}  {state}"
+
+
+def _parts_so_far(directory: Path) -> str:
     follow_records(directory)
     parts = len(list(layout.build_directory(directory).glob("*.part.json")))
-    state = f"{parts:,} parts so far, "
-    state += f"being built by {builder}" if builder else f"left; run its command again, or: rdm gc --unfinished {kind}/{name}"
-    return f"{kind:<12} {name:<28} {identity}  {state}"
+    return f"{parts:,} parts so far"
 
 
 def _version_value(version: Version) -> dict[str, Any]:

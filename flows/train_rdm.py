@@ -3,7 +3,8 @@
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,30 @@ from prefect.client.schemas.objects import State
 from flows.artifacts import TrainingProgress
 from flows.config import TrainRDM
 from flows.launch import TrainingFailed, launch_command, launch_training
+from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
+from flows.resume import at_step, begun_alike, inputs_begun_with
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
-from storage.artifact import Artifact, Part, Plan, open_artifact
+from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
 from storage.atomic import write_json
-from storage.build import Build
-from storage.checks import made_with, same_shards
+from storage.build import Build, finished_artifact
+from storage.checks import made_with, same_shards, shards_behind
 from storage.embeddings import licence_counts
 from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
-from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics, whole_snapshots
+from storage.runs import (
+    METRICS_FILE,
+    latest_checkpoint,
+    latest_step,
+    read_metrics,
+    whole_snapshots,
+)
 
 WHERE = (
     *("processes", "threads", "device", "machines", "main_process_ip", "main_process_port", "timeout_seconds"),
@@ -44,8 +53,9 @@ def train_rdm(config: TrainRDM) -> Artifact:
     latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean--> weights (diffusers folder)
     """
     clock = Clock()
+    look_ahead(config)
     make_missing(config)
-    inputs = training_inputs(config)
+    inputs = inputs_of_run(config)
     with building(config.root, training_plan(config, inputs)) as build:
         if build.finished:
             return kept(build)
@@ -60,11 +70,45 @@ def train_rdm(config: TrainRDM) -> Artifact:
     return run
 
 
+@stage_task(name="preflight")
+def look_ahead(config: TrainRDM) -> None:
+    """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done."""
+    with suppress(StorageError):
+        if finished_artifact(config.root, training_plan(config)):
+            return
+    needs = check_training(config)
+    if needs is not None:
+        say("train", config.name, needs.text)
+
+
+def inputs_of_run(config: TrainRDM) -> dict[str, Artifact]:
+    """What an unfinished run of this name and these parameters began with, else what is current.
+
+    Raises BuildRefused when it cannot go on from its checkpoint, and what `training_inputs` raises.
+    """
+    alike = begun_alike(config, learned(config))
+    if not alike:
+        return say_if_older(config, training_inputs(config))
+    with suppress(StorageError):  # what is current may be half rebuilt
+        current = training_inputs(config)
+        asked = training_plan(config, current)
+        begun_on_them = any(run.plan.id == asked.id for run in alike)
+        if begun_on_them or finished_artifact(config.root, asked):
+            return say_if_older(config, current)
+    return inputs_begun_with(config, alike[0])
+
+
 def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
-    """The artifacts of a run, opened and checked to belong together."""
-    latents = open_artifact(config.root, "latents", config.latents)
+    """The artifacts of a run, opened and checked to belong together.
+
+    A rebuild makes the table of neighbors last. While one is under way the rest is newer than the table: then a name means
+    the version that the table was made from, if that one was made in the same way.
+    """
     neighbors = open_artifact(config.root, "neighbors", config.neighbors)
-    database = open_artifact(config.root, "embeddings", config.database)
+    searched_for = shards_behind(config.root, "embeddings", neighbors.inputs["queries"])
+    latents = fitting(config.root, "latents", config.latents, lambda one: one.inputs["shards"] in searched_for)
+    made_from = neighbors.inputs["database"]
+    database = fitting(config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from)
     index = open_index_of(config.root, database)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
@@ -77,15 +121,44 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     return {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
 
 
+def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bool]) -> Artifact:
+    """The current version, or the newest one of equal parameters that fits; the current one where none does.
+
+    Equal parameters: the same encoder or autoencoder, and nothing that was removed for good comes back.
+    """
+    current = open_artifact(root, kind, reference)
+    if "@" in reference or fits(current):
+        return current
+    alike = [one for one in artifacts(root, kind, reference) if one.parameters == current.parameters and fits(one)]
+    return open_artifact(root, kind, f"{reference}@{alike[-1].id}") if alike else current
+
+
+def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The inputs as they are; says so where one of them is not the current version of its name."""
+    asked = {"latents": config.latents, "database": config.database}
+    older = [role for role, name in asked.items() if "@" not in name and not is_current(config.root, inputs[role])]
+    if older:
+        told = ", ".join(f"{role} {inputs[role].name}@{inputs[role].id}" for role in older)
+        why = "newer ones are there, whose neighbors are not found yet (a rebuild, or rdm neighbors, does that)"
+        say("train", config.name, f"trains on what its table of neighbors was made from: {told}; {why}")
+    return dict(inputs)
+
+
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
     inputs = inputs or training_inputs(config)
+    fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
+    encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
+    parameters = learned(config) | {"encoder": encoder, "space": space}
+    return Plan("runs", config.name, parameters, fingerprints)
+
+
+def learned(config: TrainRDM) -> dict[str, Any]:
+    """The parameters of a run's plan that its inputs do not bring along."""
     parameters = config.parameters("latents", "neighbors", "database", *WHERE)
     if not config.training.posthoc_ema:
         del parameters["training"]["posthoc_ema"]  # what is not kept changes nothing
-    fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
-    encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
-    return Plan("runs", config.name, parameters | {"encoder": encoder, "space": space}, fingerprints)
+    return parameters
 
 
 @stage_task(
@@ -105,6 +178,9 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact])
     if config.preview:
         write_preview_neighbors(config.root, build.directory, references, inputs["database"], config.preview, config.training.k)
     write_json(build.file("config.json"), settings)
+    step = latest_step(build.directory)
+    if step is not None:
+        say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
     for rank in range(1, config.machines):
         say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
     launch_training(build.directory, config, TrainingProgress(config.name, config.training.steps, build.directory).watch)

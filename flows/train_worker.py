@@ -19,6 +19,7 @@ from rdm_core.generate import Guidance, generate
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.noise import Process, process_of
 from rdm_core.train import Hooks, State, TrainingStopped, train
+from storage.errors import told_by_cause
 from storage.layout import training_lock_file
 from storage.locks import exclusive
 from storage.runs import append_metrics, latest_checkpoint, rewind_metrics, write_checkpoint, write_snapshot
@@ -76,7 +77,8 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
     board = event_writer(run) if execution.tensorboard and is_main_process() else None
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
-        append_metrics(run, record)
+        with told_by_cause(run):
+            append_metrics(run, record)
         tell(json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}}))
         if board is not None:
             for name, value in {**record, **speed}.items():
@@ -84,7 +86,8 @@ def hooks_of(run: Path, execution: ExecutionConfig, show: Callable[[int, Denoise
             board.flush()
 
     def save(step: int, state: State) -> None:
-        write_checkpoint(run, step, state)
+        with told_by_cause(run):
+            write_checkpoint(run, step, state)
 
     return Hooks(log, save, _asked_to_stop.is_set, partial(write_snapshot, run), show)
 

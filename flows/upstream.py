@@ -6,6 +6,7 @@ from flows.encode_latents import encode_latents
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from storage.artifact import Artifact, open_artifact
+from storage.checks import shards_behind
 from storage.errors import ArtifactMissing
 from storage.index import index_of
 
@@ -35,7 +36,8 @@ def ensured_queries(config: TrainRDM) -> str:
     """Embeddings of the training images: the database's own if it holds the same images, else made under the latents' name."""
     latents = open_artifact(config.root, "latents", config.latents)
     database = open_artifact(config.root, "embeddings", config.database)
-    if latents.inputs["shards"] == database.inputs["shards"]:
+    of_latents = shards_behind(config.root, "latents", latents.fingerprint)
+    if of_latents & shards_behind(config.root, "embeddings", database.fingerprint):
         return config.database
     if found(config, "embeddings", config.latents) is None:
         ensure_shards(config, config.upstream.images, config.latents)

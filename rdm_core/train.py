@@ -7,7 +7,7 @@ the optimiser's moments and the step, nothing else.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdm_core.averages import PowerMeans
@@ -99,9 +100,7 @@ def train(  # noqa: C901 - the one long function
     """
     # -- set up: network, optimiser, running mean, devices
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
-    if config.batch % (accelerator.num_processes * execution.accumulate):
-        pieces = f"{accelerator.num_processes} processes times {execution.accumulate} pieces"
-        raise ValueError(f"batch {config.batch} cannot be divided over {pieces}")
+    piece = piece_size(config, execution, accelerator.num_processes)
     denoiser.train().to(accelerator.device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
@@ -117,7 +116,7 @@ def train(  # noqa: C901 - the one long function
     peak = matmul_flops_per_second(accelerator.device, config.precision) * accelerator.num_processes
     apply_execution(denoiser, execution)
     model, optimizer = accelerator.prepare(denoiser, optimizer)
-    share = config.batch // accelerator.num_processes
+    share = piece * execution.accumulate
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     query_token = denoiser.settings["query_token"]
     reader = ThreadPoolExecutor(1)  # reads the next step's samples while this one computes
@@ -137,17 +136,14 @@ def train(  # noqa: C901 - the one long function
         # -- predict and compare, in as many pieces as the memory wants
         optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=accelerator.device)
-        for number, rows in enumerate(torch.arange(share).chunk(execution.accumulate)):
+        for number, rows in enumerate(torch.arange(share).split(piece)):
             x0 = space.final(inputs.raw[rows], inputs.posterior_noise[rows]).to(accelerator.device)
-            times = inputs.times[rows].to(accelerator.device)
-            noisy, target = process.corrupt(x0, inputs.noise[rows].to(x0), times)
-            last = number + 1 == execution.accumulate
+            times, noise = inputs.times[rows].to(accelerator.device), inputs.noise[rows].to(x0)
             context = inputs.context.rows(rows).to(accelerator.device)
+            last = number + 1 == execution.accumulate
             with nullcontext() if last else accelerator.no_sync(model):
-                with accelerator.autocast():
-                    prediction = model(noisy, process.network_time(times), context)
-                squares = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-                loss = (process.loss_weights(times) * squares).mean() / execution.accumulate
+                error = weighted_error(model, process, x0, noise, times, context, accelerator.autocast())
+                loss = error / execution.accumulate
                 accelerator.backward(loss)
             step_loss += loss.detach()
 
@@ -196,6 +192,27 @@ def train(  # noqa: C901 - the one long function
     reader.shutdown()
     ema.copy_to(denoiser.parameters())
     return denoiser.eval()
+
+
+def piece_size(config: TrainingConfig, execution: ExecutionConfig, processes: int) -> int:
+    """Samples that each process works through at a time. Raises ValueError when the batch cannot be divided so."""
+    if config.batch % (processes * execution.accumulate):
+        pieces = f"{processes} processes times {execution.accumulate} pieces"
+        raise ValueError(f"batch {config.batch} cannot be divided over {pieces}")
+    return config.batch // (processes * execution.accumulate)
+
+
+def weighted_error(
+    model: nn.Module, process: Process, x0: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, context: Context,
+    autocast: AbstractContextManager[None],
+) -> torch.Tensor:  # fmt: skip
+    """The loss [] of some samples: clean latents and noise [B, C, h, w], times [B] in 0..1, their contexts; the network
+    alone runs under `autocast`."""
+    noisy, target = process.corrupt(x0, noise, times)
+    with autocast:
+        prediction = model(noisy, process.network_time(times), context)
+    squares = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+    return (process.loss_weights(times) * squares).mean()
 
 
 def apply_execution(denoiser: Denoiser, execution: ExecutionConfig) -> None:

@@ -205,8 +205,23 @@ def unreadable(root: Path, kind: str = "*", name: str = "*") -> list[ArtifactDam
 
 
 def with_fingerprint(root: Path, kind: str, fingerprint: str) -> Artifact | None:
-    """The newest artifact of that kind whose bytes have this fingerprint, or None when it is not under this root."""
-    return next((a for a in reversed(artifacts(root, kind)) if a.fingerprint == fingerprint), None)
+    """An artifact of that kind whose bytes have this fingerprint, or None where none is.
+
+    Good for its bytes alone: others may have them too, under another name or made from something
+    else.
+    """
+    return next(reversed(all_with_fingerprint(root, kind, fingerprint)), None)
+
+
+def all_with_fingerprint(
+    root: Path, kind: str, fingerprint: str, name: str = "*"
+) -> list[Artifact]:
+    """Every artifact of that kind, or of that kind and name, whose bytes have this fingerprint.
+
+    By name and version. One that is asked for its name or its inputs must be looked for among all:
+    versions of different inputs may be equal byte for byte, and so may artifacts of two names.
+    """
+    return [a for a in artifacts(root, kind, name) if a.fingerprint == fingerprint]
 
 
 def current_id(root: Path, kind: str, name: str) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.artifact import Artifact, with_fingerprint
+from storage.artifact import Artifact, all_with_fingerprint
 from storage.errors import ArtifactMismatch
 
 
@@ -43,15 +43,27 @@ def made_with(artifact: Artifact, role: str, other: Artifact) -> None:
 
 
 def same_shards(root: Path, latents: Artifact, neighbors: Artifact) -> None:
-    """Raise ArtifactMismatch unless the latents and the neighbor table's queries were made from the same shards.
+    """Raise ArtifactMismatch unless latents and the table's queries go back to the same shards.
 
     Their keys may agree all the same: a new crop of an image keeps its key.
     """
-    queries = with_fingerprint(root, "embeddings", neighbors.inputs["queries"])
-    if queries is None or queries.inputs["shards"] != latents.inputs["shards"]:
-        found = f"shards {queries.inputs['shards']}" if queries else "embeddings that are no longer under this root"
+    searched_for = shards_behind(root, "embeddings", neighbors.inputs["queries"])
+    encoded = shards_behind(root, "latents", latents.fingerprint)
+    if not searched_for & encoded:
+        shards, others = (" or ".join(sorted(found)) for found in (encoded, searched_for))
+        gone = "embeddings that are no longer under this root"
+        whence = f"shards {others}" if others else gone
         raise ArtifactMismatch(
             f"latents/{latents.name} and neighbors/{neighbors.name}",
-            f"the latents come from shards {latents.inputs['shards']}, the neighbors from {found}",
+            f"the latents come from shards {shards}, the neighbors from {whence}",
             "Embed, find neighbors and encode again from one version of the shards.",
         )
+
+
+def shards_behind(root: Path, kind: str, fingerprint: str) -> frozenset[str]:
+    """Fingerprints of all shards that gave these bytes; none where no such artifact is left.
+
+    There may be several: an image that is rejected is a row of its shards, and of nothing else.
+    """
+    found = all_with_fingerprint(root, kind, fingerprint)
+    return frozenset(artifact.inputs["shards"] for artifact in found if "shards" in artifact.inputs)

@@ -9,6 +9,7 @@ In an object store each checkpoint has a copy of the metrics up to it.
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -29,10 +30,12 @@ from storage.remote import fetch_object, on_this_disk, remote_of, remove_stored,
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.safetensors"
+CHECKPOINTS_KEPT = 2
+"""Of an unfinished run: the newest, and the one before it."""
 _STEP = re.compile(r"([0-9]{8,})/manifest\.json")
 
 
-def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], keep: int = 2) -> Path:
+def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], keep: int = CHECKPOINTS_KEPT) -> Path:
     """Publish the state after `step` optimiser steps and drop all but the newest `keep` checkpoints."""
     target = _checkpoint_directory(run, step)
     scratch = target.with_name(f".{target.name}")
@@ -40,7 +43,13 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(parents=True)
     state = scratch / STATE_FILE
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, state)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, state)
+    except SafetensorError as error:  # it hides the disk's own word
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     state.chmod(0o644)  # safetensors makes it private
     fsync_path(state)
     write_json(scratch / "manifest.json", {"step": step, "sha256": sha256_file(state)})
@@ -114,6 +123,16 @@ def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:
         return manifest["step"], load_file(path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise FormatError(path, f"cannot be read ({error})", cure) from error
+
+
+def latest_step(run: Path) -> int | None:
+    """Step of the checkpoint that `latest_checkpoint` gives, without reading or fetching it.
+
+    None when there is none.
+    """
+    stored = _steps_in(remote_of(layout.checkpoints_directory(run)))
+    newest = max([_newest_here(run), *stored])
+    return int(newest) if newest else None
 
 
 def append_metrics(run: Path, record: Mapping[str, Any]) -> None:

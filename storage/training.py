@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.artifact import Artifact, open_artifact, with_fingerprint
+from storage.artifact import Artifact, all_with_fingerprint, open_artifact, with_fingerprint
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch
 from storage.index import open_means, open_norms, open_vectors
@@ -87,10 +87,16 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
 def _without_removed(
     root: Path, table: Artifact, keys: list[str], latents: list[np.ndarray], present: Set[str]
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Latents and keys without those that the table lacks because they were removed; only their parts are read."""
+    """Latents and keys without those that the table lacks as they were removed.
+
+    Removed from any database that has the queries' bytes: no table says which of them was searched
+    for. Only the parts that held them are read.
+    """
     absent = [key for key in keys if key not in present]
-    queries = with_fingerprint(root, "embeddings", table.inputs.get("queries", "")) if absent else None
-    removed = set(on_list(absent, read_removals(root, queries.name))) if queries else set()
+    fingerprint = table.inputs.get("queries", "")
+    queries = all_with_fingerprint(root, "embeddings", fingerprint) if absent else []
+    listed = [read_removals(root, name) for name in sorted({artifact.name for artifact in queries})]
+    removed = set(on_list(absent, frozenset().union(*listed)))
     if not removed:
         return keys, latents
     kept, start = [], 0

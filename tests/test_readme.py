@@ -96,3 +96,28 @@ def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace,
     assert len(list((workplace / "samples").glob("0*.png"))) == 4
     again = run(first, workplace, server=server)
     assert " kept " in again.stderr and " built " not in again.stderr, "a second identical run does no work and says so"
+
+
+NEEDS = re.findall(r"^\| (\S+) \| (\d+) x (\d+) x \d+ \| (\S+) M \| (\S+) GB \| (\S+) GB \|$", README, re.MULTILINE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("row", NEEDS)
+def test_the_table_of_needs_is_what_the_estimate_says(row):
+    """A GPU need not be there: the training is followed on tensors without bytes."""
+    import torch
+
+    from flows.config import TrainRDM
+    from flows.presets import PRESETS
+    from rdm_core.needs import memory_needed
+
+    preset, channels, side, *stated = row
+    found = []
+    for pieces in (1, 4):
+        names = dict.fromkeys(("name", "latents", "neighbors", "database"), "a")
+        config = TrainRDM(**names, **PRESETS[preset], execution={"accumulate": pieces})
+        network = (config.denoiser, config.noise, config.training, config.execution)
+        needed = memory_needed(*network, int(channels), int(side), 512, torch.device("cuda"))
+        found += [] if found else [f"{needed.parameters / 1e6:.1f}"]
+        found.append(f"{needed.peak_bytes / 1e9:.1f}")
+    assert found == stated

@@ -1,30 +1,75 @@
-"""Which images share a part: cut so that a change in the data set touches the parts around it and no other.
+"""Which images share a part: cut so that a change in the data set touches what is around it alone.
 
-Cuts by position would shift with the first image added or removed, and every later part would be made again. Here a part
-ends where the hash of an image's id says so (content-defined chunking, as in LBFS, Muthitacharoen et al. 2001).
+Cuts by position would shift with the first image added or removed, and every later part would be
+made again. Here a part ends where the hashes of the images' ids say so: content-defined chunking,
+as in LBFS (Muthitacharoen et al. 2001), or by the smallest hash around (Bjorner et al. 2010).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from typing import Final, Literal
 from zlib import crc32
 
 from storage.artifact import made_from
 from storage.sources.source import Listing, SourceImage
 
+Images = tuple[SourceImage, ...]
 
-def cut_into_parts(listing: Listing, images_per_part: int) -> dict[str, tuple[SourceImage, ...]]:
-    """Part name -> its images, in listing order: images_per_part on average, half of it at least, twice it at most."""
+AUTO: Final = "auto"
+REACHES = ((0, 50), (8_000, 100), (20_000, 250), (40_000, 500))
+"""(place in the listing, reach from there on): parts of about 100, 200, 500 and 1,000 images."""
+
+
+def cut_into_parts(listing: Listing, images_per_part: int | Literal["auto"]) -> dict[str, Images]:
+    """Part name -> its images, in listing order.
+
+    A number: so many on average, half of it at least, twice it at most.
+
+    auto: about 100 each among the first thousands, up to 1,000 further into a large listing. So a
+    change in a small data set makes little anew, and a large one has few parts: 10 of 1,000 images,
+    80 of 8,000, about 1,100 of a million. Each holds 2 x reach on average, at least its reach
+    unless it is the only one, and hardly ever more than 6 x reach. Whatever number of images there
+    was and is, one more makes two parts anew at most, one less three, mostly one; a place of
+    REACHES that falls on a cut adds two, and all other cuts stay.
+    """
+    ids = [image.source_id for image in listing.images]
+    lasts = _winners(ids) if images_per_part == AUTO else _by_number(ids, images_per_part)
+    bounds = sorted({0, len(ids), *(last + 1 for last in lasts)})
+    pairs = enumerate(pairwise(bounds))
+    return {f"{number:05d}": listing.images[start:end] for number, (start, end) in pairs}
+
+
+def _winners(ids: Sequence[str]) -> Iterator[int]:
+    """Places whose hash is the smallest within reach on both sides; the list's ends are smaller.
+
+    An image decides about cuts within reach of it alone. The further the reach the fewer win, all
+    of whom would win with a nearer one too: past a place of REACHES cuts are left out, none moves.
+    """
+    rising: list[tuple[int, int, int]] = []  # (hash, place, places to the smaller one before it)
+    for place, value in enumerate([*(crc32(one.encode()) for one in ids), -1]):
+        while rising and rising[-1][0] > value:
+            _, winner, before = rising.pop()
+            if min(before, place - winner) > _reach_at(winner):
+                yield winner
+        before = place - rising[-1][1] if rising else place + 1
+        rising.append((value, place, before))
+
+
+def _reach_at(place: int) -> int:
+    return next(reach for start, reach in reversed(REACHES) if place >= start)
+
+
+def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
+    """Last place of each part but perhaps the last one."""
     least, most = max(1, images_per_part // 2), 2 * images_per_part
     span = max(1, images_per_part - least)
-    parts: list[tuple[SourceImage, ...]] = []
     start = 0
-    for end, image in enumerate(listing.images, 1):
-        length = end - start
-        ends_here = length >= least and crc32(image.source_id.encode()) % span == 0
-        if ends_here or length == most or end == len(listing.images):
-            parts.append(listing.images[start:end])
-            start = end
-    return {f"{number:05d}": images for number, images in enumerate(parts)}
+    for place, one in enumerate(ids):
+        length = place + 1 - start
+        if length == most or (length >= least and crc32(one.encode()) % span == 0):
+            yield place
+            start = place + 1
 
 
 def origin_of(images: tuple[SourceImage, ...], listing: Listing, parameters: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,50 @@ def _small_training(root: Path, name: str, **training: object) -> dict:
         "training": settings,
         "device": "cpu",
     }
+
+
+STAGES = {
+    "rebuild": ("import_images", "encode_latents", "find_neighbors"),
+    "build_database": ("embed_images", "index_embeddings"),
+    "remove": ("filter_embeddings", "index_embeddings", "find_neighbors"),
+}
+
+
+class Alone:
+    """A stage without a flow run of its own, which would cost a second."""
+
+    def __init__(self, stage: Any) -> None:
+        self.name, self.stage = stage.name, stage
+
+    def __call__(self, *arguments: Any) -> Any:
+        made = self.stage.fn(*arguments)
+        return made.result() if hasattr(made, "result") else made
+
+
+@pytest.fixture(scope="session")
+def alone() -> type[Alone]:
+    """alone(stage)(config) for use in `in_one_flow`."""
+    return Alone
+
+
+@pytest.fixture(scope="session")
+def in_one_flow(prefect_at_home: None) -> Callable[..., Any]:
+    """in_one_flow(function, ...) calls it in one flow run, trainings in this process."""
+    from importlib import import_module
+
+    from prefect import flow
+
+    from flows.train_worker import main
+
+    def called(function: Callable[..., Any], *arguments: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, stages in STAGES.items():
+                module = import_module(f"flows.{name}")
+                for stage in stages:
+                    patch.setattr(module, stage, Alone(getattr(module, stage)))
+            train = import_module("flows.train_rdm")
+            patch.setattr(train, "launch_training", lambda run, config, watch: main(run))
+            patch.setenv("ACCELERATE_USE_CPU", "true")
+            return flow(lambda: function(*arguments), name="in-one")()
+
+    return called

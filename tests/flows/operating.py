@@ -23,6 +23,8 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SMALL_NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
 SMALL_TRAINING = {"steps": 20, "batch": 8, "checkpoint_steps": 10, "log_steps": 2, "k": 3}
 SERVER_ERRORS = re.compile(r"\bERROR\b|Traceback|\w+Error:|CRITICAL")
+BUSY = "database is locked"
+"""What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its clients ask again."""
 
 
 def small(file):
@@ -69,9 +71,12 @@ class Project:
             )
 
     def end(self, name, sign=signal.SIGTERM, seconds=60):
-        """Send a signal to one process, as systemd would, and wait until it is gone."""
+        """Send a signal to one process, as systemd would, and wait until it is gone; a killed server goes with its child."""
         process = self.processes.pop(name)
+        inside = psutil.Process(process.pid).children(recursive=True) if name == "server" else []
         process.send_signal(sign)
+        for child in inside if sign == signal.SIGKILL else []:
+            child.kill()
         process.wait(seconds)
 
     def typed(self, *command):
@@ -139,9 +144,14 @@ class Project:
         return [line["message"] for line in self.asked("/logs/filter", asked)]
 
     def server_errors(self):
-        """What the server's log holds that no healthy server says."""
-        lines = (self.folder / "server.log").read_text(errors="replace").splitlines()
-        return [line for line in lines if SERVER_ERRORS.search(line)]
+        """The first lines of what no healthy server logs."""
+        log = (self.folder / "server.log").read_text(errors="replace")
+        entries = re.split(r"^(?=\d\d:\d\d:\d\d\.\d+ \| )", log, flags=re.MULTILINE)
+        return [entry.split("\n")[0] for entry in entries if SERVER_ERRORS.search(entry) and BUSY not in entry]
+
+    def times_busy(self):
+        """How often SQLite was busy."""
+        return (self.folder / "server.log").read_text(errors="replace").count(f"sqlite3.OperationalError: {BUSY}")
 
     def database_bytes(self):
         """What the rows of Prefect's database take, without what is free in its file."""

@@ -10,6 +10,8 @@ import psutil
 import pytest
 import yaml
 from operating import REPOSITORY, Project, run_id_in, sets
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from flows.config import CollectVersions, EvaluateRDM, Rebuild, TrainRDM
 from flows.deployments import FLOW_OF, merged
@@ -57,6 +59,21 @@ def test_the_deployments_are_those_that_were_promised_and_their_short_names_lead
 def test_the_parameters_of_every_deployment_are_ones_its_flow_takes(name):
     config = CONFIG[FLOW_OF[name]](**DEPLOYMENTS[name]["parameters"]["config"])
     assert DEPLOYMENTS[name]["tags"][0] == "rdm" and config.root == Path("data")
+
+
+@pytest.mark.parametrize("name", FLOW_OF)
+def test_what_the_form_of_the_ui_sends_is_accepted_whole_and_with_one_parameter_changed(name):
+    """The form shows every parameter, and sends back all of them."""
+    module, _, function = DEPLOYMENTS[name]["entrypoint"].rpartition(".")
+    flow = getattr(import_module(module), function)
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    deployed = DEPLOYMENTS[name]["parameters"]["config"]
+    shown = json.loads(CONFIG[FLOW_OF[name]](**deployed).model_dump_json())
+    for changed in (shown, shown | {"root": "elsewhere"}):
+        assert validate({"config": changed}, schema, raise_on_error=True) == []
+        assert flow.validate_parameters({"config": changed})["config"].root == Path(changed["root"])
+    with pytest.raises(ValidationError):
+        validate({"config": shown | {"rot": "data"}}, schema, raise_on_error=True)
 
 
 def test_schedules_are_inactive_and_know_their_time_zone():

@@ -1,15 +1,21 @@
 """As an operator sees it: schedules that fire, workers that are stopped and killed, runs that go on; and nothing stuck."""
 
+import configparser
+import re
+import shutil
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from operating import SMALL_TRAINING, Project, draw, run_id_in, sets, small
+from operating import BIN, FINAL, REPOSITORY, SMALL_TRAINING, Project, draw, run_id_in, sets, small
 
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 
+MANUAL = (REPOSITORY / "docs" / "operations.md").read_text()
 LONG = {"name": "long", "training": SMALL_TRAINING | {"steps": 100_000, "checkpoint_steps": 50_000}}
 
 
@@ -143,6 +149,60 @@ def test_the_cause_of_a_failure_is_the_first_line_of_its_state_and_stands_once_i
     assert sum("there is no artifact" in line for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
     assert not any("hook" in line.lower() for line in lines)
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(project):
+    small_disk = project.folder / "small-disk"
+    small_disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", small_disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        training = SMALL_TRAINING | {"steps": 4000, "checkpoint_steps": 50}
+        command = ("rdm", "run", "train-rdm", *sets({"name": "full", "root": "small-disk", "training": training}))
+        run = run_id_in(project.typed(*command))
+        states = small_disk / "runs" / "full"
+        project.wait(lambda: list(states.glob("*/checkpoints/*/manifest.json")), 90, "the training did not start")
+        (small_disk / "filler").write_bytes(b"0" * shutil.disk_usage(small_disk).free)
+        failed = project.ends(run, "FAILED", 90)
+        assert "cannot be written: No space left on device. Free some space" in failed["message"].split("\n")[0]
+        (small_disk / "filler").unlink()
+        again = run_id_in(project.typed(*command))
+        project.ends(again, "COMPLETED", 120)
+        assert any(re.search(r"continues from step [\d,]+ of 4,000", line) for line in project.messages(again))
+    finally:
+        subprocess.run(["umount", "-l", small_disk], check=True)
+
+
+def test_every_command_of_the_manual_runs_in_its_order(project):
+    blocks = re.findall(r"^```bash\n(.*?)^```", MANUAL, flags=re.MULTILINE | re.DOTALL)
+    started = [block.splitlines()[-1] for block in blocks[:2]]
+    assert started == ["prefect server start", "prefect worker start --pool rdm"], "the fixture has started these"
+    assert len(blocks) >= 8
+    for block in blocks[2:]:
+        done = project.typed("bash", "-ec", block)
+        assert "Traceback" not in done
+    assert (project.folder / "prefect-backup.db").stat().st_size > 100_000
+    project.typed("prefect", "deployment", "schedule", "clear", "rebuild-coco", "--accept-yes")
+    project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "1", "--pool", "rdm")
+    for run in project.runs():
+        if run["state"]["type"] not in FINAL:
+            project.typed("prefect", "flow-run", "cancel", run["id"])
+    project.wait(lambda: all(run["state"]["type"] in FINAL for run in project.runs()), 90, "not all could be cancelled")
+
+
+def test_the_units_of_the_manual_start_what_this_project_installs():
+    blocks = re.findall(r"^```ini\n(.*?)^```", MANUAL, flags=re.MULTILINE | re.DOTALL)
+    units = [block for block in blocks if "[Service]" in block]
+    assert len(units) == 2
+    for unit in units:
+        parsed = configparser.ConfigParser(strict=False, interpolation=None)
+        parsed.optionxform = str
+        parsed.read_string(unit)
+        command = parsed["Service"]["ExecStart"].split()
+        assert (BIN / Path(command[0]).name).is_file() and " ".join(command[1:]) in MANUAL
+        assert parsed["Service"]["WorkingDirectory"] == "/srv/rdm", "prefect.yaml and pyproject.toml are found there"
+        assert int(parsed["Service"]["TimeoutStopSec"]) >= 30
+    assert "KillMode=mixed" in units[1]
 
 
 def test_no_background_service_of_the_server_has_failed_meanwhile(project):

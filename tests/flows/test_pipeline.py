@@ -5,20 +5,23 @@ import sys
 
 import numpy as np
 import pytest
+from building import build_all
 from PIL import Image
 
 from flows.build_database import build_database, embed_images
 from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
 from flows.encode_latents import encode_latents
 from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
+from flows.import_images import import_images, import_plan
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.show import image_record
 from flows.train_rdm import train_rdm
+from flows.upstream import ensured_queries
 from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
-from storage.artifact import artifacts, open_artifact
+from storage.artifact import Plan, artifacts, open_artifact
+from storage.build import begin
 from storage.checks import same_encoder
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
@@ -251,6 +254,57 @@ def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_th
                 assert after.file(part.files[0].path).stat().st_nlink == 2, "shared with the version before"
     again = imported(root, pictures, images_per_part=4)
     assert again == built["second"][0], "unchanged input is a no-op"
+
+
+def test_one_image_more_in_some_hundreds_makes_one_part_anew_without_any_number_asked_for(
+    pictures, tmp_path
+):
+    for number in range(40, 300):
+        Image.new("RGB", (20, 20), (number % 256, 90, 90)).save(pictures / f"{number:03d}.png")
+    before = imported(tmp_path / "root", pictures)
+    Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
+    after = imported(tmp_path / "root", pictures)
+    old = {part.made_from for part in before.parts}
+    assert (before.rows, after.rows, before.parameters["images_per_part"]) == (300, 301, "auto")
+    assert len(before.parts) > 1 and sum(part.made_from not in old for part in after.parts) == 1
+
+
+def test_without_a_number_a_name_is_cut_as_its_last_version_was(pictures, tmp_path):
+    """As before an upgrade, when 1,000 was the number that nobody had to ask for."""
+    root = tmp_path / "root"
+    before = imported(root, pictures, images_per_part=4)
+    assert imported(root, pictures) == before
+    Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
+    after, old = imported(root, pictures), {part.made_from for part in before.parts}
+    assert after.parameters["images_per_part"] == 4
+    assert sum(part.made_from not in old for part in after.parts) <= 2 < len(after.parts)
+    coarse = imported(root, pictures, images_per_part=1000)
+    assert imported(root, pictures) == coarse and len(coarse.parts) == 1, "the current one counts"
+
+
+def test_without_a_number_an_unfinished_import_is_finished_as_it_was_begun(pictures, tmp_path):
+    asked = {"root": tmp_path, "name": "pictures", "source": "folder", "path": pictures, "size": 16}
+    plan = import_plan(ImportImages(**asked, images_per_part=1000))
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path, plan):
+        assert import_plan(ImportImages(**asked)).parameters["images_per_part"] == "auto"
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path, plan) as build:
+        build.write_part("00000", "", lambda scratch: ((scratch / "0.tar").write_bytes(b"x"), {}))
+        raise KeyboardInterrupt
+    assert import_plan(ImportImages(**asked)) == plan
+    assert imported(tmp_path, pictures).id == plan.id
+
+
+def test_queries_are_the_databases_own_if_any_version_with_its_bytes_is_of_the_latents_shards(
+    tmp_path, small_training
+):
+    names = {"latents": "images", "database": "base", "neighbors": "none"}
+    config = TrainRDM(**small_training(tmp_path, "run") | names)
+    build_all(tmp_path, Plan("latents", "images", {}, {"shards": "s1"}))
+    for shards in ("s1", "s2"):
+        build_all(tmp_path, Plan("embeddings", "base", {}, {"shards": shards}))
+    assert open_artifact(tmp_path, "embeddings", "base").inputs["shards"] == "s2"
+    assert ensured_queries(config) == "base"
 
 
 def test_training_reads_the_version_it_began_with_while_a_new_one_is_published(pictures, tmp_path):

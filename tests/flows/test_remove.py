@@ -232,6 +232,20 @@ def test_a_removal_killed_after_the_list_is_carried_on_by_the_next_build_and_by_
     assert open_artifact(root, "neighbors", "shapes").inputs["database"] == database.fingerprint
 
 
+def test_the_table_of_another_database_with_the_same_bytes_stays_as_it_is(searched):
+    root, key = searched, keys_in(searched)[0]
+    build_database(BuildDatabase(root=root, name="twin", shards="shapes", **ENCODER))
+    table = find_neighbors(FindNeighbors(root=root, name="twin", queries="twin", database="twin"))
+    twin, shapes = (open_artifact(root, "embeddings", name) for name in ("twin", "shapes"))
+    assert twin.fingerprint == shapes.fingerprint
+    removal = remove(root, key)
+    assert "neighbors/twin" not in {one.reference.partition("@")[0] for one in removal.published}
+    assert open_artifact(root, "neighbors", "twin") == table
+    own = open_artifact(root, "neighbors", "shapes")
+    assert own.inputs["database"] == open_artifact(root, "embeddings", "shapes").fingerprint
+    assert removal.stale == () and key in keys_in(root, "twin")
+
+
 def test_a_build_that_was_embedding_while_keys_were_removed_is_not_published(root, monkeypatch):
     key = keys_in(root)[0]
     drawn = {"size": 32, "encoding": "png", "split": "shapes", "images_per_part": 40}

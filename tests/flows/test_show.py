@@ -2,13 +2,15 @@
 
 import os
 
+import numpy as np
 import pytest
 from building import build_all, writer
 
-from flows.show import checked_artifacts, collected, log_of, table_of_artifacts
+from flows.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
 from storage.artifact import Plan, artifacts
 from storage.build import begin, unfinished
 from storage.errors import ArtifactMissing, StorageError
+from storage.runs import write_checkpoint
 
 NEXT = Plan("shards", "paintings", {"size": 64, "crop": "left"}, {"source": "bb"})
 
@@ -50,11 +52,56 @@ def test_show_lists_what_cannot_be_read_and_what_is_not_finished_beside_the_rest
     assert f"{build.directory.name}  1 parts so far, being built by process {os.getpid()}" in text
 
 
+def training(root, name, step=1350, latents="aa"):
+    """A training that was stopped after a checkpoint."""
+    plan = Plan("runs", name, {"training": {"steps": 10000}}, {"latents": latents})
+    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
+        write_checkpoint(build.directory, step, {"weights": np.zeros(1, np.float32)})
+        raise KeyboardInterrupt
+    return build.directory
+
+
+def test_show_says_how_far_an_unfinished_training_has_come(root):
+    left = training(root, "coco")
+    text, value = table_of_artifacts(root)
+    again = "left; run its command again, or: rdm gc --unfinished runs/coco"
+    assert f"{left.name}  unfinished, step 1,350 of 10,000, {again}" in text
+    found = {"directory": str(left), "built_by": None, "step": 1350, "steps": 10000}
+    assert value["unfinished"] == [found]
+    assert log_of(root, "runs/coco")[1]["unfinished"] == [found]
+
+
+def test_show_of_a_name_lists_what_is_unfinished_under_it(root):
+    left, other = training(root, "coco"), training(root, "coco", 20, latents="bb")
+    for reference, lines in {"runs/coco": 2, f"runs/coco@{left.name}": 1}.items():
+        text, value = one_artifact(root, reference)
+        assert f"{left.name}  unfinished, step 1,350 of 10,000" in text
+        assert len(text.splitlines()) == len(value["unfinished"]) == lines
+    assert f"{other.name}  unfinished, step 20 of 10,000" in one_artifact(root, "runs/coco")[0]
+    build_all(root, Plan("runs", "done", {"training": {"steps": 10000}}))
+    again = training(root, "done", 30)
+    text, value = one_artifact(root, "runs/done")
+    assert value["version"] == 1 and "fingerprint: " in text
+    last = text.splitlines()[-1]
+    assert last.startswith("runs ") and f"{again.name}  unfinished, step 30 of 10,000" in last
+    assert len(value["unfinished"]) == 1
+    with pytest.raises(ArtifactMissing, match="there is no artifact runs/nothing"):
+        one_artifact(root, "runs/nothing")
+
+
+def test_show_of_a_name_without_anything_unfinished_says_nothing_of_it(root):
+    text, value = one_artifact(root, "shards/paintings")
+    assert "unfinished" not in text and value["unfinished"] == []
+    with pytest.raises(ArtifactMissing, match="this names no artifact"):
+        one_artifact(root, "paintings")
+
+
 def test_looking_changes_nothing(root):
     left = stopped(root, Plan("runs", "left", {}))
     (left / ".build" / "lock").touch()  # as a killed run leaves it
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     table_of_artifacts(root)
+    one_artifact(root, "runs/left")
     log_of(root, "paintings")
     collected(root, 1, "all", dry_run=True)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before

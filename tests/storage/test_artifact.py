@@ -9,6 +9,7 @@ from building import PLAN, build_all, files_under, writer
 from storage.artifact import (
     FORMAT_VERSION,
     Plan,
+    all_with_fingerprint,
     artifacts,
     check,
     is_current,
@@ -238,6 +239,16 @@ def test_an_artifact_is_found_by_its_fingerprint(tmp_path, artifact):
     assert with_fingerprint(tmp_path, "shards", artifact.fingerprint) == artifact
     assert with_fingerprint(tmp_path, "latents", artifact.fingerprint) is None
     assert with_fingerprint(tmp_path, "shards", "0" * 16) is None
+
+
+def test_every_artifact_with_the_same_bytes_is_found_whatever_it_was_made_from(tmp_path, artifact):
+    other = build_all(tmp_path, Plan("shards", "paintings", PLAN.parameters, {"source": "cc"}))
+    third = build_all(tmp_path, Plan("shards", "zebras", PLAN.parameters, {"source": "cc"}))
+    found = all_with_fingerprint(tmp_path, "shards", artifact.fingerprint)
+    assert found == [artifact, other, third] and other.inputs != artifact.inputs
+    paintings = all_with_fingerprint(tmp_path, "shards", artifact.fingerprint, "paintings")
+    assert paintings == [artifact, other]
+    assert all_with_fingerprint(tmp_path, "latents", artifact.fingerprint) == []
 
 
 def test_a_root_can_be_moved(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.checks import encoder_difference, encoder_text, made_with, same_encoder
+from storage.checks import encoder_difference, encoder_text, made_with, same_encoder, same_shards
 from storage.errors import ArtifactMismatch
 
 ENCODER = {
@@ -65,3 +65,65 @@ def test_an_artifact_made_with_something_else_is_a_mismatch(inputs, make, embedd
         f"neighbors/n: made with database {inputs.get('database')}, while embeddings/a is {database.fingerprint}. "
         "Make it again, or name the version it was made with: a@<id>."
     )
+
+
+# Shards
+
+
+def one_byte(directory, part_name):
+    (directory / part_name).write_bytes(b"1")
+
+
+@pytest.fixture
+def of_shards(make):
+    """of_shards(kind, name, shards, ...) publishes a version of equal bytes for each of them."""
+
+    def made(kind, name, *shards):
+        return [make(kind, name, one_byte, inputs={"shards": one}) for one in shards]
+
+    return made
+
+
+def table_of(make, queries):
+    return make("neighbors", "n", inputs={"queries": queries.fingerprint})
+
+
+def test_latents_and_neighbors_of_the_same_shards_belong_together(tmp_path, make, of_shards):
+    (queries,), (latents,) = of_shards("embeddings", "e", "s1"), of_shards("latents", "l", "s1")
+    same_shards(tmp_path, latents, table_of(make, queries))
+
+
+def test_any_version_with_the_bytes_of_queries_or_latents_is_right(tmp_path, make, of_shards):
+    """A broken image comes and goes: the same vectors stand in two versions, of other shards."""
+    queries = of_shards("embeddings", "e", "s1", "s2")
+    latents = of_shards("latents", "l", "s1", "s2")
+    assert len({artifact.fingerprint for artifact in queries}) == 1
+    for of_one in latents:
+        same_shards(tmp_path, of_one, table_of(make, queries[0]))
+
+
+def test_latents_of_which_one_version_fits_belong_to_the_table(tmp_path, make, of_shards):
+    (queries,), latents = of_shards("embeddings", "e", "s1"), of_shards("latents", "l", "s1", "s2")
+    same_shards(tmp_path, latents[1], table_of(make, queries))
+
+
+def test_another_name_with_the_same_bytes_hides_no_version_that_fits(tmp_path, make, of_shards):
+    (queries,), (latents,) = of_shards("embeddings", "e", "s1"), of_shards("latents", "l", "s1")
+    of_shards("embeddings", "z", "s9")
+    same_shards(tmp_path, latents, table_of(make, queries))
+
+
+def test_latents_and_neighbors_of_other_shards_are_a_mismatch_that_names_them(
+    tmp_path, make, of_shards
+):
+    queries, (latents,) = of_shards("embeddings", "e", "s1", "s2"), of_shards("latents", "l", "s3")
+    with pytest.raises(ArtifactMismatch) as caught:
+        same_shards(tmp_path, latents, table_of(make, queries[0]))
+    assert str(caught.value) == (
+        "latents/l and neighbors/n: "
+        "the latents come from shards s3, the neighbors from shards s1 or s2. "
+        "Embed, find neighbors and encode again from one version of the shards."
+    )
+    orphan = make("neighbors", "o", inputs={"queries": "0" * 16})
+    with pytest.raises(ArtifactMismatch, match="embeddings that are no longer under this root"):
+        same_shards(tmp_path, latents, orphan)

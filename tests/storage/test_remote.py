@@ -28,6 +28,7 @@ from storage.remote import mirror_of, remote_of, remove_stored, root_of
 from storage.runs import (
     append_metrics,
     latest_checkpoint,
+    latest_step,
     read_metrics,
     read_snapshot,
     whole_snapshots,
@@ -847,6 +848,17 @@ def test_a_checkpoint_is_resumed_on_another_machine_with_the_metrics_up_to_it(ru
     assert [method for method, _ in s3.log] == ["LIST"], "it is there now"
     write_checkpoint(there, 4, state(4))
     assert latest_checkpoint(run("a"))[0] == 4
+
+
+def test_the_step_of_a_checkpoint_is_known_from_a_listing_and_nothing_is_fetched(run, s3):
+    assert latest_step(run("b")) is None
+    write_checkpoint(run("a"), 100, state(100))
+    stored = dict(s3.objects)
+    write_checkpoint(run("a"), 200, state(200))
+    s3.objects = stored  # killed before the upload
+    s3.log.clear()
+    assert [latest_step(run(machine)) for machine in ("a", "b")] == [200, 100]
+    assert {method for method, _ in s3.log} == {"LIST"} and files_under(run("b")) == []
 
 
 def test_a_checkpoint_killed_before_any_put_leaves_the_one_before(run, s3):

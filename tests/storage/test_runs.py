@@ -8,7 +8,15 @@ import pytest
 
 from storage import runs
 from storage.errors import FormatError
-from storage.runs import METRICS_FILE, append_metrics, latest_checkpoint, read_metrics, rewind_metrics, write_checkpoint
+from storage.runs import (
+    METRICS_FILE,
+    append_metrics,
+    latest_checkpoint,
+    latest_step,
+    read_metrics,
+    rewind_metrics,
+    write_checkpoint,
+)
 
 
 def state(step):
@@ -43,6 +51,18 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 
 def test_a_run_without_a_checkpoint_has_none(tmp_path):
     assert latest_checkpoint(tmp_path) is None
+    assert latest_step(tmp_path) is None
+
+
+def test_the_step_of_the_newest_whole_checkpoint_is_known_without_reading_it(run, monkeypatch):
+    unfinished = run / "checkpoints" / "00000300"
+    unfinished.mkdir()
+    (unfinished / "state.safetensors").write_bytes(b"cut")
+    (run / "checkpoints" / ".00000400").mkdir()
+    (run / "checkpoints" / ".00000400" / "manifest.json").write_text("{}")
+    for reader in ("load_file", "sha256_file"):
+        monkeypatch.setattr(runs, reader, lambda path: pytest.fail(f"{path} was read"))
+    assert latest_step(run) == 200
 
 
 def test_the_newest_whole_checkpoint_wins_by_step_and_not_by_time(run):

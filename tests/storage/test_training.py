@@ -75,3 +75,14 @@ def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, reference
     assert [[int(image[0, 0, 0]) for image in array] for array in arrays.latents] == [[ord("b")], [], [ord("e"), ord("f")]]
     assert arrays.neighbor_rows.tolist() == [[10], [11], [12]] and arrays.side == 4
     assert isinstance(arrays.latents[2], np.memmap), "a part that held none of them is not read"
+
+
+def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
+    tmp_path, references, make
+):
+    """Two databases may be equal byte for byte, and the table names neither."""
+    for name in ("q", "z"):
+        queries = make("embeddings", name, lambda d, n: (d / n).write_bytes(b"rows"))
+    wanted = references(["abc"], "bc", queries=queries.fingerprint)
+    add_removals(tmp_path, "q", ["a"])
+    assert open_training_arrays(tmp_path, wanted).neighbor_rows.tolist() == [[10], [11]]

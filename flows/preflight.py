@@ -1,0 +1,223 @@
+"""What a run will need, looked at before its first stage: weights to be had, disk, memory, hours.
+
+A training that asks for 600 GB, or for weights that nobody can reach, is refused in a minute and not after a night of imports.
+All that is wrong is told in one message; what will do is told in one line.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flows.config import Images, Rebuild, TrainRDM
+from flows.encode_latents import space_of
+from flows.encoders import encoder_of
+from flows.launch import on_gpu
+from flows.upstream import found
+from rdm_core.needs import MemoryNeeded, device_memory_bytes, measured_rate, memory_needed
+from storage.artifact import current_id
+from storage.errors import StorageError
+from storage.latents import open_latents
+from storage.runs import CHECKPOINTS_KEPT
+
+GIGA = 1e9
+JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
+"""Of a crop's pixels times three, above what photographs were seen to take."""
+RECORD_BYTES = 400
+"""Of an image's row in one Parquet file: key, credits, captions."""
+
+
+class PreflightFailed(StorageError):
+    """What is asked for cannot be done here; the message names each thing that is missing, and what would do."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a denoiser is built for: latents [channels, side, side] and context vectors of a dimension."""
+
+    channels: int
+    side: int
+    dimension: int
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """What one training needs, and what there is."""
+
+    memory: MemoryNeeded
+    device: str
+    device_bytes: int
+    disk_bytes: int
+    free_bytes: int
+    hours: float | None
+    """At the rate that was measured; None where the network does not fit."""
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        memory = f"{self.memory.peak_bytes / GIGA:.1f} GB of the {self.device_bytes / GIGA:.1f} GB of {self.device}"
+        disk = f"{self.disk_bytes / GIGA:.1f} GB of the {self.free_bytes / GIGA:.1f} GB free on the disk"
+        hours = f", {hours_text(self.hours)} at the rate measured now" if self.hours is not None else ""
+        return f"needs {memory} ({self.memory.parameters / 1e6:.1f} M parameters), {disk}{hours}"
+
+
+def check_training(config: TrainRDM) -> TrainingNeeds | None:
+    """Look at everything a training needs; None where its images are not even described, which its first stage tells.
+
+    Loads the encoder and the autoencoder if something has to be made with them. Raises PreflightFailed, or what loading raises.
+    """
+    shape = shape_of(config)
+    if shape is None:
+        return None
+    try:
+        needs = training_needs(config, shape)
+    except (ValueError, RuntimeError) as error:  # what torch says of a network that its latents do not fit
+        what = f"the network cannot be built for latents of {shape.channels} x {shape.side} x {shape.side}: {error}"
+        raise PreflightFailed(f"train {config.name}", what, "Change denoiser or training. Nothing has been started.") from error
+    problems = []
+    if needs.memory.peak_bytes > needs.device_bytes:
+        what = f"memory: {needs.memory.peak_bytes / GIGA:.1f} GB at the peak, "
+        what += f"{needs.device} has {needs.device_bytes / GIGA:.1f} GB"
+        problems.append(f"{what}; {cure_of_memory(config, shape, needs.device_bytes)}")
+    if needs.disk_bytes > needs.free_bytes:
+        problems.append(disk_problem(config.root, needs.disk_bytes, needs.free_bytes))
+    if problems:
+        raise PreflightFailed(f"train {config.name}", "; ".join(problems), "Nothing has been started.")
+    return needs
+
+
+def check_rebuild(config: Rebuild) -> str:
+    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the weights raises."""
+    check_images(config.images, f"rebuild {config.name}")
+    encoder = encoder_of(config.encoder, config.weights)
+    space = space_of(config.autoencoder)
+    images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
+    side = config.images.size // space.factor
+    latent = (3 if space.autoencoder is None else 4 * space.channels) * side * side
+    needed = images * (bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k))
+    free = free_bytes(config.root)
+    if needed > free:
+        raise PreflightFailed(f"rebuild {config.name}", disk_problem(config.root, needed, free), "Nothing has been started.")
+    return f"needs {needed / GIGA:.1f} GB of the {free / GIGA:.1f} GB free on the disk; weights are at hand"
+
+
+def shape_of(config: TrainRDM) -> Shape | None:
+    """From the artifacts that are there, else from what they would be made with; None where nothing says."""
+    latents, database = found(config, "latents", config.latents), found(config, "embeddings", config.database)
+    images = config.upstream.images
+    shards = found(config, "shards", config.latents)
+    if latents is None and shards is None and images is None:
+        return None
+    if images is not None and latents is None and shards is None:
+        check_images(images, f"train {config.name}")
+    if database is None:
+        dimension = encoder_of(config.upstream.encoder, config.upstream.weights).dimension
+    else:
+        dimension = database.parameters["encoder"]["dimension"]
+    if latents is not None:
+        arrays = open_latents(latents)[1]
+        return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
+    space = space_of(config.upstream.autoencoder)
+    size = shards.parameters["size"] if shards is not None else images.size if images is not None else 0
+    return Shape(space.channels, size // space.factor, dimension)
+
+
+def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
+    """Memory by estimate, hours by measuring, disk by counting."""
+    memory = _memory(config, shape)
+    device = _device(config)
+    available = device_memory_bytes(device)
+    hours = None
+    if memory.peak_bytes <= available:
+        total = measured_rate(*_asked(config, shape)) * config.processes * config.machines
+        hours = config.training.steps * config.training.batch / total / 3600
+    return TrainingNeeds(memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours)
+
+
+def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
+    """The first change of how the loop runs that fits, or what else could be changed."""
+    share = config.training.batch // (config.processes * config.machines)
+    for accumulate, checkpointing in _executions(share):
+        execution = replace(config.execution, accumulate=accumulate, gradient_checkpointing=checkpointing)
+        if _memory(config.model_copy(update={"execution": execution}), shape).peak_bytes <= available:
+            more = " --set execution.gradient_checkpointing=true" if checkpointing else ""
+            return f"it fits with --set execution.accumulate={accumulate}{more}"
+    return "it does not fit one image at a time: take a smaller network, latents of an autoencoder, or precision bf16"
+
+
+def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
+    """What the run writes: checkpoints, one of them while it replaces another, weights, and what is made upstream."""
+    run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
+    images = config.upstream.images
+    if images is None or found(config, "shards", config.latents) is not None:
+        return run
+    return run + image_count(images) * (2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k))
+
+
+def bytes_of_image(images: Images) -> int:
+    """Of its stored crops and their records."""
+    share = PNG_BYTES_PER_VALUE if images.encoding == "png" else JPEG_BYTES_PER_VALUE
+    return images.crops_per_image * int(3 * images.size**2 * share + RECORD_BYTES)
+
+
+def bytes_of_row(dimension: int, k: int) -> int:
+    """Of its vector in the Parquet and the index, its list of neighbors, and its records."""
+    return 2 * 2 * dimension + 48 * k + 2 * RECORD_BYTES
+
+
+def image_count(images: Images) -> int:
+    """How many there are, at most: files count, whatever they are."""
+    if images.path is None:
+        return images.count
+    return sum(len(files) for _, _, files in os.walk(images.path))
+
+
+def check_images(images: Images, where: str) -> None:
+    """Raise PreflightFailed when the data set is not where it is said to be."""
+    if images.path is not None and not images.path.is_dir():
+        what = f"images: there is no folder {images.path.absolute()}"
+        raise PreflightFailed(where, what, "Put the data set there, or change images.path. Nothing has been started.")
+
+
+def free_bytes(root: Path) -> int:
+    """On the disk that holds the root, or will."""
+    present = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    return shutil.disk_usage(present).free
+
+
+def disk_problem(root: Path, needed: int, free: int) -> str:
+    """In words."""
+    return f"disk: {needed / GIGA:.1f} GB at most, {free / GIGA:.1f} GB are free at {root}; free some, or rdm gc"
+
+
+def hours_text(hours: float) -> str:
+    """In the unit that suits."""
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours > 1 / 60 else "less than a minute"
+
+
+def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
+    return memory_needed(*_asked(config, shape))
+
+
+def _asked(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
+    """What rdm_core.needs wants to know, in its order."""
+    network = (config.denoiser, config.noise, config.training, config.execution)
+    return (*network, shape.channels, shape.side, shape.dimension, _device(config), config.processes * config.machines)
+
+
+def _device(config: TrainRDM) -> Any:
+    import torch
+
+    return torch.device("cuda" if on_gpu(config) else "cpu")
+
+
+def _executions(share: int) -> Iterator[tuple[int, bool]]:
+    """Ways to run the loop, from the fastest on: pieces, then checkpointing too."""
+    for checkpointing in (False, True):
+        pieces = 1
+        while pieces <= share:
+            if share % pieces == 0:
+                yield pieces, checkpointing
+            pieces *= 2

@@ -1,0 +1,199 @@
+"""What a training needs, told before it is started: memory for its network and batch, and hours.
+
+Memory is not modelled but followed: two steps run on tensors that have shapes and no bytes (torch's
+FakeTensorMode), and what would be alive is added up. That takes seconds for networks of any size;
+torch.distributed's MemTracker finds the same peaks in ten times as long.
+"""
+
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rdm_core.averages import LENGTHS, PowerMeans
+from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
+from rdm_core.context import Context
+from rdm_core.denoiser import Denoiser, build_denoiser, parameter_count
+from rdm_core.noise import Process, process_of
+from rdm_core.train import apply_execution, piece_size, weighted_error
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much a container may use, in its two versions."""
+
+
+@dataclass(frozen=True)
+class MemoryNeeded:
+    """Of one process of a training."""
+
+    parameters: int
+    """Trainable numbers of the network."""
+    state_bytes: int
+    """On its device after every step: weights, gradients, Adam's moments, the running mean, with
+    posthoc_ema two more, with several processes the copy of the gradients that they exchange."""
+    checkpoint_bytes: int
+    """In the host's memory while a checkpoint is written: copies of weights, moments and means."""
+    peak_bytes: int
+    """Most that is alive on its device in a step; on a CPU, its own host, or at a checkpoint."""
+
+
+def memory_needed(
+    config: DenoiserConfig, noise: NoiseConfig, training: TrainingConfig,
+    execution: ExecutionConfig, channels: int, side: int, dimension: int, device: torch.device,
+    processes: int = 1,
+) -> MemoryNeeded:  # fmt: skip
+    """Follow two steps of one of `processes` processes on such a device, which need not be there.
+
+    For final latents [*, channels, side, side] and context vectors of `dimension`; as without
+    `execution.compile` and `channels_last`. Not counted is what is not a tensor: libraries, their
+    work space, CUDA's context, and freed blocks that an allocator keeps. On a CPU glibc makes 1 to
+    2.5 times as much of it, unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
+
+    Raises ValueError when the batch cannot be divided over processes and pieces.
+    """
+    piece, on_cuda = piece_size(training, execution, processes), device.type == "cuda"
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)  # of deep copies
+    with quiet, _NoBytes(), _LiveBytes() as live:
+        process = process_of(noise)
+        denoiser = build_denoiser(config, channels, side, dimension).train()
+        optimizer = torch.optim.AdamW(denoiser.parameters(), foreach=on_cuda)  # torch's own choice
+        ema = EMAModel(denoiser.parameters(), foreach=True)
+        means = PowerMeans(denoiser.named_parameters()) if training.posthoc_ema else None
+        buckets = [torch.empty_like(weights) for weights in denoiser.parameters() if processes > 1]
+        apply_execution(denoiser, replace(execution, compile=False, channels_last=False))
+        if on_cuda and training.precision == "bf16":
+            _norms_in_float32(denoiser)
+        # A CPU has the whole batch of this step and the next: raw latents and two kinds of noise.
+        samples = torch.empty(0 if on_cuda else 2, 3, training.batch, channels, side, side)
+        for done in (1, 2):  # Adam's moments are there from the second step on
+            optimizer.zero_grad(set_to_none=True)
+            for _ in range(min(execution.accumulate, 2)):  # gradients are from the second piece on
+                _error_of(denoiser, process, training, piece).backward()
+            nn.utils.clip_grad_norm_(denoiser.parameters(), training.clip_norm)
+            optimizer.step()
+            ema.step(denoiser.parameters())
+            if means:
+                means.update(done)
+        copies = 4 + (len(LENGTHS) if means else 0)
+        checkpoint_bytes = copies * sum(weights.nbytes for weights in denoiser.parameters())
+        peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
+        state_bytes = live.bytes - samples.nbytes
+        del buckets
+    return MemoryNeeded(parameter_count(denoiser), state_bytes, checkpoint_bytes, peak_bytes)
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All memory of a CUDA device, or what the CPU has free, within its container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [path.read_text().strip() for path in map(Path, CGROUP_LIMITS) if path.is_file()]
+    known = [int(limit) for limit in limits if limit != "max"]
+    return min([psutil.virtual_memory().available, *known])
+
+
+def measured_rate(
+    config: DenoiserConfig, noise: NoiseConfig, training: TrainingConfig,
+    execution: ExecutionConfig, channels: int, side: int, dimension: int, device: torch.device,
+    processes: int = 1, seconds: float = 5.0,
+) -> float:  # fmt: skip
+    """Images a second of one process on a device: the median of passes forward and backward.
+
+    They begin with one sample and double up to the training's own piece while they are short; the
+    largest ones count. They end after `seconds`, or with the pass that is under way then; building
+    the network comes on top. Not in it are updates of the weights and what processes tell each
+    other, and nothing is compiled.
+    Network and piece must fit into the memory.
+
+    Raises ValueError when the batch cannot be divided over processes and pieces.
+    """
+    piece, count = piece_size(training, execution, processes), 1
+    passes_seconds: list[float] = []  # of `count` samples each
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        denoiser = build_denoiser(config, channels, side, dimension).train().to(device)
+        process = process_of(noise)
+        apply_execution(denoiser, replace(execution, compile=False))
+        end = time.monotonic() + seconds
+        while not passes_seconds or time.monotonic() < end:
+            began = time.monotonic()
+            _error_of(denoiser, process, training, count).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            passes_seconds.append(time.monotonic() - began)
+            if count < piece and passes_seconds[-1] < seconds / 10:
+                count, passes_seconds = min(2 * count, piece), []
+    return count / median(passes_seconds)
+
+
+def training_hours(training: TrainingConfig, images_per_second: float, processes: int = 1) -> float:
+    """Hours of all steps on `processes` processes of this rate each."""
+    return training.steps * training.batch / (images_per_second * processes) / 3600
+
+
+def _error_of(
+    denoiser: Denoiser, process: Process, training: TrainingConfig, count: int
+) -> torch.Tensor:
+    """The loss of `count` made-up samples."""
+    device, network = denoiser.null.device, denoiser.network.config
+    shape = (count, network.in_channels, network.sample_size, network.sample_size)
+    x0, noise = (torch.randn(shape, device=device) for _ in range(2))
+    ones = torch.ones(count, training.k + denoiser.settings["query_token"], device=device)
+    vectors = torch.randn(*ones.shape, denoiser.dimension, device=device)
+    times = torch.rand(count, device=device)
+    context = Context(vectors, ones, ones, ones.to(torch.int8))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    return weighted_error(denoiser, process, x0, noise, times, context, autocast)
+
+
+def _norms_in_float32(denoiser: Denoiser) -> None:
+    """What CUDA's autocast does and the CPU's, under which everything is followed, does not."""
+    for module in denoiser.modules():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+            module.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+
+
+class _NoBytes(FakeTensorMode):
+    """Tensors have shapes and no bytes; those of a deep copy of a module belong here too."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_NoBytes":
+        return self
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._followed: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, operation: Callable[..., Any], types: Any, args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._follow(tensor.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._followed:
+            return
+        self._followed.add(storage)
+        weakref.finalize(storage, self._freed, storage.nbytes())
+        self.bytes += storage.nbytes()
+        self.peak = max(self.peak, self.bytes)
+
+    def _freed(self, size_bytes: int) -> None:
+        self.bytes -= size_bytes

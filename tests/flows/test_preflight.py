@@ -1,0 +1,113 @@
+"""What cannot be done here is refused before the first stage, in one message that says what would do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import preflight
+from flows.cli import main
+from flows.config import Rebuild, TrainRDM
+from flows.preflight import PreflightFailed, check_rebuild, check_training
+from flows.rebuild import rebuild
+from flows.train_rdm import train_rdm
+from rdm_core.errors import CoreError
+from storage.artifact import artifacts
+
+IMAGES = {"source": "shapes", "size": 32, "count": 40, "encoding": "png"}
+UPSTREAM = {"images": IMAGES, "encoder": "rdm-shapes", "weights": "built-in"}
+
+
+def upstream(root, **changes):
+    """A training of which nothing is there yet."""
+    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    names = dict.fromkeys(("name", "latents", "neighbors", "database"), "new")
+    settings = {"root": root, **names, "denoiser": network, "noise": {"process": "flow"}, "device": "cpu", "upstream": UPSTREAM}
+    return TrainRDM(**settings | {"training": {"steps": 4, "batch": 8, "k": 3}} | changes)
+
+
+def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, small_training):
+    for config in (upstream(tmp_path), TrainRDM(**small_training(small_world.root, "another"))):
+        needs = check_training(config)
+        assert needs.memory.peak_bytes > needs.memory.state_bytes > 16 * needs.memory.parameters
+        assert 0 < needs.hours < 1 and needs.device == "cpu"
+        assert needs.text.startswith("needs 0.0 GB of the ") and "M parameters" in needs.text and "rate" in needs.text
+    assert artifacts(tmp_path) == []
+
+
+def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_path, monkeypatch):
+    config = upstream(tmp_path, training={"steps": 4, "batch": 64, "k": 3})
+    peak = check_training(config).memory.peak_bytes
+    monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: int(0.8 * peak))
+    with pytest.raises(PreflightFailed, match=r"train new: memory: .*it fits with --set execution.accumulate=\d+") as refused:
+        train_rdm(config)
+    assert "\n" not in str(refused.value)
+    assert artifacts(tmp_path) == [], "refused before the first stage"
+    advice = int(str(refused.value).split("accumulate=")[1].split()[0].strip(".;"))
+    assert check_training(upstream(tmp_path, training=config.training, execution={"accumulate": advice}))
+
+
+def test_what_fits_no_way_is_said_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 1000)
+    with pytest.raises(PreflightFailed, match="does not fit one image at a time"):
+        check_training(upstream(tmp_path))
+
+
+def test_a_disk_without_room_is_refused_for_trainings_and_rebuilds_before_anything_is_written(tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(PreflightFailed, match="disk: .* at most, 0.0 GB are free"):
+        train_rdm(upstream(tmp_path))
+    with pytest.raises(PreflightFailed, match="disk: .* at most, 0.0 GB are free"):
+        rebuild(Rebuild(root=tmp_path, name="new", **UPSTREAM))
+    assert artifacts(tmp_path) == []
+
+
+def test_both_problems_are_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 1000)
+    with pytest.raises(PreflightFailed, match="memory: .*; disk: "):
+        check_training(upstream(tmp_path))
+
+
+def test_a_data_set_that_is_not_there_is_refused_before_weights_are_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "encoder_of", lambda *_: pytest.fail("fetched"))
+    images = {"source": "coco", "path": str(tmp_path / "nowhere")}
+    with pytest.raises(PreflightFailed, match="there is no folder .*nowhere"):
+        check_rebuild(Rebuild(root=tmp_path, name="new", images=images))
+    with pytest.raises(PreflightFailed, match="there is no folder .*nowhere"):
+        check_training(upstream(tmp_path, upstream=UPSTREAM | {"images": images}))
+
+
+@pytest.mark.parametrize("wrong", [{"weights": "/no/such/file.safetensors"}, {"autoencoder": "/no/such/folder"}])
+def test_weights_that_cannot_be_had_end_a_run_before_its_first_stage(tmp_path, wrong):
+    with pytest.raises(CoreError):
+        train_rdm(upstream(tmp_path, upstream=UPSTREAM | wrong))
+    with pytest.raises(CoreError):
+        rebuild(Rebuild(root=tmp_path, name="new", **UPSTREAM | wrong))
+    assert artifacts(tmp_path) == []
+
+
+def test_a_network_that_its_latents_do_not_fit_is_refused_before_its_first_stage(tmp_path):
+    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 5}
+    with pytest.raises(PreflightFailed, match="cannot be built for latents of 3 x 32 x 32"):
+        train_rdm(upstream(tmp_path, denoiser=network))
+    assert artifacts(tmp_path) == []
+
+
+def test_a_training_that_is_done_is_not_looked_at_again(small_world, small_training, monkeypatch):
+    monkeypatch.setattr("flows.train_rdm.check_training", lambda config: pytest.fail("looked"))
+    assert train_rdm(TrainRDM(**small_training(small_world.root, "small"))).id == small_world.run.id
+
+
+def test_a_dry_run_tells_what_would_be_needed_beside_the_parameters(small_world, capsys):
+    words = ["train", "--dry-run", "--root", str(small_world.root), "--name", "dry", "--preset", "shapes"]
+    words += [f"--{role}=shapes" for role in ("latents", "neighbors", "database")]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["name"] == "dry"
+    assert "train dry: needs 0." in told.err and "(1.2 M parameters)" in told.err
+    assert main([*words, "--latents=absent"]) == 0
+    assert "known as soon as its latents are there" in capsys.readouterr().err
+    assert not list(Path(small_world.root).glob("runs/dry"))

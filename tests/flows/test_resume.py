@@ -1,0 +1,261 @@
+"""An unfinished training goes on with the versions it began with, or is refused.
+
+It is never begun anew in silence.
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from flows.config import Rebuild, TrainRDM
+from flows.rebuild import rebuild
+from flows.resume import begun_alike
+from flows.train_rdm import learned, train_rdm, training_inputs, training_plan
+from storage.artifact import Plan, artifacts, open_artifact
+from storage.atomic import write_json
+from storage.build import has_finished_work, unfinished
+from storage.collect import collect
+from storage.errors import ArtifactDamaged, ArtifactMismatch, BuildRefused
+from storage.runs import METRICS_FILE, latest_step, read_metrics
+
+WEIGHTS = "weights/network/diffusion_pytorch_model.safetensors"
+NAMED = ("latents", "neighbors", "database")
+ROLES = {"latents": "latents", "neighbors": "neighbors", "database": "embeddings", "index": "index"}
+
+
+def draw(folder, number):
+    colour = (number * 20, 255 - number * 20, 90)
+    Image.new("RGB", (18, 20), colour).save(folder / f"{number:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, small_training, in_one_flow):
+    """A training stopped after three of six steps, then a rebuild with one image more."""
+    place = tmp_path_factory.mktemp("interrupted")
+    (place / "images").mkdir()
+    for number in range(9):
+        draw(place / "images", number)
+    root = place / "root"
+    settings = small_training(root, "run") | dict.fromkeys(NAMED, "a")
+    world = SimpleNamespace(root=root, settings=settings, images=place / "images")
+    in_one_flow(interrupt, world)
+    return world
+
+
+def interrupt(world):
+    rebuild.fn(rebuilt(world))
+    world.first = training_plan(TrainRDM(**world.settings))
+    world.began = {role: open_artifact(world.root, kind, "a") for role, kind in ROLES.items()}
+    module = sys.modules["flows.train_rdm"]
+    whole_launch = module.launch_training
+
+    def dies_after_three_steps(run, config, watch):
+        settings = json.loads((run / "config.json").read_text())
+        shorter = settings | {"training": settings["training"] | {"steps": 3}}
+        (run / "config.json").write_text(json.dumps(shorter))
+        whole_launch(run, config, watch)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "launch_training", dies_after_three_steps)
+        train_rdm.fn(TrainRDM(**world.settings))
+    draw(world.images, 10)
+    rebuild.fn(rebuilt(world))
+
+
+def rebuilt(world, root=None):
+    images = {"source": "folder", "path": world.images, "size": 16, "encoding": "png"}
+    encoder = {"encoder": "rdm-shapes", "weights": "built-in"}
+    return Rebuild(root=root or world.root, name="a", images=images, k=3, **encoder)
+
+
+@pytest.fixture
+def root(interrupted, tmp_path):
+    """A copy of it: runs/run stands at step 3 of 6."""
+    copy = shutil.copytree(interrupted.root, tmp_path / "root")
+    (left,) = unfinished(copy, "runs")
+    assert latest_step(left) == 3 and left.name == interrupted.first.id
+    return copy
+
+
+def config_of(world, root, **changes):
+    return TrainRDM(**world.settings | {"root": root} | changes)
+
+
+def trained(in_one_flow, alone, config):
+    return in_one_flow(alone(train_rdm), config)
+
+
+def fingerprints(inputs):
+    return {role: artifact.fingerprint for role, artifact in inputs.items()}
+
+
+def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_happened(
+    interrupted, root, in_one_flow, alone, capfd
+):
+    config = config_of(interrupted, root)
+    newer = training_inputs(config)
+    assert fingerprints(newer) != dict(interrupted.first.inputs)
+    run = trained(in_one_flow, alone, config)
+    said = capfd.readouterr().err
+    assert (run.id, dict(run.inputs)) == (interrupted.first.id, fingerprints(interrupted.began))
+    versions = ", ".join(f"{role} a@{one.id}" for role, one in interrupted.began.items())
+    cure = "To train on those instead: rdm gc --unfinished runs/run\n"
+    told = f"continues on the versions it began with: {versions}; newer ones are there. {cure}"
+    assert told in said
+    assert "continues from step 3 of 6\n" in said
+    assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+    named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
+    unbroken = trained(in_one_flow, alone, config_of(interrupted, root, name="unbroken", **named))
+    assert unbroken.file(WEIGHTS).read_bytes() == run.file(WEIGHTS).read_bytes()
+    after = trained(in_one_flow, alone, config)
+    assert dict(after.inputs) == fingerprints(newer), "nothing is unfinished any more"
+
+
+def test_with_nothing_newer_it_says_only_where_it_goes_on(
+    interrupted, root, in_one_flow, alone, capfd
+):
+    (interrupted.images / "10.png").rename(interrupted.images.parent / "10.png")
+    try:
+        in_one_flow(rebuild.fn, rebuilt(interrupted, root))
+    finally:
+        (interrupted.images.parent / "10.png").rename(interrupted.images / "10.png")
+    capfd.readouterr()
+    run = trained(in_one_flow, alone, config_of(interrupted, root))
+    said = capfd.readouterr().err
+    assert run.id == interrupted.first.id and "continues from step 3 of 6" in said
+    assert "it began with" not in said
+
+
+def test_once_it_is_dropped_the_training_begins_on_the_newer_ones(
+    interrupted, root, in_one_flow, alone, capfd
+):
+    collect(root, None, unfinished_of="runs/run")
+    config = config_of(interrupted, root)
+    run = trained(in_one_flow, alone, config)
+    assert dict(run.inputs) == fingerprints(training_inputs(config))
+    assert "continues" not in capfd.readouterr().err
+
+
+def test_without_a_checkpoint_it_begins_on_the_newer_ones(interrupted, root, in_one_flow, alone):
+    (left,) = unfinished(root, "runs")
+    shutil.rmtree(left / "checkpoints")
+    config = config_of(interrupted, root)
+    run = trained(in_one_flow, alone, config)
+    assert dict(run.inputs) == fingerprints(training_inputs(config))
+    assert not left.exists()
+
+
+def test_what_is_wrong_with_newer_versions_does_not_stand_in_its_way(
+    interrupted, root, in_one_flow, alone
+):
+    newer = open_artifact(root, "index", "a")
+    newer.file("norms.npy").write_bytes(b"cut")
+    config = config_of(interrupted, root)
+    with pytest.raises(ArtifactDamaged, match="norms.npy"):
+        training_inputs(config)
+    assert trained(in_one_flow, alone, config).id == interrupted.first.id
+
+
+@pytest.mark.parametrize("role", ["latents", "neighbors", "database", "index"])
+def test_what_is_gone_or_damaged_is_told_with_the_run_what_it_was_on_and_the_choice(
+    role, interrupted, root, in_one_flow, alone
+):
+    one, (left,) = interrupted.began[role], unfinished(root, "runs")
+    there = root / ROLES[role] / "a" / one.id
+    file = next(path for path in there.iterdir() if path.suffix in (".npy", ".parquet"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BuildRefused) as damaged:
+        trained(in_one_flow, alone, config_of(interrupted, root))
+    assert f"{role} a@{one.id}, which is damaged ({file.name} has " in str(damaged.value)
+    shutil.rmtree(there)
+    with pytest.raises(BuildRefused) as gone:
+        trained(in_one_flow, alone, config_of(interrupted, root))
+    told = str(gone.value)
+    assert told.startswith(f"runs/run: the unfinished run {left.name}, step 3 of 6, was begun on ")
+    assert f"{role} {one.fingerprint}, which is no longer under this root" in told
+    others = [other for name, other in interrupted.began.items() if name != role]
+    assert all(f"a@{other.id}" in told for other in others)
+    assert "take another --name, or drop it" in told and "rdm gc --unfinished runs/run" in told
+    assert has_finished_work(left), "nothing was changed"
+    assert len(artifacts(root, "runs")) == 0
+
+
+def test_what_it_did_not_begin_with_is_not_trained_on_under_its_name_in_silence(
+    interrupted, root, in_one_flow, alone
+):
+    newer = open_artifact(root, "latents", "a")
+    with pytest.raises(BuildRefused, match=f"while a@{newer.id} is asked for"):
+        trained(in_one_flow, alone, config_of(interrupted, root, latents=f"a@{newer.id}"))
+    older = interrupted.began["latents"]
+    run = trained(in_one_flow, alone, config_of(interrupted, root, latents=f"a@{older.id}"))
+    assert run.id == interrupted.first.id
+
+
+def test_other_parameters_are_refused_as_ever(interrupted, root, in_one_flow, alone):
+    training = interrupted.settings["training"] | {"steps": 7}
+    with pytest.raises(BuildRefused, match=r"training\.steps=6 \(now 7\)"):
+        trained(in_one_flow, alone, config_of(interrupted, root, training=training))
+
+
+def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in_one_flow, alone):
+    """As an earlier program left them, which began anew after each rebuild."""
+    (left,) = unfinished(root, "runs")
+    first = interrupted.first
+    other = Plan("runs", "run", first.parameters, dict(first.inputs) | {"index": "0" * 16})
+    for step, directory in {2: other.id, 5: "0" * 12}.items():
+        copy = shutil.copytree(left, left.with_name(directory))
+        write_json(copy / "plan.json", asdict(other))
+        (copy / "checkpoints" / "00000003").rename(copy / "checkpoints" / f"{step:08d}")
+    config = config_of(interrupted, root)
+    alike = begun_alike(config, learned(config))
+    assert [(run.directory.name, run.step) for run in alike] == [(left.name, 3), (other.id, 2)]
+    assert trained(in_one_flow, alone, config).id == left.name
+
+
+def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_belong_together(tmp_path, capsys, monkeypatch):
+    """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the first three."""
+    from flows.build_database import build_database
+    from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+    from flows.encode_latents import encode_latents
+    from flows.find_neighbors import find_neighbors
+    from flows.import_images import import_images
+    from flows.train_rdm import train_rdm, training_inputs
+
+    here = {"root": tmp_path, "name": "a"}
+
+    def stages(count):
+        yield import_images(ImportImages(**here, source="shapes", size=32, encoding="png", count=count))
+        yield build_database(BuildDatabase(**here, shards="a", encoder="rdm-shapes", weights="built-in"))
+        yield encode_latents(EncodeLatents(**here, shards="a"))
+        yield find_neighbors(FindNeighbors(**here, queries="a", database="a"))
+
+    list(stages(40))
+    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    config = TrainRDM(
+        root=tmp_path, name="run", latents="a", neighbors="a", database="a", denoiser=network, noise={"process": "flow"},
+        training={"steps": 2, "batch": 8, "k": 3}, device="cpu",
+    )  # fmt: skip
+    before = {role: one.reference for role, one in training_inputs(config).items()}
+    rebuild = stages(48)
+    for _ in range(3):
+        next(rebuild)
+        assert {role: one.reference for role, one in training_inputs(config).items()} == before
+    # what was made in another way, or with images that were removed since, is no older version of the same
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.train_rdm.artifacts", lambda *asked: [replace(a, parameters={}) for a in artifacts(*asked)])
+        with pytest.raises(ArtifactMismatch, match="Make it again"):
+            training_inputs(config)
+    capsys.readouterr()
+    run = train_rdm(config)
+    told = [line for line in capsys.readouterr().err.splitlines() if "was made from" in line]
+    assert len(told) == 1 and before["latents"].split("/")[1] in told[0] and before["database"].split("/")[1] in told[0]
+    next(rebuild)
+    after = training_inputs(config)
+    assert all(one.reference != before[role] for role, one in after.items())
+    assert train_rdm(config).id != run.id

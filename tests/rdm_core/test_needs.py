@@ -1,0 +1,280 @@
+"""What a training needs: what is told before it is what it takes."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import psutil
+import pytest
+import torch
+
+import rdm_core.needs
+from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
+from rdm_core.denoiser import build_denoiser
+from rdm_core.needs import (
+    MemoryNeeded,
+    device_memory_bytes,
+    measured_rate,
+    memory_needed,
+    training_hours,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FLOW = NoiseConfig(process="flow")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CHANNELS, SIDE, DIMENSION = 3, 16, 8
+TRANSFORMER = DenoiserConfig("transformer", (32,), depth=2, head_channels=16)
+UNET = DenoiserConfig(channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,))
+NETWORKS = {"transformer": TRANSFORMER, "unet": UNET}
+EVERYTHING = {"query_token": True, "set_layers": 1, "remove_means": True}
+PLAIN, CHECKPOINTED = ExecutionConfig(), ExecutionConfig(gradient_checkpointing=True)
+
+IN_A_PROCESS = """
+from pathlib import Path
+import numpy as np
+import psutil
+import torch
+from rdm_core.config import *
+from rdm_core.data import TrainingData
+from rdm_core.denoiser import build_denoiser
+from rdm_core.latents import PIXELS, load_latent_space
+from rdm_core.needs import memory_needed
+from rdm_core.noise import process_of
+from rdm_core.train import Hooks, train
+
+SMALL = DenoiserConfig(channels=(16, 16), depth=1, attention_levels=(), head_channels=16)
+
+def needed(network, batch, side):
+    settings = (NoiseConfig(), TrainingConfig(batch=batch), ExecutionConfig())
+    return memory_needed(network, *settings, 3, side, 8, torch.device("cpu"))
+
+def really_trained(batch, side):
+    rng, norms = np.random.default_rng(0), np.ones(20)
+    latents = rng.integers(0, 256, (20, 3, side, side), dtype=np.uint8)
+    vectors, rows = rng.standard_normal((20, 8)), rng.integers(0, 20, (20, 4))
+    data = TrainingData([latents], rows, np.ones((20, 4), np.float32), vectors, norms)
+    denoiser, process = build_denoiser(SMALL, 3, side, 8), process_of(NoiseConfig())
+    hooks = Hooks(lambda record, speed: None, lambda step, state: None)
+    config = TrainingConfig(steps=2, batch=batch)
+    train(denoiser, process, load_latent_space(PIXELS), data, config, hooks)
+
+def growth_bytes(run, *arguments):
+    before = psutil.Process().memory_info().rss
+    result = run(*arguments)
+    # Not getrusage's ru_maxrss, which begins with what the parent had.
+    status = Path("/proc/self/status").read_text().splitlines()
+    most = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    return most - before, result
+
+grown, large = growth_bytes(needed, DenoiserConfig(), 64, 64)
+print(large.parameters, large.peak_bytes, grown)
+really_trained(1, 16)  # the libraries' own memory
+print(growth_bytes(really_trained, 8, 128)[0], needed(SMALL, 8, 128).peak_bytes)
+"""
+
+
+def needed(
+    network=TRANSFORMER, execution=PLAIN, device=CPU, side=SIDE, processes=1, **training
+) -> MemoryNeeded:
+    """Of a batch of 8 by default."""
+    config = TrainingConfig(**{"batch": 8} | training)
+    latents = (CHANNELS, side, DIMENSION)
+    return memory_needed(network, FLOW, config, execution, *latents, device, processes)
+
+
+@pytest.fixture(scope="module")
+def numbers() -> list[int]:
+    """What a process of its own prints; freed blocks go back to the system at once."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_A_PROCESS], cwd=REPOSITORY, capture_output=True, text=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return [int(word) for word in ended.stdout.split()]
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request) -> DenoiserConfig:
+    """Each network in turn."""
+    return NETWORKS[request.param]
+
+
+@pytest.mark.parametrize(
+    ("network", "copies", "asked"),
+    [
+        (TRANSFORMER, 5, {}),
+        (TRANSFORMER, 5, {"precision": "bf16"}),
+        (TRANSFORMER, 7, {"posthoc_ema": True}),
+        (TRANSFORMER, 6, {"processes": 2}),
+        (UNET, 8, {"processes": 4, "posthoc_ema": True}),
+    ],
+    ids=["alone", "bf16", "with means of other lengths", "with another process", "unet with both"],
+)
+def test_the_state_is_weights_gradients_moments_and_means(network, copies, asked):
+    """Counted by hand."""
+    denoiser, found = build_denoiser(network, CHANNELS, SIDE, DIMENSION), needed(network, **asked)
+    weights_bytes = sum(weights.nbytes for weights in denoiser.parameters())
+    buffers_bytes = sum(buffer.nbytes for buffer in denoiser.buffers())
+    counts_bytes = 4 * len(list(denoiser.parameters()))  # Adam counts the steps of each tensor
+    assert found.parameters * 4 == weights_bytes
+    assert found.state_bytes == copies * weights_bytes + buffers_bytes + counts_bytes
+    assert found.checkpoint_bytes == (6 if "posthoc_ema" in asked else 4) * weights_bytes
+
+
+@pytest.mark.parametrize(
+    ("extras", "execution", "training"),
+    [
+        ({}, ExecutionConfig(accumulate=4), {"precision": "bf16", "posthoc_ema": True}),
+        (EVERYTHING, CHECKPOINTED, {"precision": "bf16", "k": 9}),
+    ],
+    ids=["bf16 in pieces", "everything and checkpointed"],
+)
+def test_tensors_without_bytes_need_what_real_ones_do(
+    extras, execution, training, network, monkeypatch
+):
+    network = replace(network, **extras)
+    told = needed(network, execution, **training)
+    monkeypatch.setattr(rdm_core.needs, "_NoBytes", nullcontext)
+    assert needed(network, execution, **training) == told
+
+
+def test_a_real_training_takes_what_was_told(numbers):
+    taken_bytes, told_bytes = numbers[3:]
+    assert told_bytes > 4e8, "large beside what libraries take"
+    assert told_bytes == pytest.approx(taken_bytes, rel=0.2)
+
+
+def test_48_gb_are_told_in_less_than_a_third_of_one(numbers):
+    parameters, peak_bytes, grown_bytes = numbers[:3]
+    assert parameters > 390e6
+    assert 40e9 < peak_bytes < 60e9
+    assert grown_bytes < 3e8
+
+
+def test_a_larger_batch_needs_more_and_its_state_does_not():
+    one, two, four = (needed(batch=batch) for batch in (32, 64, 128))
+    growth = (four.peak_bytes - two.peak_bytes) / (two.peak_bytes - one.peak_bytes)
+    assert growth == pytest.approx(2, rel=0.05)
+    assert one.state_bytes == two.state_bytes == four.state_bytes
+
+
+def test_more_pieces_need_less_memory():
+    whole, halves, quarters = (
+        needed(execution=ExecutionConfig(accumulate=pieces), batch=128) for pieces in (1, 2, 4)
+    )
+    assert whole.peak_bytes > 1.5 * halves.peak_bytes > 2 * quarters.peak_bytes
+
+
+def test_gradient_checkpointing_needs_less_memory(network):
+    whole, checkpointed = (needed(network, how, batch=64) for how in (PLAIN, CHECKPOINTED))
+    assert checkpointed.peak_bytes < 0.8 * whole.peak_bytes
+
+
+def test_bf16_needs_less_memory_and_on_cuda_more_than_on_a_cpu():
+    """CUDA's autocast computes norms in full precision."""
+    half, half_on_cuda = (
+        needed(UNET, device=device, batch=64, precision="bf16") for device in (CPU, CUDA)
+    )
+    full = needed(UNET, batch=64)
+    assert half.peak_bytes < 0.7 * full.peak_bytes
+    assert 1.2 * half.peak_bytes < half_on_cuda.peak_bytes < full.peak_bytes
+    again = needed(UNET, CHECKPOINTED, device=CUDA, batch=64, precision="bf16")
+    assert again.peak_bytes < 0.8 * half_on_cuda.peak_bytes
+
+
+def test_a_query_in_the_context_needs_more_memory():
+    asking = needed(replace(TRANSFORMER, query_token=True), batch=64)
+    assert asking.peak_bytes > needed(batch=64).peak_bytes
+
+
+def test_two_processes_each_hold_half_of_the_batch_and_the_gradients_twice():
+    alone, shared = needed(batch=64), needed(batch=128, processes=2)
+    samples_bytes = 2 * 3 * 64 * CHANNELS * SIDE**2 * 4  # both draw the whole batch
+    assert shared.peak_bytes == alone.peak_bytes + 4 * alone.parameters + samples_bytes
+
+
+def test_a_checkpoint_of_a_small_batch_is_the_peak_on_a_cpu_alone():
+    on_cpu, on_cuda = (needed(device=device, batch=1, side=4) for device in (CPU, CUDA))
+    samples_bytes = 2 * 3 * CHANNELS * 4**2 * 4
+    assert on_cpu.peak_bytes == on_cpu.state_bytes + on_cpu.checkpoint_bytes + samples_bytes
+    assert on_cuda.state_bytes < on_cuda.peak_bytes < on_cpu.peak_bytes
+
+
+def test_telling_needs_leaves_nothing_behind():
+    before = torch.get_rng_state()
+    assert needed() == needed()
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = build_denoiser(TRANSFORMER, CHANNELS, SIDE, DIMENSION).parameters()
+    assert {type(tensor) for tensor in weights} == {torch.nn.Parameter}
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """How many samples each pass has; it takes 10 ms and 1 ms a sample."""
+    counts, clock, real = [], Mock(monotonic=Mock(return_value=0.0)), rdm_core.needs.weighted_error
+
+    def weighted_error(model, process, x0, *rest):
+        counts.append(len(x0))
+        clock.monotonic.return_value += 0.01 + 0.001 * len(x0)
+        return real(model, process, x0, *rest)
+
+    monkeypatch.setattr(rdm_core.needs, "weighted_error", weighted_error)
+    monkeypatch.setattr(rdm_core.needs, "time", clock)
+    return counts
+
+
+def rate(network=TRANSFORMER, execution=PLAIN, seconds=0.5, **training) -> float:
+    """Of a batch of 8 by default, measured on the CPU."""
+    config, latents = TrainingConfig(**{"batch": 8} | training), (CHANNELS, SIDE, DIMENSION)
+    return measured_rate(network, FLOW, config, execution, *latents, CPU, seconds=seconds)
+
+
+@pytest.mark.parametrize("execution", [ExecutionConfig(compile=True), CHECKPOINTED], ids=str)
+def test_a_rate_is_measured_in_about_the_time_given(execution, network):
+    before, began = torch.get_rng_state(), time.monotonic()
+    assert 0 < rate(network, execution, precision="bf16") < float("inf")
+    assert 0.5 < time.monotonic() - began < 10
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_rate_is_measured_on_more_and_more_samples_up_to_a_piece(passes):
+    found = rate(execution=ExecutionConfig(accumulate=2), batch=24)
+    assert passes == [1, 2, 4, 8] + 21 * [12]
+    assert found == pytest.approx(12 / 0.022)
+
+
+def test_passes_that_are_long_for_the_time_given_stay_on_few_samples(passes):
+    found = rate(seconds=0.13)
+    assert passes == [1, 2] + 8 * [4]
+    assert found == pytest.approx(4 / 0.014)
+
+
+def test_one_pass_that_takes_longer_than_the_time_given_is_enough(passes):
+    assert rate(seconds=0.001) == pytest.approx(1 / 0.011)
+    assert passes == [1]
+
+
+@pytest.mark.parametrize("asked", [needed, rate])
+def test_a_batch_that_cannot_be_divided_is_refused_as_by_the_training(asked):
+    with pytest.raises(ValueError, match="batch 8 cannot be divided over 1 processes times 3"):
+        asked(execution=ExecutionConfig(accumulate=3))
+
+
+def test_hours_are_those_of_all_images_at_the_rate_of_all_processes():
+    config = TrainingConfig(steps=3600, batch=10)
+    assert training_hours(config, images_per_second=5.0) == 2.0
+    assert training_hours(config, images_per_second=5.0, processes=4) == 0.5
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1000000\n", 1_000_000), ("max\n", None)])
+def test_a_cpu_has_what_is_free_within_its_containers_limit(limit, expected, tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text(limit)
+    files = (str(tmp_path / "absent"), str(tmp_path / "memory.max"))
+    monkeypatch.setattr(rdm_core.needs, "CGROUP_LIMITS", files)
+    free = psutil.virtual_memory().available
+    assert device_memory_bytes(CPU) == (expected or pytest.approx(free, rel=0.2))
