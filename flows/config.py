@@ -305,13 +305,6 @@ class Rebuild(FlowConfig):
     """Neighbors stored for each image."""
 
 
-class CollectVersions(UnderRoot):
-    """Remove old versions: what is current, an input of what stays, or being built or trained on is kept."""
-
-    keep: PositiveInt = 2
-    """Newest versions of every kind and name that stay, beside the current one."""
-
-
 class EvaluateRDM(FlowConfig):
     """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes world."""
 

@@ -47,8 +47,10 @@ class TrainingFailed(RuntimeError):
         return type(self), (str(self), self.resumable)
 
 
-def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: None) -> None:
-    """Run `flows.train_worker` on a run directory until it ends.
+def launch_training(
+    run: Path, config: TrainRDM, watch: Watch = lambda record: None, tight: bool = False
+) -> None:
+    """Run `flows.train_worker` on a run directory until it ends; where memory is tight, in less of it and more slowly.
 
     The whole group is stopped when this process is interrupted, cancelled or past `config.timeout_seconds`; one process on
     one machine saves its state before it goes. It ends when we die, whatever we die of (flows.leash).
@@ -57,6 +59,8 @@ def launch_training(run: Path, config: TrainRDM, watch: Watch = lambda record: N
     write_json(run / "accelerate.json", accelerate_config(config))
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # ours, whatever lies in this directory
     environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
+    if tight:  # what is freed goes back to the system at once, for a third more time
+        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with subprocess.Popen(
         launch_command(run, config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=environment, start_new_session=True,

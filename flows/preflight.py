@@ -16,13 +16,15 @@ from flows.encode_latents import space_of
 from flows.encoders import encoder_of
 from flows.launch import on_gpu
 from flows.upstream import found
-from rdm_core.needs import MemoryNeeded, device_memory_bytes, measured_rate, memory_needed
+from rdm_core.needs import MemoryNeeded, device_memory_bytes, measured_rate, memory_needed, training_hours
 from storage.artifact import current_id
 from storage.errors import StorageError
 from storage.latents import open_latents
 from storage.runs import CHECKPOINTS_KEPT
 
 GIGA = 1e9
+KEPT_BY_GLIBC = 2.5
+"""Up to so many times what is alive, a process on a CPU was measured to grow to: benchmarks/memory_estimate.py."""
 JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
 """Of a crop's pixels times three, above what photographs were seen to take."""
 RECORD_BYTES = 400
@@ -53,6 +55,11 @@ class TrainingNeeds:
     free_bytes: int
     hours: float | None
     """At the rate that was measured; None where the network does not fit."""
+
+    @property
+    def tight(self) -> bool:
+        """On a CPU: whether it only fits if freed memory goes back at once, which glibc does not do by itself."""
+        return self.device == "cpu" and self.memory.peak_bytes * KEPT_BY_GLIBC > self.device_bytes
 
     @property
     def text(self) -> str:
@@ -131,8 +138,7 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     available = device_memory_bytes(device)
     hours = None
     if memory.peak_bytes <= available:
-        total = measured_rate(*_asked(config, shape)) * config.processes * config.machines
-        hours = config.training.steps * config.training.batch / total / 3600
+        hours = training_hours(config.training, measured_rate(*_asked(config, shape)), config.processes * config.machines)
     return TrainingNeeds(memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours)
 
 

@@ -53,7 +53,7 @@ def train_rdm(config: TrainRDM) -> Artifact:
     latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean--> weights (diffusers folder)
     """
     clock = Clock()
-    look_ahead(config)
+    tight = look_ahead(config)
     make_missing(config)
     inputs = inputs_of_run(config)
     with building(config.root, training_plan(config, inputs)) as build:
@@ -61,7 +61,7 @@ def train_rdm(config: TrainRDM) -> Artifact:
             return kept(build)
         steps, batch = config.training.steps, config.training.batch
         say("train", config.name, f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples")
-        run_training(whole(build), config, whole(inputs))
+        run_training(whole(build), config, whole(inputs), tight)
         parts = publish_run(whole(build), config, whole(inputs))
         last = read_metrics(build.file(METRICS_FILE))[-1]
         run = published(build, parts, clock, final_loss=last["loss"])
@@ -71,14 +71,19 @@ def train_rdm(config: TrainRDM) -> Artifact:
 
 
 @stage_task(name="preflight")
-def look_ahead(config: TrainRDM) -> None:
-    """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done."""
+def look_ahead(config: TrainRDM) -> bool:
+    """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done.
+
+    Returns whether memory is tight.
+    """
     with suppress(StorageError):
         if finished_artifact(config.root, training_plan(config)):
-            return
+            return False
     needs = check_training(config)
-    if needs is not None:
-        say("train", config.name, needs.text)
+    if needs is None:
+        return False
+    say("train", config.name, needs.text)
+    return needs.tight
 
 
 def inputs_of_run(config: TrainRDM) -> dict[str, Artifact]:
@@ -168,7 +173,7 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     retry_jitter_factor=0.5,
     retry_condition_fn=lambda task, run, state: ended_from_outside(state),
 )
-def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> None:
+def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
     references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
     settings: dict[str, Any] = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
@@ -183,7 +188,8 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact])
         say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
     for rank in range(1, config.machines):
         say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
-    launch_training(build.directory, config, TrainingProgress(config.name, config.training.steps, build.directory).watch)
+    watch = TrainingProgress(config.name, config.training.steps, build.directory).watch
+    launch_training(build.directory, config, watch, tight)
 
 
 def ended_from_outside(state: State) -> bool:

@@ -1,11 +1,19 @@
 """Old versions go by a schedule: `rdm gc` as a flow, for the deployment of that name."""
 
 from prefect.artifacts import create_table_artifact
+from pydantic import PositiveInt
 
-from flows.config import CollectVersions
+from flows.config import UnderRoot
 from flows.progress import say
 from flows.stage import stage_flow
 from storage.collect import collect
+
+
+class CollectVersions(UnderRoot):
+    """Remove old versions: what is current, an input of what stays, or being built or trained on is kept."""
+
+    keep: PositiveInt = 2
+    """Newest versions of every kind and name that stay, beside the current one."""
 
 
 @stage_flow("gc")

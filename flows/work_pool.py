@@ -10,21 +10,26 @@ on which machine its process is. Prefect finds the class through the entry point
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import InfrastructureNotAvailable
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from flows.lost_runs import GONE, SECONDS_TO_END, STOPPED, LostRuns, end_process, lives, place_of, process_at
+from flows.lost_runs import GONE, STOPPED, LostRuns, end_process, lives, place_of, process_at
 
 SECONDS_FOR_A_START = 5.0
 """What a run that is just being started gets to have a process, when the worker is asked to stop."""
+SECONDS_FOR_A_GOODBYE = 10.0
 SECONDS_BETWEEN_LOOKS = 0.5
 ENDED_BY_SIGNAL = {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM}
 """Exit codes of a process that somebody else ended; an error of its own would only come again."""
@@ -60,16 +65,20 @@ class RDMWorker(ProcessWorker):
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         self._printer = printer
+        with _workspaces_of_our_own():
+            await self._start(task, run_once, with_healthcheck)
+
+    async def _start(self, task: asyncio.Task[None], run_once: bool, with_healthcheck: bool) -> None:
         with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread: somebody else stops us
             for sign in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(sign, self._asked_to_stop, task)
         try:
-            await super().start(run_once, with_healthcheck, printer)
+            await super().start(run_once, with_healthcheck, self._printer)
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
             task.uncancel()
-            printer(f"Worker {self.name!r} stopped!")
+            self._printer(f"Worker {self.name!r} stopped!")
 
     def _asked_to_stop(self, task: asyncio.Task[None]) -> None:
         if self._stopping:  # asked twice: at once
@@ -93,11 +102,13 @@ class RDMWorker(ProcessWorker):
                 if isinstance(result, BaseException):
                     self._logger.error("A run could not be ended in order: %s", result)
         finally:
+            # All is said; Prefect would wait for the hooks of its runs.
+            asyncio.get_running_loop().call_later(SECONDS_FOR_A_GOODBYE, os._exit, 0)
             go()
 
     async def _end_run(self, run_id: Any, process_id: int) -> None:
         await asyncio.to_thread(end_process, process_id)
-        for _ in range(int(10 * SECONDS_TO_END)):  # until its own supervisor has seen it, and said what it saw
+        for _ in range(int(10 * SECONDS_FOR_A_GOODBYE)):  # until its supervisor has seen it, and said what it saw
             if run_id not in self._processes:
                 break
             await asyncio.sleep(0.1)
@@ -154,6 +165,33 @@ class RDMWorker(ProcessWorker):
         if process_id is None:
             raise InfrastructureNotAvailable(f"{infrastructure_pid} is on another machine")
         await asyncio.to_thread(end_process, process_id)
+
+
+@contextmanager
+def _workspaces_of_our_own() -> Iterator[None]:
+    """Let Prefect make its workspaces in a directory of this worker's; what killed workers have left of theirs goes."""
+    before, parent = tempfile.tempdir, Path(tempfile.gettempdir())
+    namespace, process_id = place_of(os.getpid()).split(":")[1:]
+    for left in parent.glob(f"rdm-worker-{namespace}-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])) and not _is_in_use(left):
+            shutil.rmtree(left, ignore_errors=True)
+    own = parent / f"rdm-worker-{namespace}-{process_id}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = str(own)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a process works there: a run may outlive the worker that started it."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(directory):
+                return True
+    return False
 
 
 class _WithPlace:

@@ -51,9 +51,10 @@ class Project:
         self.environment = clean | {
             "PATH": f"{BIN}:{clean['PATH']}", "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": self.api,
             "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10", "TMPDIR": str(folder / "tmp"),
             "PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_PREFETCH_SECONDS": "1",
         }  # fmt: skip
+        (folder / "tmp").mkdir()
         (folder / "pyproject.toml").write_bytes((REPOSITORY / "pyproject.toml").read_bytes())
         file = change(yaml.safe_load((REPOSITORY / "prefect.yaml").read_text()))
         (folder / "prefect.yaml").write_text(yaml.safe_dump(file))

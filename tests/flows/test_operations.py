@@ -16,6 +16,7 @@ from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 
 MANUAL = (REPOSITORY / "docs" / "operations.md").read_text()
+WORKER = ("prefect", "worker", "start", "--pool", "rdm")
 LONG = {"name": "long", "training": SMALL_TRAINING | {"steps": 100_000, "checkpoint_steps": 50_000}}
 
 
@@ -25,7 +26,7 @@ def project(tmp_path_factory):
     draw(made.folder / "pictures", [f"picture-{number:02d}" for number in range(24)])
     made.typed("prefect", "work-pool", "create", "rdm", "--type", "rdm")
     made.typed("prefect", "deploy", "--all")
-    made.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    made.start("worker", *WORKER)
     yield made
     made.stop()
 
@@ -88,7 +89,7 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     assert 0 < step < 50_000, "a state between two checkpoints"
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
 
-    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    project.start("worker", *WORKER)
     resumed = project.run_named(f"{name_of(project, run)}-2")
     project.begins(resumed)
     metrics = directory / "metrics.jsonl"
@@ -97,6 +98,21 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     cancelled = project.ends(resumed, "CANCELLED", 30)
     assert "Cancelled as asked" in cancelled["message"] or "cancelled" in cancelled["message"]
     assert not [line for line in project.messages(resumed) if "Crash detected" in line]
+
+
+def test_the_run_of_a_stopped_worker_goes_on_with_another_at_once(project):
+    project.start("worker-2", *WORKER, "--name", "second")
+    run, _ = training(project, "handed-over")
+    first = project.asked(f"/flow_runs/{run}")["labels"]["prefect.worker.name"]
+    stopped, other = ("worker-2", "worker") if first == "second" else ("worker", "worker-2")
+    project.end(stopped)
+    resumed = project.run_named(f"{name_of(project, run)}-2")
+    project.begins(resumed)
+    assert project.asked(f"/flow_runs/{resumed}")["labels"]["prefect.worker.name"] != first
+    project.typed("prefect", "flow-run", "cancel", resumed)
+    project.ends(resumed, "CANCELLED", 30)
+    project.end(other)
+    project.start("worker", *WORKER)
 
 
 def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(project):
@@ -108,7 +124,7 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
     project.end("worker", signal.SIGKILL)
     assert project.state(run)["type"] == "RUNNING", "nobody has told Prefect yet"
 
-    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    project.start("worker", *WORKER)
     lost = project.ends(run, "CRASHED", 30)
     assert lost["message"].startswith("Its process is gone: it was killed, or its worker or its machine was stopped. Resumed")
     resumed = project.run_named(f"{name_of(project, run)}-2")
@@ -116,6 +132,7 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
     project.typed("prefect", "flow-run", "cancel", resumed)
     project.ends(resumed, "CANCELLED", 30)
     project.ends(waiting, "COMPLETED")
+    assert len(list(project.folder.glob("tmp/rdm-worker-*"))) == 1, "the killed worker's workspaces are gone"
     inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
     assert all(r["state"]["type"] in {"COMPLETED", "CRASHED"} for r in project.asked("/flow_runs/filter", inside))
 
@@ -124,7 +141,7 @@ def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_
     run, directory = training(project, "orphan")
     project.end("worker", signal.SIGKILL)
     project.typed("prefect", "flow-run", "cancel", run)
-    project.start("worker", "prefect", "worker", "start", "--pool", "rdm")
+    project.start("worker", *WORKER)
     project.ends(run, "CANCELLED", 60)
     here = [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
     assert here == []

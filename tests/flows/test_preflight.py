@@ -48,6 +48,23 @@ def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_pa
     assert check_training(upstream(tmp_path, training=config.training, execution={"accumulate": advice}))
 
 
+@pytest.mark.parametrize(("times", "tight"), [(2, True), (3, False)])
+def test_a_training_on_a_cpu_with_little_room_gives_freed_memory_back(small_world, small_training, monkeypatch, times, tight):
+    class Launched(Exception):
+        """Far enough."""
+
+    def launch(run, config, watch, tight):
+        raise Launched(tight)
+
+    config = TrainRDM(**small_training(small_world.root, f"tight-{times}"))
+    peak = check_training(config).memory.peak_bytes
+    monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: times * peak)
+    monkeypatch.setattr("flows.train_rdm.launch_training", launch)
+    with pytest.raises(Launched) as launched:
+        train_rdm(config)
+    assert launched.value.args == (tight,)
+
+
 def test_what_fits_no_way_is_said_to(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 1000)
     with pytest.raises(PreflightFailed, match="does not fit one image at a time"):
