@@ -137,7 +137,7 @@ def in_one_flow(prefect_at_home: None) -> Callable[..., Any]:
                 for stage in stages:
                     patch.setattr(module, stage, Alone(getattr(module, stage)))
             train = import_module("flows.train_rdm")
-            patch.setattr(train, "launch_training", lambda run, config, watch: main(run))
+            patch.setattr(train, "launch_training", lambda run, *_: main(run))
             patch.setenv("ACCELERATE_USE_CPU", "true")
             return flow(lambda: function(*arguments), name="in-one")()
 

@@ -112,11 +112,11 @@ class Project:
     def state(self, run_id):
         return self.asked(f"/flow_runs/{run_id}")["state"]
 
-    def begins(self, run_id, seconds=60):
+    def begins(self, run_id, seconds=150):
         """Wait until the run's own process says that it runs."""
         self.wait(lambda: self.state(run_id)["type"] == "RUNNING", seconds, f"{run_id} did not begin")
 
-    def trains(self, name, seconds=90):
+    def trains(self, name, seconds=150):
         """Wait until a training has told its first step; its directory."""
 
         def learning():
@@ -134,7 +134,7 @@ class Project:
         found = self.asked("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"} | filters)
         return [run for run in found if run["parent_task_run_id"] is None]
 
-    def run_named(self, name, seconds=30):
+    def run_named(self, name, seconds=60):
         """The id of the run of that name, once it is there."""
         by_name = {"flow_runs": {"name": {"any_": [name]}}}
         return self.wait(lambda: self.runs(**by_name), seconds, f"there is no run {name}")[0]["id"]

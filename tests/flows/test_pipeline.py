@@ -175,10 +175,10 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, sma
     module = sys.modules["flows.train_rdm"]
     interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
 
-    def dies_after_three_steps(run, config, watch):
+    def dies_after_three_steps(run, *more):
         settings = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps(settings | {"training": settings["training"] | {"steps": 3}}))
-        module_launch(run, config, watch)
+        module_launch(run, *more)
         raise KeyboardInterrupt
 
     module_launch = module.launch_training

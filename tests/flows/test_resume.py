@@ -54,11 +54,11 @@ def interrupt(world):
     module = sys.modules["flows.train_rdm"]
     whole_launch = module.launch_training
 
-    def dies_after_three_steps(run, config, watch):
+    def dies_after_three_steps(run, *more):
         settings = json.loads((run / "config.json").read_text())
         shorter = settings | {"training": settings["training"] | {"steps": 3}}
         (run / "config.json").write_text(json.dumps(shorter))
-        whole_launch(run, config, watch)
+        whole_launch(run, *more)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
