@@ -113,12 +113,13 @@ def check_rebuild(config: Rebuild) -> str:
 def shape_of(config: TrainRDM) -> Shape | None:
     """From the artifacts that are there, else from what they would be made with; None where nothing says."""
     latents, database = found(config, "latents", config.latents), found(config, "embeddings", config.database)
-    images = config.upstream.images
-    shards = found(config, "shards", config.latents)
-    if latents is None and shards is None and images is None:
-        return None
-    if images is not None and latents is None and shards is None:
-        check_images(images, f"train {config.name}")
+    images, shards = config.upstream.images, None
+    if latents is None:
+        shards = found(config, "shards", config.latents)
+        if shards is None and images is None:
+            return None
+        if shards is None and images is not None:
+            check_images(images, f"train {config.name}")
     if database is None:
         dimension = encoder_of(config.upstream.encoder, config.upstream.weights).dimension
     else:
@@ -157,7 +158,7 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     """What the run writes: checkpoints, one of them while it replaces another, weights, and what is made upstream."""
     run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
     images = config.upstream.images
-    if images is None or found(config, "shards", config.latents) is not None:
+    if images is None or found(config, "latents", config.latents) or found(config, "shards", config.latents):
         return run
     return run + image_count(images) * (2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k))
 

@@ -15,7 +15,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,9 @@ class RDMWorker(ProcessWorker):
         self._stopping = False
         self._printer: Callable[..., None] = print
 
-    @property
+    @cached_property
     def _lost_runs(self) -> LostRuns:
-        if self._looked_after is None:
-            self._looked_after = LostRuns(self.client, self._work_pool_name)
-        return self._looked_after
-
-    _looked_after: LostRuns | None = None
+        return LostRuns(self.client, self._work_pool_name)
 
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
