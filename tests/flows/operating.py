@@ -88,7 +88,7 @@ class Project:
     def asked(self, path, body=None):
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:  # a busy machine takes its time
             return json.loads(answer.read())
 
     def is_up(self):

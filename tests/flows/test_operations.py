@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(pro
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", small_disk], capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        training = SMALL_TRAINING | {"steps": 4000, "checkpoint_steps": 50}
+        training = SMALL_TRAINING | {"steps": 1500, "checkpoint_steps": 50}
         command = ("rdm", "run", "train-rdm", *sets({"name": "full", "root": "small-disk", "training": training}))
         run = run_id_in(project.typed(*command))
         states = small_disk / "runs" / "full"
@@ -184,8 +184,8 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(pro
         assert "cannot be written: No space left on device. Free some space" in failed["message"].split("\n")[0]
         (small_disk / "filler").unlink()
         again = run_id_in(project.typed(*command))
-        project.ends(again, "COMPLETED", 120)
-        assert any(re.search(r"continues from step [\d,]+ of 4,000", line) for line in project.messages(again))
+        project.ends(again, "COMPLETED", 240)
+        assert any(re.search(r"continues from step [\d,]+ of 1,500", line) for line in project.messages(again))
     finally:
         subprocess.run(["umount", "-l", small_disk], check=True)
 
