@@ -56,6 +56,9 @@ SECONDS_TO_END = 25.0
 """What a process gets to save its work before it is killed: a training takes up to 15."""
 GONE = "its process is gone: it was killed, or its worker or its machine was stopped"
 STOPPED = "its worker was stopped"
+AWAY = "Prefect's server was away while it ran"
+_AWAY = re.compile(r"ConnectError: All connection attempts failed|Failed to reach API at")
+"""What Prefect's own calls say in a run's process where its server does not answer."""
 _RESUME_TAG = re.compile(r"resume:(\d{1,3})")
 _RESUMED = re.compile(r"rdm-resumed:(\d+):(?P<name>.*):[0-9a-f-]{36}")
 _UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
@@ -87,6 +90,11 @@ def lives(process_id: int, run_id: object) -> bool:
         return True
     except psutil.NoSuchProcess:
         return False
+
+
+def failed_without_server(state: State[Any] | None) -> bool:
+    """Whether a run failed for nothing of its own, but because Prefect's server was away."""
+    return state is not None and state.type == StateType.FAILED and bool(_AWAY.search(state.message or ""))
 
 
 def times_resumed(run: FlowRun) -> int:
@@ -132,7 +140,8 @@ class LostRuns:
     async def ended(self, run: FlowRun, why: str) -> None:
         """Resume a lost run if its deployment says so, then mark it and all inside it crashed, in one line."""
         run = await self._client.read_flow_run(run.id)
-        if run.state is not None and run.state.type in {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}:
+        told = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
+        if run.state is not None and run.state.type in told and not failed_without_server(run.state):
             return  # it could tell its end after all
         if run.state is not None and run.state.type == StateType.CANCELLING:
             await self.cancelled(run)

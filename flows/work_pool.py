@@ -25,7 +25,17 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import InfrastructureNotAvailable
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from flows.lost_runs import GONE, STOPPED, LostRuns, end_process, lives, place_of, process_at
+from flows.lost_runs import (
+    AWAY,
+    GONE,
+    STOPPED,
+    LostRuns,
+    end_process,
+    failed_without_server,
+    lives,
+    place_of,
+    process_at,
+)
 
 SECONDS_FOR_A_START = 5.0
 """What a run that is just being started gets to have a process, when the worker is asked to stop."""
@@ -133,6 +143,8 @@ class RDMWorker(ProcessWorker):
         if result.status_code in ENDED_BY_SIGNAL and not self._stopping:
             await self._lost_runs.ended(flow_run, GONE)
             return ProcessWorkerResult(status_code=0, identifier=result.identifier)  # all is said
+        if failed_without_server((await self.client.read_flow_run(flow_run.id)).state):
+            await self._lost_runs.ended(flow_run, AWAY)
         return result
 
     def _began(self, flow_run: FlowRun, process_id: int) -> None:

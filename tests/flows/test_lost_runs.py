@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.states import Cancelling, Pending, Running
+from prefect.states import Cancelling, Failed, Pending, Running
 
 from flows import lost_runs
-from flows.lost_runs import LostRuns, end_process, lives, place_of, process_at, times_allowed, times_resumed
+from flows.lost_runs import AWAY, LostRuns, end_process, lives, place_of, process_at, times_allowed, times_resumed
 
 POOL = "lost"
 
@@ -151,6 +151,24 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         names = {r.name: r.state for r in await others(client, deployment, run)}
         assert set(names) == {"otter-2", "otter-3"}
         assert "Not resumed: it was 2 times already" in names["otter-3"].message
+
+    looked(work)
+
+
+@pytest.mark.parametrize(
+    ("message", "type_", "resumed"),
+    [
+        ("Flow run encountered an exception: ConnectError: All connection attempts failed", StateType.CRASHED, 1),
+        ("Flow run encountered an exception: ValueError: the loss is nan", StateType.FAILED, 0),
+    ],
+)
+def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_failed_by_itself_is_not(message, type_, resumed):
+    async def work(client):
+        deployment = await deployed(client)
+        run = await a_run(client, deployment, Failed(message=message), place_of(2**22 - 1))
+        await LostRuns(client, POOL).ended(run, AWAY)
+        assert (await client.read_flow_run(run.id)).state.type == type_
+        assert len(await others(client, deployment, run)) == resumed
 
     looked(work)
 
