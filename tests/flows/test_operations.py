@@ -169,6 +169,7 @@ def test_the_cause_of_a_failure_is_the_first_line_of_its_state_and_stands_once_i
     assert not any("hook" in line.lower() for line in lines)
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(project):
     small_disk = project.folder / "small-disk"
     small_disk.mkdir()
@@ -192,6 +193,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(pro
         subprocess.run(["umount", "-l", small_disk], check=True)
 
 
+@pytest.mark.long
 def test_every_command_of_the_manual_runs_in_its_order(project):
     blocks = re.findall(r"^```bash\n(.*?)^```", MANUAL, flags=re.MULTILINE | re.DOTALL)
     started = [block.splitlines()[-1] for block in blocks[:2]]
