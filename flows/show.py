@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.launch import TrainingFailed
 from flows.resume import Begun, at_step, begun
-from rdm_core.errors import CoreError
 from rdm_core.provenance import read_record
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
@@ -23,11 +21,6 @@ Unfinished = tuple[list[str], dict[str, Any]]
 """Lines, and the same for a machine."""
 WORDS = {"version": "", "unfinished": "unfinished build", "leftover": "left by a removal that was killed"}
 """Kind of removed directory -> what a person is told of it."""
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether an error already says where, what and the cure."""
-    return isinstance(error, StorageError | CoreError | TrainingFailed)
 
 
 def table_of_artifacts(root: Path) -> Result:
