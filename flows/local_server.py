@@ -30,6 +30,9 @@ def local_server() -> Iterator["LocalServer"]:
     """Start the server and lead Prefect to it; it answers once `wait` has returned. Stopped when the block ends."""
     server = LocalServer()
     os.environ["PREFECT_API_URL"] = server.url
+    for name in ("NO_PROXY", "no_proxy"):  # for Prefect's client, and the processes that we start
+        stated = os.environ.get(name) or os.environ.get("NO_PROXY", "")
+        os.environ[name] = ",".join([*filter(None, [stated]), "127.0.0.1", "localhost"])
     try:
         yield server
     finally:

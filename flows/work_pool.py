@@ -181,10 +181,12 @@ def _workspaces_of_our_own() -> Iterator[None]:
     before, parent = tempfile.tempdir, Path(tempfile.gettempdir())
     namespace, process_id = place_of(os.getpid()).split(":")[1:]
     for left in parent.glob(f"rdm-worker-{namespace}-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])) and not _is_in_use(left):
-            shutil.rmtree(left, ignore_errors=True)
-    own = parent / f"rdm-worker-{namespace}-{process_id}"
-    own.mkdir(mode=0o700, exist_ok=True)
+        its_worker = left.name.split("-")[3]
+        gone = its_worker.isdigit() and not psutil.pid_exists(int(its_worker))
+        if gone and not left.is_symlink() and not _is_in_use(left):
+            shutil.rmtree(left, ignore_errors=True)  # another user's stays
+    # A name that nobody can have made before us.
+    own = Path(tempfile.mkdtemp(prefix=f"rdm-worker-{namespace}-{process_id}-"))
     tempfile.tempdir = str(own)
     try:
         yield

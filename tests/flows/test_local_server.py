@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 
+import httpx
 import psutil
 import pytest
 from operating import BIN
@@ -59,6 +60,18 @@ def test_it_answers_where_proxies_are_set_that_lead_nowhere(monkeypatch, tmp_pat
     server.stop()
     with pytest.raises(OSError):
         opener.open(f"{server.url}/health", timeout=5)
+
+
+def test_prefects_own_client_reaches_it_past_a_proxy_and_what_was_exempt_stays_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("NO_PROXY", "")
+    with local_server.local_server() as server:
+        server.wait()
+        assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200
+        assert os.environ["no_proxy"] == "example.org,127.0.0.1,localhost"
 
 
 def test_a_server_that_cannot_start_is_told_with_its_exit_code(monkeypatch):
