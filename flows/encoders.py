@@ -25,6 +25,11 @@ def _loaded(name: str, weights: str, precision: str) -> Encoder:
         return load_encoder(name, weights, best_device(), precision)
 
 
+def forget_encoders() -> None:
+    """Let go of those that are loaded, and of the memory they hold."""
+    _loaded.cache_clear()
+
+
 def the_encoder(wanted: dict[str, Any], weights: str, whose: str, again: str) -> Encoder:
     """The encoder with the identity `wanted`, from weights of that name, for one who was made with it.
 

@@ -4,7 +4,7 @@ Prefect believes a run until its process says how it ended. A process that was k
 `Running` for ever and hold its slot. So the worker of our work pool (flows.work_pool) looks, when it starts and at every
 poll, whether the process of each unfinished run still lives:
 
-    on this machine   by its process id and the run's id in its environment
+    on this machine   by its process, unless the worker that started it lives and looks itself (flows.place)
     on another one    by the run's heartbeats: none for HEARTBEATS_MISSED_SECONDS, at two looks that far apart
 
 Policy: a deployment with the tag `resume:3` has its lost runs resumed at most three times, each time by a new run with the
@@ -15,14 +15,13 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any
 
-import psutil
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -43,10 +42,12 @@ from prefect.events.filters import (
     EventOccurredFilter,
     EventResourceFilter,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.notify import tell
+from flows.place import Process, read_place
 
 HEARTBEATS_MISSED_SECONDS = 300.0
 """prefect.yaml has runs send one a minute."""
@@ -56,45 +57,28 @@ SECONDS_TO_END = 25.0
 """What a process gets to save its work before it is killed: a training takes up to 15."""
 GONE = "its process is gone: it was killed, or its worker or its machine was stopped"
 STOPPED = "its worker was stopped"
+CANCELLED = "Cancelled as asked; what was done is kept."
 AWAY = "Prefect's server was away while it ran"
-_AWAY = re.compile(r"ConnectError: All connection attempts failed|Failed to reach API at")
-"""What Prefect's own calls say in a run's process where its server does not answer."""
+_AWAY = re.compile(
+    r"Flow run encountered an exception: (?:ConnectError: (?:All connection attempts failed|\[Errno \d+\] Connection refused)"
+    r"|RuntimeError: Failed to reach API at)"
+)
+"""What Prefect's own calls say in a run's process where its server does not answer; a hub's errors we tell in our words."""
+_ASKED_TO_END = "aborted by a termination signal"
 _RESUME_TAG = re.compile(r"resume:(\d{1,3})")
 _RESUMED = re.compile(r"rdm-resumed:(\d+):(?P<name>.*):[0-9a-f-]{36}")
 _UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 logger = get_logger("rdm.lost_runs")
 
 
-def place_of(process_id: int) -> str:
-    """Host, process namespace and id of a process on this machine: what a run's `infrastructure_pid` says.
-
-    Two containers may share a host's name, and each has a process 7: the namespace tells them apart.
-    """
-    return f"{socket.gethostname()}:{_namespace()}:{process_id}"
-
-
-def process_at(place: str | None) -> int | None:
-    """The process id of a place on this machine; None for another machine, another namespace or no place at all."""
-    host, _, process_id = (place or "").rpartition(":")
-    ours = host == f"{socket.gethostname()}:{_namespace()}"
-    return int(process_id) if ours and process_id.isdigit() else None
-
-
-def lives(process_id: int, run_id: object) -> bool:
-    """Whether that process of this machine still works on the run: ids of processes are used again after a restart."""
-    try:
-        process = psutil.Process(process_id)
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-        return not zombie and process.environ().get("PREFECT__FLOW_RUN_ID") == str(run_id)
-    except psutil.AccessDenied:  # another user's: it is there, and nobody can say more
-        return True
-    except psutil.NoSuchProcess:
-        return False
-
-
 def failed_without_server(state: State[Any] | None) -> bool:
     """Whether a run failed for nothing of its own, but because Prefect's server was away."""
-    return state is not None and state.type == StateType.FAILED and bool(_AWAY.search(state.message or ""))
+    return state is not None and state.type == StateType.FAILED and bool(_AWAY.match(state.message or ""))
+
+
+def ended_by_signal(state: State[Any] | None) -> bool:
+    """Whether a run says that somebody asked its process to end."""
+    return state is not None and state.type == StateType.CRASHED and _ASKED_TO_END in (state.message or "")
 
 
 def times_resumed(run: FlowRun) -> int:
@@ -127,15 +111,22 @@ class LostRuns:
             run: since for run, since in self._silent_since.items() if run in {r.id for r in runs}
         }
         for run in runs:
-            if run.id in mine or not await self._is_lost(run):
-                continue
-            assert run.state is not None, "found by its state"
-            if run.state.type == StateType.CANCELLING:
-                await self.cancelled(run)
-            elif run.state.type == StateType.PENDING:
-                await self._back(run)
-            else:
-                await self.ended(run, GONE)
+            try:
+                if run.id not in mine and await self._is_lost(run):
+                    await self._end(run)
+            except httpx.TransportError:  # the server is away, for the others too
+                raise
+            except Exception as error:  # one that Prefect refuses must not hide the others, nor end the worker
+                logger.error("%s could not be looked after: %s: %s", run.name, type(error).__name__, error)
+
+    async def _end(self, run: FlowRun) -> None:
+        assert run.state is not None, "found by its state"
+        if run.state.type == StateType.CANCELLING:
+            await self.cancelled(run)
+        elif run.state.type == StateType.PENDING:
+            await self._back(run)
+        else:
+            await self.ended(run, GONE)
 
     async def ended(self, run: FlowRun, why: str) -> None:
         """Resume a lost run if its deployment says so, then mark it and all inside it crashed, in one line."""
@@ -151,28 +142,36 @@ class LostRuns:
         message = f"{why[0].upper()}{why[1:]}. {await self._resume(run)}"
         logger.warning("%s: %s", run.name, message)
         await self._mark(run, Crashed(message=message))
-        if run.state is None or run.state.type != StateType.CRASHED:  # else the process has told it itself
+        if run.state is None or not run.state.is_final():  # else its own process has told it
             await _told(self._client, run, Crashed(message=message))
 
     async def cancelled(self, run: FlowRun) -> None:
         """End what is left of a run that was asked to cancel, and say that it is cancelled; what it had made is kept."""
-        process_id = process_at(run.infrastructure_pid)
-        if process_id is not None and lives(process_id, run.id):
+        run = await self._client.read_flow_run(run.id)
+        if run.state is None or not run.state.is_cancelling():
+            return  # somebody has said it meanwhile
+        place = read_place(run.infrastructure_pid)
+        if place is not None and place.here:
             # Without a word: asked politely, it would report a crash. Its training ends with it (flows.leash).
-            await asyncio.to_thread(end_process, process_id, (signal.SIGKILL,))
-        state: State[Any] = Cancelled(message="Cancelled as asked; what was done is kept.")
+            await asyncio.to_thread(end_process, place.process, (signal.SIGKILL,))
+        state: State[Any] = Cancelled(message=CANCELLED)
         await self._mark(run, state)
         await _told(self._client, run, state)
 
     async def _is_lost(self, run: FlowRun) -> bool:
         assert run.state is not None, "found by its state"
-        if run.state.type == StateType.PENDING and not run.infrastructure_pid:
-            return _age_seconds(run.state) > PENDING_SECONDS
-        process_id = process_at(run.infrastructure_pid)
-        if process_id is not None:
-            # Nobody but us can end the process of a run whose worker is gone.
-            return run.state.type == StateType.CANCELLING or not lives(process_id, run.id)
-        return await self._is_silent(run)
+        place = read_place(run.infrastructure_pid)
+        if run.state.type == StateType.PENDING:
+            begins = place is not None and place.here and place.process.lives
+            return not begins and _age_seconds(run.state) > PENDING_SECONDS
+        if place is None or not (place.here or place.before_restart):
+            return await self._is_silent(run)
+        if place.before_restart:
+            return True
+        if place.worker.lives and not place.is_mine:
+            return False  # it looks after its run itself
+        # Nobody but us can end the process of a run whose worker is gone.
+        return run.state.type == StateType.CANCELLING or not place.process.lives
 
     async def _is_silent(self, run: FlowRun) -> bool:
         """Whether a run of another machine has sent no heartbeat twice: once may be a server that was away itself."""
@@ -210,14 +209,21 @@ class LostRuns:
             return f"Not resumed: {why}. Run it again: it continues where it stopped."
         match = _RESUMED.fullmatch(run.idempotency_key or "")
         first = match["name"] if match else run.name
-        resumed = await self._client.create_flow_run_from_deployment(
-            run.deployment_id,
-            parameters=run.parameters,
-            job_variables=run.job_variables,
-            name=f"{first}-{done + 2}",
-            tags=run.tags,
-            idempotency_key=f"rdm-resumed:{done + 1}:{first}:{run.id}",
-        )
+        try:
+            resumed = await self._client.create_flow_run_from_deployment(
+                run.deployment_id,
+                parameters=run.parameters,
+                job_variables=run.job_variables,
+                name=f"{first}-{done + 2}",
+                tags=run.tags,
+                idempotency_key=f"rdm-resumed:{done + 1}:{first}:{run.id}",
+            )
+        except (ObjectNotFound, httpx.HTTPStatusError) as error:
+            code = getattr(getattr(error, "response", None), "status_code", HTTPStatus.NOT_FOUND)
+            if code == HTTPStatus.NOT_FOUND:
+                return "Not resumed: its deployment was deleted."
+            why = f"its deployment does not take its parameters any more ({code})"
+            return f"Not resumed: {why}. Run it again with those of today: it continues where it stopped."
         return f"Resumed as {resumed.name} ({done + 1} of at most {allowed} times)."
 
     async def _mark(self, run: FlowRun, state: State[Any]) -> None:
@@ -247,31 +253,20 @@ def type_of(state: State[Any]) -> Any:
     return Cancelled if state.type == StateType.CANCELLED else Crashed
 
 
-def end_process(process_id: int, signs: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)) -> None:
+def end_process(process: Process, signs: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)) -> None:
     """Ask a process to end, wait until it has saved its work and gone, and kill its group if it does not."""
     for sign in signs:
+        if not process.lives:
+            return
         try:
-            process = psutil.Process(process_id)
-            process.send_signal(sign)
+            os.kill(process.process_id, sign)
             if sign == signal.SIGKILL:
-                os.killpg(process_id, sign)
-        except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+                os.killpg(process.process_id, sign)
+        except (ProcessLookupError, PermissionError):
             return
-        if _is_gone_within(process, SECONDS_TO_END):
-            return
-
-
-def _is_gone_within(process: psutil.Process, seconds: float) -> bool:
-    """Without reaping it, if it is a child of ours: that is for whoever started it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
+        deadline = time.monotonic() + SECONDS_TO_END
+        while process.lives and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 async def _told(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
@@ -286,7 +281,3 @@ def _in_states(types: list[StateType]) -> FlowRunFilterState:
 
 def _age_seconds(state: State[Any]) -> float:
     return (datetime.now(UTC) - state.timestamp).total_seconds()
-
-
-def _namespace() -> int:
-    return Path("/proc/self/ns/pid").stat().st_ino

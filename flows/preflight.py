@@ -4,18 +4,20 @@ A training that asks for 600 GB, or for weights that nobody can reach, is refuse
 All that is wrong is told in one message; what will do is told in one line.
 """
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.config import Images, Rebuild, TrainRDM
+from flows.build_database import encoder_for
+from flows.config import BuildDatabase, Images, Rebuild, TrainRDM
 from flows.encode_latents import space_of
-from flows.encoders import encoder_of
 from flows.launch import on_gpu
-from flows.upstream import found
+from flows.upstream import embedding, found
 from rdm_core.needs import MemoryNeeded, device_memory_bytes, measured_rate, memory_needed, training_hours
 from storage.artifact import current_id
 from storage.errors import StorageError
@@ -78,11 +80,7 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
     shape = shape_of(config)
     if shape is None:
         return None
-    try:
-        needs = training_needs(config, shape)
-    except (ValueError, RuntimeError) as error:  # what torch says of a network that its latents do not fit
-        what = f"the network cannot be built for latents of {shape.channels} x {shape.side} x {shape.side}: {error}"
-        raise PreflightFailed(f"train {config.name}", what, "Change denoiser or training. Nothing has been started.") from error
+    needs = training_needs(config, shape)
     problems = []
     if needs.memory.peak_bytes > needs.device_bytes:
         what = f"memory: {needs.memory.peak_bytes / GIGA:.1f} GB at the peak, "
@@ -98,7 +96,8 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
 def check_rebuild(config: Rebuild) -> str:
     """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the weights raises."""
     check_images(config.images, f"rebuild {config.name}")
-    encoder = encoder_of(config.encoder, config.weights)
+    chosen = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
+    encoder = encoder_for(BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen))
     space = space_of(config.autoencoder)
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
@@ -121,7 +120,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
         if shards is None and images is not None:
             check_images(images, f"train {config.name}")
     if database is None:
-        dimension = encoder_of(config.upstream.encoder, config.upstream.weights).dimension
+        dimension = encoder_for(embedding(config, config.database, config.latents)).dimension
     else:
         dimension = database.parameters["encoder"]["dimension"]
     if latents is not None:
@@ -133,14 +132,38 @@ def shape_of(config: TrainRDM) -> Shape | None:
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
-    """Memory by estimate, hours by measuring, disk by counting."""
-    memory = _memory(config, shape)
+    """Memory by estimate, hours by measuring, disk by counting.
+
+    Raises PreflightFailed for a network that its latents do not fit, and for a device that something else fills.
+    """
+    where = f"train {config.name}"
+    try:
+        memory = _memory(config, shape)
+    except (ValueError, RuntimeError) as error:  # what torch says of a network that its latents do not fit
+        what = f"the network cannot be built for latents of {shape.channels} x {shape.side} x {shape.side}: {error}"
+        raise PreflightFailed(where, what, "Change denoiser or training. Nothing has been started.") from error
     device = _device(config)
-    available = device_memory_bytes(device)
+    # The processes of one machine share the memory of a CPU, and each has a GPU of its own.
+    sharing = config.processes if device.type == "cpu" else 1
+    available = device_memory_bytes(device) // sharing
     hours = None
     if memory.peak_bytes <= available:
-        hours = training_hours(config.training, measured_rate(*_asked(config, shape)), config.processes * config.machines)
+        try:
+            rate = rate_on(device, _asked(config, shape))
+        except RuntimeError as error:
+            what = f"memory: {memory.peak_bytes / GIGA:.1f} GB would fit into {device}, but it cannot be had: {error}"
+            cure = "See who uses the device (nvidia-smi). Nothing has been started."
+            raise PreflightFailed(where, what, cure) from error
+        hours = training_hours(config.training, rate, config.processes * config.machines // sharing)
     return TrainingNeeds(memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours)
+
+
+def rate_on(device: Any, asked: tuple[Any, ...]) -> float:
+    """Images a second; on a GPU measured in a process of its own, whose memory the training then has."""
+    if device.type == "cpu":
+        return measured_rate(*asked)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        return apart.submit(measured_rate, *asked).result()
 
 
 def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
@@ -201,7 +224,10 @@ def disk_problem(root: Path, needed: int, free: int) -> str:
 
 def hours_text(hours: float) -> str:
     """In the unit that suits."""
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours > 1 / 60 else "less than a minute"
+    minutes = round(60 * hours)
+    if minutes < 2:
+        return "a minute or less"
+    return f"{minutes} minutes" if minutes < 60 else f"{hours:.1f} hours"
 
 
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:

@@ -13,6 +13,8 @@ from prefect.client.schemas.objects import State
 
 from flows.artifacts import TrainingProgress
 from flows.config import TrainRDM
+from flows.encode_latents import space_of
+from flows.encoders import forget_encoders
 from flows.launch import TrainingFailed, launch_command, launch_training
 from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
@@ -20,7 +22,7 @@ from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
-from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import NETWORK_RETRIES, building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
@@ -70,7 +72,7 @@ def train_rdm(config: TrainRDM) -> Artifact:
     return run
 
 
-@stage_task(name="preflight")
+@stage_task(name="preflight", **NETWORK_RETRIES)
 def look_ahead(config: TrainRDM) -> bool:
     """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done.
 
@@ -188,8 +190,19 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact],
         say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
     for rank in range(1, config.machines):
         say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
+    give_device_back()
     watch = TrainingProgress(config.name, config.training.steps, build.directory).watch
     launch_training(build.directory, config, watch, tight)
+
+
+def give_device_back() -> None:
+    """Let go of what upstream stages have loaded onto the device: the training is another process, and needs it."""
+    import torch
+
+    forget_encoders()
+    space_of.cache_clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def ended_from_outside(state: State) -> bool:

@@ -28,14 +28,14 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from flows.lost_runs import (
     AWAY,
     GONE,
+    SECONDS_TO_END,
     STOPPED,
     LostRuns,
     end_process,
+    ended_by_signal,
     failed_without_server,
-    lives,
-    place_of,
-    process_at,
 )
+from flows.place import Process, place_of, process_of, read_place, this_place
 
 SECONDS_FOR_A_START = 5.0
 """What a run that is just being started gets to have a process, when the worker is asked to stop."""
@@ -54,7 +54,7 @@ class RDMWorker(ProcessWorker):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._processes: dict[Any, int] = {}
+        self._processes: dict[Any, Process] = {}
         """Run -> process, of the runs this worker is at."""
         self._watches: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -87,14 +87,18 @@ class RDMWorker(ProcessWorker):
             self._printer(f"Worker {self.name!r} stopped!")
 
     def _asked_to_stop(self, task: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
         if self._stopping:  # asked twice: at once
-            for process_id in self._processes.values():
+            for process in self._processes.values():
                 with suppress(ProcessLookupError):
-                    os.killpg(process_id, signal.SIGKILL)
+                    os.killpg(process.process_id, signal.SIGKILL)
+            loop.call_later(SECONDS_FOR_A_GOODBYE, os._exit, 1)
             return
         self._stopping = True
         self._printer(f"Asked to stop; {len(self._processes)} runs save their work and end.")
-        self._end = asyncio.get_running_loop().create_task(self._end_then(task.cancel))
+        # Whatever happens: Prefect would wait for a server that is away, and for the hooks of its runs.
+        loop.call_later(SECONDS_FOR_A_START + SECONDS_TO_END + 3 * SECONDS_FOR_A_GOODBYE, os._exit, 1)
+        self._end = loop.create_task(self._end_then(task.cancel))
 
     async def _end_then(self, go: Callable[[], Any]) -> None:
         """End every run of this worker, mark and resume it, then `go`."""
@@ -105,20 +109,20 @@ class RDMWorker(ProcessWorker):
                 await asyncio.sleep(0.1)
             endings = [self._end_run(run, process) for run, process in list(self._processes.items())]
             for result in await asyncio.gather(*endings, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    self._logger.error("A run could not be ended in order: %s", result)
+                if isinstance(result, BaseException):  # the next worker finds it
+                    self._logger.error("A run could not be marked: %s %s", type(result).__name__, result)
         finally:
-            # All is said; Prefect would wait for the hooks of its runs.
-            asyncio.get_running_loop().call_later(SECONDS_FOR_A_GOODBYE, os._exit, 0)
+            asyncio.get_running_loop().call_later(SECONDS_FOR_A_GOODBYE, os._exit, 0)  # all is said
             go()
 
-    async def _end_run(self, run_id: Any, process_id: int) -> None:
-        await asyncio.to_thread(end_process, process_id)
+    async def _end_run(self, run_id: Any, process: Process) -> None:
+        await asyncio.to_thread(end_process, process)
         for _ in range(int(10 * SECONDS_FOR_A_GOODBYE)):  # until its supervisor has seen it, and said what it saw
             if run_id not in self._processes:
                 break
             await asyncio.sleep(0.1)
-        await self._lost_runs.ended(await self.client.read_flow_run(run_id), STOPPED)
+        async with asyncio.timeout(SECONDS_FOR_A_GOODBYE):
+            await self._lost_runs.ended(await self.client.read_flow_run(run_id), STOPPED)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Look after lost runs, then take new ones, unless the worker is about to stop."""
@@ -127,8 +131,10 @@ class RDMWorker(ProcessWorker):
         if self._has_successfully_synced:
             try:
                 await self._lost_runs.look({*self._processes, *self._submitting_flow_run_ids})
-            except httpx.HTTPError as error:  # the server is away; taking runs will say so, and wait
+            except httpx.TransportError as error:  # the server is away; taking runs will say so, and wait
                 self._logger.debug("Lost runs were not looked for: %s", error)
+            except Exception as error:  # whatever Prefect answers: runs are taken all the same
+                self._logger.error("Lost runs were not looked for: %s: %s", type(error).__name__, error)
         return [] if self._stopping else await super().get_and_submit_flow_runs()
 
     async def run(
@@ -140,22 +146,25 @@ class RDMWorker(ProcessWorker):
             result = await super().run(flow_run, configuration, began)
         finally:
             self._processes.pop(flow_run.id, None)
-        if result.status_code in ENDED_BY_SIGNAL and not self._stopping:
+        if self._stopping:
+            return result
+        state = (await self.client.read_flow_run(flow_run.id)).state
+        if result.status_code in ENDED_BY_SIGNAL or ended_by_signal(state):
             await self._lost_runs.ended(flow_run, GONE)
             return ProcessWorkerResult(status_code=0, identifier=result.identifier)  # all is said
-        if failed_without_server((await self.client.read_flow_run(flow_run.id)).state):
+        if failed_without_server(state):
             await self._lost_runs.ended(flow_run, AWAY)
         return result
 
     def _began(self, flow_run: FlowRun, process_id: int) -> None:
-        self._processes[flow_run.id] = process_id
-        watch = asyncio.get_running_loop().create_task(self._cancelled_in_time(flow_run, process_id))
+        process = self._processes[flow_run.id] = process_of(process_id)
+        watch = asyncio.get_running_loop().create_task(self._cancelled_in_time(flow_run, process))
         self._watches.add(watch)
         watch.add_done_callback(self._watches.discard)
 
-    async def _cancelled_in_time(self, flow_run: FlowRun, process_id: int) -> None:
+    async def _cancelled_in_time(self, flow_run: FlowRun, process: Process) -> None:
         """Say that a run is cancelled as soon as its process is gone: Prefect first starts another process for hooks."""
-        while lives(process_id, flow_run.id):
+        while process.lives:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
         with suppress(httpx.HTTPError):  # the server is away: Prefect's own way comes later
             run = await self.client.read_flow_run(flow_run.id)
@@ -169,17 +178,17 @@ class RDMWorker(ProcessWorker):
 
         Raises InfrastructureNotAvailable for a process of another machine.
         """
-        process_id = process_at(infrastructure_pid)
-        if process_id is None:
+        place = read_place(infrastructure_pid)
+        if place is None or not place.here:
             raise InfrastructureNotAvailable(f"{infrastructure_pid} is on another machine")
-        await asyncio.to_thread(end_process, process_id)
+        await asyncio.to_thread(end_process, place.process)
 
 
 @contextmanager
 def _workspaces_of_our_own() -> Iterator[None]:
     """Let Prefect make its workspaces in a directory of this worker's; what killed workers have left of theirs goes."""
     before, parent = tempfile.tempdir, Path(tempfile.gettempdir())
-    namespace, process_id = place_of(os.getpid()).split(":")[1:]
+    namespace, process_id = this_place().rpartition("/")[2], os.getpid()
     for left in parent.glob(f"rdm-worker-{namespace}-*"):
         its_worker = left.name.split("-")[3]
         gone = its_worker.isdigit() and not psutil.pid_exists(int(its_worker))
@@ -214,4 +223,4 @@ class _WithPlace:
         """Takes the id of the process that has begun."""
         self._started(process_id)
         if self._inner is not None:
-            self._inner.started(place_of(process_id))
+            self._inner.started(str(place_of(process_id)))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import uuid4
@@ -13,34 +14,13 @@ from uuid import uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.states import Cancelling, Failed, Pending, Running
+from prefect.states import Cancelling, Crashed, Failed, Pending, Running
 
 from flows import lost_runs
-from flows.lost_runs import AWAY, LostRuns, end_process, lives, place_of, process_at, times_allowed, times_resumed
+from flows.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
+from flows.place import Process, place_of, process_of, this_place
 
 POOL = "lost"
-
-
-def test_a_place_leads_back_to_its_process_on_this_machine_and_nowhere_else():
-    assert process_at(place_of(7)) == 7
-    host, namespace, _ = place_of(7).split(":")
-    for other in (None, "", "7", f"elsewhere:{namespace}:7", f"{host}:1:7", f"{host}:{namespace}:", f"{host}:{namespace}:x"):
-        assert process_at(other) is None, other
-
-
-def test_a_process_lives_for_the_run_it_was_started_for_and_for_no_other():
-    run = str(uuid4())
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": run}
-    )
-    assert lives(child.pid, run)
-    assert not lives(child.pid, uuid4()), "the number was given to another process"
-    child.kill()
-    while child.poll() is None and lives(child.pid, run):  # a zombie until we look: it works no more
-        time.sleep(0.01)
-    assert not lives(child.pid, run)
-    child.wait()
-    assert not lives(child.pid, run)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +49,7 @@ def test_a_process_that_does_not_end_when_asked_is_killed_with_its_group(monkeyp
     child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     began = time.monotonic()
-    end_process(child.pid)
+    end_process(process_of(child.pid))
     assert child.wait(5) == -signal.SIGKILL and 0.4 < time.monotonic() - began < 10
 
 
@@ -112,6 +92,11 @@ async def a_run(client, deployment, state, place, **options):
     return await client.read_flow_run(run.id)
 
 
+def of_a_gone_worker(process_id):
+    """The place of a living process whose worker is not there any more."""
+    return str(replace(place_of(process_id), worker=Process(2**22 - 1, "1")))
+
+
 def looked(work):
     """Run an async test with a client."""
 
@@ -132,7 +117,7 @@ async def others(client, deployment, run):
 def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_at_most_so_often():
     async def work(client):
         deployment = await deployed(client)
-        run = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        run = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
         looks = LostRuns(client, POOL)
         await looks.look(set())
         await looks.look(set())
@@ -146,7 +131,7 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         for _ in range(2):
             lost = next(r for r in [*await others(client, deployment, run)] if r.state.type == StateType.SCHEDULED)
             await client.set_flow_run_state(lost.id, Running(), force=True)
-            await client.update_flow_run(lost.id, infrastructure_pid=place_of(2**22 - 1))
+            await client.update_flow_run(lost.id, infrastructure_pid=str(place_of(2**22 - 1)))
             await looks.look(set())
         names = {r.name: r.state for r in await others(client, deployment, run)}
         assert set(names) == {"otter-2", "otter-3"}
@@ -159,13 +144,15 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
     ("message", "type_", "resumed"),
     [
         ("Flow run encountered an exception: ConnectError: All connection attempts failed", StateType.CRASHED, 1),
+        ("Flow run encountered an exception: ConnectError: [Errno 111] Connection refused", StateType.CRASHED, 1),
+        ("Flow run encountered an exception: EncoderError: a (ConnectError)", StateType.FAILED, 0),
         ("Flow run encountered an exception: ValueError: the loss is nan", StateType.FAILED, 0),
     ],
 )
 def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_failed_by_itself_is_not(message, type_, resumed):
     async def work(client):
         deployment = await deployed(client)
-        run = await a_run(client, deployment, Failed(message=message), place_of(2**22 - 1))
+        run = await a_run(client, deployment, Failed(message=message), str(place_of(2**22 - 1)))
         await LostRuns(client, POOL).ended(run, AWAY)
         assert (await client.read_flow_run(run.id)).state.type == type_
         assert len(await others(client, deployment, run)) == resumed
@@ -173,10 +160,85 @@ def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_f
     looked(work)
 
 
+def test_a_run_whose_own_worker_lives_is_left_to_it_though_it_is_cancelled_or_its_process_gone():
+    async def work(client):
+        deployment = await deployed(client)
+        worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        place = str(replace(place_of(2**22 - 1), worker=process_of(worker.pid)))
+        runs = [await a_run(client, deployment, state, place) for state in (Running(), Cancelling())]
+        looks = LostRuns(client, POOL)
+        await looks.look(set())
+        types = [(await client.read_flow_run(run.id)).state.type for run in runs]
+        assert types == [StateType.RUNNING, StateType.CANCELLING]
+        worker.kill()
+        worker.wait()
+        await looks.look(set())
+        types = [(await client.read_flow_run(run.id)).state.type for run in runs]
+        assert types == [StateType.CRASHED, StateType.CANCELLED]
+
+    looked(work)
+
+
+def test_a_machine_that_was_restarted_has_none_of_its_runs_left():
+    async def work(client):
+        deployment = await deployed(client)
+        host, machine, _, namespace = this_place().split("/")
+        before = replace(place_of(os.getpid()), where=f"{host}/{machine}/0000/{namespace}")
+        run = await a_run(client, deployment, Running(), str(before))
+        await LostRuns(client, POOL).look(set())
+        assert (await client.read_flow_run(run.id)).state.type == StateType.CRASHED
+
+    looked(work)
+
+
+def test_a_run_that_cannot_be_looked_after_hides_no_other_and_a_deleted_deployment_is_said():
+    async def work(client):
+        gone, there = await deployed(client), await deployed(client)
+        lost = await a_run(client, gone, Running(), str(place_of(2**22 - 1)))
+        other = await a_run(client, there, Running(), str(place_of(2**22 - 1)))
+        await client.delete_deployment(gone)
+        looks = LostRuns(client, POOL)
+        ended = looks.ended
+
+        async def breaks(run, why):
+            if run.id == other.id:
+                raise ValueError("something else")
+            await ended(run, why)
+
+        looks.ended = breaks
+        await looks.look(set())
+        looks.ended = ended
+        await looks.look(set())
+        assert "Not resumed: its deployment was deleted" in (await client.read_flow_run(lost.id)).state.message
+        assert (await client.read_flow_run(other.id)).state.type == StateType.CRASHED
+
+    looked(work)
+
+
+def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of_one_that_told_itself(monkeypatch):
+    told = []
+    monkeypatch.setattr(lost_runs, "tell", lambda flow, run, state: told.append((run.id, flow.name, state.type)))
+
+    async def work(client):
+        deployment = await deployed(client)
+        lost = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
+        cancelled = await a_run(client, deployment, Cancelling(), of_a_gone_worker(2**22 - 1))
+        itself = await a_run(client, deployment, Crashed(message="by itself"), str(place_of(2**22 - 1)))
+        looks = LostRuns(client, POOL)
+        for _ in range(2):
+            await looks.look(set())
+            await looks.cancelled(cancelled)
+        await looks.ended(itself, STOPPED)
+        wanted = {(lost.id, "anything", StateType.CRASHED), (cancelled.id, "anything", StateType.CANCELLED)}
+        assert set(told) == wanted and len(told) == 2
+
+    looked(work)
+
+
 def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
     async def work(client):
         deployment = await deployed(client, tags=())
-        run = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        run = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
         await LostRuns(client, POOL).look(set())
         assert "Not resumed: its deployment has no tag resume:N" in (await client.read_flow_run(run.id)).state.message
         assert await others(client, deployment, run) == []
@@ -187,14 +249,11 @@ def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
 def test_runs_that_live_that_are_mine_or_that_have_just_begun_are_left_alone():
     async def work(client):
         deployment = await deployed(client)
-        mine = await a_run(client, deployment, Running(), place_of(2**22 - 1))
+        mine = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
         fresh = await a_run(client, deployment, Pending(), None)
         elsewhere = await a_run(client, deployment, Running(), "elsewhere:1:7")
-        living = await a_run(client, deployment, Running(), None)
-        child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": str(living.id)}
-        )
-        await client.update_flow_run(living.id, infrastructure_pid=place_of(child.pid))
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        living = await a_run(client, deployment, Running(), str(place_of(child.pid)))
         await LostRuns(client, POOL).look({mine.id})
         types = [(await client.read_flow_run(run.id)).state.type for run in (mine, fresh, elsewhere, living)]
         assert types == [StateType.RUNNING, StateType.PENDING, StateType.RUNNING, StateType.RUNNING]
@@ -220,12 +279,8 @@ def test_a_run_that_never_began_goes_back_into_its_queue(monkeypatch):
 def test_a_cancelled_run_without_a_worker_is_cancelled_and_its_process_ended():
     async def work(client):
         deployment = await deployed(client)
-        run = await a_run(client, deployment, Running(), None)
-        child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True,
-            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(run.id)},
-        )  # fmt: skip
-        await client.update_flow_run(run.id, infrastructure_pid=place_of(child.pid))
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+        run = await a_run(client, deployment, Running(), of_a_gone_worker(child.pid))
         await client.set_flow_run_state(run.id, Cancelling(), force=True)
         await LostRuns(client, POOL).look(set())
         assert (await client.read_flow_run(run.id)).state.type == StateType.CANCELLED

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import preflight
@@ -81,6 +82,51 @@ def test_a_disk_without_room_is_refused_for_trainings_and_rebuilds_before_anythi
     assert artifacts(tmp_path) == []
 
 
+def test_processes_on_one_cpu_share_its_memory_and_its_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "measured_rate", lambda *asked: 10.0)
+    monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 8_000_000_000)
+    alone, four = (check_training(upstream(tmp_path, processes=count)) for count in (1, 4))
+    assert (alone.device_bytes, four.device_bytes) == (8_000_000_000, 2_000_000_000)
+    assert alone.hours == four.hours
+
+
+def test_a_device_that_something_else_fills_is_told_by_its_cause(tmp_path, monkeypatch):
+    def full(*asked):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(preflight, "measured_rate", full)
+    with pytest.raises(PreflightFailed, match="would fit into cpu, but it cannot be had: CUDA out of memory"):
+        check_training(upstream(tmp_path))
+
+
+def test_on_a_gpu_the_rate_is_measured_in_a_process_that_is_gone_afterwards(tmp_path):
+    class Cuda:
+        type = "cuda"
+
+    config = upstream(tmp_path)
+    asked = preflight._asked(config, preflight.shape_of(config))  # a CPU stands for the GPU inside
+    assert preflight.rate_on(Cuda, asked) > 0
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"), [(0.0, "a minute or less"), (0.03, "2 minutes"), (0.99, "59 minutes"), (1.5, "1.5 hours")]
+)
+def test_a_time_is_said_in_the_unit_that_suits(hours, text):
+    assert preflight.hours_text(hours) == text
+
+
+def test_what_is_loaded_on_the_device_is_let_go_before_the_training_begins(monkeypatch):
+    from flows.encode_latents import space_of
+    from flows.encoders import encoder_of
+    from flows.train_rdm import give_device_back
+
+    before = encoder_of("rdm-shapes", "built-in"), space_of("pixels")
+    give_device_back()
+    after = encoder_of("rdm-shapes", "built-in"), space_of("pixels")
+    assert all(one is not other for one, other in zip(before, after, strict=True))
+
+
 def test_both_problems_are_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 1000)
@@ -89,7 +135,7 @@ def test_both_problems_are_told_at_once(tmp_path, monkeypatch):
 
 
 def test_a_data_set_that_is_not_there_is_refused_before_weights_are_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "encoder_of", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(preflight, "encoder_for", lambda *_: pytest.fail("fetched"))
     images = {"source": "coco", "path": str(tmp_path / "nowhere")}
     with pytest.raises(PreflightFailed, match="there is no folder .*nowhere"):
         check_rebuild(Rebuild(root=tmp_path, name="new", images=images))
