@@ -1,7 +1,9 @@
-"""The temporary Prefect server of one command, where none is configured: on loopback, and gone when the command is.
+"""The temporary Prefect server of one command, where none is configured: on loopback, and gone when
+the command is.
 
-Prefect would start one itself, after its imports and in a process that outlives a killed parent. This one starts beside the
-imports, and hangs on a leash: it ends when our end of its standard input closes, whatever closed it.
+Prefect would start one itself, after its imports and in a process that outlives a killed parent.
+This one starts beside the imports, and hangs on a leash: it ends when our end of its standard input
+closes, whatever closed it.
 """
 
 import importlib.util
@@ -18,7 +20,9 @@ from pathlib import Path
 
 SECONDS_TO_START = 120
 SECONDS_TO_STOP = 5
-_HANDLERS: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]  # never through a proxy
+_HANDLERS: list[urllib.request.BaseHandler] = [
+    urllib.request.ProxyHandler({})
+]  # never through a proxy
 
 
 class ServerFailed(RuntimeError):
@@ -27,7 +31,9 @@ class ServerFailed(RuntimeError):
 
 @contextmanager
 def local_server() -> Iterator["LocalServer"]:
-    """Start the server and lead Prefect to it; it answers once `wait` has returned. Stopped when the block ends."""
+    """Start the server and lead Prefect to it; it answers once `wait` has returned. Stopped when
+    the block ends.
+    """
     server = LocalServer()
     os.environ["PREFECT_API_URL"] = server.url
     for name in ("NO_PROXY", "no_proxy"):  # for Prefect's client, and the processes that we start
@@ -48,7 +54,13 @@ class LocalServer:
         self.url = f"http://127.0.0.1:{port}/api"
         prefect = importlib.util.find_spec("prefect")
         assert prefect is not None and prefect.origin is not None, "a requirement of this project"
-        command = [sys.executable, "-P", "-m", "flows.leash", "uvicorn"]  # -P: ours, whatever lies in this directory
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "flows.leash",
+            "uvicorn",
+        ]  # -P: ours, whatever lies in this directory
         command += ["--app-dir", str(Path(prefect.origin).parent.parent)]
         command += ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
@@ -60,20 +72,25 @@ class LocalServer:
         )
 
     def wait(self) -> None:
-        """Wait until it answers. Raises ServerFailed when it ends first, or takes SECONDS_TO_START."""
+        """Wait until it answers. Raises ServerFailed when it ends first, or takes SECONDS_TO_START.
+        """
         opener = urllib.request.build_opener(*_HANDLERS)
         deadline = time.monotonic() + SECONDS_TO_START
         while time.monotonic() < deadline:
             code = self._process.poll()
             if code is not None:
-                cure = "Its output stands above. Start one of your own: prefect server start, and set PREFECT_API_URL"
-                raise ServerFailed(f"Prefect's temporary server at {self.url} ended with exit code {code}. {cure}")
+                cure = "Its output stands above. Or: prefect server start, and set PREFECT_API_URL"
+                raise ServerFailed(
+                    f"Prefect's temporary server at {self.url} ended with exit code {code}. {cure}"
+                )
             try:
                 with opener.open(f"{self.url}/health", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
-        raise ServerFailed(f"Prefect's temporary server at {self.url} did not answer within {SECONDS_TO_START} s")
+        raise ServerFailed(
+            f"Prefect's temporary server at {self.url} did not answer within {SECONDS_TO_START} s"
+        )
 
     def stop(self) -> None:
         """End it; what it was told is of no use to anybody."""

@@ -1,14 +1,16 @@
 """Runs whose process is gone: found, told, their slots freed, and resumed as their deployment says.
 
-Prefect believes a run until its process says how it ended. A process that was killed says nothing: the run would stay
-`Running` for ever and hold its slot. So the worker of our work pool (flows.work_pool) looks, when it starts and at every
-poll, whether the process of each unfinished run still lives:
+Prefect believes a run until its process says how it ended. A process that was killed says nothing:
+the run would stay `Running` for ever and hold its slot. So the worker of our work pool
+(flows.work_pool) looks, when it starts and at every poll, whether the process of each unfinished
+run still lives:
 
-    on this machine   by its process, unless the worker that started it lives and looks itself (flows.place)
-    on another one    by the run's heartbeats: none for HEARTBEATS_MISSED_SECONDS, at two looks that far apart
+    here        by its process, unless the worker that started it lives and looks itself (flows.place)
+    elsewhere   by its heartbeats: none for HEARTBEATS_MISSED_SECONDS, at two looks that far apart
 
-Policy: a deployment with the tag `resume:3` has its lost runs resumed at most three times, each time by a new run with the
-same parameters; all work is kept by the artifacts, so the new run goes on where the lost one was.
+Policy: a deployment with the tag `resume:3` has its lost runs resumed at most three times, each
+time by a new run with the same parameters; all work is kept by the artifacts, so the new run goes
+on where the lost one was.
 """
 
 import asyncio
@@ -60,10 +62,13 @@ STOPPED = "its worker was stopped"
 CANCELLED = "Cancelled as asked; what was done is kept."
 AWAY = "Prefect's server was away while it ran"
 _AWAY = re.compile(
-    r"Flow run encountered an exception: (?:ConnectError: (?:All connection attempts failed|\[Errno \d+\] Connection refused)"
+    r"Flow run encountered an exception: "
+    r"(?:ConnectError: (?:All connection attempts failed|\[Errno \d+\] Connection refused)"
     r"|RuntimeError: Failed to reach API at)"
 )
-"""What Prefect's own calls say in a run's process where its server does not answer; a hub's errors we tell in our words."""
+"""What Prefect's own calls say in a run's process where its server does not answer; a hub's errors
+we tell in our words.
+"""
 _ASKED_TO_END = "aborted by a termination signal"
 _RESUME_TAG = re.compile(r"resume:(\d{1,3})")
 _RESUMED = re.compile(r"rdm-resumed:(\d+):(?P<name>.*):[0-9a-f-]{36}")
@@ -73,12 +78,20 @@ logger = get_logger("rdm.lost_runs")
 
 def failed_without_server(state: State[Any] | None) -> bool:
     """Whether a run failed for nothing of its own, but because Prefect's server was away."""
-    return state is not None and state.type == StateType.FAILED and bool(_AWAY.match(state.message or ""))
+    return (
+        state is not None
+        and state.type == StateType.FAILED
+        and bool(_AWAY.match(state.message or ""))
+    )
 
 
 def ended_by_signal(state: State[Any] | None) -> bool:
     """Whether a run says that somebody asked its process to end."""
-    return state is not None and state.type == StateType.CRASHED and _ASKED_TO_END in (state.message or "")
+    return (
+        state is not None
+        and state.type == StateType.CRASHED
+        and _ASKED_TO_END in (state.message or "")
+    )
 
 
 def times_resumed(run: FlowRun) -> int:
@@ -88,7 +101,9 @@ def times_resumed(run: FlowRun) -> int:
 
 
 def times_allowed(run: FlowRun) -> int:
-    """How often its deployment lets a lost run be resumed: the N of the tag `resume:N`; 0 without one."""
+    """How often its deployment lets a lost run be resumed: the N of the tag `resume:N`; 0 without
+    one.
+    """
     allowed = (_RESUME_TAG.fullmatch(tag) for tag in run.tags)
     return max((int(match[1]) for match in allowed if match), default=0)
 
@@ -99,10 +114,14 @@ class LostRuns:
     def __init__(self, client: PrefectClient, pool: str) -> None:
         self._client, self._pool = client, pool
         self._silent_since: dict[Any, float] = {}
-        """Runs of other machines that sent no heartbeat -> when that was first seen, by the monotonic clock."""
+        """Runs of other machines that sent no heartbeat -> when that was first seen, by the
+        monotonic clock.
+        """
 
     async def look(self, mine: set[Any]) -> None:
-        """Find lost runs and end them; `mine` are the ids of runs that this worker is at, and looks after itself."""
+        """Find lost runs and end them; `mine` are the ids of runs that this worker is at, and looks
+        after itself.
+        """
         runs = await self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=_in_states(_UNFINISHED)),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
@@ -116,8 +135,12 @@ class LostRuns:
                     await self._end(run)
             except httpx.TransportError:  # the server is away, for the others too
                 raise
-            except Exception as error:  # one that Prefect refuses must not hide the others, nor end the worker
-                logger.error("%s could not be looked after: %s: %s", run.name, type(error).__name__, error)
+            except (
+                Exception
+            ) as error:  # one that Prefect refuses must not hide the others, nor end the worker
+                logger.error(
+                    "%s could not be looked after: %s: %s", run.name, type(error).__name__, error
+                )
 
     async def _end(self, run: FlowRun) -> None:
         assert run.state is not None, "found by its state"
@@ -129,16 +152,22 @@ class LostRuns:
             await self.ended(run, GONE)
 
     async def ended(self, run: FlowRun, why: str) -> None:
-        """Resume a lost run if its deployment says so, then mark it and all inside it crashed, in one line."""
+        """Resume a lost run if its deployment says so, then mark it and all inside it crashed, in
+        one line.
+        """
         run = await self._client.read_flow_run(run.id)
         told = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
-        if run.state is not None and run.state.type in told and not failed_without_server(run.state):
+        if (
+            run.state is not None
+            and run.state.type in told
+            and not failed_without_server(run.state)
+        ):
             return  # it could tell its end after all
         if run.state is not None and run.state.type == StateType.CANCELLING:
             await self.cancelled(run)
             return
-        # First the new run, which has one key however often it is asked for: a worker that dies between the two finds
-        # the old one again.
+        # First the new run, which has one key however often it is asked for: a worker that dies
+        # between the two finds the old one again.
         message = f"{why[0].upper()}{why[1:]}. {await self._resume(run)}"
         logger.warning("%s: %s", run.name, message)
         await self._mark(run, Crashed(message=message))
@@ -146,13 +175,16 @@ class LostRuns:
             await _told(self._client, run, Crashed(message=message))
 
     async def cancelled(self, run: FlowRun) -> None:
-        """End what is left of a run that was asked to cancel, and say that it is cancelled; what it had made is kept."""
+        """End what is left of a run that was asked to cancel, and say that it is cancelled; what it
+        had made is kept.
+        """
         run = await self._client.read_flow_run(run.id)
         if run.state is None or not run.state.is_cancelling():
             return  # somebody has said it meanwhile
         place = read_place(run.infrastructure_pid)
         if place is not None and place.here:
-            # Without a word: asked politely, it would report a crash. Its training ends with it (flows.leash).
+            # Without a word: asked politely, it would report a crash. Its training ends with it
+            # (flows.leash).
             await asyncio.to_thread(end_process, place.process, (signal.SIGKILL,))
         state: State[Any] = Cancelled(message=CANCELLED)
         await self._mark(run, state)
@@ -174,7 +206,9 @@ class LostRuns:
         return run.state.type == StateType.CANCELLING or not place.process.lives
 
     async def _is_silent(self, run: FlowRun) -> bool:
-        """Whether a run of another machine has sent no heartbeat twice: once may be a server that was away itself."""
+        """Whether a run of another machine has sent no heartbeat twice: once may be a server that
+        was away itself.
+        """
         since = datetime.now(UTC) - timedelta(seconds=HEARTBEATS_MISSED_SECONDS)
         assert run.state is not None, "found by its state"
         if _age_seconds(run.state) < HEARTBEATS_MISSED_SECONDS or await self._beats(run, since):
@@ -205,7 +239,9 @@ class LostRuns:
         if run.deployment_id is None:
             return "It belongs to no deployment, so nothing resumes it."
         if done >= allowed:
-            why = f"it was {done} times already" if allowed else "its deployment has no tag resume:N"
+            why = (
+                f"it was {done} times already" if allowed else "its deployment has no tag resume:N"
+            )
             return f"Not resumed: {why}. Run it again: it continues where it stopped."
         match = _RESUMED.fullmatch(run.idempotency_key or "")
         first = match["name"] if match else run.name
@@ -223,22 +259,30 @@ class LostRuns:
             if code == HTTPStatus.NOT_FOUND:
                 return "Not resumed: its deployment was deleted."
             why = f"its deployment does not take its parameters any more ({code})"
-            return f"Not resumed: {why}. Run it again with those of today: it continues where it stopped."
+            return f"Not resumed: {why}. Run it again with those of today: it continues."
         return f"Resumed as {resumed.name} ({done + 1} of at most {allowed} times)."
 
     async def _mark(self, run: FlowRun, state: State[Any]) -> None:
         """Give the run its last state, and the runs and tasks inside it that had none."""
         inside = await self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]), state=_in_states(_UNFINISHED)
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]),
+                state=_in_states(_UNFINISHED),
             )
         )
         for child in inside:
-            await self._mark(child, type_of(state)(message=f"{run.name}, which it is part of, has ended: {state.name}."))
+            await self._mark(
+                child,
+                type_of(state)(
+                    message=f"{run.name}, which it is part of, has ended: {state.name}."
+                ),
+            )
         await self._client.set_flow_run_state(run.id, state, force=True)
         tasks = await self._client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-            task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))),
+            task_run_filter=TaskRunFilter(
+                state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
+            ),
         )
         for task in tasks:
             await self._mark_task(task, state)
@@ -253,8 +297,12 @@ def type_of(state: State[Any]) -> Any:
     return Cancelled if state.type == StateType.CANCELLED else Crashed
 
 
-def end_process(process: Process, signs: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)) -> None:
-    """Ask a process to end, wait until it has saved its work and gone, and kill its group if it does not."""
+def end_process(
+    process: Process, signs: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)
+) -> None:
+    """Ask a process to end, wait until it has saved its work and gone, and kill its group if it
+    does not.
+    """
     for sign in signs:
         if not process.lives:
             return

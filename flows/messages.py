@@ -1,8 +1,9 @@
 """What an operator reads of a run that failed: its cause, first and once.
 
-Prefect logs the same exception at the task, at each flow around it and at the engine, a traceback each time, and a pair of
-lines for every hook. A filter on its loggers leaves one: the cause in the first line; the traceback below it only where the
-error is none of ours, as ours say where, what and the cure.
+Prefect logs the same exception at the task, at each flow around it and at the engine, a traceback
+each time, and a pair of lines for every hook. A filter on its loggers leaves one: the cause in the
+first line; the traceback below it only where the error is none of ours, as ours say where, what and
+the cure.
 """
 
 import logging
@@ -27,7 +28,9 @@ def is_ours(error: BaseException) -> bool:
 
 
 class OneCause(logging.Filter):
-    """Lets the first telling of each exception through, with its cause first; drops what repeats it."""
+    """Lets the first telling of each exception through, with its cause first; drops what repeats
+    it.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is logged; it may be made shorter."""

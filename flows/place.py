@@ -1,9 +1,11 @@
-"""Where a process is, in one string that another process can check: what a run's `infrastructure_pid` says.
+"""Where a process is, in one string that another process can check: what a run's
+`infrastructure_pid` says.
 
     HOST/MACHINE/BOOT/NAMESPACE:PROCESS.BEGAN:WORKER.BEGAN
 
-A process id alone is used again after a restart; a host's name may be shared, and each container has a process 7. So the
-place holds the machine, its boot, the namespace of process ids, and with each id the tick at which that process began.
+A process id alone is used again after a restart; a host's name may be shared, and each container
+has a process 7. So the place holds the machine, its boot, the namespace of process ids, and with
+each id the tick at which that process began.
 """
 
 import os
@@ -43,7 +45,8 @@ class Place:
 
     @property
     def here(self) -> bool:
-        """Whether its process ids are ours to look up: this boot of this machine, this namespace."""
+        """Whether its process ids are ours to look up: this boot of this machine, this namespace.
+        """
         return self.where == this_place()
 
     @property
@@ -79,7 +82,9 @@ def process_of(process_id: int) -> Process:
 
 
 def began_at(process_id: int) -> str | None:
-    """Ticks from the boot to the start of a living process; None when it is gone or a zombie. proc(5): stat."""
+    """Ticks from the boot to the start of a living process; None when it is gone or a zombie.
+    proc(5): stat.
+    """
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -91,7 +96,9 @@ def began_at(process_id: int) -> str | None:
 @cache
 def this_place() -> str:
     """HOST/MACHINE/BOOT/NAMESPACE of this process."""
-    machine, boot = (_first_line(Path(path)) for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"))
+    machine, boot = (
+        _first_line(Path(path)) for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id")
+    )
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     return f"{socket.gethostname()}/{machine[:8]}/{boot[:8]}/{namespace}"
 

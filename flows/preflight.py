@@ -1,7 +1,8 @@
 """What a run will need, looked at before its first stage: weights to be had, disk, memory, hours.
 
-A training that asks for 600 GB, or for weights that nobody can reach, is refused in a minute and not after a night of imports.
-All that is wrong is told in one message; what will do is told in one line.
+A training that asks for 600 GB, or for weights that nobody can reach, is refused in a minute and
+not after a night of imports. All that is wrong is told in one message; what will do is told in one
+line.
 """
 
 import multiprocessing
@@ -18,15 +19,22 @@ from flows.config import BuildDatabase, Images, Rebuild, TrainRDM
 from flows.encode_latents import space_of
 from flows.launch import on_gpu
 from flows.upstream import embedding, found
-from rdm_core.needs import MemoryNeeded, device_memory_bytes, measured_rate, memory_needed, training_hours
+from rdm_core.needs import (
+    MemoryNeeded,
+    device_memory_bytes,
+    measured_rate,
+    memory_needed,
+    training_hours,
+)
 from storage.artifact import current_id
 from storage.errors import StorageError
 from storage.latents import open_latents
 from storage.runs import CHECKPOINTS_KEPT
 
-GIGA = 1e9
 KEPT_BY_GLIBC = 2.5
-"""Up to so many times what is alive, a process on a CPU was measured to grow to: benchmarks/memory_estimate.py."""
+"""Up to so many times what is alive, a process on a CPU was measured to grow to:
+benchmarks/memory_estimate.py.
+"""
 JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
 """Of a crop's pixels times three, above what photographs were seen to take."""
 RECORD_BYTES = 400
@@ -34,12 +42,16 @@ RECORD_BYTES = 400
 
 
 class PreflightFailed(StorageError):
-    """What is asked for cannot be done here; the message names each thing that is missing, and what would do."""
+    """What is asked for cannot be done here; the message names each thing that is missing, and what
+    would do.
+    """
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a denoiser is built for: latents [channels, side, side] and context vectors of a dimension."""
+    """What a denoiser is built for: latents [channels, side, side] and context vectors of a
+    dimension.
+    """
 
     channels: int
     side: int
@@ -60,22 +72,29 @@ class TrainingNeeds:
 
     @property
     def tight(self) -> bool:
-        """On a CPU: whether it only fits if freed memory goes back at once, which glibc does not do by itself."""
+        """On a CPU: whether it only fits if freed memory goes back at once, which glibc does not do
+        by itself.
+        """
         return self.device == "cpu" and self.memory.peak_bytes * KEPT_BY_GLIBC > self.device_bytes
 
     @property
     def text(self) -> str:
         """In one line."""
-        memory = f"{self.memory.peak_bytes / GIGA:.1f} GB of the {self.device_bytes / GIGA:.1f} GB of {self.device}"
-        disk = f"{self.disk_bytes / GIGA:.1f} GB of the {self.free_bytes / GIGA:.1f} GB free on the disk"
-        hours = f", {hours_text(self.hours)} at the rate measured now" if self.hours is not None else ""
+        device = f"{in_gb(self.device_bytes)} of {self.device}"
+        memory = f"{in_gb(self.memory.peak_bytes)} of the {device}"
+        disk = f"{in_gb(self.disk_bytes)} of the {in_gb(self.free_bytes)} free on the disk"
+        hours = (
+            f", {hours_text(self.hours)} at the rate measured now" if self.hours is not None else ""
+        )
         return f"needs {memory} ({self.memory.parameters / 1e6:.1f} M parameters), {disk}{hours}"
 
 
 def check_training(config: TrainRDM) -> TrainingNeeds | None:
-    """Look at everything a training needs; None where its images are not even described, which its first stage tells.
+    """Look at everything a training needs; None where its images are not even described, which its
+    first stage tells.
 
-    Loads the encoder and the autoencoder if something has to be made with them. Raises PreflightFailed, or what loading raises.
+    Loads the encoder and the autoencoder if something has to be made with them. Raises
+    PreflightFailed, or what loading raises.
     """
     shape = shape_of(config)
     if shape is None:
@@ -83,35 +102,52 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
     needs = training_needs(config, shape)
     problems = []
     if needs.memory.peak_bytes > needs.device_bytes:
-        what = f"memory: {needs.memory.peak_bytes / GIGA:.1f} GB at the peak, "
-        what += f"{needs.device} has {needs.device_bytes / GIGA:.1f} GB"
+        what = f"memory: {in_gb(needs.memory.peak_bytes)} at the peak, "
+        what += f"{needs.device} has {in_gb(needs.device_bytes)}"
         problems.append(f"{what}; {cure_of_memory(config, shape, needs.device_bytes)}")
     if needs.disk_bytes > needs.free_bytes:
         problems.append(disk_problem(config.root, needs.disk_bytes, needs.free_bytes))
     if problems:
-        raise PreflightFailed(f"train {config.name}", "; ".join(problems), "Nothing has been started.")
+        raise PreflightFailed(
+            f"train {config.name}", "; ".join(problems), "Nothing has been started."
+        )
     return needs
 
 
 def check_rebuild(config: Rebuild) -> str:
-    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the weights raises."""
+    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the
+    weights raises.
+    """
     check_images(config.images, f"rebuild {config.name}")
     chosen = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
-    encoder = encoder_for(BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen))
+    encoder = encoder_for(
+        BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen)
+    )
     space = space_of(config.autoencoder)
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
     latent = (3 if space.autoencoder is None else 4 * space.channels) * side * side
-    needed = images * (bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k))
+    needed = images * (
+        bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
+    )
     free = free_bytes(config.root)
     if needed > free:
-        raise PreflightFailed(f"rebuild {config.name}", disk_problem(config.root, needed, free), "Nothing has been started.")
-    return f"needs {needed / GIGA:.1f} GB of the {free / GIGA:.1f} GB free on the disk; weights are at hand"
+        raise PreflightFailed(
+            f"rebuild {config.name}",
+            disk_problem(config.root, needed, free),
+            "Nothing has been started.",
+        )
+    return f"needs {in_gb(needed)} of the {in_gb(free)} free on the disk; weights are at hand"
 
 
 def shape_of(config: TrainRDM) -> Shape | None:
-    """From the artifacts that are there, else from what they would be made with; None where nothing says."""
-    latents, database = found(config, "latents", config.latents), found(config, "embeddings", config.database)
+    """From the artifacts that are there, else from what they would be made with; None where nothing
+    says.
+    """
+    latents, database = (
+        found(config, "latents", config.latents),
+        found(config, "embeddings", config.database),
+    )
     images, shards = config.upstream.images, None
     if latents is None:
         shards = found(config, "shards", config.latents)
@@ -127,21 +163,34 @@ def shape_of(config: TrainRDM) -> Shape | None:
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     space = space_of(config.upstream.autoencoder)
-    size = shards.parameters["size"] if shards is not None else images.size if images is not None else 0
+    size = (
+        shards.parameters["size"]
+        if shards is not None
+        else images.size
+        if images is not None
+        else 0
+    )
     return Shape(space.channels, size // space.factor, dimension)
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     """Memory by estimate, hours by measuring, disk by counting.
 
-    Raises PreflightFailed for a network that its latents do not fit, and for a device that something else fills.
+    Raises PreflightFailed for a network that its latents do not fit, and for a device that
+    something else fills.
     """
     where = f"train {config.name}"
     try:
         memory = _memory(config, shape)
-    except (ValueError, RuntimeError) as error:  # what torch says of a network that its latents do not fit
-        what = f"the network cannot be built for latents of {shape.channels} x {shape.side} x {shape.side}: {error}"
-        raise PreflightFailed(where, what, "Change denoiser or training. Nothing has been started.") from error
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # what torch says of a network that its latents do not fit
+        latents = f"latents of {shape.channels} x {shape.side} x {shape.side}"
+        what = f"the network cannot be built for {latents}: {error}"
+        raise PreflightFailed(
+            where, what, "Change denoiser or training. Nothing has been started."
+        ) from error
     device = _device(config)
     # The processes of one machine share the memory of a CPU, and each has a GPU of its own.
     sharing = config.processes if device.type == "cpu" else 1
@@ -151,15 +200,20 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
         try:
             rate = rate_on(device, _asked(config, shape))
         except RuntimeError as error:
-            what = f"memory: {memory.peak_bytes / GIGA:.1f} GB would fit into {device}, but it cannot be had: {error}"
+            what = f"memory: {in_gb(memory.peak_bytes)} would fit into {device}, "
+            what += f"but it cannot be had: {error}"
             cure = "See who uses the device (nvidia-smi). Nothing has been started."
             raise PreflightFailed(where, what, cure) from error
         hours = training_hours(config.training, rate, config.processes * config.machines // sharing)
-    return TrainingNeeds(memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours)
+    return TrainingNeeds(
+        memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours
+    )
 
 
 def rate_on(device: Any, asked: tuple[Any, ...]) -> float:
-    """Images a second; on a GPU measured in a process of its own, whose memory the training then has."""
+    """Images a second; on a GPU measured in a process of its own, whose memory the training then
+    has.
+    """
     if device.type == "cpu":
         return measured_rate(*asked)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
@@ -170,20 +224,34 @@ def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
     """The first change of how the loop runs that fits, or what else could be changed."""
     share = config.training.batch // (config.processes * config.machines)
     for accumulate, checkpointing in _executions(share):
-        execution = replace(config.execution, accumulate=accumulate, gradient_checkpointing=checkpointing)
-        if _memory(config.model_copy(update={"execution": execution}), shape).peak_bytes <= available:
+        execution = replace(
+            config.execution, accumulate=accumulate, gradient_checkpointing=checkpointing
+        )
+        if (
+            _memory(config.model_copy(update={"execution": execution}), shape).peak_bytes
+            <= available
+        ):
             more = " --set execution.gradient_checkpointing=true" if checkpointing else ""
             return f"it fits with --set execution.accumulate={accumulate}{more}"
-    return "it does not fit one image at a time: take a smaller network, latents of an autoencoder, or precision bf16"
+    others = "take a smaller network, latents of an autoencoder, or precision bf16"
+    return f"it does not fit one image at a time: {others}"
 
 
 def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
-    """What the run writes: checkpoints, one of them while it replaces another, weights, and what is made upstream."""
+    """What the run writes: checkpoints, one of them while it replaces another, weights, and what is
+    made upstream.
+    """
     run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
     images = config.upstream.images
-    if images is None or found(config, "latents", config.latents) or found(config, "shards", config.latents):
+    if (
+        images is None
+        or found(config, "latents", config.latents)
+        or found(config, "shards", config.latents)
+    ):
         return run
-    return run + image_count(images) * (2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k))
+    return run + image_count(images) * (
+        2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k)
+    )
 
 
 def bytes_of_image(images: Images) -> int:
@@ -208,7 +276,9 @@ def check_images(images: Images, where: str) -> None:
     """Raise PreflightFailed when the data set is not where it is said to be."""
     if images.path is not None and not images.path.is_dir():
         what = f"images: there is no folder {images.path.absolute()}"
-        raise PreflightFailed(where, what, "Put the data set there, or change images.path. Nothing has been started.")
+        raise PreflightFailed(
+            where, what, "Put the data set there, or change images.path. Nothing has been started."
+        )
 
 
 def free_bytes(root: Path) -> int:
@@ -219,7 +289,12 @@ def free_bytes(root: Path) -> int:
 
 def disk_problem(root: Path, needed: int, free: int) -> str:
     """In words."""
-    return f"disk: {needed / GIGA:.1f} GB at most, {free / GIGA:.1f} GB are free at {root}; free some, or rdm gc"
+    return f"disk: {in_gb(needed)} at most, {in_gb(free)} are free at {root}; free some, or rdm gc"
+
+
+def in_gb(size_bytes: int) -> str:
+    """In gigabytes of 10^9 bytes, to a tenth."""
+    return f"{size_bytes / 1e9:.1f} GB"
 
 
 def hours_text(hours: float) -> str:
@@ -237,7 +312,14 @@ def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
 def _asked(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
     """What rdm_core.needs wants to know, in its order."""
     network = (config.denoiser, config.noise, config.training, config.execution)
-    return (*network, shape.channels, shape.side, shape.dimension, _device(config), config.processes * config.machines)
+    return (
+        *network,
+        shape.channels,
+        shape.side,
+        shape.dimension,
+        _device(config),
+        config.processes * config.machines,
+    )
 
 
 def _device(config: TrainRDM) -> Any:

@@ -10,7 +10,9 @@ from storage.collect import collect
 
 
 class CollectVersions(UnderRoot):
-    """Remove old versions: what is current, an input of what stays, or being built or trained on is kept."""
+    """Remove old versions: what is current, an input of what stays, or being built or trained on is
+    kept.
+    """
 
     keep: PositiveInt = 2
     """Newest versions of every kind and name that stay, beside the current one."""
@@ -20,7 +22,8 @@ class CollectVersions(UnderRoot):
 def gc(config: CollectVersions) -> int:
     """Remove the versions that nothing needs; returns how many bytes they freed.
 
-    What is current, one of the newest `keep`, an input of what stays or of an unfinished build, or in use is never touched.
+    What is current, one of the newest `keep`, an input of what stays or of an unfinished build, or
+    in use is never touched.
     """
     done = collect(config.root, config.keep)
     for one in done.removed:
@@ -28,8 +31,15 @@ def gc(config: CollectVersions) -> int:
     for reference, why in done.untouched.items():
         say("gc", reference, f"not touched: {why}")
     freed = sum(one.freed for one in done.removed)
-    say("gc", str(config.root), f"{len(done.removed)} removed, {freed:,} bytes freed, {len(done.kept)} versions stay")
+    say(
+        "gc",
+        str(config.root),
+        f"{len(done.removed)} removed, {freed:,} bytes freed, {len(done.kept)} versions stay",
+    )
     if done.removed:
-        table = [{"artifact": one.reference, "what": one.what, "freed": one.freed} for one in done.removed]
+        table = [
+            {"artifact": one.reference, "what": one.what, "freed": one.freed}
+            for one in done.removed
+        ]
         create_table_artifact(table, key="gc", description=f"{freed:,} bytes freed")
     return freed

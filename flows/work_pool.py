@@ -1,11 +1,13 @@
-"""The worker of our work pool: Prefect's process worker, which also looks after runs whose process is gone.
+"""The worker of our work pool: Prefect's process worker, which also looks after runs whose process
+is gone.
 
     prefect work-pool create rdm --type rdm
     prefect worker start --pool rdm
 
-Differences from a pool of type `process`: lost runs are found and resumed (flows.lost_runs); a worker that is asked to stop
-(SIGTERM, as systemd does, or Ctrl-C) lets its runs save their work and end instead of waiting for them for days; a run says
-on which machine its process is. Prefect finds the class through the entry point in pyproject.toml.
+Differences from a pool of type `process`: lost runs are found and resumed (flows.lost_runs); a
+worker that is asked to stop (SIGTERM, as systemd does, or Ctrl-C) lets its runs save their work and
+end instead of waiting for them for days; a run says on which machine its process is. Prefect finds
+the class through the entry point in pyproject.toml.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ from flows.lost_runs import (
 from flows.place import Process, place_of, process_of, read_place, this_place
 
 SECONDS_FOR_A_START = 5.0
-"""What a run that is just being started gets to have a process, when the worker is asked to stop."""
+"""What a run that is just being started gets to have a process, when the worker is asked to stop.
+"""
 SECONDS_FOR_A_GOODBYE = 10.0
 SECONDS_BETWEEN_LOOKS = 0.5
 ENDED_BY_SIGNAL = {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM}
@@ -65,17 +68,25 @@ class RDMWorker(ProcessWorker):
         return LostRuns(self.client, self._work_pool_name)
 
     async def start(
-        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+        self,
+        run_once: bool = False,
+        with_healthcheck: bool = False,
+        printer: Callable[..., None] = print,
     ) -> None:
-        """As Prefect's, but SIGTERM and SIGINT end the runs in order before the worker ends itself."""
+        """As Prefect's, but SIGTERM and SIGINT end the runs in order before the worker ends itself.
+        """
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         self._printer = printer
         with _workspaces_of_our_own():
             await self._start(task, run_once, with_healthcheck)
 
-    async def _start(self, task: asyncio.Task[None], run_once: bool, with_healthcheck: bool) -> None:
-        with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread: somebody else stops us
+    async def _start(
+        self, task: asyncio.Task[None], run_once: bool, with_healthcheck: bool
+    ) -> None:
+        with suppress(
+            ValueError, RuntimeError, NotImplementedError
+        ):  # not in the main thread: somebody else stops us
             for sign in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(sign, self._asked_to_stop, task)
         try:
@@ -96,8 +107,11 @@ class RDMWorker(ProcessWorker):
             return
         self._stopping = True
         self._printer(f"Asked to stop; {len(self._processes)} runs save their work and end.")
-        # Whatever happens: Prefect would wait for a server that is away, and for the hooks of its runs.
-        loop.call_later(SECONDS_FOR_A_START + SECONDS_TO_END + 3 * SECONDS_FOR_A_GOODBYE, os._exit, 1)
+        # Whatever happens: Prefect would wait for a server that is away, and for the hooks of its
+        # runs.
+        loop.call_later(
+            SECONDS_FOR_A_START + SECONDS_TO_END + 3 * SECONDS_FOR_A_GOODBYE, os._exit, 1
+        )
         self._end = loop.create_task(self._end_then(task.cancel))
 
     async def _end_then(self, go: Callable[[], Any]) -> None:
@@ -107,17 +121,23 @@ class RDMWorker(ProcessWorker):
                 if not self._submitting_flow_run_ids:
                     break
                 await asyncio.sleep(0.1)
-            endings = [self._end_run(run, process) for run, process in list(self._processes.items())]
+            endings = [
+                self._end_run(run, process) for run, process in list(self._processes.items())
+            ]
             for result in await asyncio.gather(*endings, return_exceptions=True):
                 if isinstance(result, BaseException):  # the next worker finds it
-                    self._logger.error("A run could not be marked: %s %s", type(result).__name__, result)
+                    self._logger.error(
+                        "A run could not be marked: %s %s", type(result).__name__, result
+                    )
         finally:
             asyncio.get_running_loop().call_later(SECONDS_FOR_A_GOODBYE, os._exit, 0)  # all is said
             go()
 
     async def _end_run(self, run_id: Any, process: Process) -> None:
         await asyncio.to_thread(end_process, process)
-        for _ in range(int(10 * SECONDS_FOR_A_GOODBYE)):  # until its supervisor has seen it, and said what it saw
+        for _ in range(
+            int(10 * SECONDS_FOR_A_GOODBYE)
+        ):  # until its supervisor has seen it, and said what it saw
             if run_id not in self._processes:
                 break
             await asyncio.sleep(0.1)
@@ -131,16 +151,21 @@ class RDMWorker(ProcessWorker):
         if self._has_successfully_synced:
             try:
                 await self._lost_runs.look({*self._processes, *self._submitting_flow_run_ids})
-            except httpx.TransportError as error:  # the server is away; taking runs will say so, and wait
+            except (
+                httpx.TransportError
+            ) as error:  # the server is away; taking runs will say so, and wait
                 self._logger.debug("Lost runs were not looked for: %s", error)
             except Exception as error:  # whatever Prefect answers: runs are taken all the same
-                self._logger.error("Lost runs were not looked for: %s: %s", type(error).__name__, error)
+                self._logger.error(
+                    "Lost runs were not looked for: %s: %s", type(error).__name__, error
+                )
         return [] if self._stopping else await super().get_and_submit_flow_runs()
 
     async def run(
         self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: Any = None
     ) -> ProcessWorkerResult:
-        """As Prefect's; a run whose process was ended by a signal nobody here sent is a lost one."""
+        """As Prefect's; a run whose process was ended by a signal nobody here sent is a lost one.
+        """
         began: Any = _WithPlace(task_status, partial(self._began, flow_run))
         try:
             result = await super().run(flow_run, configuration, began)
@@ -163,7 +188,9 @@ class RDMWorker(ProcessWorker):
         watch.add_done_callback(self._watches.discard)
 
     async def _cancelled_in_time(self, flow_run: FlowRun, process: Process) -> None:
-        """Say that a run is cancelled as soon as its process is gone: Prefect first starts another process for hooks."""
+        """Say that a run is cancelled as soon as its process is gone: Prefect first starts another
+        process for hooks.
+        """
         while process.lives:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
         with suppress(httpx.HTTPError):  # the server is away: Prefect's own way comes later
@@ -172,9 +199,13 @@ class RDMWorker(ProcessWorker):
                 await self._lost_runs.cancelled(run)
 
     async def kill_infrastructure(
-        self, infrastructure_pid: str, configuration: ProcessJobConfiguration, grace_seconds: int = 30
+        self,
+        infrastructure_pid: str,
+        configuration: ProcessJobConfiguration,
+        grace_seconds: int = 30,
     ) -> None:
-        """End the process of a run that could not be cancelled; Prefect asks for it after five minutes.
+        """End the process of a run that could not be cancelled; Prefect asks for it after five
+        minutes.
 
         Raises InfrastructureNotAvailable for a process of another machine.
         """
@@ -186,7 +217,9 @@ class RDMWorker(ProcessWorker):
 
 @contextmanager
 def _workspaces_of_our_own() -> Iterator[None]:
-    """Let Prefect make its workspaces in a directory of this worker's; what killed workers have left of theirs goes."""
+    """Let Prefect make its workspaces in a directory of this worker's; what killed workers have
+    left of theirs goes.
+    """
     before, parent = tempfile.tempdir, Path(tempfile.gettempdir())
     namespace, process_id = this_place().rpartition("/")[2], os.getpid()
     for left in parent.glob(f"rdm-worker-{namespace}-*"):

@@ -1,4 +1,6 @@
-"""What tests of operation share: a folder with a prefect.yaml for small pictures, a server, workers, and what a user types."""
+"""What tests of operation share: a folder with a prefect.yaml for small pictures, a server,
+workers, and what a user types.
+"""
 
 import json
 import os
@@ -20,23 +22,45 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-SMALL_NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+SMALL_NETWORK = {
+    "network": "transformer",
+    "channels": [32],
+    "depth": 1,
+    "head_channels": 16,
+    "patch": 4,
+}
 SMALL_TRAINING = {"steps": 20, "batch": 8, "checkpoint_steps": 10, "log_steps": 2, "k": 3}
 SERVER_ERRORS = re.compile(r"\bERROR\b|Traceback|\w+Error:|CRITICAL")
 BUSY = "database is locked"
-"""What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its clients ask again."""
+"""What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its
+clients ask again.
+"""
 
 
 def small(file):
-    """prefect.yaml with data, encoder, autoencoder and network that fit a test: a folder of pictures, 32 pixels."""
+    """prefect.yaml with data, encoder, autoencoder and network that fit a test: a folder of
+    pictures, 32 pixels.
+    """
     encoder = {"encoder": "rdm-shapes", "weights": "built-in"}
-    images = {"source": "folder", "path": "pictures", "size": 32, "encoding": "png", "images_per_part": 8}
+    images = {
+        "source": "folder",
+        "path": "pictures",
+        "size": 32,
+        "encoding": "png",
+        "images_per_part": 8,
+    }
     for deployment in file["deployments"]:
         config = deployment["parameters"]["config"]
         if "rebuild" in deployment["tags"]:
             config.update({"images": images, "autoencoder": "pixels"} | encoder)
         if "train" in deployment["tags"]:
-            config.update(denoiser=SMALL_NETWORK, training=SMALL_TRAINING, preview=2, device="cpu", execution={})
+            config.update(
+                denoiser=SMALL_NETWORK,
+                training=SMALL_TRAINING,
+                preview=2,
+                device="cpu",
+                execution={},
+            )
             config["upstream"] = {"images": images, "autoencoder": "pixels"} | encoder
     return file
 
@@ -65,14 +89,23 @@ class Project:
         self.wait(self.is_up, 90, "the server did not start")
 
     def start(self, name, *command):
-        """Start a process in a session of its own; `name` is what it is stopped by, and the name of its log."""
+        """Start a process in a session of its own; `name` is what it is stopped by, and the name of
+        its log.
+        """
         with (self.folder / f"{name}.log").open("a") as log:
             self.processes[name] = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def end(self, name, sign=signal.SIGTERM, seconds=60):
-        """Send a signal to one process, as systemd would, and wait until it is gone; a killed server goes with its child."""
+        """Send a signal to one process, as systemd would, and wait until it is gone; a killed
+        server goes with its child.
+        """
         process = self.processes.pop(name)
         inside = psutil.Process(process.pid).children(recursive=True) if name == "server" else []
         process.send_signal(sign)
@@ -81,14 +114,25 @@ class Project:
         process.wait(seconds)
 
     def typed(self, *command):
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
         return done.stdout
 
     def asked(self, path, body=None):
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:  # a busy machine takes its time
+        request = urllib.request.Request(
+            self.api + path, data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(
+            request, timeout=120
+        ) as answer:  # a busy machine takes its time
             return json.loads(answer.read())
 
     def is_up(self):
@@ -107,20 +151,28 @@ class Project:
             time.sleep(0.3)
 
     def logs(self):
-        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log"))
+        return "\n".join(
+            path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log")
+        )
 
     def state(self, run_id):
         return self.asked(f"/flow_runs/{run_id}")["state"]
 
     def begins(self, run_id, seconds=150):
         """Wait until the run's own process says that it runs."""
-        self.wait(lambda: self.state(run_id)["type"] == "RUNNING", seconds, f"{run_id} did not begin")
+        self.wait(
+            lambda: self.state(run_id)["type"] == "RUNNING", seconds, f"{run_id} did not begin"
+        )
 
     def trains(self, name, seconds=150):
         """Wait until a training has told its first step; its directory."""
 
         def learning():
-            return [path.parent for path in self.folder.glob(f"data/runs/{name}/*/metrics.jsonl") if path.stat().st_size]
+            return [
+                path.parent
+                for path in self.folder.glob(f"data/runs/{name}/*/metrics.jsonl")
+                if path.stat().st_size
+            ]
 
         return self.wait(learning, seconds, f"the training {name} did not start")[0]
 
@@ -148,17 +200,28 @@ class Project:
         """The first lines of what no healthy server logs."""
         log = (self.folder / "server.log").read_text(errors="replace")
         entries = re.split(r"^(?=\d\d:\d\d:\d\d\.\d+ \| )", log, flags=re.MULTILINE)
-        return [entry.split("\n")[0] for entry in entries if SERVER_ERRORS.search(entry) and BUSY not in entry]
+        return [
+            entry.split("\n")[0]
+            for entry in entries
+            if SERVER_ERRORS.search(entry) and BUSY not in entry
+        ]
 
     def times_busy(self):
         """How often SQLite was busy."""
-        return (self.folder / "server.log").read_text(errors="replace").count(f"sqlite3.OperationalError: {BUSY}")
+        return (
+            (self.folder / "server.log")
+            .read_text(errors="replace")
+            .count(f"sqlite3.OperationalError: {BUSY}")
+        )
 
     def database_bytes(self):
         """What the rows of Prefect's database take, without what is free in its file."""
-        with sqlite3.connect(f"file:{self.folder / 'home' / 'prefect.db'}?mode=ro", uri=True) as database:
+        with sqlite3.connect(
+            f"file:{self.folder / 'home' / 'prefect.db'}?mode=ro", uri=True
+        ) as database:
             page, pages, free = (
-                database.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_size", "page_count", "freelist_count")
+                database.execute(f"PRAGMA {what}").fetchone()[0]
+                for what in ("page_size", "page_count", "freelist_count")
             )
         return page * (pages - free)
 

@@ -1,9 +1,11 @@
-"""An hour of unattended operation: `make soak`. Prints figures, and exits with 1 if a run is stuck or anything is lost.
+"""An hour of unattended operation: `make soak`. Prints figures, and exits with 1 if a run is stuck
+or anything is lost.
 
-An interval schedule rebuilds a data set every 20 seconds while pictures are added, removed, changed, broken and mended; now
-and then the worker is stopped, the worker is killed, worker and run are killed together, or the server is killed; beside them
-a training of small steps is started again whenever it has ended. At the end the schedule is switched off and everything has a
-few minutes to come to rest. Then:
+An interval schedule rebuilds a data set every 20 seconds while pictures are added, removed,
+changed, broken and mended; now and then the worker is stopped, the worker is killed, worker and run
+are killed together, or the server is killed; beside them a training of small steps is started again
+whenever it has ended. At the end the schedule is switched off and everything has a few minutes to
+come to rest. Then:
 
     no run is stuck       every run has a final state, and waits for nobody
     nothing is lost       the last version holds exactly the pictures that lie in the folder, and every file is as written
@@ -54,7 +56,11 @@ class Soak:
         files = sorted(self.pictures.iterdir())
         name = self.random.choice(["add", "add", "remove", "change", "break", "mend"])
         if name == "add":
-            draw(self.pictures, [f"added-{self.random.randrange(10**6):06d}"], self.random.randrange(256))
+            draw(
+                self.pictures,
+                [f"added-{self.random.randrange(10**6):06d}"],
+                self.random.randrange(256),
+            )
         elif name == "remove" and len(files) > 30:
             self.random.choice(files).unlink()
         elif name == "change":
@@ -68,7 +74,9 @@ class Soak:
 
     def harm(self) -> None:
         """Something happens to the machine."""
-        name = self.random.choice(["stop worker", "kill worker", "kill worker and runs", "kill server", "kill a run"])
+        name = self.random.choice(
+            ["stop worker", "kill worker", "kill worker and runs", "kill server", "kill a run"]
+        )
         self.done[name] += 1
         print(time.strftime("%H:%M:%S"), name, flush=True)
         if name == "stop worker":
@@ -80,7 +88,11 @@ class Soak:
             time.sleep(self.random.uniform(0, 5))
             self.project.start_server()
         else:
-            runs = [child for child in self.processes("worker") if "prefect.engine" in " ".join(child.cmdline())]
+            runs = [
+                child
+                for child in self.processes("worker")
+                if "prefect.engine" in " ".join(child.cmdline())
+            ]
             if name == "kill worker and runs":
                 self.project.end("worker", signal.SIGKILL)
             for run in runs:
@@ -91,16 +103,26 @@ class Soak:
 
     def train(self) -> None:
         """Start a training unless one is under way."""
-        unfinished = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]}}}}
+        unfinished = {
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]}}
+            }
+        }
         if any("train" in run["tags"] for run in self.project.runs(**unfinished)):
             return
         self.done["trainings"] += 1
-        config = {"name": f"run-{self.done['trainings']}", "training": SMALL_TRAINING | {"steps": 2000}}
+        config = {
+            "name": f"run-{self.done['trainings']}",
+            "training": SMALL_TRAINING | {"steps": 2000},
+        }
         self.project.typed("rdm", "run", "train-rdm", *sets(config))
 
     def measure(self, minute: float) -> None:
         """Memory of server and worker, bytes of the database."""
-        sizes = {"minute": round(minute, 1), "database_megabytes": self.project.database_bytes() / 1e6}
+        sizes = {
+            "minute": round(minute, 1),
+            "database_megabytes": self.project.database_bytes() / 1e6,
+        }
         for name in ("server", "worker"):
             main = psutil.Process(self.project.processes[name].pid)
             sizes[f"{name}_megabytes"] = main.memory_info().rss / 1e6
@@ -128,8 +150,12 @@ class Soak:
             time.sleep(0.5)
 
     def rest(self) -> list[str]:
-        """Switch the schedule off and wait until nothing is to be done; the runs that are stuck, in words."""
-        self.project.typed("prefect", "deployment", "schedule", "clear", "rebuild-coco", "--accept-yes")
+        """Switch the schedule off and wait until nothing is to be done; the runs that are stuck, in
+        words.
+        """
+        self.project.typed(
+            "prefect", "deployment", "schedule", "clear", "rebuild-coco", "--accept-yes"
+        )
         deadline = time.monotonic() + SECONDS_TO_REST
         while (waiting := self.unfinished()) and time.monotonic() < deadline:
             time.sleep(2)
@@ -146,13 +172,17 @@ class Soak:
         """What the last version does not hold of the folder, and what is damaged."""
         root = self.project.folder / "data"
         shards = open_artifact(root, "shards", "coco")
-        table = [row for part in shards.parts for row in read_sidecar(shards, part.name).to_pylist()]
+        table = [
+            row for part in shards.parts for row in read_sidecar(shards, part.name).to_pylist()
+        ]
         broken = {path.stem for path in self.pictures.iterdir() if path.stat().st_size < 40}
         whole = {path.stem for path in self.pictures.iterdir()} - broken
         stored = Counter(row["status"] for row in table)
         told = []
         if (stored["ok"], stored["rejected"]) != (len(whole), len(broken)):
-            told.append(f"{len(whole)} pictures and {len(broken)} broken ones lie there, stored are {dict(stored)}")
+            told.append(
+                f"{len(whole)} pictures and {len(broken)} broken ones lie there, stored are {dict(stored)}"
+            )
         for artifact in artifacts(root):
             check(artifact)
         return told
@@ -170,8 +200,17 @@ def main() -> int:
         soak.measure(options.minutes)
         states: Counter[str] = Counter(run["state"]["name"] for run in every_run(soak.project))
         errors = soak.project.server_errors()
-        figures = {"done": dict(soak.done), "runs": dict(states), "stuck": stuck, "lost": soak.lost()}
-        figures["failed"] = [run["state"]["message"] for run in every_run(soak.project) if run["state"]["type"] == "FAILED"]
+        figures = {
+            "done": dict(soak.done),
+            "runs": dict(states),
+            "stuck": stuck,
+            "lost": soak.lost(),
+        }
+        figures["failed"] = [
+            run["state"]["message"]
+            for run in every_run(soak.project)
+            if run["state"]["type"] == "FAILED"
+        ]
         figures["times_sqlite_was_busy"] = soak.project.times_busy()
         print(json.dumps(figures | {"server_errors": errors[:20], "sizes": soak.sizes}, indent=2))
         return 1 if stuck or figures["lost"] or figures["failed"] or errors else 0
@@ -183,7 +222,9 @@ def every_run(project: Project) -> list[dict]:
     """Every top-level run there was; the API gives 200 at a time."""
     found: list[dict] = []
     while True:
-        page = project.asked("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC", "offset": len(found)})
+        page = project.asked(
+            "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC", "offset": len(found)}
+        )
         found += page
         if not page:
             return [run for run in found if run["parent_task_run_id"] is None]

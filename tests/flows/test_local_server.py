@@ -1,4 +1,6 @@
-"""The temporary server of one command: it answers, through no proxy, and ends with the command whatever ends that."""
+"""The temporary server of one command: it answers, through no proxy, and ends with the command
+whatever ends that.
+"""
 
 import os
 import signal
@@ -23,7 +25,17 @@ def clean(folder, **more):
 
 def shapes(folder, count, **pipes):
     """An import of drawn images by the command line, as a child process."""
-    command = [str(BIN / "rdm"), "import", "shapes", "--name", "a", "--set", f"count={count}", "--set", "size=32"]
+    command = [
+        str(BIN / "rdm"),
+        "import",
+        "shapes",
+        "--name",
+        "a",
+        "--set",
+        f"count={count}",
+        "--set",
+        "size=32",
+    ]
     return subprocess.Popen(command, cwd=folder, env=clean(folder), **pipes)
 
 
@@ -62,7 +74,9 @@ def test_it_answers_where_proxies_are_set_that_lead_nowhere(monkeypatch, tmp_pat
         opener.open(f"{server.url}/health", timeout=5)
 
 
-def test_prefects_own_client_reaches_it_past_a_proxy_and_what_was_exempt_stays_so(monkeypatch, tmp_path):
+def test_prefects_own_client_reaches_it_past_a_proxy_and_what_was_exempt_stays_so(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_API_URL", "")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

@@ -69,7 +69,11 @@ async def deployed(client, tags=("resume:2",)):
         await client.create_work_pool(WorkPoolCreate(name=POOL, type="rdm"))
     flow_id = await client.create_flow(anything)
     return await client.create_deployment(
-        flow_id, f"d-{uuid4()}", work_pool_name=POOL, tags=list(tags), enforce_parameter_schema=False
+        flow_id,
+        f"d-{uuid4()}",
+        work_pool_name=POOL,
+        tags=list(tags),
+        enforce_parameter_schema=False,
     )
 
 
@@ -125,7 +129,11 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         state = (await client.read_flow_run(run.id)).state
         assert state.type == StateType.CRASHED
         assert state.message.endswith("Resumed as otter-2 (1 of at most 2 times).") and "\n" not in state.message
-        assert (resumed.name, resumed.parameters, set(resumed.tags)) == ("otter-2", {"config": {"a": 1}}, {"resume:2"})
+        assert (resumed.name, resumed.parameters, set(resumed.tags)) == (
+            "otter-2",
+            {"config": {"a": 1}},
+            {"resume:2"},
+        )
         assert resumed.state.type == StateType.SCHEDULED
         # the same happens to it, and to the next
         for _ in range(2):
@@ -143,8 +151,16 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
 @pytest.mark.parametrize(
     ("message", "type_", "resumed"),
     [
-        ("Flow run encountered an exception: ConnectError: All connection attempts failed", StateType.CRASHED, 1),
-        ("Flow run encountered an exception: ConnectError: [Errno 111] Connection refused", StateType.CRASHED, 1),
+        (
+            "Flow run encountered an exception: ConnectError: All connection attempts failed",
+            StateType.CRASHED,
+            1,
+        ),
+        (
+            "Flow run encountered an exception: ConnectError: [Errno 111] Connection refused",
+            StateType.CRASHED,
+            1,
+        ),
         ("Flow run encountered an exception: EncoderError: a (ConnectError)", StateType.FAILED, 0),
         ("Flow run encountered an exception: ValueError: the loss is nan", StateType.FAILED, 0),
     ],
@@ -215,7 +231,9 @@ def test_a_run_that_cannot_be_looked_after_hides_no_other_and_a_deleted_deployme
     looked(work)
 
 
-def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of_one_that_told_itself(monkeypatch):
+def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of_one_that_told_itself(
+    monkeypatch,
+):
     told = []
     monkeypatch.setattr(lost_runs, "tell", lambda flow, run, state: told.append((run.id, flow.name, state.type)))
 
@@ -229,7 +247,10 @@ def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of
             await looks.look(set())
             await looks.cancelled(cancelled)
         await looks.ended(itself, STOPPED)
-        wanted = {(lost.id, "anything", StateType.CRASHED), (cancelled.id, "anything", StateType.CANCELLED)}
+        wanted = {
+            (lost.id, "anything", StateType.CRASHED),
+            (cancelled.id, "anything", StateType.CANCELLED),
+        }
         assert set(told) == wanted and len(told) == 2
 
     looked(work)
@@ -290,7 +311,9 @@ def test_a_cancelled_run_without_a_worker_is_cancelled_and_its_process_ended():
     looked(work)
 
 
-def test_a_run_of_another_machine_is_lost_after_two_looks_without_a_heartbeat_and_not_after_one(monkeypatch):
+def test_a_run_of_another_machine_is_lost_after_two_looks_without_a_heartbeat_and_not_after_one(
+    monkeypatch,
+):
     monkeypatch.setattr(lost_runs, "HEARTBEATS_MISSED_SECONDS", 0.3)
 
     async def work(client):

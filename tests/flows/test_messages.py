@@ -1,4 +1,6 @@
-"""What an operator reads of a failed run: the cause first, once, and no traceback where the error says enough."""
+"""What an operator reads of a failed run: the cause first, once, and no traceback where the error
+says enough.
+"""
 
 import logging
 
@@ -66,7 +68,10 @@ def test_two_errors_are_both_told(heard):
     for what in ("first", "second"):
         with pytest.raises(StorageError):
             inside(StorageError("a", what, "Mend it."))
-    assert [line for _, line in heard if line.startswith("a: ")] == ["a: first. Mend it.", "a: second. Mend it."]
+    assert [line for _, line in heard if line.startswith("a: ")] == [
+        "a: first. Mend it.",
+        "a: second. Mend it.",
+    ]
 
 
 def test_hooks_have_no_lines_and_a_signal_is_no_crash(heard):
@@ -75,7 +80,9 @@ def test_hooks_have_no_lines_and_a_signal_is_no_crash(heard):
     around_hooks.info("Hook %r finished running successfully", "tell")
     around_hooks.info("Running hook %r in response to entering state %r", "theirs", "Failed")
     around_hooks.error("Crash detected! Execution was aborted by a termination signal.")
-    around_hooks.error("Finished in state Crashed('Execution was aborted by a termination signal.')")
+    around_hooks.error(
+        "Finished in state Crashed('Execution was aborted by a termination signal.')"
+    )
     assert heard == [
         ("INFO", "Running hook 'theirs' in response to entering state 'Failed'"),
         ("INFO", "Asked to end by a signal; what is done is kept."),
@@ -86,10 +93,18 @@ def test_the_filter_is_put_on_a_logger_once():
     tell_causes_once()
     tell_causes_once()
     for name in LOGGERS:
-        assert sum(isinstance(present, OneCause) for present in logging.getLogger(name).filters) == 1
+        assert (
+            sum(isinstance(present, OneCause) for present in logging.getLogger(name).filters) == 1
+        )
 
 
 def test_a_failed_training_names_its_cause_in_the_first_line(heard):
     with pytest.raises(TrainingFailed):
-        inside(TrainingFailed("runs/a: training failed: RuntimeError: out of luck. Change it. Its last lines:\nTraceback ..."))
-    assert any(line.startswith("runs/a: training failed: RuntimeError: out of luck.") for _, line in heard)
+        inside(
+            TrainingFailed(
+                "runs/a: training failed: RuntimeError: out of luck. Change it. Its last lines:\nTraceback ..."
+            )
+        )
+    assert any(
+        line.startswith("runs/a: training failed: RuntimeError: out of luck.") for _, line in heard
+    )

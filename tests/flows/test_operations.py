@@ -1,4 +1,6 @@
-"""As an operator sees it: schedules that fire, workers that are stopped and killed, runs that go on; and nothing stuck."""
+"""As an operator sees it: schedules that fire, workers that are stopped and killed, runs that go
+on; and nothing stuck.
+"""
 
 import configparser
 import re
@@ -34,7 +36,9 @@ def project(tmp_path_factory):
 
 def training(project, name, *changes):
     """Start a long training; its run and its directory, once it learns."""
-    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(LONG | {"name": name}), *changes))
+    run = run_id_in(
+        project.typed("rdm", "run", "train-rdm", *sets(LONG | {"name": name}), *changes)
+    )
     return run, project.trains(name)
 
 
@@ -42,13 +46,21 @@ def name_of(project, run):
     return project.asked(f"/flow_runs/{run}")["name"]
 
 
-def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an_operator_changed(project):
-    queues = {q["name"]: q["concurrency_limit"] for q in project.asked("/work_pools/rdm/queues/filter", {})}
+def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an_operator_changed(
+    project,
+):
+    queues = {
+        q["name"]: q["concurrency_limit"]
+        for q in project.asked("/work_pools/rdm/queues/filter", {})
+    }
     assert queues == {"default": None, "gpu": 1, "rebuild": 1}
     assert project.asked("/v2/concurrency_limits/downloads")["limit"] == 1
     project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "2", "--pool", "rdm")
     project.typed("prefect", "deploy", "--name", "gc")
-    queues = {q["name"]: q["concurrency_limit"] for q in project.asked("/work_pools/rdm/queues/filter", {})}
+    queues = {
+        q["name"]: q["concurrency_limit"]
+        for q in project.asked("/work_pools/rdm/queues/filter", {})
+    }
     assert queues["gpu"] == 2
     project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "1", "--pool", "rdm")
 
@@ -56,7 +68,9 @@ def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an
 def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them_out(project):
     weekly_schedule = project.asked("/deployments/name/rebuild/rebuild-coco")["schedules"][0]["id"]
     project.typed("prefect", "deployment", "schedule", "resume", "rebuild-coco", weekly_schedule)
-    project.wait(lambda: len(project.runs()) >= 3, 60, "switching a weekly schedule on scheduled nothing")
+    project.wait(
+        lambda: len(project.runs()) >= 3, 60, "switching a weekly schedule on scheduled nothing"
+    )
     weekly = [run for run in project.runs() if run["auto_scheduled"]]
     assert all(run["state"]["type"] == "SCHEDULED" for run in weekly)
     project.typed("prefect", "deployment", "schedule", "pause", "rebuild-coco", weekly_schedule)
@@ -72,7 +86,9 @@ def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them
     inside = {"flow_runs": {"parent_flow_run_id": {"any_": [first["id"]]}}}
     assert len(project.asked("/flow_runs/filter", inside)) >= 5, "the first one builds"
     inside["flow_runs"]["parent_flow_run_id"]["any_"] = [second["id"]]
-    assert project.asked("/flow_runs/filter", inside) == [], "the second one has nothing to do, and says so"
+    assert project.asked("/flow_runs/filter", inside) == [], (
+        "the second one has nothing to do, and says so"
+    )
     assert sum(" kept " in line for line in project.messages(second["id"])) == 5
     kinds = {artifact.kind for artifact in artifacts(project.folder / "data")}
     assert kinds == {"shards", "embeddings", "index", "neighbors", "latents"}
@@ -88,13 +104,19 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     assert "(1 of at most 3 times)" in state["message"]
     step, _ = latest_checkpoint(directory)
     assert 0 < step < 50_000, "a state between two checkpoints"
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(directory) in " ".join(p.info["cmdline"] or [])
+    ]
 
     project.start("worker", *WORKER)
     resumed = project.run_named(f"{name_of(project, run)}-2")
     project.begins(resumed)
     metrics = directory / "metrics.jsonl"
-    project.wait(lambda: metrics.read_text().count("\n") * 2 > step, 90, "the training did not go on")
+    project.wait(
+        lambda: metrics.read_text().count("\n") * 2 > step, 90, "the training did not go on"
+    )
     project.typed("prefect", "flow-run", "cancel", resumed)
     cancelled = project.ends(resumed, "CANCELLED", 60)
     assert cancelled["message"] == "Cancelled as asked; what was done is kept."
@@ -127,15 +149,22 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
 
     project.start("worker", *WORKER)
     lost = project.ends(run, "CRASHED", 60)
-    assert lost["message"].startswith("Its process is gone: it was killed, or its worker or its machine was stopped. Resumed")
+    assert lost["message"].startswith(
+        "Its process is gone: it was killed, or its worker or its machine was stopped. Resumed"
+    )
     resumed = project.run_named(f"{name_of(project, run)}-2")
     project.begins(resumed)
     project.typed("prefect", "flow-run", "cancel", resumed)
     project.ends(resumed, "CANCELLED", 60)
     project.ends(waiting, "COMPLETED")
-    assert len(list(project.folder.glob("tmp/rdm-worker-*"))) == 1, "the killed worker's workspaces are gone"
+    assert len(list(project.folder.glob("tmp/rdm-worker-*"))) == 1, (
+        "the killed worker's workspaces are gone"
+    )
     inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
-    assert all(r["state"]["type"] in {"COMPLETED", "CRASHED"} for r in project.asked("/flow_runs/filter", inside))
+    assert all(
+        r["state"]["type"] in {"COMPLETED", "CRASHED"}
+        for r in project.asked("/flow_runs/filter", inside)
+    )
 
 
 def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_next(project):
@@ -144,12 +173,20 @@ def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_
     project.typed("prefect", "flow-run", "cancel", run)
     project.start("worker", *WORKER)
     project.ends(run, "CANCELLED", 60)
-    here = [p for p in psutil.process_iter(["cmdline"]) if str(directory) in " ".join(p.info["cmdline"] or [])]
+    here = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(directory) in " ".join(p.info["cmdline"] or [])
+    ]
     assert here == []
 
 
 def test_a_server_that_is_restarted_loses_no_run(project):
-    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "outlives"}), "--set", "training.steps=1000"))
+    run = run_id_in(
+        project.typed(
+            "rdm", "run", "train-rdm", *sets({"name": "outlives"}), "--set", "training.steps=1000"
+        )
+    )
     project.trains("outlives")
     project.end("server", signal.SIGKILL)
     time.sleep(5)
@@ -158,9 +195,8 @@ def test_a_server_that_is_restarted_loses_no_run(project):
 
 
 def test_the_cause_of_a_failure_is_the_first_line_of_its_state_and_stands_once_in_its_log(project):
-    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "wrong", "neighbors": "nowhere"}), "--set",
-                                  "upstream.k=3", "--set", "training.k=2", "--set", "latents=absent", "--set",
-                                  "upstream.images=null"))  # fmt: skip
+    wrong = {"name": "wrong", "latents": "absent", "upstream": {"images": None, "k": 3}}
+    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(wrong)))
     state = project.ends(run, "FAILED", 60)
     assert "there is no artifact shards/absent" in state["message"].split("\n")[0]
     lines = project.messages(run)
@@ -173,22 +209,39 @@ def test_the_cause_of_a_failure_is_the_first_line_of_its_state_and_stands_once_i
 def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(project):
     small_disk = project.folder / "small-disk"
     small_disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", small_disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", small_disk], capture_output=True
+    ).returncode:
         pytest.skip("no right to mount a small disk")
     try:
         training = SMALL_TRAINING | {"steps": 1500, "checkpoint_steps": 50}
-        command = ("rdm", "run", "train-rdm", *sets({"name": "full", "root": "small-disk", "training": training}))
+        command = (
+            "rdm",
+            "run",
+            "train-rdm",
+            *sets({"name": "full", "root": "small-disk", "training": training}),
+        )
         run = run_id_in(project.typed(*command))
         states = small_disk / "runs" / "full"
-        project.wait(lambda: list(states.glob("*/checkpoints/*/manifest.json")), 90, "the training did not start")
+        project.wait(
+            lambda: list(states.glob("*/checkpoints/*/manifest.json")),
+            90,
+            "the training did not start",
+        )
         with suppress(OSError):  # the training takes some of it meanwhile
             (small_disk / "filler").write_bytes(b"0" * shutil.disk_usage(small_disk).free)
         failed = project.ends(run, "FAILED", 90)
-        assert "cannot be written: No space left on device. Free some space" in failed["message"].split("\n")[0]
+        assert (
+            "cannot be written: No space left on device. Free some space"
+            in failed["message"].split("\n")[0]
+        )
         (small_disk / "filler").unlink()
         again = run_id_in(project.typed(*command))
         project.ends(again, "COMPLETED", 240)
-        assert any(re.search(r"continues from step [\d,]+ of 1,500", line) for line in project.messages(again))
+        assert any(
+            re.search(r"continues from step [\d,]+ of 1,500", line)
+            for line in project.messages(again)
+        )
     finally:
         subprocess.run(["umount", "-l", small_disk], check=True)
 
@@ -197,9 +250,13 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(pro
 def test_every_command_of_the_manual_runs_in_its_order(project):
     blocks = re.findall(r"^```bash\n(.*?)^```", MANUAL, flags=re.MULTILINE | re.DOTALL)
     started = [block.splitlines()[-1] for block in blocks[:2]]
-    assert started == ["prefect server start", "prefect worker start --pool rdm"], "the fixture has started these"
+    assert started == ["prefect server start", "prefect worker start --pool rdm"], (
+        "the fixture has started these"
+    )
     assert len(blocks) >= 8
-    project.typed("prefect", "deploy", "--name", "rebuild-coco")  # its schedule again, which another test has cleared
+    project.typed(
+        "prefect", "deploy", "--name", "rebuild-coco"
+    )  # its schedule again, which another test has cleared
     for block in blocks[2:]:
         done = project.typed("bash", "-ec", block)
         assert "Traceback" not in done
@@ -209,7 +266,11 @@ def test_every_command_of_the_manual_runs_in_its_order(project):
     for run in project.runs():
         if run["state"]["type"] not in FINAL:
             project.typed("prefect", "flow-run", "cancel", run["id"])
-    project.wait(lambda: all(run["state"]["type"] in FINAL for run in project.runs()), 90, "not all could be cancelled")
+    project.wait(
+        lambda: all(run["state"]["type"] in FINAL for run in project.runs()),
+        90,
+        "not all could be cancelled",
+    )
 
 
 def test_the_units_of_the_manual_start_what_this_project_installs():
@@ -222,7 +283,9 @@ def test_the_units_of_the_manual_start_what_this_project_installs():
         parsed.read_string(unit)
         command = parsed["Service"]["ExecStart"].split()
         assert (BIN / Path(command[0]).name).is_file() and " ".join(command[1:]) in MANUAL
-        assert parsed["Service"]["WorkingDirectory"] == "/srv/rdm", "prefect.yaml and pyproject.toml are found there"
+        assert parsed["Service"]["WorkingDirectory"] == "/srv/rdm", (
+            "prefect.yaml and pyproject.toml are found there"
+        )
         assert int(parsed["Service"]["TimeoutStopSec"]) >= 30
     assert "KillMode=mixed" in units[1]
 

@@ -1,4 +1,6 @@
-"""A place leads back to its process, and to nobody who got its number, its name or its namespace later."""
+"""A place leads back to its process, and to nobody who got its number, its name or its namespace
+later.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,6 @@
-"""What cannot be done here is refused before the first stage, in one message that says what would do."""
+"""What cannot be done here is refused before the first stage, in one message that says what would
+do.
+"""
 
 import json
 import shutil
@@ -22,9 +24,22 @@ UPSTREAM = {"images": IMAGES, "encoder": "rdm-shapes", "weights": "built-in"}
 
 def upstream(root, **changes):
     """A training of which nothing is there yet."""
-    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    network = {
+        "network": "transformer",
+        "channels": [32],
+        "depth": 1,
+        "head_channels": 16,
+        "patch": 4,
+    }
     names = dict.fromkeys(("name", "latents", "neighbors", "database"), "new")
-    settings = {"root": root, **names, "denoiser": network, "noise": {"process": "flow"}, "device": "cpu", "upstream": UPSTREAM}
+    settings = {
+        "root": root,
+        **names,
+        "denoiser": network,
+        "noise": {"process": "flow"},
+        "device": "cpu",
+        "upstream": UPSTREAM,
+    }
     return TrainRDM(**settings | {"training": {"steps": 4, "batch": 8, "k": 3}} | changes)
 
 
@@ -33,7 +48,11 @@ def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, s
         needs = check_training(config)
         assert needs.memory.peak_bytes > needs.memory.state_bytes > 16 * needs.memory.parameters
         assert 0 < needs.hours < 1 and needs.device == "cpu"
-        assert needs.text.startswith("needs 0.0 GB of the ") and "M parameters" in needs.text and "rate" in needs.text
+        assert (
+            needs.text.startswith("needs 0.0 GB of the ")
+            and "M parameters" in needs.text
+            and "rate" in needs.text
+        )
     assert artifacts(tmp_path) == []
 
 
@@ -41,16 +60,22 @@ def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_pa
     config = upstream(tmp_path, training={"steps": 4, "batch": 64, "k": 3})
     peak = check_training(config).memory.peak_bytes
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: int(0.8 * peak))
-    with pytest.raises(PreflightFailed, match=r"train new: memory: .*it fits with --set execution.accumulate=\d+") as refused:
+    with pytest.raises(
+        PreflightFailed, match=r"train new: memory: .*it fits with --set execution.accumulate=\d+"
+    ) as refused:
         train_rdm(config)
     assert "\n" not in str(refused.value)
     assert artifacts(tmp_path) == [], "refused before the first stage"
     advice = int(str(refused.value).split("accumulate=")[1].split()[0].strip(".;"))
-    assert check_training(upstream(tmp_path, training=config.training, execution={"accumulate": advice}))
+    assert check_training(
+        upstream(tmp_path, training=config.training, execution={"accumulate": advice})
+    )
 
 
 @pytest.mark.parametrize(("times", "tight"), [(2, True), (3, False)])
-def test_a_training_on_a_cpu_with_little_room_gives_freed_memory_back(small_world, small_training, monkeypatch, times, tight):
+def test_a_training_on_a_cpu_with_little_room_gives_freed_memory_back(
+    small_world, small_training, monkeypatch, times, tight
+):
     class Launched(Exception):
         """Far enough."""
 
@@ -72,7 +97,9 @@ def test_what_fits_no_way_is_said_to(tmp_path, monkeypatch):
         check_training(upstream(tmp_path))
 
 
-def test_a_disk_without_room_is_refused_for_trainings_and_rebuilds_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_disk_without_room_is_refused_for_trainings_and_rebuilds_before_anything_is_written(
+    tmp_path, monkeypatch
+):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(PreflightFailed, match="disk: .* at most, 0.0 GB are free"):
@@ -95,7 +122,9 @@ def test_a_device_that_something_else_fills_is_told_by_its_cause(tmp_path, monke
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(preflight, "measured_rate", full)
-    with pytest.raises(PreflightFailed, match="would fit into cpu, but it cannot be had: CUDA out of memory"):
+    with pytest.raises(
+        PreflightFailed, match="would fit into cpu, but it cannot be had: CUDA out of memory"
+    ):
         check_training(upstream(tmp_path))
 
 
@@ -106,11 +135,14 @@ def test_on_a_gpu_the_rate_is_measured_in_a_process_that_is_gone_afterwards(tmp_
     config = upstream(tmp_path)
     asked = preflight._asked(config, preflight.shape_of(config))  # a CPU stands for the GPU inside
     assert preflight.rate_on(Cuda, asked) > 0
-    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert not [
+        child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())
+    ]
 
 
 @pytest.mark.parametrize(
-    ("hours", "text"), [(0.0, "a minute or less"), (0.03, "2 minutes"), (0.99, "59 minutes"), (1.5, "1.5 hours")]
+    ("hours", "text"),
+    [(0.0, "a minute or less"), (0.03, "2 minutes"), (0.99, "59 minutes"), (1.5, "1.5 hours")],
 )
 def test_a_time_is_said_in_the_unit_that_suits(hours, text):
     assert preflight.hours_text(hours) == text
@@ -143,7 +175,9 @@ def test_a_data_set_that_is_not_there_is_refused_before_weights_are_fetched(tmp_
         check_training(upstream(tmp_path, upstream=UPSTREAM | {"images": images}))
 
 
-@pytest.mark.parametrize("wrong", [{"weights": "/no/such/file.safetensors"}, {"autoencoder": "/no/such/folder"}])
+@pytest.mark.parametrize(
+    "wrong", [{"weights": "/no/such/file.safetensors"}, {"autoencoder": "/no/such/folder"}]
+)
 def test_weights_that_cannot_be_had_end_a_run_before_its_first_stage(tmp_path, wrong):
     with pytest.raises(CoreError):
         train_rdm(upstream(tmp_path, upstream=UPSTREAM | wrong))
@@ -153,7 +187,13 @@ def test_weights_that_cannot_be_had_end_a_run_before_its_first_stage(tmp_path, w
 
 
 def test_a_network_that_its_latents_do_not_fit_is_refused_before_its_first_stage(tmp_path):
-    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 5}
+    network = {
+        "network": "transformer",
+        "channels": [32],
+        "depth": 1,
+        "head_channels": 16,
+        "patch": 5,
+    }
     with pytest.raises(PreflightFailed, match="cannot be built for latents of 3 x 32 x 32"):
         train_rdm(upstream(tmp_path, denoiser=network))
     assert artifacts(tmp_path) == []
@@ -165,7 +205,16 @@ def test_a_training_that_is_done_is_not_looked_at_again(small_world, small_train
 
 
 def test_a_dry_run_tells_what_would_be_needed_beside_the_parameters(small_world, capsys):
-    words = ["train", "--dry-run", "--root", str(small_world.root), "--name", "dry", "--preset", "shapes"]
+    words = [
+        "train",
+        "--dry-run",
+        "--root",
+        str(small_world.root),
+        "--name",
+        "dry",
+        "--preset",
+        "shapes",
+    ]
     words += [f"--{role}=shapes" for role in ("latents", "neighbors", "database")]
     assert main(words) == 0
     told = capsys.readouterr()

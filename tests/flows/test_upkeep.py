@@ -1,4 +1,6 @@
-"""Old versions go by the deployment gc; what is current, or what something that stays was made from, does not."""
+"""Old versions go by the deployment gc; what is current, or what something that stays was made
+from, does not.
+"""
 
 from flows.config import ImportImages
 from flows.encode_latents import encode_latents
@@ -8,10 +10,14 @@ from storage.artifact import artifacts, check
 
 
 def imported(root, count):
-    return import_images(ImportImages(root=root, name="a", source="shapes", size=32, encoding="png", count=count))
+    return import_images(
+        ImportImages(root=root, name="a", source="shapes", size=32, encoding="png", count=count)
+    )
 
 
-def test_gc_keeps_the_newest_versions_and_what_they_were_made_from_and_says_what_went(tmp_path, capsys):
+def test_gc_keeps_the_newest_versions_and_what_they_were_made_from_and_says_what_went(
+    tmp_path, capsys
+):
     from flows.config import EncodeLatents
 
     first = imported(tmp_path, 20)
@@ -20,7 +26,9 @@ def test_gc_keeps_the_newest_versions_and_what_they_were_made_from_and_says_what
     capsys.readouterr()
     freed = gc(CollectVersions(root=tmp_path, keep=1))
     kept = {artifact.reference for artifact in artifacts(tmp_path)}
-    assert kept == {first.reference, latents.reference, third.reference}, "the latents were made from the first"
+    assert kept == {first.reference, latents.reference, third.reference}, (
+        "the latents were made from the first"
+    )
     told = capsys.readouterr().err
     assert second.reference in told and "1 removed" in told and freed > 0
     for artifact in artifacts(tmp_path):
