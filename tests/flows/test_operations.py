@@ -3,6 +3,7 @@ on; and nothing stuck.
 """
 
 import configparser
+import os
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from operating import BIN, FINAL, REPOSITORY, SMALL_TRAINING, Project, draw, run_id_in, sets, small
 
+from flows.place import read_place
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 
@@ -142,8 +144,8 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
     """SIGKILL to worker and flow at once, as a power cut does it."""
     run, directory = training(project, "killed")
     waiting = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "waiting"})))
-    process = int(project.asked(f"/flow_runs/{run}")["infrastructure_pid"].rpartition(":")[2])
-    psutil.Process(process).kill()
+    place = read_place(project.asked(f"/flow_runs/{run}")["infrastructure_pid"])
+    os.killpg(place.process.process_id, signal.SIGKILL)
     project.end("worker", signal.SIGKILL)
     assert project.state(run)["type"] == "RUNNING", "nobody has told Prefect yet"
 
