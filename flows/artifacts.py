@@ -5,21 +5,11 @@ Showing is best effort: when Prefect's server is away, that is logged once and t
 
 import base64
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.context import FlowRunContext
 
 from flows.preview import newest_preview
 from flows.progress import detail
@@ -55,15 +45,28 @@ class TrainingProgress:
                 self._picture = show_image(f"{self._name}-training", newest, text, instead_of=self._picture)
 
     def _show(self, record: dict[str, Any]) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
         share = 100.0 * record["step"] / self._steps
         text = f"step {record['step']:,} of {self._steps:,}, loss {record['loss']:.4f}"
         if self._artifact is None:
-            self._artifact = create_progress_artifact(share, key=key_of(self._name, "progress"), description=text)
+            self._artifact = create_progress_artifact(share, key=key_of(f"{self._name}-progress"), description=text)
         else:
             update_progress_artifact(self._artifact, share, description=text)
         if record["step"] >= self._steps:
             kept = [*self._records[:: max(1, len(self._records) // LINES_IN_A_TABLE)], record]
-            create_table_artifact(kept, key=key_of(self._name, "loss"), description=f"Training of {self._name}")
+            show_table(f"{self._name}-loss", kept, f"Training of {self._name}")
+
+
+def show_table(name: str, rows: list[dict[str, Any]], text: str) -> None:
+    """A table, if there is a flow run to show it for."""
+
+    def show() -> None:
+        from prefect.artifacts import create_table_artifact
+
+        create_table_artifact(rows, key=key_of(name), description=text)
+
+    _shown(show)
 
 
 def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
@@ -77,8 +80,12 @@ def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
     if url is None:
         detail(f"{path}: too large for Prefect's database, so it is not shown there")
         return instead_of
+    from prefect.artifacts import create_image_artifact
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactUpdate
+
     if instead_of is None:
-        return _shown(lambda: create_image_artifact(url, key=key_of(name, "images"), description=text))
+        return _shown(lambda: create_image_artifact(url, key=key_of(f"{name}-images"), description=text))
     update = ArtifactUpdate(data=url, description=text)
     _shown(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
     return instead_of
@@ -99,17 +106,25 @@ def _as_jpeg(path: Path) -> str | None:
 
 def show_link(name: str, path: Path, text: str) -> None:
     """A link to a file."""
-    if in_a_flow():
-        _shown(lambda: create_link_artifact(path.resolve().as_uri(), text, key=key_of(name, "report"), description=str(path)))
+    def show() -> None:
+        from prefect.artifacts import create_link_artifact
+
+        create_link_artifact(path.resolve().as_uri(), text, key=key_of(f"{name}-report"), description=str(path))
+
+    _shown(show)
 
 
-def key_of(name: str, what: str) -> str:
+def key_of(name: str) -> str:
     """A key as Prefect wants it: lower-case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{name}-{what}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def in_a_flow() -> bool:
     """Whether there is a flow run to show something for."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
     return FlowRunContext.get() is not None
 
 

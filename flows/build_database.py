@@ -121,7 +121,7 @@ def precision_for(config: BuildDatabase) -> str:
     return next(known, None) or fastest_precision(str(best_device()))
 
 
-@stage_task(name="load-encoder", **NETWORK_RETRIES)
+@stage_task(name="load-encoder", retries=NETWORK_RETRIES)
 def load_weights(config: BuildDatabase) -> Encoder:
     """The encoder, from the hub the first time."""
     return encoder_for(config)
@@ -144,7 +144,7 @@ def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> Non
         )
 
 
-@stage_task(name="embed-parts", **NETWORK_RETRIES)
+@stage_task(name="embed-parts", retries=NETWORK_RETRIES)
 def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase, removed: Set[str]) -> list[Part]:
     """The parts of one task run."""
     return group_in_one_go(build, wanted, lambda names: embed_parts(build, shards, names, wanted, config, removed))

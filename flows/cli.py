@@ -15,6 +15,7 @@ from typing import Any
 
 from flows import commands
 from flows.arguments import UsageError, root_argument
+from flows.environment import prepare
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -24,6 +25,7 @@ SECONDS_TO_GO = 25
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
     options = parser().parse_args(arguments)
+    prepare(options.root)
     for polite in (signal.SIGTERM, signal.SIGINT):
         signal.signal(polite, interrupt)
     try:
@@ -192,11 +194,14 @@ def _told(error: Exception) -> int:
         print(f"rdm: {error}", file=sys.stderr)
         return 2
     from flows.deployments import DeploymentFailed
-    from flows.local_server import ServerFailed
     from flows.messages import is_ours
+    from flows.server import ServerFailed, lost
 
     if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
         print(f"rdm: {error}", file=sys.stderr)
+        return 1
+    if away := lost(error):
+        print(f"rdm: {away}", file=sys.stderr)
         return 1
     raise error
 

@@ -8,13 +8,10 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flows.arguments import UsageError, assigned, configured
-from flows.environment import prepare, server_is_configured
-from flows.local_server import local_server
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
@@ -84,7 +81,6 @@ def run_train(options: argparse.Namespace) -> Result:
 
 def _say_needs(options: argparse.Namespace, config: Any) -> None:
     """What a training would need, or why it would be refused, beside its parameters."""
-    prepare(options.root)
     from flows.messages import is_ours
     from flows.preflight import check_training
 
@@ -268,12 +264,7 @@ def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, tol
         return _resolved(config)
     from importlib import import_module
 
-    prepare(options.root)
-    with nullcontext() if server_is_configured() else local_server() as server:
-        run = getattr(import_module(module), flow)
-        if server is not None:
-            server.wait()
-        return told(run(config))
+    return told(getattr(import_module(module), flow)(config))
 
 
 def _facts(artifact: Any) -> Result:

@@ -64,13 +64,13 @@ def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
     return Plan("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
 
 
-@stage_task(name="load-autoencoder", **NETWORK_RETRIES)
+@stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)
 def load_autoencoder(autoencoder: str) -> LatentSpace:
     """The latent space, from the hub the first time."""
     return space_of(autoencoder)
 
 
-@stage_task(name="encode-parts", **NETWORK_RETRIES)
+@stage_task(name="encode-parts", retries=NETWORK_RETRIES)
 def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder))

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
+from flows.stage import download
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.device import best_device
 from rdm_core.encoder_weights import is_local
@@ -19,8 +20,6 @@ def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
 def _loaded(name: str, weights: str, precision: str) -> Encoder:
     if is_local(weights):
         return load_encoder(name, weights, best_device(), precision)
-    from flows.stage import download  # Prefect: two seconds that a search by local weights does not need
-
     with download():
         return load_encoder(name, weights, best_device(), precision)
 

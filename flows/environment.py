@@ -1,57 +1,150 @@
-"""How Prefect is set up when no server is configured: its own temporary one, at home in the data root, silent.
+"""What surrounds a command, a call from Python, a worker and a training alike: prepared here, once
+and for all of them.
 
-Must run before Prefect and torch are imported. What the user has set is left alone, so a configured server is used as it is.
+What the user has set is left as it is where it can be used. Prefect's server is the user's, wherever
+it is named; where none is, there is none, and Prefect is not imported.
 """
 
 import os
+import sys
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+SETTINGS = {
+    # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch
+    # ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_VERBOSITY": "error",  # its tries are two lines each; the error we tell says the same
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The command line tells an error itself, once.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_CLIENT_MAX_RETRIES": "10",  # a busy server answers 503; 5 tries were over in a minute
+}
+FOR_PYTHON = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONSAFEPATH": "1",  # ours, whatever lies in this directory
+    "PYTHONUTF8": "1",  # what a child prints, we read as UTF-8
+}
+"""For the processes that we start; what they are asked for is in their arguments."""
 
 
-def prepare(root: Path) -> None:
-    """Set what the user has not set: home inside the root, no analytics, no log of its own on the terminal."""
-    settings = {
-        # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch ten times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_VERBOSITY": "error",  # each of its tries to reach the hub is two lines; the error we tell says the same
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line tells an error itself, once
-        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "10",  # a busy server answers 503; 5 tries were over in a minute
-    }
-    if not server_is_configured():
-        settings |= {
-            "PREFECT_HOME": str(_home(root)),
-            "PREFECT_LOGGING_LEVEL": "CRITICAL",  # nobody can read what a temporary server is told
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite on a busy machine
-            "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        }
-    for name, value in settings.items():
+def prepare(root: Path | None = None) -> None:
+    """Set what the user has not set, and mend what cannot be used: before Prefect and torch are
+    imported, where they are not yet. `root` is where a home is made for a user who has none.
+    """
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    reach_loopback()
+    _mend_numbers()
+    _mend_home(root)
+
+
+def reach_loopback() -> None:
+    """What runs on this machine is never asked through a proxy, in whichever case one is named."""
+    if not any(name.lower() in PROXIES for name in os.environ):
+        return
+    stated = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in stated.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+
+
+def for_child() -> dict[str, str]:
+    """The surroundings of a Python process that we start."""
+    return os.environ | FOR_PYTHON
+
+
+def is_recorded() -> bool:
+    """Whether Prefect hears of what runs: a server is configured, or we are inside a flow run."""
+    if "prefect" not in sys.modules:
+        return server_is_configured()
+    from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.settings import get_current_settings
+
+    inside = FlowRunContext.get() or TaskRunContext.get()
+    return bool(inside or get_current_settings().api.url)
 
 
 def server_is_configured() -> bool:
-    """Whether PREFECT_API_URL is set, in the environment or in the user's active Prefect profile."""
+    """Whether a server's address is set: PREFECT_API_URL, the active profile, or Prefect's table in
+    this directory's prefect.toml or pyproject.toml. An empty one is none.
+    """
     if "PREFECT_API_URL" in os.environ:
+        return bool(os.environ["PREFECT_API_URL"].strip())
+    here = _table(Path("prefect.toml")), _inside(_table(Path("pyproject.toml")), "tool", "prefect")
+    if any(_inside(settings, "api", "url") for settings in here):
         return True
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    with suppress(RuntimeError):  # nobody knows where this user is at home
+        home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+        stated = _table(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"))
+        active = os.environ.get("PREFECT_PROFILE") or stated.get("active", "")
+        return bool(_inside(stated, "profiles", active, "PREFECT_API_URL"))
+    return False
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """A TOML file; nothing where there is none that can be read, which Prefect itself will tell."""
     try:
-        stated = tomllib.loads(profiles.read_text())
-        active = os.environ.get("PREFECT_PROFILE", stated.get("active", ""))
-        return "PREFECT_API_URL" in stated.get("profiles", {}).get(active, {})
-    except (OSError, ValueError, AttributeError):
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _inside(table: Any, *keys: Any) -> Any:
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
+
+
+def _mend_numbers() -> None:
+    """OMP_NUM_THREADS=auto and its like mean: as many as there are cores."""
+    stated = os.environ.get("OMP_NUM_THREADS")
+    if stated is not None and not all(one.strip().isdecimal() for one in stated.split(",")):
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _mend_home(root: Path | None) -> None:
+    """A user without an entry in passwd, or whose home is absent or not theirs, as in a container
+    started with any uid, is at home in the root; else torch, the hub and Prefect end in a traceback.
+    """
+    if not _has_name():
+        os.environ["USER"] = os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    stated = os.environ.get("HOME")
+    if stated and Path(stated).is_dir() and os.access(stated, os.W_OK):
+        return
+    if stated is None:
+        with suppress(RuntimeError):
+            known = Path.home()
+            if known.is_dir() and os.access(known, os.W_OK):
+                return
+    os.environ["HOME"] = str(_home(root))
+
+
+def _has_name() -> bool:
+    import getpass
+
+    try:
+        return bool(getpass.getuser())
+    except (KeyError, OSError, ImportError):
         return False
 
 
-def _home(root: Path) -> Path:
-    """`<root>/.prefect`, or a directory of its own where the root is read-only: what is finished there can still be used."""
-    home = root.resolve() / ".prefect"
-    with suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)  # Prefect makes the directory, but not its parents
-    return home if os.access(home, os.W_OK) else Path(tempfile.mkdtemp(prefix="rdm-prefect-"))
+def _home(root: Path | None) -> Path:
+    """`<root>/.home`, or a directory of its own where the root is read-only or not given."""
+    if root is not None:
+        home = root.absolute() / ".home"
+        with suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            if os.access(home, os.W_OK):
+                return home
+    return Path(tempfile.mkdtemp(prefix="rdm-home-"))

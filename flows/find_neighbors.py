@@ -84,7 +84,7 @@ def _calibrated(root: Path, reference: str) -> float:
     return round(cap, 2)
 
 
-@stage_task(name="search-parts", **NETWORK_RETRIES)
+@stage_task(name="search-parts", retries=NETWORK_RETRIES)
 def search_group(build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted) -> list[Part]:
     """The parts of one task run."""
     return group_of_parts(build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name]))

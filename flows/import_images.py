@@ -48,7 +48,7 @@ def import_images(config: ImportImages) -> Artifact:
         return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
-@stage_task(name="import-parts", **NETWORK_RETRIES)
+@stage_task(name="import-parts", retries=NETWORK_RETRIES)
 def import_group(build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages) -> list[Part]:
     """The parts of one task run."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from flows.config import TrainRDM
+from flows.environment import for_child
 from flows.progress import bar, detail
 from storage.atomic import write_json
 
@@ -57,7 +58,7 @@ def launch_training(
     Raises TrainingFailed with the worker's last lines.
     """
     write_json(run / "accelerate.json", accelerate_config(config))
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # ours, whatever lies in this directory
+    environment = for_child()
     environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
     if tight:  # what is freed goes back to the system at once, for a third more time
         environment["MALLOC_MMAP_THRESHOLD_"] = "65536"

@@ -11,7 +11,7 @@ from flows.stage import NETWORK_RETRIES, ensured, stage_flow, stage_task
 from storage.artifact import Artifact
 
 
-@stage_task(name="preflight", **NETWORK_RETRIES)
+@stage_task(name="preflight", retries=NETWORK_RETRIES)
 def look_ahead(config: Rebuild) -> None:
     """Fetch the weights and look whether there is room, before anything is started; refuses what cannot be done here."""
     say("rebuild", config.name, check_rebuild(config))

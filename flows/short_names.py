@@ -3,7 +3,8 @@
 So does every other `prefect deployment` command: inspect, delete, schedule ls, schedule resume, ...
 
 A Prefect plugin, called once when Prefect is imported and before its command line is read. It completes the name of one of
-our deployments and touches nothing else; where plugins are switched off, Prefect's own message and the long form remain.
+our deployments, keeps proxies away from this machine's own server, and touches nothing else; where plugins are switched
+off, Prefect's own message and the long form remain.
 """
 
 import sys
@@ -12,11 +13,16 @@ from typing import Any
 from prefect.plugins import register_hook
 
 from flows.deployments import FLOW_OF
+from flows.environment import reach_loopback
 
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Complete the name in `prefect deployment ... NAME`. `ctx`, what Prefect tells a plugin of itself, is not needed."""
+    """Complete the name in `prefect deployment ... NAME`, and ask no proxy for a server on this machine.
+
+    `ctx`, what Prefect tells a plugin of itself, is not needed.
+    """
+    reach_loopback()
     complete(sys.argv)
 
 

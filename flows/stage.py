@@ -1,71 +1,148 @@
-"""The frame every stage shares: look the artifact up, otherwise make its missing parts, then publish it."""
+"""The frame every stage shares: look the artifact up, otherwise make its missing parts, then publish it.
 
+A stage is one function, whoever hears of it. Where a Prefect server is configured it is a flow and
+its pieces are task runs (flows.recorded); where none is, nobody would read what one is told, so the
+same functions are called as they are: no server is started, and Prefect is not even imported.
+"""
+
+import pkgutil
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from functools import wraps
+from dataclasses import dataclass, replace
+from functools import cached_property, update_wrapper
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-from prefect import Flow, flow
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.states import Completed
-from prefect.tasks import Task, exponential_backoff, task
-
-from flows.messages import tell_causes_once
-from flows.notify import tell
+from flows.environment import is_recorded, prepare
 from flows.progress import Clock, say, track
-from flows.workers import workers
+from flows.workers import pool, submitted
 from storage.artifact import Artifact, Part, Plan
 from storage.build import Build, begin, finished_artifact
 from storage.errors import StorageError
 
-tell_causes_once()
 P = ParamSpec("P")
 R = TypeVar("R")
 Wanted = Mapping[str, str]
 """Part name -> hash over all that determines the part (`storage.artifact.made_from`)."""
-CACHED = "Cached"
-"""Prefect's word for a run that found its result done."""
 MOST_TASK_RUNS = 200
 """A flow of thousands of parts groups them, because every task run costs a row in Prefect's database."""
 
 
-def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """`@flow` for a stage. threads: task runs at once on this machine; 1 where one uses every core, None: one a core."""
-    told: list[Any] = [tell]
-    return flow(
-        name=name,
-        task_runner=workers(threads),
-        on_completion=told,
-        on_failure=told,
-        on_crashed=told,  # of cancelled and lost runs the worker tells: flows.work_pool
-    )
+@dataclass(frozen=True)
+class Cached:
+    """A result that was done already; Prefect shows its run as Cached."""
+
+    value: Any
 
 
-def stage_task(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """`@task` for a stage; arguments wrapped by `whole` arrive as they were.
+@dataclass(frozen=True)
+class Retries:
+    """Whether a failed task is tried again, how often, and how long after."""
+
+    when: Callable[[BaseException], bool] = lambda error: False
+    seconds: tuple[float, ...] = ()
+    """Before each further try; up to twice as long, so that several do not come at once."""
+
+
+NO_RETRIES = Retries()
+
+
+class Stage(Generic[P, R]):
+    """One stage of the pipeline: called, it returns what it made. Recorded where a server is
+    configured.
+    """
+
+    def __init__(self, function: Callable[P, R], name: str, threads: int | None) -> None:
+        update_wrapper(self, function)
+        self.fn, self.name, self.threads = function, name, threads
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it to its end. `config.root`, of its first parameter, is where it works."""
+        prepare(getattr(args[0] if args else kwargs.get("config"), "root", None))
+        if is_recorded():
+            return self.flow(*args, **kwargs)
+        with pool(self.threads):
+            return uncached(self.fn(*args, **kwargs))
+
+    @cached_property
+    def flow(self) -> Any:
+        """The same as a Prefect flow. Raises ServerFailed when Prefect cannot be used here."""
+        from flows.server import connected
+
+        connected()
+        from flows.recorded import flow_of
+
+        return flow_of(self)
+
+
+class StageTask(Generic[P, R]):
+    """One piece of a stage's work, tried again where that may help."""
+
+    def __init__(self, function: Callable[P, R], name: str, retries: Retries) -> None:
+        update_wrapper(self, function)
+        self.fn, self.name, self.retries = function, name, retries
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do it here and now."""
+        return self.task(*args, **kwargs) if is_recorded() else self.attempt(*args, **kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Do it beside others, as the stage's `threads` allow; a future, whose `result()` waits."""
+        if is_recorded():
+            return self.task.submit(*args, **kwargs)
+        return submitted(self.attempt, *args, **kwargs)
+
+    def named(self, name: str) -> "StageTask[P, R]":
+        """The same under a name of its own in Prefect."""
+        return StageTask(self.fn, name, self.retries)
+
+    def once(self) -> "StageTask[P, R]":
+        """The same without a second try."""
+        return StageTask(self.fn, self.name, NO_RETRIES)
+
+    def attempt(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, again after a failure that may pass."""
+        given, named = opened(args, kwargs)
+        for seconds in self.retries.seconds:
+            try:
+                return uncached(self.fn(*given, **named))
+            except Exception as error:
+                if not self.retries.when(error):
+                    raise
+                waits = seconds * random.uniform(1, 2)
+                say(self.name, "", f"{type(error).__name__}: {error}; again in {waits:.0f} s")
+                time.sleep(waits)
+        return uncached(self.fn(*given, **named))
+
+    @cached_property
+    def task(self) -> Any:
+        """The same as a Prefect task."""
+        from flows.recorded import task_of
+
+        return task_of(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name, so that a worker of a Dask cluster finds it in its own module."""
+        return pkgutil.resolve_name, (f"{self.fn.__module__}:{self.fn.__qualname__}",)
+
+
+def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]], Stage[P, R]]:
+    """Decorator of a stage. threads: its tasks at once on this machine; 1 where one uses every core, None: one a core."""
+    return lambda function: Stage(function, name, threads)
+
+
+def stage_task(name: str, retries: Retries = NO_RETRIES) -> Callable[[Callable[P, R]], StageTask[P, R]]:
+    """Decorator of a piece of a stage's work; arguments wrapped by `whole` arrive as they were.
 
     The manifest is the only cache: Prefect's own would serve paths whose files are gone.
     """
-
-    def decorated(function: Callable[P, R]) -> Task[P, R]:
-        @wraps(function)
-        def opened(*args: Any, **kwargs: Any) -> R:
-            given = [a.value if isinstance(a, _Whole) else a for a in args]
-            return function(*given, **{k: a.value if isinstance(a, _Whole) else a for k, a in kwargs.items()})
-
-        return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)(opened)
-
-    return decorated
+    return lambda function: StageTask(function, name, retries)
 
 
-def is_passing(task: Any, run: Any, state: State) -> bool:
+def is_passing(error: BaseException | None) -> bool:
     """Whether a failure is the network's, which may be back in a moment; any other would only come again."""
-    error: BaseException | None = state.result(raise_on_failure=False)
     while error is not None:
         if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.split(".")[0] in _NETWORK:
             return True
@@ -74,24 +151,24 @@ def is_passing(task: Any, run: Any, state: State) -> bool:
 
 
 _NETWORK = {"aiohttp", "botocore", "httpcore", "httpx", "requests", "urllib3"}
-NETWORK_RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
-    "retry_jitter_factor": 1.0,
-    "retry_condition_fn": is_passing,
-}
+NETWORK_RETRIES = Retries(is_passing, (5.0, 10.0, 20.0))
 """For a task that fetches weights from a hub or reads and writes an object store."""
 DOWNLOADS = "downloads"
 """Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit 1` makes it polite."""
 
 
 def download() -> AbstractContextManager[object]:
-    """Where weights are fetched: in a run under the limit, for which Prefect takes two seconds; elsewhere freely."""
-    return concurrency(DOWNLOADS) if FlowRunContext.get() or TaskRunContext.get() else nullcontext()
+    """Where weights are fetched: in a run under the server's limit, for which Prefect takes two seconds; elsewhere freely."""
+    if not is_recorded():
+        return nullcontext()
+    from flows.recorded import limited
+
+    return limited(DOWNLOADS)
 
 
 def whole(value: R) -> R:
-    """A large argument of a stage's task, handed over as it is: Prefect would look into every record of it for futures.
+    """A large argument of a stage's task, handed over as it is: Prefect and Dask would look into every record of it for
+    futures.
 
     Prefect's own `quote` does not survive the way to a Dask worker.
     """
@@ -105,6 +182,17 @@ class _Whole:
         self.value = value
 
 
+def opened(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments as they were before `whole`."""
+    given = [a.value if isinstance(a, _Whole) else a for a in args]
+    return given, {name: a.value if isinstance(a, _Whole) else a for name, a in kwargs.items()}
+
+
+def uncached(result: Any) -> Any:
+    """What a stage or task returned, whether it was done already or not."""
+    return result.value if isinstance(result, Cached) else result
+
+
 @contextmanager
 def building(root: Path, plan: Plan) -> Iterator[Build]:
     """The build of a plan, held until the block ends; says so when it waits for another run of the same build."""
@@ -112,20 +200,18 @@ def building(root: Path, plan: Plan) -> Iterator[Build]:
         yield build
 
 
-def ensured(stage: Flow[Any, Any], plan: Callable[..., Plan], *parameters: Any) -> Artifact:
+def ensured(stage: Stage[..., Any], plan: Callable[..., Plan], *parameters: Any) -> Artifact:
     """What the stage returns; where it is finished already, a task finds it, and no flow run is spent on it.
 
     `plan(*parameters)` is the stage's plan. A flow run costs Prefect a second, a task some milliseconds.
     """
-    named = look_up.with_options(task_run_name=f"look up {stage.name}")
-    state: State[Any] = named(whole(plan), whole(parameters), return_state=True)
-    found: Any = state.result() or stage(*parameters)
-    return found
+    found = look_up.named(f"look up {stage.name}")(whole(plan), whole(parameters))
+    return found or stage(*parameters)
 
 
-@stage_task(name="look-up", **NETWORK_RETRIES)
+@stage_task(name="look-up", retries=NETWORK_RETRIES)
 def look_up(plan: Callable[..., Plan], parameters: Sequence[Any]) -> Any:
-    """The finished artifact in a state that Prefect shows as Cached, or None; the stage itself tells what is wrong."""
+    """The finished artifact, Cached, or None; the stage itself tells what is wrong."""
     try:
         asked = plan(*parameters)
         finished = finished_artifact(parameters[0].root, asked)
@@ -135,15 +221,15 @@ def look_up(plan: Callable[..., Plan], parameters: Sequence[Any]) -> Any:
 
 
 def kept(build: Build) -> Any:
-    """The finished artifact that answers the request, in a state that Prefect shows as Cached."""
+    """The finished artifact that answers the request, as Cached."""
     assert build.finished is not None, "only called when begin() found a finished build"
     return as_cached(build.finished)
 
 
 def as_cached(artifact: Artifact) -> Any:
-    """Say that it is kept, and return it in a state that Prefect shows as Cached."""
+    """Say that it is kept."""
     say(artifact.kind, artifact.name, f"kept {artifact.rows:,} rows ({artifact.id})")
-    return Completed(name=CACHED, data=artifact)
+    return Cached(artifact)
 
 
 def groups(wanted: Wanted, at_least: int = 1) -> list[Wanted]:
@@ -163,7 +249,7 @@ def group_in_one_go(build: Build, wanted: Wanted, work: Callable[[Sequence[str]]
     existing = {name: build.existing_part(name, origin) for name, origin in wanted.items()}
     made = iter(work([name for name, part in existing.items() if part is None]))
     parts = [part or next(made) for part in existing.values()]
-    return Completed(name=CACHED, data=parts) if all(existing.values()) else parts
+    return Cached(parts) if all(existing.values()) else parts
 
 
 def gathered(build: Build, futures: Sequence[Any]) -> list[Part]:

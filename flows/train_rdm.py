@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect.client.schemas.objects import State
-
 from flows.artifacts import TrainingProgress
 from flows.config import TrainRDM
 from flows.encode_latents import space_of
@@ -22,7 +20,7 @@ from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
-from flows.stage import NETWORK_RETRIES, building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import NETWORK_RETRIES, Retries, building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
@@ -72,7 +70,7 @@ def train_rdm(config: TrainRDM) -> Artifact:
     return run
 
 
-@stage_task(name="preflight", **NETWORK_RETRIES)
+@stage_task(name="preflight", retries=NETWORK_RETRIES)
 def look_ahead(config: TrainRDM) -> bool:
     """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done.
 
@@ -168,12 +166,14 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     return parameters
 
 
+def ended_from_outside(error: BaseException) -> bool:
+    """Whether the training was killed: then a retry resumes it. An error of its own would only come again."""
+    return isinstance(error, TrainingFailed) and error.resumable
+
+
 @stage_task(
     name="accelerate-launch",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_jitter_factor=0.5,
-    retry_condition_fn=lambda task, run, state: ended_from_outside(state),
+    retries=Retries(ended_from_outside, (5.0, 5.0)),
 )
 def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
@@ -203,12 +203,6 @@ def give_device_back() -> None:
     space_of.cache_clear()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def ended_from_outside(state: State) -> bool:
-    """Whether the training was killed: then a retry resumes it. An error of its own would only come again."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, TrainingFailed) and error.resumable
 
 
 @stage_task(name="publish-weights")

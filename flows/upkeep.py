@@ -1,8 +1,8 @@
 """Old versions go by a schedule: `rdm gc` as a flow, for the deployment of that name."""
 
-from prefect.artifacts import create_table_artifact
 from pydantic import PositiveInt
 
+from flows.artifacts import show_table
 from flows.config import UnderRoot
 from flows.progress import say
 from flows.stage import stage_flow
@@ -41,5 +41,5 @@ def gc(config: CollectVersions) -> int:
             {"artifact": one.reference, "what": one.what, "freed": one.freed}
             for one in done.removed
         ]
-        create_table_artifact(table, key="gc", description=f"{freed:,} bytes freed")
+        show_table("gc", table, f"{freed:,} bytes freed")
     return freed

@@ -1,0 +1,92 @@
+"""The Prefect server that the user has configured, asked whether it is well before anything is started.
+
+A server that is away, an address that is none, a profile or setting that Prefect refuses: each is
+one message with its cause and cure, within seconds, and not Prefect's traceback after minutes.
+"""
+
+import os
+import threading
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+SECONDS_TO_ANSWER = 25
+CURE = (
+    "Start it (prefect server start), correct PREFECT_API_URL or the Prefect profile, or work without"
+    " a server: PREFECT_API_URL= rdm ..."
+)
+
+
+class ServerFailed(RuntimeError):
+    """The configured server cannot be used; the message says why and what to do."""
+
+
+@lru_cache(maxsize=1)
+def connected() -> None:
+    """Import Prefect and hear from its server, once a process.
+
+    Raises ServerFailed when Prefect does not start, the address is none, or the server does not
+    answer within SECONDS_TO_ANSWER.
+    """
+    _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
+    answer: list[Any] = []
+    asking = threading.Thread(target=lambda: answer.append(_asked()), daemon=True)
+    asking.start()
+    asking.join(SECONDS_TO_ANSWER)
+    if not answer:
+        raise ServerFailed(f"Prefect's server did not answer in {SECONDS_TO_ANSWER} s. {CURE}")
+    if answer[0] is not None:
+        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}")
+
+
+def lost(error: BaseException) -> str | None:
+    """A message, where an error says that the server went away or refused us in the middle of the
+    work; None where it says something else.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__module__.split(".")[0] in ("httpx", "httpcore", "prefect"):
+            return f"{_of_server()}: {in_a_line(seen)}. What is finished is kept. {CURE}"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _asked() -> BaseException | None:
+    """What went wrong when it was asked; None when it is well."""
+    try:
+        from prefect import get_client
+        from prefect.context import root_settings_context
+
+        root_settings_context()  # a profile that is none is an error of its own
+        with get_client(sync_client=True) as client:
+            return client.api_healthcheck()
+    except BaseException as error:  # Prefect ends the process where a profile or setting is wrong
+        return error
+
+
+def _refuse_odd_address(url: str | None) -> None:
+    if url is None:  # in a profile or a file, which Prefect reads
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        example = "write it like http://127.0.0.1:4200/api"
+        raise ServerFailed(f"PREFECT_API_URL={url!r} is no address of a server: {example}. {CURE}")
+
+
+def _of_server() -> str:
+    with suppress(Exception):
+        from prefect.settings import get_current_settings
+
+        return f"Prefect's server at {get_current_settings().api.url}"
+    return "Prefect"
+
+
+def in_a_line(error: BaseException) -> str:
+    """Kind and first line of what Prefect or its client says."""
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
