@@ -67,7 +67,9 @@ def run_encode(options: argparse.Namespace) -> Result:
 def run_train(options: argparse.Namespace) -> Result:
     """rdm train."""
     from flows.config import TrainRDM
+    from flows.launch import get_ready
     from flows.presets import PRESETS
+    from storage.artifact import current_id
 
     if options.preset is not None and options.preset not in PRESETS:
         raise UsageError(f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}.")
@@ -76,6 +78,8 @@ def run_train(options: argparse.Namespace) -> Result:
     config = configured(options, TrainRDM, **references, **preset)
     if options.dry_run:
         _say_needs(options, config)
+    elif current_id(config.root, "runs", config.name) is None:
+        get_ready(config)
     return _stage(options, config, "flows.train_rdm", "train_rdm", _facts)
 
 

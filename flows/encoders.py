@@ -4,9 +4,8 @@ from functools import lru_cache
 from typing import Any
 
 from flows.stage import download
-from rdm_core.clip import Encoder, load_encoder
+from rdm_core.clip import Encoder, is_local, load_encoder
 from rdm_core.device import best_device
-from rdm_core.encoder_weights import is_local
 from storage.checks import encoder_difference
 from storage.errors import ArtifactMismatch
 

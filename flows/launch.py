@@ -1,4 +1,9 @@
-"""`accelerate launch` as a child process group that cannot outlive us, its lines and metrics told while it runs."""
+"""A training as a child process group that cannot outlive us, its lines and metrics told while it runs.
+
+Several processes are started by `accelerate launch`; a single one is started as it is, and may be
+started early: it imports what it needs while we look whether it may begin, and waits to be told of
+its run.
+"""
 
 import json
 import os
@@ -21,6 +26,8 @@ from flows.progress import bar, detail
 from storage.atomic import write_json
 
 _LIVE: set[subprocess.Popen] = set()
+_READY: dict[int, subprocess.Popen] = {}
+"""Threads -> a process that waits to be told of its run."""
 LAST_LINES = 20
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's progress, in the run's log."""
@@ -32,6 +39,8 @@ _LAUNCHER = ("CalledProcessError", "ChildFailedError")
 """Errors that only say that a process ended with an error."""
 SECONDS_TO_STOP = 15
 """What a group has to save its state before it is killed; a Prefect worker allows 30."""
+GROUP_OF_OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+"""Variables of a group that we were started in, which is none of the training's."""
 Watch = Callable[[dict[str, Any]], None]
 """Takes every record of metrics as it comes."""
 
@@ -57,15 +66,9 @@ def launch_training(
     one machine saves its state before it goes. It ends when we die, whatever we die of (flows.leash).
     Raises TrainingFailed with the worker's last lines.
     """
-    write_json(run / "accelerate.json", accelerate_config(config))
-    environment = for_child()
-    environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
-    if tight:  # what is freed goes back to the system at once, for a third more time
-        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    with subprocess.Popen(
-        launch_command(run, config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env=environment, start_new_session=True,
-    ) as child:  # fmt: skip
+    if not is_single(config):
+        write_json(run / "accelerate.json", accelerate_config(config))
+    with started(run, config, tight) as child:
         _LIVE.add(child)
         late = threading.Event()
 
@@ -92,24 +95,78 @@ def launch_training(
         raise _failure(run, child.returncode, last)
 
 
+def get_ready(config: TrainRDM) -> None:
+    """Start the process of a training that is about to be launched: its imports take seconds, and
+    go on beside ours. Nothing where several processes will train.
+    """
+    if is_single(config):
+        _READY[threads_of(config)] = _popen(single_command(), config, tight=False)
+
+
+def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
+    """The process, or group of them, that trains the run: one that is ready, or a new one."""
+    if not is_single(config):
+        return _popen(launch_command(run, config), config, tight)
+    child = _READY.pop(threads_of(config), None)
+    if child is not None and (tight or child.poll() is not None):
+        child.kill()
+        child.wait()
+        child = None
+    child = child or _popen(single_command(), config, tight)
+    assert child.stdin is not None, "opened as a pipe below"
+    child.stdin.write(f"{run}\n")
+    child.stdin.flush()
+    return child
+
+
+def _popen(command: list[str], config: TrainRDM, tight: bool) -> subprocess.Popen:
+    environment = for_child()
+    for name in list(environment):
+        if name.startswith("ACCELERATE_") or name in GROUP_OF_OURS:
+            del environment[name]
+    if is_single(config):
+        environment["OMP_NUM_THREADS"] = str(threads_of(config))
+    if tight:  # what is freed goes back to the system at once, for a third more time
+        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8", errors="replace", env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+def is_single(config: TrainRDM) -> bool:
+    """Whether one process of this machine trains alone."""
+    return config.processes * config.machines == 1
+
+
+def threads_of(config: TrainRDM) -> int:
+    """How many threads each process of this machine computes with."""
+    return config.threads or max(1, len(os.sched_getaffinity(0)) // config.processes)
+
+
+def single_command() -> list[str]:
+    """One process, which is told of its run on standard input and ends when that closes."""
+    return [sys.executable, "-m", "flows.train_worker"]
+
+
 def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
-    """The command of one machine of the run; `rank` 0 is this one. Nothing of the user's own Accelerate settings enters."""
+    """The command of one machine of a run of several processes; `rank` 0 is this one. Nothing of the user's own Accelerate
+    settings enters."""
     total = config.processes * config.machines
     leash = ["flows.leash"] if rank == 0 else []  # on another machine nobody holds its end
     command = [sys.executable, "-m", *leash, "accelerate.commands.launch", "--config_file", str(run / "accelerate.json")]
     command += ["--num_machines", str(config.machines), "--num_processes", str(total), "--machine_rank", str(rank)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # precision is the training loop's own
-    if total > 1:  # torchrun underneath; on CPUs it talks over gloo
-        command += ["--multi_gpu", "--main_process_port", str(config.main_process_port)]
-        command += ["--main_process_ip", config.main_process_ip]
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // config.processes)
-    return [*command, "--num_cpu_threads_per_process", str(threads), "-m", "flows.train_worker", str(run)]
+    # torchrun underneath; on CPUs it talks over gloo
+    command += ["--multi_gpu", "--main_process_port", str(config.main_process_port)]
+    command += ["--main_process_ip", config.main_process_ip]
+    return [*command, "--num_cpu_threads_per_process", str(threads_of(config)), "-m", "flows.train_worker", str(run)]
 
 
 def accelerate_config(config: TrainRDM) -> dict[str, Any]:
-    """A whole Accelerate config file, so that the user's default one is not read."""
+    """A whole Accelerate config file for several processes, so that the user's default one is not read."""
     total = config.processes * config.machines
-    kind = {"distributed_type": "MULTI_GPU" if total > 1 else "NO", "num_processes": total}
+    kind = {"distributed_type": "MULTI_GPU", "num_processes": total}
     return kind | {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "use_cpu": False, "debug": False}
 
 

@@ -13,7 +13,7 @@ from flows.artifacts import TrainingProgress
 from flows.config import TrainRDM
 from flows.encode_latents import space_of
 from flows.encoders import forget_encoders
-from flows.launch import TrainingFailed, launch_command, launch_training
+from flows.launch import TrainingFailed, launch_command, launch_training, on_gpu
 from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
@@ -181,7 +181,7 @@ def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact],
     settings: dict[str, Any] = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
     settings |= {part: asdict(getattr(config, part)) for part in ("noise", "training", "execution")}
     settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
-    settings["preview"] = config.preview
+    settings |= {"preview": config.preview, "on_gpu": on_gpu(config)}
     if config.preview:
         write_preview_neighbors(config.root, build.directory, references, inputs["database"], config.preview, config.training.k)
     write_json(build.file("config.json"), settings)

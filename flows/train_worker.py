@@ -1,4 +1,9 @@
-"""What one process of `accelerate launch` runs: read config.json, open the artifacts, train. No Prefect here."""
+"""What one process of a training runs: read config.json, open the artifacts, train. No Prefect here.
+
+    python -m flows.train_worker RUN    one of several, started by `accelerate launch`
+    python -m flows.train_worker        alone: the run's directory comes as a line of standard input,
+                                        whose end is ours
+"""
 
 import json
 import os
@@ -11,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.leash import end_with_parent
 from flows.preview import SAMPLER_STEPS, preview_rows, write_preview
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import Denoiser, build_denoiser
+from rdm_core.denoiser import NETWORKS, Denoiser, build_denoiser
 from rdm_core.generate import Guidance, generate
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.noise import Process, process_of
@@ -32,7 +38,9 @@ _asked_to_stop = threading.Event()
 
 def main(run: Path) -> None:
     """Train the run whose directory this is, from its newest checkpoint if it has one."""
-    settings = json.loads((run / "config.json").read_text())
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    if not settings["on_gpu"]:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     config = TrainingConfig(**settings["training"])
     network, execution = DenoiserConfig(**settings["denoiser"]), ExecutionConfig(**settings["execution"])
     arrays = open_training_arrays(Path(settings["root"]), settings["inputs"], network.query_token)
@@ -114,11 +122,29 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def run_told() -> Path:
+    """The directory named by a line of standard input; what will be needed is imported before.
+
+    Ends the process where the input ends before, and later when it ends.
+    """
+    import diffusers
+
+    assert all(hasattr(diffusers, network) for network in NETWORKS), "imported now, as it is used"
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)  # not one more: the rest is the leash's
+        if not byte:
+            sys.exit(0)
+        line += byte
+    end_with_parent()
+    return Path(os.fsdecode(line[:-1]))
+
+
 if __name__ == "__main__":
     if os.environ.get("WORLD_SIZE", "1") == "1":  # several would stop at different steps: they end at once
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_told())
     except TrainingStopped as stopped:
         tell(str(stopped))
         sys.exit(STOPPED)

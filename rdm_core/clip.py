@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import sched_getaffinity
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 
-from rdm_core.encoder_weights import RANDOM, source_of, tokenizer_of
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.preparation import Preparation, ahead, preparation_of
 
+RANDOM = "random"
+"""As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
+BUILT_IN = "built-in"
+"""As weights: the file in the package; only the shapes encoder has one."""
 BATCH = 64
 """Images that are embedded at once, at most."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -150,6 +153,11 @@ def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int) -> 
     return np.concatenate(vectors), np.concatenate(norms)
 
 
+def is_local(weights: str) -> bool:
+    """Whether weights need no network."""
+    return weights in (BUILT_IN, RANDOM) or any(path and Path(path).exists() for path in (weights, weights.partition("@")[2]))
+
+
 def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32") -> Encoder:
     """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file or directory, 'built-in' or 'random'.
 
@@ -159,6 +167,10 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", pr
     model's QuickGELU layout. Raises EncoderError when the name is unknown, the file is absent, is not of that model or does
     not say how it is used, or the weights cannot be fetched.
     """
+    import open_clip  # with torchvision, timm and torch's compiler: two seconds
+
+    from rdm_core.encoder_weights import source_of, tokenizer_of
+
     source = source_of(name, weights)
     gpus = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=gpus):

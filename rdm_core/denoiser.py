@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,7 +21,8 @@ from rdm_core.config import DenoiserConfig
 from rdm_core.context import QUERY, TEXT, Context
 from rdm_core.errors import WeightsError
 
-NETWORKS = {"PixArtTransformer2DModel": PixArtTransformer2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
+"""Of diffusers, which is imported when one is built: two seconds that a refusal need not wait for."""
 SCORE_FREQUENCIES = 8
 
 
@@ -143,10 +143,16 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
 
     Raises WeightsError when the folder is not one that `Denoiser.save` wrote.
     """
+    import diffusers
+
     try:
         facts = json.loads((directory / "context.json").read_text())
         kind = json.loads((directory / "network" / "config.json").read_text())["_class_name"]
-        network, loaded = NETWORKS[kind].from_pretrained(directory / "network", use_safetensors=True, output_loading_info=True)
+        if kind not in NETWORKS:
+            raise ValueError(f"{kind} is none of {', '.join(NETWORKS)}")
+        network, loaded = getattr(diffusers, kind).from_pretrained(
+            directory / "network", use_safetensors=True, output_loading_info=True
+        )
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
         options = {name: facts[name] for name in ("query_token", "set_layers", "remove_means") if name in facts}
@@ -169,6 +175,8 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
+    from diffusers import PixArtTransformer2DModel
+
     width = config.channels[0]
     return PixArtTransformer2DModel(
         num_attention_heads=width // config.head_channels,
@@ -186,6 +194,8 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
 
 
 def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
+    from diffusers import UNet2DConditionModel
+
     last = len(config.channels) - 1
     attends = [level in config.attention_levels for level in range(last + 1)]
     return UNet2DConditionModel(

@@ -9,13 +9,10 @@ from typing import Any
 import open_clip
 from huggingface_hub import hf_hub_download
 
+from rdm_core.clip import BUILT_IN, RANDOM
 from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes_encoder
 
-RANDOM = "random"
-"""As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
-BUILT_IN = "built-in"
-"""As weights: the file in the package; only the shapes encoder has one."""
 CONFIG_FILE = "open_clip_config.json"
 """Of a repository or a directory: its architecture, preprocessing and tokenizer."""
 PREPARING = ("mean", "std", "interpolation", "resize_mode")
@@ -67,11 +64,6 @@ def source_of(name: str, weights: str) -> Source:
         _require_directory_of(name, Path(weights))
         return Source(name, f"local-dir:{weights}")
     return _source_of_file(name, weights, tags)
-
-
-def is_local(weights: str) -> bool:
-    """Whether weights need no network."""
-    return weights in (BUILT_IN, RANDOM) or any(path and Path(path).exists() for path in (weights, weights.partition("@")[2]))
 
 
 def tokenizer_of(source: Source) -> Any:

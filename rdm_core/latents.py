@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, VQModel
 
 from rdm_core.errors import WeightsError
 
 PIXELS = "pixels"
-KINDS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class LatentSpace:
     autoencoder: Any
     """An AutoencoderKL or a VQModel; None in pixel space."""
     weights_sha256: str
+    quantises: bool = False
+    """Whether it is a VQModel: no posterior, and codes when decoded."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class LatentSpace:
             return pixels
         inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1
         encoded = self.autoencoder.encode(inputs)
-        raw = encoded.latents if isinstance(self.autoencoder, VQModel) else encoded.latent_dist.parameters
+        raw = encoded.latents if self.quantises else encoded.latent_dist.parameters
         return raw.half().cpu().numpy()
 
     def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,7 +72,7 @@ class LatentSpace:
         if self.autoencoder is None:
             return raw.float() / 127.5 - 1
         latents = raw.float()
-        if not isinstance(self.autoencoder, VQModel):
+        if not self.quantises:
             latents, log_variance = latents.chunk(2, dim=1)
             if posterior_noise is not None:
                 latents = latents + torch.exp(0.5 * log_variance.clamp(-30, 20)) * posterior_noise
@@ -95,11 +95,14 @@ def load_latent_space(name: str) -> LatentSpace:
     """
     if name == PIXELS:
         return LatentSpace(PIXELS, 3, 1, None, "")
+    from diffusers import AutoencoderKL, VQModel  # two seconds, which pixels do without
+
+    kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     try:
         kind = AutoencoderKL.load_config(name)["_class_name"]
-        if kind not in KINDS:
+        if kind not in kinds:
             raise ValueError(f"it is a {kind}")
-        autoencoder, loaded = KINDS[kind].from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        autoencoder, loaded = kinds[kind].from_pretrained(name, use_safetensors=True, output_loading_info=True)
         if absent := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(absent)} tensors are absent, {absent[0]} among them")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -117,4 +120,5 @@ def load_latent_space(name: str) -> LatentSpace:
     # A local folder's path is this machine's; the weights' hash says which autoencoder it is.
     label = Path(name).name if Path(name).exists() else name
     channels = autoencoder.config.get("vq_embed_dim") or autoencoder.config.latent_channels
-    return LatentSpace(label, channels, factor, autoencoder, digest.hexdigest()[:16])
+    quantises = isinstance(autoencoder, VQModel)
+    return LatentSpace(label, channels, factor, autoencoder, digest.hexdigest()[:16], quantises)

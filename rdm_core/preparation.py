@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from rdm_core.images import decode
 
@@ -30,6 +29,8 @@ def decode_stored(data: bytes) -> np.ndarray:
     `rdm_core.images.decode`, as every other format is.
     """
     if data.startswith(_JPEG_HEAD):
+        from torchvision.io import ImageReadMode, decode_jpeg  # with torch's compiler: a second
+
         try:
             pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
             return pixels.permute(1, 2, 0).contiguous().numpy()

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rdm_core.clip import Encoder, load_encoder
+from rdm_core.clip import BUILT_IN, Encoder, load_encoder
 from rdm_core.config import DenoiserConfig
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import Denoiser, build_denoiser
-from rdm_core.encoder_weights import BUILT_IN
 from rdm_core.noise import Diffusion, FlowMatching, Process
 from rdm_core.shapes import encoder as shapes_encoder
 

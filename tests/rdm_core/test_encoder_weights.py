@@ -12,8 +12,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from rdm_core.clip import load_encoder
-from rdm_core.encoder_weights import BUILT_IN, RANDOM, is_local
+from rdm_core.clip import BUILT_IN, RANDOM, is_local, load_encoder
 from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes
 
