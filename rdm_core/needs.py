@@ -31,6 +31,8 @@ from rdm_core.train import apply_execution, piece_size, weighted_error
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much a container may use, in its two versions."""
+PASSES = 5
+"""That a rate is the median of, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def measured_rate(
     """Images a second of one process on a device: the median of passes forward and backward.
 
     They begin with one sample and double up to the training's own piece while they are short; the
-    largest ones count. They end after `seconds`, or with the pass that is under way then; building
-    the network comes on top. Not in it are updates of the weights and what processes tell each
+    largest ones count. They end after PASSES of the whole piece, after `seconds`, or when they have
+    taken a tenth of what the training will; building the network comes on top. Not in it are updates of the weights and what processes tell each
     other, and nothing is compiled.
     Network and piece must fit into the memory.
 
@@ -123,13 +125,17 @@ def measured_rate(
         denoiser = build_denoiser(config, channels, side, dimension).train().to(device)
         process = process_of(noise)
         apply_execution(denoiser, replace(execution, compile=False))
-        end = time.monotonic() + seconds
-        while not passes_seconds or time.monotonic() < end:
+        first = time.monotonic()
+        end = first + seconds
+        while len(passes_seconds) < PASSES and (not passes_seconds or time.monotonic() < end):
             began = time.monotonic()
             _error_of(denoiser, process, training, count).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             passes_seconds.append(time.monotonic() - began)
+            whole_seconds = training.steps * training.batch / count * passes_seconds[-1]
+            if time.monotonic() - first > whole_seconds / 10:
+                break
             if count < piece and passes_seconds[-1] < seconds / 10:
                 count, passes_seconds = min(2 * count, piece), []
     return count / median(passes_seconds)

@@ -30,7 +30,8 @@ def vector_array(values: np.ndarray) -> pa.Array:
 def vectors_of(table: pa.Table, name: str) -> np.ndarray:
     """A fixed-size list column -> [N, W] of its element type."""
     kind = table.schema.field(name).type
-    pieces = [piece.flatten().to_numpy(zero_copy_only=False) for piece in table.column(name).chunks]
+    # Not to_numpy: for its sake pyarrow imports pandas.
+    pieces = [np.from_dlpack(piece.flatten()) for piece in table.column(name).chunks]
     flat = np.concatenate(pieces) if pieces else np.empty(0, kind.value_type.to_pandas_dtype())
     return flat.reshape(-1, kind.list_size)
 
