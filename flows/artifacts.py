@@ -5,12 +5,12 @@ Showing is best effort: when Prefect's server is away, that is logged once and t
 
 import base64
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flows.environment import inside_a_run
 from flows.preview import newest_preview
 from flows.progress import detail
 from rdm_core.images import decode, encode, resize_shorter_side
@@ -121,11 +121,7 @@ def key_of(name: str) -> str:
 
 def in_a_flow() -> bool:
     """Whether there is a flow run to show something for."""
-    if "prefect" not in sys.modules:
-        return False
-    from prefect.context import FlowRunContext
-
-    return FlowRunContext.get() is not None
+    return inside_a_run()
 
 
 def _shown(show: Callable[[], Any]) -> Any:

@@ -65,14 +65,28 @@ def for_child() -> dict[str, str]:
 
 
 def is_recorded() -> bool:
-    """Whether Prefect hears of what runs: a server is configured, or we are inside a flow run."""
+    """Whether Prefect hears of what runs: a server is configured, or none but a server will do."""
     if "prefect" not in sys.modules:
-        return server_is_configured()
-    from prefect.context import FlowRunContext, TaskRunContext
+        return server_is_configured() or server_is_required()
     from prefect.settings import get_current_settings
 
-    inside = FlowRunContext.get() or TaskRunContext.get()
-    return bool(inside or get_current_settings().api.url)
+    settings = get_current_settings()
+    return inside_a_run() or bool(settings.api.url) or server_is_required()
+
+
+def inside_a_run() -> bool:
+    """Whether this is called in a flow or task run of Prefect's."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def server_is_required() -> bool:
+    """Whether the user has said that nothing may run without a server: Prefect's own switch."""
+    stated = os.environ.get("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "")
+    return stated.strip().lower() in ("0", "false", "no", "off", "f", "n")
 
 
 def server_is_configured() -> bool:
@@ -120,14 +134,16 @@ def _mend_home(root: Path | None) -> None:
     if not _has_name():
         os.environ["USER"] = os.environ["LOGNAME"] = f"uid-{os.getuid()}"
     stated = os.environ.get("HOME")
-    if stated and Path(stated).is_dir() and os.access(stated, os.W_OK):
-        return
     if stated is None:
         with suppress(RuntimeError):
-            known = Path.home()
-            if known.is_dir() and os.access(known, os.W_OK):
-                return
-    os.environ["HOME"] = str(_home(root))
+            stated = str(Path.home())
+    if not stated or not _can_be_home(Path(stated)):
+        os.environ["HOME"] = str(_home(root))
+
+
+def _can_be_home(home: Path) -> bool:
+    """Whether one can write there, or at least find weights that were fetched before."""
+    return home.is_dir() and (os.access(home, os.W_OK) or (home / ".cache").is_dir())
 
 
 def _has_name() -> bool:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from flows.environment import inside_a_run
+
 Thing = TypeVar("Thing")
 PLAIN_LINES = {
     "mininterval": 30.0,
@@ -70,15 +72,11 @@ def under_a_worker() -> bool:
 
 def _run_logger() -> Any:
     """The logger of the flow or task run this is called in, or None outside of one."""
-    if "prefect" not in sys.modules:
+    if not inside_a_run():
         return None
-    from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return None
+    return get_run_logger()
 
 
 def track(things: Iterable[Thing], total: int, stage: str, unit: str) -> Iterator[Thing]:

@@ -7,9 +7,12 @@ one message with its cause and cure, within seconds, and not Prefect's traceback
 import os
 import threading
 from contextlib import suppress
-from functools import lru_cache
+from contextvars import copy_context
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
+
+from flows.environment import server_is_configured
 
 SECONDS_TO_ANSWER = 25
 CURE = (
@@ -29,9 +32,13 @@ def connected() -> None:
     Raises ServerFailed when Prefect does not start, the address is none, or the server does not
     answer within SECONDS_TO_ANSWER.
     """
+    if not server_is_configured():
+        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off, and no server is configured"
+        raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
     answer: list[Any] = []
-    asking = threading.Thread(target=lambda: answer.append(_asked()), daemon=True)
+    ask = partial(copy_context().run, lambda: answer.append(_asked()))
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
@@ -56,9 +63,6 @@ def _asked() -> BaseException | None:
     """What went wrong when it was asked; None when it is well."""
     try:
         from prefect import get_client
-        from prefect.context import root_settings_context
-
-        root_settings_context()  # a profile that is none is an error of its own
         with get_client(sync_client=True) as client:
             return client.api_healthcheck()
     except BaseException as error:  # Prefect ends the process where a profile or setting is wrong

@@ -15,8 +15,9 @@ from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from flows.environment import is_recorded, prepare
+from flows.environment import inside_a_run, is_recorded, prepare
 from flows.progress import Clock, say, track
+from flows.server import connected
 from flows.workers import pool, submitted
 from storage.artifact import Artifact, Part, Plan
 from storage.build import Build, begin, finished_artifact
@@ -59,19 +60,21 @@ class Stage(Generic[P, R]):
         self.fn, self.name, self.threads = function, name, threads
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it to its end. `config.root`, of its first parameter, is where it works."""
+        """Run it to its end. `config.root`, of its first parameter, is where it works.
+
+        Raises what it raises, and ServerFailed when the configured server cannot be used.
+        """
         prepare(getattr(args[0] if args else kwargs.get("config"), "root", None))
         if is_recorded():
+            if not inside_a_run():
+                connected()
             return self.flow(*args, **kwargs)
         with pool(self.threads):
             return uncached(self.fn(*args, **kwargs))
 
     @cached_property
     def flow(self) -> Any:
-        """The same as a Prefect flow. Raises ServerFailed when Prefect cannot be used here."""
-        from flows.server import connected
-
-        connected()
+        """The same as a Prefect flow."""
         from flows.recorded import flow_of
 
         return flow_of(self)

@@ -113,8 +113,8 @@ def measured_rate(
 
     They begin with one sample and double up to the training's own piece while they are short; the
     largest ones count. They end after PASSES of the whole piece, after `seconds`, or when they have
-    taken a tenth of what the training will; building the network comes on top. Not in it are updates of the weights and what processes tell each
-    other, and nothing is compiled.
+    taken a tenth of what the training will; building the network comes on top. Not in it are
+    updates of the weights and what processes tell each other, and nothing is compiled.
     Network and piece must fit into the memory.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.

@@ -14,17 +14,39 @@ from storage.artifact import Artifact
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One temporary Prefect server for all flow tests, set up as the command line does."""
+def without_a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Surroundings as the command line prepares them; a server only for the tests that ask for one (`recorded`)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PREFECT_API_URL", raising=False)
-        environment.prepare(tmp_path_factory.mktemp("prefect"))
-        from prefect.testing.utilities import prefect_test_harness
+        patch.setenv("PREFECT_API_URL", "")
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        environment.prepare(tmp_path_factory.mktemp("home"))
+        yield
 
-        # Each flow run waits up to a second for the thread that sends them; nobody reads them here.
-        patch.setattr("prefect.flow_engine._send_heartbeats", lambda engine, **_: nullcontext())
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one Prefect server for all tests that need one."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+
+    database = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('server') / 'prefect.db'}"
+    server = SubprocessASGIServer()
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: database}):
+        server.start(timeout=120)
+    yield server.api_url
+    server.stop()
+
+
+@pytest.fixture
+def recorded(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Stages are flow runs of a server, whose address this is."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    # Each flow run waits up to a second for the thread that sends them; nobody reads them here.
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setattr("prefect.flow_engine._send_heartbeats", lambda engine, **_: nullcontext())
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
 
 
 @dataclass(frozen=True)
@@ -36,7 +58,7 @@ class SmallWorld:
 
 
 @pytest.fixture(scope="session")
-def small_world(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Shapes through every stage up to a run of six steps."""
     from flows.build_database import build_database
     from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
@@ -64,7 +86,7 @@ class SmallDemo:
 
 
 @pytest.fixture(scope="session")
-def small_demo(prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
     """The demo, once, with a tiny network; the study's networks are as small."""
     from flows import demo
 
@@ -97,48 +119,18 @@ def _small_training(root: Path, name: str, **training: object) -> dict:
     }
 
 
-STAGES = {
-    "rebuild": ("import_images", "encode_latents", "find_neighbors"),
-    "build_database": ("embed_images", "index_embeddings"),
-    "remove": ("filter_embeddings", "index_embeddings", "find_neighbors"),
-}
-
-
-class Alone:
-    """A stage without a flow run of its own, which would cost a second."""
-
-    def __init__(self, stage: Any) -> None:
-        self.name, self.stage = stage.name, stage
-
-    def __call__(self, *arguments: Any) -> Any:
-        made = self.stage.fn(*arguments)
-        return made.result() if hasattr(made, "result") else made
-
-
 @pytest.fixture(scope="session")
-def alone() -> type[Alone]:
-    """alone(stage)(config) for use in `in_one_flow`."""
-    return Alone
-
-
-@pytest.fixture(scope="session")
-def in_one_flow(prefect_at_home: None) -> Callable[..., Any]:
-    """in_one_flow(function, ...) calls it in one flow run, trainings in this process."""
+def in_one_process() -> Callable[..., Any]:
+    """in_one_process(function, ...) calls it, and trains in this process instead of one of its own."""
     from importlib import import_module
-
-    from prefect import flow
 
     from flows.train_worker import main
 
     def called(function: Callable[..., Any], *arguments: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            for name, stages in STAGES.items():
-                module = import_module(f"flows.{name}")
-                for stage in stages:
-                    patch.setattr(module, stage, Alone(getattr(module, stage)))
             train = import_module("flows.train_rdm")
             patch.setattr(train, "launch_training", lambda run, *_: main(run))
             patch.setenv("ACCELERATE_USE_CPU", "true")
-            return flow(lambda: function(*arguments), name="in-one")()
+            return function(*arguments)
 
     return called

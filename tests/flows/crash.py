@@ -20,7 +20,6 @@ import random
 import select
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,9 +27,7 @@ import tempfile
 import threading
 import time
 import traceback
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,14 +102,13 @@ class CrashTestFailed(Exception):
 def nursery() -> None:
     """Fork a child for each order on standard input, {"stage", "root", "log", "mark"}, or reap one, {"reap"}.
 
-    The first order is {"server is up"}.
+    The first order is {"warm up"}.
     """
     flows = {stage: _flow(stage) for stage in FLOWS}
     for line in sys.stdin:
         order = json.loads(line)
-        if "server is up" in order:
-            _import_what_a_flow_imports()
-            _send_no_heartbeats()
+        if "warm up" in order:
+            _import_what_is_imported_late()
             _answer(0)
             continue
         if "reap" in order:
@@ -128,31 +124,14 @@ def _answer(value: int) -> None:
     print(json.dumps(value), flush=True)
 
 
-def _send_no_heartbeats() -> None:
-    """Each flow run waits up to a second for the thread that sends them; nobody reads them here."""
-    engine = importlib.import_module("prefect.flow_engine")
-    engine._send_heartbeats = lambda *_, **__: contextlib.nullcontext()
-
-
-def _import_what_a_flow_imports() -> None:
-    """Prefect imports a hundred modules when its first flow runs: let a child run one and tell which."""
-    from prefect import flow
-
-    receiver, sender = os.pipe()
-    before = set(sys.modules)
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(Exception):
-            flow(lambda: None, name="nothing")()
-            os.write(sender, json.dumps(sorted(sys.modules.keys() - before)).encode())
-        os._exit(0)
-    os.close(sender)
-    with os.fdopen(receiver, "rb") as stream:
-        names = json.loads(stream.read() or b"[]")
-    os.waitpid(pid, 0)
-    for name in (*names, "autofaiss", "diffusers.models.autoencoders.autoencoder_kl"):
+def _import_what_is_imported_late() -> None:
+    """What a stage imports when it uses it, so that no child does."""
+    for name in ("autofaiss", "open_clip", "diffusers.models.autoencoders.autoencoder_kl"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    import diffusers
+
+    assert diffusers.PixArtTransformer2DModel and diffusers.UNet2DConditionModel
 
 
 def _flow(stage: str) -> Callable[[Path], Any]:
@@ -195,11 +174,7 @@ def _be_a_child(act: Callable[[Path], Any], order: dict[str, str]) -> None:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
             os.dup2(source, target)
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-        # A heartbeat's thread sleeps whole seconds, in which a flow run that has ended waits for it.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            act(Path(order["root"]))
+        act(Path(order["root"]))
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -257,8 +232,8 @@ class Nursery:
         return Attempt(pid, mark, log, lambda: self._ask({"reap": pid}))
 
     def get_ready(self) -> None:
-        """Import everything; Prefect's server must be up."""
-        self._ask({"server is up": True})
+        """Import everything."""
+        self._ask({"warm up": True})
 
     def close(self) -> None:
         """No more attempts."""
@@ -631,48 +606,10 @@ def told(result: Result, seed: int, seconds: float) -> str:
     )
 
 
-@contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """A server of our own on a free port of this machine; yields its address at once, before it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    settings |= {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_LEVEL": "ERROR"}
-    settings |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | settings
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    with (home / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            yield f"http://127.0.0.1:{port}/api"
-        finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def wait_for(address: str, seconds: float = 120) -> None:
-    """Until the server answers."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise CrashTestFailed(f"no Prefect server at {address} after {seconds:.0f} s")
-
-
-def environment(address: str, home: Path) -> dict[str, str]:
-    """Of the nursery: that server, one thread, no GPU, so that every sum is taken in the same order."""
+def environment() -> dict[str, str]:
+    """Of the nursery: no server, one thread, no GPU, so that every sum is taken in the same order."""
     one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-    prefect = {"PREFECT_API_URL": address, "PREFECT_HOME": str(home), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
-    quiet = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
-    quiet |= {"PREFECT_CLIENT_MAX_RETRIES": "10"}
-    return one | prefect | quiet | {"OMP_WAIT_POLICY": "PASSIVE", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return one | {"PREFECT_API_URL": "", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def main() -> int:
@@ -687,17 +624,13 @@ def main() -> int:
         nursery()
         return 0
     work, started = Path(tempfile.mkdtemp(prefix="rdm-crash-")), time.monotonic()
-    home = work / "prefect"
-    home.mkdir()
     print(f"{chosen.kills} kills, seed {chosen.seed}, in {work}", flush=True)
     try:
-        with prefect_server(home) as address:
-            forks = Nursery(environment(address, home))
-            try:
-                wait_for(address)
-                result = CrashTest(chosen.kills, chosen.seed, work / "test", forks, partial(print, flush=True)).run()
-            finally:
-                forks.close()
+        forks = Nursery(environment())
+        try:
+            result = CrashTest(chosen.kills, chosen.seed, work / "test", forks, partial(print, flush=True)).run()
+        finally:
+            forks.close()
     except CrashTestFailed as failure:
         print(f"FAILED, kept in {work}: {failure}", file=sys.stderr)
         return 1

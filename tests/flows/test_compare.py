@@ -11,7 +11,7 @@ from storage.artifact import artifacts
 
 
 @pytest.fixture(scope="module")
-def versions(prefect_at_home, tmp_path_factory):
+def versions(tmp_path_factory):
     """A database of 60 shapes, its next version with 80, and the first 60 under another encoder."""
     root = tmp_path_factory.mktemp("versions")
     for count in (60, 80):

@@ -19,7 +19,7 @@ from storage.neighbors import read_neighbors
 
 
 @pytest.fixture(scope="module")
-def planted(prefect_at_home, tmp_path_factory):
+def planted(tmp_path_factory):
     """24 pictures of different things, altered copies of the first four, and a set of two of these and two new ones."""
     root = tmp_path_factory.mktemp("planted")
     plain = {"style": "photograph", "background": "light", "position": "centre", "size": "large"}

@@ -1,56 +1,157 @@
-"""Which Prefect server is used: the user's, wherever it is named; otherwise a temporary one at home in the root."""
+"""What the user has set already, whatever it is: it is used as it is, or mended, and never guessed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from flows import environment
+from flows.environment import prepare, server_is_configured, server_is_required
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("PREFECT")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(environment.os, "environ", dict(os.environ))
+    """Surroundings of one's own, with a home; Prefect is not looked at."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    for name in [name for name in mine if name.lower().endswith("_proxy")]:
+        del mine[name]
+    (tmp_path / "user").mkdir()
+    monkeypatch.setattr(environment.os, "environ", mine | {"HOME": str(tmp_path / "user")})
+    monkeypatch.chdir(tmp_path)
 
 
-def profiles(tmp_path, text):
+def profiles(tmp_path, text, encoding="utf-8"):
     (tmp_path / "user" / ".prefect").mkdir(parents=True)
-    (tmp_path / "user" / ".prefect" / "profiles.toml").write_text(text)
+    (tmp_path / "user" / ".prefect" / "profiles.toml").write_text(text, encoding=encoding)
 
 
-def test_without_a_server_prefect_lives_in_the_root(tmp_path):
-    environment.prepare(tmp_path / "data")
-    assert environment.os.environ["PREFECT_HOME"] == str(tmp_path / "data" / ".prefect")
-    assert environment.os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+URL = 'PREFECT_API_URL = "http://127.0.0.1:4200/api"'
 
 
-@pytest.mark.parametrize("where", ["environment", "profile"])
-def test_a_configured_server_is_used_as_it_is(where, tmp_path):
+@pytest.mark.parametrize("where", ["environment", "profile", "named profile", "prefect.toml", "pyproject.toml"])
+def test_a_configured_server_is_found_wherever_prefect_finds_it(where, tmp_path):
+    mine = environment.os.environ
     if where == "environment":
-        environment.os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+        mine["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    elif where == "profile":
+        profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{URL}\n')
+    elif where == "named profile":
+        profiles(tmp_path, f'active = "other"\n[profiles.other]\n[profiles.mine]\n{URL}\n')
+        mine["PREFECT_PROFILE"] = "mine"
+    elif where == "prefect.toml":
+        Path("prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:4200/api"\n')
     else:
-        profiles(tmp_path, 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n')
-    environment.prepare(tmp_path / "data")
-    assert "PREFECT_HOME" not in environment.os.environ and not (tmp_path / "data").exists()
+        Path("pyproject.toml").write_text('[tool.prefect.api]\nurl = "http://127.0.0.1:4200/api"\n')
+    assert server_is_configured()
 
 
-@pytest.mark.parametrize("text", ["", "active = 3", "[[", 'active = "a"\n[profiles.b]\nPREFECT_API_URL = "x"'])
+@pytest.mark.parametrize("text", ["", "active = 3", "[[", f'active = "gone"\n[profiles.b]\n{URL}', "[profiles]\nb = 1"])
 def test_a_profile_without_a_server_is_none(text, tmp_path):
     profiles(tmp_path, text)
-    assert not environment.server_is_configured()
+    assert not server_is_configured()
+
+
+def test_a_profile_in_another_encoding_is_none(tmp_path):
+    profiles(tmp_path, f'active = "ü"\n[profiles."ü"]\n{URL}', encoding="latin-1")
+    assert not server_is_configured()
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_address_is_no_server_whatever_the_profile_says(empty, tmp_path):
+    profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{URL}\n')
+    environment.os.environ["PREFECT_API_URL"] = empty
+    assert not server_is_configured()
+
+
+@pytest.mark.parametrize(("stated", "required"), [("false", True), ("0", True), ("OFF", True), ("true", False), ("", False)])
+def test_whoever_forbids_to_run_without_a_server_is_heard(stated, required):
+    environment.os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = stated
+    assert server_is_required() is required
 
 
 def test_what_the_user_has_set_is_left_alone(tmp_path):
-    environment.os.environ |= {"PREFECT_HOME": "/elsewhere", "OMP_WAIT_POLICY": "ACTIVE"}
-    environment.prepare(tmp_path / "data")
-    assert environment.os.environ["PREFECT_HOME"] == "/elsewhere" and environment.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    mine = environment.os.environ
+    mine |= {"PREFECT_CLIENT_MAX_RETRIES": "3", "OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "4,2"}
+    prepare(tmp_path / "data")
+    assert (mine["PREFECT_CLIENT_MAX_RETRIES"], mine["OMP_WAIT_POLICY"], mine["OMP_NUM_THREADS"]) == ("3", "ACTIVE", "4,2")
+    assert mine["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false" and mine["HOME"] == str(tmp_path / "user")
+    assert not (tmp_path / "data").exists(), "a command that only looks makes no folder"
 
 
-def test_a_root_that_cannot_be_written_gets_a_prefect_home_elsewhere(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"])
+def test_this_machine_is_never_reached_through_a_proxy(name, tmp_path):
+    mine = environment.os.environ
+    mine |= {name: "http://127.0.0.1:9", "no_proxy": "example.org, localhost"}
+    prepare(tmp_path)
+    assert mine["NO_PROXY"] == mine["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+    prepare(tmp_path)
+    assert mine["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1", "once is enough"
+
+
+def test_without_a_proxy_nothing_is_exempted_from_one(tmp_path):
+    prepare(tmp_path)
+    assert "NO_PROXY" not in environment.os.environ
+
+
+def test_who_exempts_everything_keeps_that(tmp_path):
+    environment.os.environ |= {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "*"}
+    prepare(tmp_path)
+    assert environment.os.environ["NO_PROXY"] == "*"
+
+
+@pytest.mark.parametrize("threads", ["auto", "", "-1", "two", "4;2"])
+def test_a_number_of_threads_that_is_none_is_as_if_it_were_not_set(threads, tmp_path):
+    environment.os.environ["OMP_NUM_THREADS"] = threads
+    prepare(tmp_path)
+    assert "OMP_NUM_THREADS" not in environment.os.environ
+
+
+@pytest.mark.parametrize("home", [None, "", "/nonexistent/home"])
+def test_a_user_without_a_home_is_at_home_in_the_root(home, tmp_path, monkeypatch):
+    mine = environment.os.environ
+    mine.pop("HOME") if home is None else mine.update(HOME=home)
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("no passwd entry"))))
+    prepare(tmp_path / "data")
+    assert mine["HOME"] == str(tmp_path / "data" / ".home") and Path(mine["HOME"]).is_dir()
+
+
+def test_a_home_that_cannot_be_written_is_kept_for_the_weights_that_lie_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment.os, "access", lambda path, mode: not str(path).endswith("user"))
+    (tmp_path / "user" / ".cache").mkdir()
+    prepare(tmp_path / "data")
+    assert environment.os.environ["HOME"] == str(tmp_path / "user")
+    (tmp_path / "user" / ".cache").rmdir()
+    prepare(tmp_path / "data")
+    assert environment.os.environ["HOME"] == str(tmp_path / "data" / ".home"), "as HOME=/ of any uid in a container"
+
+
+def test_a_root_that_cannot_be_written_gets_a_home_elsewhere(tmp_path, monkeypatch):
+    environment.os.environ["HOME"] = "/nonexistent"
     monkeypatch.setattr(environment.os, "access", lambda path, mode: False)
-    environment.prepare(tmp_path / "data")
-    home = environment.os.environ["PREFECT_HOME"]
+    prepare(tmp_path / "data")
+    home = environment.os.environ["HOME"]
     assert not home.startswith(str(tmp_path / "data")) and Path(home).is_dir()
+
+
+def test_a_user_whom_nobody_knows_has_a_name(tmp_path, monkeypatch):
+    mine = environment.os.environ
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        mine.pop(name, None)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    prepare(tmp_path)
+    assert mine["USER"] == mine["LOGNAME"] == f"uid-{os.getuid()}"
+
+
+def test_a_process_that_we_start_takes_nothing_from_the_folder_it_is_started_in(tmp_path):
+    for name in ("random", "queue", "flows"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user ran')")
+    asked = [sys.executable, "-m", "flows.leash", "json.tool", "--help"]
+    alone = {"cwd": tmp_path, "env": environment.for_child(), "stdin": subprocess.PIPE, "capture_output": True}
+    done = subprocess.run(asked, timeout=60, **alone)
+    assert done.returncode == 0, done.stderr

@@ -72,13 +72,13 @@ def truncated(path):
 
 
 @pytest.mark.parametrize("damage", [deleted, truncated])
-def test_damage_under_a_cached_state_is_rebuilt_and_never_served(damage, tmp_path):
+def test_damage_under_a_cached_state_is_rebuilt_and_never_served(damage, recorded, tmp_path):
     shards = shapes(tmp_path)
     before = embedded(tmp_path)
     damage(shards.file("00003.tar"))
     with pytest.raises(ArtifactDamaged, match=r"00003\.tar"):
         embedded(tmp_path)
-    state = import_images(
+    state = import_images.flow(
         ImportImages(root=tmp_path, name="a", source="shapes", size=32, encoding="png", count=200, images_per_part=20),
         return_state=True,
     )

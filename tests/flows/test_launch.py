@@ -119,7 +119,7 @@ def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there
 def launched_once(config):
     """Train as the flow does, but without its retries."""
     module = sys.modules["flows.train_rdm"]
-    once = module.run_training.with_options(retries=0)
+    once = module.run_training.once()
     original, module.run_training = module.run_training, once
     try:
         return train_rdm(config)

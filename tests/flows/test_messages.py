@@ -24,7 +24,7 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-def heard(monkeypatch):
+def heard(recorded, monkeypatch):
     handler = Heard()
     for name in LOGGERS:
         logger = logging.getLogger(name)

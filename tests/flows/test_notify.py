@@ -19,7 +19,7 @@ class Messenger(Block):
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def told(recorded, tmp_path, monkeypatch):
     path = tmp_path / "told.txt"
     Messenger(path=str(path)).save("team", overwrite=True)
     monkeypatch.setenv("RDM_NOTIFY", f"{Messenger.get_block_type_slug()}/team")
@@ -53,7 +53,7 @@ def test_success_is_told_only_where_it_is_asked_for(told, monkeypatch):
     assert len(told()) == 1 and "outer Completed" in told()[0]
 
 
-def test_a_messenger_that_is_not_there_does_not_change_how_a_run_ends(monkeypatch):
+def test_a_messenger_that_is_not_there_does_not_change_how_a_run_ends(recorded, monkeypatch):
     monkeypatch.setenv("RDM_NOTIFY", "slack-webhook/nobody")
     assert outer(False) == 1
     with pytest.raises(ValueError, match="disk is full"):

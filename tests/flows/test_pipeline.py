@@ -210,9 +210,9 @@ def test_files_that_are_absent_or_forbidden_end_as_rows(small_world, tmp_path):
     assert rows["coco-000000000002-00"]["reason"] == "missing file" and "000000000002" in rows["coco-000000000002-00"]["detail"]
 
 
-def test_a_kept_stage_is_shown_as_cached(small_world, small_training):
+def test_a_kept_stage_is_shown_as_cached(recorded, small_world, small_training):
     config = TrainRDM(**small_training(small_world.root, "small"))
-    state = train_rdm(config, return_state=True)
+    state = train_rdm.flow(config, return_state=True)
     assert (state.name, state.type.value) == ("Cached", "COMPLETED")
     assert state.result() == small_world.run
 

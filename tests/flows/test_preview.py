@@ -31,7 +31,7 @@ def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_
     assert shown.file(weights).read_bytes() == small_world.run.file(weights).read_bytes()
 
 
-def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_it(tmp_path):
+def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_it(recorded, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (900, 1300, 3), np.uint8)
     path = tmp_path / "00000010.png"
     Image.fromarray(noise).save(path)

@@ -23,7 +23,7 @@ ENCODER = {"encoder": "rdm-shapes", "weights": "random"}
 
 
 @pytest.fixture(scope="module")
-def root(real_data: Path, prefect_at_home: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three datasets, imported and embedded by a small encoder with weights of no meaning."""
     root = tmp_path_factory.mktemp("real")
     common = {"root": root, "size": 64, "images_per_part": 50}

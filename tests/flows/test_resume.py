@@ -34,7 +34,7 @@ def draw(folder, number):
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory, small_training, in_one_flow):
+def interrupted(tmp_path_factory, small_training, in_one_process):
     """A training stopped after three of six steps, then a rebuild with one image more."""
     place = tmp_path_factory.mktemp("interrupted")
     (place / "images").mkdir()
@@ -43,12 +43,12 @@ def interrupted(tmp_path_factory, small_training, in_one_flow):
     root = place / "root"
     settings = small_training(root, "run") | dict.fromkeys(NAMED, "a")
     world = SimpleNamespace(root=root, settings=settings, images=place / "images")
-    in_one_flow(interrupt, world)
+    in_one_process(interrupt, world)
     return world
 
 
 def interrupt(world):
-    rebuild.fn(rebuilt(world))
+    rebuild(rebuilt(world))
     world.first = training_plan(TrainRDM(**world.settings))
     world.began = {role: open_artifact(world.root, kind, "a") for role, kind in ROLES.items()}
     module = sys.modules["flows.train_rdm"]
@@ -63,9 +63,9 @@ def interrupt(world):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "launch_training", dies_after_three_steps)
-        train_rdm.fn(TrainRDM(**world.settings))
+        train_rdm(TrainRDM(**world.settings))
     draw(world.images, 10)
-    rebuild.fn(rebuilt(world))
+    rebuild(rebuilt(world))
 
 
 def rebuilt(world, root=None):
@@ -87,8 +87,8 @@ def config_of(world, root, **changes):
     return TrainRDM(**world.settings | {"root": root} | changes)
 
 
-def trained(in_one_flow, alone, config):
-    return in_one_flow(alone(train_rdm), config)
+def trained(in_one_process, config):
+    return in_one_process(train_rdm, config)
 
 
 def fingerprints(inputs):
@@ -96,12 +96,12 @@ def fingerprints(inputs):
 
 
 def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_happened(
-    interrupted, root, in_one_flow, alone, capfd
+    interrupted, root, in_one_process, capfd
 ):
     config = config_of(interrupted, root)
     newer = training_inputs(config)
     assert fingerprints(newer) != dict(interrupted.first.inputs)
-    run = trained(in_one_flow, alone, config)
+    run = trained(in_one_process, config)
     said = capfd.readouterr().err
     assert (run.id, dict(run.inputs)) == (interrupted.first.id, fingerprints(interrupted.began))
     versions = ", ".join(f"{role} a@{one.id}" for role, one in interrupted.began.items())
@@ -111,71 +111,71 @@ def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_h
     assert "continues from step 3 of 6\n" in said
     assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
     named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
-    unbroken = trained(in_one_flow, alone, config_of(interrupted, root, name="unbroken", **named))
+    unbroken = trained(in_one_process, config_of(interrupted, root, name="unbroken", **named))
     assert unbroken.file(WEIGHTS).read_bytes() == run.file(WEIGHTS).read_bytes()
-    after = trained(in_one_flow, alone, config)
+    after = trained(in_one_process, config)
     assert dict(after.inputs) == fingerprints(newer), "nothing is unfinished any more"
 
 
 def test_with_nothing_newer_it_says_only_where_it_goes_on(
-    interrupted, root, in_one_flow, alone, capfd
+    interrupted, root, in_one_process, capfd
 ):
     (interrupted.images / "10.png").rename(interrupted.images.parent / "10.png")
     try:
-        in_one_flow(rebuild.fn, rebuilt(interrupted, root))
+        in_one_process(rebuild, rebuilt(interrupted, root))
     finally:
         (interrupted.images.parent / "10.png").rename(interrupted.images / "10.png")
     capfd.readouterr()
-    run = trained(in_one_flow, alone, config_of(interrupted, root))
+    run = trained(in_one_process, config_of(interrupted, root))
     said = capfd.readouterr().err
     assert run.id == interrupted.first.id and "continues from step 3 of 6" in said
     assert "it began with" not in said
 
 
 def test_once_it_is_dropped_the_training_begins_on_the_newer_ones(
-    interrupted, root, in_one_flow, alone, capfd
+    interrupted, root, in_one_process, capfd
 ):
     collect(root, None, unfinished_of="runs/run")
     config = config_of(interrupted, root)
-    run = trained(in_one_flow, alone, config)
+    run = trained(in_one_process, config)
     assert dict(run.inputs) == fingerprints(training_inputs(config))
     assert "continues" not in capfd.readouterr().err
 
 
-def test_without_a_checkpoint_it_begins_on_the_newer_ones(interrupted, root, in_one_flow, alone):
+def test_without_a_checkpoint_it_begins_on_the_newer_ones(interrupted, root, in_one_process):
     (left,) = unfinished(root, "runs")
     shutil.rmtree(left / "checkpoints")
     config = config_of(interrupted, root)
-    run = trained(in_one_flow, alone, config)
+    run = trained(in_one_process, config)
     assert dict(run.inputs) == fingerprints(training_inputs(config))
     assert not left.exists()
 
 
 def test_what_is_wrong_with_newer_versions_does_not_stand_in_its_way(
-    interrupted, root, in_one_flow, alone
+    interrupted, root, in_one_process
 ):
     newer = open_artifact(root, "index", "a")
     newer.file("norms.npy").write_bytes(b"cut")
     config = config_of(interrupted, root)
     with pytest.raises(ArtifactDamaged, match="norms.npy"):
         training_inputs(config)
-    assert trained(in_one_flow, alone, config).id == interrupted.first.id
+    assert trained(in_one_process, config).id == interrupted.first.id
 
 
 @pytest.mark.parametrize("role", ["latents", "neighbors", "database", "index"])
 def test_what_is_gone_or_damaged_is_told_with_the_run_what_it_was_on_and_the_choice(
-    role, interrupted, root, in_one_flow, alone
+    role, interrupted, root, in_one_process
 ):
     one, (left,) = interrupted.began[role], unfinished(root, "runs")
     there = root / ROLES[role] / "a" / one.id
     file = next(path for path in there.iterdir() if path.suffix in (".npy", ".parquet"))
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BuildRefused) as damaged:
-        trained(in_one_flow, alone, config_of(interrupted, root))
+        trained(in_one_process, config_of(interrupted, root))
     assert f"{role} a@{one.id}, which is damaged ({file.name} has " in str(damaged.value)
     shutil.rmtree(there)
     with pytest.raises(BuildRefused) as gone:
-        trained(in_one_flow, alone, config_of(interrupted, root))
+        trained(in_one_process, config_of(interrupted, root))
     told = str(gone.value)
     assert told.startswith(f"runs/run: the unfinished run {left.name}, step 3 of 6, was begun on ")
     assert f"{role} {one.fingerprint}, which is no longer under this root" in told
@@ -187,23 +187,23 @@ def test_what_is_gone_or_damaged_is_told_with_the_run_what_it_was_on_and_the_cho
 
 
 def test_what_it_did_not_begin_with_is_not_trained_on_under_its_name_in_silence(
-    interrupted, root, in_one_flow, alone
+    interrupted, root, in_one_process
 ):
     newer = open_artifact(root, "latents", "a")
     with pytest.raises(BuildRefused, match=f"while a@{newer.id} is asked for"):
-        trained(in_one_flow, alone, config_of(interrupted, root, latents=f"a@{newer.id}"))
+        trained(in_one_process, config_of(interrupted, root, latents=f"a@{newer.id}"))
     older = interrupted.began["latents"]
-    run = trained(in_one_flow, alone, config_of(interrupted, root, latents=f"a@{older.id}"))
+    run = trained(in_one_process, config_of(interrupted, root, latents=f"a@{older.id}"))
     assert run.id == interrupted.first.id
 
 
-def test_other_parameters_are_refused_as_ever(interrupted, root, in_one_flow, alone):
+def test_other_parameters_are_refused_as_ever(interrupted, root, in_one_process):
     training = interrupted.settings["training"] | {"steps": 7}
     with pytest.raises(BuildRefused, match=r"training\.steps=6 \(now 7\)"):
-        trained(in_one_flow, alone, config_of(interrupted, root, training=training))
+        trained(in_one_process, config_of(interrupted, root, training=training))
 
 
-def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in_one_flow, alone):
+def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in_one_process):
     """As an earlier program left them, which began anew after each rebuild."""
     (left,) = unfinished(root, "runs")
     first = interrupted.first
@@ -215,7 +215,7 @@ def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in
     config = config_of(interrupted, root)
     alike = begun_alike(config, learned(config))
     assert [(run.directory.name, run.step) for run in alike] == [(left.name, 3), (other.id, 2)]
-    assert trained(in_one_flow, alone, config).id == left.name
+    assert trained(in_one_process, config).id == left.name
 
 
 def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_belong_together(tmp_path, capsys, monkeypatch):

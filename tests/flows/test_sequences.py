@@ -169,11 +169,11 @@ def forget_one(root, folder, gone):
     """Take one image out of the database for good."""
     key = folder.dice.choice([key for key in keys_of(folder.whole) if key not in gone])
     (root / "keys.txt").write_text(key)
-    remove_keys.fn(RemoveKeys(root=root, database="a", keys_file=root / "keys.txt"))
+    remove_keys(RemoveKeys(root=root, database="a", keys_file=root / "keys.txt"))
     gone.add(key)
 
 
-def lives_through(tmp_path, small_training, alone, seed, steps):
+def lives_through(tmp_path, small_training, seed, steps):
     """Steps of one seed; a training and samples of it in the middle and in the end."""
     dice = random.Random(seed)
     root, folder = tmp_path / "root", Folder(tmp_path / "images", dice)
@@ -190,20 +190,20 @@ def lives_through(tmp_path, small_training, alone, seed, steps):
         if dice.random() < 0.2:
             collect(root, keep=1)
         if number == steps // 2 and seed % 2:
-            rebuild.fn(config)
+            rebuild(config)
             forget_one(root, folder, gone)
-        table = rebuild.fn(config)
+        table = rebuild(config)
         is_as_the_folder(root, folder, gone)
         count = len(set(keys_of(folder.whole)) - gone)
         plan, before = can_be_trained_on(trained, count), everything(root)
-        assert rebuild.fn(config) == table, f"seed {seed}, step {number}, {done}: the same again"
+        assert rebuild(config) == table, f"seed {seed}, step {number}, {done}: the same again"
         assert everything(root) == before, f"seed {seed}, step {number}, {done}: nothing was made"
         assert can_be_trained_on(trained, count) == plan
         if number in (steps // 2, steps):
-            run = alone(train_rdm)(trained)
+            run = train_rdm(trained)
             assert run.id == plan.id
             asked = {"run": "run", "steps": 2, "count": 1, "k": 3, "texts": ("a red circle",)}
-            samples = alone(sample_rdm)(SampleRDM(root=root, name="s", **asked))
+            samples = sample_rdm(SampleRDM(root=root, name="s", **asked))
             assert samples.inputs["run"] == run.fingerprint
 
 
@@ -214,24 +214,24 @@ def training_of(root, small_training):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_sequence_of_changes_leaves_all_current_and_trainable_and_a_second_rebuild_idle(
-    seed, tmp_path, small_training, alone, in_one_flow
+    seed, tmp_path, small_training, in_one_process
 ):
-    in_one_flow(lives_through, tmp_path, small_training, alone, seed, 8)
+    in_one_process(lives_through, tmp_path, small_training, seed, 8)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4, 16))
 def test_longer_sequences_of_changes_do_so_too(
-    seed, tmp_path, small_training, alone, in_one_flow
+    seed, tmp_path, small_training, in_one_process
 ):
-    in_one_flow(lives_through, tmp_path, small_training, alone, seed, 30)
+    in_one_process(lives_through, tmp_path, small_training, seed, 30)
 
 
 def test_what_breaks_and_goes_again_leaves_a_training_its_neighbors(
-    tmp_path, small_training, in_one_flow
+    tmp_path, small_training, in_one_process
 ):
     """The same vectors then stand in two versions, made from other shards each."""
-    in_one_flow(breaks_and_goes, tmp_path, training_of(tmp_path / "root", small_training))
+    in_one_process(breaks_and_goes, tmp_path, training_of(tmp_path / "root", small_training))
 
 
 def breaks_and_goes(tmp_path, trained):
@@ -244,7 +244,7 @@ def breaks_and_goes(tmp_path, trained):
     plans = []
     for change in (folder.add, folder.add_broken, folder.mend):
         change()
-        rebuild.fn(config)
+        rebuild(config)
         plans.append(can_be_trained_on(trained, 9))
     versions = artifacts(root, "embeddings", "a")
     assert plans[0] == plans[1] == plans[2]
@@ -252,9 +252,9 @@ def breaks_and_goes(tmp_path, trained):
 
 
 def test_a_part_of_which_no_image_can_be_read_asks_for_no_neighbors(
-    tmp_path, small_training, in_one_flow
+    tmp_path, small_training, in_one_process
 ):
-    in_one_flow(part_breaks, tmp_path, training_of(tmp_path / "root", small_training))
+    in_one_process(part_breaks, tmp_path, training_of(tmp_path / "root", small_training))
 
 
 def part_breaks(tmp_path, trained):
@@ -265,7 +265,7 @@ def part_breaks(tmp_path, trained):
     folder.add_broken()
     images = {"source": "folder", "path": folder.path, "size": 16, "encoding": "png"}
     images |= {"images_per_part": 1}
-    table = rebuild.fn(Rebuild(root=root, name="a", images=images, k=3, **ENCODER))
+    table = rebuild(Rebuild(root=root, name="a", images=images, k=3, **ENCODER))
     assert sum(part.rows == 0 for part in open_artifact(root, "embeddings", "a").parts) == 1
     assert len(table.parts) == 6
     can_be_trained_on(trained, 6)

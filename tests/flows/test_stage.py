@@ -20,15 +20,17 @@ def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts
     assert [name for group in made for name in group] == list(wanted)
 
 
-def test_only_what_a_run_fetches_is_counted_as_a_download(prefect_at_home, monkeypatch):
+def test_only_what_a_run_fetches_is_counted_as_a_download(recorded, monkeypatch):
     counted = []
-    monkeypatch.setattr(stage, "concurrency", lambda name: counted.append(name) or nullcontext())
+    monkeypatch.setattr("flows.recorded.concurrency", lambda name: counted.append(name) or nullcontext())
     monkeypatch.setattr(encoders, "load_encoder", lambda *asked: len(counted))
 
     def load(weights, number):
         return encoders.encoder_of(f"an encoder that is not loaded yet {number}", weights)
 
-    assert load("openai", 0) == 0, "rdm search has no server to ask"
+    with monkeypatch.context() as alone:
+        alone.setattr(stage, "is_recorded", lambda: False)
+        assert load("openai", 0) == 0, "without a server there is nobody to ask"
     in_a_run = flow(load, name="load")
     assert [in_a_run(weights, 1) for weights in ("random", "built-in", str(Path(__file__)))] == [0, 0, 0]
     assert in_a_run("openai", 2) == 1 and counted == [stage.DOWNLOADS]

@@ -16,7 +16,7 @@ SMALL = {"network": "transformer", "channels": [64], "depth": 2, "head_channels"
 
 
 @pytest.fixture(scope="module")
-def quick(prefect_at_home, tmp_path_factory):
+def quick(tmp_path_factory):
     """The figures of T1, T3 and T4 for one small network after 180 steps; its twin is not trained."""
     config = Study(root=tmp_path_factory.mktemp("quick"), scale=0.1, steps=180, images=32, sampler_steps=6)
     with pytest.MonkeyPatch.context() as patch:

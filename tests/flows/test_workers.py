@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.workers import declares_gpus, workers
+from flows.stage import stage_flow, stage_task, whole
+from flows.workers import dask_address, declares_gpus, task_runner
 from storage.artifact import artifacts, check
 
 BIN = Path(sys.executable).parent
@@ -33,12 +33,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def environment():
+@pytest.fixture(params=["alone", "recorded"])
+def environment(request):
+    """Without a server, and with one that is told of every task."""
+    if request.param == "recorded":
+        request.getfixturevalue("recorded")
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     quiet |= {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}  # how long a lost scheduler is looked for
     quiet |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
-    return os.environ | quiet | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+    return os.environ | quiet
 
 
 class Cluster:
@@ -78,16 +81,49 @@ def cluster(tmp_path, environment):
 
 def test_without_the_setting_task_runs_are_threads(monkeypatch):
     monkeypatch.delenv("RDM_DASK", raising=False)
-    assert isinstance(workers(1), ThreadPoolTaskRunner)
+    assert isinstance(task_runner(1), ThreadPoolTaskRunner)
 
 
 def test_the_setting_chooses_a_cluster_and_says_what_is_missing(monkeypatch):
     dask = pytest.importorskip("prefect_dask", reason="the extra [dask] is not installed")
     monkeypatch.setenv("RDM_DASK", "tcp://127.0.0.1:1")
-    assert isinstance(workers(1), dask.DaskTaskRunner)
+    assert isinstance(task_runner(1), dask.DaskTaskRunner)
+    assert dask_address() == "tcp://127.0.0.1:1"
+    monkeypatch.setenv("RDM_DASK", "local")
+    assert dask_address() is None
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with pytest.raises(ImportError, match=r"pip install 'rdm\[dask\]'"):
-        workers(1)
+        task_runner(1)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install 'rdm\[dask\]'"):
+        dask_address()
+
+
+@stage_task(name="counts")
+def counts(values, more=0):
+    return len(values) + more
+
+
+@stage_task(name="breaks")
+def breaks():
+    raise ValueError("broken")
+
+
+@stage_flow("counting", threads=2)
+def counting(config, fails=False):
+    futures = [counts.submit(whole([1, 2, 3]), more=number) for number in range(4)]
+    if fails:
+        futures.append(breaks.submit())
+    return [future.result() for future in futures]
+
+
+@pytest.mark.parametrize("where", ["alone", "recorded"])
+def test_tasks_are_done_beside_each_other_and_the_first_failure_is_raised(where, request):
+    if where == "recorded":
+        request.getfixturevalue("recorded")
+    assert counting(None) == [3, 4, 5, 6]
+    with pytest.raises(ValueError, match="broken"):
+        counting(None, fails=True)
 
 
 @pytest.mark.parametrize(("resources", "expected"), [([{}, {"GPU": 1}], True), ([{}, {"disk": 1}], False), ([], False)])

@@ -1,0 +1,12 @@
+"""The flows that prefect.yaml deploys, as Prefect knows them: what its entrypoints name."""
+
+from flows import evaluate, sample, upkeep
+from flows import rebuild as rebuilding
+from flows import train_rdm as training
+from flows.recorded import flow_of
+
+rebuild = flow_of(rebuilding.rebuild)
+train_rdm = flow_of(training.train_rdm)
+sample_rdm = flow_of(sample.sample_rdm)
+evaluate_rdm = flow_of(evaluate.evaluate_rdm)
+gc = flow_of(upkeep.gc)
