@@ -10,7 +10,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,15 @@ def reach_loopback() -> None:
     if "*" not in hosts:
         hosts += [host for host in LOOPBACK if host not in hosts]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+
+
+def usual_numbers() -> AbstractContextManager[None]:
+    """torch's own defaults while a stage runs, where the caller, a notebook say, has set others."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from rdm_core.device import usual_defaults
+
+    return usual_defaults()
 
 
 def for_child() -> dict[str, str]:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from flows.environment import server_is_configured
 
 SECONDS_TO_ANSWER = 25
+LINES_TOLD = 3
+"""Of an error of several lines: what, where and why."""
 CURE = (
     "Start it (prefect server start), correct PREFECT_API_URL or the Prefect profile, or work without"
     " a server: PREFECT_API_URL= rdm ..."
@@ -91,6 +93,6 @@ def _of_server() -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Kind and first line of what Prefect or its client says."""
-    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """Kind and first lines of what Prefect or its client says."""
+    told = " ".join(" ".join(str(error).split("\n")[:LINES_TOLD]).split())
     return f"{type(error).__name__}: {told}" if told else type(error).__name__

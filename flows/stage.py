@@ -15,7 +15,7 @@ from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from flows.environment import inside_a_run, is_recorded, prepare
+from flows.environment import inside_a_run, is_recorded, prepare, usual_numbers
 from flows.progress import Clock, say, track
 from flows.server import connected
 from flows.workers import pool, submitted
@@ -69,7 +69,7 @@ class Stage(Generic[P, R]):
             if not inside_a_run():
                 connected()
             return self.flow(*args, **kwargs)
-        with pool(self.threads):
+        with usual_numbers(), pool(self.threads):
             return uncached(self.fn(*args, **kwargs))
 
     @cached_property

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rdm_core.device import usual_defaults
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.preparation import Preparation, ahead, preparation_of
 
@@ -173,7 +174,7 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", pr
 
     source = source_of(name, weights)
     gpus = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=gpus):
+    with usual_defaults(), torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)  # what is not loaded is the same on every machine
         try:
             model, _, transform = open_clip.create_model_and_transforms(

@@ -1,10 +1,29 @@
 """Which device to compute on, and in which precision, when nobody has said."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """float32 on the CPU where nothing else is said, whatever the caller has made torch's defaults:
+    weights that are read in float64 would be taken for altered ones. Theirs are back afterwards.
+    """
+    kind, device = torch.get_default_dtype(), torch.get_default_device()
+    on_cpu = device.type == "cpu"
+    torch.set_default_dtype(torch.float32)
+    if not on_cpu:
+        torch.set_default_device("cpu")
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kind)
+        if not on_cpu:
+            torch.set_default_device(device)
 
 PRODUCT = 1024
 """Rows and columns of the matrices that a CPU's precisions are compared with."""

@@ -33,7 +33,7 @@ def report(violations):
 
 def run_python(code, *arguments):
     """A fresh interpreter in the repository; its output."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PREFECT_API_URL": ""}
     ended = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
     )
@@ -116,10 +116,42 @@ def test_help_loads_neither_the_orchestrator_nor_a_model_library(arguments):
     report((HEAVY | {"pyarrow", "pydantic", "numpy"}) & set(loaded.split()))
 
 
-def test_search_loads_no_more_than_it_answers_with():
-    """Somebody waits: each of these takes half a second to four; the encoder is loaded when there is a text or an image."""
-    loaded = run_python("import sys, flows.search; print(*sys.modules)")
-    report({"prefect", "diffusers", "open_clip", "torchvision", "autofaiss", "accelerate"} & set(loaded.split()))
+COMPILER = {"torch._dynamo", "torchvision", "open_clip", "timm", "diffusers", "accelerate", "autofaiss", "pandas"}
+LOADED_BY = {
+    "flows.show": HEAVY - {"PIL"},
+    "storage.query": HEAVY,
+    "flows.import_images": HEAVY - {"PIL"},
+    "flows.remove": HEAVY - {"PIL", "torch", "faiss"} | COMPILER,
+    "flows.search": COMPILER | {"prefect"},
+    "flows.build_database": COMPILER | {"prefect"},
+    "flows.find_neighbors": COMPILER | {"prefect"},
+    "flows.encode_latents": COMPILER | {"prefect"},
+    "flows.sample": {"open_clip", "torchvision", "prefect", "accelerate", "autofaiss", "pandas"},
+    "flows.train_rdm": {"open_clip", "prefect", "autofaiss"},
+}
+"""Module -> what it must not load before it is known to be needed. Somebody waits: each takes half a second to two."""
+
+
+@pytest.mark.parametrize("module", LOADED_BY)
+def test_a_command_loads_no_more_than_it_answers_with(module):
+    loaded = run_python(f"import sys, {module}; print(*sys.modules)")
+    report(LOADED_BY[module] & set(loaded.split()))
+
+
+def test_a_stage_runs_without_the_orchestrator_where_no_server_is_configured(tmp_path):
+    code = """
+import sys
+from flows.cli import main
+assert main(["import", "shapes", "--root", sys.argv[1], "--name", "a", "--set", "count=2", "--set", "size=16"]) == 0
+print("loaded:", *sys.modules)
+"""
+    loaded = run_python(code, str(tmp_path)).rpartition("loaded:")[2]
+    report((HEAVY - {"PIL"}) & set(loaded.split()))
+
+
+def test_only_what_records_a_run_imports_the_orchestrator():
+    theirs = {f"flows/{name}.py" for name in ("deployed", "lost_runs", "notify", "recorded", "short_names", "work_pool")}
+    assert {path for path, tree in TREES.items() if "prefect" in imported_at_module_level(tree)} == theirs
 
 
 def is_true(keyword):
