@@ -150,7 +150,7 @@ print("loaded:", *sys.modules)
 
 
 def test_only_what_records_a_run_imports_the_orchestrator():
-    theirs = {f"flows/{name}.py" for name in ("deployed", "lost_runs", "notify", "recorded", "short_names", "work_pool")}
+    theirs = {f"flows/{name}.py" for name in ("lost_runs", "notify", "recorded", "short_names", "work_pool")}
     assert {path for path, tree in TREES.items() if "prefect" in imported_at_module_level(tree)} == theirs
 
 
