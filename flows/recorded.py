@@ -27,13 +27,19 @@ tell_causes_once()
 def flow_of(stage: Stage[..., Any]) -> Flow[..., Any]:
     """The stage as a flow: its parameters are validated, its end is told of."""
     told: list[Any] = [tell]
+
+    @wraps(stage.fn)
+    def prepared(*args: Any, **kwargs: Any) -> Any:
+        with stage.surroundings(args, kwargs):
+            return stage.fn(*args, **kwargs)
+
     return flow(
         name=stage.name,
         task_runner=task_runner(stage.threads),
         on_completion=told,
         on_failure=told,
         on_crashed=told,  # of cancelled and lost runs the worker tells: flows.work_pool
-    )(_stated(stage.fn))
+    )(_stated(prepared))
 
 
 def task_of(piece: StageTask[..., Any]) -> Task[..., Any]:

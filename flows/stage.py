@@ -64,13 +64,18 @@ class Stage(Generic[P, R]):
 
         Raises what it raises, and ServerFailed when the configured server cannot be used.
         """
+        with self.surroundings(args, kwargs):
+            if not is_recorded():
+                with pool(self.threads):
+                    return uncached(self.fn(*args, **kwargs))
+        if not inside_a_run():
+            connected()
+        return self.flow(*args, **kwargs)
+
+    def surroundings(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """What every call of it has around it, whoever calls."""
         prepare(getattr(args[0] if args else kwargs.get("config"), "root", None))
-        if is_recorded():
-            if not inside_a_run():
-                connected()
-            return self.flow(*args, **kwargs)
-        with usual_numbers(), pool(self.threads):
-            return uncached(self.fn(*args, **kwargs))
+        return usual_numbers()
 
     @cached_property
     def flow(self) -> Any:
