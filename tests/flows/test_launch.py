@@ -12,8 +12,17 @@ import time
 import psutil
 import pytest
 
+from flows import launch
 from flows.config import TrainRDM
-from flows.launch import TrainingFailed, launch_command, launch_training, members, stop_all
+from flows.launch import (
+    TrainingFailed,
+    get_ready,
+    launch_command,
+    launch_training,
+    members,
+    single_command,
+    stop_all,
+)
 from flows.train_rdm import train_rdm
 from storage.build import BuildRefused
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
@@ -61,12 +70,66 @@ def test_an_interrupted_launch_leaves_no_process_behind(tmp_path, monkeypatch):
 
 
 def test_nothing_of_the_users_own_accelerate_settings_enters(tmp_path):
-    command = launch_command(tmp_path, training(tmp_path))
+    assert "accelerate" not in " ".join(single_command()), "one process needs no launcher"
+    command = launch_command(tmp_path, training(tmp_path, processes=2))
     assert command[command.index("--config_file") + 1] == str(tmp_path / "accelerate.json")
-    assert "--multi_gpu" not in command
+    assert "--multi_gpu" in command
     two = launch_command(tmp_path, training(tmp_path, machines=2, main_process_ip="10.0.0.1"), rank=1)
     assert two[two.index("--machine_rank") + 1] == "1" and two[two.index("--num_processes") + 1] == "2"
     assert two[two.index("--main_process_ip") + 1] == "10.0.0.1" and "--multi_gpu" in two
+
+
+PRINTS = """
+import json, os, sys
+run = sys.stdin.readline().strip()
+told = {name: value for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "MALLOC", "OMP_NUM", "WORLD"))}
+print(json.dumps({"step": 1, "loss": 0.0, "images_per_second": 1.0, "run": run, "told": told, "pid": os.getpid()}), flush=True)
+"""
+
+
+@pytest.fixture
+def single(monkeypatch):
+    """A training that only tells what it was told; returns its records."""
+    monkeypatch.setattr("flows.launch.single_command", lambda: [sys.executable, "-c", PRINTS])
+    yield
+    for child in launch._READY.values():
+        child.kill()
+        child.wait()
+    launch._READY.clear()
+
+
+def test_a_single_process_is_told_of_its_run_and_of_nothing_that_is_not_the_trainings(single, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    records = []
+    launch_training(tmp_path, training(tmp_path), records.append)
+    launch_training(tmp_path, training(tmp_path), records.append, tight=True)
+    assert [record["run"] for record in records] == [str(tmp_path)] * 2
+    assert records[0]["told"] == {"OMP_NUM_THREADS": "1"}
+    assert records[1]["told"] == {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+
+
+def test_a_process_that_is_ready_is_taken_once_and_not_where_memory_is_tight(single, tmp_path):
+    records = []
+    get_ready(training(tmp_path))
+    ready = launch._READY[1].pid
+    launch_training(tmp_path, training(tmp_path), records.append)
+    launch_training(tmp_path, training(tmp_path), records.append)
+    assert records[0]["pid"] == ready != records[1]["pid"]
+    get_ready(training(tmp_path))
+    ready = launch._READY[1]
+    launch_training(tmp_path, training(tmp_path), records.append, tight=True)
+    assert records[2]["pid"] != ready.pid and ready.poll() is not None, "it would not give its memory back"
+    get_ready(training(tmp_path, processes=2))
+    assert launch._READY == {}, "several are started by the launcher"
+
+
+def test_a_process_that_waits_for_a_run_goes_when_nobody_will_name_one(tmp_path):
+    get_ready(training(tmp_path))
+    waiting = launch._READY.pop(1)
+    waiting.stdin.close()
+    assert waiting.wait(60) == 0
+    waiting.stdout.close()
 
 
 @pytest.fixture
