@@ -20,6 +20,7 @@ from flows import lost_runs
 from flows.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
 from flows.place import Process, place_of, process_of, this_place
 
+pytestmark = pytest.mark.usefixtures("recorded")
 POOL = "lost"
 
 
