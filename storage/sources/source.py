@@ -1,18 +1,17 @@
 """What every data set reader returns: images by stable id, with all that is known of them before a pixel is read."""
 
 import hashlib
-import itertools
+import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
-
-from storage.errors import SourceError
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")  # no hyphen: it parts data set, id and crop in a key
+_ABSENT = "is absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,7 @@ class SourceImage:
     path: the file, or None where `reason` says why there is none to read; never both, never neither.
     captions, labels: texts; style, author, licence, source_url, split: as the data set states them, else None.
     rotation_degrees: counter-clockwise turn that sets the stored pixels upright: 0, 90, 180 or 270.
+    stamp: (bytes, modification time in ns) of the file when it was listed.
     """
 
     dataset: str
@@ -37,25 +37,35 @@ class SourceImage:
     rotation_degrees: int = 0
     split: str | None = None
     reason: str | None = None
+    stamp: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.reason is None):
             raise ValueError(f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}")
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether a list names it and no such file exists; otherwise it has a path, or is there and not to be read."""
+        return bool(self.reason and self.reason.endswith(_ABSENT))
+
+
+def absent(listed_in: str, name: str) -> str:
+    """The reason of an image that a list names and that does not exist."""
+    return f"listed in {listed_in}, but {readable(name)} {_ABSENT}"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A data set as it lay on the disk. images: sorted by source_id, ids unique.
 
-    snapshot: sha256 over every file's (id, bytes, modification time in ns) and the contents of the metadata files; it
-    changes when anything does, and does not follow the data set to another machine. notes: counts of what was odd.
-    stamps: source_id -> (bytes, modification time in ns) of the files that exist.
+    snapshot: sha256 over all of every image but its path, so that it changes when a file does, when a list says
+    something else of an image, and when a reader makes something else of the same files; it does not follow the data
+    set to another machine. notes: counts of what was odd.
     """
 
     images: tuple[SourceImage, ...]
     snapshot: str
     notes: dict[str, int] = field(default_factory=dict)
-    stamps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Reader = Callable[..., Listing]
@@ -98,25 +108,42 @@ def readable(text: str) -> str:
     return raw.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def listing_of(
-    root: Path,
-    images: Iterable[SourceImage],
-    snapshot: str,
-    notes: dict[str, int],
-    stamps: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-) -> Listing:
-    """The images, sorted by id; SourceError if two share an id, because two samples would then share a key."""
-    ordered = sorted(images, key=lambda image: image.source_id)
-    for before, after in itertools.pairwise(ordered):
-        if before.source_id == after.source_id:
-            raise SourceError(
-                root,
-                f"two images have the id {after.source_id!r}: {_place(before)} and {_place(after)}",
-                "Remove or rename one of them (names that differ only in Unicode normalisation count as equal).",
-            )
-    return Listing(tuple(ordered), snapshot, {name: count for name, count in sorted(notes.items()) if count}, stamps)
+def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, int]) -> Listing:
+    """The images sorted by id, each with one of its own, the snapshot of all, and the counts that are not zero.
+
+    Files that claim the same id (names that differ only in Unicode normalisation) are all kept: the first stays as it
+    is, the id of another gets 8 hex digits of its own name, and they are counted as `ids_claimed_twice`.
+    """
+    ordered: dict[str, SourceImage] = {}
+    twice = 0
+    for image in sorted(images, key=lambda image: _precedence(image, root)):
+        if image.source_id in ordered:
+            twice += 1
+            digest = hashlib.sha256(_raw_name(image, root)).hexdigest()
+            image = replace(image, source_id=f"{image.source_id}~{digest[:8]}")
+        ordered[image.source_id] = image
+    rows = tuple(ordered[source_id] for source_id in sorted(ordered))
+    counts = {**notes, "ids_claimed_twice": twice}
+    told = {name: count for name, count in sorted(counts.items()) if count}
+    return Listing(rows, snapshot_of(rows), told)
 
 
-def _place(image: SourceImage) -> str:
-    """Where an image is, or why it is nowhere."""
-    return readable(str(image.path)) if image.path else str(image.reason)
+def _precedence(image: SourceImage, root: Path) -> tuple[str, bool, bool, bytes]:
+    """Among those that claim an id: files before what is no file, and the name that is the id itself first."""
+    name = _raw_name(image, root)
+    decomposed = not unicodedata.is_normalized("NFC", os.fsdecode(name))
+    return image.source_id, image.path is None, decomposed, name
+
+
+def _raw_name(image: SourceImage, root: Path) -> bytes:
+    """What tells an image from another of the same id, on every machine: its place in the data set, or its reason."""
+    return os.fsencode(image.path.relative_to(root)) if image.path else str(image.reason).encode()
+
+
+def snapshot_of(images: Iterable[SourceImage]) -> str:
+    """sha256 over all that is known of the images, but for where their files lie."""
+    known = [field.name for field in fields(SourceImage) if field.name != "path"]
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(json.dumps([getattr(image, name) for name in known]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,14 +1,14 @@
 """Keys, ids and listings, whatever the data set."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from storage.errors import SourceError
 from storage.sources import SOURCES, SourceImage, key_of
-from storage.sources.disk import snapshot_of
-from storage.sources.source import listing_of, readable, source_id_of
+from storage.sources.source import absent, listing_of, readable, snapshot_of, source_id_of
 
 AWKWARD_IDS = [
     "Cubism/juan-gris_bottle.jpg",
@@ -82,30 +82,45 @@ def test_an_image_has_a_path_or_a_reason_and_never_both():
         SourceImage("coco", "1", Path("a.jpg"), reason="absent")
 
 
+def test_an_image_that_is_listed_only_is_absent_and_one_that_must_not_be_read_is_not():
+    assert SourceImage("coco", "1", None, reason=absent("a.json", "val2017/1.jpg")).is_absent
+    assert not SourceImage("coco", "1", None, reason="a broken link: absent").is_absent
+    assert not SourceImage("coco", "1", Path("is absent")).is_absent
+
+
 def test_a_listing_is_sorted_and_drops_zero_counts():
     images = [SourceImage("coco", name, Path(name)) for name in ("b", "a", "c")]
-    listing = listing_of(Path("r"), images, "s", {"zero": 0, "one": 1})
+    listing = listing_of(Path(), images, {"zero": 0, "one": 1})
     assert [image.source_id for image in listing.images] == ["a", "b", "c"]
     assert listing.notes == {"one": 1}
 
 
-def test_two_images_of_one_id_are_refused_by_name():
-    images = [SourceImage("coco", "a", Path("x/a")), SourceImage("coco", "a", Path("y/a"))]
-    with pytest.raises(SourceError, match=r"two images have the id 'a': x/a and y/a"):
-        listing_of(Path("r"), images, "s", {})
+def test_two_images_of_one_id_are_both_kept_whichever_comes_first():
+    x, y = (SourceImage("coco", "a", Path(f"r/{place}/a.jpg")) for place in "xy")
+    gone = SourceImage("coco", "a", None, reason="gone")
+    listing = listing_of(Path("r"), [x, y, gone], {})
+    assert listing == listing_of(Path("r"), [gone, y, x], {})
+    assert listing.notes == {"ids_claimed_twice": 2}
+    first, *others = listing.images
+    assert (first.source_id, first.path) == ("a", x.path), "a file, and the first by name"
+    assert {image.path for image in others} == {y.path, None}
+    assert all(re.fullmatch("a~[0-9a-f]{8}", image.source_id) for image in others)
+    elsewhere = SourceImage("coco", "a", Path("other/y/a.jpg"))
+    moved = listing_of(Path("other"), [SourceImage("coco", "a", Path("other/x/a.jpg")), elsewhere, gone], {})
+    assert [image.source_id for image in moved.images] == [image.source_id for image in listing.images]
 
 
-def test_the_snapshot_changes_with_names_sizes_times_and_metadata(tmp_path):
-    metadata = tmp_path / "list.csv"
-    metadata.write_text("one")
-    before = snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata])
-    assert before == snapshot_of({"b": (3, 4), "a": (1, 2)}, [metadata]), "order must not matter"
-    others = [
-        snapshot_of(files, [metadata]) for files in ({"a": (1, 2)}, {"a": (9, 2), "b": (3, 4)}, {"a": (1, 9), "b": (3, 4)})
-    ]
-    metadata.write_text("two")
-    others.append(snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata]))
-    assert len({before, *others}) == 5
+def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place():
+    image = SourceImage("coco", "a", Path("x/a.jpg"), ("caption",), ("label",), stamp=(1, 2))
+    before = snapshot_of([image])
+    assert before == snapshot_of([replace(image, path=Path("y/a.jpg"))])
+    changes = [
+        {"source_id": "b"}, {"stamp": (1, 3)}, {"stamp": (2, 2)}, {"captions": ()}, {"labels": ("l",)}, {"style": "s"},
+        {"author": "a"}, {"licence": "l"}, {"source_url": "u"}, {"rotation_degrees": 90}, {"split": "val"},
+        {"path": None, "reason": "gone"}, {"path": None, "reason": "a pipe"},
+    ]  # fmt: skip
+    others = {snapshot_of([replace(image, **change)]) for change in changes}
+    assert len(others | {before, snapshot_of([image, image])}) == len(changes) + 2
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
