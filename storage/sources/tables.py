@@ -75,8 +75,10 @@ class CsvTable:
 
     def _header(self, line: str) -> list[str]:
         """The names in line 1, without blanks around them; SourceError unless each column is named once."""
-        names = next(csv.reader(line.splitlines()[:1]), [])
-        header = [name.strip() for name in names]
+        try:
+            header = [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
+        except csv.Error:  # lines that end in CR alone
+            header = []
         missing = [name for name in self.columns if header.count(name) != 1]
         if missing:
             what = f"line 1 has no column {', '.join(missing)}"

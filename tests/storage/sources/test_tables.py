@@ -110,7 +110,7 @@ def test_blank_lines_are_counted_and_cost_nothing(tmp_path):
         ("ImageID\tAuthor\na\tb\n", "line 1 has no column"),
         ("imageid,Author\na,b\n", "line 1 has no column ImageID"),
         ("ImageID,Author,Author\na,b,c\n", "line 1 names Author more than once"),
-        ("ImageID,Author\ra,b\r", "line 1 has no column Author"),
+        ("ImageID,Author\ra,b\r", "line 1 has no column ImageID, Author"),
         ("ImageID,Author\na,b\n".encode("utf-16-le"), "NUL characters, as UTF-16 without a byte order mark"),
         (b"\xff\xfe" + "ImageID,Author\na,b\n".encode("utf-16-le")[:-1], "is no text"),
         (b"PK\x03\x04\x14\0\0", "line 1 has no column"),
