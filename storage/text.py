@@ -1,4 +1,5 @@
-"""Bytes that others wrote, as text that is right or not taken at all: no encoding is ever guessed."""
+"""Bytes that others wrote, as text that is right or not taken at all: no encoding is ever guessed.
+"""
 
 import codecs
 
@@ -11,7 +12,9 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins as that of UTF-16 does
 
 
 class NotText(ValueError):
-    """Bytes that are no text in an encoding they name; the message says which byte, or what they hold."""
+    """Bytes that are no text in an encoding they name; the message says which byte, or what they
+    hold.
+    """
 
 
 def encoding_of(head: bytes) -> str:
@@ -39,5 +42,7 @@ def text_of(data: bytes, keep_bytes: bool = False) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Whether every character is one: no half of a surrogate pair, no byte that could not be decoded."""
+    """Whether every character is one: no half of a surrogate pair, no byte that could not be
+    decoded.
+    """
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,6 +1,7 @@
-"""A COCO annotation file, typed at the border: each value is what it should be, or is left out and counted by reason.
+"""A COCO annotation file, typed at the border: what a value should be, or left out and counted.
 
-Many programs write this layout. Ids come as numbers or as texts: 7, 7.0 and "7" are one id, true and "07" are not it.
+Many programs write this layout. Ids come as numbers or as texts: 7, 7.0 and "7" are one id, true
+and "07" are not it.
 """
 
 import math
@@ -15,7 +16,8 @@ from storage.errors import SourceError
 from storage.sources.disk import read_json
 from storage.text import is_whole
 
-CURE = "Unpack http://images.cocodataset.org/annotations/annotations_trainval2017.zip into the root folder."
+ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+CURE = f"Unpack {ZIP} into the root folder."
 _LARGEST_EXACT = 2**53
 _NUMBER = re.compile("-?[0-9]{1,16}")
 Record = dict[str, Any]
@@ -23,7 +25,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One record of "images". name: its file's, as written, undecodable bytes as surrogates. licence: an id or None."""
+    """One record of "images".
+
+    name: its file's, as written, undecodable bytes as surrogates. licence: an id, or None.
+    """
 
     number: str
     name: str
@@ -33,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What a file says. captions, labels: by the number of an image, which no list of images need have."""
+    """What a file says. captions, labels: by the number of an image, which may be unlisted."""
 
     pictures: tuple[Picture, ...]
     licences: Mapping[str, str]
@@ -44,12 +49,12 @@ class Annotations:
 def read_captions(path: Path, notes: Counter[str]) -> Annotations:
     """A captions file: of each image its captions in the order of their ids, white space tidied.
 
-    Raises SourceError where it is no COCO object, has no list of images and annotations, or no record of an image that
-    can be used.
+    Raises SourceError where it is no COCO object, has no list of images and annotations, or no
+    record of an image that can be used.
     """
     content = _content(path)
     captions: defaultdict[str, list[str]] = defaultdict(list)
-    rows = _records(content, "annotations", path, notes)
+    rows = _needed(content, "annotations", path, notes)
     for row in sorted(rows, key=lambda row: _order(id_in(row.get("id")))):
         number = id_in(row.get("image_id"))
         text = text_in(row.get("caption"), "captions", notes)
@@ -62,15 +67,18 @@ def read_captions(path: Path, notes: Counter[str]) -> Annotations:
 
 
 def read_instances(path: Path, notes: Counter[str]) -> Annotations:
-    """An instances file: of each image the names of the object classes in it, each once, in the order of class ids.
+    """An instances file: of each image the names of the classes in it, in the order of their ids.
 
     Raises SourceError as `read_captions`.
     """
     content = _content(path)
-    named = ((id_in(row.get("id")), row.get("name")) for row in _optional(content, "categories", notes))
-    names = _named(((one, text_in(name, "classes", notes)) for one, name in named), "classes", notes)
+    classes_said = [
+        (id_in(row.get("id")), text_in(row.get("name"), "classes", notes))
+        for row in _optional(content, "categories", notes)
+    ]
+    names = _named(classes_said, "classes", notes)
     classes: defaultdict[str, set[str]] = defaultdict(set)
-    for row in _records(content, "annotations", path, notes):
+    for row in _needed(content, "annotations", path, notes):
         number, one = id_in(row.get("image_id")), id_in(row.get("category_id"))
         if number is None:
             notes["objects_without_image_id"] += 1
@@ -78,12 +86,15 @@ def read_instances(path: Path, notes: Counter[str]) -> Annotations:
             notes["objects_of_unknown_class"] += 1
         else:
             classes[number].add(one)
-    labels = {number: tuple(names[one] for one in sorted(found, key=_order)) for number, found in classes.items()}
+    labels = {
+        number: tuple(names[one] for one in sorted(found, key=_order))
+        for number, found in classes.items()
+    }
     return Annotations(_pictures(content, path, notes), _licences(content, notes), labels=labels)
 
 
 def id_in(value: object) -> str | None:
-    """An id as text, equal for equal ids; None for what is none: null, NaN, true, a list, no text at all."""
+    """An id as text, equal for equal ids; None for what is none: null, NaN, true, a list, ""."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -94,10 +105,11 @@ def id_in(value: object) -> str | None:
 
 
 def text_in(value: object, what: str, notes: Counter[str]) -> str | None:
-    """A text with its white space tidied; None, counted under what it is called, where there is none or it is no text.
+    """A text with its white space tidied; None, counted by reason, where it is none.
 
-    Half a character (JSON may write one as \\ud83d) becomes U+FFFD, as the rest is certain; that is counted too. A text
-    with bytes that are no UTF-8 is left out: which encoding it is in is not known.
+    Half a character (JSON may write one as \\ud83d) becomes U+FFFD, as the rest is certain; that is
+    counted too. A text with bytes that are no UTF-8 is left out: which encoding it is in is not
+    known.
     """
     reason = None
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -139,10 +151,11 @@ def _without_polygons(record: Record) -> Record:
     return record
 
 
-def _records(content: Record, name: str, path: Path, notes: Counter[str]) -> list[Record]:
+def _needed(content: Record, name: str, path: Path, notes: Counter[str]) -> list[Record]:
     """The objects in a list that must be there; SourceError names what is missing."""
     if not isinstance(content.get(name), list):
-        raise SourceError(path, f'has no list "{name}"', f"It is not the COCO 2017 file of this name. {CURE}")
+        cure = f"It is not the COCO 2017 file of this name. {CURE}"
+        raise SourceError(path, f'has no list "{name}"', cure)
     return _optional(content, name, notes)
 
 
@@ -158,24 +171,30 @@ def _optional(content: Record, name: str, notes: Counter[str]) -> list[Record]:
 
 
 def _pictures(content: Record, path: Path, notes: Counter[str]) -> tuple[Picture, ...]:
-    """The usable records of images; SourceError, naming the first, where there are records and none is."""
+    """The usable records of images; SourceError where there are records and none is."""
     pictures: list[Picture] = []
-    first = ""
-    for place, row in enumerate(content["images"] if isinstance(content.get("images"), list) else []):
-        record = row if isinstance(row, dict) else {}
+    records = _needed(content, "images", path, notes)
+    for record in records:
         number, name = id_in(record.get("id")), record.get("file_name")
-        if number is None or not isinstance(name, str) or not name.strip():
-            missing = "id" if number is None else "file_name"
-            first = first or f'images[{place}] has no "{missing}"'
-            notes[f"images_without_{missing}"] += 1
-            continue
-        said = [record[key] for key in ("flickr_url", "coco_url") if _is_said(record.get(key))]
-        url = next(filter(None, (text_in(address, "addresses", notes) for address in said)), None)
-        pictures.append(Picture(number, name, _licence_id(record.get("license"), notes), url))
-    if first and not pictures:
-        raise SourceError(path, first, f"The file was altered. {CURE}")
-    _records(content, "images", path, Counter())
+        if number is None:
+            notes["images_without_id"] += 1
+        elif not isinstance(name, str) or not name.strip():
+            notes["images_without_file_name"] += 1
+        else:
+            licence = _licence_id(record.get("license"), notes)
+            pictures.append(Picture(number, name, licence, _address(record, notes)))
+    if content["images"] and not pictures:
+        what = 'has no record in "images" with an "id" and a "file_name"'
+        raise SourceError(path, what, f"The file was altered. {CURE}")
     return _with_numbers_of_their_own(pictures, notes)
+
+
+def _address(record: Record, notes: Counter[str]) -> str | None:
+    """The first address of a picture that is one: its page, or where it can be downloaded."""
+    for key in ("flickr_url", "coco_url"):
+        if _is_said(record.get(key)) and (address := text_in(record[key], "addresses", notes)):
+            return address
+    return None
 
 
 def _is_said(value: object) -> bool:
@@ -190,28 +209,32 @@ def _licence_id(value: object, notes: Counter[str]) -> str | None:
 
 
 def _with_numbers_of_their_own(pictures: list[Picture], notes: Counter[str]) -> tuple[Picture, ...]:
-    """The pictures; where one number stands for several files it stands for none, as nothing says whose a caption is."""
+    """The pictures; a number of several files is of none, as nothing says whose a caption is."""
     names: defaultdict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         names[picture.number].add(picture.name)
     notes["ids_of_several_images"] += sum(len(found) > 1 for found in names.values())
     return tuple(
-        Picture("" if len(names[one.number]) > 1 else one.number, one.name, one.licence, one.url) for one in pictures
+        Picture("" if len(names[one.number]) > 1 else one.number, one.name, one.licence, one.url)
+        for one in pictures
     )
 
 
 def _licences(content: Record, notes: Counter[str]) -> dict[str, str]:
     """licence id -> "name (url)", or what there is of the two."""
-    found = []
+    found: list[tuple[str | None, str | None]] = []
     for row in _optional(content, "licenses", notes):
-        parts = [text_in(row[key], "licences", notes) if _is_said(row.get(key)) else None for key in ("name", "url")]
-        name, url = parts
         number = id_in(row.get("id"))
-        found.append((number, f"{name} ({url})" if name and url else name or url or f"COCO licence {number}"))
+        said = [row[key] for key in ("name", "url") if _is_said(row.get(key))]
+        texts = [text for one in said if (text := text_in(one, "licences", notes))]
+        both = f"{texts[0]} ({texts[1]})" if len(texts) == 2 else "".join(texts)
+        found.append((number, both or f"COCO licence {number}"))
     return _named(found, "licences", notes)
 
 
-def _named(pairs: Iterable[tuple[str | None, str | None]], what: str, notes: Counter[str]) -> dict[str, str]:
+def _named(
+    pairs: Iterable[tuple[str | None, str | None]], what: str, notes: Counter[str]
+) -> dict[str, str]:
     """id -> text; an id that is said to be two things is none of them, and counted."""
     texts: defaultdict[str, set[str]] = defaultdict(set)
     for number, text in pairs:
@@ -219,5 +242,5 @@ def _named(pairs: Iterable[tuple[str | None, str | None]], what: str, notes: Cou
             notes[f"{what}_without_id"] += 1
         elif text is not None:
             texts[number].add(text)
-    notes[f"{what}_of_one_id"] += sum(len(said) > 1 for said in texts.values())
+    notes[f"{what}_that_contradict"] += sum(len(said) > 1 for said in texts.values())
     return {number: said.pop() for number, said in texts.items() if len(said) == 1}

@@ -1,4 +1,4 @@
-"""The layout of COCO 2017: photographs with five captions each; other data sets are written in it too.
+"""The layout of COCO 2017, photographs with five captions each; many others are written in it.
 
 <root>/{train,val}2017/<12 digits>.jpg      or any name, in folders or not
 <root>/annotations/{captions,instances}_{train,val}2017.json
@@ -7,7 +7,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from storage.sources.disk import check_root, is_folder, wrong_layout
 from storage.sources.source import Listing, SourceImage, absent, listing_of, readable, source_id_of
 from storage.sources.walk import Entry, pictures, walk
 
-LAYOUT = "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
+LAYOUT = (
+    "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
+)
 SPLITS = ("train", "val")
 ANNOTATIONS = ("captions", "instances")
 _DRIVE = re.compile("[A-Za-z]:")
@@ -35,34 +37,41 @@ class _Said:
 
 
 def read_coco(root: Path, split: str = "all", ours: Path | None = None) -> Listing:
-    """List COCO 2017 under root; split: "train", "val", or "all" for those whose image folder is there.
+    """List COCO 2017 under root; split: "train", "val", or "all" that have a folder of images.
 
-    An annotated image without a file is a row with a reason; a file without annotation is a row without captions.
-    source_id: the file's name without .jpg; the whole name where it ends otherwise or lies in a folder of the split.
-    labels: names of the object classes in it. licence: "name (url)". COCO names no authors. ours: the root of this
-    project's files, which is not entered.
-    Raises SourceError for a wrong folder, and for annotation files that are missing, git-lfs pointers or broken.
+    An annotated image without a file is a row with a reason; a file without annotation is a row
+    without captions. source_id: the file's name without .jpg; the whole name where it ends
+    otherwise or lies in a folder of the split. labels: names of the object classes in it. licence:
+    "name (url)". COCO names no authors. ours: the root of this project's files, which is not
+    entered. Raises SourceError for a wrong folder, and for annotation files that are missing,
+    git-lfs pointers or broken.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
     check_root(root, "coco", LAYOUT)
     splits = [name for name in SPLITS if split in (name, "all") and is_folder(root / f"{name}2017")]
     if not splits:
-        raise wrong_layout(root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/")
+        raise wrong_layout(
+            root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/"
+        )
     notes: Counter[str] = Counter()
     images = [image for name in splits for image in _read_split(root, name, ours, notes)]
     return listing_of(root, images, notes)
 
 
-def _read_split(root: Path, split: str, ours: Path | None, notes: Counter[str]) -> Iterator[SourceImage]:
+def _read_split(
+    root: Path, split: str, ours: Path | None, notes: Counter[str]
+) -> Iterator[SourceImage]:
     """The images of one split: those that are listed, then files that no list names."""
-    captions_path, instances_path = (root / "annotations" / f"{what}_{split}2017.json" for what in ANNOTATIONS)
+    captions_path, instances_path = (
+        root / "annotations" / f"{what}_{split}2017.json" for what in ANNOTATIONS
+    )
     captions, instances = read_captions(captions_path, notes), read_instances(instances_path, notes)
     entries = walk(root / f"{split}2017", notes, ours)
-    files = _Files(entries, f"{split}2017", notes)
+    files = _Files(entries, f"{split}2017", [*captions.pictures, *instances.pictures], notes)
     said: dict[str, _Said] = {}
-    for path, annotations in ((captions_path, captions), (instances_path, instances)):
-        _hear(annotations, path.name, files, said, notes)
+    _hear(captions, captions_path.name, files, said, notes)
+    _hear(instances, instances_path.name, files, said, notes)
 
     for name, one in said.items():
         entry = files.by_name.get(name)
@@ -84,13 +93,19 @@ def _row(name: str, entry: Entry | None, said: _Said, split: str) -> SourceImage
     return SourceImage(
         dataset="coco", source_id=source_id_of(name.removesuffix(".jpg") if flat else name),
         path=entry.file if entry else None, stamp=entry.stamp if entry else None,
-        captions=tuple(said.captions), labels=tuple(said.labels), licence=said.licence, source_url=said.url,
-        split=split, reason=entry.reason if entry else said.reason,
+        reason=entry.reason if entry else said.reason, split=split, licence=said.licence,
+        captions=tuple(said.captions), labels=tuple(said.labels), source_url=said.url,
     )  # fmt: skip
 
 
-def _hear(annotations: Annotations, file: str, files: "_Files", said: dict[str, _Said], notes: Counter[str]) -> None:
-    """Put what one annotation file says to the images it means, by its own numbers; what is of no image is counted."""
+def _hear(
+    annotations: Annotations,
+    file: str,
+    files: "_Files",
+    said: dict[str, _Said],
+    notes: Counter[str],
+) -> None:
+    """Put what one annotation file says, by its own numbers, to the images it means."""
     meant: defaultdict[str, int] = defaultdict(int)
     for picture in annotations.pictures:
         name, reason = files.place_of(picture)
@@ -98,58 +113,71 @@ def _hear(annotations: Annotations, file: str, files: "_Files", said: dict[str, 
         meant[name] += 1
         one.url = one.url or picture.url
         one.licence = one.licence or annotations.licences.get(picture.licence or "")
-        notes["licences_unknown"] += picture.licence is not None and picture.licence not in annotations.licences
+        notes["licences_unknown"] += picture.licence not in (None, *annotations.licences)
         one.captions += annotations.captions.get(picture.number, ())
-        one.labels += (label for label in annotations.labels.get(picture.number, ()) if label not in one.labels)
+        labels = annotations.labels.get(picture.number, ())
+        one.labels += [label for label in labels if label not in one.labels]
     notes["images_listed_twice"] += sum(count > 1 for count in meant.values())
     numbers = {picture.number for picture in annotations.pictures}
     for what, texts in (("captions", annotations.captions), ("labels", annotations.labels)):
-        notes[f"{what}_of_unlisted_images"] += sum(len(found) for one, found in texts.items() if one not in numbers)
+        notes[f"{what}_of_unlisted_images"] += sum(
+            len(found) for one, found in texts.items() if one not in numbers
+        )
 
 
 class _Files:
     """The files of a split by the names that lists give them."""
 
-    def __init__(self, entries: list[Entry], folder: str, notes: Counter[str]) -> None:
+    def __init__(
+        self, entries: list[Entry], folder: str, listed: Iterable[Picture], notes: Counter[str]
+    ) -> None:
         self.folder, self.notes = folder, notes
         self.by_name = {entry.name: entry for entry in entries if not entry.is_folder}
-        self._alike = {alike: self._by(alike) for alike in (_composed, _any_case)}
+        self._composed = _one_each(self.by_name, _composed)
+        names = (name for one in listed for name in (one.name, *_names_inside(one.name, folder)))
+        unnamed = self.by_name.keys() - {self._composed.get(_composed(name)) for name in names}
+        self._any_case = _one_each(unnamed, _any_case)
 
     def place_of(self, picture: Picture) -> tuple[str, str | None]:
-        """The name of the picture's file under the folder, and why it must not be looked for, or None.
+        """The name of the picture's file under the folder, and why there can be none, or None.
 
-        The file called so; else one whose accents are composed otherwise; else the one whose name differs in case
-        alone, which is counted. Where there is none, the name it would have.
+        The file called so; else one whose accents are composed otherwise; else the one that no list
+        names and that differs in case alone, which is counted. If none, the name it would have.
         """
         if picture.name in self.by_name:
             return picture.name, None
         candidates = _names_inside(picture.name, self.folder)
         if not candidates:
             self.notes["file_names_that_lead_out"] += 1
-            return picture.name, f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
-        for alike, names in self._alike.items():
-            for candidate in candidates:
-                if (found := names.get(alike(candidate))) is not None:
-                    self.notes["found_in_another_case"] += alike is _any_case
-                    return found, None
+            why = f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
+            return picture.name, why
+        for candidate in candidates:
+            if found := self._composed.get(_composed(candidate)):
+                return found, None
+        for candidate in candidates:
+            if found := self._any_case.get(_any_case(candidate)):
+                self.notes["found_in_another_case"] += 1
+                return found, None
         return candidates[-1], None
 
-    def _by(self, alike: Callable[[str], str]) -> dict[str, str]:
-        """What names have in common -> the name, if only one has it."""
-        names: defaultdict[str, list[str]] = defaultdict(list)
-        for name in self.by_name:
-            names[alike(name)].append(name)
-        return {key: found[0] for key, found in names.items() if len(found) == 1}
+
+def _one_each(names: Iterable[str], alike: Callable[[str], str]) -> dict[str, str]:
+    """What names have in common -> the name, if only one has it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[alike(name)].append(name)
+    return {key: those[0] for key, those in found.items() if len(those) == 1}
 
 
 def _names_inside(name: str, folder: str) -> list[str]:
-    """The names under the folder that a listed name can mean: as it is, and what follows the folder's own name in it.
+    """What a listed name can mean under the folder: itself, and what follows the folder's own name.
 
-    Backslashes are slashes, as Windows writes them. None for an absolute name and for one with "..".
+    Backslashes are slashes, as Windows writes them. Nothing for an absolute name or one with "..".
     """
     written = name.replace("\\", "/")
     parts = [part for part in written.split("/") if part not in ("", ".")]
-    if written.startswith("/") or _DRIVE.match(written) or ".." in parts or "\0" in written or not parts:
+    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in parts
+    if leads_out or "\0" in written or not parts:
         return []
     names = ["/".join(parts)]
     if folder in parts[:-1]:

@@ -1,4 +1,5 @@
-"""Files on a user's disk: is this the folder, is this list whole, read this one as it was listed."""
+"""Files on a user's disk: is this the folder, is this list whole, read this one as it was listed.
+"""
 
 import json
 import os
@@ -12,7 +13,9 @@ from storage.sources.source import SourceImage, readable
 from storage.text import NotText, text_of
 
 MOST_DAMAGE = 100
-"""Of so many rows of a list one may be damaged; it is left out and counted. A list with more damage is refused."""
+"""Of so many rows of a list one may be damaged; it is left out and counted. A list with more damage
+is refused.
+"""
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
 # What tells a data set's root folder from another: any of these names inside it.
@@ -24,11 +27,14 @@ _MARKS = {
 
 
 class NotAsListed(Exception):
-    """An image's file that is gone, was replaced or cannot be read; the message says what happened."""
+    """An image's file that is gone, was replaced or cannot be read; the message says what happened.
+    """
 
 
 def check_root(root: Path, dataset: str, layout: str) -> None:
-    """Raise SourceError unless root is a folder that can be listed; `layout` says what should be in it."""
+    """Raise SourceError unless root is a folder that can be listed; `layout` says what should be in
+    it.
+    """
     if not is_folder(root):
         what = "is a file, not a folder" if os.path.lexists(root) else "does not exist"
         raise SourceError(root, what, f"Pass the folder that holds {layout}, as {dataset} unpacks.")
@@ -36,7 +42,9 @@ def check_root(root: Path, dataset: str, layout: str) -> None:
 
 
 def wrong_layout(root: Path, dataset: str, layout: str) -> SourceError:
-    """The error for a folder that is not laid out as `dataset`; it says what is there, and what that looks like."""
+    """The error for a folder that is not laid out as `dataset`; it says what is there, and what
+    that looks like.
+    """
     names = names_in(root)
     found = ", ".join(readable(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
     cure = f"Pass the folder that holds {layout}."
@@ -51,7 +59,9 @@ def names_in(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208  names as the disk has them
     except OSError as error:
-        raise SourceError(folder, f"cannot be listed: {error.strerror}", "Check its permissions.") from error
+        raise SourceError(
+            folder, f"cannot be listed: {error.strerror}", "Check its permissions."
+        ) from error
 
 
 def is_file(path: Path) -> bool:
@@ -65,15 +75,21 @@ def is_folder(path: Path) -> bool:
 
 
 def check_metadata(path: Path, cure: str) -> None:
-    """Raise SourceError unless path is a readable file with data in it; `cure` says where to get it."""
+    """Raise SourceError unless path is a readable file with data in it; `cure` says where to get
+    it.
+    """
     if not is_file(path):
         there = os.path.lexists(path)
-        raise SourceError(path, "is no file that can be read" if there else "this file is missing", cure)
+        raise SourceError(
+            path, "is no file that can be read" if there else "this file is missing", cure
+        )
     head = _bytes(path, len(_LFS_HEAD))
     if not head:
         raise SourceError(path, "this file is empty", cure)
     if head == _LFS_HEAD:
-        raise SourceError(path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}")
+        raise SourceError(
+            path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
+        )
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
@@ -82,33 +98,45 @@ def _bytes(path: Path, most: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(most)
     except OSError as error:
-        raise SourceError(path, f"cannot be read: {error.strerror}", "Check its permissions and its disk.") from error
+        raise SourceError(
+            path, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
+        ) from error
 
 
 def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32; SourceError where it is missing, a git-lfs pointer or broken.
+    """The content of a JSON file in UTF-8, 16 or 32; SourceError where it is missing, a git-lfs
+    pointer or broken.
 
-    A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who takes a text from it
-    asks whether it is whole.
+    A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
+    takes a text from it asks whether it is whole.
     """
     check_metadata(path, cure)
-    encoding = json.detect_encoding(_bytes(path, 4))  # RFC 4627: told by a mark, or by where the NUL bytes are
+    encoding = json.detect_encoding(
+        _bytes(path, 4)
+    )  # RFC 4627: told by a mark, or by where the NUL bytes are
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
         with path.open(encoding=encoding, errors=errors) as file:
             return json.load(file, object_hook=object_hook)
     except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-16
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise SourceError(path, f"is not JSON: {what}", f"The download may be cut short. {cure}") from error
+        raise SourceError(
+            path, f"is not JSON: {what}", f"The download may be cut short. {cure}"
+        ) from error
     except OSError as error:
-        raise SourceError(path, f"cannot be read: {error.strerror}", "Check its permissions and its disk.") from error
+        raise SourceError(
+            path, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
+        ) from error
     except MemoryError as error:
         what = f"does not fit into memory ({path.stat().st_size:,} bytes)"
-        raise SourceError(path, what, "Cut it into smaller data sets, or use a larger machine.") from error
+        raise SourceError(
+            path, what, "Cut it into smaller data sets, or use a larger machine."
+        ) from error
 
 
 def read_lines(path: Path, cure: str) -> list[str]:
-    """Lines of a text list without their ends (LF, CRLF, CR); bytes that are no UTF-8 are kept as surrogates.
+    """Lines of a text list without their ends (LF, CRLF, CR); bytes that are no UTF-8 are kept as
+    surrogates.
 
     SourceError where it is missing, empty, a git-lfs pointer or no text.
     """
@@ -121,13 +149,16 @@ def read_lines(path: Path, cure: str) -> list[str]:
 
 
 def check_damage(path: Path, damaged: int, rows: int, first: str, cure: str) -> None:
-    """Raise SourceError where more than one of MOST_DAMAGE rows is damaged; `first` says what is wrong with the first."""
+    """Raise SourceError where more than one of MOST_DAMAGE rows is damaged; `first` says what is
+    wrong with the first.
+    """
     if damaged * MOST_DAMAGE > rows:
         raise SourceError(path, f"{damaged:,} of {rows:,} rows are damaged, first {first}", cure)
 
 
 def read_as_listed(image: SourceImage) -> bytes:
-    """The bytes of an image's file, which must be the one that was listed: as long, as old, and a file.
+    """The bytes of an image's file, which must be the one that was listed: as long, as old, and a
+    file.
 
     Its row tells of that file. Raises NotAsListed for another one, and where it cannot be read.
     """
@@ -141,7 +172,9 @@ def read_as_listed(image: SourceImage) -> bytes:
             _check_stamp(image, descriptor)
             return data
     except FileNotFoundError as error:
-        raise NotAsListed("it was there when the data set was listed and is gone; import again") from error
+        raise NotAsListed(
+            "it was there when the data set was listed and is gone; import again"
+        ) from error
     except OSError as error:
         raise NotAsListed(error.strerror or type(error).__name__) from error
 
@@ -150,5 +183,9 @@ def _check_stamp(image: SourceImage, descriptor: int) -> None:
     status = os.fstat(descriptor)
     now = status.st_size, status.st_mtime_ns
     if not stat.S_ISREG(status.st_mode) or now != (image.stamp or now):
-        told = f"it had {image.stamp[0]:,} bytes and has {now[0]:,}" if image.stamp else "it is no file any more"
+        told = (
+            f"it had {image.stamp[0]:,} bytes and has {now[0]:,}"
+            if image.stamp
+            else "it is no file any more"
+        )
         raise NotAsListed(f"it changed after the data set was listed ({told}); import again")

@@ -20,20 +20,26 @@ _MAX_CAPTION_BYTES = 2**20  # a longer .txt is a document, not a caption
 def read_folder(
     root: Path, licence: str | None = None, author: str | None = None, ours: Path | None = None
 ) -> Listing:
-    """List every file under root that is not hidden; licence and author are the caller's word, for all of them.
+    """List every file under root that is not hidden; licence and author are the caller's word, for
+    all of them.
 
-    What is no image is found out by the decoder and becomes a rejected row there. A `<stem>.txt` or `<stem>.caption`
-    (in any case) beside an image `<stem>.<suffix>` holds its captions. Links out of the folder, pipes and devices,
-    folders and caption files that cannot be read are rows with a reason. ours: the root of this project's files, which
-    is not entered. Raises SourceError if root is absent, a file, without files, not readable or among our own files.
+    What is no image is found out by the decoder and becomes a rejected row there. A `<stem>.txt` or
+    `<stem>.caption` (in any case) beside an image `<stem>.<suffix>` holds its captions. Links out
+    of the folder, pipes and devices, folders and caption files that cannot be read are rows with a
+    reason. ours: the root of this project's files, which is not entered. Raises SourceError if root
+    is absent, a file, without files, not readable or among our own files.
     """
     check_root(root, "folder", "images")
     check_not_ours(root, ours)
     notes: Counter[str] = Counter()
     entries = walk(root, notes, ours, links_out=False)
     if not entries:
-        raise SourceError(root, "holds no files", "Pass a folder of images (hidden files do not count).")
-    with_image = {_stem(entry.name) for entry in entries if entry.file and is_image_name(entry.name)}
+        raise SourceError(
+            root, "holds no files", "Pass a folder of images (hidden files do not count)."
+        )
+    with_image = {
+        _stem(entry.name) for entry in entries if entry.file and is_image_name(entry.name)
+    }
     captions: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
     read: set[str] = set()
     unreadable: dict[str, str] = {}
@@ -61,7 +67,8 @@ def read_folder(
 
 
 def _stem(name: str) -> str:
-    """What an image and its captions have in common: the name without its suffix, accents composed."""
+    """What an image and its captions have in common: the name without its suffix, accents composed.
+    """
     return source_id_of(str(PurePosixPath(name).with_suffix("")))
 
 

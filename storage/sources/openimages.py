@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from storage.errors import SourceError
-from storage.sources.disk import check_damage, check_root, is_file, is_folder, read_lines, wrong_layout
+from storage.sources.disk import (
+    check_damage,
+    check_root,
+    is_file,
+    is_folder,
+    read_lines,
+    wrong_layout,
+)
 from storage.sources.source import Listing, SourceImage, listing_of, readable
 from storage.sources.tables import CsvTable, records
 from storage.sources.walk import Entry, pictures, walk
@@ -24,7 +31,10 @@ SITE = "https://storage.googleapis.com/openimages"
 SPLITS = ("train", "validation", "test")
 ALL_METADATA = "image_ids_and_rotation.csv"
 METADATA = {
-    "train": ("train-images-boxable-with-rotation.csv", "oidv6-train-images-with-labels-with-rotation.csv"),
+    "train": (
+        "train-images-boxable-with-rotation.csv",
+        "oidv6-train-images-with-labels-with-rotation.csv",
+    ),
     "validation": ("validation-images-with-rotation.csv",),
     "test": ("test-images-with-rotation.csv",),
 }
@@ -35,8 +45,12 @@ BOXES = {
 }
 CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
 
-METADATA_CURE = f"Download {SITE}/2018_04/{ALL_METADATA} into the root folder: licence and author must travel."
-BOXES_CURE = "Download the list again from https://storage.googleapis.com/openimages/web/download_v7.html."
+METADATA_CURE = (
+    f"Download {SITE}/2018_04/{ALL_METADATA} into the root folder: licence and author must travel."
+)
+BOXES_CURE = (
+    "Download the list again from https://storage.googleapis.com/openimages/web/download_v7.html."
+)
 CLASSES_CURE = f"Download {SITE}/v5/{CLASSES[0]} into the root folder."
 
 _TURN = re.compile(r"[+-]?[0-9]{1,4}(\.0*)?")
@@ -58,20 +72,24 @@ class _Found:
 
 
 def read_openimages(root: Path, split: str = "all", ours: Path | None = None) -> Listing:
-    """List the Open Images files under root; split: "train", "validation", "test", or "all" that are there.
+    """List the Open Images files under root; split: "train", "validation", "test", or "all" that
+    are there.
 
-    Only files on the disk become rows, as the lists name nine million; how many more they name is counted. An image
-    in no list keeps licence and author None and is counted. labels: names of the classes that have a box. Titles
-    ("DSC_8925") are not captions and are left out; source_url leads to them. What of a row is no text is left out and
-    counted. ours: the root of this project's files, which is not entered.
-    Raises SourceError for a wrong folder, a missing metadata list, a list of which more than one row in 100 is damaged.
+    Only files on the disk become rows, as the lists name nine million; how many more they name is
+    counted. An image in no list keeps licence and author None and is counted. labels: names of the
+    classes that have a box. Titles ("DSC_8925") are not captions and are left out; source_url leads
+    to them. What of a row is no text is left out and counted. ours: the root of this project's
+    files, which is not entered. Raises SourceError for a wrong folder, a missing metadata list, a
+    list of which more than one row in 100 is damaged.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
     check_root(root, "openimages", LAYOUT)
     splits = [name for name in SPLITS if split in (name, "all") and is_folder(root / name)]
     if not splits:
-        raise wrong_layout(root, "openimages", LAYOUT if split == "all" else f"{split}/ with <ImageID>.jpg")
+        raise wrong_layout(
+            root, "openimages", LAYOUT if split == "all" else f"{split}/ with <ImageID>.jpg"
+        )
     metadata = _metadata_paths(root, splits)
 
     notes: Counter[str] = Counter()
@@ -98,7 +116,9 @@ def _row(source_id: str, image: _Found) -> SourceImage:
 
 
 def _metadata_paths(root: Path, splits: list[str]) -> list[Path]:
-    """The list of all images if it is there, else the list of each split; SourceError where a split has neither."""
+    """The list of all images if it is there, else the list of each split; SourceError where a split
+    has neither.
+    """
     if is_file(root / ALL_METADATA):
         return [root / ALL_METADATA]
     paths = [_first(root, METADATA[split]) for split in splits]
@@ -117,7 +137,9 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 def _on_disk(
     root: Path, splits: list[str], ours: Path | None, notes: Counter[str]
 ) -> tuple[dict[str, _Found], list[SourceImage]]:
-    """ImageID -> its file; and a row for each file that is not read because another has its id, or of no image."""
+    """ImageID -> its file; and a row for each file that is not read because another has its id, or
+    of no image.
+    """
     found: dict[str, _Found] = {}
     rows: list[SourceImage] = []
     for split in splits:
@@ -136,7 +158,9 @@ def _on_disk(
     return found, rows
 
 
-def _read_metadata(path: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]) -> None:
+def _read_metadata(
+    path: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+) -> None:
     """Author, licence, page and rotation from one list into the images that are on the disk."""
     columns = ("ImageID", "Subset", "License", "Author", "OriginalLandingURL", "Rotation")
     table = CsvTable(path, columns, METADATA_CURE, count_by="Subset")
@@ -158,7 +182,9 @@ def _read_metadata(path: Path, splits: list[str], found: dict[str, _Found], note
 
 
 def _said(value: str, what: str, notes: Counter[str]) -> str | None:
-    """A field's text; None where it is empty, and, counted, where its bytes are no UTF-8: whose word would it be."""
+    """A field's text; None where it is empty, and, counted, where its bytes are no UTF-8: whose
+    word would it be.
+    """
     if not is_whole(value):
         notes[f"{what}_not_utf8"] += 1
         return None
@@ -172,7 +198,9 @@ def _quarter_turns(written: str, notes: Counter[str]) -> int:
     """
     if _TURN.fullmatch(written.strip()) and float(written) % 90 == 0:
         return int(float(written)) % 360
-    notes["rotation_unknown" if written.strip().lower() in ("nan", "") else "rotation_unusable"] += 1
+    notes[
+        "rotation_unknown" if written.strip().lower() in ("nan", "") else "rotation_unusable"
+    ] += 1
     return 0
 
 
@@ -183,7 +211,9 @@ def _tell_damage(table: CsvTable, notes: Counter[str]) -> None:
     notes["blank_lines"] += table.blank_lines
 
 
-def _read_urls(root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]) -> None:
+def _read_urls(
+    root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+) -> None:
     """Download addresses for images without a page of their own, from the lists that are there."""
     for path in (_first(root, (f"{split}-images-boxable.csv",)) for split in splits):
         if path is None:
@@ -196,7 +226,9 @@ def _read_urls(root: Path, splits: list[str], found: dict[str, _Found], notes: C
         _tell_damage(table, notes)
 
 
-def _read_boxes(root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]) -> None:
+def _read_boxes(
+    root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+) -> None:
     """Class names of the boxes into the images, from the lists that are there."""
     boxes = {split: _first(root, BOXES[split]) for split in splits}
     notes.update({f"no_box_list_for_{split}": 1 for split, path in boxes.items() if path is None})

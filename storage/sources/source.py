@@ -1,4 +1,6 @@
-"""What every data set reader returns: images by stable id, with all that is known of them before a pixel is read."""
+"""What every data set reader returns: images by stable id, with all that is known of them before a
+pixel is read.
+"""
 
 import hashlib
 import json
@@ -18,11 +20,12 @@ _ABSENT = "is absent"
 class SourceImage:
     """One image of a data set, as its lists describe it; nothing is decoded.
 
-    dataset: "coco", "openimages", ... source_id: its id there, the same on every machine, always valid Unicode.
-    path: the file, or None where `reason` says why there is none to read; never both, never neither.
-    captions, labels: texts; style, author, licence, source_url, split: as the data set states them, else None.
-    rotation_degrees: counter-clockwise turn that sets the stored pixels upright: 0, 90, 180 or 270.
-    stamp: (bytes, modification time in ns) of the file when it was listed.
+    dataset: "coco", "openimages", ... source_id: its id there, the same on every machine, always
+    valid Unicode. path: the file, or None where `reason` says why there is none to read; never
+    both, never neither. captions, labels: texts; style, author, licence, source_url, split: as the
+    data set states them, else None. rotation_degrees: counter-clockwise turn that sets the stored
+    pixels upright: 0, 90, 180 or 270. stamp: (bytes, modification time in ns) of the file when it
+    was listed.
     """
 
     dataset: str
@@ -41,11 +44,15 @@ class SourceImage:
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.reason is None):
-            raise ValueError(f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}")
+            raise ValueError(
+                f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}"
+            )
 
     @property
     def is_absent(self) -> bool:
-        """Whether a list names it and no such file exists; otherwise it has a path, or is there and not to be read."""
+        """Whether a list names it and no such file exists; otherwise it has a path, or is there and
+        not to be read.
+        """
         return bool(self.reason and self.reason.endswith(_ABSENT))
 
 
@@ -58,9 +65,9 @@ def absent(listed_in: str, name: str) -> str:
 class Listing:
     """A data set as it lay on the disk. images: sorted by source_id, ids unique.
 
-    snapshot: sha256 over all of every image but its path, so that it changes when a file does, when a list says
-    something else of an image, and when a reader makes something else of the same files; it does not follow the data
-    set to another machine. notes: counts of what was odd.
+    snapshot: sha256 over all of every image but its path, so that it changes when a file does, when
+    a list says something else of an image, and when a reader makes something else of the same
+    files; it does not follow the data set to another machine. notes: counts of what was odd.
     """
 
     images: tuple[SourceImage, ...]
@@ -72,11 +79,13 @@ Reader = Callable[..., Listing]
 
 
 def key_of(dataset: str, source_id: str, crop: int) -> str:
-    """The key of one sample: `<dataset>-<id>-<crop>`, only [A-Za-z0-9_-], so a WebDataset tar can hold it.
+    """The key of one sample: `<dataset>-<id>-<crop>`, only [A-Za-z0-9_-], so a WebDataset tar can
+    hold it.
 
-    An id made of up to 64 such characters stays as it is; any other becomes a slug of up to 64 characters and the
-    first 12 hex digits of its sha256. So a key depends on its image alone, never on its place in a list, and is the
-    same on every machine. Raises ValueError for a data set name other than [a-z0-9_] or a negative crop.
+    An id made of up to 64 such characters stays as it is; any other becomes a slug of up to 64
+    characters and the first 12 hex digits of its sha256. So a key depends on its image alone, never
+    on its place in a list, and is the same on every machine. Raises ValueError for a data set name
+    other than [a-z0-9_] or a negative crop.
     """
     if not _SAFE_DATASET.fullmatch(dataset) or not source_id or crop < 0:
         raise ValueError(f"no key for dataset {dataset!r}, id {source_id!r}, crop {crop}")
@@ -88,7 +97,9 @@ def key_of(dataset: str, source_id: str, crop: int) -> str:
 
 
 def _slug(text: str) -> str:
-    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text; "id" where nothing is left."""
+    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text; "id" where nothing is
+    left.
+    """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:64].strip("-") or "id"
 
@@ -96,8 +107,8 @@ def _slug(text: str) -> str:
 def source_id_of(relative: str) -> str:
     """A stable id from a posix path relative to the data set's root.
 
-    NFC, as macOS may store the same name decomposed; bytes that are no UTF-8 (they reach Python as surrogates) become
-    \\xNN text, so that every id can be stored and printed.
+    NFC, as macOS may store the same name decomposed; bytes that are no UTF-8 (they reach Python as
+    surrogates) become \\xNN text, so that every id can be stored and printed.
     """
     return readable(unicodedata.normalize("NFC", relative))
 
@@ -109,10 +120,12 @@ def readable(text: str) -> str:
 
 
 def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, int]) -> Listing:
-    """The images sorted by id, each with one of its own, the snapshot of all, and the counts that are not zero.
+    """The images sorted by id, each with one of its own, the snapshot of all, and the counts that
+    are not zero.
 
-    Files that claim the same id (names that differ only in Unicode normalisation) are all kept: the first stays as it
-    is, the id of another gets 8 hex digits of its own name, and they are counted as `ids_claimed_twice`.
+    Files that claim the same id (names that differ only in Unicode normalisation) are all kept: the
+    first stays as it is, the id of another gets 8 hex digits of its own name, and they are counted
+    as `ids_claimed_twice`.
     """
     ordered: dict[str, SourceImage] = {}
     twice = 0
@@ -129,14 +142,18 @@ def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, in
 
 
 def _precedence(image: SourceImage, root: Path) -> tuple[str, bool, bool, bytes]:
-    """Among those that claim an id: files before what is no file, and the name that is the id itself first."""
+    """Among those that claim an id: files before what is no file, and the name that is the id
+    itself first.
+    """
     name = _raw_name(image, root)
     decomposed = not unicodedata.is_normalized("NFC", os.fsdecode(name))
     return image.source_id, image.path is None, decomposed, name
 
 
 def _raw_name(image: SourceImage, root: Path) -> bytes:
-    """What tells an image from another of the same id, on every machine: its place in the data set, or its reason."""
+    """What tells an image from another of the same id, on every machine: its place in the data set,
+    or its reason.
+    """
     return os.fsencode(image.path.relative_to(root)) if image.path else str(image.reason).encode()
 
 

@@ -1,4 +1,6 @@
-"""Rows of a CSV file too large for memory, for the few that are wanted; damage costs the rows it is in and no other."""
+"""Rows of a CSV file too large for memory, for the few that are wanted; damage costs the rows it is
+in and no other.
+"""
 
 import csv
 from collections import Counter, deque
@@ -12,7 +14,9 @@ from storage.sources.source import readable
 from storage.text import encoding_of
 
 MOST_LINES = 50
-"""A quoted field may hold line breaks. A row of more lines than this is taken for one whose quote was never closed."""
+"""A quoted field may hold line breaks. A row of more lines than this is taken for one whose quote
+was never closed.
+"""
 OPEN = "a quote that is not closed"
 _HOPELESS = 10_000
 """So many damaged rows end the reading, if they are too many so far."""
@@ -20,11 +24,13 @@ _HOPELESS = 10_000
 
 @dataclass
 class CsvTable:
-    """A comma-separated file with a header, read as a stream in UTF-8, or in UTF-16 or 32 with a byte order mark.
+    """A comma-separated file with a header, read as a stream in UTF-8, or in UTF-16 or 32 with a
+    byte order mark.
 
     columns: those to read, the first is what rows are chosen by. cure: where to get the file anew.
-    After matching() was read to its end, rows counts the good rows by the value of count_by (or under "" without),
-    damaged those that were left out by reason, and blank_lines what holds nothing at all.
+    After matching() was read to its end, rows counts the good rows by the value of count_by (or
+    under "" without), damaged those that were left out by reason, and blank_lines what holds
+    nothing at all.
     """
 
     path: Path
@@ -37,11 +43,12 @@ class CsvTable:
     _first_damage: str = ""
 
     def matching(self, wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
-        """The columns, as text, of each row whose first column is wanted; bytes that are no UTF-8 are surrogates.
+        """The columns, as text, of each row whose first column is wanted; bytes that are no UTF-8
+        are surrogates.
 
-        Raises SourceError where the file is missing, lacks a column, is no text, holds no row, or where more than one
-        row in MOST_DAMAGE is damaged: it has other fields than the header, nothing in its first column, a quote that
-        is not closed, or NUL characters.
+        Raises SourceError where the file is missing, lacks a column, is no text, holds no row, or
+        where more than one row in MOST_DAMAGE is damaged: it has other fields than the header,
+        nothing in its first column, a quote that is not closed, or NUL characters.
         """
         check_metadata(self.path, self.cure)
         chosen = frozenset(wanted)
@@ -52,7 +59,9 @@ class CsvTable:
             with self.path.open(encoding=encoding, errors=errors, newline="\n") as file:
                 yield from self._chosen(iter(file), chosen)
         except OSError as error:
-            raise SourceError(self.path, f"cannot be read: {error.strerror}", "Check its permissions.") from error
+            raise SourceError(
+                self.path, f"cannot be read: {error.strerror}", "Check its permissions."
+            ) from error
         except UnicodeDecodeError as error:
             raise SourceError(self.path, f"is no text: {error}", self._advice()) from error
         self._check_damage()
@@ -74,7 +83,9 @@ class CsvTable:
                     yield tuple(row[place] for place in places)
 
     def _header(self, line: str) -> list[str]:
-        """The names in line 1, without blanks around them; SourceError unless each column is named once."""
+        """The names in line 1, without blanks around them; SourceError unless each column is named
+        once.
+        """
         try:
             header = [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
         except csv.Error:  # lines that end in CR alone
@@ -86,7 +97,9 @@ class CsvTable:
                 what = f"line 1 names {', '.join(missing)} more than once"
             elif "\0" in line:
                 what += ": it holds NUL characters, as UTF-16 without a byte order mark does"
-            raise SourceError(self.path, f"{what}; it reads {readable(line[:120])!r}", self._advice())
+            raise SourceError(
+                self.path, f"{what}; it reads {readable(line[:120])!r}", self._advice()
+            )
         return header
 
     def _damage(self, why: str, number: int) -> None:
@@ -100,18 +113,26 @@ class CsvTable:
         damaged, good = self.damaged.total(), self.rows.total()
         check_damage(self.path, damaged, damaged + good, self._first_damage, self._advice())
         if not good:
-            raise SourceError(self.path, f"holds no row, only its header and {self.blank_lines:,} blank lines", self.cure)
+            raise SourceError(
+                self.path,
+                f"holds no row, only its header and {self.blank_lines:,} blank lines",
+                self.cure,
+            )
 
     def _advice(self) -> str:
         """The cure, with the usual cause."""
         return f"Was it edited, cut short or saved by a spreadsheet program? {self.cure}"
 
 
-def records(lines: Iterable[str], width: int, first: int = 1) -> Iterator[tuple[int, list[str] | str]]:
-    """(line number, fields) of each row of `width` fields, [] for a blank line; or why the row cannot be read.
+def records(
+    lines: Iterable[str], width: int, first: int = 1
+) -> Iterator[tuple[int, list[str] | str]]:
+    """(line number, fields) of each row of `width` fields, [] for a blank line; or why the row
+    cannot be read.
 
-    RFC 4180; a quote inside a field that does not begin with one is a character. Where a quote is not closed, or what
-    stands between it and the next one makes no row, only its own line is lost: reading goes on with the line after it.
+    RFC 4180; a quote inside a field that does not begin with one is a character. Where a quote is
+    not closed, or what stands between it and the next one makes no row, only its own line is lost:
+    reading goes on with the line after it.
     """
     rest, back, number = iter(lines), deque[str](), first
     while (line := back.popleft() if back else next(rest, None)) is not None:
@@ -129,13 +150,20 @@ def records(lines: Iterable[str], width: int, first: int = 1) -> Iterator[tuple[
         number += taken
 
 
-def _quoted(line: str, back: deque[str], rest: Iterator[str], width: int) -> tuple[int, list[str] | str]:
-    """How many lines the row that begins here takes, and the row; lines that were looked at in vain go back."""
+def _quoted(
+    line: str, back: deque[str], rest: Iterator[str], width: int
+) -> tuple[int, list[str] | str]:
+    """How many lines the row that begins here takes, and the row; lines that were looked at in vain
+    go back.
+    """
     row = _parsed([line], width)
     if row != OPEN:
         return 1, row
     taken, quotes = [line], line.count('"')
-    while len(taken) < MOST_LINES and (more := back.popleft() if back else next(rest, None)) is not None:
+    while (
+        len(taken) < MOST_LINES
+        and (more := back.popleft() if back else next(rest, None)) is not None
+    ):
         taken.append(more)
         quotes += more.count('"')
         if quotes % 2 == 0 and isinstance(row := _parsed(taken, width), list):
@@ -149,7 +177,11 @@ def _parsed(lines: list[str], width: int) -> list[str] | str:
     try:
         row = next(csv.reader(lines, strict=True))
     except csv.Error as error:
-        return OPEN if "unexpected end of data" in str(error) else f"misplaced quotes: {lines[0][:120]!r}"
+        return (
+            OPEN
+            if "unexpected end of data" in str(error)
+            else f"misplaced quotes: {lines[0][:120]!r}"
+        )
     return row if len(row) == width else _of_other_length(row, width, lines[0])
 
 

@@ -1,7 +1,8 @@
-"""What lies under a folder: files that may be read, and everything else with the reason why it is not.
+"""What lies under a folder: files that may be read, and everything else with the reason why it is
+not.
 
-One bad entry never ends a walk. What this project made itself is left out and counted: the root that is imported into,
-wherever it lies, and every artifact of another root.
+One bad entry never ends a walk. What this project made itself is left out and counted: the root
+that is imported into, wherever it lies, and every artifact of another root.
 """
 
 import os
@@ -28,8 +29,9 @@ _ARTIFACT_NAME = re.compile("[0-9a-f]{12}")
 class Entry:
     """Something under a folder that was walked.
 
-    name: its posix path there, byte for byte as the disk has it. stamp: (bytes, modification time in ns) of a regular
-    file that may be read. reason: why it must not or cannot be read; one of the two is None.
+    name: its posix path there, byte for byte as the disk has it. stamp: (bytes, modification time
+    in ns) of a regular file that may be read. reason: why it must not or cannot be read; one of the
+    two is None.
     """
 
     name: str
@@ -73,11 +75,12 @@ def is_root(folder: Path, ours: Path | None) -> bool:
 def walk(
     folder: Path, notes: Counter[str], ours: Path | None, deep: bool = True, links_out: bool = True
 ) -> list[Entry]:
-    """Everything under a folder but real folders, in the order of names; hidden entries are counted, not entered.
+    """Everything under a folder but real folders, in the order of names; hidden entries are
+    counted, not entered.
 
-    ours: the root that is imported into. deep: enter folders; they are counted otherwise. links_out: files that links
-    outside the folder lead to are read like others. Links to folders are never followed. Raises SourceError where the
-    folder itself cannot be listed.
+    ours: the root that is imported into. deep: enter folders; they are counted otherwise.
+    links_out: files that links outside the folder lead to are read like others. Links to folders
+    are never followed. Raises SourceError where the folder itself cannot be listed.
     """
     names_in(folder)
     own = _Own.of(folder, ours)
@@ -114,7 +117,9 @@ def walk(
 
 
 def pictures(entries: list[Entry], notes: Counter[str]) -> Iterator[Entry]:
-    """The entries that are called as images are, and folders that could not be read; all others are counted."""
+    """The entries that are called as images are, and folders that could not be read; all others are
+    counted.
+    """
     for entry in entries:
         if entry.is_folder or is_image_name(entry.name):
             yield entry
@@ -137,7 +142,9 @@ class _Own:
 
 
 def _is_artifact(folder: Path, entries: list[os.DirEntry[str]]) -> bool:
-    return bool(_ARTIFACT_NAME.fullmatch(folder.name)) and any(entry.name == "plan.json" for entry in entries)
+    return bool(_ARTIFACT_NAME.fullmatch(folder.name)) and any(
+        entry.name == "plan.json" for entry in entries
+    )
 
 
 def _looked_at(name: str, entry: os.DirEntry[str], own: _Own, links_out: bool) -> Entry | None:
@@ -148,7 +155,11 @@ def _looked_at(name: str, entry: os.DirEntry[str], own: _Own, links_out: bool) -
         status = target.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         what = getattr(error, "strerror", None) or "it leads in a circle"
-        return Entry(name, path, reason=f"a broken link: {what}" if is_link else f"cannot be looked at: {what}")
+        return Entry(
+            name,
+            path,
+            reason=f"a broken link: {what}" if is_link else f"cannot be looked at: {what}",
+        )
     if is_link and own.root is not None and target.is_relative_to(own.root):
         return None
     reason = _why_not(target, status.st_mode)

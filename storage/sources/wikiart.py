@@ -1,4 +1,5 @@
-"""WikiArt as ArtGAN publishes it: paintings in one folder a style, with lists for style, genre and artist.
+"""WikiArt as ArtGAN publishes it: paintings in one folder a style, with lists for style, genre and
+artist.
 
 <root>/<Style>/<artist>_<title>.jpg
 <root>/{Style,Genre,Artist}/*_class*, *_train*, *_val*      optional, https://github.com/cs-chan/ArtGAN
@@ -11,14 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from storage.errors import SourceError
-from storage.sources.disk import check_damage, check_root, is_file, is_folder, names_in, read_lines, wrong_layout
+from storage.sources.disk import (
+    check_damage,
+    check_root,
+    is_file,
+    is_folder,
+    names_in,
+    read_lines,
+    wrong_layout,
+)
 from storage.sources.source import Listing, SourceImage, absent, listing_of, readable, source_id_of
 from storage.sources.walk import Entry, check_not_ours, is_root, pictures, walk
 from storage.text import is_whole
 
 # WikiArt and ArtGAN state no licence for a single image, and a row without any would read as "free".
 LICENCE = "ArtGAN lists: non-commercial research; image rights: see WikiArt.org"
-LAYOUT = "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
+LAYOUT = (
+    "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
+)
 CURE = "Take the Style, Genre and Artist lists together from one ArtGAN download (wikiart_csv.zip)."
 LISTS = ("Style", "Genre", "Artist")
 STYLES = frozenset({
@@ -28,15 +39,23 @@ STYLES = frozenset({
     "New_Realism", "Northern_Renaissance", "Pointillism", "Pop_Art", "Post_Impressionism", "Realism", "Rococo",
     "Romanticism", "Symbolism", "Synthetic_Cubism", "Ukiyo_e",
 })  # fmt: skip
-_LIST_LINE = re.compile(r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*")  # Artist lists put two commas
+_LIST_LINE = re.compile(
+    r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*"
+)  # Artist lists put two commas
 _COPY_NUMBER = re.compile(r"\([0-9]+\)$")
-_ARTIST = re.compile(r"[^A-Z0-9\s_]+")  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
-_INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")  # what unzip writes where the locale lacks a character
+_ARTIST = re.compile(
+    r"[^A-Z0-9\s_]+"
+)  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
+_INFO_ZIP = re.compile(
+    r"#U([0-9a-f]{4})|#L([0-9a-f]{6})"
+)  # what unzip writes where the locale lacks a character
 
 
 @dataclass
 class _Lists:
-    """What the ArtGAN lists say, by image id: class name, and split in the first of LISTS that has the image."""
+    """What the ArtGAN lists say, by image id: class name, and split in the first of LISTS that has
+    the image.
+    """
 
     classes: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in LISTS})
     split: dict[str, str] = field(default_factory=dict)
@@ -44,15 +63,17 @@ class _Lists:
 
 
 def read_wikiart(root: Path, ours: Path | None = None) -> Listing:
-    """List a WikiArt folder. A style folder is any folder at the top with images in it, except the lists' own three.
+    """List a WikiArt folder. A style folder is any folder at the top with images in it, except the
+    lists' own three.
 
-    source_id: "<Style>/<file>", where #U00e9, as unzip escapes a letter, is the letter. style: the folder; a list that
-    names another style is an error. labels: the genre, if listed. author: the Artist list's, else from the file name.
-    captions: "<title> by <artist>", derived from the file name, as WikiArt has none. An artist or a title that was
-    garbled on its way is left out and counted. A listed image without a file is a row with a reason. licence: LICENCE for all.
-    ours: the root of this project's files, which is not entered.
-    Raises SourceError for a wrong folder, for lists of which more than one line in 100 cannot be read, and for those
-    that contradict the folders.
+    source_id: "<Style>/<file>", where #U00e9, as unzip escapes a letter, is the letter. style: the
+    folder; a list that names another style is an error. labels: the genre, if listed. author: the
+    Artist list's, else from the file name. captions: "<title> by <artist>", derived from the file
+    name, as WikiArt has none. An artist or a title that was garbled on its way is left out and
+    counted. A listed image without a file is a row with a reason. licence: LICENCE for all. ours:
+    the root of this project's files, which is not entered. Raises SourceError for a wrong folder,
+    for lists of which more than one line in 100 cannot be read, and for those that contradict the
+    folders.
     """
     check_root(root, "wikiart", LAYOUT)
     check_not_ours(root, ours)
@@ -103,7 +124,9 @@ def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> 
     genre = lists.classes["Genre"].get(source_id)
     author = lists.classes["Artist"].get(source_id, "").replace("_", " ") or artist
     listed = lists.listed_in.get(source_id)
-    notes["author_from_file_name"] += author is not None and source_id not in lists.classes["Artist"]
+    notes["author_from_file_name"] += (
+        author is not None and source_id not in lists.classes["Artist"]
+    )
     notes["without_author"] += author is None
     notes["without_title"] += not title
     notes["in_no_list"] += listed is None
@@ -126,8 +149,8 @@ def _letter(escape: re.Match[str]) -> str:
 def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:
     """("Juan Gris", "bottle wine glass") from "juan-gris_bottle-wine-glass(1).jpg".
 
-    (None, all words) for a file that is not named like ArtGAN's. What has lost letters on its way is None, or "".
-    str.title would spoil apostrophes.
+    (None, all words) for a file that is not named like ArtGAN's. What has lost letters on its way
+    is None, or "". str.title would spoil apostrophes.
     """
     stem = _COPY_NUMBER.sub("", PurePosixPath(name).stem)
     artist, underscore, title = stem.partition("_")
@@ -143,12 +166,15 @@ def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:
 def _is_garbled(name: str) -> bool:
     """Whether letters of a name were read in another encoding than they were written in.
 
-    Told by what no name holds: bytes that are no UTF-8, the replacement character, lines that boxes are drawn of (code
-    page 437, of old ZIP programs); or by letters that are UTF-8 when taken for bytes of Windows-1252 or Latin-1.
+    Told by what no name holds: bytes that are no UTF-8, the replacement character, lines that boxes
+    are drawn of (code page 437, of old ZIP programs); or by letters that are UTF-8 when taken for
+    bytes of Windows-1252 or Latin-1.
     """
     if name.isascii():
         return False
-    if not is_whole(name) or any("\u2500" <= character <= "\u259f" or character == "\ufffd" for character in name):
+    if not is_whole(name) or any(
+        "\u2500" <= character <= "\u259f" or character == "\ufffd" for character in name
+    ):
         return True
     return _is_utf8_of(name, "cp1252") or _is_utf8_of(name, "latin-1")
 
@@ -174,7 +200,9 @@ def _read_lists(root: Path, notes: Counter[str]) -> _Lists:
         for split in ("train", "val"):
             path = _list_path(folder, f"{name.lower()}_{split}")
             if path is None:
-                raise SourceError(folder / f"{name.lower()}_{split}.csv", "this file is missing", CURE)
+                raise SourceError(
+                    folder / f"{name.lower()}_{split}.csv", "this file is missing", CURE
+                )
             _read_list(path, name, split, classes, lists, notes)
     return lists
 
@@ -193,7 +221,9 @@ def _class_names(path: Path) -> dict[int, str]:
             continue
         left, _, right = line.strip().partition(" ")
         if not left.isdecimal() or not right:
-            raise SourceError(path, f'line {number} is {readable(line[:80])!r}, not "<number> <name>"', CURE)
+            raise SourceError(
+                path, f'line {number} is {readable(line[:80])!r}, not "<number> <name>"', CURE
+            )
         names[int(left)] = right.strip()
     return names
 
@@ -201,7 +231,8 @@ def _class_names(path: Path) -> dict[int, str]:
 def _read_list(
     path: Path, kind: str, split: str, classes: dict[int, str], lists: _Lists, notes: Counter[str]
 ) -> None:
-    """One list of "<Style>/<file>,<class number>" into lists; SourceError names a line that contradicts its folder.
+    """One list of "<Style>/<file>,<class number>" into lists; SourceError names a line that
+    contradicts its folder.
 
     A tab for the comma, "./" and backslashes are read; any other line is left out and counted.
     """

@@ -46,7 +46,9 @@ def changed_once_listed(monkeypatch, change):
     monkeypatch.setattr(stage, "list_images", listing_then_change)
 
 
-def test_files_that_change_during_an_import_are_rows_and_the_next_import_mends_them(config, monkeypatch):
+def test_files_that_change_during_an_import_are_rows_and_the_next_import_mends_them(
+    config, monkeypatch
+):
     def change():
         (config.path / "a.png").unlink()
         (config.path / "b.png").write_bytes((config.path / "b.png").read_bytes()[:40])
@@ -55,15 +57,24 @@ def test_files_that_change_during_an_import_are_rows_and_the_next_import_mends_t
     with monkeypatch.context() as patch:
         changed_once_listed(patch, change)
         first = rows(import_images(config))
-    assert {name: row["status"] for name, row in first.items()} == {"a": "rejected", "b": "rejected", "c": "ok"}
+    assert {name: row["status"] for name, row in first.items()} == {
+        "a": "rejected",
+        "b": "rejected",
+        "c": "ok",
+    }
     assert {first[name]["reason"] for name in "ab"} == {"unreadable file"}
-    assert "is gone; import again" in first["a"]["detail"] and "it changed after" in first["b"]["detail"]
+    assert (
+        "is gone; import again" in first["a"]["detail"]
+        and "it changed after" in first["b"]["detail"]
+    )
     draw(config.path / "b.png", 200)
     second = rows(import_images(config))
     assert {name: row["status"] for name, row in second.items()} == dict.fromkeys("bcd", "ok")
 
 
-def test_a_file_that_is_replaced_during_an_import_is_not_stored_as_what_was_listed(config, monkeypatch):
+def test_a_file_that_is_replaced_during_an_import_is_not_stored_as_what_was_listed(
+    config, monkeypatch
+):
     before = rows(import_images(config))["a"]["sha256"]
     draw(config.path / "b.png", 7)
     with monkeypatch.context() as patch:
@@ -72,10 +83,15 @@ def test_a_file_that_is_replaced_during_an_import_is_not_stored_as_what_was_list
     assert rows(import_images(config))["a"]["sha256"] not in (before, "")
 
 
-def test_a_data_set_that_goes_away_during_an_import_is_told_and_nothing_is_published(config, monkeypatch, tmp_path):
+def test_a_data_set_that_goes_away_during_an_import_is_told_and_nothing_is_published(
+    config, monkeypatch, tmp_path
+):
     with monkeypatch.context() as patch:
         changed_once_listed(patch, lambda: config.path.rename(tmp_path / "elsewhere"))
-        with pytest.raises(SourceError, match="pictures: went away while it was imported.*run the same command again"):
+        with pytest.raises(
+            SourceError,
+            match="pictures: went away while it was imported.*run the same command again",
+        ):
             import_images(config)
     (tmp_path / "elsewhere").rename(config.path)
     assert {row["status"] for row in rows(import_images(config)).values()} == {"ok"}
@@ -84,7 +100,9 @@ def test_a_data_set_that_goes_away_during_an_import_is_told_and_nothing_is_publi
 def test_a_file_that_may_be_read_again_is_imported_again(config, monkeypatch):
     plain = os.access
     with monkeypatch.context() as patch:
-        patch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.png") and plain(path, mode))
+        patch.setattr(
+            os, "access", lambda path, mode: not str(path).endswith("a.png") and plain(path, mode)
+        )
         locked = import_plan(config)
         listing = list_images(config)
     image = listing.images[0]
@@ -121,4 +139,6 @@ def test_what_a_reader_makes_of_the_same_files_is_part_of_the_plan(config):
     os.utime(config.path / "a.txt", ns=(stamp, stamp))
     assert import_plan(config).id != unreadable.id
     shutil.copytree(config.path, config.path.with_name("copy"))
-    assert import_plan(ImportImages(**{**dict(config), "path": config.path.with_name("copy")})) == import_plan(config)
+    assert import_plan(
+        ImportImages(**{**dict(config), "path": config.path.with_name("copy")})
+    ) == import_plan(config)

@@ -41,7 +41,9 @@ def test_a_file_that_did_not_change_is_read(picture):
     ],
     ids=["cut", "grown", "replaced", "deleted", "pipe", "folder", "circle", "device"],
 )
-def test_a_file_that_changed_after_it_was_listed_is_told_and_never_waited_for(change, told, picture):
+def test_a_file_that_changed_after_it_was_listed_is_told_and_never_waited_for(
+    change, told, picture
+):
     image = listed(picture)
     change(picture)
     with pytest.raises(NotAsListed, match=told):
@@ -72,7 +74,9 @@ def test_a_disk_that_fails_is_told(picture, monkeypatch):
         read_as_listed(SourceImage("folder", "a", picture))
 
 
-@pytest.mark.parametrize("read", [lambda path: read_json(path, "Cure."), lambda path: read_lines(path, "Cure.")])
+@pytest.mark.parametrize(
+    "read", [lambda path: read_json(path, "Cure."), lambda path: read_lines(path, "Cure.")]
+)
 def test_a_list_that_cannot_be_read_is_told_with_its_cure(read, tmp_path, monkeypatch):
     path = tmp_path / "list"
     for make, told in (
@@ -81,7 +85,10 @@ def test_a_list_that_cannot_be_read_is_told_with_its_cure(read, tmp_path, monkey
         (lambda: (path.rmdir(), path.symlink_to(path)), "is no file that can be read"),
         (lambda: (path.unlink(), os.mkfifo(path)), "is no file that can be read"),
         (lambda: (path.unlink(), path.write_bytes(b"")), "this file is empty"),
-        (lambda: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "is a git-lfs pointer"),
+        (
+            lambda: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"),
+            "is a git-lfs pointer",
+        ),
     ):
         make()
         with pytest.raises(SourceError, match=f"list: {told}"):
@@ -111,7 +118,9 @@ def test_json_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
         read_json(path, "Cure.")
 
 
-@pytest.mark.parametrize("content", ["[1", "[1]]", "{'a': 1}", '["a\tb"]', "nothing", "1" * 5000, "\0"])
+@pytest.mark.parametrize(
+    "content", ["[1", "[1]]", "{'a': 1}", '["a\tb"]', "nothing", "1" * 5000, "\0"]
+)
 def test_what_is_no_json_is_told(content, tmp_path):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(SourceError, match="a.json: is not JSON: "):

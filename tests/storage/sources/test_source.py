@@ -42,7 +42,10 @@ def test_a_plain_id_stays_literal_in_the_key():
 
 def test_a_key_is_the_same_on_every_machine():
     """Literal values: if one changes, every key of every artifact out there changes."""
-    assert key_of("wikiart", "Cubism/juan-gris_bottle.jpg", 0) == "wikiart-Cubism-juan-gris_bottle-jpg-7f8b5b91f901-00"
+    assert (
+        key_of("wikiart", "Cubism/juan-gris_bottle.jpg", 0)
+        == "wikiart-Cubism-juan-gris_bottle-jpg-7f8b5b91f901-00"
+    )
     assert key_of("folder", "日本語.png", 1).startswith("folder-png-")
 
 
@@ -53,12 +56,15 @@ def test_a_key_holds_only_characters_a_tar_member_can(source_id):
 
 
 def test_keys_of_different_images_and_crops_differ():
-    keys = {key_of("folder", source_id, crop) for source_id in AWKWARD_IDS for crop in (0, 1, 99, 100)}
+    keys = {
+        key_of("folder", source_id, crop) for source_id in AWKWARD_IDS for crop in (0, 1, 99, 100)
+    }
     assert len(keys) == len(AWKWARD_IDS) * 4
 
 
 @pytest.mark.parametrize(
-    ("dataset", "source_id", "crop"), [("my-set", "a", 0), ("", "a", 0), ("coco", "", 0), ("coco", "a", -1)]
+    ("dataset", "source_id", "crop"),
+    [("my-set", "a", 0), ("", "a", 0), ("coco", "", 0), ("coco", "a", -1)],
 )
 def test_a_key_of_nonsense_is_refused(dataset, source_id, crop):
     with pytest.raises(ValueError, match="no key for dataset"):
@@ -106,8 +112,12 @@ def test_two_images_of_one_id_are_both_kept_whichever_comes_first():
     assert {image.path for image in others} == {y.path, None}
     assert all(re.fullmatch("a~[0-9a-f]{8}", image.source_id) for image in others)
     elsewhere = SourceImage("coco", "a", Path("other/y/a.jpg"))
-    moved = listing_of(Path("other"), [SourceImage("coco", "a", Path("other/x/a.jpg")), elsewhere, gone], {})
-    assert [image.source_id for image in moved.images] == [image.source_id for image in listing.images]
+    moved = listing_of(
+        Path("other"), [SourceImage("coco", "a", Path("other/x/a.jpg")), elsewhere, gone], {}
+    )
+    assert [image.source_id for image in moved.images] == [
+        image.source_id for image in listing.images
+    ]
 
 
 def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place():
@@ -139,10 +149,19 @@ def test_every_reader_refuses_an_empty_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(a, b) for a in ("coco", "openimages", "wikiart") for b in ("coco", "openimages", "wikiart") if a != b]
+    ("name", "other"),
+    [
+        (a, b)
+        for a in ("coco", "openimages", "wikiart")
+        for b in ("coco", "openimages", "wikiart")
+        if a != b
+    ],
 )
 def test_a_reader_pointed_at_another_data_set_says_what_it_looks_like(name, other, real_data):
-    with pytest.raises(SourceError, match=f'is not laid out as {name}.*This looks like {other}: read it as "{other}"'):
+    with pytest.raises(
+        SourceError,
+        match=f'is not laid out as {name}.*This looks like {other}: read it as "{other}"',
+    ):
         SOURCES[name](real_data / other)
 
 
@@ -151,4 +170,9 @@ def test_reading_sources_loads_neither_pillow_nor_torch():
     import sys
 
     code = "import storage.sources, sys; print([m for m in ('PIL', 'torch', 'prefect', 'rdm_core') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

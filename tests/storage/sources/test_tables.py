@@ -34,19 +34,37 @@ def test_every_row_is_read_and_counted(tmp_path):
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_what_a_csv_writer_writes_is_read_as_it_was(quoting, end, tmp_path):
-    titles = ["a, b", 'say "cheese"', "two\nlines", "", '"', "tab\there", ",", '\n"\n', '","', "日本 \U0001f415", "a;b"]
+    titles = [
+        "a, b",
+        'say "cheese"',
+        "two\nlines",
+        "",
+        '"',
+        "tab\there",
+        ",",
+        '\n"\n',
+        '","',
+        "日本 \U0001f415",
+        "a;b",
+    ]
     path = tmp_path / "list.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=quoting, lineterminator=end)
-        writer.writerows([HEADER, *([f"{number}", title, title, "0"] for number, title in enumerate(titles))])
+        writer.writerows(
+            [HEADER, *([f"{number}", title, title, "0"] for number, title in enumerate(titles))]
+        )
     read = CsvTable(path, ("ImageID", "Author", "Title"), "Cure.")
-    assert list(read.matching(map(str, range(99)))) == [(f"{n}", title, title) for n, title in enumerate(titles)]
+    assert list(read.matching(map(str, range(99)))) == [
+        (f"{n}", title, title) for n, title in enumerate(titles)
+    ]
     assert not read.damaged
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_other_encodings_are_read_by_their_mark(encoding, tmp_path):
-    assert authors(table(tmp_path, lines(["a", "J\u00f6rg", "", ""]).encode(encoding)), "a") == {"a": "J\u00f6rg"}
+    assert authors(table(tmp_path, lines(["a", "J\u00f6rg", "", ""]).encode(encoding)), "a") == {
+        "a": "J\u00f6rg"
+    }
 
 
 def test_columns_are_found_in_any_order_and_with_blanks_around_their_names(tmp_path):
@@ -69,10 +87,16 @@ def test_columns_are_found_in_any_order_and_with_blanks_around_their_names(tmp_p
         ("a,An\0n,T,0", "NUL characters"),
     ],
 )
-@pytest.mark.parametrize("follows", ['next,Bob,"a, b",0', 'next,"Bob","two\nlines",0', 'next,Bob,", x",0'])
+@pytest.mark.parametrize(
+    "follows", ['next,Bob,"a, b",0', 'next,"Bob","two\nlines",0', 'next,Bob,", x",0']
+)
 def test_a_damaged_row_costs_itself_alone(row, reason, follows, tmp_path):
     read = table(tmp_path, lines([row], [follows]))
-    assert authors(read, "a", "next", "good0", "good999") == {"next": "Bob", "good0": "Ann", "good999": "Ann"}
+    assert authors(read, "a", "next", "good0", "good999") == {
+        "next": "Bob",
+        "good0": "Ann",
+        "good999": "Ann",
+    }
     assert read.damaged == {reason: 1} and read.rows.total() == 1001
 
 
@@ -81,7 +105,11 @@ def test_a_quote_inside_a_field_is_a_character(tmp_path):
 
 
 def test_many_quotes_that_are_not_closed_are_passed_over_one_by_one(tmp_path):
-    rows = [row for number in range(8) for row in ([f'open{number},"x', "T", "0"], *GOOD[number * 125 :][:125])]
+    rows = [
+        row
+        for number in range(8)
+        for row in ([f'open{number},"x', "T", "0"], *GOOD[number * 125 :][:125])
+    ]
     read = table(tmp_path, lines(*rows, good=[]))
     assert len(authors(read, *(row[0] for row in GOOD))) == 1000 and read.damaged.total() == 8
 
@@ -103,7 +131,10 @@ def test_blank_lines_are_counted_and_cost_nothing(tmp_path):
     [
         ("ImageID,Author\n", "holds no row, only its header and 0 blank lines"),
         ("ImageID,Author\n\n\n", "holds no row, only its header and 2 blank lines"),
-        ("ImageID,Author\n" + ",\n" * 3, "3 of 3 rows are damaged, first line 2: nothing in ImageID"),
+        (
+            "ImageID,Author\n" + ",\n" * 3,
+            "3 of 3 rows are damaged, first line 2: nothing in ImageID",
+        ),
         ("ImageID,Author\n" + "a,b\n" * 99 + "c\n", None),
         ("ImageID,Author\n" + "a,b\n" * 98 + "c\n", "1 of 99 rows are damaged, first line 100"),
         ("ImageID;Author\na;b\n", "line 1 has no column ImageID, Author; it reads 'ImageID;Author"),
@@ -111,7 +142,10 @@ def test_blank_lines_are_counted_and_cost_nothing(tmp_path):
         ("imageid,Author\na,b\n", "line 1 has no column ImageID"),
         ("ImageID,Author,Author\na,b,c\n", "line 1 names Author more than once"),
         ("ImageID,Author\ra,b\r", "line 1 has no column ImageID, Author"),
-        ("ImageID,Author\na,b\n".encode("utf-16-le"), "NUL characters, as UTF-16 without a byte order mark"),
+        (
+            "ImageID,Author\na,b\n".encode("utf-16-le"),
+            "NUL characters, as UTF-16 without a byte order mark",
+        ),
         (b"\xff\xfe" + "ImageID,Author\na,b\n".encode("utf-16-le")[:-1], "is no text"),
         (b"PK\x03\x04\x14\0\0", "line 1 has no column"),
         ("", "is empty"),

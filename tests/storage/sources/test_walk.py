@@ -106,7 +106,9 @@ def test_a_file_that_may_not_be_read_is_a_row_and_read_again_once_it_may(dataset
     open_to_all = reader(root)
     plain = os.access
     with monkeypatch.context() as patch:
-        patch.setattr(os, "access", lambda path, mode: "secret" not in str(path) and plain(path, mode))
+        patch.setattr(
+            os, "access", lambda path, mode: "secret" not in str(path) and plain(path, mode)
+        )
         locked = reader(root)
     assert reasons(locked) == {"good": None, "secret": "may not be read: Permission denied"}
     assert locked.snapshot != open_to_all.snapshot == reader(root).snapshot
@@ -114,7 +116,16 @@ def test_a_file_that_may_not_be_read_is_a_row_and_read_again_once_it_may(dataset
 
 def test_odd_names_are_rows_with_ids_of_their_own(dataset):
     reader, root, images = dataset
-    names = ["a.JPG", "A.jpg", "a.jpg", "x" * 250 + ".jpg", "new\nline.jpg", "caf\udce9.jpg", "-rf.jpg", "*.jpg"]
+    names = [
+        "a.JPG",
+        "A.jpg",
+        "a.jpg",
+        "x" * 250 + ".jpg",
+        "new\nline.jpg",
+        "caf\udce9.jpg",
+        "-rf.jpg",
+        "*.jpg",
+    ]
     for name in names:
         (images / name).write_bytes(b"jpeg")
     listing = reader(root)
@@ -196,7 +207,9 @@ def test_the_root_itself_and_its_artifacts_are_refused_as_a_folder_of_images(tmp
     made = artifact(tmp_path)
     (tmp_path / "alias").symlink_to(tmp_path)
     for folder in (tmp_path, tmp_path / "alias"):
-        with pytest.raises(SourceError, match="is the root, where this project keeps what it makes"):
+        with pytest.raises(
+            SourceError, match="is the root, where this project keeps what it makes"
+        ):
             read_folder(folder, ours=tmp_path)
     for folder in (made, tmp_path / "shards"):
         with pytest.raises(SourceError, match="lies among the artifacts of the root"):
