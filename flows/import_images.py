@@ -35,6 +35,7 @@ from storage.sources import (
     origin_of,
     read_as_listed,
 )
+from storage.sources.disk import is_folder
 
 
 @stage_flow("import-images", threads=None)
@@ -146,7 +147,7 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
     try:
         return read_as_listed(image)
     except NotAsListed as error:
-        if config.path is not None and not config.path.is_dir():
+        if config.path is not None and not is_folder(config.path):
             cure = "Is its disk there? Then run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error

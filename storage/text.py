@@ -1,5 +1,4 @@
-"""Bytes that others wrote, as text that is right or not taken at all: no encoding is ever guessed.
-"""
+"""Bytes that others wrote, as text that is right or not taken at all: no encoding is guessed."""
 
 import codecs
 

@@ -1,5 +1,4 @@
-"""Files on a user's disk: is this the folder, is this list whole, read this one as it was listed.
-"""
+"""Files on a user's disk: is this the folder, is this list whole, read this as it was listed."""
 
 import json
 import os
@@ -27,8 +26,7 @@ _MARKS = {
 
 
 class NotAsListed(Exception):
-    """An image's file that is gone, was replaced or cannot be read; the message says what happened.
-    """
+    """An image's file is gone, was replaced or cannot be read; the message says which."""
 
 
 def check_root(root: Path, dataset: str, layout: str) -> None:
@@ -66,7 +64,8 @@ def names_in(folder: Path) -> list[str]:
 
 def is_file(path: Path) -> bool:
     """Whether it is a file, or a link to one; False for what may not be looked at."""
-    return os.path.isfile(path)  # noqa: PTH113  Path.is_file raises where a folder above may not be entered
+    # Path.is_file raises where a folder above may not be entered
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path) -> bool:

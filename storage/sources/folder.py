@@ -20,8 +20,7 @@ _MAX_CAPTION_BYTES = 2**20  # a longer .txt is a document, not a caption
 def read_folder(
     root: Path, licence: str | None = None, author: str | None = None, ours: Path | None = None
 ) -> Listing:
-    """List every file under root that is not hidden; licence and author are the caller's word, for
-    all of them.
+    """List every file under root that is not hidden; licence and author are the caller's word.
 
     What is no image is found out by the decoder and becomes a rejected row there. A `<stem>.txt` or
     `<stem>.caption` (in any case) beside an image `<stem>.<suffix>` holds its captions. Links out
@@ -53,7 +52,8 @@ def read_folder(
     rows = [
         SourceImage(
             "folder", source_id_of(entry.name), None if entry.name in unreadable else entry.file,
-            captions[_stem(entry.name)] if is_image_name(entry.name) else (), licence=licence, author=author,
+            captions[_stem(entry.name)] if is_image_name(entry.name) else (),
+            licence=licence, author=author,
             reason=unreadable.get(entry.name, entry.reason), stamp=entry.stamp,
         )
         for entry in entries
@@ -67,8 +67,7 @@ def read_folder(
 
 
 def _stem(name: str) -> str:
-    """What an image and its captions have in common: the name without its suffix, accents composed.
-    """
+    """What an image and its captions share: the name without its suffix, accents composed."""
     return source_id_of(str(PurePosixPath(name).with_suffix("")))
 
 

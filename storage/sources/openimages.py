@@ -1,7 +1,7 @@
 """Open Images: nine million Flickr photographs, of which users keep some.
 
 <root>/{train,validation,test}/<16 hex digits>.jpg
-<root>/image_ids_and_rotation.csv           author, licence, rotation; or the list of each split (METADATA)
+<root>/image_ids_and_rotation.csv           author, licence, rotation; or a list a split (METADATA)
 <root>/*-annotations-bbox.csv               optional: boxes, for the labels
 <root>/class-descriptions-boxable.csv       names of the labels, needed where there are boxes
 <root>/<split>-images-boxable.csv           optional: image_name, image_url
@@ -26,7 +26,10 @@ from storage.sources.tables import CsvTable, records
 from storage.sources.walk import Entry, pictures, walk
 from storage.text import is_whole
 
-LAYOUT = "train/ or validation/ with <ImageID>.jpg, image_ids_and_rotation.csv, class-descriptions-boxable.csv"
+LAYOUT = (
+    "train/ or validation/ with <ImageID>.jpg, image_ids_and_rotation.csv, "
+    "class-descriptions-boxable.csv"
+)
 SITE = "https://storage.googleapis.com/openimages"
 SPLITS = ("train", "validation", "test")
 ALL_METADATA = "image_ids_and_rotation.csv"
@@ -109,9 +112,10 @@ def _row(source_id: str, image: _Found) -> SourceImage:
     """One image with all that was found of it; labels in alphabetical order."""
     reason = image.reason or image.entry.reason
     return SourceImage(
-        dataset="openimages", source_id=source_id, path=None if reason else image.entry.path, reason=reason,
-        labels=tuple(sorted(image.labels)), author=image.author, licence=image.licence, source_url=image.source_url,
-        rotation_degrees=image.rotation_degrees, split=image.split, stamp=image.entry.stamp,
+        dataset="openimages", source_id=source_id, path=None if reason else image.entry.path,
+        reason=reason, stamp=image.entry.stamp, split=image.split,
+        labels=tuple(sorted(image.labels)), author=image.author, licence=image.licence,
+        source_url=image.source_url, rotation_degrees=image.rotation_degrees,
     )  # fmt: skip
 
 
@@ -149,7 +153,8 @@ def _on_disk(
             image = _Found(split, entry)
             if source_id in found:
                 first = found[source_id]
-                image.reason = f"{split}/{readable(entry.name)} is the same image as {first.split}/{readable(first.entry.name)}"
+                taken = f"{first.split}/{first.entry.name}"
+                image.reason = readable(f"{split}/{entry.name} is the same image as {taken}")
                 notes["images_there_twice"] += 1
             if entry.is_folder or image.reason:
                 rows.append(_row(source_id, image))

@@ -1,5 +1,6 @@
-"""Rows of a CSV file too large for memory, for the few that are wanted; damage costs the rows it is
-in and no other.
+"""The few rows that are wanted of a CSV file too large for memory.
+
+Damage costs the rows it is in, and no other.
 """
 
 import csv
@@ -14,18 +15,16 @@ from storage.sources.source import readable
 from storage.text import encoding_of
 
 MOST_LINES = 50
-"""A quoted field may hold line breaks. A row of more lines than this is taken for one whose quote
-was never closed.
-"""
+"""A quoted field may hold line breaks; a row of more lines is one whose quote was never closed."""
 OPEN = "a quote that is not closed"
+_MOST_HEADER = 65_536
 _HOPELESS = 10_000
 """So many damaged rows end the reading, if they are too many so far."""
 
 
 @dataclass
 class CsvTable:
-    """A comma-separated file with a header, read as a stream in UTF-8, or in UTF-16 or 32 with a
-    byte order mark.
+    """A comma-separated file with a header: UTF-8, or UTF-16 or 32 with a byte order mark.
 
     columns: those to read, the first is what rows are chosen by. cure: where to get the file anew.
     After matching() was read to its end, rows counts the good rows by the value of count_by (or
@@ -43,8 +42,7 @@ class CsvTable:
     _first_damage: str = ""
 
     def matching(self, wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
-        """The columns, as text, of each row whose first column is wanted; bytes that are no UTF-8
-        are surrogates.
+        """The columns of each row whose first one is wanted; bytes that are no UTF-8 as surrogates.
 
         Raises SourceError where the file is missing, lacks a column, is no text, holds no row, or
         where more than one row in MOST_DAMAGE is damaged: it has other fields than the header,
@@ -57,7 +55,8 @@ class CsvTable:
                 encoding = encoding_of(file.read(4))
             errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
             with self.path.open(encoding=encoding, errors=errors, newline="\n") as file:
-                yield from self._chosen(iter(file), chosen)
+                header = self._header(file.readline(_MOST_HEADER))
+                yield from self._chosen(file, header, chosen)
         except OSError as error:
             raise SourceError(
                 self.path, f"cannot be read: {error.strerror}", "Check its permissions."
@@ -66,8 +65,9 @@ class CsvTable:
             raise SourceError(self.path, f"is no text: {error}", self._advice()) from error
         self._check_damage()
 
-    def _chosen(self, lines: Iterator[str], chosen: frozenset[str]) -> Iterator[tuple[str, ...]]:
-        header = self._header(next(lines, ""))
+    def _chosen(
+        self, lines: Iterable[str], header: list[str], chosen: frozenset[str]
+    ) -> Iterator[tuple[str, ...]]:
         key, *_ = places = [header.index(name) for name in self.columns]
         counted = None if self.count_by is None else header.index(self.count_by)
         for number, row in records(lines, len(header), first=2):
@@ -83,9 +83,7 @@ class CsvTable:
                     yield tuple(row[place] for place in places)
 
     def _header(self, line: str) -> list[str]:
-        """The names in line 1, without blanks around them; SourceError unless each column is named
-        once.
-        """
+        """The names in line 1, without blanks; SourceError unless each column is named once."""
         try:
             header = [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
         except csv.Error:  # lines that end in CR alone

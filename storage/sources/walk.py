@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from storage import layout
 from storage.errors import SourceError
-from storage.sources.disk import names_in
+from storage.sources.disk import is_folder, names_in
 from storage.sources.source import readable
 
 IMAGE_SUFFIXES = frozenset({
@@ -53,7 +53,7 @@ def is_image_name(name: str) -> bool:
 
 def check_not_ours(folder: Path, ours: Path | None) -> None:
     """Raise SourceError where the folder is the root itself or lies among its artifacts."""
-    if ours is None or not ours.is_dir():
+    if ours is None or not is_folder(ours):
         return
     base, root = folder.resolve(), ours.resolve()
     if base.samefile(root):
@@ -75,12 +75,12 @@ def is_root(folder: Path, ours: Path | None) -> bool:
 def walk(
     folder: Path, notes: Counter[str], ours: Path | None, deep: bool = True, links_out: bool = True
 ) -> list[Entry]:
-    """Everything under a folder but real folders, in the order of names; hidden entries are
-    counted, not entered.
+    """Everything under a folder but real folders, in the order of names.
 
-    ours: the root that is imported into. deep: enter folders; they are counted otherwise.
-    links_out: files that links outside the folder lead to are read like others. Links to folders
-    are never followed. Raises SourceError where the folder itself cannot be listed.
+    ours: the root that is imported into, which is not entered. deep: enter folders; else they are
+    counted, as hidden entries are. links_out: files that links outside the folder lead to are read
+    like others; links to folders never are. Raises SourceError where the folder itself cannot be
+    listed.
     """
     names_in(folder)
     own = _Own.of(folder, ours)
@@ -117,9 +117,7 @@ def walk(
 
 
 def pictures(entries: list[Entry], notes: Counter[str]) -> Iterator[Entry]:
-    """The entries that are called as images are, and folders that could not be read; all others are
-    counted.
-    """
+    """Entries called as images are, and folders that could not be read; others are counted."""
     for entry in entries:
         if entry.is_folder or is_image_name(entry.name):
             yield entry
@@ -137,7 +135,7 @@ class _Own:
     @staticmethod
     def of(folder: Path, ours: Path | None) -> "_Own":
         base = folder.resolve()
-        root = ours.resolve() if ours is not None and ours.is_dir() else None
+        root = ours.resolve() if ours is not None and is_folder(ours) else None
         return _Own(base, None if root is None or base.is_relative_to(root) else root)
 
 

@@ -2,7 +2,7 @@
 artist.
 
 <root>/<Style>/<artist>_<title>.jpg
-<root>/{Style,Genre,Artist}/*_class*, *_train*, *_val*      optional, https://github.com/cs-chan/ArtGAN
+<root>/{Style,Genre,Artist}/*_class*, *_train*, *_val*    optional, https://github.com/cs-chan/ArtGAN
 """
 
 import re
@@ -25,7 +25,7 @@ from storage.sources.source import Listing, SourceImage, absent, listing_of, rea
 from storage.sources.walk import Entry, check_not_ours, is_root, pictures, walk
 from storage.text import is_whole
 
-# WikiArt and ArtGAN state no licence for a single image, and a row without any would read as "free".
+# WikiArt and ArtGAN state no licence for a single image; a row without any would read as "free".
 LICENCE = "ArtGAN lists: non-commercial research; image rights: see WikiArt.org"
 LAYOUT = (
     "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
@@ -42,6 +42,7 @@ STYLES = frozenset({
 _LIST_LINE = re.compile(
     r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*"
 )  # Artist lists put two commas
+_CLASS_LINE = re.compile(r"(?P<number>[0-9]{1,9})\s+(?P<name>.*)")
 _COPY_NUMBER = re.compile(r"\([0-9]+\)$")
 _ARTIST = re.compile(
     r"[^A-Z0-9\s_]+"
@@ -53,9 +54,7 @@ _INFO_ZIP = re.compile(
 
 @dataclass
 class _Lists:
-    """What the ArtGAN lists say, by image id: class name, and split in the first of LISTS that has
-    the image.
-    """
+    """What the ArtGAN lists say by image id: class names, and the split in the first of LISTS."""
 
     classes: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in LISTS})
     split: dict[str, str] = field(default_factory=dict)
@@ -63,8 +62,7 @@ class _Lists:
 
 
 def read_wikiart(root: Path, ours: Path | None = None) -> Listing:
-    """List a WikiArt folder. A style folder is any folder at the top with images in it, except the
-    lists' own three.
+    """List a WikiArt folder. A style is any folder at the top with images in it but the lists' own.
 
     source_id: "<Style>/<file>", where #U00e9, as unzip escapes a letter, is the letter. style: the
     folder; a list that names another style is an error. labels: the genre, if listed. author: the
@@ -133,7 +131,8 @@ def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> 
     notes["listed_but_absent"] += entry is None
     caption = f"{title} by {author}" if author else title
     return SourceImage(
-        dataset="wikiart", source_id=source_id, path=entry.file if entry else None, captions=(caption,) if title else (),
+        dataset="wikiart", source_id=source_id, path=entry.file if entry else None,
+        captions=(caption,) if title else (),
         labels=(genre,) if genre else (), style=style, author=author, licence=LICENCE,
         split=lists.split.get(source_id), stamp=entry.stamp if entry else None,
         reason=entry.reason if entry else absent(listed or "", "the file"),
@@ -219,22 +218,21 @@ def _class_names(path: Path) -> dict[int, str]:
     for number, line in enumerate(read_lines(path, CURE), start=1):
         if not line.strip():
             continue
-        left, _, right = line.strip().partition(" ")
-        if not left.isdecimal() or not right:
-            raise SourceError(
-                path, f'line {number} is {readable(line[:80])!r}, not "<number> <name>"', CURE
-            )
-        names[int(left)] = right.strip()
+        match = _CLASS_LINE.fullmatch(line.strip())
+        if match is None:
+            what = f'line {number} is {readable(line[:80])!r}, not "<number> <name>"'
+            raise SourceError(path, what, CURE)
+        names[int(match["number"])] = match["name"]
     return names
 
 
 def _read_list(
     path: Path, kind: str, split: str, classes: dict[int, str], lists: _Lists, notes: Counter[str]
 ) -> None:
-    """One list of "<Style>/<file>,<class number>" into lists; SourceError names a line that
-    contradicts its folder.
+    """One list of "<Style>/<file>,<class number>" into lists.
 
     A tab for the comma, "./" and backslashes are read; any other line is left out and counted.
+    Raises SourceError naming a line that contradicts its folder, or where too many are damaged.
     """
     rows, damaged, first = 0, 0, ""
     for number, line in enumerate(read_lines(path, CURE), start=1):
@@ -250,9 +248,13 @@ def _read_list(
             first = first or f"line {number} is {readable(line[:120])!r}, not {wanted}"
             continue
         source_id = source_id_of(written)
-        if kind == "Style" and label != source_id.split("/")[0]:
-            raise SourceError(path, f"line {number} says style {label!r} of {source_id!r}", CURE)
-        lists.classes[kind][source_id] = label
+        if kind == "Style" and source_id_of(label) != source_id.split("/")[0]:
+            what = f"line {number} says style {readable(label)!r} of {source_id!r}"
+            raise SourceError(path, what, CURE)
+        if is_whole(label):
+            lists.classes[kind][source_id] = label
+        else:
+            notes["class_names_not_utf8"] += 1
         lists.split.setdefault(source_id, split)
         lists.listed_in.setdefault(source_id, f"{kind}/{path.name}")
     notes["list_lines_damaged"] += damaged

@@ -273,6 +273,14 @@ def test_lists_in_utf16_are_read_by_their_mark_and_refused_without(tmp_path):
             read_wikiart(tmp_path)
 
 
+def test_a_class_whose_name_is_no_utf8_is_left_out_and_counted(tmp_path):
+    (write_wikiart(tmp_path) / "Artist/artist_class").write_bytes(b"3\tJuan_de_Gr\xeds\n")
+    listing = read_wikiart(tmp_path)
+    image = next(image for image in listing.images if image.source_id == GRIS)
+    assert image.author == "Juan Gris", "the file name's"
+    assert listing.notes["class_names_not_utf8"] == 1
+
+
 def test_an_empty_list_is_named(tmp_path):
     (write_wikiart(tmp_path) / "Style/style_train.csv").write_bytes(b"")
     with pytest.raises(SourceError, match="style_train.csv: this file is empty"):
