@@ -5,7 +5,6 @@
 """
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,15 @@ from pathlib import Path
 
 from storage.sources.annotations import Annotations, Picture, read_captions, read_instances
 from storage.sources.disk import check_root, is_folder, wrong_layout
-from storage.sources.source import Listing, SourceImage, absent, listing_of, readable, source_id_of
+from storage.sources.source import (
+    Listing,
+    SourceImage,
+    absent,
+    listing_of,
+    readable,
+    source_id_of,
+    unzipped,
+)
 from storage.sources.walk import Entry, pictures, walk
 
 LAYOUT = (
@@ -112,8 +119,9 @@ def _hear(
         one = said.setdefault(name, _Said(file, reason))
         meant[name] += 1
         one.url = one.url or picture.url
-        one.licence = one.licence or annotations.licences.get(picture.licence or "")
-        notes["licences_unknown"] += picture.licence not in (None, *annotations.licences)
+        licence = annotations.licences.get(picture.licence) if picture.licence else None
+        one.licence = one.licence or licence
+        notes["licences_unknown"] += bool(picture.licence and not licence)
         one.captions += annotations.captions.get(picture.number, ())
         labels = annotations.labels.get(picture.number, ())
         one.labels += [label for label in labels if label not in one.labels]
@@ -133,16 +141,17 @@ class _Files:
     ) -> None:
         self.folder, self.notes = folder, notes
         self.by_name = {entry.name: entry for entry in entries if not entry.is_folder}
-        self._composed = _one_each(self.by_name, _composed)
+        self._unzipped = _one_each(self.by_name, unzipped)
         names = (name for one in listed for name in (one.name, *_names_inside(one.name, folder)))
-        unnamed = self.by_name.keys() - {self._composed.get(_composed(name)) for name in names}
+        unnamed = self.by_name.keys() - {self._unzipped.get(unzipped(name)) for name in names}
         self._any_case = _one_each(unnamed, _any_case)
 
     def place_of(self, picture: Picture) -> tuple[str, str | None]:
         """The name of the picture's file under the folder, and why there can be none, or None.
 
-        The file called so; else one whose accents are composed otherwise; else the one that no list
-        names and that differs in case alone, which is counted. If none, the name it would have.
+        The file called so; else the one whose accents are composed otherwise or escaped by unzip;
+        else the one that no list names and that differs in case alone, which is counted. If none,
+        the name it would have.
         """
         if picture.name in self.by_name:
             return picture.name, None
@@ -152,7 +161,7 @@ class _Files:
             why = f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
             return picture.name, why
         for candidate in candidates:
-            if found := self._composed.get(_composed(candidate)):
+            if found := self._unzipped.get(unzipped(candidate)):
                 return found, None
         for candidate in candidates:
             if found := self._any_case.get(_any_case(candidate)):
@@ -185,9 +194,5 @@ def _names_inside(name: str, folder: str) -> list[str]:
     return names
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _any_case(name: str) -> str:
-    return _composed(name).casefold()
+    return unzipped(name).casefold()

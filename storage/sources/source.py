@@ -14,6 +14,7 @@ from pathlib import Path
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")  # no hyphen: it parts data set, id and crop in a key
 _ABSENT = "is absent"
+_INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,20 @@ def source_id_of(relative: str) -> str:
     surrogates) become \\xNN text, so that every id can be stored and printed.
     """
     return readable(unicodedata.normalize("NFC", relative))
+
+
+def unzipped(name: str) -> str:
+    """A file's name in NFC, with the letters that unzip wrote as #U00e9 where a locale lacked them.
+
+    Info-ZIP, process.c: #Uxxxx, and #Lxxxxxx beyond the first plane. What is no letter stays.
+    """
+    return unicodedata.normalize("NFC", _INFO_ZIP.sub(_letter, name))
+
+
+def _letter(escape: re.Match[str]) -> str:
+    number = int(escape[1] or escape[2], 16)
+    is_letter = 0x7F < number < 0x110000 and not 0xD800 <= number <= 0xDFFF
+    return chr(number) if is_letter else escape[0]
 
 
 def readable(text: str) -> str:

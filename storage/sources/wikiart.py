@@ -21,7 +21,15 @@ from storage.sources.disk import (
     read_lines,
     wrong_layout,
 )
-from storage.sources.source import Listing, SourceImage, absent, listing_of, readable, source_id_of
+from storage.sources.source import (
+    Listing,
+    SourceImage,
+    absent,
+    listing_of,
+    readable,
+    source_id_of,
+    unzipped,
+)
 from storage.sources.walk import Entry, check_not_ours, is_root, pictures, walk
 from storage.text import is_whole
 
@@ -47,9 +55,6 @@ _COPY_NUMBER = re.compile(r"\([0-9]+\)$")
 _ARTIST = re.compile(
     r"[^A-Z0-9\s_]+"
 )  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
-_INFO_ZIP = re.compile(
-    r"#U([0-9a-f]{4})|#L([0-9a-f]{6})"
-)  # what unzip writes where the locale lacks a character
 
 
 @dataclass
@@ -114,7 +119,7 @@ def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[s
 def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> SourceImage:
     """One painting from its file name and the lists."""
     composed = unicodedata.normalize("NFC", name)
-    name = unicodedata.normalize("NFC", _INFO_ZIP.sub(_letter, name)) if entry else composed
+    name = unzipped(name) if entry else composed
     notes["names_escaped_by_unzip"] += name != composed
     source_id = source_id_of(name)
     style = source_id.split("/", 1)[0]
@@ -137,12 +142,6 @@ def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> 
         split=lists.split.get(source_id), stamp=entry.stamp if entry else None,
         reason=entry.reason if entry else absent(listed or "", "the file"),
     )  # fmt: skip
-
-
-def _letter(escape: re.Match[str]) -> str:
-    """The character of "#U00e9"; the escape as it is where there is none of that number."""
-    number = int(escape[1] or escape[2], 16)
-    return chr(number) if 0x7F < number < 0x110000 and not 0xD800 <= number <= 0xDFFF else escape[0]
 
 
 def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:

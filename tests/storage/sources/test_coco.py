@@ -407,6 +407,8 @@ def test_records_that_are_none_are_counted(tmp_path):
         ("caf\u00e9.jpg", "cafe\u0301.jpg"),
         ("cafe\u0301.jpg", "caf\u00e9.jpg"),
         ("caf\udce9.jpg", "caf\udce9.jpg"),
+        ("caf\u00e9.jpg", "caf#U00e9.jpg"),
+        ("caf#U00e9.jpg", "caf#U00e9.jpg"),
         ("a.JPG", "a.jpg"),
     ],
 )
