@@ -77,7 +77,8 @@ def list_images(config: ImportImages) -> Listing:
         return Listing(tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names), "built-in", {})
     assert config.path is not None, "the config refuses a source without a path"
     if config.source == "folder":
-        listing = SOURCES["folder"](config.path, licence=config.licence, author=config.author, ours=config.root)
+        stated = {"licence": config.licence, "author": config.author}
+        listing = SOURCES["folder"](config.path, **stated, ours=config.root)
         return replace(listing, images=tuple(replace(image, dataset=config.dataset) for image in listing.images))
     if config.source == "wikiart":
         return SOURCES["wikiart"](config.path, ours=config.root)
@@ -136,19 +137,21 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
 
 
 def read_image(image: SourceImage, config: ImportImages) -> bytes:
-    """The file's bytes. Raises ImageRejected when there is none, it is too large, or not the one that was listed.
+    """The file's bytes.
 
-    Raises SourceError where the whole data set has gone: its images are not to be rejected for that.
+    Raises ImageRejected where there is no file to read, it is too large, or not the one that was
+    listed; SourceError where the whole data set has gone, for which no image is to be rejected.
     """
     if image.path is None:
-        raise ImageRejected("missing file" if image.is_absent else "unreadable file", image.reason or "")
+        reason = "missing file" if image.is_absent else "unreadable file"
+        raise ImageRejected(reason, image.reason or "")
     if image.stamp and image.stamp[0] > config.max_bytes:
         raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
     try:
         return read_as_listed(image)
     except NotAsListed as error:
         if config.path is not None and not is_folder(config.path):
-            cure = "Is its disk there? Then run the same command again: it continues where it stopped."
+            cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error
 

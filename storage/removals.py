@@ -59,10 +59,10 @@ def removal_parameters(removed: Set[str]) -> dict[str, str]:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys in a text file, one a line, each once; blank lines and what follows a # are left out.
+    """The keys in a text file, one a line, each once, without blank lines and what follows a #.
 
-    Raises StorageError when it cannot be read as UTF-8, or holds a line that is no key: what stands on the list stays
-    there for good, so nothing is taken for a key that is none.
+    Raises StorageError when it cannot be read as UTF-8, or holds a line that is no key: what stands
+    on the list stays there for good, so nothing is taken for a key that is none.
     """
     try:
         keys = _keys_in(path.read_bytes(), path)
@@ -81,7 +81,8 @@ def _keys_in(data: bytes, path: Path) -> tuple[str, ...]:
             raise NotText(f"it is {encoding_of(data).upper()}")
         lines = text_of(data).splitlines()
     except NotText as error:
-        raise FormatError(path, f"is no text in UTF-8 ({error})", "Write one key a line, as UTF-8.") from error
+        cure = "Write one key a line, as UTF-8."
+        raise FormatError(path, f"is no text in UTF-8 ({error})", cure) from error
     keys = (line.partition("#")[0].strip() for line in lines)
     return tuple(dict.fromkeys(key for key in keys if key))
 

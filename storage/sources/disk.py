@@ -74,9 +74,7 @@ def is_folder(path: Path) -> bool:
 
 
 def check_metadata(path: Path, cure: str) -> None:
-    """Raise SourceError unless path is a readable file with data in it; `cure` says where to get
-    it.
-    """
+    """Raise SourceError unless path is a readable file with data; cure: where to get it."""
     if not is_file(path):
         there = os.path.lexists(path)
         raise SourceError(
@@ -103,16 +101,14 @@ def _bytes(path: Path, most: int = -1) -> bytes:
 
 
 def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32; SourceError where it is missing, a git-lfs
-    pointer or broken.
+    """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
 
     A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
     takes a text from it asks whether it is whole.
     """
     check_metadata(path, cure)
-    encoding = json.detect_encoding(
-        _bytes(path, 4)
-    )  # RFC 4627: told by a mark, or by where the NUL bytes are
+    # RFC 4627: told by a mark, or by where the NUL bytes are
+    encoding = json.detect_encoding(_bytes(path, 4))
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
         with path.open(encoding=encoding, errors=errors) as file:
@@ -134,8 +130,7 @@ def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None =
 
 
 def read_lines(path: Path, cure: str) -> list[str]:
-    """Lines of a text list without their ends (LF, CRLF, CR); bytes that are no UTF-8 are kept as
-    surrogates.
+    """Lines of a text list without their ends; bytes that are no UTF-8 are kept as surrogates.
 
     SourceError where it is missing, empty, a git-lfs pointer or no text.
     """
@@ -148,16 +143,13 @@ def read_lines(path: Path, cure: str) -> list[str]:
 
 
 def check_damage(path: Path, damaged: int, rows: int, first: str, cure: str) -> None:
-    """Raise SourceError where more than one of MOST_DAMAGE rows is damaged; `first` says what is
-    wrong with the first.
-    """
+    """Raise SourceError where more than one in MOST_DAMAGE rows is damaged; first: the first."""
     if damaged * MOST_DAMAGE > rows:
         raise SourceError(path, f"{damaged:,} of {rows:,} rows are damaged, first {first}", cure)
 
 
 def read_as_listed(image: SourceImage) -> bytes:
-    """The bytes of an image's file, which must be the one that was listed: as long, as old, and a
-    file.
+    """The bytes of an image's file, which must be the one that was listed: as long and as old.
 
     Its row tells of that file. Raises NotAsListed for another one, and where it cannot be read.
     """
@@ -182,9 +174,6 @@ def _check_stamp(image: SourceImage, descriptor: int) -> None:
     status = os.fstat(descriptor)
     now = status.st_size, status.st_mtime_ns
     if not stat.S_ISREG(status.st_mode) or now != (image.stamp or now):
-        told = (
-            f"it had {image.stamp[0]:,} bytes and has {now[0]:,}"
-            if image.stamp
-            else "it is no file any more"
-        )
+        before = f"it had {image.stamp[0]:,} bytes and " if image.stamp else ""
+        told = f"{before}has {now[0]:,}"
         raise NotAsListed(f"it changed after the data set was listed ({told}); import again")

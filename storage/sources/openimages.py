@@ -75,8 +75,7 @@ class _Found:
 
 
 def read_openimages(root: Path, split: str = "all", ours: Path | None = None) -> Listing:
-    """List the Open Images files under root; split: "train", "validation", "test", or "all" that
-    are there.
+    """List Open Images under root; split: "train", "validation", "test", or "all" that are there.
 
     Only files on the disk become rows, as the lists name nine million; how many more they name is
     counted. An image in no list keeps licence and author None and is counted. labels: names of the
@@ -120,9 +119,7 @@ def _row(source_id: str, image: _Found) -> SourceImage:
 
 
 def _metadata_paths(root: Path, splits: list[str]) -> list[Path]:
-    """The list of all images if it is there, else the list of each split; SourceError where a split
-    has neither.
-    """
+    """The list of all images, else that of each split; SourceError where a split has neither."""
     if is_file(root / ALL_METADATA):
         return [root / ALL_METADATA]
     paths = [_first(root, METADATA[split]) for split in splits]
@@ -141,25 +138,26 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 def _on_disk(
     root: Path, splits: list[str], ours: Path | None, notes: Counter[str]
 ) -> tuple[dict[str, _Found], list[SourceImage]]:
-    """ImageID -> its file; and a row for each file that is not read because another has its id, or
-    of no image.
-    """
+    """ImageID -> its file; and rows of files whose id another has, and of unreadable folders."""
     found: dict[str, _Found] = {}
     rows: list[SourceImage] = []
-    for split in splits:
-        for entry in pictures(walk(root / split, notes, ours), notes):
-            source_id = entry.name if entry.is_folder else PurePosixPath(entry.name).stem
-            source_id = readable(source_id or split)
-            image = _Found(split, entry)
-            if source_id in found:
-                first = found[source_id]
-                taken = f"{first.split}/{first.entry.name}"
-                image.reason = readable(f"{split}/{entry.name} is the same image as {taken}")
-                notes["images_there_twice"] += 1
-            if entry.is_folder or image.reason:
-                rows.append(_row(source_id, image))
-            else:
-                found[source_id] = image
+    places = [
+        (split, entry)
+        for split in splits
+        for entry in pictures(walk(root / split, notes, ours), notes)
+    ]
+    for split, entry in sorted(places, key=lambda place: place[1].reason is not None):
+        image = _Found(split, entry)
+        if entry.is_folder:
+            rows.append(_row(readable(entry.name), image))
+            continue
+        source_id = readable(PurePosixPath(entry.name).stem)
+        first = found.setdefault(source_id, image)
+        if first is not image:
+            taken = f"{first.split}/{first.entry.name}"
+            image.reason = readable(f"{split}/{entry.name} is the same image as {taken}")
+            notes["images_there_twice"] += 1
+            rows.append(_row(source_id, image))
     return found, rows
 
 
@@ -187,9 +185,7 @@ def _read_metadata(
 
 
 def _said(value: str, what: str, notes: Counter[str]) -> str | None:
-    """A field's text; None where it is empty, and, counted, where its bytes are no UTF-8: whose
-    word would it be.
-    """
+    """A field's text; None where it is empty, and, counted, where its bytes are no UTF-8."""
     if not is_whole(value):
         notes[f"{what}_not_utf8"] += 1
         return None
@@ -203,9 +199,8 @@ def _quarter_turns(written: str, notes: Counter[str]) -> int:
     """
     if _TURN.fullmatch(written.strip()) and float(written) % 90 == 0:
         return int(float(written)) % 360
-    notes[
-        "rotation_unknown" if written.strip().lower() in ("nan", "") else "rotation_unusable"
-    ] += 1
+    unknown = written.strip().lower() in ("nan", "")
+    notes["rotation_unknown" if unknown else "rotation_unusable"] += 1
     return 0
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from storage.errors import SourceError
+
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")  # no hyphen: it parts data set, id and crop in a key
 _ABSENT = "is absent"
@@ -98,9 +100,7 @@ def key_of(dataset: str, source_id: str, crop: int) -> str:
 
 
 def _slug(text: str) -> str:
-    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text; "id" where nothing is
-    left.
-    """
+    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text, or "id"."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:64].strip("-") or "id"
 
@@ -135,8 +135,7 @@ def readable(text: str) -> str:
 
 
 def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, int]) -> Listing:
-    """The images sorted by id, each with one of its own, the snapshot of all, and the counts that
-    are not zero.
+    """The images sorted by id, each with one of its own, their snapshot, and counts above zero.
 
     Files that claim the same id (names that differ only in Unicode normalisation) are all kept: the
     first stays as it is, the id of another gets 8 hex digits of its own name, and they are counted
@@ -149,6 +148,10 @@ def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, in
             twice += 1
             digest = hashlib.sha256(_raw_name(image, root)).hexdigest()
             image = replace(image, source_id=f"{image.source_id}~{digest[:8]}")
+            if image.source_id in ordered:
+                raise SourceError(
+                    root, f"two images have the id {image.source_id!r}", "Rename one."
+                )
         ordered[image.source_id] = image
     rows = tuple(ordered[source_id] for source_id in sorted(ordered))
     counts = {**notes, "ids_claimed_twice": twice}
@@ -157,9 +160,7 @@ def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, in
 
 
 def _precedence(image: SourceImage, root: Path) -> tuple[str, bool, bool, bytes]:
-    """Among those that claim an id: files before what is no file, and the name that is the id
-    itself first.
-    """
+    """Among those that claim an id: files before others, the name that is the id itself first."""
     name = _raw_name(image, root)
     decomposed = not unicodedata.is_normalized("NFC", os.fsdecode(name))
     return image.source_id, image.path is None, decomposed, name

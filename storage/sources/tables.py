@@ -125,8 +125,7 @@ class CsvTable:
 def records(
     lines: Iterable[str], width: int, first: int = 1
 ) -> Iterator[tuple[int, list[str] | str]]:
-    """(line number, fields) of each row of `width` fields, [] for a blank line; or why the row
-    cannot be read.
+    """(line number, fields) of each row, [] for a blank line; or why it cannot be read.
 
     RFC 4180; a quote inside a field that does not begin with one is a character. Where a quote is
     not closed, or what stands between it and the next one makes no row, only its own line is lost:
@@ -151,9 +150,7 @@ def records(
 def _quoted(
     line: str, back: deque[str], rest: Iterator[str], width: int
 ) -> tuple[int, list[str] | str]:
-    """How many lines the row that begins here takes, and the row; lines that were looked at in vain
-    go back.
-    """
+    """How many lines a row takes, and the row; lines that were looked at in vain go back."""
     row = _parsed([line], width)
     if row != OPEN:
         return 1, row
@@ -175,11 +172,9 @@ def _parsed(lines: list[str], width: int) -> list[str] | str:
     try:
         row = next(csv.reader(lines, strict=True))
     except csv.Error as error:
-        return (
-            OPEN
-            if "unexpected end of data" in str(error)
-            else f"misplaced quotes: {lines[0][:120]!r}"
-        )
+        if "unexpected end of data" in str(error):
+            return OPEN
+        return f"misplaced quotes: {lines[0][:120]!r}"
     return row if len(row) == width else _of_other_length(row, width, lines[0])
 
 

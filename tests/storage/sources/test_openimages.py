@@ -196,6 +196,13 @@ def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
     assert by_id(tmp_path)["aa"].author == "Ann"
 
 
+def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
+    (write_openimages(tmp_path) / "train/dd.jpg").symlink_to("gone")
+    listing = read_openimages(tmp_path)
+    image = next(image for image in listing.images if image.source_id == "dd")
+    assert image.path == tmp_path / "validation/dd.jpg" and len(listing.images) == 5
+
+
 def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_path):
     write_openimages(tmp_path, [line(name) for name in ("aa", "ff", "gg", "hh")])
     (tmp_path / "train/train_0").mkdir()
