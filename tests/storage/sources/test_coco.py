@@ -298,10 +298,8 @@ def test_an_id_of_two_images_is_of_neither(tmp_path):
 def test_an_image_listed_twice_has_the_captions_of_both_and_each_file_its_own_ids(tmp_path):
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 5, "file_name": "./1.jpg"}]
     rows = [{"id": 1, "image_id": 1, "caption": "one"}, {"id": 2, "image_id": 5, "caption": "five"}]
-    path = (
-        small(tmp_path, rows, images, [{"image_id": 9, "category_id": 7}])
-        / "annotations/instances_val2017.json"
-    )
+    objects = [{"image_id": number, "category_id": 7} for number in (9, 5)]
+    path = small(tmp_path, rows, images, objects) / "annotations/instances_val2017.json"
     path.write_text(path.read_text().replace('"id": 1,', '"id": 9,'))
     listing = read_coco(tmp_path)
     assert listing.images[0].captions == ("one", "five") and listing.images[0].labels == ("cat",)
