@@ -23,8 +23,19 @@ from rdm_core.shapes import world
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current
 from storage.atomic import sha256_of
 from storage.build import Build, has_finished_work, read_plan, unfinished
+from storage.errors import SourceError
 from storage.shards import EncodedSample, SampleRecord, write_shard
-from storage.sources import SOURCES, Listing, SourceImage, cut_into_parts, key_of, origin_of
+from storage.sources import (
+    SOURCES,
+    Listing,
+    NotAsListed,
+    SourceImage,
+    cut_into_parts,
+    key_of,
+    origin_of,
+    read_as_listed,
+)
+from storage.sources.disk import is_folder
 
 
 @stage_flow("import-images", threads=None)
@@ -40,7 +51,7 @@ def import_images(config: ImportImages) -> Artifact:
             return kept(build)
         say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
         pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
-        wanted = {name: origin_of(images, listing, drawing(config)) for name, images in pieces.items()}
+        wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
         futures = [
             import_group.submit(whole(build), whole({name: pieces[name] for name in group}), group, config)
             for group in groups(wanted)
@@ -66,11 +77,12 @@ def list_images(config: ImportImages) -> Listing:
         return Listing(tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names), "built-in", {})
     assert config.path is not None, "the config refuses a source without a path"
     if config.source == "folder":
-        listing = SOURCES["folder"](config.path, licence=config.licence, author=config.author)
+        stated = {"licence": config.licence, "author": config.author}
+        listing = SOURCES["folder"](config.path, **stated, ours=config.root)
         return replace(listing, images=tuple(replace(image, dataset=config.dataset) for image in listing.images))
     if config.source == "wikiart":
-        return SOURCES["wikiart"](config.path)
-    return SOURCES[config.source](config.path, split=config.split)
+        return SOURCES["wikiart"](config.path, ours=config.root)
+    return SOURCES[config.source](config.path, split=config.split, ours=config.root)
 
 
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
@@ -125,15 +137,23 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
 
 
 def read_image(image: SourceImage, config: ImportImages) -> bytes:
-    """The file's bytes. Raises ImageRejected when there is none, it is too large, or it cannot be read."""
+    """The file's bytes.
+
+    Raises ImageRejected where there is no file to read, it is too large, or not the one that was
+    listed; SourceError where the whole data set has gone, for which no image is to be rejected.
+    """
     if image.path is None:
-        raise ImageRejected("missing file", image.reason or "")
+        reason = "missing file" if image.is_absent else "unreadable file"
+        raise ImageRejected(reason, image.reason or "")
+    if image.stamp and image.stamp[0] > config.max_bytes:
+        raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
     try:
-        if image.path.stat().st_size > config.max_bytes:
-            raise ImageRejected("too many bytes", f"{image.path.stat().st_size:,}")
-        return image.path.read_bytes()
-    except OSError as error:
-        raise ImageRejected("unreadable file", error.strerror or type(error).__name__) from error
+        return read_as_listed(image)
+    except NotAsListed as error:
+        if config.path is not None and not is_folder(config.path):
+            cure = "Put it back and run the same command again: it continues where it stopped."
+            raise SourceError(config.path, "went away while it was imported", cure) from error
+        raise ImageRejected("unreadable file", str(error)) from error
 
 
 def decode_limits(config: ImportImages) -> DecodeLimits:

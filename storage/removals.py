@@ -6,6 +6,7 @@ A line is a sample's key, or an image's source key, which stands for every crop 
 Who still holds such samples: storage.holders.
 """
 
+import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from storage.atomic import canonical_json, sha256_of, write_bytes
 from storage.errors import FormatError, StorageError
 from storage.locks import exclusive
 from storage.shards import accepted, read_sidecar
+from storage.text import NotText, encoding_of, text_of
 
 REMOVED_FILE = "removed.txt"
+_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def removals_file(root: Path, name: str) -> Path:
@@ -56,21 +59,30 @@ def removal_parameters(removed: Set[str]) -> dict[str, str]:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys in a text file, one a line, each once; blank lines and what follows a # are left out.
+    """The keys in a text file, one a line, each once, without blank lines and what follows a #.
 
-    Raises StorageError when it cannot be read as text.
+    Raises StorageError when it cannot be read as UTF-8, or holds a line that is no key: what stands
+    on the list stays there for good, so nothing is taken for a key that is none.
     """
     try:
-        return _keys_in(path.read_bytes(), path)
+        keys = _keys_in(path.read_bytes(), path)
     except OSError as error:
         raise StorageError(path, f"cannot be read ({error})", "Give a text file with one key a line.") from error
+    wrong = next((key for key in keys if not _KEY.fullmatch(key)), None)
+    if wrong is not None:
+        cure = "Write one key a line and nothing else; a key holds letters, digits, - and _."
+        raise FormatError(path, f"{wrong[:80]!r} is no key", cure)
+    return keys
 
 
 def _keys_in(data: bytes, path: Path) -> tuple[str, ...]:
     try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError(path, f"is no text ({error})", "Write one key a line, as UTF-8.") from error
+        if encoding_of(data) != "utf-8-sig":
+            raise NotText(f"it is {encoding_of(data).upper()}")
+        lines = text_of(data).splitlines()
+    except NotText as error:
+        cure = "Write one key a line, as UTF-8."
+        raise FormatError(path, f"is no text in UTF-8 ({error})", cure) from error
     keys = (line.partition("#")[0].strip() for line in lines)
     return tuple(dict.fromkeys(key for key in keys if key))
 

@@ -1,13 +1,15 @@
 """Readers of data sets as they lie on a user's disk: each lists its images with all that is known of them."""
 
 from storage.sources.coco import read_coco
+from storage.sources.disk import NotAsListed, read_as_listed
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
 from storage.sources.parts import cut_into_parts, origin_of
 from storage.sources.source import Listing, Reader, SourceImage, key_of
 from storage.sources.wikiart import read_wikiart
 
-# Every reader takes the root folder first; what else it takes is in its own signature.
+# Every reader takes the data set's folder first, and as `ours` the root of this project's files, which it leaves out;
+# what else it takes is in its own signature.
 SOURCES: dict[str, Reader] = {
     "coco": read_coco,
     "openimages": read_openimages,
@@ -18,11 +20,13 @@ SOURCES: dict[str, Reader] = {
 __all__ = [
     "SOURCES",
     "Listing",
+    "NotAsListed",
     "Reader",
     "SourceImage",
     "cut_into_parts",
     "key_of",
     "origin_of",
+    "read_as_listed",
     "read_coco",
     "read_folder",
     "read_openimages",

@@ -1,141 +1,198 @@
-"""COCO 2017: photographs with five captions each.
+"""The layout of COCO 2017, photographs with five captions each; many others are written in it.
 
-<root>/{train,val}2017/<12 digits>.jpg
+<root>/{train,val}2017/<12 digits>.jpg      or any name, in folders or not
 <root>/annotations/{captions,instances}_{train,val}2017.json
 """
 
+import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from storage.errors import SourceError
-from storage.sources.disk import check_root, files_in, read_json, snapshot_of, wrong_layout
-from storage.sources.source import Listing, SourceImage, listing_of
+from storage.sources.annotations import Annotations, Picture, read_captions, read_instances
+from storage.sources.disk import check_root, is_folder, wrong_layout
+from storage.sources.source import (
+    Listing,
+    SourceImage,
+    absent,
+    listing_of,
+    readable,
+    source_id_of,
+    unzipped,
+)
+from storage.sources.walk import Entry, pictures, walk
 
-LAYOUT = "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
-CURE = "Unpack http://images.cocodataset.org/annotations/annotations_trainval2017.zip into the root folder."
+LAYOUT = (
+    "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
+)
 SPLITS = ("train", "val")
+ANNOTATIONS = ("captions", "instances")
+_DRIVE = re.compile("[A-Za-z]:")
 
 
-def read_coco(root: Path, split: str = "all") -> Listing:
-    """List COCO 2017 under root; split: "train", "val", or "all" for those whose image folder is there.
+@dataclass(slots=True)
+class _Said:
+    """What the annotation files say of one image."""
 
-    An annotated image without a file is a row with a reason; a file without annotation is a row without captions.
-    labels: names of the object classes in it. licence: "name (url)". COCO names no authors.
-    Raises SourceError for a wrong folder, and for annotation files that are missing, git-lfs pointers or broken.
+    listed_in: str
+    reason: str | None = None
+    licence: str | None = None
+    url: str | None = None
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+
+def read_coco(root: Path, split: str = "all", ours: Path | None = None) -> Listing:
+    """List COCO 2017 under root; split: "train", "val", or "all" that have a folder of images.
+
+    An annotated image without a file is a row with a reason; a file without annotation is a row
+    without captions. source_id: the file's name without .jpg; the whole name where it ends
+    otherwise or lies in a folder of the split. labels: names of the object classes in it. licence:
+    "name (url)". COCO names no authors. ours: the root of this project's files, which is not
+    entered. Raises SourceError for a wrong folder, and for annotation files that are missing,
+    git-lfs pointers or broken.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
     check_root(root, "coco", LAYOUT)
-    splits = [name for name in SPLITS if split in (name, "all") and (root / f"{name}2017").is_dir()]
+    splits = [name for name in SPLITS if split in (name, "all") and is_folder(root / f"{name}2017")]
     if not splits:
-        raise wrong_layout(root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/")
-    notes: Counter[str] = Counter()
-    images: list[SourceImage] = []
-    files: dict[str, tuple[int, int]] = {}
-    for name in splits:
-        images += _read_split(root, name, files, notes)
-    metadata = [path for name in splits for path in _annotation_paths(root, name)]
-    return listing_of(root, images, snapshot_of(files, metadata), dict(notes), files)
-
-
-def _annotation_paths(root: Path, split: str) -> tuple[Path, Path]:
-    """The captions and the instances file of a split."""
-    folder = root / "annotations"
-    return folder / f"captions_{split}2017.json", folder / f"instances_{split}2017.json"
-
-
-def _read_split(root: Path, split: str, files: dict[str, tuple[int, int]], notes: Counter[str]) -> list[SourceImage]:
-    """The images of one split; adds id -> (bytes, mtime) to files and counts to notes."""
-    on_disk, others = files_in(root / f"{split}2017", lambda name: name.endswith(".jpg"))
-    captions_path, instances_path = _annotation_paths(root, split)
-    captions_json, instances_json = _load(captions_path), _load(instances_path)
-    records = {**_records(instances_json, instances_path), **_records(captions_json, captions_path)}
-    captions, labels = _captions(captions_json, captions_path), _labels(instances_json, instances_path)
-    licences = _licences(captions_json, captions_path) | _licences(instances_json, instances_path)
-
-    rows = [
-        SourceImage(
-            dataset="coco", source_id=Path(name).stem, path=on_disk[name][0] if name in on_disk else None,
-            captions=captions.get(number, ()), labels=labels.get(number, ()), licence=licences.get(record.get("license", -1)),
-            source_url=record.get("flickr_url") or record.get("coco_url"), split=split,
-            reason=None if name in on_disk else f"listed in {captions_path.name}, but {split}2017/{name} is absent",
+        raise wrong_layout(
+            root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/"
         )
-        for name, (number, record) in records.items()
-    ]  # fmt: skip
-    unannotated = on_disk.keys() - records.keys()
-    rows += [SourceImage("coco", Path(name).stem, on_disk[name][0], split=split) for name in unannotated]
-    files.update({Path(name).stem: (size, mtime) for name, (_, size, mtime) in on_disk.items()})
-
-    numbers = {number for number, _ in records.values()}
-    notes["other_files"] += others
-    notes["files_without_annotation"] += len(unannotated)
-    notes["listed_but_absent"] += len(records.keys() - on_disk.keys())
-    notes["without_captions"] += sum(not captions.get(number) for number in numbers)
-    notes["without_licence"] += sum(row.licence is None for row in rows)
-    notes["captions_of_unlisted_images"] += len(captions.keys() - numbers)
-    return rows
+    notes: Counter[str] = Counter()
+    images = [image for name in splits for image in _read_split(root, name, ours, notes)]
+    return listing_of(root, images, notes)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """An annotation file; the polygons, nine tenths of it, are dropped while reading."""
-    loaded = read_json(path, CURE, object_hook=_without_polygons)
-    if not isinstance(loaded, dict):
-        raise SourceError(path, f"holds a JSON {type(loaded).__name__}, not a COCO object", CURE)
-    return loaded
+def _read_split(
+    root: Path, split: str, ours: Path | None, notes: Counter[str]
+) -> Iterator[SourceImage]:
+    """The images of one split: those that are listed, then files that no list names."""
+    captions_path, instances_path = (
+        root / "annotations" / f"{what}_{split}2017.json" for what in ANNOTATIONS
+    )
+    captions, instances = read_captions(captions_path, notes), read_instances(instances_path, notes)
+    entries = walk(root / f"{split}2017", notes, ours)
+    files = _Files(entries, f"{split}2017", [*captions.pictures, *instances.pictures], notes)
+    said: dict[str, _Said] = {}
+    _hear(captions, captions_path.name, files, said, notes)
+    _hear(instances, instances_path.name, files, said, notes)
+
+    for name, one in said.items():
+        entry = files.by_name.get(name)
+        if entry is None and one.reason is None:
+            notes["listed_but_absent"] += 1
+            one.reason = absent(one.listed_in, f"{split}2017/{name}")
+        yield _row(name, entry, one, split)
+        notes["without_captions"] += not one.captions
+        notes["without_licence"] += one.licence is None
+    for entry in pictures([entry for entry in entries if entry.name not in said], notes):
+        yield _row(entry.name, entry, _Said(""), split)
+        notes["files_without_annotation"] += not entry.is_folder
+        notes["without_licence"] += 1
 
 
-def _without_polygons(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as read, without the fields of an instance that nobody here asks for."""
-    if "segmentation" in record:
-        return {key: record[key] for key in ("id", "image_id", "category_id") if key in record}
-    return record
+def _row(name: str, entry: Entry | None, said: _Said, split: str) -> SourceImage:
+    """One image from its file, if there is one, and what is said of it."""
+    flat = "/" not in name and name.endswith(".jpg")
+    return SourceImage(
+        dataset="coco", source_id=source_id_of(name.removesuffix(".jpg") if flat else name),
+        path=entry.file if entry else None, stamp=entry.stamp if entry else None,
+        reason=entry.reason if entry else said.reason, split=split, licence=said.licence,
+        captions=tuple(said.captions), labels=tuple(said.labels), source_url=said.url,
+    )  # fmt: skip
 
 
-def _table(content: dict[str, Any], name: str, fields: tuple[str, ...], path: Path) -> list[dict[str, Any]]:
-    """content[name], checked to be a list of records that have the fields; SourceError names what is missing."""
-    rows = content.get(name)
-    if not isinstance(rows, list):
-        raise SourceError(path, f'has no list "{name}"', f"It is not the COCO 2017 file of this name. {CURE}")
-    for place, row in enumerate(rows):
-        for wanted in fields:
-            if not isinstance(row, dict) or wanted not in row:
-                raise SourceError(path, f'{name}[{place}] has no "{wanted}"', f"The file was altered. {CURE}")
-    return rows
+def _hear(
+    annotations: Annotations,
+    file: str,
+    files: "_Files",
+    said: dict[str, _Said],
+    notes: Counter[str],
+) -> None:
+    """Put what one annotation file says, by its own numbers, to the images it means."""
+    meant: defaultdict[str, int] = defaultdict(int)
+    for picture in annotations.pictures:
+        name, reason = files.place_of(picture)
+        one = said.setdefault(name, _Said(file, reason))
+        meant[name] += 1
+        one.url = one.url or picture.url
+        licence = annotations.licences.get(picture.licence) if picture.licence else None
+        one.licence = one.licence or licence
+        notes["licences_unknown"] += bool(picture.licence and not licence)
+        one.captions += annotations.captions.get(picture.number, ())
+        labels = annotations.labels.get(picture.number, ())
+        one.labels += [label for label in labels if label not in one.labels]
+    notes["images_listed_twice"] += sum(count > 1 for count in meant.values())
+    numbers = {picture.number for picture in annotations.pictures}
+    for what, texts in (("captions", annotations.captions), ("labels", annotations.labels)):
+        notes[f"{what}_of_unlisted_images"] += sum(
+            len(found) for one, found in texts.items() if one not in numbers
+        )
 
 
-def _records(content: dict[str, Any], path: Path) -> dict[str, tuple[int, dict[str, Any]]]:
-    """file name -> (image id, record)."""
-    rows = _table(content, "images", ("id", "file_name"), path)
-    return {str(row["file_name"]): (row["id"], row) for row in rows}
+class _Files:
+    """The files of a split by the names that lists give them."""
+
+    def __init__(
+        self, entries: list[Entry], folder: str, listed: Iterable[Picture], notes: Counter[str]
+    ) -> None:
+        self.folder, self.notes = folder, notes
+        self.by_name = {entry.name: entry for entry in entries if not entry.is_folder}
+        self._unzipped = _one_each(self.by_name, unzipped)
+        names = (name for one in listed for name in (one.name, *_names_inside(one.name, folder)))
+        unnamed = self.by_name.keys() - {self._unzipped.get(unzipped(name)) for name in names}
+        self._any_case = _one_each(unnamed, _any_case)
+
+    def place_of(self, picture: Picture) -> tuple[str, str | None]:
+        """The name of the picture's file under the folder, and why there can be none, or None.
+
+        The file called so; else the one whose accents are composed otherwise or escaped by unzip;
+        else the one that no list names and that differs in case alone, which is counted. If none,
+        the name it would have.
+        """
+        if picture.name in self.by_name:
+            return picture.name, None
+        candidates = _names_inside(picture.name, self.folder)
+        if not candidates:
+            self.notes["file_names_that_lead_out"] += 1
+            why = f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
+            return picture.name, why
+        for candidate in candidates:
+            if found := self._unzipped.get(unzipped(candidate)):
+                return found, None
+        for candidate in candidates:
+            if found := self._any_case.get(_any_case(candidate)):
+                self.notes["found_in_another_case"] += 1
+                return found, None
+        return candidates[-1], None
 
 
-def _captions(content: dict[str, Any], path: Path) -> dict[int, tuple[str, ...]]:
-    """image id -> captions in the order of their ids, white space tidied, empty ones dropped."""
-    captions: defaultdict[int, list[str]] = defaultdict(list)
-    rows = _table(content, "annotations", ("id", "image_id", "caption"), path)
-    for row in sorted(rows, key=lambda row: row["id"]):
-        caption = " ".join(str(row["caption"]).split())
-        if caption:
-            captions[row["image_id"]].append(caption)
-    return {number: tuple(texts) for number, texts in captions.items()}
+def _one_each(names: Iterable[str], alike: Callable[[str], str]) -> dict[str, str]:
+    """What names have in common -> the name, if only one has it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[alike(name)].append(name)
+    return {key: those[0] for key, those in found.items() if len(those) == 1}
 
 
-def _labels(content: dict[str, Any], path: Path) -> dict[int, tuple[str, ...]]:
-    """image id -> names of the object classes in it, each once, in the order of the class ids."""
-    names = {row["id"]: str(row["name"]) for row in _table(content, "categories", ("id", "name"), path)}
-    classes: defaultdict[int, set[int]] = defaultdict(set)
-    for row in _table(content, "annotations", ("image_id", "category_id"), path):
-        if row["category_id"] not in names:
-            raise SourceError(path, f"category_id {row['category_id']} is not in categories", CURE)
-        classes[row["image_id"]].add(row["category_id"])
-    return {number: tuple(names[one] for one in sorted(found)) for number, found in classes.items()}
+def _names_inside(name: str, folder: str) -> list[str]:
+    """What a listed name can mean under the folder: itself, and what follows the folder's own name.
+
+    Backslashes are slashes, as Windows writes them. Nothing for an absolute name or one with "..".
+    """
+    written = name.replace("\\", "/")
+    parts = [part for part in written.split("/") if part not in ("", ".")]
+    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in parts
+    if leads_out or "\0" in written or not parts:
+        return []
+    names = ["/".join(parts)]
+    if folder in parts[:-1]:
+        names.append("/".join(parts[parts.index(folder) + 1 :]))
+    return names
 
 
-def _licences(content: dict[str, Any], path: Path) -> dict[int, str]:
-    """licence id -> "name (url)", or what there is of the two."""
-    licences = {}
-    for row in _table(content, "licenses", ("id",), path):
-        name, url = row.get("name"), row.get("url")
-        licences[row["id"]] = f"{name} ({url})" if name and url else str(name or url or f"COCO licence {row['id']}")
-    return licences
+def _any_case(name: str) -> str:
+    return unzipped(name).casefold()

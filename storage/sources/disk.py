@@ -1,16 +1,20 @@
-"""What lies on the disk: list a folder, read a metadata file whole, remember both in one hash."""
+"""Files on a user's disk: is this the folder, is this list whole, read this as it was listed."""
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePath
+import stat
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from storage.errors import SourceError
-from storage.sources.source import readable
+from storage.sources.source import SourceImage, readable
+from storage.text import NotText, text_of
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"})
+MOST_DAMAGE = 100
+"""Of so many rows of a list one may be damaged; it is left out and counted. A list with more damage
+is refused.
+"""
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
 # What tells a data set's root folder from another: any of these names inside it.
@@ -21,16 +25,24 @@ _MARKS = {
 }
 
 
+class NotAsListed(Exception):
+    """An image's file is gone, was replaced or cannot be read; the message says which."""
+
+
 def check_root(root: Path, dataset: str, layout: str) -> None:
-    """Raise SourceError unless root is a folder that can be listed; `layout` says what should be in it."""
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
+    """Raise SourceError unless root is a folder that can be listed; `layout` says what should be in
+    it.
+    """
+    if not is_folder(root):
+        what = "is a file, not a folder" if os.path.lexists(root) else "does not exist"
         raise SourceError(root, what, f"Pass the folder that holds {layout}, as {dataset} unpacks.")
     names_in(root)
 
 
 def wrong_layout(root: Path, dataset: str, layout: str) -> SourceError:
-    """The error for a folder that is not laid out as `dataset`; it says what is there, and what that looks like."""
+    """The error for a folder that is not laid out as `dataset`; it says what is there, and what
+    that looks like.
+    """
     names = names_in(root)
     found = ", ".join(readable(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
     cure = f"Pass the folder that holds {layout}."
@@ -43,73 +55,125 @@ def wrong_layout(root: Path, dataset: str, layout: str) -> SourceError:
 def names_in(folder: Path) -> list[str]:
     """Names in a folder, sorted; SourceError where the folder cannot be listed."""
     try:
-        return sorted(path.name for path in folder.iterdir())
+        return sorted(os.listdir(folder))  # noqa: PTH208  names as the disk has them
     except OSError as error:
-        raise SourceError(folder, f"cannot be listed: {error.strerror}", "Check its permissions.") from error
+        raise SourceError(
+            folder, f"cannot be listed: {error.strerror}", "Check its permissions."
+        ) from error
 
 
-def files_in(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, tuple[Path, int, int]], int]:
-    """Regular files directly in a folder whose name is wanted: name -> (path, bytes, mtime in ns).
-
-    Also how many other entries there are (folders not counted). Links to files count as files: a data set of links
-    is common. SourceError where the folder cannot be listed.
-    """
-    found, others = {}, 0
-    names_in(folder)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if wanted(entry.name) and entry.is_file():
-                status = entry.stat()
-                found[entry.name] = (Path(entry.path), status.st_size, status.st_mtime_ns)
-            elif not entry.is_dir():
-                others += 1
-    return found, others
+def is_file(path: Path) -> bool:
+    """Whether it is a file, or a link to one; False for what may not be looked at."""
+    # Path.is_file raises where a folder above may not be entered
+    return os.path.isfile(path)  # noqa: PTH113
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as an image's does (any case); hidden files are not images."""
-    return not name.startswith(".") and PurePath(name).suffix.lower() in IMAGE_SUFFIXES
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def check_metadata(path: Path, cure: str) -> None:
-    """Raise SourceError unless path is a readable file with data in it; `cure` says where to get it."""
-    if not path.is_file():
-        raise SourceError(path, "this file is missing", cure)
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_LFS_HEAD))
-    except OSError as error:
-        raise SourceError(path, f"cannot be read: {error.strerror}", "Check its permissions.") from error
+    """Raise SourceError unless path is a readable file with data; cure: where to get it."""
+    if not is_file(path):
+        there = os.path.lexists(path)
+        raise SourceError(
+            path, "is no file that can be read" if there else "this file is missing", cure
+        )
+    head = _bytes(path, len(_LFS_HEAD))
     if not head:
         raise SourceError(path, "this file is empty", cure)
     if head == _LFS_HEAD:
-        raise SourceError(path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}")
+        raise SourceError(
+            path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
+        )
+
+
+def _bytes(path: Path, most: int = -1) -> bytes:
+    """The file's bytes, or its first; SourceError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise SourceError(
+            path, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
+        ) from error
 
 
 def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The content of a JSON file; SourceError where it is missing, a git-lfs pointer or broken."""
+    """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
+
+    A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
+    takes a text from it asks whether it is whole.
+    """
     check_metadata(path, cure)
+    # RFC 4627: told by a mark, or by where the NUL bytes are
+    encoding = json.detect_encoding(_bytes(path, 4))
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding=encoding, errors=errors) as file:
             return json.load(file, object_hook=object_hook)
-    except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-8
-        raise SourceError(path, f"is not JSON: {error}", f"The download may be cut short. {cure}") from error
+    except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-16
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SourceError(
+            path, f"is not JSON: {what}", f"The download may be cut short. {cure}"
+        ) from error
+    except OSError as error:
+        raise SourceError(
+            path, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
+        ) from error
+    except MemoryError as error:
+        what = f"does not fit into memory ({path.stat().st_size:,} bytes)"
+        raise SourceError(
+            path, what, "Cut it into smaller data sets, or use a larger machine."
+        ) from error
 
 
 def read_lines(path: Path, cure: str) -> list[str]:
-    """Lines of a text list without their ends (LF, CRLF), undecodable bytes kept as surrogates."""
+    """Lines of a text list without their ends; bytes that are no UTF-8 are kept as surrogates.
+
+    SourceError where it is missing, empty, a git-lfs pointer or no text.
+    """
     check_metadata(path, cure)
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    try:
+        text = text_of(_bytes(path), keep_bytes=True)
+    except NotText as error:
+        raise SourceError(path, f"is no text: {error}", f"Save it as UTF-8. {cure}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def snapshot_of(files: Mapping[str, tuple[int, int]], metadata: Iterable[Path]) -> str:
-    """sha256 over id -> (bytes, mtime in ns), sorted, and over the names and contents of the metadata files."""
-    digest = hashlib.sha256()
-    for source_id in sorted(files):
-        digest.update(json.dumps([source_id, *files[source_id]]).encode() + b"\n")
-    for path in sorted(metadata):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(json.dumps([readable(path.name), content]).encode() + b"\n")
-    return digest.hexdigest()
+def check_damage(path: Path, damaged: int, rows: int, first: str, cure: str) -> None:
+    """Raise SourceError where more than one in MOST_DAMAGE rows is damaged; first: the first."""
+    if damaged * MOST_DAMAGE > rows:
+        raise SourceError(path, f"{damaged:,} of {rows:,} rows are damaged, first {first}", cure)
+
+
+def read_as_listed(image: SourceImage) -> bytes:
+    """The bytes of an image's file, which must be the one that was listed: as long and as old.
+
+    Its row tells of that file. Raises NotAsListed for another one, and where it cannot be read.
+    """
+    assert image.path is not None, "images without a file are never read"
+    try:
+        # A pipe put there since must not make us wait.
+        descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            _check_stamp(image, descriptor)
+            data = file.read()
+            _check_stamp(image, descriptor)
+            return data
+    except FileNotFoundError as error:
+        raise NotAsListed(
+            "it was there when the data set was listed and is gone; import again"
+        ) from error
+    except OSError as error:
+        raise NotAsListed(error.strerror or type(error).__name__) from error
+
+
+def _check_stamp(image: SourceImage, descriptor: int) -> None:
+    status = os.fstat(descriptor)
+    now = status.st_size, status.st_mtime_ns
+    if not stat.S_ISREG(status.st_mode) or now != (image.stamp or now):
+        before = f"it had {image.stamp[0]:,} bytes and " if image.stamp else ""
+        told = f"{before}has {now[0]:,}"
+        raise NotAsListed(f"it changed after the data set was listed ({told}); import again")

@@ -1,89 +1,88 @@
-"""A folder of images, however deep, each with an optional caption file beside it.
+"""A folder of images, however deep, each with optional caption files beside it.
 
-<root>/**/<stem>.<suffix>      <root>/**/<stem>.txt: its captions, one a line
+<root>/**/<stem>.<suffix>      <root>/**/<stem>.txt or .caption: its captions, one a line
 """
 
-import os
-import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from storage.errors import SourceError
-from storage.sources.disk import check_root, is_image_name, snapshot_of
+from storage.sources.disk import check_root
 from storage.sources.source import Listing, SourceImage, listing_of, source_id_of
+from storage.sources.walk import Entry, check_not_ours, is_image_name, walk
+from storage.text import NotText, text_of
 
+CAPTION_SUFFIXES = (".txt", ".caption")
 _MAX_CAPTION_BYTES = 2**20  # a longer .txt is a document, not a caption
 
 
-def read_folder(root: Path, licence: str | None = None, author: str | None = None) -> Listing:
-    """List every file under root that is not hidden; licence and author are the caller's word, for all of them.
+def read_folder(
+    root: Path, licence: str | None = None, author: str | None = None, ours: Path | None = None
+) -> Listing:
+    """List every file under root that is not hidden; licence and author are the caller's word.
 
-    What is no image is found out by the decoder and becomes a rejected row there. A `<stem>.txt` beside an image
-    `<stem>.<suffix>` holds its captions. Links out of the folder, pipes and devices are rows with a reason and are
-    never opened. Raises SourceError if root is absent, a file, without files or not readable.
+    What is no image is found out by the decoder and becomes a rejected row there. A `<stem>.txt` or
+    `<stem>.caption` (in any case) beside an image `<stem>.<suffix>` holds its captions. Links out
+    of the folder, pipes and devices, folders and caption files that cannot be read are rows with a
+    reason. ours: the root of this project's files, which is not entered. Raises SourceError if root
+    is absent, a file, without files, not readable or among our own files.
     """
     check_root(root, "folder", "images")
+    check_not_ours(root, ours)
     notes: Counter[str] = Counter()
-    reasons = {path: _why_not(path, root.resolve()) for path in _walk(root, notes)}
-    captions = _captions_beside_images(path for path, reason in reasons.items() if reason is None)
-    rows, files = [], {}
-    for path, reason in reasons.items():
-        if path in captions:
-            continue
-        source_id = source_id_of(path.relative_to(root).as_posix())
-        texts = captions.get(path.with_suffix(".txt"), ()) if is_image_name(path.name) else ()
-        readable_path = path if reason is None else None
-        rows.append(SourceImage("folder", source_id, readable_path, texts, licence=licence, author=author, reason=reason))
-        if reason is None:
-            status = path.stat()
-            files[source_id] = (status.st_size, status.st_mtime_ns)
-    if not rows:
-        raise SourceError(root, "holds no files", "Pass a folder of images (hidden files do not count).")
-    notes["caption_files"] = len(captions)
+    entries = walk(root, notes, ours, links_out=False)
+    if not entries:
+        raise SourceError(
+            root, "holds no files", "Pass a folder of images (hidden files do not count)."
+        )
+    with_image = {
+        _stem(entry.name) for entry in entries if entry.file and is_image_name(entry.name)
+    }
+    captions: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+    read: set[str] = set()
+    unreadable: dict[str, str] = {}
+    for entry in _caption_files_in_order(entries, with_image):
+        try:
+            captions[_stem(entry.name)] += _captions(entry.path)
+            read.add(entry.name)
+        except (NotText, OSError) as error:
+            what = error.strerror if isinstance(error, OSError) else error
+            unreadable[entry.name] = f"a caption file that cannot be read: {what}"
+    rows = [
+        SourceImage(
+            "folder", source_id_of(entry.name), None if entry.name in unreadable else entry.file,
+            captions[_stem(entry.name)] if is_image_name(entry.name) else (),
+            licence=licence, author=author,
+            reason=unreadable.get(entry.name, entry.reason), stamp=entry.stamp,
+        )
+        for entry in entries
+        if entry.name not in read
+    ]  # fmt: skip
+    notes["caption_files"] = len(read)
+    notes["caption_files_that_cannot_be_read"] = len(unreadable)
     notes["without_captions"] = sum(not row.captions for row in rows)
     notes["not_to_be_opened"] = sum(row.reason is not None for row in rows)
-    return listing_of(root, rows, snapshot_of(files, captions), dict(notes), files)
+    return listing_of(root, rows, notes)
 
 
-def _walk(root: Path, notes: Counter[str]) -> Iterator[Path]:
-    """Everything under root that is neither hidden nor a real folder, in sorted order; links are not descended."""
-
-    def refuse(error: OSError) -> None:
-        raise SourceError(str(error.filename), f"cannot be listed: {error.strerror}", "Check its permissions.")
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        notes["hidden"] += sum(name.startswith(".") for name in (*names, *subfolders))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        links = [name for name in subfolders if Path(folder, name).is_symlink()]
-        for name in sorted([*names, *links]):
-            if not name.startswith("."):
-                yield Path(folder, name)
+def _stem(name: str) -> str:
+    """What an image and its captions share: the name without its suffix, accents composed."""
+    return source_id_of(str(PurePosixPath(name).with_suffix("")))
 
 
-def _why_not(path: Path, root: Path) -> str | None:
-    """Why path must not be opened, or None for a regular file that lies under root (resolved)."""
-    try:
-        target = path.resolve(strict=True) if path.is_symlink() else path
-        mode = target.stat().st_mode
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        return f"a broken link: {getattr(error, 'strerror', None) or 'it leads in a circle'}"
-    if target != path and not target.is_relative_to(root):
-        return "links outside the folder"
-    if stat.S_ISDIR(mode):
-        return "a link to a folder, not followed"
-    return None if stat.S_ISREG(mode) else "a pipe, socket or device, not a file"
-
-
-def _captions_beside_images(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
-    """caption file -> its captions, for each .txt with an image of the same stem beside it."""
-    paths = list(paths)
-    expected = {path.with_suffix(".txt") for path in paths if is_image_name(path.name)}
-    beside = (path for path in paths if path in expected and path.stat().st_size <= _MAX_CAPTION_BYTES)
-    return {path: _captions(path) for path in beside}
+def _caption_files_in_order(entries: Iterable[Entry], with_image: set[str]) -> list[Entry]:
+    """Files of at most _MAX_CAPTION_BYTES that are called as an image is, .txt before .caption."""
+    by_suffix: dict[str, list[Entry]] = {suffix: [] for suffix in CAPTION_SUFFIXES}
+    for entry in entries:
+        suffix = PurePosixPath(entry.name).suffix.lower()
+        short = entry.stamp is not None and entry.stamp[0] <= _MAX_CAPTION_BYTES
+        if suffix in by_suffix and short and _stem(entry.name) in with_image:
+            by_suffix[suffix].append(entry)
+    return [entry for found in by_suffix.values() for entry in found]
 
 
 def _captions(path: Path) -> tuple[str, ...]:
-    """The lines of a caption file that are not blank; bytes that are no UTF-8 become the replacement character."""
-    lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    """The lines of a caption file that are not blank. Raises NotText or OSError."""
+    lines = text_of(path.read_bytes()).splitlines()
     return tuple(line.strip() for line in lines if line.strip())

@@ -72,10 +72,9 @@ def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
             start = place + 1
 
 
-def origin_of(images: tuple[SourceImage, ...], listing: Listing, parameters: Mapping[str, object]) -> str:
+def origin_of(images: tuple[SourceImage, ...], parameters: Mapping[str, object]) -> str:
     """Hash over all that determines a part: how images are stored, what is known of each, and its file's size and time.
 
     The folder a data set lies in is not part of it.
     """
-    known = [asdict(image) | {"path": None, "stamp": listing.stamps.get(image.source_id)} for image in images]
-    return made_from(parameters, known)
+    return made_from(parameters, [asdict(image) | {"path": None} for image in images])

@@ -1,28 +1,34 @@
-"""What every data set reader returns: images by stable id, with all that is known of them before a pixel is read."""
+"""What every data set reader returns: images by stable id, with all that is known of them before a
+pixel is read.
+"""
 
 import hashlib
-import itertools
+import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from storage.errors import SourceError
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")  # no hyphen: it parts data set, id and crop in a key
+_ABSENT = "is absent"
+_INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image of a data set, as its lists describe it; nothing is decoded.
 
-    dataset: "coco", "openimages", ... source_id: its id there, the same on every machine, always valid Unicode.
-    path: the file, or None where `reason` says why there is none to read; never both, never neither.
-    captions, labels: texts; style, author, licence, source_url, split: as the data set states them, else None.
-    rotation_degrees: counter-clockwise turn that sets the stored pixels upright: 0, 90, 180 or 270.
+    dataset: "coco", "openimages", ... source_id: its id there, the same on every machine, always
+    valid Unicode. path: the file, or None where `reason` says why there is none to read; never
+    both, never neither. captions, labels: texts; style, author, licence, source_url, split: as the
+    data set states them, else None. rotation_degrees: counter-clockwise turn that sets the stored
+    pixels upright: 0, 90, 180 or 270. stamp: (bytes, modification time in ns) of the file when it
+    was listed.
     """
 
     dataset: str
@@ -37,36 +43,52 @@ class SourceImage:
     rotation_degrees: int = 0
     split: str | None = None
     reason: str | None = None
+    stamp: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.reason is None):
-            raise ValueError(f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}")
+            raise ValueError(
+                f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}"
+            )
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether a list names it and no such file exists; otherwise it has a path, or is there and
+        not to be read.
+        """
+        return bool(self.reason and self.reason.endswith(_ABSENT))
+
+
+def absent(listed_in: str, name: str) -> str:
+    """The reason of an image that a list names and that does not exist."""
+    return f"listed in {listed_in}, but {readable(name)} {_ABSENT}"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A data set as it lay on the disk. images: sorted by source_id, ids unique.
 
-    snapshot: sha256 over every file's (id, bytes, modification time in ns) and the contents of the metadata files; it
-    changes when anything does, and does not follow the data set to another machine. notes: counts of what was odd.
-    stamps: source_id -> (bytes, modification time in ns) of the files that exist.
+    snapshot: sha256 over all of every image but its path, so that it changes when a file does, when
+    a list says something else of an image, and when a reader makes something else of the same
+    files; it does not follow the data set to another machine. notes: counts of what was odd.
     """
 
     images: tuple[SourceImage, ...]
     snapshot: str
     notes: dict[str, int] = field(default_factory=dict)
-    stamps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Reader = Callable[..., Listing]
 
 
 def key_of(dataset: str, source_id: str, crop: int) -> str:
-    """The key of one sample: `<dataset>-<id>-<crop>`, only [A-Za-z0-9_-], so a WebDataset tar can hold it.
+    """The key of one sample: `<dataset>-<id>-<crop>`, only [A-Za-z0-9_-], so a WebDataset tar can
+    hold it.
 
-    An id made of up to 64 such characters stays as it is; any other becomes a slug of up to 64 characters and the
-    first 12 hex digits of its sha256. So a key depends on its image alone, never on its place in a list, and is the
-    same on every machine. Raises ValueError for a data set name other than [a-z0-9_] or a negative crop.
+    An id made of up to 64 such characters stays as it is; any other becomes a slug of up to 64
+    characters and the first 12 hex digits of its sha256. So a key depends on its image alone, never
+    on its place in a list, and is the same on every machine. Raises ValueError for a data set name
+    other than [a-z0-9_] or a negative crop.
     """
     if not _SAFE_DATASET.fullmatch(dataset) or not source_id or crop < 0:
         raise ValueError(f"no key for dataset {dataset!r}, id {source_id!r}, crop {crop}")
@@ -78,7 +100,7 @@ def key_of(dataset: str, source_id: str, crop: int) -> str:
 
 
 def _slug(text: str) -> str:
-    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text; "id" where nothing is left."""
+    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text, or "id"."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:64].strip("-") or "id"
 
@@ -86,10 +108,24 @@ def _slug(text: str) -> str:
 def source_id_of(relative: str) -> str:
     """A stable id from a posix path relative to the data set's root.
 
-    NFC, as macOS may store the same name decomposed; bytes that are no UTF-8 (they reach Python as surrogates) become
-    \\xNN text, so that every id can be stored and printed.
+    NFC, as macOS may store the same name decomposed; bytes that are no UTF-8 (they reach Python as
+    surrogates) become \\xNN text, so that every id can be stored and printed.
     """
     return readable(unicodedata.normalize("NFC", relative))
+
+
+def unzipped(name: str) -> str:
+    """A file's name in NFC, with the letters that unzip wrote as #U00e9 where a locale lacked them.
+
+    Info-ZIP, process.c: #Uxxxx, and #Lxxxxxx beyond the first plane. What is no letter stays.
+    """
+    return unicodedata.normalize("NFC", _INFO_ZIP.sub(_letter, name))
+
+
+def _letter(escape: re.Match[str]) -> str:
+    number = int(escape[1] or escape[2], 16)
+    is_letter = 0x7F < number < 0x110000 and not 0xD800 <= number <= 0xDFFF
+    return chr(number) if is_letter else escape[0]
 
 
 def readable(text: str) -> str:
@@ -98,25 +134,49 @@ def readable(text: str) -> str:
     return raw.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def listing_of(
-    root: Path,
-    images: Iterable[SourceImage],
-    snapshot: str,
-    notes: dict[str, int],
-    stamps: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-) -> Listing:
-    """The images, sorted by id; SourceError if two share an id, because two samples would then share a key."""
-    ordered = sorted(images, key=lambda image: image.source_id)
-    for before, after in itertools.pairwise(ordered):
-        if before.source_id == after.source_id:
-            raise SourceError(
-                root,
-                f"two images have the id {after.source_id!r}: {_place(before)} and {_place(after)}",
-                "Remove or rename one of them (names that differ only in Unicode normalisation count as equal).",
-            )
-    return Listing(tuple(ordered), snapshot, {name: count for name, count in sorted(notes.items()) if count}, stamps)
+def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, int]) -> Listing:
+    """The images sorted by id, each with one of its own, their snapshot, and counts above zero.
+
+    Files that claim the same id (names that differ only in Unicode normalisation) are all kept: the
+    first stays as it is, the id of another gets 8 hex digits of its own name, and they are counted
+    as `ids_claimed_twice`.
+    """
+    ordered: dict[str, SourceImage] = {}
+    twice = 0
+    for image in sorted(images, key=lambda image: _precedence(image, root)):
+        if image.source_id in ordered:
+            twice += 1
+            digest = hashlib.sha256(_raw_name(image, root)).hexdigest()
+            image = replace(image, source_id=f"{image.source_id}~{digest[:8]}")
+            if image.source_id in ordered:
+                raise SourceError(
+                    root, f"two images have the id {image.source_id!r}", "Rename one."
+                )
+        ordered[image.source_id] = image
+    rows = tuple(ordered[source_id] for source_id in sorted(ordered))
+    counts = {**notes, "ids_claimed_twice": twice}
+    told = {name: count for name, count in sorted(counts.items()) if count}
+    return Listing(rows, snapshot_of(rows), told)
 
 
-def _place(image: SourceImage) -> str:
-    """Where an image is, or why it is nowhere."""
-    return readable(str(image.path)) if image.path else str(image.reason)
+def _precedence(image: SourceImage, root: Path) -> tuple[str, bool, bool, bytes]:
+    """Among those that claim an id: files before others, the name that is the id itself first."""
+    name = _raw_name(image, root)
+    decomposed = not unicodedata.is_normalized("NFC", os.fsdecode(name))
+    return image.source_id, image.path is None, decomposed, name
+
+
+def _raw_name(image: SourceImage, root: Path) -> bytes:
+    """What tells an image from another of the same id, on every machine: its place in the data set,
+    or its reason.
+    """
+    return os.fsencode(image.path.relative_to(root)) if image.path else str(image.reason).encode()
+
+
+def snapshot_of(images: Iterable[SourceImage]) -> str:
+    """sha256 over all that is known of the images, but for where their files lie."""
+    known = [field.name for field in fields(SourceImage) if field.name != "path"]
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(json.dumps([getattr(image, name) for name in known]).encode() + b"\n")
+    return digest.hexdigest()

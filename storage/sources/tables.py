@@ -1,29 +1,35 @@
-"""Columns of a CSV file too large for memory, for the few rows that are wanted."""
+"""The few rows that are wanted of a CSV file too large for memory.
+
+Damage costs the rows it is in, and no other.
+"""
 
 import csv
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv as arrow_csv
-
 from storage.errors import SourceError
-from storage.sources.disk import check_metadata
+from storage.sources.disk import check_damage, check_metadata
+from storage.sources.source import readable
+from storage.text import encoding_of
 
-_BLOCK_BYTES = 8 * 2**20
-_HEADER_BYTES = 65536
+MOST_LINES = 50
+"""A quoted field may hold line breaks; a row of more lines is one whose quote was never closed."""
+OPEN = "a quote that is not closed"
+_MOST_HEADER = 65_536
+_HOPELESS = 10_000
+"""So many damaged rows end the reading, if they are too many so far."""
 
 
 @dataclass
 class CsvTable:
-    """A comma-separated file with a header, read as a stream: some 250 MB of memory, however long it is.
+    """A comma-separated file with a header: UTF-8, or UTF-16 or 32 with a byte order mark.
 
     columns: those to read, the first is what rows are chosen by. cure: where to get the file anew.
-    After matching() was read to its end, rows counts all rows by the value of count_by (or under "" without), and
-    damaged those with too few or too many fields, which are left out.
+    After matching() was read to its end, rows counts the good rows by the value of count_by (or
+    under "" without), damaged those that were left out by reason, and blank_lines what holds
+    nothing at all.
     """
 
     path: Path
@@ -31,69 +37,148 @@ class CsvTable:
     cure: str
     count_by: str | None = None
     rows: Counter[str] = field(default_factory=Counter)
-    damaged: int = 0
+    damaged: Counter[str] = field(default_factory=Counter)
+    blank_lines: int = 0
     _first_damage: str = ""
 
     def matching(self, wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
-        """The columns, as text, of each row whose first column is wanted; bytes that are no UTF-8 become U+FFFD.
+        """The columns of each row whose first one is wanted; bytes that are no UTF-8 as surrogates.
 
-        Raises SourceError where the file is missing, lacks a column, cannot be parsed, or where more than one row in
-        100 is damaged.
+        Raises SourceError where the file is missing, lacks a column, is no text, holds no row, or
+        where more than one row in MOST_DAMAGE is damaged: it has other fields than the header,
+        nothing in its first column, a quote that is not closed, or NUL characters.
         """
         check_metadata(self.path, self.cure)
-        self._check_header()
-        chosen = pa.array([name.encode("utf-8", "replace") for name in wanted], pa.binary())
+        chosen = frozenset(wanted)
         try:
-            for batch in self._batches():
-                self._count(batch)
-                kept = batch.filter(pc.is_in(batch.column(0), value_set=chosen))
-                texts = [[value.decode("utf-8", "replace") for value in column.to_pylist()] for column in kept.columns]
-                yield from zip(*texts, strict=True)
-        except pa.ArrowInvalid as error:
-            raise SourceError(self.path, f"cannot be read as CSV: {error}", self._advice()) from error
-        if self.damaged * 100 > self.damaged + self.rows.total():
-            what = f"{self.damaged} of {self.damaged + self.rows.total()} rows are damaged, first {self._first_damage}"
-            raise SourceError(self.path, what, self._advice())
+            with self.path.open("rb") as file:
+                encoding = encoding_of(file.read(4))
+            errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            with self.path.open(encoding=encoding, errors=errors, newline="\n") as file:
+                header = self._header(file.readline(_MOST_HEADER))
+                yield from self._chosen(file, header, chosen)
+        except OSError as error:
+            raise SourceError(
+                self.path, f"cannot be read: {error.strerror}", "Check its permissions."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise SourceError(self.path, f"is no text: {error}", self._advice()) from error
+        self._check_damage()
 
-    def _batches(self) -> arrow_csv.CSVStreamingReader:
-        """The file in blocks. One thread, since only then does a damaged row know its line."""
-        return arrow_csv.open_csv(
-            self.path,
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(invalid_row_handler=self._damage),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=list(self.columns),
-                column_types={name: pa.binary() for name in self.columns},
-                strings_can_be_null=False,
-            ),
-        )
+    def _chosen(
+        self, lines: Iterable[str], header: list[str], chosen: frozenset[str]
+    ) -> Iterator[tuple[str, ...]]:
+        key, *_ = places = [header.index(name) for name in self.columns]
+        counted = None if self.count_by is None else header.index(self.count_by)
+        for number, row in records(lines, len(header), first=2):
+            if row == []:
+                self.blank_lines += 1
+            elif isinstance(row, str):
+                self._damage(row, number)
+            elif not row[key].strip():
+                self._damage(f"nothing in {self.columns[0]}", number)
+            else:
+                self.rows["" if counted is None else row[counted]] += 1
+                if row[key] in chosen:
+                    yield tuple(row[place] for place in places)
 
-    def _check_header(self) -> None:
-        """SourceError unless line 1 names every column."""
-        with self.path.open("rb") as file:
-            head = file.read(_HEADER_BYTES).decode("utf-8-sig", "replace").splitlines()[:1] or [""]
-        header = next(csv.reader(head), [])
-        missing = [name for name in self.columns if name not in header]
+    def _header(self, line: str) -> list[str]:
+        """The names in line 1, without blanks; SourceError unless each column is named once."""
+        try:
+            header = [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
+        except csv.Error:  # lines that end in CR alone
+            header = []
+        missing = [name for name in self.columns if header.count(name) != 1]
         if missing:
-            what = f"line 1 has no column {', '.join(missing)}; it reads {head[0][:120]!r}"
-            raise SourceError(self.path, what, self._advice())
+            what = f"line 1 has no column {', '.join(missing)}"
+            if any(name in header for name in missing):
+                what = f"line 1 names {', '.join(missing)} more than once"
+            elif "\0" in line:
+                what += ": it holds NUL characters, as UTF-16 without a byte order mark does"
+            raise SourceError(
+                self.path, f"{what}; it reads {readable(line[:120])!r}", self._advice()
+            )
+        return header
 
-    def _count(self, batch: pa.RecordBatch) -> None:
-        """Add a block's rows to the counts."""
-        if self.count_by is None:
-            self.rows[""] += batch.num_rows
-            return
-        for pair in pc.value_counts(batch.column(self.columns.index(self.count_by))).to_pylist():
-            self.rows[pair["values"].decode("utf-8", "replace")] += pair["counts"]
+    def _damage(self, why: str, number: int) -> None:
+        """Count a row that is left out; SourceError where there is no hope for the rest."""
+        self.damaged[why.partition(": ")[0]] += 1
+        self._first_damage = self._first_damage or f"line {number}: {why}"
+        if self.damaged.total() % _HOPELESS == 0:
+            self._check_damage()
 
-    def _damage(self, row: arrow_csv.InvalidRow) -> str:
-        """Count a row with a wrong number of fields and skip it."""
-        self.damaged += 1
-        if not self._first_damage:
-            fields = f"{row.actual_columns} fields instead of {row.expected_columns}"
-            self._first_damage = f"line {row.number}: {fields}, {row.text[:120]!r}"
-        return "skip"
+    def _check_damage(self) -> None:
+        damaged, good = self.damaged.total(), self.rows.total()
+        check_damage(self.path, damaged, damaged + good, self._first_damage, self._advice())
+        if not good:
+            raise SourceError(
+                self.path,
+                f"holds no row, only its header and {self.blank_lines:,} blank lines",
+                self.cure,
+            )
 
     def _advice(self) -> str:
         """The cure, with the usual cause."""
         return f"Was it edited, cut short or saved by a spreadsheet program? {self.cure}"
+
+
+def records(
+    lines: Iterable[str], width: int, first: int = 1
+) -> Iterator[tuple[int, list[str] | str]]:
+    """(line number, fields) of each row, [] for a blank line; or why it cannot be read.
+
+    RFC 4180; a quote inside a field that does not begin with one is a character. Where a quote is
+    not closed, or what stands between it and the next one makes no row, only its own line is lost:
+    reading goes on with the line after it.
+    """
+    rest, back, number = iter(lines), deque[str](), first
+    while (line := back.popleft() if back else next(rest, None)) is not None:
+        taken = 1
+        row: list[str] | str
+        if "\0" in line:
+            row = "NUL characters"
+        elif '"' in line:
+            taken, row = _quoted(line, back, rest, width)
+        else:
+            row = line.rstrip("\r\n").split(",")
+            if len(row) != width:
+                row = _of_other_length(row, width, line)
+        yield number, row
+        number += taken
+
+
+def _quoted(
+    line: str, back: deque[str], rest: Iterator[str], width: int
+) -> tuple[int, list[str] | str]:
+    """How many lines a row takes, and the row; lines that were looked at in vain go back."""
+    row = _parsed([line], width)
+    if row != OPEN:
+        return 1, row
+    taken, quotes = [line], line.count('"')
+    while (
+        len(taken) < MOST_LINES
+        and (more := back.popleft() if back else next(rest, None)) is not None
+    ):
+        taken.append(more)
+        quotes += more.count('"')
+        if quotes % 2 == 0 and isinstance(row := _parsed(taken, width), list):
+            return len(taken), row
+    back.extendleft(reversed(taken[1:]))
+    return 1, OPEN
+
+
+def _parsed(lines: list[str], width: int) -> list[str] | str:
+    """The fields of a row with quotes, or why there is none."""
+    try:
+        row = next(csv.reader(lines, strict=True))
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            return OPEN
+        return f"misplaced quotes: {lines[0][:120]!r}"
+    return row if len(row) == width else _of_other_length(row, width, lines[0])
+
+
+def _of_other_length(row: list[str], width: int, line: str) -> list[str] | str:
+    if not line.strip():
+        return []
+    return f"other fields than the header: {len(row)} instead of {width} in {line.rstrip()[:120]!r}"

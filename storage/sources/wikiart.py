@@ -1,21 +1,43 @@
-"""WikiArt as ArtGAN publishes it: paintings in one folder a style, with lists for style, genre and artist.
+"""WikiArt as ArtGAN publishes it: paintings in one folder a style, with lists for style, genre and
+artist.
 
 <root>/<Style>/<artist>_<title>.jpg
-<root>/{Style,Genre,Artist}/*_class*, *_train*, *_val*      optional, https://github.com/cs-chan/ArtGAN
+<root>/{Style,Genre,Artist}/*_class*, *_train*, *_val*    optional, https://github.com/cs-chan/ArtGAN
 """
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from storage.errors import SourceError
-from storage.sources.disk import check_root, files_in, is_image_name, names_in, read_lines, snapshot_of, wrong_layout
-from storage.sources.source import Listing, SourceImage, listing_of, readable, source_id_of
+from storage.sources.disk import (
+    check_damage,
+    check_root,
+    is_file,
+    is_folder,
+    names_in,
+    read_lines,
+    wrong_layout,
+)
+from storage.sources.source import (
+    Listing,
+    SourceImage,
+    absent,
+    listing_of,
+    readable,
+    source_id_of,
+    unzipped,
+)
+from storage.sources.walk import Entry, check_not_ours, is_root, pictures, walk
+from storage.text import is_whole
 
-# WikiArt and ArtGAN state no licence for a single image, and a row without any would read as "free".
+# WikiArt and ArtGAN state no licence for a single image; a row without any would read as "free".
 LICENCE = "ArtGAN lists: non-commercial research; image rights: see WikiArt.org"
-LAYOUT = "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
+LAYOUT = (
+    "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
+)
 CURE = "Take the Style, Genre and Artist lists together from one ArtGAN download (wikiart_csv.zip)."
 LISTS = ("Style", "Genre", "Artist")
 STYLES = frozenset({
@@ -25,92 +47,142 @@ STYLES = frozenset({
     "New_Realism", "Northern_Renaissance", "Pointillism", "Pop_Art", "Post_Impressionism", "Realism", "Rococo",
     "Romanticism", "Symbolism", "Synthetic_Cubism", "Ukiyo_e",
 })  # fmt: skip
-_LIST_LINE = re.compile(r"(?P<path>.*[^,\s])\s*,+\s*(?P<number>\d+)\s*")  # Artist lists put two commas
-_COPY_NUMBER = re.compile(r"\(\d+\)$")
-_ARTIST = re.compile(r"[^A-Z0-9\s_]+")  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
+_LIST_LINE = re.compile(
+    r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*"
+)  # Artist lists put two commas
+_CLASS_LINE = re.compile(r"(?P<number>[0-9]{1,9})\s+(?P<name>.*)")
+_COPY_NUMBER = re.compile(r"\([0-9]+\)$")
+_ARTIST = re.compile(
+    r"[^A-Z0-9\s_]+"
+)  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
 
 
 @dataclass
 class _Lists:
-    """What the ArtGAN lists say, by image id: class name, and split in the first of LISTS that has the image."""
+    """What the ArtGAN lists say by image id: class names, and the split in the first of LISTS."""
 
     classes: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in LISTS})
     split: dict[str, str] = field(default_factory=dict)
     listed_in: dict[str, str] = field(default_factory=dict)
-    paths: list[Path] = field(default_factory=list)
 
 
-def read_wikiart(root: Path) -> Listing:
-    """List a WikiArt folder. A style folder is any folder at the top with images in it, except the lists' own three.
+def read_wikiart(root: Path, ours: Path | None = None) -> Listing:
+    """List a WikiArt folder. A style is any folder at the top with images in it but the lists' own.
 
-    source_id: "<Style>/<file>". style: the folder; a list that names another style is an error. labels: the genre, if
-    listed. author: the Artist list's, else from the file name. captions: "<title> by <artist>", derived from the file
-    name, as WikiArt has none. A listed image without a file is a row with a reason. licence: LICENCE for all.
-    Raises SourceError for a wrong folder and for lists that cannot be read or contradict the folders.
+    source_id: "<Style>/<file>", where #U00e9, as unzip escapes a letter, is the letter. style: the
+    folder; a list that names another style is an error. labels: the genre, if listed. author: the
+    Artist list's, else from the file name. captions: "<title> by <artist>", derived from the file
+    name, as WikiArt has none. An artist or a title that was garbled on its way is left out and
+    counted. A listed image without a file is a row with a reason. licence: LICENCE for all. ours:
+    the root of this project's files, which is not entered. Raises SourceError for a wrong folder,
+    for lists of which more than one line in 100 cannot be read, and for those that contradict the
+    folders.
     """
     check_root(root, "wikiart", LAYOUT)
+    check_not_ours(root, ours)
     notes: Counter[str] = Counter()
-    on_disk = _on_disk(root, notes)
+    entries = _on_disk(root, ours, notes)
     lists = _read_lists(root, notes)
-    styles = {PurePosixPath(source_id).parts[0] for source_id in on_disk}
+    styles = {name.split("/")[0] for name, entry in entries if not entry.is_folder}
     if not styles & (STYLES | set(lists.classes["Style"].values())):
         raise wrong_layout(root, "wikiart", LAYOUT)
-    rows = [_row(source_id, path, lists, notes) for source_id, (path, _, _) in on_disk.items()]
-    rows += [_row(source_id, None, lists, notes) for source_id in lists.listed_in.keys() - on_disk.keys()]
-    files = {source_id: (size, mtime) for source_id, (_, size, mtime) in on_disk.items()}
-    return listing_of(root, rows, snapshot_of(files, lists.paths), dict(notes), files)
+    rows = [_row(name, entry, lists, notes) for name, entry in entries]
+    there = {row.source_id for row in rows}
+    rows += [_row(source_id, None, lists, notes) for source_id in lists.listed_in.keys() - there]
+    return listing_of(root, rows, notes)
 
 
-def _on_disk(root: Path, notes: Counter[str]) -> dict[str, tuple[Path, int, int]]:
-    """Image id -> (path, bytes, mtime in ns) for all style folders; other folders are counted, not entered."""
-    found: dict[str, tuple[Path, int, int]] = {}
+def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[str, Entry]]:
+    """("<Style>/<file>", entry) for all style folders; other folders are counted, not entered."""
+    found: list[tuple[str, Entry]] = []
     for name in names_in(root):
         folder = root / name
-        if name in LISTS or name.startswith(".") or not folder.is_dir():
+        if name in LISTS or name.startswith(".") or not is_folder(folder):
             continue
-        images, others = files_in(folder, is_image_name)
-        for file, place in images.items():
-            source_id = source_id_of(f"{name}/{file}")
-            if source_id in found:
-                what = f"its name differs only in Unicode normalisation from another file: {source_id!r}"
-                raise SourceError(readable(str(place[0])), what, "Rename or remove one of the two.")
-            found[source_id] = place
-        notes["other_files"] += others if images else 0
-        notes["other_folders"] += not images
-        notes["folders_of_unknown_style"] += bool(images) and name not in STYLES
+        if is_root(folder, ours):
+            notes["root_left_out"] += 1
+            continue
+        inside: Counter[str] = Counter()
+        try:
+            entries = list(pictures(walk(folder, inside, ours, deep=False), inside))
+        except SourceError as error:
+            entries = [Entry("", folder, reason=f"a folder that {error.what}", is_folder=True)]
+        if not entries:
+            notes["other_folders"] += 1
+            continue
+        found += [(f"{name}/{entry.name}" if entry.name else name, entry) for entry in entries]
+        notes.update(inside)
+        notes["folders_of_unknown_style"] += name not in STYLES
     return found
 
 
-def _row(source_id: str, path: Path | None, lists: _Lists, notes: Counter[str]) -> SourceImage:
+def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> SourceImage:
     """One painting from its file name and the lists."""
-    style, name = source_id.split("/", 1)
-    artist, title = _artist_and_title(name)
+    composed = unicodedata.normalize("NFC", name)
+    name = unzipped(name) if entry else composed
+    notes["names_escaped_by_unzip"] += name != composed
+    source_id = source_id_of(name)
+    style = source_id.split("/", 1)[0]
+    artist, title = _artist_and_title(name.partition("/")[2], notes)
     genre = lists.classes["Genre"].get(source_id)
     author = lists.classes["Artist"].get(source_id, "").replace("_", " ") or artist
     listed = lists.listed_in.get(source_id)
-    notes["author_from_file_name"] += author is not None and source_id not in lists.classes["Artist"]
+    notes["author_from_file_name"] += (
+        author is not None and source_id not in lists.classes["Artist"]
+    )
     notes["without_author"] += author is None
+    notes["without_title"] += not title
     notes["in_no_list"] += listed is None
-    notes["listed_but_absent"] += path is None
+    notes["listed_but_absent"] += entry is None
+    caption = f"{title} by {author}" if author else title
     return SourceImage(
-        dataset="wikiart", source_id=source_id, path=path, captions=(f"{title} by {author}" if author else title,),
+        dataset="wikiart", source_id=source_id, path=entry.file if entry else None,
+        captions=(caption,) if title else (),
         labels=(genre,) if genre else (), style=style, author=author, licence=LICENCE,
-        split=lists.split.get(source_id),
-        reason=None if path else f"listed in {listed}, but the file is absent",
+        split=lists.split.get(source_id), stamp=entry.stamp if entry else None,
+        reason=entry.reason if entry else absent(listed or "", "the file"),
     )  # fmt: skip
 
 
-def _artist_and_title(name: str) -> tuple[str | None, str]:
+def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:
     """("Juan Gris", "bottle wine glass") from "juan-gris_bottle-wine-glass(1).jpg".
 
-    (None, all words) for a file that is not named like ArtGAN's. str.title would spoil mojibake and apostrophes.
+    (None, all words) for a file that is not named like ArtGAN's. What has lost letters on its way
+    is None, or "". str.title would spoil apostrophes.
     """
     stem = _COPY_NUMBER.sub("", PurePosixPath(name).stem)
     artist, underscore, title = stem.partition("_")
     named = bool(underscore) and _ARTIST.fullmatch(artist) is not None
+    lost = _is_garbled(artist) or "?" in artist, _is_garbled(title if named else stem)
+    notes["artists_garbled"] += named and lost[0]
+    notes["titles_garbled"] += lost[1]
     words = (title if named else stem).replace("-", " ").replace("_", " ").split()
-    author = " ".join(word[:1].upper() + word[1:] for word in artist.split("-")) if named else None
-    return author, " ".join(words)
+    author = " ".join(word[:1].upper() + word[1:] for word in artist.split("-"))
+    return author if named and not lost[0] else None, "" if lost[1] else " ".join(words)
+
+
+def _is_garbled(name: str) -> bool:
+    """Whether letters of a name were read in another encoding than they were written in.
+
+    Told by what no name holds: bytes that are no UTF-8, the replacement character, lines that boxes
+    are drawn of (code page 437, of old ZIP programs); or by letters that are UTF-8 when taken for
+    bytes of Windows-1252 or Latin-1.
+    """
+    if name.isascii():
+        return False
+    if not is_whole(name) or any(
+        "\u2500" <= character <= "\u259f" or character == "\ufffd" for character in name
+    ):
+        return True
+    return _is_utf8_of(name, "cp1252") or _is_utf8_of(name, "latin-1")
+
+
+def _is_utf8_of(name: str, encoding: str) -> bool:
+    try:
+        name.encode(encoding).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _read_lists(root: Path, notes: Counter[str]) -> _Lists:
@@ -123,20 +195,20 @@ def _read_lists(root: Path, notes: Counter[str]) -> _Lists:
             notes[f"no_{name.lower()}_lists"] += 1
             continue
         classes = _class_names(class_path)
-        lists.paths.append(class_path)
         for split in ("train", "val"):
             path = _list_path(folder, f"{name.lower()}_{split}")
             if path is None:
-                raise SourceError(folder / f"{name.lower()}_{split}.csv", "this file is missing", CURE)
-            lists.paths.append(path)
-            _read_list(path, name, split, classes, lists)
+                raise SourceError(
+                    folder / f"{name.lower()}_{split}.csv", "this file is missing", CURE
+                )
+            _read_list(path, name, split, classes, lists, notes)
     return lists
 
 
 def _list_path(folder: Path, stem: str) -> Path | None:
     """The list of that stem; ArtGAN ships some as .csv, some as .txt, some with no suffix."""
     candidates = (folder / f"{stem}{suffix}" for suffix in (".csv", ".txt", ""))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def _class_names(path: Path) -> dict[int, str]:
@@ -145,25 +217,44 @@ def _class_names(path: Path) -> dict[int, str]:
     for number, line in enumerate(read_lines(path, CURE), start=1):
         if not line.strip():
             continue
-        left, _, right = line.strip().partition(" ")
-        if not left.isdecimal() or not right:
-            raise SourceError(path, f'line {number} is {readable(line[:80])!r}, not "<number> <name>"', CURE)
-        names[int(left)] = right.strip()
+        match = _CLASS_LINE.fullmatch(line.strip())
+        if match is None:
+            what = f'line {number} is {readable(line[:80])!r}, not "<number> <name>"'
+            raise SourceError(path, what, CURE)
+        names[int(match["number"])] = match["name"]
     return names
 
 
-def _read_list(path: Path, kind: str, split: str, classes: dict[int, str], lists: _Lists) -> None:
-    """One list of "<Style>/<file>,<class number>" into lists; SourceError names the line that cannot be so."""
+def _read_list(
+    path: Path, kind: str, split: str, classes: dict[int, str], lists: _Lists, notes: Counter[str]
+) -> None:
+    """One list of "<Style>/<file>,<class number>" into lists.
+
+    A tab for the comma, "./" and backslashes are read; any other line is left out and counted.
+    Raises SourceError naming a line that contradicts its folder, or where too many are damaged.
+    """
+    rows, damaged, first = 0, 0, ""
     for number, line in enumerate(read_lines(path, CURE), start=1):
         if not line.strip() or line.startswith("(Path"):  # the Artist lists begin with a sentence
             continue
+        rows += 1
         match = _LIST_LINE.fullmatch(line)
-        if match is None or "/" not in match["path"] or int(match["number"]) not in classes:
-            what = f"line {number} is {readable(line[:120])!r}, not <Style>/<file>,<number of one of {len(classes)} classes>"
+        written = match["path"].replace("\\", "/").removeprefix("./") if match else ""
+        label = classes.get(int(match["number"])) if match else None
+        if "/" not in written or label is None:
+            damaged += 1
+            wanted = f"<Style>/<file>,<number of one of {len(classes)} classes>"
+            first = first or f"line {number} is {readable(line[:120])!r}, not {wanted}"
+            continue
+        source_id = source_id_of(written)
+        if kind == "Style" and source_id_of(label) != source_id.split("/")[0]:
+            what = f"line {number} says style {readable(label)!r} of {source_id!r}"
             raise SourceError(path, what, CURE)
-        source_id, label = source_id_of(match["path"]), classes[int(match["number"])]
-        if kind == "Style" and label != source_id.split("/")[0]:
-            raise SourceError(path, f"line {number} says style {label!r} of {source_id!r}", CURE)
-        lists.classes[kind][source_id] = label
+        if is_whole(label):
+            lists.classes[kind][source_id] = label
+        else:
+            notes["class_names_not_utf8"] += 1
         lists.split.setdefault(source_id, split)
         lists.listed_in.setdefault(source_id, f"{kind}/{path.name}")
+    notes["list_lines_damaged"] += damaged
+    check_damage(path, damaged, rows, first, CURE)

@@ -78,10 +78,32 @@ def test_a_file_of_keys_may_hold_blank_lines_comments_windows_line_ends_and_repe
     path = tmp_path / "keys.txt"
     path.write_bytes("\ufeffa-00\r\n\r\n# asked for on Monday\r\n  b  # by mail\r\na-00\r\n".encode())
     assert read_keys(path) == ("a-00", "b")
-    path.write_bytes(b"\xff\xfe")
-    for wrong, told in ((path, "is no text"), (tmp_path, "cannot be read"), (tmp_path / "none", "cannot be read")):
-        with pytest.raises(StorageError, match=told):
+    for wrong in (tmp_path, tmp_path / "none"):
+        with pytest.raises(StorageError, match="cannot be read"):
             read_keys(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe", "is no text in UTF-8 .it is UTF-16"),
+        ("a-00\n".encode("utf-16"), "is no text in UTF-8 .it is UTF-16"),
+        ("a-00\n".encode("utf-16-le"), "is no text in UTF-8 .it holds NUL"),
+        (b"caf\xe9-00\n", "is no text in UTF-8 .byte 3"),
+        (b"a-00\nkey,why\n", "'key,why' is no key. Write one key a line and nothing else"),
+        (b"a-00;asked\n", "is no key"),
+        (b"a-00 b-00\n", "is no key"),
+        (b'"a-00"\n', "is no key"),
+        ("caf\u00e9\n".encode(), "is no key"),
+        (b"../../etc/passwd\n", "is no key"),
+        (b"PK\x03\x04\x14\n", "is no key"),
+    ],
+)
+def test_a_file_that_holds_anything_but_keys_is_refused(content, told, tmp_path):
+    path = tmp_path / "keys.txt"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=told):
+        read_keys(path)
 
 
 def test_a_shard_names_its_accepted_samples_on_the_list(make, sample):

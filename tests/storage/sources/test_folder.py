@@ -39,15 +39,75 @@ def test_a_text_beside_an_image_holds_its_captions(tmp_path):
     )
     images = by_id(tmp_path)
     assert images["a.jpg"].captions == ("one", "two") and images["b.jpg"].captions == ()
-    assert sorted(images) == ["a.jpg", "b.jpg", "notes.md", "notes.txt", "readme.txt"], "texts of no image are rows"
+    assert sorted(images) == ["a.jpg", "b.jpg", "notes.md", "notes.txt", "readme.txt"], (
+        "texts of no image are rows"
+    )
     assert images["notes.md"].captions == ()
     assert read_folder(tmp_path).notes["caption_files"] == 1
 
 
-def test_captions_are_utf8_with_replacement_and_without_bom(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_captions_are_read_in_every_encoding_that_says_its_name(encoding, tmp_path):
     write(tmp_path, a_dot_jpg="x")
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\nbad \xff byte")
-    assert by_id(tmp_path)["a.jpg"].captions == ("caf\u00e9", "bad \ufffd byte")
+    (tmp_path / "a.txt").write_bytes("caf\u00e9\r\n\U0001f415 dog".encode(encoding))
+    assert by_id(tmp_path)["a.jpg"].captions == ("caf\u00e9", "\U0001f415 dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("good\ncaf\u00e9".encode("latin-1"), "byte 8 is no UTF-8"),
+        ("dog".encode("utf-16-le"), "NUL characters, as UTF-16 without a byte order mark does"),
+        ("dog".encode("utf-16-be"), "NUL characters"),
+        (b"\xff\xfed", "byte 2 is no UTF-16"),
+        ("日本".encode("shift-jis"), "no UTF-8"),
+    ],
+    ids=["latin-1", "utf-16-le", "utf-16-be", "cut", "shift-jis"],
+)
+def test_a_caption_file_of_unknown_encoding_is_a_row_and_gives_no_captions(content, why, tmp_path):
+    write(tmp_path, a_dot_jpg="x", b_dot_jpg="x", b_dot_txt="of b")
+    (tmp_path / "a.txt").write_bytes(content)
+    listing = read_folder(tmp_path)
+    images = {image.source_id: image for image in listing.images}
+    assert images["a.jpg"].captions == () and images["b.jpg"].captions == ("of b",)
+    assert images["a.txt"].path is None and why in images["a.txt"].reason
+    assert (
+        listing.notes["caption_files_that_cannot_be_read"] == 1
+        and listing.notes["caption_files"] == 1
+    )
+
+
+def test_a_caption_file_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
+    write(tmp_path, a_dot_jpg="x", a_dot_txt="x")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    images = by_id(tmp_path)
+    assert images["a.txt"].reason == "a caption file that cannot be read: Permission denied"
+    assert images["a.jpg"].captions == ()
+
+
+def test_captions_are_found_whatever_the_case_of_their_suffix_and_however_accents_are_composed(
+    tmp_path,
+):
+    write(
+        tmp_path,
+        a_dot_jpg="x",
+        a_dot_TXT="upper",
+        b_dot_png="x",
+        b_dot_Caption="two",
+        b_dot_txt="one",
+    )
+    for name in ("caf\u00e9.jpg", "cafe\u0301.txt", "22.05.png", "22.05.txt"):
+        (tmp_path / name).write_text("of " + name[:2])
+    images = by_id(tmp_path)
+    assert sorted(images) == ["22.05.png", "a.jpg", "b.png", "caf\u00e9.jpg"]
+    assert images["a.jpg"].captions == ("upper",) and images["b.png"].captions == ("one", "two")
+    assert images["caf\u00e9.jpg"].captions == ("of ca",) and images["22.05.png"].captions == (
+        "of 22",
+    )
 
 
 def test_a_text_too_long_for_captions_is_a_row(tmp_path):
@@ -60,7 +120,9 @@ def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path):
     write(tmp_path / ".git", b_dot_jpg="x")
     (tmp_path / ".DS_Store").write_text("x")
     listing = read_folder(tmp_path)
-    assert [image.source_id for image in listing.images] == ["a.jpg"] and listing.notes["hidden"] == 2
+    assert [image.source_id for image in listing.images] == ["a.jpg"] and listing.notes[
+        "hidden"
+    ] == 2
 
 
 def test_a_link_out_of_the_folder_is_a_row_and_never_followed(tmp_path):
@@ -85,14 +147,19 @@ def test_links_inside_the_folder_are_files_but_folders_are_not_entered_twice(tmp
     images = by_id(tmp_path)
     assert sorted(images) == ["again", "b.jpg", "real/a.jpg", "real/loop"]
     assert images["b.jpg"].path == tmp_path / "b.jpg"
-    assert images["again"].reason == images["real/loop"].reason == "a link to a folder, not followed"
+    assert (
+        images["again"].reason == images["real/loop"].reason == "a link to a folder, not followed"
+    )
 
 
 def test_broken_links_and_circles_are_rows_with_a_reason(tmp_path):
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     images = by_id(tmp_path)
-    assert all(image.path is None and "broken link" in image.reason for image in images.values()) and len(images) == 2
+    assert (
+        all(image.path is None and "broken link" in image.reason for image in images.values())
+        and len(images) == 2
+    )
 
 
 def test_a_pipe_is_a_row_and_is_not_opened(tmp_path):
@@ -115,11 +182,13 @@ def test_odd_names_give_storable_ids_and_safe_keys(tmp_path):
         assert image.path.read_bytes() == b"x"
 
 
-def test_names_equal_up_to_normalisation_are_refused(tmp_path):
-    for name in ("cafe\u0301.jpg", "caf\u00e9.jpg"):
-        (tmp_path / name).write_text("x")
-    with pytest.raises(SourceError, match="two images have the id 'caf\u00e9.jpg'.*normalisation"):
-        read_folder(tmp_path)
+def test_names_equal_up_to_normalisation_or_case_are_images_of_their_own(tmp_path):
+    for name in ("cafe\u0301.jpg", "caf\u00e9.jpg", "a.jpg", "A.jpg"):
+        (tmp_path / name).write_text(name)
+    listing = read_folder(tmp_path)
+    assert len(listing.images) == 4 and listing.notes["ids_claimed_twice"] == 1
+    named = next(image for image in listing.images if image.source_id == "caf\u00e9.jpg")
+    assert named.path.name == "caf\u00e9.jpg", "the name that is the id keeps it"
 
 
 def test_licence_and_author_are_the_callers(tmp_path):
@@ -146,5 +215,9 @@ def test_the_snapshot_follows_images_and_captions(tmp_path):
 @pytest.mark.parametrize(("folder", "rows"), [("queries", 188), ("awkward", 68)])
 def test_the_real_samples_are_listed_whole(folder, rows, real_data):
     listing = read_folder(real_data / folder)
-    assert len(listing.images) == rows == len({key_of("folder", image.source_id, 0) for image in listing.images})
+    assert (
+        len(listing.images)
+        == rows
+        == len({key_of("folder", image.source_id, 0) for image in listing.images})
+    )
     assert all(image.reason is None for image in listing.images)

@@ -8,7 +8,6 @@ import pytest
 
 from storage.errors import SourceError
 from storage.sources import read_openimages
-from storage.sources.tables import CsvTable
 
 HEADER = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
@@ -17,7 +16,13 @@ HEADER = (
 PAGE, LICENCE = "https://www.flickr.com/photos/x/1", "https://creativecommons.org/licenses/by/2.0/"
 
 
-def line(image_id: str, subset: str = "train", author: str = "Ann", title: str = "T", rotation: str = "0.0") -> str:
+def line(
+    image_id: str,
+    subset: str = "train",
+    author: str = "Ann",
+    title: str = "T",
+    rotation: str = "0.0",
+) -> str:
     return f"{image_id},{subset},http://o,{PAGE},{LICENCE},http://p,{author},{title},10,md5==,,{rotation}"
 
 
@@ -27,8 +32,15 @@ def write_openimages(root: Path, lines: list[str] | None = None) -> Path:
         (root / split).mkdir(parents=True)
         for name in names:
             (root / split / f"{name}.jpg").write_bytes(b"jpeg")
-    lines = lines or [line("aa", rotation="90.0"), line("bb", author='"Doe, J ""X"""', rotation="NaN"), line("cc"), line("ee")]
-    (root / "image_ids_and_rotation.csv").write_bytes("\n".join([HEADER, *lines, ""]).encode("utf-8", "surrogateescape"))
+    lines = lines or [
+        line("aa", rotation="90.0"),
+        line("bb", author='"Doe, J ""X"""', rotation="NaN"),
+        line("cc"),
+        line("ee"),
+    ]
+    (root / "image_ids_and_rotation.csv").write_bytes(
+        "\n".join([HEADER, *lines, ""]).encode("utf-8", "surrogateescape")
+    )
     boxes = "ImageID,Source,LabelName,Confidence\naa,x,/m/1,1\naa,x,/m/2,1\naa,x,/m/1,1\nbb,x,/m/9,1\nzz,x,/m/1,1\n"
     (root / "oidv6-train-annotations-bbox.csv").write_text(boxes)
     (root / "class-descriptions-boxable.csv").write_bytes(b'/m/1,Tortoise\r\n/m/2,"Bow, arrow"\r\n')
@@ -41,7 +53,11 @@ def by_id(root: Path, split: str = "all") -> dict:
 
 def test_author_licence_page_and_rotation_are_joined(tmp_path):
     images = by_id(write_openimages(tmp_path))
-    assert images["aa"].author == "Ann" and images["aa"].licence == LICENCE and images["aa"].source_url == PAGE
+    assert (
+        images["aa"].author == "Ann"
+        and images["aa"].licence == LICENCE
+        and images["aa"].source_url == PAGE
+    )
     assert images["aa"].rotation_degrees == 90 and images["aa"].split == "train"
     assert images["bb"].author == 'Doe, J "X"' and images["bb"].rotation_degrees == 0
     assert images["aa"].captions == ()
@@ -84,7 +100,9 @@ def test_absent_files_are_counted_for_the_chosen_split_only(tmp_path):
 def test_a_rotation_is_a_quarter_turn_or_counted(written, degrees, note, tmp_path):
     listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
     assert listing.images[0].rotation_degrees == degrees
-    assert {name for name in listing.notes if name.startswith("rotation")} == ({f"rotation_{note}"} if note else set())
+    assert {name for name in listing.notes if name.startswith("rotation")} == (
+        {f"rotation_{note}"} if note else set()
+    )
 
 
 def test_the_download_address_stands_in_where_no_page_is_known(tmp_path):
@@ -98,16 +116,23 @@ def test_the_download_address_stands_in_where_no_page_is_known(tmp_path):
 
 def test_the_list_of_a_split_serves_where_the_full_list_is_missing(tmp_path):
     write_openimages(tmp_path)
-    (tmp_path / "image_ids_and_rotation.csv").rename(tmp_path / "train-images-boxable-with-rotation.csv")
+    (tmp_path / "image_ids_and_rotation.csv").rename(
+        tmp_path / "train-images-boxable-with-rotation.csv"
+    )
     assert by_id(tmp_path, "train")["aa"].author == "Ann"
-    with pytest.raises(SourceError, match="this file is missing, and so is validation-images-with-rotation.csv"):
+    with pytest.raises(
+        SourceError, match="this file is missing, and so is validation-images-with-rotation.csv"
+    ):
         read_openimages(tmp_path)
 
 
 def test_a_missing_metadata_list_is_an_error_because_licences_must_travel(tmp_path):
     path = write_openimages(tmp_path) / "image_ids_and_rotation.csv"
     path.unlink()
-    with pytest.raises(SourceError, match=f"{path}: this file is missing.*Download http.*licence and author must travel"):
+    with pytest.raises(
+        SourceError,
+        match=f"{path}: this file is missing.*Download http.*licence and author must travel",
+    ):
         read_openimages(tmp_path)
 
 
@@ -123,32 +148,113 @@ def test_boxes_without_class_names_are_an_error_and_no_boxes_are_none(tmp_path):
 def test_a_list_with_other_columns_is_named_with_its_first_line(tmp_path):
     path = write_openimages(tmp_path) / "image_ids_and_rotation.csv"
     path.write_text(path.read_text().replace(",", ";"))
-    with pytest.raises(SourceError, match=re.escape(str(path)) + ".*line 1 has no column ImageID.*spreadsheet"):
+    with pytest.raises(
+        SourceError, match=re.escape(str(path)) + ".*line 1 has no column ImageID.*spreadsheet"
+    ):
         read_openimages(tmp_path)
 
 
 def test_a_damaged_row_in_a_short_list_is_named_with_its_line(tmp_path):
     write_openimages(tmp_path, [line("aa"), "bb,train,oops", line("cc")])
-    with pytest.raises(SourceError, match=r"1 of 3 rows are damaged, first line 3: 3 fields instead of 12, 'bb,train,oops'"):
+    with pytest.raises(
+        SourceError,
+        match=r"1 of 3 rows are damaged, first line 3: other fields than the header: 3 instead of 12 in",
+    ):
         read_openimages(tmp_path)
 
 
 def test_a_damaged_row_among_many_is_left_out_and_counted(tmp_path):
     write_openimages(tmp_path, [line("aa"), *(line(f"x{i}") for i in range(200)), "bb,train,oops"])
     listing = read_openimages(tmp_path)
-    assert listing.notes["damaged_rows"] == 1 and listing.images[1].author is None
+    assert (
+        listing.notes["rows_with_other_fields_than_the_header"] == 1
+        and listing.images[1].author is None
+    )
 
 
-def test_text_that_is_no_utf8_does_not_stop_the_list(tmp_path):
-    write_openimages(tmp_path, [line("aa", author="J\udcf6rg"), line("cc", title="\udcff")])
-    assert by_id(tmp_path)["aa"].author == "J\ufffdrg"
+def test_text_that_is_no_utf8_is_left_out_and_counted_and_the_rest_of_its_row_is_kept(tmp_path):
+    write_openimages(
+        tmp_path, [line("aa", author="J\udcf6rg", rotation="90"), line("cc", title="\udcff")]
+    )
+    listing = read_openimages(tmp_path)
+    assert listing.images[0].author is None and listing.images[0].licence == LICENCE
+    assert listing.images[0].rotation_degrees == 90 and listing.images[2].author == "Ann"
+    assert listing.notes["authors_not_utf8"] == 1
 
 
-def test_an_image_in_two_splits_is_refused(tmp_path):
+def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
     write_openimages(tmp_path)
     shutil.copyfile(tmp_path / "train/aa.jpg", tmp_path / "validation/aa.jpg")
-    with pytest.raises(SourceError, match=r"validation/aa.jpg: is also in train/"):
-        read_openimages(tmp_path)
+    (tmp_path / "train/bb.png").write_bytes(b"png")
+    listing = read_openimages(tmp_path)
+    reasons = sorted(image.reason for image in listing.images if image.reason)
+    assert reasons == [
+        "train/bb.png is the same image as train/bb.jpg",
+        "validation/aa.jpg is the same image as train/aa.jpg",
+    ]
+    assert listing.notes["images_there_twice"] == 2 and len(listing.images) == 6
+    assert by_id(tmp_path)["aa"].author == "Ann"
+
+
+def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
+    (write_openimages(tmp_path) / "train/dd.jpg").symlink_to("gone")
+    listing = read_openimages(tmp_path)
+    image = next(image for image in listing.images if image.source_id == "dd")
+    assert image.path == tmp_path / "validation/dd.jpg" and len(listing.images) == 5
+
+
+def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_path):
+    write_openimages(tmp_path, [line(name) for name in ("aa", "ff", "gg", "hh")])
+    (tmp_path / "train/train_0").mkdir()
+    for name in ("ff.JPG", "gg.webp", "train_0/hh.jpeg", "list.txt"):
+        (tmp_path / "train" / name).write_bytes(b"x")
+    listing = read_openimages(tmp_path, "train")
+    images = {image.source_id: image for image in listing.images}
+    assert all(images[name].author == "Ann" and images[name].path for name in ("ff", "gg", "hh"))
+    assert listing.notes["other_files"] == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "degrees"),
+    [("90.00", 90), ("-90", 270), ("360", 0), (" 180 ", 180), ("+270.", 270)],
+)
+def test_a_quarter_turn_is_read_however_it_is_written(written, degrees, tmp_path):
+    listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
+    assert listing.images[0].rotation_degrees == degrees
+    assert not any(note.startswith("rotation") for note in listing.notes)
+
+
+@pytest.mark.parametrize(
+    "written", ["1e2", "9e1", "zero", "inf", "1_80", "90.5", "-", "0x5a", "\uff19\uff10"]
+)
+def test_another_rotation_is_none_and_counted(written, tmp_path):
+    listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
+    assert listing.images[0].rotation_degrees == 0 and listing.notes["rotation_unusable"] == 1
+
+
+def test_a_list_of_boxes_that_holds_blank_rows_only_is_refused(tmp_path):
+    path = write_openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    for rows, told in (
+        ("\n" * 500, "holds no row, only its header and 500 blank lines"),
+        (",,,\n" * 500, "500 of 500 rows are damaged"),
+    ):
+        path.write_text("ImageID,Source,LabelName,Confidence\n" + rows)
+        with pytest.raises(SourceError, match=f"bbox.csv: {told}"):
+            read_openimages(tmp_path)
+
+
+def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):
+    path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
+    path.write_bytes(
+        path.read_bytes()
+        + b'"/m/open,X\n/m/9,caf\xe9\n'
+        + b"".join(b"/m/x%d,Name\n" % n for n in range(200))
+    )
+    listing = read_openimages(tmp_path)
+    assert listing.notes["class_names_damaged"] == 1 and listing.notes["class_names_not_utf8"] == 1
+    assert listing.images[0].labels == ("Bow, arrow", "Tortoise") and listing.images[1].labels == (
+        "/m/9",
+    )
 
 
 def test_class_names_with_a_header_are_read_too(tmp_path):
@@ -157,19 +263,16 @@ def test_class_names_with_a_header_are_read_too(tmp_path):
     assert by_id(tmp_path)["aa"].labels == ("Bow, arrow", "Tortoise")
 
 
-def test_a_table_larger_than_its_block_is_read_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.sources.tables._BLOCK_BYTES", 4096)
-    path = tmp_path / "big.csv"
-    path.write_text("ImageID,LabelName\n" + "".join(f"{i:06d},/m/{i % 7}\n" for i in range(20_000)))
-    table = CsvTable(path, ("ImageID", "LabelName"), "Cure.", count_by="LabelName")
-    assert list(table.matching(["000003", "019999", "missing"])) == [("000003", "/m/3"), ("019999", "/m/0")]
-    assert table.rows.total() == 20_000 and table.rows["/m/0"] == 2858
-
-
 def test_a_class_list_saved_by_a_spreadsheet_is_named_with_its_line(tmp_path, real_data):
     write_openimages(tmp_path)
-    shutil.copyfile(real_data / "awkward/csv/class-descriptions-boxable.csv", tmp_path / "class-descriptions-boxable.csv")
-    with pytest.raises(SourceError, match="class-descriptions-boxable.csv: line 1 is not LabelName,DisplayName.*Tortoise"):
+    shutil.copyfile(
+        real_data / "awkward/csv/class-descriptions-boxable.csv",
+        tmp_path / "class-descriptions-boxable.csv",
+    )
+    with pytest.raises(
+        SourceError,
+        match="class-descriptions-boxable.csv: 601 of 601 .* line 1: not LabelName,DisplayName.*Tortoise",
+    ):
         read_openimages(tmp_path)
 
 
@@ -186,5 +289,12 @@ def test_the_real_sample_is_read_whole(real_data):
     assert sum(bool(image.labels) for image in listing.images) == 40
     named = {image.source_id: image for image in listing.images if image.author}
     assert len(named) == 9 and all(image.licence == LICENCE for image in named.values())
-    assert named["008e55802c9e2f90"].author == "Louisiana Sea Grant College Program Louisiana State University"
-    assert {label for image in listing.images for label in image.labels} >= {"Lily", "Person", "Human arm"}
+    assert (
+        named["008e55802c9e2f90"].author
+        == "Louisiana Sea Grant College Program Louisiana State University"
+    )
+    assert {label for image in listing.images for label in image.labels} >= {
+        "Lily",
+        "Person",
+        "Human arm",
+    }

@@ -1,14 +1,14 @@
 """Keys, ids and listings, whatever the data set."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from storage.errors import SourceError
 from storage.sources import SOURCES, SourceImage, key_of
-from storage.sources.disk import snapshot_of
-from storage.sources.source import listing_of, readable, source_id_of
+from storage.sources.source import absent, listing_of, readable, snapshot_of, source_id_of
 
 AWKWARD_IDS = [
     "Cubism/juan-gris_bottle.jpg",
@@ -42,7 +42,10 @@ def test_a_plain_id_stays_literal_in_the_key():
 
 def test_a_key_is_the_same_on_every_machine():
     """Literal values: if one changes, every key of every artifact out there changes."""
-    assert key_of("wikiart", "Cubism/juan-gris_bottle.jpg", 0) == "wikiart-Cubism-juan-gris_bottle-jpg-7f8b5b91f901-00"
+    assert (
+        key_of("wikiart", "Cubism/juan-gris_bottle.jpg", 0)
+        == "wikiart-Cubism-juan-gris_bottle-jpg-7f8b5b91f901-00"
+    )
     assert key_of("folder", "日本語.png", 1).startswith("folder-png-")
 
 
@@ -53,12 +56,15 @@ def test_a_key_holds_only_characters_a_tar_member_can(source_id):
 
 
 def test_keys_of_different_images_and_crops_differ():
-    keys = {key_of("folder", source_id, crop) for source_id in AWKWARD_IDS for crop in (0, 1, 99, 100)}
+    keys = {
+        key_of("folder", source_id, crop) for source_id in AWKWARD_IDS for crop in (0, 1, 99, 100)
+    }
     assert len(keys) == len(AWKWARD_IDS) * 4
 
 
 @pytest.mark.parametrize(
-    ("dataset", "source_id", "crop"), [("my-set", "a", 0), ("", "a", 0), ("coco", "", 0), ("coco", "a", -1)]
+    ("dataset", "source_id", "crop"),
+    [("my-set", "a", 0), ("", "a", 0), ("coco", "", 0), ("coco", "a", -1)],
 )
 def test_a_key_of_nonsense_is_refused(dataset, source_id, crop):
     with pytest.raises(ValueError, match="no key for dataset"):
@@ -82,30 +88,49 @@ def test_an_image_has_a_path_or_a_reason_and_never_both():
         SourceImage("coco", "1", Path("a.jpg"), reason="absent")
 
 
+def test_an_image_that_is_listed_only_is_absent_and_one_that_must_not_be_read_is_not():
+    assert SourceImage("coco", "1", None, reason=absent("a.json", "val2017/1.jpg")).is_absent
+    assert not SourceImage("coco", "1", None, reason="a broken link: absent").is_absent
+    assert not SourceImage("coco", "1", Path("is absent")).is_absent
+
+
 def test_a_listing_is_sorted_and_drops_zero_counts():
     images = [SourceImage("coco", name, Path(name)) for name in ("b", "a", "c")]
-    listing = listing_of(Path("r"), images, "s", {"zero": 0, "one": 1})
+    listing = listing_of(Path(), images, {"zero": 0, "one": 1})
     assert [image.source_id for image in listing.images] == ["a", "b", "c"]
     assert listing.notes == {"one": 1}
 
 
-def test_two_images_of_one_id_are_refused_by_name():
-    images = [SourceImage("coco", "a", Path("x/a")), SourceImage("coco", "a", Path("y/a"))]
-    with pytest.raises(SourceError, match=r"two images have the id 'a': x/a and y/a"):
-        listing_of(Path("r"), images, "s", {})
-
-
-def test_the_snapshot_changes_with_names_sizes_times_and_metadata(tmp_path):
-    metadata = tmp_path / "list.csv"
-    metadata.write_text("one")
-    before = snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata])
-    assert before == snapshot_of({"b": (3, 4), "a": (1, 2)}, [metadata]), "order must not matter"
-    others = [
-        snapshot_of(files, [metadata]) for files in ({"a": (1, 2)}, {"a": (9, 2), "b": (3, 4)}, {"a": (1, 9), "b": (3, 4)})
+def test_two_images_of_one_id_are_both_kept_whichever_comes_first():
+    x, y = (SourceImage("coco", "a", Path(f"r/{place}/a.jpg")) for place in "xy")
+    gone = SourceImage("coco", "a", None, reason="gone")
+    listing = listing_of(Path("r"), [x, y, gone], {})
+    assert listing == listing_of(Path("r"), [gone, y, x], {})
+    assert listing.notes == {"ids_claimed_twice": 2}
+    first, *others = listing.images
+    assert (first.source_id, first.path) == ("a", x.path), "a file, and the first by name"
+    assert {image.path for image in others} == {y.path, None}
+    assert all(re.fullmatch("a~[0-9a-f]{8}", image.source_id) for image in others)
+    elsewhere = SourceImage("coco", "a", Path("other/y/a.jpg"))
+    moved = listing_of(
+        Path("other"), [SourceImage("coco", "a", Path("other/x/a.jpg")), elsewhere, gone], {}
+    )
+    assert [image.source_id for image in moved.images] == [
+        image.source_id for image in listing.images
     ]
-    metadata.write_text("two")
-    others.append(snapshot_of({"a": (1, 2), "b": (3, 4)}, [metadata]))
-    assert len({before, *others}) == 5
+
+
+def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place():
+    image = SourceImage("coco", "a", Path("x/a.jpg"), ("caption",), ("label",), stamp=(1, 2))
+    before = snapshot_of([image])
+    assert before == snapshot_of([replace(image, path=Path("y/a.jpg"))])
+    changes = [
+        {"source_id": "b"}, {"stamp": (1, 3)}, {"stamp": (2, 2)}, {"captions": ()}, {"labels": ("l",)}, {"style": "s"},
+        {"author": "a"}, {"licence": "l"}, {"source_url": "u"}, {"rotation_degrees": 90}, {"split": "val"},
+        {"path": None, "reason": "gone"}, {"path": None, "reason": "a pipe"},
+    ]  # fmt: skip
+    others = {snapshot_of([replace(image, **change)]) for change in changes}
+    assert len(others | {before, snapshot_of([image, image])}) == len(changes) + 2
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
@@ -124,10 +149,19 @@ def test_every_reader_refuses_an_empty_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(a, b) for a in ("coco", "openimages", "wikiart") for b in ("coco", "openimages", "wikiart") if a != b]
+    ("name", "other"),
+    [
+        (a, b)
+        for a in ("coco", "openimages", "wikiart")
+        for b in ("coco", "openimages", "wikiart")
+        if a != b
+    ],
 )
 def test_a_reader_pointed_at_another_data_set_says_what_it_looks_like(name, other, real_data):
-    with pytest.raises(SourceError, match=f'is not laid out as {name}.*This looks like {other}: read it as "{other}"'):
+    with pytest.raises(
+        SourceError,
+        match=f'is not laid out as {name}.*This looks like {other}: read it as "{other}"',
+    ):
         SOURCES[name](real_data / other)
 
 
@@ -136,4 +170,9 @@ def test_reading_sources_loads_neither_pillow_nor_torch():
     import sys
 
     code = "import storage.sources, sys; print([m for m in ('PIL', 'torch', 'prefect', 'rdm_core') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,0 +1,246 @@
+"""A COCO annotation file, typed at the border: what a value should be, or left out and counted.
+
+Many programs write this layout. Ids come as numbers or as texts: 7, 7.0 and "7" are one id, true
+and "07" are not it.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.errors import SourceError
+from storage.sources.disk import read_json
+from storage.text import is_whole
+
+ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+CURE = f"Unpack {ZIP} into the root folder."
+_LARGEST_EXACT = 2**53
+_NUMBER = re.compile("-?[0-9]{1,16}")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One record of "images".
+
+    name: its file's, as written, undecodable bytes as surrogates. licence: an id, or None.
+    """
+
+    number: str
+    name: str
+    licence: str | None
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What a file says. captions, labels: by the number of an image, which may be unlisted."""
+
+    pictures: tuple[Picture, ...]
+    licences: Mapping[str, str]
+    captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_captions(path: Path, notes: Counter[str]) -> Annotations:
+    """A captions file: of each image its captions in the order of their ids, white space tidied.
+
+    Raises SourceError where it is no COCO object, has no list of images and annotations, or no
+    record of an image that can be used.
+    """
+    content = _content(path)
+    captions: defaultdict[str, list[str]] = defaultdict(list)
+    rows = _needed(content, "annotations", path, notes)
+    for row in sorted(rows, key=lambda row: _order(id_in(row.get("id")))):
+        number = id_in(row.get("image_id"))
+        text = text_in(row.get("caption"), "captions", notes)
+        if number is None:
+            notes["captions_without_image_id"] += 1
+        elif text is not None:
+            captions[number].append(text)
+    found = {number: tuple(texts) for number, texts in captions.items()}
+    return Annotations(_pictures(content, path, notes), _licences(content, notes), captions=found)
+
+
+def read_instances(path: Path, notes: Counter[str]) -> Annotations:
+    """An instances file: of each image the names of the classes in it, in the order of their ids.
+
+    Raises SourceError as `read_captions`.
+    """
+    content = _content(path)
+    classes_said = [
+        (id_in(row.get("id")), text_in(row.get("name"), "classes", notes))
+        for row in _optional(content, "categories", notes)
+    ]
+    names = _named(classes_said, "classes", notes)
+    classes: defaultdict[str, set[str]] = defaultdict(set)
+    for row in _needed(content, "annotations", path, notes):
+        number, one = id_in(row.get("image_id")), id_in(row.get("category_id"))
+        if number is None:
+            notes["objects_without_image_id"] += 1
+        elif one not in names:
+            notes["objects_of_unknown_class"] += 1
+        else:
+            classes[number].add(one)
+    labels = {
+        number: tuple(names[one] for one in sorted(found, key=_order))
+        for number, found in classes.items()
+    }
+    return Annotations(_pictures(content, path, notes), _licences(content, notes), labels=labels)
+
+
+def id_in(value: object) -> str | None:
+    """An id as text, equal for equal ids; None for what is none: null, NaN, true, a list, ""."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) <= _LARGEST_EXACT else None
+    if isinstance(value, int):
+        return str(value) if abs(value) <= _LARGEST_EXACT else None
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def text_in(value: object, what: str, notes: Counter[str]) -> str | None:
+    """A text with its white space tidied; None, counted by reason, where it is none.
+
+    Half a character (JSON may write one as \\ud83d) becomes U+FFFD, as the rest is certain; that is
+    counted too. A text with bytes that are no UTF-8 is left out: which encoding it is in is not
+    known.
+    """
+    reason = None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        reason = "missing"
+    elif not isinstance(value, str):
+        reason = "not_text"
+    elif not (tidy := " ".join(value.split())):
+        reason = "empty"
+    elif is_whole(tidy):
+        return tidy
+    elif any("\udc80" <= character <= "\udcff" for character in tidy):
+        reason = "not_utf8"
+    else:
+        notes[f"{what}_with_half_a_character"] += 1
+        return "".join(c if is_whole(c) else "\ufffd" for c in tidy)
+    notes[f"{what}_{reason}"] += 1
+    return None
+
+
+def _order(number: str | None) -> tuple[int, int, str]:
+    """Numbers by value, then texts, then what has no id."""
+    if number is None:
+        return 2, 0, ""
+    return (0, int(number), "") if _NUMBER.fullmatch(number) else (1, 0, number)
+
+
+def _content(path: Path) -> Record:
+    """The file's object; the polygons, nine tenths of it, are dropped while reading."""
+    loaded = read_json(path, CURE, object_hook=_without_polygons)
+    if not isinstance(loaded, dict):
+        raise SourceError(path, f"holds a JSON {type(loaded).__name__}, not a COCO object", CURE)
+    return loaded
+
+
+def _without_polygons(record: Record) -> Record:
+    """A record as read, without the fields of an instance that nobody here asks for."""
+    if "segmentation" in record:
+        return {key: record[key] for key in ("id", "image_id", "category_id") if key in record}
+    return record
+
+
+def _needed(content: Record, name: str, path: Path, notes: Counter[str]) -> list[Record]:
+    """The objects in a list that must be there; SourceError names what is missing."""
+    if not isinstance(content.get(name), list):
+        cure = f"It is not the COCO 2017 file of this name. {CURE}"
+        raise SourceError(path, f'has no list "{name}"', cure)
+    return _optional(content, name, notes)
+
+
+def _optional(content: Record, name: str, notes: Counter[str]) -> list[Record]:
+    """The objects in a list that many files lack; anything else is counted."""
+    rows = content.get(name)
+    if not isinstance(rows, list):
+        notes[f"files_without_{name}"] += 1
+        return []
+    records = [row for row in rows if isinstance(row, dict)]
+    notes[f"{name}_that_are_no_record"] += len(rows) - len(records)
+    return records
+
+
+def _pictures(content: Record, path: Path, notes: Counter[str]) -> tuple[Picture, ...]:
+    """The usable records of images; SourceError where there are records and none is."""
+    pictures: list[Picture] = []
+    records = _needed(content, "images", path, notes)
+    for record in records:
+        number, name = id_in(record.get("id")), record.get("file_name")
+        if number is None:
+            notes["images_without_id"] += 1
+        elif not isinstance(name, str) or not name.strip():
+            notes["images_without_file_name"] += 1
+        else:
+            licence = _licence_id(record.get("license"), notes)
+            pictures.append(Picture(number, name, licence, _address(record, notes)))
+    if content["images"] and not pictures:
+        what = 'has no record in "images" with an "id" and a "file_name"'
+        raise SourceError(path, what, f"The file was altered. {CURE}")
+    return _with_numbers_of_their_own(pictures, notes)
+
+
+def _address(record: Record, notes: Counter[str]) -> str | None:
+    """The first address of a picture that is one: its page, or where it can be downloaded."""
+    for key in ("flickr_url", "coco_url"):
+        if _is_said(record.get(key)) and (address := text_in(record[key], "addresses", notes)):
+            return address
+    return None
+
+
+def _is_said(value: object) -> bool:
+    """Whether a field holds anything: exporters write null, NaN or "" where nothing is known."""
+    return not (value is None or value == "" or (isinstance(value, float) and math.isnan(value)))
+
+
+def _licence_id(value: object, notes: Counter[str]) -> str | None:
+    number = id_in(value)
+    notes["licences_that_are_no_id"] += number is None and _is_said(value)
+    return number
+
+
+def _with_numbers_of_their_own(pictures: list[Picture], notes: Counter[str]) -> tuple[Picture, ...]:
+    """The pictures; a number of several files is of none, as nothing says whose a caption is."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        names[picture.number].add(picture.name)
+    notes["ids_of_several_images"] += sum(len(found) > 1 for found in names.values())
+    return tuple(
+        Picture("" if len(names[one.number]) > 1 else one.number, one.name, one.licence, one.url)
+        for one in pictures
+    )
+
+
+def _licences(content: Record, notes: Counter[str]) -> dict[str, str]:
+    """licence id -> "name (url)", or what there is of the two."""
+    found: list[tuple[str | None, str | None]] = []
+    for row in _optional(content, "licenses", notes):
+        number = id_in(row.get("id"))
+        said = [row[key] for key in ("name", "url") if _is_said(row.get(key))]
+        texts = [text for one in said if (text := text_in(one, "licences", notes))]
+        both = f"{texts[0]} ({texts[1]})" if len(texts) == 2 else "".join(texts)
+        found.append((number, both or f"COCO licence {number}"))
+    return _named(found, "licences", notes)
+
+
+def _named(
+    pairs: Iterable[tuple[str | None, str | None]], what: str, notes: Counter[str]
+) -> dict[str, str]:
+    """id -> text; an id that is said to be two things is none of them, and counted."""
+    texts: defaultdict[str, set[str]] = defaultdict(set)
+    for number, text in pairs:
+        if number is None:
+            notes[f"{what}_without_id"] += 1
+        elif text is not None:
+            texts[number].add(text)
+    notes[f"{what}_that_contradict"] += sum(len(said) > 1 for said in texts.values())
+    return {number: said.pop() for number, said in texts.items() if len(said) == 1}

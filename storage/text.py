@@ -1,0 +1,47 @@
+"""Bytes that others wrote, as text that is right or not taken at all: no encoding is guessed."""
+
+import codecs
+
+_MARKS = (  # UTF-32 first: its little-endian mark begins as that of UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class NotText(ValueError):
+    """Bytes that are no text in an encoding they name; the message says which byte, or what they
+    hold.
+    """
+
+
+def encoding_of(head: bytes) -> str:
+    """What a byte order mark in the first four bytes says; UTF-8 where there is none."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+
+
+def text_of(data: bytes, keep_bytes: bool = False) -> str:
+    """The text of a file: UTF-8, or UTF-16 or UTF-32 that begin with a byte order mark; without it.
+
+    keep_bytes: a byte that is no UTF-8 becomes the surrogate that stands for it in file names too
+    (PEP 383), so that a name in a list finds its file; whoever takes such text asks `is_whole`.
+    Raises NotText for anything else, and for NUL characters.
+    """
+    encoding = encoding_of(data)
+    kept = keep_bytes and encoding == "utf-8-sig"
+    try:
+        text = data.decode(encoding, "surrogateescape" if kept else "strict")
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise NotText(f"byte {error.start} is no {name}") from error
+    if "\0" in text:
+        raise NotText("it holds NUL characters, as UTF-16 without a byte order mark does")
+    return text
+
+
+def is_whole(text: str) -> bool:
+    """Whether every character is one: no half of a surrogate pair, no byte that could not be
+    decoded.
+    """
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
