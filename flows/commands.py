@@ -302,7 +302,7 @@ def _evaluated(artifact: Any) -> Result:
     from flows.evaluate import EVALUATION_FILE
     from flows.findings import summary
 
-    measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
+    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
 
 
@@ -314,7 +314,7 @@ def _studied(artifacts: Any) -> Result:
     from flows.evaluate import EVALUATION_FILE
     from flows.study import table_of
 
-    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in artifacts]
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in artifacts]
     return table_of(artifacts), {"seeds": seeds}
 
 

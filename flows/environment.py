@@ -42,7 +42,7 @@ def server_is_configured() -> bool:
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     try:
-        stated = tomllib.loads(profiles.read_text())
+        stated = tomllib.loads(profiles.read_text(encoding="utf-8"))
         active = os.environ.get("PREFECT_PROFILE", stated.get("active", ""))
         return "PREFECT_API_URL" in stated.get("profiles", {}).get(active, {})
     except (OSError, ValueError, AttributeError):

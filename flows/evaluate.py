@@ -127,8 +127,9 @@ def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any
     """The run's model card with what was measured: the README to publish its weights with."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
-        card = (run.artifact.file("weights") / "README.md").read_text()
-        (scratch / CARD_FILE).write_text(f"{card}\n## Measured\n\n```text\n{summary(measured)}\n```\n")
+        card = (run.artifact.file("weights") / "README.md").read_text(encoding="utf-8")
+        measurements = f"## Measured\n\n```text\n{summary(measured)}\n```\n"
+        (scratch / CARD_FILE).write_text(f"{card}\n{measurements}", encoding="utf-8")
         return 1, {}
 
     return single_part(build, "card", write)

@@ -58,12 +58,13 @@ def launch_training(
     """
     write_json(run / "accelerate.json", accelerate_config(config))
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # ours, whatever lies in this directory
+    environment |= {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # as it is read below
     environment |= {} if on_gpu(config) else {"ACCELERATE_USE_CPU": "true"}
     if tight:  # what is freed goes back to the system at once, for a third more time
         environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with subprocess.Popen(
         launch_command(run, config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env=environment, start_new_session=True,
+        encoding="utf-8", errors="backslashreplace", env=environment, start_new_session=True,
     ) as child:  # fmt: skip
         _LIVE.add(child)
         late = threading.Event()

@@ -100,7 +100,7 @@ def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, l
         ),
         element("img", src=data_url(atlas, "image/jpeg"), alt="", id="atlas"),
         element("script", held, type="application/json", id="data"),
-        script=SCRIPT.read_text(),
+        script=SCRIPT.read_text(encoding="utf-8"),
     )
 
 

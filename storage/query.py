@@ -141,7 +141,7 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
         logged = read_metrics(metrics) if metrics.is_file() else []
         table = pa.Table.from_pylist(logged) if logged else pa.table({"step": pa.array([], pa.int64())})
     else:
-        table = pa.table({"evaluation": [artifact.files(".json")[0].read_text()]})
+        table = pa.table({"evaluation": [artifact.files(".json")[0].read_text(encoding="utf-8")]})
     held = f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
     connection.register(held.strip('"'), table)
     return f"SELECT * FROM {held}", []
