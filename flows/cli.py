@@ -11,10 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flows import commands
-from flows.arguments import UsageError, root_argument
+from flows.arguments import UsageError, root_argument, typed
+from flows.terminal import escape_what_cannot_be_shown, shown, tell
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -23,6 +24,7 @@ SECONDS_TO_GO = 25
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
+    escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     for polite in (signal.SIGTERM, signal.SIGINT):
         signal.signal(polite, interrupt)
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # told in one message if it is one of ours, in full if it is not
         return _told(error)
     try:
-        print(json.dumps(value, indent=2, default=str) if options.json else text, flush=True)
+        tell(_as_json(value) if options.json else text)
     except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -48,9 +50,21 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _as_json(value: Any) -> str:
+    """ASCII, so that it is the same on every terminal."""
+    return json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats what was typed only as a terminal can show it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="rdm", description="Retrieval-augmented image synthesis: database, training, samples, report."
     )
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -66,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
                 "--set",
                 action="append",
                 default=[],
+                type=typed,
                 metavar="KEY=VALUE",
                 help="one parameter; dots go inside: training.steps=500",
             )
@@ -93,9 +108,12 @@ def parser() -> argparse.ArgumentParser:
     one = add("sample", "weights + any database + a request -> images", commands.run_sample)
     _named(one, "run")
     one.add_argument("--database", help="another database: changes domain or style")
-    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
     one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
-    one.add_argument("--class", action="append", default=[], dest="class_name", help="a class name; may be repeated")
+    one.add_argument(
+        "--class", action="append", default=[], type=typed, dest="class_name",
+        help="a class name; may be repeated",
+    )  # fmt: skip
     one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
     _add_weights(add)
     _add_judging(add)
@@ -129,7 +147,7 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look into what was built."""
     one = add("search", "what is near to a text, an image, a row or a vector, with scores and credits", commands.run_search)
     one.add_argument("--database", help="name (or name@id) of the database")
-    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
     one.add_argument("--image", action="append", default=[], help="an image file; may be repeated")
     one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
     one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
@@ -149,7 +167,8 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--keys", type=Path, metavar="FILE", help="write the keys of the surplus copies, for rdm remove")
     one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet of the highest pairs: .html or .png")
     one = add("query", "SQL over everything that was built, read-only", commands.run_query, settable=False)
-    one.add_argument("sql", metavar="SQL", help="one SELECT over the views shards, embeddings, neighbors, runs, ...")
+    views = "one SELECT over the views shards, embeddings, neighbors, runs, ..."
+    one.add_argument("sql", metavar="SQL", type=typed, help=views)
     one.add_argument("--out", type=Path, metavar="FILE", help="save every row: .parquet, .csv or .json")
 
 
@@ -189,14 +208,14 @@ def _named(command: argparse.ArgumentParser, *references: str) -> None:
 
 def _told(error: Exception) -> int:
     if isinstance(error, UsageError):
-        print(f"rdm: {error}", file=sys.stderr)
+        tell(f"rdm: {error}", sys.stderr)
         return 2
     from flows.deployments import DeploymentFailed
     from flows.local_server import ServerFailed
     from flows.messages import is_ours
 
     if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
-        print(f"rdm: {error}", file=sys.stderr)
+        tell(f"rdm: {error}", sys.stderr)
         return 1
     raise error
 

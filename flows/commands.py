@@ -15,6 +15,7 @@ from typing import Any
 from flows.arguments import UsageError, assigned, configured
 from flows.environment import prepare, server_is_configured
 from flows.local_server import local_server
+from flows.terminal import tell
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
@@ -95,7 +96,7 @@ def _say_needs(options: argparse.Namespace, config: Any) -> None:
         if not is_ours(error):
             raise
         told = f"would be refused: {error}"
-    print(f"train {config.name}: {told}", file=sys.stderr)
+    tell(f"train {config.name}: {told}", sys.stderr)
 
 
 def run_sample(options: argparse.Namespace) -> Result:

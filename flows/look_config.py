@@ -5,12 +5,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from flows.config import UnderRoot
+from flows.parameters import UnderRoot, path_as_text
 
 
 def _sheet(path: Path) -> Path:
     if path.suffix not in (".html", ".png"):
-        raise ValueError(f"{path} ends with neither .html nor .png")
+        raise ValueError(f"{path_as_text(path)} ends with neither .html nor .png")
     return path
 
 

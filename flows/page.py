@@ -98,6 +98,11 @@ def document(title: str, *body: object, script: str = "") -> Html:
     )
 
 
+def as_bytes(page: Html) -> bytes:
+    """The page as it is written: UTF-8, with an escape for a byte of a file name that is none."""
+    return page.encode("utf-8", "backslashreplace")
+
+
 def section(name: str, heading: str, *content: object) -> Html:
     """A part of the page that can be linked to by `name`."""
     return element("section", element("h2", heading), *content, id=name)

@@ -11,8 +11,10 @@ import numpy as np
 from flows.database import OpenDatabase, searchable
 from flows.figures import thumbnail
 from flows.look_config import SearchDatabase
-from flows.page import Html, document, element, note, number, table
+from flows.page import Html, as_bytes, document, element, note, number, table
+from flows.parameters import path_as_text
 from flows.query_image import query_image
+from flows.terminal import on_one_line
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid, labelled
 from rdm_core.search import NO_ROW, search_exact, unit_queries
@@ -67,13 +69,14 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
         texts = encoder.encode_prompts(config.texts, config.templates)
         images, _ = encoder.encode_images([query_image(path) for path in config.images])
         queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
-        queries += [Query(str(path), vector) for path, vector in zip(config.images, images, strict=True)]
+        queries += [Query(path_as_text(path), vector) for path, vector in zip(config.images, images, strict=True)]
     if config.keys:
         queries += queries_by_key(config.keys, database)
     if config.vectors:
         given = given_vectors(config.vectors)
         vectors = unit_queries(given, database.embeddings.parameters["encoder"]["dimension"], config.vectors)
-        names = [f"{config.vectors}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [str(config.vectors)]
+        file = path_as_text(config.vectors)
+        names = [f"{file}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [file]
         queries += [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
     return queries
 
@@ -126,7 +129,7 @@ def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:
 def write_sheet(path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]]) -> None:
     """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to a cell's width as .png."""
     pictures = database.images([hit["key"] for query in found for hit in query["found"]])
-    page = sheet_html(database, found, pictures).encode() if path.suffix == ".html" else sheet_png(found, pictures)
+    page = as_bytes(sheet_html(database, found, pictures)) if path.suffix == ".html" else sheet_png(found, pictures)
     write_bytes(path, page)
 
 
@@ -168,8 +171,9 @@ def sheet_html(database: OpenDatabase, found: Sequence[dict[str, Any]], pictures
 
 
 def _lines(query: dict[str, Any]) -> list[str]:
-    lines = [query["query"]]
+    lines = [on_one_line(query["query"])]
     for hit in query["found"]:
         credit = " · ".join([hit["licence"] or "licence not stated", hit["author"] or "author not stated"])
-        lines.append(f"  {hit['score']:.4f}  {hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}")
+        told = f"{hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}"
+        lines.append(f"  {hit['score']:.4f}  {on_one_line(told)}")
     return lines

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from storage.artifact import Artifact, artifacts, check, is_current
 from storage.atomic import write_bytes
-from storage.errors import StorageError
+from storage.errors import StorageError, as_text
 from storage.runs import METRICS_FILE, read_metrics
 
 PARQUET_KINDS = ("shards", "embeddings", "neighbors", "latents", "samples")
@@ -67,6 +67,8 @@ def query(root: Path, sql: str) -> Query:
     Raises QueryError for anything but one SELECT, and for what DuckDB does not understand; ArtifactDamaged where a file of
     what is asked for is absent or short.
     """
+    if as_text(sql) != sql:
+        raise QueryError("query", f"{sql} is not UTF-8", "Write it in UTF-8.")
     connection = duckdb.connect(":memory:")
     try:
         _check_reads(connection, sql)
@@ -167,7 +169,9 @@ def _sql(texts: Sequence[str]) -> str:
 
 
 def _told(error: duckdb.Error) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())[:400]
+    """Its first paragraph on one line; spaces stay, as a path may hold several."""
+    first = str(error).partition("\n\n")[0]
+    return re.sub(r"\s*\n\s*", " ", first).strip()[:400]
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
