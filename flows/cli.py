@@ -152,7 +152,8 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
     one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
     one.add_argument("--k", type=int, help="rows found for each (default: 12)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet: .html with credits, .png with what of them fits")
+    saved = "contact sheet: .html with credits, .png with what of them fits; table: .csv, .parquet, .json"
+    one.add_argument("--out", type=Path, metavar="FILE", help=saved)
     one = add("map", "a database on one page: embeddings on a plane, with pictures", commands.run_map)
     one.add_argument("--database", help="name (or name@id) of the database")
     one.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
@@ -165,7 +166,9 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--other", help="an evaluation set's embeddings: what of it is in the database?")
     one.add_argument("--cap", type=float, help="cosine above which two are one (default: calibrated for the encoder)")
     one.add_argument("--keys", type=Path, metavar="FILE", help="write the keys of the surplus copies, for rdm remove")
-    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet of the highest pairs: .html or .png")
+    pairs = "contact sheet of the highest: .html or .png; table of all: .csv, .parquet, .json"
+    one.add_argument("--force", action="store_true", help="write them even if most rows would be copies")
+    one.add_argument("--out", type=Path, metavar="FILE", help=pairs)
     one = add("query", "SQL over everything that was built, read-only", commands.run_query, settable=False)
     views = "one SELECT over the views shards, embeddings, neighbors, runs, ..."
     one.add_argument("sql", metavar="SQL", type=typed, help=views)

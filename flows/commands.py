@@ -187,6 +187,7 @@ def run_duplicates(options: argparse.Namespace) -> Result:
     from flows.look_config import FindDuplicates
 
     flags = {name: getattr(options, name) for name in ("database", "other", "cap", "keys", "out")}
+    flags |= {"force": options.force or None}
     return _looked(options, configured(options, FindDuplicates, **flags), duplicates)
 
 

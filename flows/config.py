@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from flows.idle import refuse_idle
 from flows.parameters import Parameters, UnderRoot
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
@@ -109,6 +110,11 @@ class Images(Parameters):
             raise ValueError(f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it")
         if self.crop == "centre" and self.crops_per_image > 1:
             raise ValueError(f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random")
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Images":
+        refuse_idle(self)
         return self
 
 

@@ -73,6 +73,8 @@ def under_a_worker() -> bool:
 
 def _run_logger() -> Any:
     """The logger of the flow or task run this is called in, or None outside of one."""
+    if "prefect" not in sys.modules:  # there can be no run, and importing it takes a second
+        return None
     from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 
