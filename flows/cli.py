@@ -197,7 +197,12 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--dry-run", action="store_true", help="say what would be removed and stop")
     unfinished = "drop what interrupted builds left (all: of every name); without --keep, nothing else"
     one.add_argument("--unfinished", default="", metavar="KIND/NAME", help=unfinished)
-    one = add("remove", "take images out of a database for good; list the runs that were trained on them", commands.run_remove)
+    one = add(
+        "remove",
+        "take images out of a database for good; list the runs that were trained on them; "
+        "--dry-run: list rows, runs and samples, and change nothing",
+        commands.run_remove,
+    )
     one.add_argument("--database", help="name of the database")
     one.add_argument("--keys", type=Path, metavar="FILE", help="one key a line; without crop number: every crop of the image")
     one.add_argument("--missing-ok", action="store_true", help="list keys too that the database does not hold")

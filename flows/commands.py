@@ -135,7 +135,14 @@ def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
     from flows.config import EvaluateRDM
 
-    config = configured(options, EvaluateRDM, name=options.name, run=options.run, baseline=options.baseline)
+    flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
+    try:
+        config = configured(options, EvaluateRDM, **flags)
+    except UsageError as error:
+        if "is needed" not in str(error):
+            raise
+        made = "rdm demo makes these, and evaluates them; rdm show evaluations/shapes lists what it gave"
+        raise UsageError(f"{error}\n{made}") from error
     return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
 
 
@@ -252,7 +259,12 @@ def run_remove(options: argparse.Namespace) -> Result:
     from flows.config import RemoveKeys
 
     flags = {"database": options.database, "keys_file": options.keys, "missing_ok": options.missing_ok or None}
-    return _stage(options, configured(options, RemoveKeys, **flags), "flows.remove", "remove_keys", lambda done: done.told())
+    config = configured(options, RemoveKeys, **flags)
+    if options.dry_run:
+        from flows.rehearse import rehearse
+
+        return rehearse(config)
+    return _stage(options, config, "flows.remove", "remove_keys", lambda done: done.told())
 
 
 def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:

@@ -1,5 +1,7 @@
 """Images that stand in a database twice, and images of another set that are in it already."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -168,6 +170,12 @@ def test_a_page_of_copies_is_not_called_a_search(planted, tmp_path):
     page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
     assert "<title>Copies in database</title>" in page and "<h1>Copies</h1>" in page
     assert "Found" not in page and "Search" not in page
+
+
+def test_the_pairs_are_saved_as_a_table(planted, tmp_path):
+    value = duplicates(FindDuplicates(root=planted, database="database", out=tmp_path / "p.json"))[1]
+    assert json.loads((tmp_path / "p.json").read_text(encoding="utf-8")) == value["pairs"]
+    assert len(value["pairs"]) == 4
 
 
 def test_chains_of_pairs_are_one_group():
