@@ -122,6 +122,15 @@ def test_search_loads_no_more_than_it_answers_with():
     report({"prefect", "diffusers", "open_clip", "torchvision", "autofaiss", "accelerate"} & set(loaded.split()))
 
 
+LOOKING = "flows.duplicates, flows.map_database, flows.compare, flows.rehearse"
+
+
+def test_what_only_looks_loads_neither_the_orchestrator_nor_an_encoder_before_it_needs_one():
+    code = f"import sys, {LOOKING}; from flows.progress import say; say('a', 'b', 'c')"
+    loaded = run_python(f"{code}; print(*sys.modules)").split()
+    report({"prefect", "diffusers", "open_clip", "torchvision", "accelerate"} & set(loaded))
+
+
 def is_true(keyword):
     return isinstance(keyword.value, ast.Constant) and keyword.value.value is True
 
