@@ -22,8 +22,11 @@ class CoreError(Exception):
 
 
 def _as_text(text: str) -> str:
-    """The text; what is no letter of it, as in a file name that is no UTF-8, is an escape."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a letter."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class EncoderError(CoreError):
