@@ -71,7 +71,9 @@ def search(path: Path, queries: int) -> None:
     _, scores = search_exact(asked, vectors, 20)
     seconds = time.monotonic() - began
     private = next(
-        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("RssAnon")
     )
     print(
         f"{len(vectors):,} rows, {path.stat().st_size / 1e9:.1f} GB: opened in {1000 * opened:.1f} ms, {queries} queries in "

@@ -91,7 +91,7 @@ def in_a_process(name: str, steps: int, settings: dict[str, str]) -> int:
     options = ["--steps", str(steps), "--train", name]
     again = [sys.executable, "-m", "benchmarks.memory_estimate", *options]
     environment = os.environ | settings
-    ended = subprocess.run(again, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    ended = subprocess.run(again, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return int(ended.stdout)
 
 
@@ -108,7 +108,7 @@ def growth_bytes(name: str, steps: int) -> int:
         returned = os.environ.items() >= RETURNED.items()
         return torch.cuda.max_memory_allocated() if returned else torch.cuda.max_memory_reserved()
     # Not getrusage's ru_maxrss: that begins with what the parent had.
-    status = Path("/proc/self/status").read_text().splitlines()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")) - before
 
 

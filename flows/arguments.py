@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,23 @@ def assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
     return values
 
 
+def typed(text: str) -> str:
+    """An argument that is a text and no path: as UTF-8 where its bytes are that, else as the locale has it.
+
+    So a command says the same in every locale; what is text in neither is refused by the parameters.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 class UsageError(Exception):
     """The command line was wrong; the message says where, what and the cure."""
+
+
+_NAMES_PARAMETERS = re.compile(r"[a-z_]+(, [a-z_]+)*( and [a-z_]+)?: ")
+"""How a complaint begins that a class makes of several of its parameters."""
 
 
 def _value(text: str) -> Any:
@@ -52,8 +69,10 @@ def _complaint(error: Any, kind: type) -> str:
         return f"{where}: there is no such parameter.{known}"
     if error["type"] == "missing":
         return f"{where}: is needed. Give it with its flag, or --set {where}=..."
+    if error["type"] == "string_unicode":
+        return f"{where}: {error['input']!r} is not UTF-8 text; write it in UTF-8"
     message = error["msg"].removeprefix("Value error, ")
-    if where and error["type"] == "value_error":
+    if where and error["type"] == "value_error" and _NAMES_PARAMETERS.match(message):
         return f"{where}.{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
 

@@ -58,10 +58,10 @@ def write_average(build: Build, run: Artifact, files: list[Path], shares: np.nda
         names = [name for name, _ in denoiser.named_parameters()]
         set_parameters(denoiser, mixed(map(read_snapshot, files), shares.reshape(-1, len(LENGTHS)), names))
         denoiser.save(scratch / "weights", {**facts, "ema_length": config.length})
-        card = (run.file("weights") / "README.md").read_text()
+        card = (run.file("weights") / "README.md").read_text(encoding="utf-8")
         mean = f"{config.name}: the same run with a running mean of length {config.length} (arXiv 2312.02696), mixed from "
         mean += f'{len(files)} snapshots of {run.reference}. Use: `rdm sample --run {config.name} --text "..."`.'
-        (scratch / "weights" / "README.md").write_text(f"{card}\n{mean}\n")
+        (scratch / "weights" / "README.md").write_text(f"{card}\n{mean}\n", encoding="utf-8")
         return 1, {}
 
     def write_metrics(scratch: Path) -> tuple[int, dict[str, int]]:

@@ -264,7 +264,7 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
         told = f"recall {written.recall} (asked: {config.recall_target}), 95 % of queries within {written.p95_milliseconds} ms "
         told += f"(asked: {config.latency_target_milliseconds}): not both targets are met; try recipe=exact"
         say("index", config.name, told)
-    curve = json.loads(build.file(CURVE_FILE).read_text()) if build.file(CURVE_FILE).is_file() else {}
+    curve = json.loads(build.file(CURVE_FILE).read_bytes()) if build.file(CURVE_FILE).is_file() else {}
     bytes_per_row = round(build.file(FAISS_FILE).stat().st_size / len(vectors), 1)
     latency = {"p50_milliseconds": written.p50_milliseconds, "p95_milliseconds": written.p95_milliseconds}
     return measured | curve | latency | {"bytes_per_row": bytes_per_row, "targets_met": met}

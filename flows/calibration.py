@@ -1,5 +1,9 @@
 """The cosine above which two images of a database are copies of one picture, under its encoder."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from flows.database import OpenDatabase
@@ -7,21 +11,39 @@ from rdm_core.errors import RequestError
 from rdm_core.images import decode
 from storage.embeddings import read_columns
 
+if TYPE_CHECKING:
+    from rdm_core.duplicates import Cap
+
 CALIBRATED_WITH = 200
 """Images that are altered to calibrate a cap, unless another number is asked for."""
+MOST_MISTAKEN = 0.01
+"""Share of these from which on a cap is doubted: in the whole database it is many times as much."""
 
 
-def calibrated_cap_of(database: OpenDatabase, images: int = CALIBRATED_WITH, seed: int = 0) -> tuple[float, int]:
+def calibrated_cap_of(
+    database: OpenDatabase, images: int = CALIBRATED_WITH, seed: int = 0
+) -> tuple[Cap, int]:
     """The cap that altered copies of some of the database's own images give, and how many images these were.
 
     Raises RequestError when none is at hand.
     """
     keys = read_columns(database.embeddings, ["key"])["key"].to_pylist()
-    picked = np.random.default_rng(seed).choice(len(keys), min(images, len(keys)), replace=False)
-    found = database.images([keys[i] for i in picked])
+    rows = np.random.default_rng(seed).choice(len(keys), min(images, len(keys)), replace=False)
+    found = database.images([keys[row] for row in rows])
     if not found:
         what = "its images are no longer under this root, so that no cap can be calibrated"
         raise RequestError(f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example.")
-    from rdm_core.duplicates import calibrated_cap  # the encoder's libraries, which a search without one does not need
+    from rdm_core.duplicates import calibrated_cap
 
-    return calibrated_cap(database.encoder, [decode(data) for _, data in sorted(found.items())]), len(found)
+    rows = np.asarray([row for row in sorted(rows) if keys[row] in found])
+    pictures = [decode(found[keys[row]]) for row in rows]
+    vectors = database.database.vectors(rows)
+    return calibrated_cap(database.encoder, pictures, vectors), len(rows)
+
+
+def doubt_of(cap: Cap, images: int) -> str | None:
+    """Why a calibrated cap should not be believed, or None."""
+    if cap.mistaken <= MOST_MISTAKEN:
+        return None
+    told = f"{100 * cap.mistaken:.1f} % of the {images:,} images it was calibrated with"
+    return f"{told} have a different picture above it: here the encoder does not tell copies from likeness"

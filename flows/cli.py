@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flows import commands
-from flows.arguments import UsageError, root_argument
+from flows.arguments import UsageError, root_argument, typed
 from flows.environment import prepare
+from flows.terminal import escape_what_cannot_be_shown, shown, tell
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -24,6 +25,7 @@ SECONDS_TO_GO = 25
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
+    escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)
     for polite in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # told in one message if it is one of ours, in full if it is not
         return _told(error)
     try:
-        print(json.dumps(value, indent=2, default=str) if options.json else text, flush=True)
+        tell(_as_json(value) if options.json else text)
     except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -50,9 +52,21 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _as_json(value: Any) -> str:
+    """ASCII, so that it is the same on every terminal."""
+    return json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats what was typed only as a terminal can show it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="rdm", description="Retrieval-augmented image synthesis: database, training, samples, report."
     )
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -68,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
                 "--set",
                 action="append",
                 default=[],
+                type=typed,
                 metavar="KEY=VALUE",
                 help="one parameter; dots go inside: training.steps=500",
             )
@@ -95,9 +110,12 @@ def parser() -> argparse.ArgumentParser:
     one = add("sample", "weights + any database + a request -> images", commands.run_sample)
     _named(one, "run")
     one.add_argument("--database", help="another database: changes domain or style")
-    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
     one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
-    one.add_argument("--class", action="append", default=[], dest="class_name", help="a class name; may be repeated")
+    one.add_argument(
+        "--class", action="append", default=[], type=typed, dest="class_name",
+        help="a class name; may be repeated",
+    )  # fmt: skip
     one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
     _add_weights(add)
     _add_judging(add)
@@ -131,12 +149,13 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look into what was built."""
     one = add("search", "what is near to a text, an image, a row or a vector, with scores and credits", commands.run_search)
     one.add_argument("--database", help="name (or name@id) of the database")
-    one.add_argument("--text", action="append", default=[], help="a prompt; may be repeated")
+    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
     one.add_argument("--image", action="append", default=[], help="an image file; may be repeated")
     one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
     one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
     one.add_argument("--k", type=int, help="rows found for each (default: 12)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet: .html with credits, .png with what of them fits")
+    saved = "contact sheet: .html with credits, .png with what of them fits; table: .csv, .parquet, .json"
+    one.add_argument("--out", type=Path, metavar="FILE", help=saved)
     one = add("map", "a database on one page: embeddings on a plane, with pictures", commands.run_map)
     one.add_argument("--database", help="name (or name@id) of the database")
     one.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
@@ -149,9 +168,12 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--other", help="an evaluation set's embeddings: what of it is in the database?")
     one.add_argument("--cap", type=float, help="cosine above which two are one (default: calibrated for the encoder)")
     one.add_argument("--keys", type=Path, metavar="FILE", help="write the keys of the surplus copies, for rdm remove")
-    one.add_argument("--out", type=Path, metavar="FILE", help="contact sheet of the highest pairs: .html or .png")
+    pairs = "contact sheet of the highest: .html or .png; table of all: .csv, .parquet, .json"
+    one.add_argument("--force", action="store_true", help="write them even if most rows would be copies")
+    one.add_argument("--out", type=Path, metavar="FILE", help=pairs)
     one = add("query", "SQL over everything that was built, read-only", commands.run_query, settable=False)
-    one.add_argument("sql", metavar="SQL", help="one SELECT over the views shards, embeddings, neighbors, runs, ...")
+    views = "one SELECT over the views shards, embeddings, neighbors, runs, ..."
+    one.add_argument("sql", metavar="SQL", type=typed, help=views)
     one.add_argument("--out", type=Path, metavar="FILE", help="save every row: .parquet, .csv or .json")
 
 
@@ -177,7 +199,12 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--dry-run", action="store_true", help="say what would be removed and stop")
     unfinished = "drop what interrupted builds left (all: of every name); without --keep, nothing else"
     one.add_argument("--unfinished", default="", metavar="KIND/NAME", help=unfinished)
-    one = add("remove", "take images out of a database for good; list the runs that were trained on them", commands.run_remove)
+    one = add(
+        "remove",
+        "take images out of a database for good; list the runs that were trained on them; "
+        "--dry-run: list rows, runs and samples, and change nothing",
+        commands.run_remove,
+    )
     one.add_argument("--database", help="name of the database")
     one.add_argument("--keys", type=Path, metavar="FILE", help="one key a line; without crop number: every crop of the image")
     one.add_argument("--missing-ok", action="store_true", help="list keys too that the database does not hold")
@@ -191,17 +218,17 @@ def _named(command: argparse.ArgumentParser, *references: str) -> None:
 
 def _told(error: Exception) -> int:
     if isinstance(error, UsageError):
-        print(f"rdm: {error}", file=sys.stderr)
+        tell(f"rdm: {error}", sys.stderr)
         return 2
     from flows.deployments import DeploymentFailed
     from flows.messages import is_ours
     from flows.server import ServerFailed, lost
 
     if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
-        print(f"rdm: {error}", file=sys.stderr)
+        tell(f"rdm: {error}", sys.stderr)
         return 1
     if away := lost(error):
-        print(f"rdm: {away}", file=sys.stderr)
+        tell(f"rdm: {away}", sys.stderr)
         return 1
     raise error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import UsageError, assigned, configured
+from flows.terminal import tell
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
@@ -95,7 +96,7 @@ def _say_needs(options: argparse.Namespace, config: Any) -> None:
         if not is_ours(error):
             raise
         told = f"would be refused: {error}"
-    print(f"train {config.name}: {told}", file=sys.stderr)
+    tell(f"train {config.name}: {told}", sys.stderr)
 
 
 def run_sample(options: argparse.Namespace) -> Result:
@@ -134,7 +135,14 @@ def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
     from flows.config import EvaluateRDM
 
-    config = configured(options, EvaluateRDM, name=options.name, run=options.run, baseline=options.baseline)
+    flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
+    try:
+        config = configured(options, EvaluateRDM, **flags)
+    except UsageError as error:
+        if "is needed" not in str(error):
+            raise
+        made = "rdm demo makes these, and evaluates them; rdm show evaluations/shapes lists what it gave"
+        raise UsageError(f"{error}\n{made}") from error
     return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
 
 
@@ -186,6 +194,7 @@ def run_duplicates(options: argparse.Namespace) -> Result:
     from flows.look_config import FindDuplicates
 
     flags = {name: getattr(options, name) for name in ("database", "other", "cap", "keys", "out")}
+    flags |= {"force": options.force or None}
     return _looked(options, configured(options, FindDuplicates, **flags), duplicates)
 
 
@@ -250,7 +259,12 @@ def run_remove(options: argparse.Namespace) -> Result:
     from flows.config import RemoveKeys
 
     flags = {"database": options.database, "keys_file": options.keys, "missing_ok": options.missing_ok or None}
-    return _stage(options, configured(options, RemoveKeys, **flags), "flows.remove", "remove_keys", lambda done: done.told())
+    config = configured(options, RemoveKeys, **flags)
+    if options.dry_run:
+        from flows.rehearse import rehearse
+
+        return rehearse(config)
+    return _stage(options, config, "flows.remove", "remove_keys", lambda done: done.told())
 
 
 def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:
@@ -297,7 +311,7 @@ def _evaluated(artifact: Any) -> Result:
     from flows.evaluate import EVALUATION_FILE
     from flows.findings import summary
 
-    measured = json.loads(artifact.file(EVALUATION_FILE).read_text())
+    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
 
 
@@ -309,7 +323,7 @@ def _studied(artifacts: Any) -> Result:
     from flows.evaluate import EVALUATION_FILE
     from flows.study import table_of
 
-    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in artifacts]
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in artifacts]
     return table_of(artifacts), {"seeds": seeds}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from flows.look_config import CompareDatabases
+from flows.terminal import on_one_line
 from rdm_core.drift import neighbor_recall, shift
 from storage.artifact import Artifact, open_artifact
 from storage.embeddings import licence_counts, read_columns, read_vectors
@@ -62,7 +63,7 @@ def _lines(value: dict[str, Any]) -> list[str]:
     for licence in sorted(one["licences"].keys() | other["licences"].keys()):
         before, after = (side["licences"].get(licence, 0) for side in (one, other))
         if before != after:
-            lines.append(f"  licence {licence}: {before:,} -> {after:,}")
+            lines.append(f"  licence {on_one_line(licence)}: {before:,} -> {after:,}")
     if "shift" in value:
         lines.append(f"kept rows whose vector changed: {value['rows_changed']:,}")
         lines += [f"{name.replace('_', ' ')}: {amount:.5f}" for name, amount in value["shift"].items()]

@@ -7,8 +7,10 @@ and wrong values are refused by name before anything runs. Importing this file l
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from flows.idle import refuse_idle
+from flows.parameters import Parameters, UnderRoot
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
@@ -29,28 +31,6 @@ VOCABULARY = {
     "sizes": ("small", "medium", "large"),
 }
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
-
-
-def local_root(root: Any) -> Any:
-    """A URL as the path of its local mirror; anything else as it is."""
-    if isinstance(root, str) and "://" in root:
-        from storage.remote import root_of
-
-        return root_of(root)
-    return root
-
-
-class Parameters(BaseModel):
-    """Frozen, documented, and refusing what it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-
-class UnderRoot(Parameters):
-    """What everything shares that reads or makes artifacts."""
-
-    root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
-    """Directory or URL (s3://bucket/prefix) that holds every artifact; not part of any plan."""
 
 
 class FlowConfig(UnderRoot):
@@ -130,6 +110,11 @@ class Images(Parameters):
             raise ValueError(f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it")
         if self.crop == "centre" and self.crops_per_image > 1:
             raise ValueError(f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random")
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Images":
+        refuse_idle(self)
         return self
 
 

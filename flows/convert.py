@@ -76,7 +76,8 @@ def write_converted(build: Build, config: ConvertOriginal, layout: UnetLayout, e
         autoencoder.save_pretrained(folder / AUTOENCODER_FOLDER)
         facts = converted_facts(config, layout, encoder, folder / AUTOENCODER_FOLDER)
         denoiser.save(folder, facts | {"parameters": parameter_count(denoiser)})
-        (folder / "README.md").write_text(model_card(config.name, facts, {"not stated": 0}))
+        card = model_card(config.name, facts, {"not stated": 0})
+        (folder / "README.md").write_text(card, encoding="utf-8")
         return 1, {}
 
     return single_part(build, "weights", write)

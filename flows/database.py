@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from storage.artifact import Artifact, with_fingerprint
-from storage.embeddings import read_columns
+from storage.embeddings import read_columns, read_columns_of
 from storage.index import faiss_file, open_index_of, open_norms, open_vectors
 from storage.shards import CREDIT_COLUMNS, read_some_images
 
@@ -52,3 +53,15 @@ def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
     index = open_index_of(root, embeddings)
     searcher = Searcher(open_vectors(index), faiss_file(index))
     return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)
+
+
+def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys [N] of every row and its values in some columns [N, G], read once a process while they are used."""
+    return _keys_in(tuple(embeddings.files(".parquet")), groups)
+
+
+@lru_cache(maxsize=2)
+def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    columns = read_columns_of(paths, ["key", *groups])
+    key, *values = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups))
+    return key, np.stack(values, axis=1)

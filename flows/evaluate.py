@@ -41,6 +41,10 @@ from storage.training import open_training_arrays
 
 EVALUATION_FILE = "evaluation.json"
 CARD_FILE = "model-card.md"
+DEMO_MAKES = (
+    "`rdm demo` makes everything that an evaluation reads: two runs, shapes and shapes-without-neighbors, the held-out "
+    "images shapes-heldout, and databases of one style."
+)
 ASKED = ("colour", "shape")
 """Factors that the prompts name."""
 RETURNED, CHANCE = "return the neighbour", "chance"
@@ -80,7 +84,18 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
 
 
 def evaluation_plan(config: EvaluateRDM) -> Plan:
-    """What is measured, on what. Raises ArtifactMismatch for held-out images that were searched in another database."""
+    """What is measured, on what.
+
+    Raises ArtifactMissing where an input is not there, ArtifactMismatch for held-out images that were searched in another
+    database.
+    """
+    try:
+        return _plan_of(config)
+    except ArtifactMissing as error:
+        raise ArtifactMissing(error.where, error.what, f"{error.cure} {DEMO_MAKES}") from error
+
+
+def _plan_of(config: EvaluateRDM) -> Plan:
     run, baseline = (open_artifact(config.root, "runs", name) for name in (config.run, config.baseline))
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
@@ -127,8 +142,9 @@ def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any
     """The run's model card with what was measured: the README to publish its weights with."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
-        card = (run.artifact.file("weights") / "README.md").read_text()
-        (scratch / CARD_FILE).write_text(f"{card}\n## Measured\n\n```text\n{summary(measured)}\n```\n")
+        card = (run.artifact.file("weights") / "README.md").read_text(encoding="utf-8")
+        measurements = f"## Measured\n\n```text\n{summary(measured)}\n```\n"
+        (scratch / CARD_FILE).write_text(f"{card}\n{measurements}", encoding="utf-8")
         return 1, {}
 
     return single_part(build, "card", write)

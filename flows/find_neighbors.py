@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.calibration import calibrated_cap_of
+from flows.calibration import calibrated_cap_of, doubt_of
 from flows.config import FindNeighbors
-from flows.database import searchable
+from flows.database import keys_of, searchable
 from flows.progress import Clock, say
 from flows.stage import (
     NETWORK_RETRIES,
@@ -29,7 +29,7 @@ from storage.arrays import open_array
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
 from storage.checks import same_encoder
-from storage.embeddings import read_columns_of, read_vectors
+from storage.embeddings import read_vectors
 from storage.errors import StorageError
 from storage.index import VECTORS_FILE, open_index_of
 from storage.neighbors import NO_ROW, write_neighbors
@@ -80,8 +80,11 @@ def _calibrated(root: Path, reference: str) -> float:
     """To two digits, so that another machine's last bits do not ask for another table."""
     database = open_artifact(root, *reference.split("/"))
     cap, images = calibrated_cap_of(searchable(root, database))
-    say("neighbors", database.name, f"near-duplicates above {cap:.2f}, calibrated with {images} images")
-    return round(cap, 2)
+    told = f"near-duplicates above {cap.cosine:.2f}, calibrated with {images} images"
+    say("neighbors", database.name, told)
+    if doubt := doubt_of(cap, images):
+        say("neighbors", database.name, f"doubt this cap: {doubt}")
+    return round(cap.cosine, 2)
 
 
 @stage_task(name="search-parts", retries=NETWORK_RETRIES)
@@ -103,18 +106,6 @@ def search_part(build: Build, queries: Artifact, database: Artifact, index: Arti
     return build.write_part(
         name, origin, lambda scratch: (write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts)
     )
-
-
-def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Keys [N] of every row and its values in some columns [N, G], read once a process while they are used."""
-    return _keys_in(tuple(embeddings.files(".parquet")), groups)
-
-
-@lru_cache(maxsize=2)
-def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    columns = read_columns_of(paths, ["key", *groups])
-    key, *values = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups))
-    return key, np.stack(values, axis=1)
 
 
 @lru_cache(maxsize=1)

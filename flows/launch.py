@@ -120,7 +120,7 @@ def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
 
 
 def _popen(command: list[str], config: TrainRDM, tight: bool) -> subprocess.Popen:
-    environment = for_child()
+    environment = for_child() | {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # as it is read
     for name in list(environment):
         if name.startswith("ACCELERATE_") or name in GROUP_OF_OURS:
             del environment[name]
@@ -130,7 +130,7 @@ def _popen(command: list[str], config: TrainRDM, tight: bool) -> subprocess.Pope
         environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        encoding="utf-8", errors="replace", env=environment, start_new_session=True,
+        encoding="utf-8", errors="backslashreplace", env=environment, start_new_session=True,
     )  # fmt: skip
 
 

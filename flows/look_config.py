@@ -5,17 +5,21 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from flows.config import UnderRoot
+from flows.parameters import UnderRoot, path_as_text
+
+SHEETS, TABLES = (".html", ".png"), (".csv", ".parquet", ".json")
 
 
-def _sheet(path: Path) -> Path:
-    if path.suffix not in (".html", ".png"):
-        raise ValueError(f"{path} ends with neither .html nor .png")
+def _answer(path: Path) -> Path:
+    if path.suffix not in SHEETS + TABLES:
+        endings = ", ".join(SHEETS + TABLES)
+        raise ValueError(f"{path_as_text(path)} ends with none of {endings}")
     return path
 
 
-Sheet = Annotated[Path, AfterValidator(_sheet)]
-"""A contact sheet: with credits as .html, with what of them fits under a picture as .png."""
+AnswerFile = Annotated[Path, AfterValidator(_answer)]
+"""A contact sheet, with credits as .html, with what of them fits under a picture as .png; or a table
+of everything that was found: .csv, .parquet or .json."""
 
 
 class SearchDatabase(UnderRoot):
@@ -37,8 +41,8 @@ class SearchDatabase(UnderRoot):
     """Rows found for each query."""
     exact: bool = False
     """Compare with every row, whatever index there is."""
-    out: Sheet | None = None
-    """A contact sheet of what was found: a file that ends with .html or .png."""
+    out: AnswerFile | None = None
+    """What was found: a contact sheet (.html or .png) or a table (.csv, .parquet or .json)."""
 
     @model_validator(mode="after")
     def _something_to_look_for(self) -> "SearchDatabase":
@@ -81,8 +85,11 @@ class FindDuplicates(UnderRoot):
     """Of the draw of images to alter."""
     keys: Path | None = None
     """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm remove --keys`."""
-    out: Sheet | None = None
-    """A contact sheet of the highest pairs: a file that ends with .html or .png."""
+    out: AnswerFile | None = None
+    """A contact sheet of the highest pairs (.html or .png), or a table of all (.csv, .parquet or .json)."""
+
+    force: bool = False
+    """Write the files where a large part of the database would be copies, or the cap is in doubt."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FindDuplicates":

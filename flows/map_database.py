@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.database import OpenDatabase, searchable
 from flows.look_config import MapDatabase
-from flows.page import Html, data_url, document, element
+from flows.page import Html, as_bytes, data_url, document, element
 from flows.progress import say
 from rdm_core.images import decode, encode, fitted, grid
 from rdm_core.projection import project
@@ -45,7 +45,7 @@ def map_database(config: MapDatabase) -> Result:
     places = project(database.database.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0)))
     columns = read_columns(database.embeddings, ["key", *dict.fromkeys(COLUMNS + TOLD)]).take(rows).to_pydict()
     page = map_page(database, places, columns, atlas_of(database, columns["key"], config.thumbnail), config.thumbnail)
-    write_bytes(config.out, page.encode())
+    write_bytes(config.out, as_bytes(page))
     value = {"out": str(config.out), "rows": len(rows), "database": database.embeddings.reference}
     return f"map of {len(rows):,} rows: {config.out}", value
 
@@ -100,7 +100,7 @@ def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, l
         ),
         element("img", src=data_url(atlas, "image/jpeg"), alt="", id="atlas"),
         element("script", held, type="application/json", id="data"),
-        script=SCRIPT.read_text(),
+        script=SCRIPT.read_text(encoding="utf-8"),
     )
 
 

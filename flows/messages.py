@@ -10,6 +10,7 @@ import logging
 import re
 
 from flows.launch import TrainingFailed
+from flows.terminal import shown
 from rdm_core.errors import CoreError
 from storage.errors import StorageError
 
@@ -67,4 +68,4 @@ def tell_causes_once() -> None:
 
 
 def _say(record: logging.LogRecord, message: str) -> None:
-    record.msg, record.args = message, ()
+    record.msg, record.args = shown(message), ()

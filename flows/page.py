@@ -98,6 +98,11 @@ def document(title: str, *body: object, script: str = "") -> Html:
     )
 
 
+def as_bytes(page: Html) -> bytes:
+    """The page as it is written: UTF-8, with an escape for a byte of a file name that is none."""
+    return page.encode("utf-8", "backslashreplace")
+
+
 def section(name: str, heading: str, *content: object) -> Html:
     """A part of the page that can be linked to by `name`."""
     return element("section", element("h2", heading), *content, id=name)
@@ -233,7 +238,8 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     """Fixed decimals, with a true minus sign; a dash where there is no number."""
     if value is None or not math.isfinite(value):
         return ABSENT
-    return f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
+    rounded = round(value, digits) + 0.0  # which makes a zero of -0.00001, not a minus zero
+    return f"{rounded:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
 def estimate_text(estimate: Estimate | None, digits: int = 4) -> str:

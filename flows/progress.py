@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from flows.environment import inside_a_run
+from flows.terminal import on_one_line
 
 Thing = TypeVar("Thing")
 PLAIN_LINES = {
@@ -52,6 +53,7 @@ SCREEN: Any = _Screen()
 
 def say(stage: str, name: str, text: str) -> None:
     """One line: stage, artifact, what happened."""
+    text = on_one_line(text)
     detail(f"{stage} {name}: {text}")
     if not under_a_worker():
         tqdm.write(f"{stage:<10} {name:<28} {text}", file=SCREEN)
@@ -62,7 +64,7 @@ def detail(line: str) -> None:
     """One line for the run's log alone."""
     logger = _run_logger()
     if logger is not None:
-        logger.info("%s", line)
+        logger.info("%s", on_one_line(line))
 
 
 def under_a_worker() -> bool:

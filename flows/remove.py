@@ -9,6 +9,14 @@ from flows.build_database import index_embeddings, index_plan, origin_of
 from flows.config import BuildDatabase, FindNeighbors, RemoveKeys
 from flows.find_neighbors import find_neighbors, neighbors_plan
 from flows.progress import Clock
+from flows.rehearse import (
+    checked_keys,
+    filtered_plan,
+    holder_line,
+    holders_told,
+    run_lines,
+    tables_with,
+)
 from flows.stage import (
     Wanted,
     building,
@@ -26,8 +34,6 @@ from flows.stage import (
 from storage.artifact import (
     Artifact,
     Part,
-    Plan,
-    all_with_fingerprint,
     artifacts,
     check,
     is_current,
@@ -35,14 +41,10 @@ from storage.artifact import (
     open_artifact,
     with_fingerprint,
 )
-from storage.build import Build, has_finished_work, read_plan, unfinished
-from storage.collect import builder_of, collect
+from storage.build import Build
 from storage.embeddings import read_columns, write_embeddings_without
-from storage.errors import BuildRefused, StorageError
 from storage.holders import Holder, TrainedRun, holders, trained_on
-from storage.removals import add_removals, on_list, read_keys, read_removals, removal_parameters, removals_file, source_key_of
-
-MOST_KEYS_TOLD = 20
+from storage.removals import add_removals, on_list, read_removals, removals_file
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class Removal:
     def told(self) -> tuple[str, dict[str, Any]]:
         """What `rdm remove` prints, and the same for a machine."""
         root, database = self.config.root, self.config.database
-        next_collection = collect(root, keep=1, dry_run=True)
-        goes = {one.reference for one in next_collection.removed}
         value = {
             "database": database,
             "removal_list": str(removals_file(root, database)),
@@ -71,10 +71,7 @@ class Removal:
             "published": [{"artifact": artifact.reference, "rows": artifact.rows} for artifact in self.published],
             "stale": list(self.stale),
             "runs": [asdict(run) for run in self.runs],
-            "holders": [
-                asdict(one) | {"goes_with_gc": one.reference in goes, "stays_because": next_collection.kept.get(one.reference)}
-                for one in self.holders
-            ],
+            "holders": holders_told(self.config, self.holders),
         }
         return "\n".join(_lines(self, value)), value
 
@@ -95,47 +92,6 @@ def remove_keys(config: RemoveKeys) -> Removal:
     found = holders(config.root, asked)
     runs = trained_on(config.root, found)
     return Removal(config, before.rows - embeddings.rows, (embeddings, *index, *tables), stale, tuple(runs), tuple(found))
-
-
-def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
-    """The keys that are asked to go. Raises StorageError, before anything has changed, when they cannot simply go."""
-    asked, listed = read_keys(config.keys_file), read_removals(config.root, config.database)
-    keys = read_columns(before, ["key"])["key"].to_pylist()
-    single, sources = set(keys), {source_key_of(key) for key in keys}
-    unknown = [key for key in asked if key not in single | sources and not on_list([key], listed)]
-    if not asked:
-        raise StorageError(config.keys_file, "names no key", "Write one key a line.")
-    if unknown and not config.missing_ok:
-        cure = "Nothing was changed. Correct them, or put them on the list all the same: --missing-ok."
-        raise StorageError(config.keys_file, f"the database {config.database} does not hold {few(unknown)}", cure)
-    both = [key for key in asked if key in single & sources]
-    if both:
-        cure = "Name the image's crops one by one, or the whole image that the crop is of. Nothing was changed."
-        raise StorageError(config.keys_file, f"both one crop of an image and another image are called {few(both)}", cure)
-    removed = listed | set(asked)
-    if len(on_list(keys, removed)) == len(keys):
-        cure = "Nothing was changed. Stop using it, and delete its directories."
-        raise StorageError(config.keys_file, f"nothing would be left of the database {config.database}", cure)
-    refuse_while_unfinished(config, filtered_plan(config, before, removed))
-    return frozenset(asked)
-
-
-def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
-    """Raise BuildRefused when an unfinished build would stand in the way of the one that removes the keys."""
-    for directory in unfinished(config.root, "embeddings", config.database):
-        other = read_plan(directory)
-        stands = other and other.parameters != plan.parameters and has_finished_work(directory)
-        if stands and not builder_of(directory):
-            raise BuildRefused(
-                f"embeddings/{config.database}",
-                "an unfinished build with other parameters stands in the way",
-                f"Nothing was changed. Finish it, or drop it: rdm gc --unfinished embeddings/{config.database}",
-            )
-
-
-def filtered_plan(config: RemoveKeys, before: Artifact, removed: Set[str]) -> Plan:
-    """What embedding the same shards again with this removal list would be asked for: to a schedule it is done."""
-    return Plan("embeddings", config.database, dict(before.parameters) | removal_parameters(removed), before.inputs)
 
 
 @stage_flow("filter-embeddings", threads=None)
@@ -210,14 +166,8 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
 
     The second answer names those that cannot be made again.
     """
-    versions = {artifact.fingerprint for artifact in artifacts(config.root, "embeddings", config.database)}
     made, stale = [], []
-    for table in artifacts(config.root, "neighbors"):
-        if not is_current(config.root, table):
-            continue
-        sides = {role: side_of(config, table, role, versions) for role in ("queries", "database")}
-        if config.database not in sides.values():
-            continue
+    for table, sides in tables_with(config):
         if all(sides.values()):
             stated = {name: table.parameters[name] for name in ("k", "group", "score_cap") if name in table.parameters}
             searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
@@ -227,29 +177,9 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     return made, tuple(stale)
 
 
-def side_of(config: RemoveKeys, table: Artifact, role: str, versions: Set[str]) -> str | None:
-    """The embeddings on one side of a table: this database as it is now, or exactly what it had.
-
-    Of several databases with the same bytes it is the one of the table's name, else this one. None
-    where what it had is not under this root.
-    """
-    same = all_with_fingerprint(config.root, "embeddings", table.inputs[role])
-    namesakes = [other for other in same if other.name == table.name != config.database]
-    if table.inputs[role] in versions and not namesakes:
-        return config.database
-    other = next(reversed(namesakes or same), None)
-    return f"{other.name}@{other.id}" if other else None
-
-
 def current(root: Path, kind: str, name: str) -> Artifact | None:
     """The current version, whether its files are whole or not; None when there is none."""
     return next((artifact for artifact in artifacts(root, kind, name) if is_current(root, artifact)), None)
-
-
-def few(keys: list[str]) -> str:
-    """Keys by name, the first of them if they are many."""
-    more = f" and {len(keys) - MOST_KEYS_TOLD:,} more" if len(keys) > MOST_KEYS_TOLD else ""
-    return ", ".join(keys[:MOST_KEYS_TOLD]) + more
 
 
 def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
@@ -259,9 +189,9 @@ def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     lines += [f"  {artifact.reference:<44} {artifact.rows:>11,} rows" for artifact in removal.published]
     lines += [f"  {reference:<44} not made again: what it was made from is not under this root" for reference in removal.stale]
     lines += ["", "trained on versions that held them:" if removal.runs else "no run was trained on a version that held them"]
-    lines += [line for run in removal.runs for line in _run_lines(run)]
+    lines += [line for run in removal.runs for line in run_lines(run)]
     lines += ["", "still there:" if removal.holders else "nothing under this root holds them any more"]
-    lines += [_holder_line(holder) for holder in value["holders"]]
+    lines += [holder_line(holder) for holder in value["holders"]]
     if not removal.holders:
         return lines
     return [
@@ -273,13 +203,3 @@ def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     ]
 
 
-def _run_lines(run: TrainedRun) -> list[str]:
-    lines = [f"  {run.reference}{'' if run.finished else ' (unfinished)'}"]
-    lines += [f"    {role:<12} {reference}" for role, reference in run.held.items()]
-    return lines + [f"    {role:<12} nobody can tell: it is not under this root" for role in run.unknown]
-
-
-def _holder_line(holder: dict[str, Any]) -> str:
-    what = f"{holder['what']} ({len(holder['keys'])})" if holder["keys"] else holder["what"]
-    stays = f"stays: {holder['stays_because']}" if holder["stays_because"] else "stays"
-    return f"  {holder['reference']:<44} {what:<28} {'goes with rdm gc --keep 1' if holder['goes_with_gc'] else stays}"

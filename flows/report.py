@@ -14,6 +14,7 @@ from flows.findings import copies_table, finding_item, findings, loss_table, pro
 from flows.page import (
     ABSENT,
     Html,
+    as_bytes,
     bytes_text,
     contents,
     details,
@@ -108,7 +109,7 @@ def write_page(build: Build, subject: Subject) -> list[Part]:
     """The only part: report.html."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
-        (scratch / REPORT_FILE).write_text(page_of(subject), encoding="utf-8", errors="replace")
+        (scratch / REPORT_FILE).write_bytes(as_bytes(page_of(subject)))
         return 1, {}
 
     return single_part(build, "report", write)

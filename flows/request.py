@@ -8,6 +8,7 @@ import numpy as np
 
 from flows.database import OpenDatabase
 from flows.opening import OpenRun, open_run
+from flows.parameters import path_as_text
 from flows.progress import say
 from flows.query_image import query_image
 from flows.sample_config import SampleRDM
@@ -115,7 +116,7 @@ def _looked_up(config: SampleRDM, opened: Opened, rng: np.random.Generator) -> t
 
 def _asked(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
     """The queries in words and as vectors, as often as images are wanted."""
-    names = list(config.texts) or [path.name for path in config.images]
+    names = list(config.texts) or [path_as_text(Path(path.name)) for path in config.images]
     queries = text_queries(run, config.texts) if config.texts else image_queries(run, config.images)
     if config.between:
         shares = np.linspace(0, 1, config.between).tolist()

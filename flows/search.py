@@ -10,9 +10,11 @@ import numpy as np
 
 from flows.database import OpenDatabase, searchable
 from flows.figures import thumbnail
-from flows.look_config import SearchDatabase
-from flows.page import Html, document, element, note, number, table
+from flows.look_config import TABLES, SearchDatabase
+from flows.page import Html, as_bytes, document, element, note, number, table
+from flows.parameters import path_as_text
 from flows.query_image import query_image
+from flows.terminal import on_one_line
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid, labelled
 from rdm_core.search import NO_ROW, search_exact, unit_queries
@@ -22,6 +24,7 @@ from storage.atomic import write_bytes
 from storage.checks import encoder_text
 from storage.embeddings import read_columns
 from storage.errors import FormatError
+from storage.saved import FOUND, save_rows
 
 Result = tuple[str, dict[str, Any]]
 CREDIT = ("key", "captions", "licence", "author", "source_url")
@@ -50,7 +53,11 @@ def search(config: SearchDatabase) -> Result:
     found = [{"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)]
     value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
     lines = [line for query in found for line in _lines(query)]
-    if config.out and any(query["found"] for query in found):
+    if config.out and config.out.suffix in TABLES:
+        save_rows(config.out, answers_of(found), FOUND)
+        value["out"] = str(config.out)
+        lines.append(f"table: {config.out}")
+    elif config.out and any(query["found"] for query in found):
         write_sheet(config.out, database, found)
         value["out"] = str(config.out)
         lines.append(f"contact sheet: {config.out}")
@@ -67,13 +74,14 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
         texts = encoder.encode_prompts(config.texts, config.templates)
         images, _ = encoder.encode_images([query_image(path) for path in config.images])
         queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
-        queries += [Query(str(path), vector) for path, vector in zip(config.images, images, strict=True)]
+        queries += [Query(path_as_text(path), vector) for path, vector in zip(config.images, images, strict=True)]
     if config.keys:
         queries += queries_by_key(config.keys, database)
     if config.vectors:
         given = given_vectors(config.vectors)
         vectors = unit_queries(given, database.embeddings.parameters["encoder"]["dimension"], config.vectors)
-        names = [f"{config.vectors}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [str(config.vectors)]
+        file = path_as_text(config.vectors)
+        names = [f"{file}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [file]
         queries += [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
     return queries
 
@@ -123,10 +131,21 @@ def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:
     return {"score": round(score, 5), "row": row, **{name: credit[name] for name in CREDIT}}
 
 
-def write_sheet(path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]]) -> None:
+def answers_of(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row an answer: the query, the answer's rank from 1, and what is told of it."""
+    rows = []
+    for query in found:
+        for rank, hit in enumerate(query["found"], start=1):
+            rows.append({"query": query["query"], "rank": rank, **hit})
+    return rows
+
+
+def write_sheet(
+    path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]], title: str = "Found"
+) -> None:
     """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to a cell's width as .png."""
     pictures = database.images([hit["key"] for query in found for hit in query["found"]])
-    page = sheet_html(database, found, pictures).encode() if path.suffix == ".html" else sheet_png(found, pictures)
+    page = as_bytes(sheet_html(database, found, pictures, title)) if path.suffix == ".html" else sheet_png(found, pictures)
     write_bytes(path, page)
 
 
@@ -144,7 +163,9 @@ def sheet_png(found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> by
     return encode(grid(cells, columns=most), "png")
 
 
-def sheet_html(database: OpenDatabase, found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> Html:
+def sheet_html(
+    database: OpenDatabase, found: Sequence[dict[str, Any]], pictures: dict[str, bytes], title: str
+) -> Html:
     """Pictures with their scores, and below each query the credit of every one."""
     embeddings = database.embeddings
     facts = f"Database {embeddings.name} ({embeddings.rows:,} rows), encoder {encoder_text(embeddings)}. "
@@ -164,12 +185,13 @@ def sheet_html(database: OpenDatabase, found: Sequence[dict[str, Any]], pictures
         ]  # fmt: skip
         listed = table("Who made them", head, credits)
         parts += [element("h2", query["query"]), element("div", *cells, class_="row"), listed]
-    return document(f"Search in {embeddings.name}", element("h1", "Found"), note(facts), *parts)
+    return document(f"{title} in {embeddings.name}", element("h1", title), note(facts), *parts)
 
 
 def _lines(query: dict[str, Any]) -> list[str]:
-    lines = [query["query"]]
+    lines = [on_one_line(query["query"])]
     for hit in query["found"]:
         credit = " · ".join([hit["licence"] or "licence not stated", hit["author"] or "author not stated"])
-        lines.append(f"  {hit['score']:.4f}  {hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}")
+        told = f"{hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}"
+        lines.append(f"  {hit['score']:.4f}  {on_one_line(told)}")
     return lines

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.resume import Begun, at_step, begun
+from flows.terminal import on_one_line
 from rdm_core.provenance import read_record
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
@@ -198,7 +199,7 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for key, item in value.items():
         if isinstance(item, dict) and item:
-            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+            lines += [f"{indent}{on_one_line(key)}:", *_lines(item, indent + "  ")]
         else:
-            lines.append(f"{indent}{key}: {item}")
+            lines.append(f"{indent}{on_one_line(key)}: {on_one_line(item)}")
     return lines

@@ -333,7 +333,7 @@ def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
 
 def table_of(measured: Sequence[Artifact]) -> str:
     """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval, verdict."""
-    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_text()) for artifact in measured]
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in measured]
     lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
     for claim in CLAIMS:
         found = estimate_over_seeds([figures[claim.name] for figures in seeds])

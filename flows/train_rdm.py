@@ -214,7 +214,8 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
 
     def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
         publish_weights(scratch / "weights", config.denoiser, checkpoint[1], facts)
-        (scratch / "weights" / "README.md").write_text(model_card(config.name, facts, licence_counts(inputs["database"])))
+        card = model_card(config.name, facts, licence_counts(inputs["database"]))
+        (scratch / "weights" / "README.md").write_text(card, encoding="utf-8")
         return 1, {}
 
     def write_metrics(scratch: Path) -> tuple[int, dict[str, int]]:

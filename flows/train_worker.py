@@ -38,7 +38,7 @@ _asked_to_stop = threading.Event()
 
 def main(run: Path) -> None:
     """Train the run whose directory this is, from its newest checkpoint if it has one."""
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    settings = json.loads((run / "config.json").read_bytes())
     if not settings["on_gpu"]:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     config = TrainingConfig(**settings["training"])
@@ -105,7 +105,8 @@ def tell(line: str) -> None:
     try:
         print(line, flush=True)
     except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open to the end
+        sys.stdout = nowhere
 
 
 def event_writer(run: Path) -> Any:

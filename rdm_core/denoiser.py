@@ -96,7 +96,8 @@ class Denoiser(nn.Module):
         self.network.save_pretrained(directory / "network", safe_serialization=True)
         save_file(self._own_state(), directory / "context.safetensors")
         settings = {"dimension": self.dimension, **self.settings, **facts}
-        (directory / "context.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        told = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        (directory / "context.json").write_text(told, encoding="utf-8")
 
     def _own_state(self) -> dict[str, torch.Tensor]:
         own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("network.")}
@@ -146,8 +147,8 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
     import diffusers
 
     try:
-        facts = json.loads((directory / "context.json").read_text())
-        kind = json.loads((directory / "network" / "config.json").read_text())["_class_name"]
+        facts = json.loads((directory / "context.json").read_bytes())
+        kind = json.loads((directory / "network" / "config.json").read_bytes())["_class_name"]
         if kind not in NETWORKS:
             raise ValueError(f"{kind} is none of {', '.join(NETWORKS)}")
         network, loaded = getattr(diffusers, kind).from_pretrained(

@@ -73,7 +73,7 @@ def tokenizer_of(source: Source) -> Any:
         told = open_clip.get_model_config(source.model)
     else:
         path = hf_hub_download(place, CONFIG_FILE) if kind == "hf-hub" else Path(place) / CONFIG_FILE
-        told = json.loads(Path(path).read_text())["model_cfg"]
+        told = json.loads(Path(path).read_bytes())["model_cfg"]
     is_huggingface = told.get("text_cfg", {}).get("hf_tokenizer_name")
     return open_clip.get_tokenizer(source.model, **({"trust_remote_code": False} if is_huggingface else {}))
 
@@ -107,7 +107,7 @@ def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
 def _require_directory_of(name: str, directory: Path) -> None:
     where = directory / CONFIG_FILE
     try:
-        held: dict[str, Any] = json.loads(where.read_text())["model_cfg"]
+        held: dict[str, Any] = json.loads(where.read_bytes())["model_cfg"]
         known = open_clip.get_model_config(name)
         other = [part for part in ("embed_dim", "vision_cfg", "quick_gelu") if held.get(part, False) != known.get(part, False)]
         other += ["text_cfg"] * (_text_tower(held) != _text_tower(known))

@@ -13,11 +13,20 @@ class CoreError(Exception):
     """One message with where it happened, what is wrong, and what to do about it."""
 
     def __init__(self, where: str | Path, what: str, cure: str) -> None:
-        self.where, self.what, self.cure = str(where), what, cure
-        super().__init__(f"{where}: {what}. {cure}")
+        parts = [_as_text(str(where)), _as_text(what), _as_text(cure)]
+        self.where, self.what, self.cure = parts
+        super().__init__(f"{self.where}: {self.what}. {self.cure}")
 
     def __reduce__(self) -> tuple:  # keeps the three parts when it crosses a process border
         return type(self), (self.where, self.what, self.cure)
+
+
+def _as_text(text: str) -> str:
+    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a letter."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class EncoderError(CoreError):

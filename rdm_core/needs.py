@@ -99,7 +99,8 @@ def device_memory_bytes(device: torch.device) -> int:
     """All memory of a CUDA device, or what the CPU has free, within its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    limits = [path.read_text().strip() for path in map(Path, CGROUP_LIMITS) if path.is_file()]
+    files = [path for path in map(Path, CGROUP_LIMITS) if path.is_file()]
+    limits = [path.read_text(encoding="utf-8").strip() for path in files]
     known = [int(limit) for limit in limits if limit != "max"]
     return min([psutil.virtual_memory().available, *known])
 

@@ -12,6 +12,8 @@ from rdm_core.errors import RequestError
 
 RECORD = "rdm"
 """Keyword of the PNG text chunk."""
+ALWAYS_TOLD = ("query", "seed", "neighbor_keys")
+"""What every record of ours says; another program may use the same keyword for something else."""
 
 
 def encode_png(image: np.ndarray, record: Mapping[str, Any]) -> bytes:
@@ -24,11 +26,31 @@ def encode_png(image: np.ndarray, record: Mapping[str, Any]) -> bytes:
 
 
 def read_record(data: bytes, where: str) -> dict[str, Any]:
-    """The record inside a PNG. Raises RequestError when there is none; `where` names the file in the message."""
+    """The record inside a PNG. Raises RequestError when there is none, or one that is not ours.
+
+    `where` names the file in the message.
+    """
     cure = "Only images that `rdm sample` wrote carry one, as long as no other program saved them again."
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            return json.loads(image.text[RECORD])  # type: ignore[attr-defined]
-    # Pillow says SyntaxError of some damaged files
-    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            record = json.loads(image.text[RECORD])  # type: ignore[attr-defined]
+    # Pillow says SyntaxError of some damaged files, and json RecursionError of what is too deep
+    except (
+        OSError, KeyError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError
+    ) as error:  # fmt: skip
         raise RequestError(where, "holds no record of how it was made", cure) from error
+    if not _is_ours(record):
+        what = f"holds a record called {RECORD!r} that `rdm sample` did not write"
+        raise RequestError(where, what, cure)
+    return record
+
+
+def _is_ours(record: Any) -> bool:
+    """Whether it says what every record of ours says, in plain values and lists of them."""
+    if not isinstance(record, dict) or not set(ALWAYS_TOLD) <= record.keys():
+        return False
+    for value in record.values():
+        inside = value if isinstance(value, list) else [value]
+        if any(isinstance(one, dict | list) for one in inside):
+            return False
+    return True

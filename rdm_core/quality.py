@@ -58,10 +58,10 @@ def quality(samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int 
 
 
 def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two sets of features."""
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two sets of features; at least 0, whatever was rounded."""
     metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
     _update(metric.set_dtype(torch.float64), samples, real)
-    return metric.compute().item()
+    return max(0.0, metric.compute().item())
 
 
 def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> float:

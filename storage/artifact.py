@@ -276,7 +276,7 @@ def read_manifest(directory: Path) -> Artifact:
     path = layout.manifest_file(directory)
     cure = "Run the command that builds it again."
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
         stated = value["format"]
         if stated == FORMAT_VERSION:
             parts = tuple(Part.from_json(part) for part in value["parts"])

@@ -218,7 +218,7 @@ def has_finished_work(directory: Path) -> bool:
 def read_plan(directory: Path) -> Plan | None:
     """What an unfinished build was asked for, or None when the file is not readable."""
     try:
-        value = json.loads(layout.plan_file(directory).read_text())
+        value = json.loads(layout.plan_file(directory).read_bytes())
         return Plan(value["kind"], value["name"], value["parameters"], value["inputs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -342,7 +342,7 @@ def _drop_superseded(root: Path, plan: Plan) -> None:
 def _part_record(directory: Path, part_name: str) -> Part | None:
     """The record of a finished part; None when there is none, or a power cut left half of it."""
     try:
-        return Part.from_json(json.loads(layout.part_record_file(directory, part_name).read_text()))
+        return Part.from_json(json.loads(layout.part_record_file(directory, part_name).read_bytes()))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

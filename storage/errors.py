@@ -26,12 +26,20 @@ _DISK = {
 }
 
 
+def as_text(text: str) -> str:
+    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a letter."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a letter: it came out of JSON, not from a disk
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class StorageError(Exception):
     """One message with where it happened, what is wrong, and what to do about it."""
 
     def __init__(self, where: str | Path, what: str, cure: str) -> None:
-        self.where, self.what, self.cure = str(where), what, cure
-        super().__init__(f"{where}: {what}. {cure}")
+        self.where, self.what, self.cure = as_text(str(where)), as_text(what), as_text(cure)
+        super().__init__(f"{self.where}: {self.what}. {self.cure}")
 
     def __reduce__(self) -> tuple:  # keeps the three parts when it crosses a process border
         return type(self), (self.where, self.what, self.cure)

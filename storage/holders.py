@@ -112,7 +112,7 @@ def _finished_tables(directory: Path) -> list[Path]:
     parts = []
     for record in layout.build_directory(directory).glob("*.part.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # cut by a crash: such a part counts as unwritten
-            parts.append(Part.from_json(json.loads(record.read_text())))
+            parts.append(Part.from_json(json.loads(record.read_bytes())))
     files = [(part.prefix, file) for part in parts for file in part.files if file.path.endswith(".parquet")]
     return remote.local_paths(directory, files)
 

@@ -48,7 +48,7 @@ def is_held(path: Path) -> bool:
 def holder(path: Path) -> str:
     """Who took the lock last, in words; only as good as what the holder could write."""
     try:
-        return path.read_text().strip() or "another process"
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
     except OSError:
         return "another process"
 

@@ -3,28 +3,26 @@
 The views cost nothing until a query names them. The same Parquet files open without this module too: docs/analysis.md.
 """
 
-import csv
-import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import chain, count
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.artifact import Artifact, artifacts, check, is_current
-from storage.atomic import write_bytes
-from storage.errors import StorageError
+from storage.errors import StorageError, as_text
 from storage.runs import METRICS_FILE, read_metrics
+from storage.saved import finite_rows, save_table
+from storage.views import pictures, removed, seen
 
 PARQUET_KINDS = ("shards", "embeddings", "neighbors", "latents", "samples")
 """Kinds whose parts are Parquet tables; runs are their metrics, evaluations one JSON each."""
-VIEWS = (*PARQUET_KINDS, "runs", "evaluations", "artifacts")
+KINDS_SHOWN = (*PARQUET_KINDS, "runs", "evaluations")
+VIEWS = (*KINDS_SHOWN, "artifacts", "pictures", "removed", "seen")
 
 
 class QueryError(StorageError):
@@ -41,20 +39,11 @@ class Query:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row; NaN and infinity, which JSON has no words for, are None."""
-        return [{name: _finite(value) for name, value in row.items()} for row in self.table.to_pylist()]
+        return finite_rows(self.table)
 
     def save(self, path: Path) -> None:
-        """Write every row to a .parquet, .csv or .json file, whole or not at all.
-
-        Raises QueryError for another ending, and for values that Parquet cannot hold.
-        """
-        writers = {".parquet": _parquet, ".csv": _csv, ".json": lambda table: _json(self.rows(), indent=1).encode() + b"\n"}
-        if path.suffix not in writers:
-            raise QueryError(path, f"its ending is none of {', '.join(writers)}", "Give the file one of these endings.")
-        try:
-            write_bytes(path, writers[path.suffix](self.table))
-        except pa.ArrowException as error:
-            raise QueryError(path, f"{path.suffix[1:]} cannot hold it ({error})", "CAST the column to TEXT.") from error
+        """Write every row to a .parquet, .csv or .json file. Raises StorageError as `save_table` does."""
+        save_table(path, self.table)
 
 
 def query(root: Path, sql: str) -> Query:
@@ -62,11 +51,15 @@ def query(root: Path, sql: str) -> Query:
 
     `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` (a row a logged step) and `evaluations` hold the
     current version of every name, told apart by the column `artifact`; `embeddings."coco"` is one name alone and
-    `embeddings."coco@0123456789ab"` one version of it; `artifacts` has a row for every version.
+    `embeddings."coco@0123456789ab"` one version of it; `artifacts` has a row for every version. `pictures` says where in
+    its tar each stored image lies, `removed` what was taken out of each database, `seen` what every version of every run
+    was trained with.
 
     Raises QueryError for anything but one SELECT, and for what DuckDB does not understand; ArtifactDamaged where a file of
     what is asked for is absent or short.
     """
+    if as_text(sql) != sql:
+        raise QueryError("query", f"{sql} is not UTF-8", "Write it in UTF-8.")
     connection = duckdb.connect(":memory:")
     try:
         _check_reads(connection, sql)
@@ -95,19 +88,20 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -> list[Path]:
     """Make the views whose names occur in the query, and return the files that they read."""
-    files: list[Path] = []
-    every, lower = artifacts(root), _without_texts(sql).lower()
+    every, plain = artifacts(root), _without_texts(sql)
+    lower = plain.lower()
     current = {artifact.reference for artifact in every if is_current(root, artifact)}
     rows = [_artifact_row(artifact, current) for artifact in every]
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
-    for kind in (kind for kind in VIEWS[:-1] if kind in lower):
+    files = _create_other_views(connection, root, lower, [a for a in every if a.reference in current])
+    for kind in (kind for kind in KINDS_SHOWN if kind in lower):
         connection.execute(f"CREATE SCHEMA {kind}")
         all_of_kind = re.search(rf"\b{kind}\b(?!\s*\.)", lower) is not None  # not only shards."one"
         selects = []
-        for artifact in (a for a in every if a.kind == kind):
-            names = [f"{artifact.name}@{artifact.id}"]
-            names += [artifact.name] * (artifact.reference in current)
-            mentioned = [name for name in names if f'{kind}."{name}"'.lower() in lower or f"{kind}.{name}".lower() in lower]
+        of_kind = [artifact for artifact in every if artifact.kind == kind]
+        asked = _mentioned(kind, [name for a in of_kind for name in _names_of(a, current)], plain)
+        for artifact in of_kind:
+            mentioned = [name for name in _names_of(artifact, current) if name in asked]
             in_union = all_of_kind and artifact.reference in current
             if not in_union and not mentioned:
                 continue
@@ -121,6 +115,52 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
         if selects:
             connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
     return files
+
+
+def _create_other_views(
+    connection: duckdb.DuckDBPyConnection, root: Path, lower: str, current: Sequence[Artifact]
+) -> list[Path]:
+    """Those of `storage.views` whose names occur in the query, and the files that they read."""
+    named = {view for view in ("pictures", "removed", "seen") if re.search(rf"\b{view}\b", lower)}
+    if "pictures" in named:
+        connection.register("pictures", pictures([a for a in current if a.kind == "shards"]))
+    if "removed" in named:
+        connection.register("removed", removed(root))
+    if "seen" not in named:
+        return []
+    select, files = seen(root)
+    connection.execute(f"CREATE VIEW main.seen AS {select}")
+    return files
+
+
+def _names_of(artifact: Artifact, current: Set[str]) -> list[str]:
+    """What a version is called in a query: the current one also by its name alone."""
+    return [f"{artifact.name}@{artifact.id}", *[artifact.name] * (artifact.reference in current)]
+
+
+def _mentioned(kind: str, names: Sequence[str], plain: str) -> set[str]:
+    """Those of the names that stand behind `kind.` in a statement, in any case.
+
+    Of names that differ by case alone, which DuckDB does not tell apart, the one that is written.
+    Raises QueryError when two of them are.
+    """
+
+    def stands(name: str, flags: int) -> bool:
+        quoted = re.escape(name)
+        return re.search(rf'\b(?i:{kind})\s*\.\s*("{quoted}"|{quoted}\b(?!@))', plain, flags) is not None
+
+    chosen: dict[str, list[str]] = {}
+    for name in names:
+        if stands(name, re.IGNORECASE):
+            chosen.setdefault(name.lower(), []).append(name)
+    for alike in chosen.values():
+        written = [name for name in alike if stands(name, 0)] if len(alike) > 1 else alike
+        if len(written) != 1:
+            what = f"{' and '.join(sorted(alike))} differ by case alone, which SQL does not tell apart"
+            cure = f"Name one of them as it is written, or ask {kind} WHERE artifact = '{alike[0]}'."
+            raise QueryError("query", what, cure)
+        alike[:] = written
+    return {name for alike in chosen.values() for name in alike}
 
 
 def _without_texts(sql: str) -> str:
@@ -141,7 +181,7 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
         logged = read_metrics(metrics) if metrics.is_file() else []
         table = pa.Table.from_pylist(logged) if logged else pa.table({"step": pa.array([], pa.int64())})
     else:
-        table = pa.table({"evaluation": [artifact.files(".json")[0].read_text()]})
+        table = pa.table({"evaluation": [artifact.files(".json")[0].read_text(encoding="utf-8")]})
     held = f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
     connection.register(held.strip('"'), table)
     return f"SELECT * FROM {held}", []
@@ -167,7 +207,9 @@ def _sql(texts: Sequence[str]) -> str:
 
 
 def _told(error: duckdb.Error) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())[:400]
+    """Its first paragraph on one line; spaces stay, as a path may hold several."""
+    first = str(error).partition("\n\n")[0]
+    return re.sub(r"\s*\n\s*", " ", first).strip()[:400]
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -177,31 +219,3 @@ def _told_apart(names: Sequence[str]) -> list[str]:
         others = chain([name], (f"{name}_{number}" for number in count(1)))
         told.append(next(other for other in others if other not in told))
     return told
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, default=str)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(table, stream)
-    return stream.getvalue()
-
-
-def _csv(table: pa.Table) -> bytes:
-    """Lists become JSON in their cell."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(table.column_names)
-    for row in table.to_pylist():
-        writer.writerow([_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()])
-    return stream.getvalue().encode()

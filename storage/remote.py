@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage import layout
 from storage.atomic import fsync_path, place, write_bytes, write_json
-from storage.errors import ArtifactDamaged, CannotWrite, StorageError
+from storage.errors import ArtifactDamaged, CannotWrite, StorageError, as_text
 from storage.locks import exclusive
 from storage.objects import Remote
 
@@ -43,7 +43,12 @@ R = TypeVar("R")
 
 
 def root_of(text: str) -> Path:
-    """A root as a person writes it: the path itself, or the mirror of a url. Raises StorageError as `mirror_of` does."""
+    """A root as a person writes it: the path itself, or the mirror of a url.
+
+    Raises StorageError as `mirror_of` does, and for a path that is no UTF-8: DuckDB opens no file below.
+    """
+    if as_text(text) != text:
+        raise StorageError("root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one.")
     return mirror_of(text) if "://" in text else Path(text)
 
 

@@ -80,9 +80,9 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
         try:
             if folder is not None and not path.is_file():
                 write_bytes(facts, (folder / facts.name).read() or b"")
-                written = json.loads(facts.read_text())
+                written = json.loads(facts.read_bytes())
                 fetch_object(folder / path.name, path, written["bytes"], written["sha256"])
-            whole = sha256_file(path) == json.loads(facts.read_text())["sha256"]
+            whole = sha256_file(path) == json.loads(facts.read_bytes())["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -117,7 +117,7 @@ def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:
     path = whole[-1] / STATE_FILE
     cure = f"Delete {whole[-1]} to resume from the checkpoint before it."
     try:
-        manifest = json.loads((whole[-1] / "manifest.json").read_text())
+        manifest = json.loads((whole[-1] / "manifest.json").read_bytes())
         if sha256_file(path) != manifest["sha256"]:
             raise FormatError(path, "other bytes than were written", cure)
         return manifest["step"], load_file(path)

@@ -38,7 +38,7 @@ def reader(tmp_path_factory):
 
 
 def test_every_block_is_of_a_kind_that_is_run_here():
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python"} and len(COMMANDS) >= 9 and len(PYTHON) == 5
+    assert {kind for kind, _ in BLOCKS} == {"sh", "python"} and len(COMMANDS) >= 9 and len(PYTHON) == 6
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[1:4]))
@@ -77,7 +77,8 @@ def current(kind):
 
 
 ANSWERS = {
-    "duckdb": nearest, "rejected": lambda: r"\[\('(truncated|damaged|not an image)', 1\)\]", "polars": moved,
+    "duckdb": nearest, "rejected": lambda: r"\[\('(truncated|damaged|not an image)', 1\)\]",
+    "thumbnails": lambda: r"shapes-all-000000-00.png \(32, 32\)", "polars": moved,
     "pandas": most_retrieved, "numpy": lambda: r"\(40, 64\) float16",
 }  # fmt: skip
 
@@ -94,7 +95,8 @@ def test_its_code_reads_the_files_without_this_project(reader, name, code, capsy
     [
         ("GROUP BY reason", "truncated|damaged|not an image"),
         ("count(*) AS retrieved", r"shapes-all-\d{6}-00"),
-        ("GROUP BY ALL", "CC0-1.0 *│ +40"),
+        ("GROUP BY ALL ORDER BY images", "CC0-1.0 *│ +40"),
+        ("FROM pictures", r"00000.tar *│ +\d+ │ +\d+"),
     ],
 )
 def test_the_answers_are_right(reader, capsys, words, answer):

@@ -154,6 +154,15 @@ def test_only_what_records_a_run_imports_the_orchestrator():
     assert {path for path, tree in TREES.items() if "prefect" in imported_at_module_level(tree)} == theirs
 
 
+LOOKING = "flows.duplicates, flows.map_database, flows.compare, flows.rehearse"
+
+
+def test_what_only_looks_loads_neither_the_orchestrator_nor_an_encoder_before_it_needs_one():
+    code = f"import sys, {LOOKING}; from flows.progress import say; say('a', 'b', 'c')"
+    loaded = run_python(f"{code}; print(*sys.modules)").split()
+    report({"prefect", "diffusers", "open_clip", "torchvision", "accelerate"} & set(loaded))
+
+
 def is_true(keyword):
     return isinstance(keyword.value, ast.Constant) and keyword.value.value is True
 
@@ -182,6 +191,55 @@ def test_nothing_reads_or_writes_a_pickle():
                 said = any(keyword.arg == "allow_pickle" for keyword in node.keywords)
                 violations += [] if said else [f"{path}:{node.lineno}: np.load without allow_pickle=False"]
     report(violations)
+
+
+TEXT_METHODS = {"read_text", "write_text", "open", "fdopen", "NamedTemporaryFile", "TextIOWrapper"}
+PROCESSES = {"run", "Popen", "check_output", "check_call", "call"}
+BYTES = {"os.open", "Image.open", "tarfile.open", "archive.open", "opener.open"}
+"""Calls named like those that read text."""
+
+
+def text_without_encoding(call):
+    """Whether a call reads or writes text in whatever encoding the locale names."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in named or ast.unparse(call.func) in BYTES:
+        return False
+    if name in PROCESSES:
+        return bool({"text", "universal_newlines", "errors"} & set(named))
+    if name not in TEXT_METHODS:
+        return False
+    given = call.args[1:] if ast.unparse(call.func) in ("open", "os.fdopen") else call.args
+    values = [a.value for a in [*given, named.get("mode")] if isinstance(a, ast.Constant)]
+    modes = [value for value in values if isinstance(value, str)]
+    if name == "NamedTemporaryFile":  # bytes unless a mode says otherwise
+        return any("b" not in mode for mode in modes)
+    return not any("b" in mode for mode in modes)
+
+
+def test_text_is_read_and_written_in_an_encoding_that_is_said():
+    """In a locale that is not UTF-8 what one command wrote would otherwise be another text to the next."""
+    violations = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and text_without_encoding(node):
+                violations.append(f"{path}:{node.lineno}: {ast.unparse(node)[:80]}")
+    report(violations)
+
+
+@pytest.mark.parametrize(
+    "code, silent",
+    [
+        ("path.read_text()", True), ("path.read_text(encoding='utf-8')", False), ("open(path)", True),
+        ("path.write_text(text)", True), ("path.open()", True), ("path.open('rb')", False),
+        ("open(path, 'wb')", False), ("os.fdopen(descriptor, 'w')", True), ("open('b')", True), ("path.open(mode='a')", True),
+        ("subprocess.run(command, text=True)", True), ("subprocess.run(command)", False),
+        ("subprocess.Popen(command, encoding='utf-8')", False), ("os.open(path, os.O_RDONLY)", False),
+        ("tempfile.NamedTemporaryFile('w')", True), ("tempfile.NamedTemporaryFile()", False),
+    ],
+)  # fmt: skip
+def test_a_call_whose_encoding_is_left_to_the_locale_is_noticed(code, silent):
+    assert text_without_encoding(ast.parse(code, mode="eval").body) == silent
 
 
 # Size

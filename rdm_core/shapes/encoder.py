@@ -34,11 +34,11 @@ def register() -> None:
     """
     if MODEL_NAME in open_clip.list_models():
         return
-    config = json.loads(CONFIG.read_text())
+    config = json.loads(CONFIG.read_bytes())
     config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": str(MERGES)}
     with tempfile.TemporaryDirectory() as folder:
         completed = Path(folder) / f"{MODEL_NAME}.json"
-        completed.write_text(json.dumps(config))
+        completed.write_text(json.dumps(config), encoding="utf-8")
         open_clip.add_model_config(completed)
 
 

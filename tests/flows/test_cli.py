@@ -44,6 +44,14 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["import", "shapes", "--name", "x", "--set", "name.x=3"], "'name' has no parameters inside"),
         (["import", "shapes", "--name", "x", "--set", 'styles=["sketh"]'], "styles: 'sketh' is not one of"),
         (["import", "shapes", "--name", "x", "--set", "size=8"], "size: "),
+        (["import", "folder", "/tmp", "--name", "x", "--set", "count=64"], "count: is for the source 'shapes' alone"),
+        (["import", "wikiart", "/tmp", "--name", "x", "--set", 'styles=["sketch"]'], "styles: is for the source 'shapes'"),
+        (["import", "coco", "/tmp", "--name", "x", "--set", "author=me"], "author: is for the source 'folder' alone"),
+        (["import", "shapes", "--name", "x", "--set", "licence=mine"], "licence: is for the source 'folder' alone"),
+        (["import", "shapes", "/tmp", "--name", "x"], "path: is not for shapes"),
+        (["import", "folder", "/tmp", "--name", "x", "--set", "frame=300"], "frame: is for crop=random"),
+        (["import", "coco", "/tmp", "--name", "x", "--set", "encoding=png", "--set", "quality=9"], "quality: is for enc"),
+        (["search", "--database", "x", "--text", "a", "--out", "/tmp/a  b/c.txt"], "out: /tmp/a  b/c.txt ends with n"),
         (["import", "shapes", "--name", "x", "--set", "split=../x"], "split: "),
         (["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"], "split: 'tran' is not one of all, train, val"),
         (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
@@ -111,10 +119,20 @@ def test_versions_are_told_and_old_ones_go(rdm, tmp_path):
     assert [one["version"] for one in json.loads(rdm("gc", "--keep", "1", "--json")[1])["removed"]] == [2]
 
 
-def test_remove_takes_its_flags_and_shows_what_would_run(rdm):
-    code, out, _ = rdm("remove", "--database", "x", "--keys", "k.txt", "--missing-ok", "--dry-run")
-    shown = json.loads(out)
-    assert code == 0 and (shown["database"], shown["keys_file"], shown["missing_ok"]) == ("x", "k.txt", True)
+def test_a_removal_is_rehearsed_with_its_flags_and_refused_as_it_would_be(rdm, monkeypatch):
+    code, out, err = rdm("remove", "--database", "x", "--keys", "k.txt", "--dry-run")
+    assert code == 1 and "there is no artifact embeddings/x" in err and not out
+    rehearsed = lambda config: ("", config.model_dump(mode="json"))  # noqa: E731
+    monkeypatch.setattr("flows.rehearse.rehearse", rehearsed)
+    words = ("--database", "x", "--keys", "k.txt", "--missing-ok", "--dry-run", "--json")
+    shown = json.loads(rdm("remove", *words)[1])
+    assert (shown["database"], shown["keys_file"], shown["missing_ok"]) == ("x", "k.txt", True)
+
+
+def test_an_evaluation_without_its_inputs_says_what_makes_them(rdm):
+    code, _, err = rdm("evaluate", "--name", "e", "--run", "r", "--baseline", "b")
+    assert code == 2 and "heldout_latents: is needed" in err and "rdm demo makes these" in err
+    assert "rdm demo" not in rdm("evaluate", "--name", "e", "--set", "seedz=3")[2].splitlines()[0]
 
 
 def test_bad_data_exits_with_1_and_one_message(rdm, tmp_path):

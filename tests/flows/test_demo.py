@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from flows.config import Demo
 from flows.demo import demo, evaluation_of
-from flows.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm
+from flows.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm, evaluation_plan
 from flows.findings import ROWS, summary
-from storage.errors import ArtifactMismatch
+from storage.errors import ArtifactMismatch, ArtifactMissing
 
 
 def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo, capfd):
@@ -43,3 +44,8 @@ def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditione
         evaluate_rdm(config.model_copy(update={"name": "own", "judge_clip": "rdm-shapes:built-in"}))
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
         evaluate_rdm(config.model_copy(update={"name": "own", "extractor": "clip:rdm-shapes:built-in"}))
+
+
+def test_an_evaluation_of_what_is_not_there_says_what_makes_it(tmp_path):
+    with pytest.raises(ArtifactMissing, match="no artifact runs/shapes.*`rdm demo` makes everything"):
+        evaluation_plan(evaluation_of(Demo(root=tmp_path)))

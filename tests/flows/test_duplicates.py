@@ -1,16 +1,26 @@
 """Images that stand in a database twice, and images of another set that are in it already."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from flows import find_neighbors as tables
 from flows.build_database import build_database
 from flows.config import BuildDatabase, FindNeighbors, ImportImages
 from flows.duplicates import duplicates
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
 from flows.look_config import FindDuplicates
-from rdm_core.duplicates import altered_copies, groups_of
+from rdm_core.duplicates import (
+    SAME_AT_A_GLANCE,
+    Cap,
+    altered_copies,
+    at_a_glance,
+    calibrated_cap,
+    groups_of,
+)
 from rdm_core.errors import RequestError
 from rdm_core.images import encode
 from rdm_core.shapes import world
@@ -93,6 +103,79 @@ def test_what_cannot_be_compared_is_refused(planted, small_world, monkeypatch):
     monkeypatch.setattr("flows.database.OpenDatabase.images", lambda self, keys: {})
     with pytest.raises(RequestError, match="Give one: 0.95"):
         duplicates(FindDuplicates(root=planted, database="database"))
+
+
+@pytest.mark.parametrize("file", ["keys", "out"])
+def test_where_a_large_part_would_be_copies_it_says_so_and_writes_nothing_unless_forced(
+    planted, tmp_path, file
+):
+    wanted = tmp_path / ("keys.txt" if file == "keys" else "pairs.html")
+    asked = {"root": planted, "database": "database", "cap": 0.1}
+    text, value = duplicates(FindDuplicates(**asked))
+    assert value["surplus"] == 27 and value["doubts"] == [
+        "27 of 28 rows (96 %) would be copies of another one"
+    ]
+    assert "doubtful: 27 of 28 rows (96 %) would be copies" in text
+    with pytest.raises(RequestError, match="27 of 28 rows .*Nothing was written.*--force"):
+        duplicates(FindDuplicates(**asked, **{file: wanted}))
+    assert not wanted.exists()
+    duplicates(FindDuplicates(**asked, **{file: wanted}, force=True))
+    assert wanted.exists()
+
+
+def test_a_cap_that_different_pictures_pass_is_doubted_and_nothing_is_written(
+    planted, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("rdm_core.duplicates.calibrated_cap", lambda *_: Cap(0.98, 0.25))
+    keys = tmp_path / "keys.txt"
+    told = "25.0 % of the 28 images it was calibrated with have a different picture above it"
+    with pytest.raises(RequestError, match=told):
+        duplicates(FindDuplicates(root=planted, database="database", keys=keys))
+    assert not keys.exists()
+    duplicates(FindDuplicates(root=planted, database="database", keys=keys, force=True))
+    assert len(keys.read_text().split()) == 4
+    tables._calibrated.cache_clear()
+    names = {"queries": "test", "database": "database"}
+    wanted = FindNeighbors(root=planted, name="doubted", k=3, score_cap="calibrated", **names)
+    tables.neighbors_plan(wanted)
+    tables._calibrated.cache_clear()
+    assert f"doubt this cap: {told}" in capsys.readouterr().err
+
+
+class AllAlike:
+    """An encoder to which every picture is the same."""
+
+    def encode_images(self, images):
+        count = len(list(images))
+        return np.ones((count, 4), np.float32) / 2, np.ones(count, np.float32)
+
+
+def test_calibration_tells_different_pictures_from_copies_by_their_pixels():
+    plain = {"style": "photograph", "background": "light", "size": "large"}
+    shown = [("red", "circle", "top left"), ("blue", "star", "bottom right"), ("green", "ring", "centre")]
+    pictures = [
+        world.render(world.Factors(colour=c, shape=s, position=p, **plain), 64, 1) for c, s, p in shown
+    ]
+    for image in pictures:
+        glances = [at_a_glance(one) for one in (image, *altered_copies(image))]
+        assert min(float(glances[0] @ other) for other in glances[1:]) > SAME_AT_A_GLANCE
+    alike = np.full((3, 4), 0.5, np.float32)
+    assert calibrated_cap(AllAlike(), [pictures[0]] * 3, alike).mistaken == 0, "copies are no mistake"
+    nearer = 1.001 * alike  # a copy's cosine is the cap, and these are above it
+    assert calibrated_cap(AllAlike(), pictures, nearer).mistaken == 1
+
+
+def test_a_page_of_copies_is_not_called_a_search(planted, tmp_path):
+    duplicates(FindDuplicates(root=planted, database="database", out=tmp_path / "pairs.html"))
+    page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
+    assert "<title>Copies in database</title>" in page and "<h1>Copies</h1>" in page
+    assert "Found" not in page and "Search" not in page
+
+
+def test_the_pairs_are_saved_as_a_table(planted, tmp_path):
+    value = duplicates(FindDuplicates(root=planted, database="database", out=tmp_path / "p.json"))[1]
+    assert json.loads((tmp_path / "p.json").read_text(encoding="utf-8")) == value["pairs"]
+    assert len(value["pairs"]) == 4
 
 
 def test_chains_of_pairs_are_one_group():

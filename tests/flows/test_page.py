@@ -102,6 +102,7 @@ def test_numbers_carry_their_intervals():
     assert page.estimate_text(ESTIMATE, 2) == "0.50 [0.40, 0.60]"
     assert page.percent({"mean": -0.177, "low": -0.19, "high": -0.165}) == "−17.7 % [−19.0, −16.5]"
     assert page.percent(0.01) == "1.0 %" and page.number(-1.5, 1) == "−1.5"
+    assert page.number(-0.00001) == "0.0000" and page.percent(-1e-9, signed=True) == "+0.0 %"
     assert (
         page.percent(None) == page.estimate_text(None) == page.number(float("nan")) == page.percent(float("nan")) == page.ABSENT
     )

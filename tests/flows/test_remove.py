@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from flows.build_database import build_database, embed_images
+from flows.cli import main
 from flows.config import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images
+from flows.rehearse import rehearse
 from flows.remove import remove_keys
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
@@ -34,9 +36,13 @@ def keys_in(root, name="shapes"):
     return read_columns(open_artifact(root, "embeddings", name), ["key"])["key"].to_pylist()
 
 
-def remove(root, *keys, database="shapes", **options):
+def asking(root, *keys, database="shapes", **options):
     (root / "keys.txt").write_text("# asked for by the author\n" + "".join(f"{key}\n\n" for key in keys))
-    return remove_keys(RemoveKeys(root=root, database=database, keys_file=root / "keys.txt", **options))
+    return RemoveKeys(root=root, database=database, keys_file=root / "keys.txt", **options)
+
+
+def remove(root, *keys, **options):
+    return remove_keys(asking(root, *keys, **options))
 
 
 def embed(root, name="shapes"):
@@ -80,10 +86,49 @@ def taken_out(small_world, tmp_path_factory):
     drawn = read_samples(samples)[0]["neighbor_keys"][0]
     gone = [drawn, next(key for key in before if key != drawn)]
     asked = [drawn.rpartition("-")[0], gone[1]]
+    state = state_of(root)
+    rehearsal = rehearse(asking(root, *asked))
+    untouched = state_of(root) == state
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.build_database.encoder_of", no_encoder)
         removal = remove(root, *asked)
-    return SimpleNamespace(root=root, before=before, old=old, asked=asked, gone=gone, removal=removal, samples=samples)
+    return SimpleNamespace(
+        root=root, before=before, old=old, asked=asked, gone=gone, removal=removal, samples=samples,
+        rehearsal=rehearsal, untouched=untouched,
+    )  # fmt: skip
+
+
+# What is rehearsed
+
+
+def test_a_rehearsal_names_rows_tables_runs_and_samples_and_changes_nothing(taken_out):
+    text, value = taken_out.rehearsal
+    assert taken_out.untouched
+    assert sorted(value["rows_removed"]) == sorted(taken_out.gone)
+    tables = ["neighbors/cross", "neighbors/shapes"]
+    assert [name.partition("@")[0] for name in value["searched_again"]] == tables and value["stale"] == []
+    assert value["runs"] == taken_out.removal.told()[1]["runs"] and len(value["runs"]) == 1
+    assert taken_out.samples.reference in {one["reference"] for one in value["holders"]}
+    for told in ("2 rows would be taken out", *taken_out.gone, "runs/small@", "nothing has changed"):
+        assert told in text
+    drawn = text.index("drawn from them:")
+    assert drawn < text.index(taken_out.samples.reference) < text.index("hold them today:")
+
+
+def test_a_rehearsal_is_refused_as_the_removal_would_be(root):
+    with pytest.raises(StorageError, match="does not hold nobody"):
+        rehearse(asking(root, "nobody"))
+
+
+def test_the_dry_run_of_the_command_is_the_rehearsal(root, capsys, monkeypatch):
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+    config = asking(root, "shapes-shapes-000001")
+    words = ["--root", str(root), "--database", "shapes", "--keys", str(config.keys_file), "--dry-run"]
+    assert main(["remove", *words]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("1 rows would be taken out of the database shapes; nothing has changed")
+    assert "  shapes-shapes-000001-00\n" in told and "no sample was drawn from them" in told
+    assert not removals_file(root, "shapes").exists()
 
 
 # What is published
@@ -295,7 +340,7 @@ def test_unknown_keys_go_on_the_list_when_that_is_asked_for(root):
 def test_a_key_that_means_a_crop_of_one_image_and_all_of_another_is_refused(root, monkeypatch):
     both = [*keys_in(root), "shapes-shapes-000001-00-00"]
     column = SimpleNamespace(to_pylist=lambda: both)
-    monkeypatch.setattr("flows.remove.read_columns", lambda *_: {"key": column})
+    monkeypatch.setattr("flows.rehearse.read_columns", lambda *_: {"key": column})
     with pytest.raises(StorageError, match="both one crop of an image and another image are called shapes-shapes-000001-00"):
         remove(root, "shapes-shapes-000001-00")
     assert not removals_file(root, "shapes").exists()

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import polars
 import pytest
 
 from flows import encoders
@@ -17,6 +18,7 @@ from rdm_core.search import Searcher, build_index
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.saved import FOUND, save_rows
 from storage.shards import read_some_images
 
 
@@ -134,8 +136,39 @@ def test_the_result_is_json(small_world):
 def test_a_search_without_a_query_and_a_sheet_of_no_kind_are_refused():
     with pytest.raises(ValueError, match="give something to look for"):
         SearchDatabase(database="a")
-    with pytest.raises(ValueError, match="ends with neither .html nor .png"):
+    with pytest.raises(ValueError, match="ends with none of .html, .png, .csv, .parquet, .json"):
         SearchDatabase(database="a", texts=("a",), out="x.gif")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_a_result_is_saved_as_a_table_a_row_an_answer(small_world, tmp_path, ending):
+    file = tmp_path / f"found.{ending}"
+    text, value = look(small_world, texts=("a red circle", "a star"), k=2, out=file)
+    read = {"csv": polars.read_csv, "parquet": polars.read_parquet, "json": polars.read_json}[ending]
+    rows = read(file).to_dicts()
+    assert f"table: {file}" in text and value["out"] == str(file)
+    assert [(row["query"], row["rank"]) for row in rows] == [
+        ("a red circle", 1), ("a red circle", 2), ("a star", 1), ("a star", 2)]  # fmt: skip
+    found = [hit for query in value["queries"] for hit in query["found"]]
+    for row, hit in zip(rows, found, strict=True):
+        captions = json.loads(row["captions"]) if ending == "csv" else row["captions"]
+        assert row | {"captions": captions} == {"query": row["query"], "rank": row["rank"], **hit}
+
+
+def test_an_empty_result_is_a_table_with_its_columns(tmp_path):
+    save_rows(tmp_path / "none.parquet", [], FOUND)
+    save_rows(tmp_path / "none.csv", [], FOUND)
+    assert polars.read_parquet(tmp_path / "none.parquet").columns == FOUND.names
+    assert (tmp_path / "none.csv").read_text().strip() == ",".join(FOUND.names)
+
+
+def test_what_a_caption_or_author_holds_forges_no_line(small_world, monkeypatch):
+    steering = "red\x1b[31m\n  0.9999  forged"
+    credit = {"captions": [steering], "author": steering, "licence": steering, "source_url": None}
+    credits = lambda self, rows: [{"key": "k", "source_key": "s", **credit} for _ in rows]  # noqa: E731
+    monkeypatch.setattr("flows.database.OpenDatabase.credits", credits)
+    text, _ = look(small_world, texts=("a\nb",), k=2)
+    assert len(text.splitlines()) == 3 and "\x1b" not in text
 
 
 def test_more_rows_than_there_are_cost_no_more_than_all_of_them(small_world):

@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from rdm_core.errors import RequestError
+from rdm_core.provenance import RECORD as RECORD_KEYWORD
 from rdm_core.provenance import encode_png, read_record
 
 RECORD = {"query": "ein Kreis ○ 🎨", "seed": 7, "neighbor_keys": ["a", "ä"], "scores": [0.25, -1.0], "database": None}
@@ -60,6 +61,34 @@ def test_a_damaged_file_gives_the_record_or_one_kind_of_error(image):
         except RequestError:
             refused += 1
     assert refused > len(data) / 2
+
+
+def with_chunk(image: np.ndarray, text: str) -> bytes:
+    """A picture with a text chunk called as ours is."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(RECORD_KEYWORD, text)
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "png", pnginfo=chunks)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5", "null", "true", '"hello"', "[1, 2]", "{}", "{", "", "[" * 100_000, '{"a":' * 100_000,
+        '{"query": 1}', '{"query": "a", "seed": 1, "neighbor_keys": [{"a": 1}]}',
+        '{"query": "a", "seed": {"a": 1}, "neighbor_keys": []}', '{"a": "' + "x" * 3_000_000 + '"}',
+    ],
+    ids=lambda text: text[:16],
+)  # fmt: skip
+def test_a_chunk_of_another_program_that_has_our_keyword_is_no_record(image, text):
+    with pytest.raises(RequestError, match="theirs.png: holds (no|a) record"):
+        read_record(with_chunk(image, text), "theirs.png")
+
+
+def test_half_a_letter_in_a_record_is_read_as_it_stands(image):
+    told = '{"query": "a \\ud83d dog", "seed": 1, "neighbor_keys": []}'
+    assert read_record(with_chunk(image, told), "x.png")["query"] == "a \ud83d dog"
 
 
 def test_a_picture_too_large_to_open_is_refused(image, monkeypatch):

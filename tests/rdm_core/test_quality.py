@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rdm_core.metrics import estimate_over_seeds
 from rdm_core.quality import MEASURES, frechet_distance, kernel_distance, quality
@@ -56,3 +57,10 @@ def test_an_interval_over_seeds_is_students():
     found = estimate_over_seeds([1.0, 2.0, 3.0])
     assert found.mean == 2 and found.high - found.mean == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
     assert estimate_over_seeds([5.0]).low == estimate_over_seeds([5.0]).high == 5
+
+
+def test_a_frechet_distance_is_never_below_zero(monkeypatch):
+    a = np.random.default_rng(0).standard_normal((20, 4))
+    rounded = torch.tensor(-1e-9, dtype=torch.float64)
+    monkeypatch.setattr("rdm_core.quality.FrechetInceptionDistance.compute", lambda self: rounded)
+    assert str(frechet_distance(a, a)) == "0.0"

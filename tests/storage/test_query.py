@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,11 +11,12 @@ import pytest
 from storage.artifact import Plan, artifacts, open_artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
-from storage.errors import ArtifactDamaged
+from storage.errors import ArtifactDamaged, StorageError
 from storage.neighbors import write_neighbors
 from storage.query import VIEWS, QueryError, query
+from storage.removals import add_removals
 from storage.runs import append_metrics
-from storage.shards import write_shard
+from storage.shards import read_images, write_shard
 
 
 @pytest.fixture
@@ -122,8 +124,67 @@ def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text()) == found.rows()
     with (tmp_path / "out.csv").open() as file:
         assert [json.loads(row["captions"]) for row in csv.DictReader(file)] == [row["captions"] for row in found.rows()]
-    with pytest.raises(QueryError, match="its ending is none of .parquet, .csv, .json"):
+    with pytest.raises(StorageError, match="its ending is none of .parquet, .csv, .json"):
         found.save(tmp_path / "out.xlsx")
+
+
+def test_names_that_differ_by_case_alone_are_told_apart(root, make, sample):
+    make("shards", "Coco", lambda d, n: write_shard(d, n, [sample(7)]))
+    assert rows(root, "SELECT artifact, count(*) FROM shards GROUP BY ALL ORDER BY ALL") == [
+        ("Coco", 1), ("coco", 3), ("own", 1)]  # fmt: skip
+    assert rows(root, 'SELECT count(*) FROM shards."Coco"') == [(1,)]
+    assert rows(root, "SELECT count(*) FROM SHARDS.coco") == [(3,)]
+    for both in ('shards."Coco", shards."coco"', "shards.COCO"):
+        with pytest.raises(QueryError, match="Coco and coco differ by case alone"):
+            query(root, f"SELECT 1 FROM {both}")
+    assert rows(root, "SELECT count(*) FROM embeddings.COCO") == [(3,)], "where there is no doubt"
+
+
+def test_every_stored_picture_is_found_by_its_place_in_its_tar(root):
+    found = query(root, "SELECT * FROM pictures ORDER BY ALL").rows()
+    assert [(row["artifact"], row["key"]) for row in found] == rows(
+        root, "SELECT artifact, key FROM shards WHERE status = 'ok' ORDER BY ALL"
+    )
+    assert len(found) == 3
+    for row in found:
+        stored = dict(read_images(open_artifact(root, "shards", row["artifact"]), "00000"))
+        with Path(row["tar"]).open("rb") as tar:
+            tar.seek(row["position"])
+            assert tar.read(row["bytes"]) == stored[row["key"]] and row["format"] == "png"
+
+
+def test_a_damaged_tar_is_told(root):
+    (tar,) = open_artifact(root, "shards", "own").files(".tar")
+    tar.write_bytes(b"x" * tar.stat().st_size)
+    with pytest.raises(StorageError, match="damaged tar"):
+        query(root, "SELECT * FROM pictures")
+
+
+def test_what_was_taken_out_of_a_database_is_listed(root):
+    assert rows(root, "SELECT * FROM removed") == []
+    add_removals(root, "coco", ["folder-2-00", "folder-1"])
+    assert rows(root, "SELECT * FROM removed") == [("coco", "folder-1"), ("coco", "folder-2-00")]
+
+
+def test_which_runs_were_trained_with_an_image_is_asked_over_all_versions(root, make):
+    old, new = sorted(artifacts(root, "embeddings", "coco"), key=lambda a: a.version)
+    table = open_artifact(root, "neighbors", "coco")
+    for at, embeddings in enumerate((old, new)):
+        inputs = {"database": embeddings.fingerprint, "neighbors": table.fingerprint, "latents": "gone"}
+        write = lambda d, n, at=at: append_metrics(d, {"step": at}) or 1  # noqa: E731
+        make("runs", "trained", write, inputs=inputs)
+    first, second = sorted(artifacts(root, "runs", "trained"), key=lambda a: a.version)
+    asked = "SELECT run, id, role, artifact FROM seen WHERE key = '{}' ORDER BY version"
+    assert rows(root, asked.format("folder-2-00")) == [("trained", second.id, "database", new.reference)]
+    assert rows(root, asked.format("a")) == [
+        ("trained", run.id, "neighbors", table.reference) for run in (first, second)
+    ]
+    unknown = "SELECT run, version FROM seen WHERE key IS NULL AND role = 'latents' ORDER BY 2"
+    assert rows(root, unknown) == [("trained", 1), ("trained", 2)]
+
+
+def test_where_no_run_is_there_none_has_seen_anything(tmp_path):
+    assert rows(tmp_path, "SELECT * FROM seen") == rows(tmp_path, "SELECT * FROM pictures") == []
 
 
 def test_an_unfinished_build_is_not_seen(root):
@@ -146,7 +207,7 @@ def test_what_json_or_a_file_cannot_hold_is_told_or_told_otherwise(root, tmp_pat
     for ending in ("csv", "json"):
         found.save(tmp_path / f"out.{ending}")
         assert "2020-01-01" in (tmp_path / f"out.{ending}").read_text()
-    with pytest.raises(QueryError, match="out.parquet: parquet cannot hold it .*CAST the column"):
+    with pytest.raises(StorageError, match="out.parquet: parquet cannot hold it .*CAST the column"):
         found.save(tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 

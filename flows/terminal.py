@@ -1,0 +1,61 @@
+"""What reaches a terminal: text that it can show, and nothing that would steer it.
+
+Captions, authors, file names and the messages that name them come from anywhere. A control sequence
+in one of them could clear a screen, recolour it or forge a line of a table; a letter that the
+locale's encoding lacks would end the command with an error of its own.
+"""
+
+import re
+import sys
+from typing import TextIO
+
+_STEERING = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for the tab and the line end
+    "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # line breaks and reversals of direction
+    "\ud800-\udfff"  # halves of a letter, and the bytes of a name that is no UTF-8
+)
+_ANYWHERE, _IN_A_LINE = re.compile(f"[{_STEERING}]"), re.compile(f"[{_STEERING}\n\t]")
+_PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", "-|+++++++++..-\"\"")
+"""What tables are drawn with -> the same where the encoding has no such letters."""
+
+
+def shown(text: object) -> str:
+    """The text with what would steer a terminal as its escape (\\x1b); line ends and tabs stay."""
+    return _ANYWHERE.sub(_escape, str(text))
+
+
+def on_one_line(text: object) -> str:
+    """The same for a value in a line or a table: a line end inside it is an escape too."""
+    return _IN_A_LINE.sub(_escape, str(text))
+
+
+def escape_what_cannot_be_shown() -> None:
+    """From here on a letter that a stream's encoding lacks is written as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # nobody's terminal where it cannot
+            stream.reconfigure(errors="backslashreplace")
+
+
+def tell(text: object, stream: TextIO | None = None) -> None:
+    """Write the text and a line end to standard output or another stream, at once."""
+    told, to = shown(text), stream or sys.stdout
+    if not _has_boxes(to):
+        told = told.translate(_PLAIN_BOXES)
+    print(told, file=to, flush=True)
+
+
+def _has_boxes(stream: TextIO) -> bool:
+    try:
+        "─".encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _escape(match: re.Match[str]) -> str:
+    if match[0] in "\n\t":
+        return {"\n": "\\n", "\t": "\\t"}[match[0]]
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,0 +1,89 @@
+"""Views that no artifact is one of: where each picture lies, what each run was trained with, what was removed."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage.artifact import Artifact, artifacts, with_fingerprint
+from storage.errors import FormatError
+from storage.removals import read_removals
+
+PICTURES = pa.schema(
+    [
+        ("artifact", pa.string()), ("key", pa.string()), ("format", pa.string()), ("tar", pa.string()),
+        ("position", pa.int64()), ("bytes", pa.int64()),
+    ]
+)  # fmt: skip
+"""The stored image of a key: `bytes` bytes of the file `tar`, from `position` on."""
+REMOVED = pa.schema([("database", pa.string()), ("key", pa.string())])
+"""A line of a database's removal list: a key, or a source key for every crop of an image."""
+_NAMED_BY = {"database": "embeddings", "latents": "latents", "neighbors": "neighbors"}
+"""Input of a run -> its kind; an index holds no other rows than its embeddings."""
+_NO_SEEN = (
+    "SELECT NULL::TEXT AS run, NULL::TEXT AS id, NULL::BIGINT AS version, NULL::TEXT AS role, "
+    "NULL::TEXT AS artifact, NULL::TEXT AS key WHERE false"
+)
+
+
+def pictures(shards: Sequence[Artifact]) -> pa.Table:
+    """Where the image of every key lies, by the heads of the tars; no image is read."""
+    rows: dict[str, list] = {name: [] for name in PICTURES.names}
+    for artifact in shards:
+        for path in artifact.files(".tar"):
+            for name, position, size in _members(path):
+                key, _, ending = name.rpartition(".")
+                if ending in ("jpg", "png"):
+                    told = (artifact.name, key, ending, str(path), position, size)
+                    for column, value in zip(rows.values(), told, strict=True):
+                        column.append(value)
+    return pa.table(rows, schema=PICTURES)
+
+
+def removed(root: Path) -> pa.Table:
+    """What was taken out of each database."""
+    names = sorted({artifact.name for artifact in artifacts(root, "embeddings")})
+    rows = [{"database": name, "key": key} for name in names for key in sorted(read_removals(root, name))]
+    return pa.Table.from_pylist(rows, schema=REMOVED)
+
+
+def seen(root: Path) -> tuple[str, list[Path]]:
+    """SQL for every sample that each version of each run was trained with, and the files it reads.
+
+    A row a run, role and sample: `latents` it learned to draw, `neighbors` it was given while it
+    learned, `database` these were retrieved from. Where what a run was trained with is not under
+    this root, `artifact` and `key` are null: nobody can tell.
+    """
+    selects, files = [_NO_SEEN], []
+    for run in artifacts(root, "runs"):
+        for role, kind in _NAMED_BY.items():
+            if role in run.inputs:
+                select, read = _seen_as(root, run, role, kind)
+                selects.append(select)
+                files += read
+    return " UNION ALL ".join(selects), files
+
+
+def _seen_as(root: Path, run: Artifact, role: str, kind: str) -> tuple[str, list[Path]]:
+    told = f"'{run.name}' AS run, '{run.id}' AS id, {run.version}::BIGINT AS version, '{role}' AS role"
+    held = with_fingerprint(root, kind, run.inputs[role])
+    if held is None:
+        return f"SELECT {told}, NULL::TEXT AS artifact, NULL::TEXT AS key", []
+    files = held.files(".parquet")
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    given = "unnest(keys)" if kind == "neighbors" else "key"
+    table = f"(SELECT DISTINCT {given} AS key FROM read_parquet([{listed}])) WHERE key <> ''"
+    return f"SELECT {told}, '{held.reference}' AS artifact, key FROM {table}", files
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, position and bytes of each member. Raises FormatError for a damaged tar."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.size < 0:  # some versions of tarfile would walk in a circle
+                    raise tarfile.ReadError(f"{member.name} has a negative size")
+                yield member.name, member.offset_data, member.size
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:
+        raise FormatError(path, f"damaged tar ({error})", "Run `rdm check` on it, then import again.") from error

@@ -1,0 +1,143 @@
+"""What is printed neither steers a terminal nor fails because the terminal lacks a letter."""
+
+import io
+import sys
+
+import pytest
+
+from flows import arguments, commands, progress
+from flows.cli import main
+from flows.config import ImportImages
+from flows.sample_config import SampleRDM
+from flows.terminal import escape_what_cannot_be_shown, on_one_line, shown, tell
+
+STEERING = {
+    "\x1b[31mred": "\\x1b[31mred",
+    "\x1b]0;title\x07": "\\x1b]0;title\\x07",
+    "a\rb": "a\\x0db",
+    "\x9b2J": "\\x9b2J",
+    "a\x08b\x00c\x7f": "a\\x08b\\x00c\\x7f",
+    "\u202egnp.exe": "\\u202egnp.exe",
+    "one\u2028two": "one\\u2028two",
+    "caf\udce9": "caf\\xe9",
+    "\ud83d": "\\ud83d",
+}
+KEPT = ["plain", "Zoë Müller – 日本 🐕", "👨\u200d👩\u200d👧", "a\tb\nc", "שלום"]
+
+
+@pytest.mark.parametrize("text", STEERING)
+def test_what_would_steer_a_terminal_is_told_as_its_escape(text):
+    assert shown(text) == on_one_line(text) == STEERING[text]
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_everything_else_stays(text):
+    assert shown(text) == text
+
+
+def test_a_line_end_in_a_value_forges_no_line():
+    assert on_one_line("a\n  0.9999  forged\tb") == "a\\n  0.9999  forged\\tb"
+
+
+@pytest.mark.parametrize(
+    "encoding, told",
+    [("ascii", "caf\\xe9 |-+ \\u65e5\n"), ("iso-8859-1", "café |-+ \\u65e5\n"), ("utf-8", "café │─┐ 日\n")],
+)
+def test_a_letter_that_the_terminal_lacks_is_escaped_and_boxes_are_drawn_with_what_it_has(
+    monkeypatch, encoding, told
+):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    escape_what_cannot_be_shown()
+    tell("café │─┐ 日")
+    assert written.getvalue().decode(encoding) == told
+
+
+@pytest.fixture
+def answers(monkeypatch, capfd):
+    """answers(error or (text, value), *words) -> exit code, standard output and error of `rdm show`."""
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+
+    def asked(answer, *words):
+        def command(_):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(commands, "run_show", command)
+        try:
+            code = main(["show", *words])
+        except SystemExit as left:
+            code = left.code
+        return code, *capfd.readouterr()
+
+    return asked
+
+
+def test_no_way_to_the_terminal_lets_a_control_sequence_through(answers):
+    steering = "\x1b[2J\x1b]0;owned\x07"
+    value = {"author": f"{steering}\x7f"}
+    told = [*answers((steering, value)), *answers((steering, value), "--json")]
+    told += answers(OSError(2, "gone", f"{steering}.png"))
+    told += answers(arguments.UsageError(steering))
+    told += answers(("", {}), "--keep", f"{steering}")
+    assert [part for part in told if isinstance(part, int)] == [0, 0, 1, 2, 2]
+    said = "".join(part for part in told if isinstance(part, str))
+    assert "owned" in said and not set("\x1b\x07\x7f") & set(said)
+
+
+def test_progress_lines_name_nothing_raw(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_run_logger", lambda: None)
+    progress.say("import", "a", "folder of \x1b[31mred\nshards  forged")
+    assert capsys.readouterr().err.rstrip().endswith("folder of \\x1b[31mred\\nshards  forged")
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [("café", "café"), ("caf\udcc3\udca9", "café"), ("caf\udce9", "caf\udce9"), ("a\ud83d", "a\ud83d")],
+)
+def test_what_is_typed_is_utf8_where_its_bytes_are_whatever_the_locale(typed, meant):
+    assert arguments.typed(typed) == meant
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "--database", "a", "--text", "caf\udce9"],
+        ["search", "--database", "a", "--key", "caf\udce9"],
+        ["search", "--database", "caf\udce9", "--text", "a"],
+        ["search", "--database", "a", "--set", 'texts=["\\ud83d"]'],
+        ["search", "--database", "a", "--text", "a", "--set", 'templates=["{} \\ud83d"]'],
+        ["sample", "--run", "r", "--class", "caf\udce9"],
+        ["sample", "--run", "r", "--set", "negative=caf\udce9"],
+        ["sample", "--run", "r", "--set", "sampler=caf\udce9"],
+        ["import", "folder", "p", "--name", "b", "--set", "author=caf\udce9"],
+        ["import", "folder", "p", "--name", "b\udce9"],
+        ["build", "--name", "b", "--shards", "b", "--set", "weights=/caf\udce9"],
+        ["train", "--name", "b", "--latents", "b", "--neighbors", "b", "--database", "caf\udce9"],
+        ["evaluate", "--run", "r", "--baseline", "b", "--name", "e", "--set", 'swaps={"sketch": "\\ud83d"}',
+         "--set", "heldout_latents=a", "--set", "heldout_neighbors=a"],
+    ],
+    ids=lambda words: " ".join(words[:1] + words[-2:]).encode("ascii", "backslashreplace").decode(),
+)  # fmt: skip
+def test_a_text_that_is_no_utf8_is_refused_by_name(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+    assert main([words[0], "--root", str(tmp_path), *words[1:]]) == 2
+    assert "is not UTF-8 text; write it in UTF-8" in capsys.readouterr().err
+
+
+def test_a_root_or_a_query_that_is_no_utf8_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        main(["show", "--root", f"{tmp_path}/caf\udce9"])
+    assert left.value.code == 2 and "is not UTF-8. Rename the folder" in capsys.readouterr().err
+    assert main(["query", "--root", str(tmp_path), "SELECT 'caf\udce9'"]) == 1
+    assert "caf\\xe9' is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_utf8_is_taken_and_told_as_text():
+    asked = SampleRDM(name="a", run="r", images=("caf\udce9.png",), inpaint="\udce9", mask="m")
+    assert str(asked.images[0]) == "caf\udce9.png"
+    assert asked.model_dump(mode="json")["images"] == ["caf\\xe9.png"]
+    assert asked.model_dump(mode="json")["inpaint"] == "\\xe9"
+    assert '"path":"caf\\\\xe9"' in ImportImages(name="a", path="caf\udce9").model_dump_json()
