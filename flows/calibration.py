@@ -3,8 +3,8 @@
 import numpy as np
 
 from flows.database import OpenDatabase
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import decode
 from storage.embeddings import read_columns
 
 CALIBRATED_WITH = 200

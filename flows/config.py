@@ -94,6 +94,8 @@ class Images(Parameters):
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: PositiveInt = 268_435_456
     """Files with more bytes are rejected unread."""
+    min_side: PositiveInt = 16
+    """Images with a shorter side, in pixels, are rejected."""
     dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")
     """folder: name of the dataset, the first part of every key; give each folder its own."""
     licence: str | None = None

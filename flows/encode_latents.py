@@ -24,8 +24,8 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
+from rdm_core.decode import decode
 from rdm_core.device import best_device
-from rdm_core.images import decode
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build

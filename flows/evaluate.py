@@ -22,10 +22,10 @@ from flows.train_worker import data_of
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.context import nothing
 from rdm_core.data import TrainingData
+from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.features import load_features
 from rdm_core.generate import Guidance
-from rdm_core.images import decode
 from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate, estimate_over_seeds
 from rdm_core.quality import MEASURES, quality
 from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from flows.config import ImportImages
 from flows.progress import Clock, say
 from flows.stage import (
@@ -18,7 +20,8 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
+from rdm_core.decode import DecodeLimits, ImageRejected, decoded
+from rdm_core.images import Box, crop_rng, crop_windows, encode
 from rdm_core.shapes import world
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current
 from storage.atomic import sha256_of
@@ -111,17 +114,24 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
         yield shapes_sample(int(image.source_id.rsplit("-", 1)[1]), config)
         return
     try:
-        pixels = decode(read_image(image, config), decode_limits(config), image.rotation_degrees)
+        windows, (height, width) = windows_of(image, config)
     except ImageRejected as rejection:
         yield EncodedSample(record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail))
         return
-    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
-    windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
     for number, (window, box) in enumerate(windows):
         data = encode(window, config.encoding, config.quality)
-        facts = {"original_height": pixels.shape[0], "original_width": pixels.shape[1], "crop": box, "sha256": sha256_of(data)}
+        facts = {"original_height": height, "original_width": width, "crop": box, "sha256": sha256_of(data)}
         record = record_of(image, number, width=config.size, height=config.size, **facts)
         yield EncodedSample(record, data, config.encoding)
+
+
+def windows_of(image: SourceImage, config: ImportImages) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
+    """What is cut out of an image, each with its box, and the image's height and width. Raises ImageRejected."""
+    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
+    limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side)
+    with decoded(read_image(image, config), limits, image.rotation_degrees) as pixels:
+        windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
+        return windows, pixels.shape[:2]
 
 
 def read_image(image: SourceImage, config: ImportImages) -> bytes:
@@ -134,11 +144,6 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
         return image.path.read_bytes()
     except OSError as error:
         raise ImageRejected("unreadable file", error.strerror or type(error).__name__) from error
-
-
-def decode_limits(config: ImportImages) -> DecodeLimits:
-    """The limits every decode is held to."""
-    return DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
 
 
 def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:

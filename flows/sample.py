@@ -14,9 +14,10 @@ from flows.request import Opened, Request, request_of
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.context import Context
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
-from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
+from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, Part, Plan, open_artifact

@@ -7,7 +7,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rdm_core.clip import Encoder
-from rdm_core.images import centre_crop, decode, encode, resize_shorter_side
+from rdm_core.decode import decode
+from rdm_core.images import centre_crop, encode, resize_shorter_side
 
 COPIES_ABOVE = 0.95
 """Share of altered copies whose cosine with their original is above the calibrated cap."""
