@@ -4,10 +4,11 @@ import importlib
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -22,6 +23,11 @@ for _plugin in ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP"):
     importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 if not set(FORMATS) <= set(Image.OPEN):
     raise ImportError(f"this Pillow cannot read {set(FORMATS) - set(Image.OPEN)}; install Pillow >= 11.3 from a wheel")
+# Greys that Pillow decodes and does not look up: of 12 bits and of 16, 0 white, either end of a word first.
+for _order in (b"II", b"MM"):
+    for _photometric in (0, 1):
+        TiffImagePlugin.OPEN_INFO.setdefault((_order, _photometric, (1,), 1, (12,), ()), ("I;16", "I;12"))
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 READABLE = (*FORMATS, "HEIF")
 """All that is read; the decoder of HEIF (.heic) is loaded with the first of them."""
 COLOURS = "sRGB, through the ICC profile"
@@ -59,8 +65,10 @@ _OTHER_HEADS = {
 # EXIF orientation -> (transpose first, then how many quarter turns counter-clockwise); 1 is upright.
 _ORIENTATIONS = {1: (False, 0), 2: (True, 3), 3: (False, 2), 4: (True, 1),
                  5: (True, 0), 6: (False, 3), 7: (True, 2), 8: (False, 1)}  # fmt: skip
-BYTES_A_PIXEL = 18
-"""What decoding a picture and cutting windows out of it takes at its peak."""
+BYTES_A_PIXEL = {"WEBP": 16}
+"""What decoding a picture and cutting windows out of it takes at its peak, where it is more than OTHERS_BYTES_A_PIXEL."""
+OTHERS_BYTES_A_PIXEL = 11
+"""Of all other formats: measured were 5 (GIF) to 10 (AVIF, progressive JPEG)."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,8 @@ def decoded(data: bytes, limits: DecodeLimits = DecodeLimits(), rotation_degrees
     with _rejected_by_cause(stripped.data, limits):
         image = _opened(stripped.data)
         _check_size(image.size, limits)
-    with decoding_room().holding(image.width * image.height * BYTES_A_PIXEL + len(data)):
+    bytes_a_pixel = BYTES_A_PIXEL.get(image.format or "", OTHERS_BYTES_A_PIXEL)
+    with decoding_room().holding(image.width * image.height * bytes_a_pixel + len(data)):
         with _rejected_by_cause(stripped.data, limits):
             pixels = _pixels(image, stripped, limits, rotation_degrees)
         yield pixels
@@ -146,8 +155,8 @@ def _rejected_by_cause(data: bytes, limits: DecodeLimits) -> Iterator[None]:
 def _pixels(image: Image.Image, stripped: Bare, limits: DecodeLimits, rotation_degrees: int) -> np.ndarray:
     """Decode an open image, and close it."""
     with closing(image):
-        if not is_convertible(image.mode):
-            raise ImageRejected("unsupported pixels", UNCONVERTIBLE[image.mode])
+        if not is_convertible(image.mode) or _is_signed(image):
+            raise ImageRejected("unsupported pixels", UNCONVERTIBLE.get(image.mode, "signed integers"))
         image.load()
         _check_size(image.size, limits)  # of a HEIF it may be known only now
         orientation = 1 if rotation_degrees else _exif_orientation(image)
@@ -182,6 +191,11 @@ def _is_avif(data: bytes) -> bool:
 
 def _is_heif(data: bytes) -> bool:
     return not _is_avif(data) and bool(_brands(data) & _HEIF_BRANDS)
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Whether the pixels of a TIFF are signed integers; Pillow takes those of 8 bits for unsigned ones."""
+    return getattr(image, "tag_v2", {}).get(339, (1,))[0] == 2
 
 
 def _stored(image: Image.Image, stripped: Bare) -> Stored:
@@ -244,9 +258,13 @@ def _rejection(error: Exception, data: bytes, limits: DecodeLimits) -> ImageReje
 
 def _rejection_by_words(words: str, detail: str, data: bytes) -> ImageRejected:
     """Pillow raises the same types for what it does not know and for what is broken; the words differ."""
+    tags = _tiff_tags(data)
+    if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
+        return ImageRejected("unsupported pixels", f"a TIFF of compression {tags.get(259)}")
     if any(said in words for said in ("unknown pixel mode", "cannot handle", "unsupported", "not available")):
-        return ImageRejected("unsupported pixels", _tiff_kind(data) or detail)
-    return ImageRejected("truncated" if "truncated" in words else "damaged", detail)
+        return ImageRejected("unsupported pixels", _tiff_kind(tags) if tags else detail)
+    short = any(said in words for said in ("truncated", "end of file", "cannot read full"))
+    return ImageRejected("truncated" if short else "damaged", detail)
 
 
 def _foreign(data: bytes) -> ImageRejected:
@@ -274,18 +292,26 @@ def _refusal(data: bytes) -> Exception:
     return SyntaxError("the header cannot be read")
 
 
-def _tiff_kind(data: bytes) -> str | None:
-    """What the pixels of a TIFF are, in words; None where it is none, or does not say."""
-    formats = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
+def _tiff_tags(data: bytes) -> Mapping[int, Any]:
+    """The tags of a TIFF's first picture; none where it is no TIFF, or its tags cannot be read."""
+    if not data.startswith((b"II", b"MM")):
+        return {}
     try:
         file = io.BytesIO(data)
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
-        bits, kind = tags.get(258, (1,)), formats[tags.get(339, (1,))[0]]
-    except Exception:  # as above: whatever the bytes
-        return None
-    return f"a TIFF of {len(bits)} channel{'s' * (len(bits) > 1)} of {bits[0]}-bit {kind}, photometric {tags.get(262)}"
+        return {number: tags[number] for number in (258, 259, 262, 339) if number in tags}
+    except Exception:  # whatever the bytes
+        return {}
+
+
+def _tiff_kind(tags: Mapping[int, Any]) -> str:
+    """What the pixels of a TIFF are, in words."""
+    kinds = {2: "signed integers", 3: "floats", 4: "numbers of no stated kind", 5: "complex integers", 6: "complex floats"}
+    bits, kind = tags.get(258, (1,)), kinds.get(tags.get(339, (1,))[0], "integers")
+    several = f"{len(bits)} channels" if len(bits) > 1 else "1 channel"
+    return f"a TIFF of {several} of {bits[0]}-bit {kind}, photometric interpretation {tags.get(262)}"
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -1,5 +1,6 @@
 """Bytes to pixels."""
 
+import base64
 import io
 import json
 import pickle
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from rdm_core import decode as decoding
-from rdm_core.decode import DecodeLimits, ImageRejected, decode
+from rdm_core.decode import DecodeLimits, ImageRejected, decode, decoded
+from rdm_core.memory import Room
 
 AWKWARD = {
     "csv/class-descriptions-boxable.csv": "not an image",
@@ -88,6 +90,20 @@ AWKWARD = {
     "wrong_extension/prefect-logo-mark-gradient.png": (1000, 1000),
     "zero_bytes/apple-touch-icon.png": "empty file",
 }
+
+HEIC = base64.b64decode(
+    'AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAb5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAA'
+    'AAAAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB4gABAAAAAAAAAIEAAgAAAAACYwABAAAAAAAAACQAAAA4aWluZgAA'
+    'AAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA/Wlwcn'
+    'AAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroC'
+    'QGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm'
+    '5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AA'
+    'AAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQ'
+    'ABAAAArW1kYXQAAAB9KAGvBPhxZNO3/4sP///1SN7L+1UW98g/utaUv9yDn//yip/acted/b/WnMlxH9zo1Mr1xVvD'
+    'hp7vuhJMegTA5KsK6QB7SkO8M+dNZeMCQxlojmQ4MPANg4KsUVinbbUVH4yAzSnFVSMuJsxbZGM6lhMn9ElE4PyIl+'
+    'soF1wAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA='
+)
+"""64 x 32 pixels, red left of blue."""
 
 # Decodes each file named on stdin; prints a JSON line: name, shape or reason, seconds, growth of the peak RSS in bytes.
 DECODE_ALL = """
@@ -376,3 +392,37 @@ def test_the_real_photographs_all_decode(real_data):
     assert len(paths) > 400
     for path in paths[::3]:
         assert min(decode(path.read_bytes()).shape[:2]) >= 16, path
+
+
+def test_heic_is_read_and_what_is_cut_or_broken_is_told():
+    decoded = decode(HEIC)
+    assert decoded.shape == (32, 64, 3)
+    assert np.abs(decoded[16, 8].astype(int) - (200, 30, 30)).max() < 10
+    assert np.abs(decoded[16, 56].astype(int) - (30, 30, 200)).max() < 10
+    assert reason_of(HEIC[: len(HEIC) // 2]) == "truncated"
+    assert reason_of(HEIC, DecodeLimits(max_pixels=2000)) == "too many pixels"
+    assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)) == "damaged"
+    assert reason_of(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100)) == "not an image"
+
+
+def test_large_pictures_are_decoded_one_after_the_other(monkeypatch):
+    """The memory of one is held until its block ends; a small one may pass as soon as it fits."""
+    monkeypatch.setattr(decoding, "decoding_room", lambda: room)
+    data, done = file_of(Image.fromarray(noise(100, 100)), "PNG"), threading.Event()
+    room = Room(100 * 100 * decoding.OTHERS_BYTES_A_PIXEL + 2 * len(data))
+    other = threading.Thread(target=lambda: (decode(data), done.set()))
+    with decoded(data) as pixels:
+        other.start()
+        assert not done.wait(0.2)
+        assert pixels.shape == (100, 100, 3)
+    assert done.wait(10)
+    other.join(10)
+
+
+def test_a_rejected_picture_gives_its_memory_back(monkeypatch):
+    room = Room(10**6)
+    monkeypatch.setattr(decoding, "decoding_room", lambda: room)
+    for _ in range(3):
+        assert reason_of(file_of(Image.fromarray(noise(100, 100)), "PNG")[:-2000]) == "truncated"
+    with room.holding(10**6):
+        pass
