@@ -114,7 +114,9 @@ def draw_request(config: SampleRDM, run: OpenRun, request: Request, retrieved: R
 
 
 def draw(run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any) -> np.ndarray:
-    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`."""
+    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`, but for the sampler that a run of 2022
+    is drawn with."""
+    how["sampler"] = how.get("sampler") or run.sampler
     with bar(len(seeds), "sample", "image") as shown:
         return generate(
             run.denoiser, run.process, run.space, context, seeds, side=run.facts["latent_side"], steps=steps, **how,

@@ -39,10 +39,11 @@ class SampleRDM(FlowConfig):
     """Image i is drawn from seed + i."""
     steps: PositiveInt = 50
     """Sampler steps."""
-    sampler: Literal["ddim", "euler", "heun", "dpm++", "unipc"] | None = None
-    """Unless set: euler for runs trained with flow matching, ddim for the others."""
+    sampler: Literal["ddim", "ddim-2022", "euler", "heun", "dpm++", "unipc"] | None = None
+    """Unless set: euler for runs trained with flow matching, ddim-2022 for converted ones, ddim for the others. ddim takes
+    as many steps as asked for, from pure noise on; ddim-2022 those of the release: 31 for 30, from 991 of 1000 on."""
     eta: float = Field(0.0, ge=0, le=1)
-    """ddim: fresh noise at each step; 1 is the 2022 paper's setting."""
+    """ddim, ddim-2022: fresh noise at each step; 1 is the 2022 paper's setting."""
     guidance_scale: float = Field(2.0, ge=0)
     """0: without neighbors; 1: no guidance; above: stronger."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)

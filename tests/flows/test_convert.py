@@ -14,6 +14,7 @@ from flows.convert import convert_original
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from rdm_core import originals
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError, WeightsError
 from storage.embeddings import licence_counts, read_vectors
 from storage.errors import FormatError
@@ -62,6 +63,17 @@ def test_a_released_checkpoint_draws_from_text_without_a_database(tmp_path, chec
     request = SampleRDM(root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=2, steps=3)
     records = read_samples(sample_rdm(request))
     assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0]["database"] is None
+
+
+def test_a_run_of_2022_is_drawn_at_the_times_of_2022_unless_others_are_asked_for(tmp_path, checkpoint):
+    convert(tmp_path, [checkpoint])
+    drawn = {}
+    for sampler in (None, "ddim-2022", "ddim"):
+        request = SampleRDM(root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=1,
+                            steps=30, sampler=sampler)  # fmt: skip
+        drawn[sampler] = decode(sample_rdm(request).file("00000.png").read_bytes())
+    assert np.array_equal(drawn[None], drawn["ddim-2022"])
+    assert not np.array_equal(drawn[None], drawn["ddim"])
 
 
 def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(tmp_path, checkpoint, small_world):
