@@ -131,7 +131,7 @@ def windows_of(image: SourceImage, config: ImportImages) -> tuple[list[tuple[np.
     limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side)
     with decoded(read_image(image, config), limits, image.rotation_degrees) as pixels:
         windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
-        return windows, pixels.shape[:2]
+        return windows, (pixels.shape[0], pixels.shape[1])
 
 
 def read_image(image: SourceImage, config: ImportImages) -> bytes:
