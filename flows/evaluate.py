@@ -16,6 +16,7 @@ from flows.findings import summary
 from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
+from flows.revisions import plan_of
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.train_worker import data_of
@@ -93,7 +94,7 @@ def evaluation_plan(config: EvaluateRDM) -> Plan:
     swapped = {style: open_artifact(config.root, "embeddings", name) for style, name in config.swaps.items()}
     inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
-    return Plan("evaluations", config.name, config.parameters(*left_out), inputs)
+    return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
 
 
 def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:

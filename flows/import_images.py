@@ -7,6 +7,7 @@ import numpy as np
 
 from flows.config import ImportImages
 from flows.progress import Clock, say
+from flows.revisions import plan_of, revision_of
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -20,7 +21,7 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from rdm_core.decode import DecodeLimits, ImageRejected, decoded
+from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
 from rdm_core.images import Box, crop_rng, crop_windows, encode
 from rdm_core.shapes import world
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current
@@ -79,8 +80,8 @@ def list_images(config: ImportImages) -> Listing:
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = config.parameters("path") | {"images_per_part": images_per_part(config)}
-    return Plan("shards", config.name, parameters, {"source": listing.snapshot})
+    parameters = config.parameters("path") | {"images_per_part": images_per_part(config), "colours": COLOURS}
+    return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
 def images_per_part(config: ImportImages) -> int | str:
@@ -100,7 +101,7 @@ def images_per_part(config: ImportImages) -> int | str:
 
 def drawing(config: ImportImages) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
-    return config.parameters("path", "split", "count", "images_per_part")
+    return config.parameters("path", "split", "count", "images_per_part") | revision_of("shards")
 
 
 def notes_text(listing: Listing) -> str:

@@ -11,6 +11,7 @@ from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock, bar
 from flows.query_image import checked_image
 from flows.request import Opened, Request, request_of
+from flows.revisions import plan_of
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.context import Context
@@ -63,7 +64,7 @@ def sample_plan(config: SampleRDM) -> Plan:
         inputs["style_database"] = open_artifact(config.root, "embeddings", config.style_database).fingerprint
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
     files |= {name: sha256_file(checked_image(path)) for name in ("inpaint", "mask") if (path := getattr(config, name))}
-    return Plan("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
+    return plan_of("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
 
 
 def open_all(config: SampleRDM) -> Opened:

@@ -20,6 +20,7 @@ from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
+from flows.revisions import plan_of, revision_of
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.stage import NETWORK_RETRIES, building, kept, published, single_part, stage_flow, stage_task, whole
@@ -157,7 +158,7 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     parameters = learned(config) | {"encoder": encoder, "space": space}
-    return Plan("runs", config.name, parameters, fingerprints)
+    return plan_of("runs", config.name, parameters, fingerprints)
 
 
 def learned(config: TrainRDM) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     parameters = config.parameters("latents", "neighbors", "database", *WHERE)
     if not config.training.posthoc_ema:
         del parameters["training"]["posthoc_ema"]  # what is not kept changes nothing
-    return parameters
+    return parameters | revision_of("runs")
 
 
 @stage_task(
