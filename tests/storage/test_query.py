@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -160,3 +161,41 @@ def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root
     for sql in ('SELECT * FROM shards."coco"', "SELECT * FROM shards", "SELECT 'é', * FROM Shards", "DESCRIBE shards"):
         with pytest.raises(ArtifactDamaged, match="00000.parquet has .*builds it again"):
             query(root, sql)
+
+
+# Names that differ by case alone
+
+
+@pytest.fixture
+def three_cases(root, make, sample):
+    """Shards called coco (3 rows), Coco (1) and COCO (2, of an id that Coco's may be too)."""
+    make("shards", "Coco", lambda d, n: write_shard(d, n, [sample(4)]))
+    make("shards", "COCO", lambda d, n: write_shard(d, n, [sample(5), sample(6)]))
+    return root
+
+
+def test_names_that_differ_by_case_alone_are_told_apart(three_cases):
+    for name, count in (("coco", 3), ("Coco", 1), ("COCO", 2)):
+        assert rows(three_cases, f'SELECT count(*) FROM shards."{name}"') == [(count,)]
+        assert rows(three_cases, f"SELECT count(*) FROM SHARDS . {name}") == [(count,)]
+        [one] = artifacts(three_cases, "shards", name)
+        assert rows(three_cases, f'SELECT count(*) FROM shards."{name}@{one.id}"') == [(count,)]
+    together = 'SELECT (SELECT count(*) FROM shards.coco), (SELECT count(*) FROM shards."COCO"), count(*) FROM shards'
+    assert rows(three_cases, together) == [(3, 2, 7)]
+    both = 'SELECT a.key FROM shards."COCO" a JOIN shards."COCO" b USING (key) WHERE a.key <> \'shards."coco"\' -- shards.Coco'
+    assert len(rows(three_cases, both)) == 2
+
+
+def test_a_name_that_may_be_two_is_refused_with_both(three_cases):
+    with pytest.raises(QueryError, match=r'shards.cOCO may be COCO or Coco or coco, which differ by case alone.*shards."COCO"'):
+        query(three_cases, "SELECT * FROM shards.cOCO")
+
+
+def test_one_name_may_be_written_in_any_case(root):
+    assert rows(root, 'SELECT count(*) FROM shards."OWN"') == rows(root, "SELECT count(*) FROM Shards.Own") == [(1,)]
+    assert rows(root, 'SELECT count(*) FROM shards."OWN" JOIN shards.own USING (key)') == [(1,)]
+
+
+def test_a_message_keeps_the_spaces_of_a_path(root):
+    with pytest.raises(QueryError, match=re.escape("/a  b   c.parquet")):
+        query(root, "SELECT * FROM '/a  b   c.parquet'")
