@@ -3,6 +3,7 @@
 Importing this file loads neither Prefect nor torch.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -22,7 +23,9 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def local_root(root: Any) -> Any:
-    """A URL as the path of its local mirror; anything else as it is."""
+    """A URL as the path of its local mirror; anything else as it is. A path cannot hold a URL: it drops a slash."""
+    if isinstance(root, str | Path) and (halved := re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))):
+        raise ValueError(f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}")
     if isinstance(root, str) and "://" in root:
         from storage.remote import root_of
 

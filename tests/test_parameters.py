@@ -153,6 +153,13 @@ def test_a_text_in_quotes_is_what_the_quotes_hold_and_null_is_none():
     assert str(imported("path=2020").path) == "2020"
 
 
+@pytest.mark.parametrize("root", [Path("s3://bucket/x"), "s3:/bucket/x", Path("gs://b")])
+def test_a_url_that_lost_a_slash_is_no_folder(root):
+    with pytest.raises(ValidationError, match="is no folder; if it is a URL, give it as a text: (s3|gs)://b"):
+        SampleRDM(root=root, name="s", run="r")
+    assert SampleRDM(root=Path("a b/c:/d"), name="s", run="r").root == Path("a b/c:/d")
+
+
 def test_texts_inside_other_parameters_are_taken_as_they_are():
     values = assigned({}, ["images.author=1984", "images.size=64", "upstream.images.licence=2.0", "nothing.there=1"], TrainRDM)
     assert values["upstream"]["images"]["licence"] == "2.0" and values["nothing"]["there"] == 1
