@@ -258,6 +258,8 @@ def _rejection(error: Exception, data: bytes, limits: DecodeLimits) -> ImageReje
 
 def _rejection_by_words(words: str, detail: str, data: bytes) -> ImageRejected:
     """Pillow raises the same types for what it does not know and for what is broken; the words differ."""
+    if "no meta box found" in words:  # a sequence of pictures (.heics), or nothing at all
+        return ImageRejected("unsupported format", "HEIF without a still picture (no meta box)")
     tags = _tiff_tags(data)
     if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
         return ImageRejected("unsupported pixels", f"a TIFF of compression {tags.get(259)}")

@@ -401,7 +401,7 @@ def test_heic_is_read_and_what_is_cut_or_broken_is_told():
     assert np.abs(decoded[16, 56].astype(int) - (30, 30, 200)).max() < 10
     assert reason_of(HEIC[: len(HEIC) // 2]) == "truncated"
     assert reason_of(HEIC, DecodeLimits(max_pixels=2000)) == "too many pixels"
-    assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)) == "damaged"
+    assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)) == "unsupported format", "no still picture"
     assert reason_of(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100)) == "not an image"
 
 
