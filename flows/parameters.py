@@ -1,4 +1,5 @@
-"""What all parameters share: frozen, documented, refused by name where they are unknown or out of range.
+"""What all parameters share: frozen, documented, refused by name where they are unknown or out of
+range.
 
 Importing this file loads neither Prefect nor torch.
 """
@@ -23,9 +24,15 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def local_root(root: Any) -> Any:
-    """A URL as the path of its local mirror; anything else as it is. A path cannot hold a URL: it drops a slash."""
-    if isinstance(root, str | Path) and (halved := re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))):
-        raise ValueError(f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}")
+    """A URL as the path of its local mirror; anything else as it is. A path cannot hold a URL:
+    it drops a slash.
+    """
+    if isinstance(root, str | Path) and (
+        halved := re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))
+    ):
+        raise ValueError(
+            f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}"
+        )
     if isinstance(root, str) and "://" in root:
         from storage.remote import root_of
 
@@ -36,7 +43,9 @@ def local_root(root: Any) -> Any:
 class Parameters(BaseModel):
     """Frozen, documented, and refusing what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -57,7 +66,11 @@ class Parameters(BaseModel):
 def _kinds_in(annotation: Any) -> set[Any]:
     """The types that an annotation is put together from."""
     inside = get_args(annotation)
-    return set().union(*map(_kinds_in, inside)) if inside else {annotation if isinstance(annotation, type) else None}
+    return (
+        set().union(*map(_kinds_in, inside))
+        if inside
+        else {annotation if isinstance(annotation, type) else None}
+    )
 
 
 class UnderRoot(Parameters):
@@ -74,5 +87,7 @@ class FlowConfig(UnderRoot):
     """Name of the artifact that is built."""
 
     def parameters(self, *without: str) -> dict[str, Any]:
-        """JSON values of every field that belongs in a plan, `without` the references that are recorded as inputs."""
+        """JSON values of every field that belongs in a plan, `without` the references that are
+        recorded as inputs.
+        """
         return self.model_dump(mode="json", exclude={"root", "name", *without})

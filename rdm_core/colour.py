@@ -1,7 +1,8 @@
 """Decoded pixels of any kind -> 8-bit sRGB, as a viewer shows them.
 
-A file's ICC profile is followed where it fits its pixels; without one, or with one that cannot be used, they are sRGB.
-Everything is done band by band, so that a large picture is never held in three forms at once.
+A file's ICC profile is followed where it fits its pixels; without one, or with one that cannot
+be used, they are sRGB. Everything is done band by band, so that a large picture is never held in
+three forms at once.
 """
 
 import io
@@ -21,7 +22,12 @@ SAME_COLOUR = 2
 """Levels of 255: a profile that moves no colour by more is sRGB, and is not applied."""
 _SPACE_OF = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 """Pillow's mode -> the colour space of the profiles that fit it."""
-UNCONVERTIBLE = {"I": "integers of more than 16 bits, or signed", "F": "floats", "LAB": "Lab", "HSV": "HSV"}
+UNCONVERTIBLE = {
+    "I": "integers of more than 16 bits, or signed",
+    "F": "floats",
+    "LAB": "Lab",
+    "HSV": "HSV",
+}
 """Pillow's modes from which there is no agreed way to 8-bit RGB, in words."""
 
 
@@ -45,11 +51,15 @@ def is_convertible(mode: str) -> bool:
 
 
 def to_srgb(image: Image.Image, stored: Stored = Stored()) -> np.ndarray:
-    """uint8 [H, W, 3] of a loaded Pillow image whose mode is convertible; what is transparent lies over white."""
+    """uint8 [H, W, 3] of a loaded Pillow image whose mode is convertible; what is transparent
+    lies over white.
+    """
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for top, bottom in _bands(image.width, image.height):
         band = image.crop((0, top, image.width, bottom))
-        pixels[top:bottom] = _deep(band, stored) if band.mode.startswith("I;16") else _shallow(band, stored)
+        pixels[top:bottom] = (
+            _deep(band, stored) if band.mode.startswith("I;16") else _shallow(band, stored)
+        )
     return pixels
 
 
@@ -76,15 +86,21 @@ def _shallow(band: Image.Image, stored: Stored) -> np.ndarray:
         return np.asarray(_converted(band, stored.profile))
     layer = band if band.mode in ("RGBA", "LA") else band.convert("RGBA")
     white = Image.new("RGB", layer.size, (255, 255, 255))
-    white.paste(_converted(layer.convert(layer.mode[:-1]), stored.profile), mask=layer.getchannel("A"))
+    white.paste(
+        _converted(layer.convert(layer.mode[:-1]), stored.profile), mask=layer.getchannel("A")
+    )
     return np.asarray(white)
 
 
 def _is_clear(pixels: np.ndarray, stored: Stored) -> np.ndarray:
-    """Which pixels [H, W] have the transparent colour. Pillow scales 2 and 4 bits up to 8, and keeps the upper 8 of 16."""
+    """Which pixels [H, W] have the transparent colour. Pillow scales 2 and 4 bits up to 8, and
+    keeps the upper 8 of 16.
+    """
     assert stored.clear is not None, "only called where there is one"
     scales = {1: 1, 2: 85, 4: 17, 8: 1}
-    wanted = [value >> 8 if stored.depth == 16 else value * scales[stored.depth] for value in stored.clear]
+    wanted = [
+        value >> 8 if stored.depth == 16 else value * scales[stored.depth] for value in stored.clear
+    ]
     return (pixels.reshape(*pixels.shape[:2], -1) == wanted).all(axis=2)
 
 
@@ -109,7 +125,8 @@ def _converted(image: Image.Image, profile: bytes | None) -> Image.Image:
 def transform_of(profile: bytes, mode: str) -> Any:
     """What turns pixels of the mode (RGB, L, CMYK) under an ICC profile into sRGB.
 
-    None where nothing is to be done: the profile is sRGB, is broken, or belongs to pixels of another kind.
+    None where nothing is to be done: the profile is sRGB, is broken, or belongs to pixels of
+    another kind.
     """
     if len(profile) > MOST_PROFILE_BYTES:
         return None
@@ -133,5 +150,7 @@ def _probe(mode: str) -> Image.Image:
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
-    channels = np.stack(np.meshgrid(*[levels] * len(Image.new(mode, (1, 1)).getbands()), indexing="ij"), axis=-1)
+    channels = np.stack(
+        np.meshgrid(*[levels] * len(Image.new(mode, (1, 1)).getbands()), indexing="ij"), axis=-1
+    )
     return Image.fromarray(channels.reshape(len(levels), -1, channels.shape[-1]), mode)

@@ -26,7 +26,9 @@ def all_memory_bytes() -> int:
 
 
 class Room:
-    """Memory that the threads of a process share: who asks for more than is left waits, first come, first served."""
+    """Memory that the threads of a process share: who asks for more than is left waits, first
+    come, first served.
+    """
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
@@ -44,7 +46,9 @@ class Room:
         with self._changed:
             self._queue.append(ticket)
             try:
-                self._changed.wait_for(lambda: self._queue[0] is ticket and self._taken + share <= self.total_bytes)
+                self._changed.wait_for(
+                    lambda: self._queue[0] is ticket and self._taken + share <= self.total_bytes
+                )
                 self._taken += share
             finally:
                 self._queue.remove(ticket)

@@ -1,7 +1,9 @@
-"""What stands around the pixels of PNG and JPEG files: read here, so that no decoder stumbles over it.
+"""What stands around the pixels of PNG and JPEG files: read here, so that no decoder stumbles over
+it.
 
-Viewers show a picture whose texts, profiles or resolutions are broken or enormous; Pillow refuses many of them. So its
-decoders are handed the bytes they need for the pixels, and nothing else.
+Viewers show a picture whose texts, profiles or resolutions are broken or enormous; Pillow
+refuses many of them. So its decoders are handed the bytes they need for the pixels, and nothing
+else.
 """
 
 import zlib
@@ -19,8 +21,9 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 """Colour types of PNG that can have one transparent colour, or a list of them."""
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _UNREADABLE_FRAMES = {
-    0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical", 0xCB: "lossless arithmetic",
-    0xCD: "hierarchical arithmetic", 0xCE: "hierarchical arithmetic", 0xCF: "hierarchical arithmetic",
+    0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical",
+    0xCB: "lossless arithmetic", 0xCD: "hierarchical arithmetic",
+    0xCE: "hierarchical arithmetic", 0xCF: "hierarchical arithmetic",
 }  # fmt: skip
 
 
@@ -29,7 +32,9 @@ class Bare:
     """A file's pixels as they were, and what was read beside them."""
 
     data: bytes
-    """The file without what no decoder needs; all of it where the format is neither PNG nor JPEG."""
+    """The file without what no decoder needs; all of it where the format is neither PNG nor
+    JPEG.
+    """
     profile: bytes | None = None
     """ICC profile, whole but otherwise unchecked."""
     clear: tuple[int, ...] | None = None
@@ -41,7 +46,9 @@ class Bare:
 
 
 def bare(data: bytes) -> Bare:
-    """The file stripped. Never raises: what makes no sense here is left for the decoder to refuse."""
+    """The file stripped. Never raises: what makes no sense here is left for the decoder to
+    refuse.
+    """
     if data.startswith(PNG_HEAD):
         return _bare_png(data)
     return _bare_jpeg(data) if data.startswith(JPEG_HEAD) else Bare(data)
@@ -51,7 +58,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of each whole chunk of a PNG up to IEND, length and checksum included."""
     start = len(PNG_HEAD)
     while start + 12 <= len(data):
-        kind, end = data[start + 4 : start + 8], start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind, end = (
+            data[start + 4 : start + 8],
+            start + 12 + int.from_bytes(data[start : start + 4], "big"),
+        )
         if end > len(data):
             return
         yield kind, start, end
@@ -94,7 +104,9 @@ def _is_sound(kind: bytes, body: bytes, checksum: bytes) -> bool:
 
 
 def _clear_colour(body: bytes, colour: int) -> tuple[int, ...] | None:
-    """The transparent colour of a tRNS chunk; None where the colour type has none, or the chunk is short."""
+    """The transparent colour of a tRNS chunk; None where the colour type has none, or the chunk
+    is short.
+    """
     channels = {_GREY: 1, _RGB: 3}.get(colour, 0)
     if not channels or len(body) < 2 * channels:
         return None
@@ -120,7 +132,9 @@ def _may_turn(kind: bytes, body: bytes) -> bool:
 
 
 def _unpacked(packed: bytes, most: int) -> bytes | None:
-    """What zlib packed, or None where it is no such thing, not whole, or longer than `most` bytes."""
+    """What zlib packed, or None where it is no such thing, not whole, or longer than `most`
+    bytes.
+    """
     unpacking = zlib.decompressobj()
     try:
         found = unpacking.decompress(packed, most)
@@ -151,7 +165,9 @@ def _bare_jpeg(data: bytes) -> Bare:
 
 
 def _segment(data: bytes, at: int) -> tuple[int, bytes, int] | None:
-    """Marker, content and end of the segment at a place; None at the first scan, and where there is no whole segment."""
+    """Marker, content and end of the segment at a place; None at the first scan, and where there
+    is no whole segment.
+    """
     place = at
     while data[place : place + 2] == b"\xff\xff":  # any number of these may stand before a marker
         place += 1
@@ -165,7 +181,9 @@ def _segment(data: bytes, at: int) -> tuple[int, bytes, int] | None:
 
 
 def _says_how_to_read(marker: int, body: bytes) -> bool:
-    """Whether libjpeg or Pillow makes anything of an application's segment; short ones make Pillow give up."""
+    """Whether libjpeg or Pillow makes anything of an application's segment; short ones make
+    Pillow give up.
+    """
     return (
         (marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14)
         or (marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12)
@@ -174,7 +192,9 @@ def _says_how_to_read(marker: int, body: bytes) -> bool:
 
 
 def _unsupported_frame(marker: int, body: bytes) -> str | None:
-    """Why a frame of this kind cannot be read; None where it can, or where the segment starts none."""
+    """Why a frame of this kind cannot be read; None where it can, or where the segment starts
+    none.
+    """
     if marker in _UNREADABLE_FRAMES:
         return f"a {_UNREADABLE_FRAMES[marker]} JPEG"
     if marker in _FRAMES and body and body[0] != 8:

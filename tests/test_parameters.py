@@ -19,7 +19,15 @@ from flows.sample_config import SampleRDM
 from rdm_core.config import Config, NoiseConfig, TrainingConfig
 
 INFINITY, NAN = float("inf"), float("nan")
-ODD = {"inf": INFINITY, "-inf": -INFINITY, "nan": NAN, "2**64": 2**64, "-2**64": -(2**64), "-1": -1, "1e300": 1e300}
+ODD = {
+    "inf": INFINITY,
+    "-inf": -INFINITY,
+    "nan": NAN,
+    "2**64": 2**64,
+    "-2**64": -(2**64),
+    "-1": -1,
+    "1e300": 1e300,
+}
 MAY_BE_NEGATIVE = {("NoiseConfig", "time_mean"), ("TrainingConfig", "score_cap")}
 """The only parameters that mean something below zero."""
 
@@ -33,11 +41,15 @@ def every_kind():
     for module in pkgutil.iter_modules(flows.__path__):
         if "config" in Path(module.name).stem or module.name in ("parameters", "upkeep"):
             importlib.import_module(f"flows.{module.name}")
-    return sorted(with_subclasses(Parameters) | with_subclasses(Config), key=lambda cls: cls.__name__)
+    return sorted(
+        with_subclasses(Parameters) | with_subclasses(Config), key=lambda cls: cls.__name__
+    )
 
 
 def numbers_in(annotation):
-    """Paths to the numbers of an annotation: () for a number, ("tuple", n, ...) inside one of n entries."""
+    """Paths to the numbers of an annotation: () for a number, ("tuple", n, ...) inside one of n
+    entries.
+    """
     origin, inside = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
         yield ()
@@ -74,7 +86,9 @@ def complaints(cls, name, value):
     try:
         cls(**{name: value})
     except ValidationError as error:
-        return [one["msg"] for one in error.errors() if one["loc"][:1] == (name,) or name in one["msg"]]
+        return [
+            one["msg"] for one in error.errors() if one["loc"][:1] == (name,) or name in one["msg"]
+        ]
     except ValueError as error:
         return [str(error)] if name in str(error) else []
     return []
@@ -82,7 +96,15 @@ def complaints(cls, name, value):
 
 def test_the_walk_reaches_every_class_and_what_is_inside():
     kinds = {cls.__name__ for cls in every_kind()}
-    assert {"ImportImages", "TrainRDM", "SampleRDM", "SearchDatabase", "CollectVersions", "NoiseConfig", "Study"} <= kinds
+    assert {
+        "ImportImages",
+        "TrainRDM",
+        "SampleRDM",
+        "SearchDatabase",
+        "CollectVersions",
+        "NoiseConfig",
+        "Study",
+    } <= kinds
     found = {(cls.__name__, name) for cls, name, _ in NUMBERS}
     assert {("SampleRDM", "guidance_interval"), ("DenoiserConfig", "channels"), ("FindNeighbors", "score_cap"),
             ("TrainRDM", "threads"), ("Images", "images_per_part"), ("Rebuild", "k")} <= found  # fmt: skip
@@ -94,7 +116,8 @@ def test_every_number_is_finite_and_in_range_or_refused_by_name(odd):
     accepted = [
         f"{cls.__name__}.{name}{list(path)}"
         for cls, name, path in NUMBERS
-        if not (odd == "-1" and (cls.__name__, name) in MAY_BE_NEGATIVE) and not complaints(cls, name, filled(path, ODD[odd]))
+        if not (odd == "-1" and (cls.__name__, name) in MAY_BE_NEGATIVE)
+        and not complaints(cls, name, filled(path, ODD[odd]))
     ]
     assert not accepted, f"{odd} is accepted by {accepted}"
 
@@ -155,13 +178,19 @@ def test_a_text_in_quotes_is_what_the_quotes_hold_and_null_is_none():
 
 @pytest.mark.parametrize("root", [Path("s3://bucket/x"), "s3:/bucket/x", Path("gs://b")])
 def test_a_url_that_lost_a_slash_is_no_folder(root):
-    with pytest.raises(ValidationError, match="is no folder; if it is a URL, give it as a text: (s3|gs)://b"):
+    with pytest.raises(
+        ValidationError, match="is no folder; if it is a URL, give it as a text: (s3|gs)://b"
+    ):
         SampleRDM(root=root, name="s", run="r")
     assert SampleRDM(root=Path("a b/c:/d"), name="s", run="r").root == Path("a b/c:/d")
 
 
 def test_texts_inside_other_parameters_are_taken_as_they_are():
-    values = assigned({}, ["images.author=1984", "images.size=64", "upstream.images.licence=2.0", "nothing.there=1"], TrainRDM)
+    values = assigned(
+        {},
+        ["images.author=1984", "images.size=64", "upstream.images.licence=2.0", "nothing.there=1"],
+        TrainRDM,
+    )
     assert values["upstream"]["images"]["licence"] == "2.0" and values["nothing"]["there"] == 1
     images = {"source": "folder", "path": "p"}
     assert parsed(Rebuild, "images.author=1984", name="a", images=images).images.author == "1984"
@@ -169,8 +198,18 @@ def test_texts_inside_other_parameters_are_taken_as_they_are():
 
 def test_numbers_and_choices_are_read_as_before():
     config = imported("size=1e2", "images_per_part=auto", 'crop="centre"', "quality=95.0")
-    assert (config.size, config.images_per_part, config.crop, config.quality) == (100, "auto", "centre", 95)
-    assert parsed(TrainRDM, "timeout_seconds=null", name="a", latents="a", neighbors="a", database="a").timeout_seconds is None
+    assert (config.size, config.images_per_part, config.crop, config.quality) == (
+        100,
+        "auto",
+        "centre",
+        95,
+    )
+    assert (
+        parsed(
+            TrainRDM, "timeout_seconds=null", name="a", latents="a", neighbors="a", database="a"
+        ).timeout_seconds
+        is None
+    )
 
 
 @pytest.mark.parametrize(("kind", "assignment", "said"), [

@@ -45,9 +45,29 @@ def made(tmp_path, monkeypatch):
 
     def opened(root, kind, reference):
         inputs = {"database": "d", "shards": "s", "queries": "q"}
-        return Artifact(tmp_path, kind, reference, "0" * 12, 1, f"{kind}-{reference}", PARAMETERS, inputs, (), {}, "")
+        return Artifact(
+            tmp_path,
+            kind,
+            reference,
+            "0" * 12,
+            1,
+            f"{kind}-{reference}",
+            PARAMETERS,
+            inputs,
+            (),
+            {},
+            "",
+        )
 
-    for module in ("build_database", "encode_latents", "find_neighbors", "sample", "evaluate", "study", "average"):
+    for module in (
+        "build_database",
+        "encode_latents",
+        "find_neighbors",
+        "sample",
+        "evaluate",
+        "study",
+        "average",
+    ):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
     monkeypatch.setattr("flows.evaluate.with_fingerprint", lambda *_: None)
     monkeypatch.setattr("flows.evaluate.same_shards", lambda *_: None)
@@ -58,7 +78,9 @@ def plans(root, made):
     """The plan of each stage, by the name of what makes it."""
     here = {"root": root, "name": "a"}
     run, embeddings = made(root, "runs", "r"), made(root, "embeddings", "e")
-    database = BuildDatabase(**here, shards="a", encoder="rdm-shapes", weights="built-in", precision="float32")
+    database = BuildDatabase(
+        **here, shards="a", encoder="rdm-shapes", weights="built-in", precision="float32"
+    )
     evaluated = {"run": "r", "baseline": "b", "heldout_latents": "l", "heldout_neighbors": "n"}
     training = TrainRDM(**here, latents="a", neighbors="a", database="a")
     page = WriteReport(**here, run="r", baseline="b", evaluation="e", samples=("s",))
@@ -68,7 +90,9 @@ def plans(root, made):
         "index": index_plan(database, embeddings),
         "neighbors": neighbors_plan(FindNeighbors(**here, queries="a", database="a")),
         "encode": latents_plan(EncodeLatents(**here, shards="a")),
-        "train": training_plan(training, dict.fromkeys(("latents", "neighbors", "database", "index"), embeddings)),
+        "train": training_plan(
+            training, dict.fromkeys(("latents", "neighbors", "database", "index"), embeddings)
+        ),
         "average": average_plan(AverageRun(**here, run="r")),
         "sample": sample_plan(SampleRDM(**here, run="r", texts=("a",))),
         "evaluate": evaluation_plan(EvaluateRDM(**here, **evaluated, swaps={})),
@@ -109,19 +133,29 @@ def test_revision_1_says_nothing_so_that_what_was_made_before_is_kept(monkeypatc
     assert plan_of("latents", "a", {"space": 1}, {}) == Plan("latents", "a", {"space": 1}, {})
 
 
-def test_a_raised_revision_makes_the_stage_anew_and_keeps_what_its_bytes_allow(tmp_path, monkeypatch):
+def test_a_raised_revision_makes_the_stage_anew_and_keeps_what_its_bytes_allow(
+    tmp_path, monkeypatch
+):
     asked = ImportImages(root=tmp_path, name="a", source="shapes", count=4, size=16, encoding="png")
     first = import_images(asked)
     latents = encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a"))
     monkeypatch.setitem(revisions.REVISIONS, "shards", REVISIONS["shards"] + 1)
     second = import_images(asked)
     assert (second.version, second.fingerprint) == (2, first.fingerprint) and second.id != first.id
-    assert {part.made_from for part in first.parts}.isdisjoint(part.made_from for part in second.parts), "made, not taken over"
-    assert open_artifact(tmp_path, "shards", f"a@{first.id}").rows == 4, "the old version stays readable"
-    assert encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a")).id == latents.id, "equal bytes, nothing to do"
+    assert {part.made_from for part in first.parts}.isdisjoint(
+        part.made_from for part in second.parts
+    ), "made, not taken over"
+    assert open_artifact(tmp_path, "shards", f"a@{first.id}").rows == 4, (
+        "the old version stays readable"
+    )
+    assert encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a")).id == latents.id, (
+        "equal bytes, nothing to do"
+    )
     monkeypatch.setitem(revisions.REVISIONS, "latents", REVISIONS["latents"] + 1)
     again = encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a"))
-    assert again.version == 2 and {p.made_from for p in again.parts}.isdisjoint(p.made_from for p in latents.parts)
+    assert again.version == 2 and {p.made_from for p in again.parts}.isdisjoint(
+        p.made_from for p in latents.parts
+    )
     assert len(artifacts(tmp_path)) == 4
 
 
@@ -140,7 +174,9 @@ def test_an_unfinished_build_of_an_earlier_revision_is_no_obstacle(tmp_path):
         build.commit([taken_over], {})
     assert not left.exists()
     begun(tmp_path, Plan("latents", "a", {"space": 2}))
-    refused = pytest.raises(BuildRefused, match=r"asked for with revision=null \(now 3\), space=2 \(now 1\)")
+    refused = pytest.raises(
+        BuildRefused, match=r"asked for with revision=null \(now 3\), space=2 \(now 1\)"
+    )
     with refused, begin(tmp_path, Plan("latents", "a", {"space": 1, "revision": 3})):
         pass
 
@@ -148,7 +184,9 @@ def test_an_unfinished_build_of_an_earlier_revision_is_no_obstacle(tmp_path):
 def test_an_unfinished_training_of_an_earlier_revision_is_dropped_by_a_person_alone(tmp_path):
     left = begun(tmp_path, Plan("runs", "a", {"steps": 1}))
     write_checkpoint(left, 1, {"weight": np.zeros(1)})
-    refused = pytest.raises(BuildRefused, match=r"asked for with revision=null \(now 2\).*rdm gc --unfinished runs/a")
+    refused = pytest.raises(
+        BuildRefused, match=r"asked for with revision=null \(now 2\).*rdm gc --unfinished runs/a"
+    )
     with refused, begin(tmp_path, Plan("runs", "a", {"steps": 1, "revision": 2})):
         pass
     assert left.exists()

@@ -22,7 +22,10 @@ from rdm_core import colour
 from rdm_core.colour import transform_of
 from rdm_core.decode import ImageRejected, decode
 
-COLOURS = np.array([(200, 30, 30), (30, 200, 30), (40, 40, 200), (128, 128, 128), (255, 255, 255), (250, 180, 60)], np.uint8)
+COLOURS = np.array(
+    [(200, 30, 30), (30, 200, 30), (40, 40, 200), (128, 128, 128), (255, 255, 255), (250, 180, 60)],
+    np.uint8,
+)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -46,7 +49,9 @@ def file_of(image, kind, **options):
     ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
 ])  # fmt: skip
 def test_colours_go_through_the_profile(kind, options):
-    data = file_of(Image.fromarray(patches()), kind, icc_profile=rgb_profile(ADOBE_RGB, ADOBE_GAMMA), **options)
+    data = file_of(
+        Image.fromarray(patches()), kind, icc_profile=rgb_profile(ADOBE_RGB, ADOBE_GAMMA), **options
+    )
     wanted = srgb_of(COLOURS, ADOBE_RGB, ADOBE_GAMMA)
     assert np.abs(wanted - COLOURS).max() > 20, "the profile makes a difference"
     assert np.abs(middles(decode(data)) - wanted).max() <= 4
@@ -54,14 +59,20 @@ def test_colours_go_through_the_profile(kind, options):
 
 def test_a_profile_that_says_srgb_changes_no_bit():
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(decode(file_of(Image.fromarray(picture), "PNG", icc_profile=SRGB)), picture)
+    assert np.array_equal(
+        decode(file_of(Image.fromarray(picture), "PNG", icc_profile=SRGB)), picture
+    )
     nearly = rgb_profile(TO_D50, 2.2)  # the gamma alone differs, by up to 8 levels in the dark
-    assert not np.array_equal(decode(file_of(Image.fromarray(picture), "PNG", icc_profile=nearly)), picture)
+    assert not np.array_equal(
+        decode(file_of(Image.fromarray(picture), "PNG", icc_profile=nearly)), picture
+    )
 
 
 def test_palettes_and_transparency_go_through_the_profile_too():
     adobe, wanted = rgb_profile(ADOBE_RGB, ADOBE_GAMMA), srgb_of(COLOURS, ADOBE_RGB, ADOBE_GAMMA)
-    palette = file_of(Image.fromarray(patches()).quantize(8, dither=Image.Dither.NONE), "PNG", icc_profile=adobe)
+    palette = file_of(
+        Image.fromarray(patches()).quantize(8, dither=Image.Dither.NONE), "PNG", icc_profile=adobe
+    )
     assert np.abs(middles(decode(palette)) - wanted).max() <= 3
     half = Image.fromarray(patches())
     half.putalpha(128)
@@ -73,18 +84,30 @@ def test_grey_and_cmyk_profiles_are_followed():
     grey = np.repeat(np.arange(0, 256, 32, dtype=np.uint8)[None], 32, axis=0).repeat(8, axis=1)
     decoded = decode(file_of(Image.fromarray(grey), "PNG", icc_profile=grey_profile(1.0)))
     linear = grey / 255
-    wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    wanted = 255 * np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
+    )
     assert np.abs(decoded - wanted[..., None]).max() <= 2
     inks = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
     assert (decode(file_of(inks, "TIFF"))[0, 0] == (0, 255, 255)).all(), "no profile: cyan"
     press = decode(file_of(inks, "TIFF", icc_profile=cmyk_profile()))
-    assert np.ptp(press[0, 0].astype(int)) <= 3 and 150 < press[0, 0, 0] < 230, "a grey of this press"
-    assert np.abs(decode(file_of(inks, "JPEG", icc_profile=cmyk_profile(), quality=100)).astype(int) - press).max() <= 3
+    assert np.ptp(press[0, 0].astype(int)) <= 3 and 150 < press[0, 0, 0] < 230, (
+        "a grey of this press"
+    )
+    assert (
+        np.abs(
+            decode(file_of(inks, "JPEG", icc_profile=cmyk_profile(), quality=100)).astype(int)
+            - press
+        ).max()
+        <= 3
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_grey_profile_holds_for_16_bits_as_for_8(bits):
-    grey = np.full((32, 32), 100 * (257 if bits == 16 else 1), np.uint16 if bits == 16 else np.uint8)
+    grey = np.full(
+        (32, 32), 100 * (257 if bits == 16 else 1), np.uint16 if bits == 16 else np.uint8
+    )
     data = file_of(Image.fromarray(grey), "PNG", icc_profile=grey_profile(1.0))
     assert (decode(data) == decode(file_of(Image.fromarray(np.full((32, 32), 100, np.uint8)), "PNG",
                                            icc_profile=grey_profile(1.0)))).all()  # fmt: skip
@@ -97,7 +120,13 @@ def test_a_grey_profile_holds_for_16_bits_as_for_8(bits):
 ], ids=["rubbish", "empty", "cut", "cut table", "for grey", "for inks", "cut curves", "zeros"])  # fmt: skip
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
 def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(kind, given):
-    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = (
+        {"quality": 100, "subsampling": 0}
+        if kind == "JPEG"
+        else {"lossless": True}
+        if kind == "WEBP"
+        else {}
+    )
     decoded = decode(file_of(Image.fromarray(patches()), kind, icc_profile=given, **options))
     assert np.abs(middles(decoded) - COLOURS).max() <= 2
 
@@ -129,7 +158,9 @@ def test_exif_orientation_and_a_profile_do_not_get_in_each_others_way():
 
 
 def test_bands_join_without_a_seam(monkeypatch):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 4), dtype=np.uint8), "RGBA")
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (50, 40, 4), dtype=np.uint8), "RGBA"
+    )
     data = file_of(picture, "PNG", icc_profile=rgb_profile(ADOBE_RGB, ADOBE_GAMMA))
     whole = decode(data)
     monkeypatch.setattr(colour, "BAND_PIXELS", 300)
@@ -143,7 +174,9 @@ def test_bands_join_without_a_seam(monkeypatch):
 def test_twelve_bit_grey_is_scaled(order):
     values = np.linspace(0, 4095, 32 * 32).reshape(32, 32)
     for photometric, shown in ((1, values / 4095), (0, 1 - values / 4095)):
-        data = tiff(values, bits=12, packed=twelve_bits(values), photometric=photometric, order=order)
+        data = tiff(
+            values, bits=12, packed=twelve_bits(values), photometric=photometric, order=order
+        )
         assert np.abs(decode(data)[..., 0] - 255 * shown).max() <= 1
 
 
@@ -164,7 +197,9 @@ def test_pixels_that_nobody_agrees_on_are_unsupported_not_damaged(dtype, kind, c
     with pytest.raises(ImageRejected) as caught:
         decode(tiff(pixels, kind=kind, photometric=2 if channels > 1 else 1, order=order))
     assert caught.value.reason == "unsupported pixels", caught.value
-    assert any(word in caught.value.detail for word in ("float", "integers", "complex")), caught.value
+    assert any(word in caught.value.detail for word in ("float", "integers", "complex")), (
+        caught.value
+    )
 
 
 def test_an_unknown_compression_is_unsupported_and_named():
@@ -217,8 +252,17 @@ def deep_rgb_png(colours):
     from pictures import chunk
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
-    header = colours.shape[1].to_bytes(4, "big") + colours.shape[0].to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = (
+        colours.shape[1].to_bytes(4, "big")
+        + colours.shape[0].to_bytes(4, "big")
+        + bytes([16, 2, 0, 0, 0])
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_the_clear_colour_of_16_bits_a_channel_is_found():

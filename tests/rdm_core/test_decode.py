@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from rdm_core import decode as decoding
 from rdm_core.decode import DecodeLimits, ImageRejected, decode, decoded
 from rdm_core.memory import Room
+from rdm_core.rejections import REASONS
 
 AWKWARD = {
     "csv/class-descriptions-boxable.csv": "not an image",
@@ -300,7 +301,7 @@ def test_whatever_the_bytes_only_image_rejected_comes_out(kind):
         try:
             assert decode(broken.tobytes()).dtype == np.uint8
         except ImageRejected as error:
-            assert error.reason in decoding.REASONS
+            assert error.reason in REASONS
 
 
 @pytest.mark.parametrize(

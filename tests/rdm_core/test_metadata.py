@@ -11,7 +11,12 @@ from PIL import Image
 from rdm_core.decode import ImageRejected, decode
 from rdm_core.metadata import MOST_PROFILE_BYTES, bare
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+PIXELS = (
+    np.random.default_rng(0)
+    .integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    .repeat(8, axis=0)
+    .repeat(8, axis=1)
+)
 LONG = zlib.compress(b"workflow " * 200_000)
 ADOBE = rgb_profile(ADOBE_RGB, ADOBE_GAMMA)
 XMP = b'<x:xmpmeta xmlns:tiff="a" tiff:Orientation="6"/>'
@@ -30,9 +35,13 @@ PNG_ADDITIONS = {
     "long XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
     "XMP of no fields": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1"),
     "long tEXt": chunk(b"tEXt", b"workflow\0" + b"x" * 3_000_000),
-    "exif text of rubbish": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 9\nzz")),
+    "exif text of rubbish": chunk(
+        b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 9\nzz")
+    ),
     "long profile": chunk(b"iCCP", b"profile\0\0" + LONG),
-    "endless profile": chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2 * MOST_PROFILE_BYTES))),
+    "endless profile": chunk(
+        b"iCCP", b"profile\0\0" + zlib.compress(bytes(2 * MOST_PROFILE_BYTES))
+    ),
     "nameless profile": chunk(b"iCCP", zlib.compress(b"x")),
     "short gAMA": chunk(b"gAMA", b"\0"),
     "short sRGB": chunk(b"sRGB", b""),
@@ -54,9 +63,13 @@ def test_a_png_with_odd_metadata_is_the_picture_it_shows(name):
     assert np.array_equal(decode(with_chunks(PNG, PNG_ADDITIONS[name])), PIXELS)
 
 
-@pytest.mark.parametrize("kind", [b"tEXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"tRNS", b"acTL", b"prVt"])
+@pytest.mark.parametrize(
+    "kind", [b"tEXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"tRNS", b"acTL", b"prVt"]
+)
 def test_a_wrong_checksum_of_an_ancillary_chunk_costs_that_chunk_alone(kind):
-    body = {b"iCCP": b"profile\0\0" + zlib.compress(ADOBE), b"tRNS": bytes(6)}.get(kind, b"Comment\0hello")
+    body = {b"iCCP": b"profile\0\0" + zlib.compress(ADOBE), b"tRNS": bytes(6)}.get(
+        kind, b"Comment\0hello"
+    )
     assert np.array_equal(decode(with_chunks(PNG, chunk(kind, body, broken=True))), PIXELS)
 
 
@@ -98,7 +111,9 @@ def test_a_jpeg_with_odd_metadata_is_the_picture_it_shows(name):
 
 
 def test_many_segments_and_filling_bytes_are_no_reason():
-    many = with_segments(JPEG, *[(0xE1, b"Exif\0\0" + b"x" * 60_000), *[(0xFE, b"y" * 60_000)] * 50])
+    many = with_segments(
+        JPEG, *[(0xE1, b"Exif\0\0" + b"x" * 60_000), *[(0xFE, b"y" * 60_000)] * 50]
+    )
     assert np.array_equal(decode(many), decode(JPEG))
     filled = JPEG[:2] + b"\xff\xff\xff" + JPEG[2:]
     assert np.array_equal(decode(filled), decode(JPEG))
@@ -148,7 +163,15 @@ def test_what_says_how_a_picture_is_turned_is_kept(data):
 
 
 def test_a_file_without_metadata_stays_as_it_is():
-    for data in (PNG, JPEG, file_of("WEBP"), b"", b"\xff\xd8\xff", PNG[:20], b"\xff\xd8\xff\xe0\xff"):
+    for data in (
+        PNG,
+        JPEG,
+        file_of("WEBP"),
+        b"",
+        b"\xff\xd8\xff",
+        PNG[:20],
+        b"\xff\xd8\xff\xe0\xff",
+    ):
         assert bare(data).data == data
 
 
