@@ -54,13 +54,17 @@ def to_srgb(image: Image.Image, stored: Stored = Stored()) -> np.ndarray:
     """uint8 [H, W, 3] of a loaded Pillow image whose mode is convertible; what is transparent
     lies over white.
     """
+    if image.width * image.height <= BAND_PIXELS:
+        return np.array(_band_to_srgb(image, stored))
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for top, bottom in _bands(image.width, image.height):
         band = image.crop((0, top, image.width, bottom))
-        pixels[top:bottom] = (
-            _deep(band, stored) if band.mode.startswith("I;16") else _shallow(band, stored)
-        )
+        pixels[top:bottom] = _band_to_srgb(band, stored)
     return pixels
+
+
+def _band_to_srgb(band: Image.Image, stored: Stored) -> np.ndarray:
+    return _deep(band, stored) if band.mode.startswith("I;16") else _shallow(band, stored)
 
 
 def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
