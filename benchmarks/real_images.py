@@ -20,7 +20,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
-from rdm_core.images import decode, encode, grid
+from rdm_core.decode import decode
+from rdm_core.images import encode, grid
 from storage.artifact import Artifact
 from storage.shards import read_images
 

@@ -5,8 +5,10 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 
 def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
@@ -15,13 +17,19 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
 
     given = {key: value for key, value in flags.items() if value not in (None, [], ())}
     try:
-        return kind(**assigned({"root": options.root} | given, options.set))
+        return kind(**assigned({"root": options.root} | given, options.set, kind))
     except ValidationError as error:
         raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
 
 
-def assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """The values with every KEY=VALUE put in its place; dots lead inside. Raises UsageError for what is no assignment."""
+def assigned(values: dict[str, Any], assignments: Sequence[str], kind: type | None = None) -> dict[str, Any]:
+    """The values with every KEY=VALUE put in its place; dots lead inside.
+
+    A value is JSON, or else a text. Where the parameters are of a known kind, a parameter that is a text takes it as it is
+    written (1984, 2.0, true); in quotes it may be any, and null is none where none is allowed.
+
+    Raises UsageError for what is no assignment.
+    """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -32,7 +40,7 @@ def assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
-        place[last] = _value(text)
+        place[last] = _value(text, _wanted(kind, [*path, last]))
     return values
 
 
@@ -55,11 +63,33 @@ _NAMES_PARAMETERS = re.compile(r"[a-z_]+(, [a-z_]+)*( and [a-z_]+)?: ")
 """How a complaint begins that a class makes of several of its parameters."""
 
 
-def _value(text: str) -> Any:
+def _value(text: str, wanted: Any) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except ValueError:
         return text
+    kinds = set(get_args(wanted)) or {wanted}
+    is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, type(None)}
+    return text if is_text and not isinstance(value, str) and not (value is None and type(None) in kinds) else value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> Any:
+    """NaN, Infinity and 1e400 are no JSON: they stay texts, which are refused where a number is wanted."""
+    raise ValueError(text)
+
+
+def _wanted(kind: Any, path: Sequence[str]) -> Any:
+    """The annotation of the parameter that a path leads to; None where there is none."""
+    for step in path:
+        inside = [one for one in (kind, *get_args(kind)) if hasattr(one, "__annotations__") and isinstance(one, type)]
+        hints = get_type_hints(inside[0]) if inside else {}
+        kind = hints.get(step)
+    return kind
 
 
 def _complaint(error: Any, kind: type) -> str:
@@ -71,10 +101,23 @@ def _complaint(error: Any, kind: type) -> str:
         return f"{where}: is needed. Give it with its flag, or --set {where}=..."
     if error["type"] == "string_unicode":
         return f"{where}: {error['input']!r} is not UTF-8 text; write it in UTF-8"
-    message = error["msg"].removeprefix("Value error, ")
-    if where and error["type"] == "value_error" and _NAMES_PARAMETERS.match(message):
-        return f"{where}.{message}"
+    message = error["msg"].removeprefix("Value error, ") + _how_to_write(error)
+    if where and error["type"] == "value_error":
+        if message.startswith(f"{where}: "):
+            return message
+        joint = "." if _NAMES_PARAMETERS.match(message) else " " if ": " not in message else ": "
+        return f"{where}{joint}{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
+
+
+def _how_to_write(error: Any) -> str:
+    """What would be right, where a value has the wrong form."""
+    given = error["input"]
+    if error["type"] == "string_type" and isinstance(given, bool | int | float | NoneType):
+        return f'. Write a text in quotes: "{json.dumps(given)}"'
+    if error["type"] == "tuple_type" and isinstance(given, bool | int | float | str):
+        return f". Write a list: {json.dumps([given], ensure_ascii=False)}"
+    return ""
 
 
 def root_argument(text: str) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 from flows.environment import inside_a_run
 from flows.preview import newest_preview
 from flows.progress import detail
-from rdm_core.images import decode, encode, resize_shorter_side
+from rdm_core.decode import decode
+from rdm_core.images import encode, resize_shorter_side
 
 SECONDS_BETWEEN_UPDATES = 5.0
 LINES_IN_A_TABLE = 20

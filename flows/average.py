@@ -7,6 +7,7 @@ import numpy as np
 
 from flows.config import AverageRun
 from flows.progress import Clock
+from flows.revisions import plan_of
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.averages import FAR, LENGTHS, mixed, mixture
 from rdm_core.denoiser import load_denoiser
@@ -46,7 +47,7 @@ def average_run(config: AverageRun) -> Artifact:
 def average_plan(config: AverageRun, run: Artifact | None = None) -> Plan:
     """The run, its parameters and the length: what follows from the weights asks an averaged run as any other."""
     run = run or open_artifact(config.root, "runs", config.run)
-    return Plan("runs", config.name, {**run.parameters, "length": config.length}, {**run.inputs, "run": run.fingerprint})
+    return plan_of("runs", config.name, {**run.parameters, "length": config.length}, {**run.inputs, "run": run.fingerprint})
 
 
 @stage_task(name="write-average")

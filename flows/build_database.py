@@ -13,6 +13,7 @@ import numpy as np
 from flows.config import BuildDatabase
 from flows.encoders import encoder_of
 from flows.progress import Clock, say
+from flows.revisions import plan_of, revision_of
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -91,16 +92,16 @@ def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Pla
     """The encoder and its precision, the shards, and the keys that were taken out for good."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
     removed = removal_parameters(read_removals(config.root, config.name))
-    return Plan("embeddings", config.name, embedded_how(config) | removed, {"shards": shards.fingerprint})
+    return plan_of("embeddings", config.name, embedded_how(config) | removed, {"shards": shards.fingerprint})
 
 
 def embedded_how(config: BuildDatabase) -> dict[str, Any]:
-    """The encoder, and the precision asked for or found to be this machine's fastest.
+    """The encoder, the precision asked for or found to be this machine's fastest, and the stage's revision.
 
     The precision is no part of the encoder's identity: databases of one encoder are searched together, whatever embedded them.
     """
     encoder = encoder_for(config)
-    return {"encoder": encoder.identity, "precision": encoder.precision}
+    return {"encoder": encoder.identity, "precision": encoder.precision} | revision_of("embeddings")
 
 
 def encoder_for(config: BuildDatabase) -> Encoder:
@@ -200,7 +201,7 @@ def index_plan(config: BuildDatabase, embeddings: Artifact, replaced: Artifact |
     approximate = {"recipe": "autofaiss", "memory": config.index_memory, "recall_target": config.recall_target}
     recipe: dict[str, Any] = {"recipe": "exact"} if exact else approximate
     encoder = {"encoder": embeddings.parameters["encoder"]}
-    return Plan("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})
+    return plan_of("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})
 
 
 @stage_task(name="write-index")

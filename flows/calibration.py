@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.database import OpenDatabase
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import decode
 from storage.embeddings import read_columns
 
 if TYPE_CHECKING:

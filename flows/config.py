@@ -5,12 +5,12 @@ and wrong values are refused by name before anything runs. Importing this file l
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from flows.idle import refuse_idle
-from flows.parameters import Parameters, UnderRoot
+from flows.parameters import Count, FlowConfig, GuidanceScale, Neighbors, Parameters, SamplerSteps, Seed
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
@@ -33,17 +33,6 @@ VOCABULARY = {
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
 
 
-class FlowConfig(UnderRoot):
-    """What all flows share."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    """Name of the artifact that is built."""
-
-    def parameters(self, *without: str) -> dict[str, Any]:
-        """JSON values of every field that belongs in a plan, `without` the references that are recorded as inputs."""
-        return self.model_dump(mode="json", exclude={"root", "name", *without})
-
-
 class Images(Parameters):
     """Which images, and how they are stored."""
 
@@ -53,34 +42,36 @@ class Images(Parameters):
     """Where the dataset lies; not for shapes."""
     split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
     """all, or one split of the dataset (coco: train, val; openimages: train, validation, test); shapes: any word."""
-    size: int = Field(256, ge=16)
+    size: int = Field(256, ge=16, le=16_384)
     """Side of a stored crop in pixels."""
     crop: Literal["centre", "random"] = "centre"
     """centre: shorter side to `size`, central square. random: windows of a square frame, as the 2022 database."""
-    crops_per_image: PositiveInt = 1
+    crops_per_image: int = Field(1, ge=1, le=10_000)
     """random: windows an image."""
-    frame: PositiveInt = 1200
+    frame: int = Field(1200, ge=1, le=20_000)
     """random: side in pixels of the square the windows are cut from."""
     encoding: Literal["jpg", "png"] = "jpg"
     """How a crop is stored."""
     quality: int = Field(95, ge=1, le=100)
     """jpg quality."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of random crops, and of the shapes world."""
-    images_per_part: PositiveInt | Literal["auto"] = "auto"
+    images_per_part: Count | Literal["auto"] = "auto"
     """Source images a part, about: the unit of resume, and what a changed image makes anew. auto: as
     the last version of the name was cut; a new name 100, and up to 1,000 from 8,000 images on."""
-    max_pixels: PositiveInt = 100_000_000
+    max_pixels: Count = 100_000_000
     """Images with more pixels are rejected before any pixel is decoded."""
-    max_bytes: PositiveInt = 268_435_456
+    max_bytes: int = Field(268_435_456, ge=1, le=10**12)
     """Files with more bytes are rejected unread."""
+    min_side: int = Field(16, ge=1, le=100_000)
+    """Images with a shorter side, in pixels, are rejected."""
     dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")
     """folder: name of the dataset, the first part of every key; give each folder its own."""
     licence: str | None = None
     """folder: licence of every image in it."""
     author: str | None = None
     """folder: author of every image in it."""
-    count: PositiveInt = 1000
+    count: Count = 1000
     """shapes: how many images."""
     styles: tuple[str, ...] = ()
     """shapes: only these styles; empty means all."""
@@ -140,11 +131,11 @@ class BuildDatabase(FlowConfig):
     """autofaiss: memory the index may take."""
     recall_target: float = Field(0.95, gt=0, le=1)
     """autofaiss: share of the exact neighbors that the index is set to find, with the least effort that does."""
-    latency_target_milliseconds: float = Field(20.0, gt=0)
+    latency_target_milliseconds: float = Field(20.0, gt=0, le=1_000_000)
     """autofaiss: within which 95 % of the queries should be answered; it is said where they are not."""
-    recall_queries: PositiveInt = 256
+    recall_queries: Count = 256
     """Database rows used as queries to measure recall against exact search."""
-    recall_k: PositiveInt = 20
+    recall_k: Neighbors = 20
     """Neighbors of each of them."""
 
 
@@ -155,7 +146,7 @@ class FindNeighbors(FlowConfig):
     """Embeddings whose rows are the queries."""
     database: str
     """Database (embeddings and index of one name) that is searched."""
-    k: PositiveInt = 20
+    k: Neighbors = 20
     """Neighbors stored for each query."""
     group: Literal["author", "style", "source_url"] | None = None
     """Rows with the query's own value in this column are no neighbors of it; other crops of its image never are."""
@@ -216,7 +207,7 @@ class Upstream(Parameters):
     """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""
-    k: PositiveInt = 20
+    k: Neighbors = 20
     """Neighbors stored for each training image."""
 
 
@@ -237,19 +228,19 @@ class TrainRDM(FlowConfig):
     """The run."""
     execution: ExecutionConfig = ExecutionConfig()
     """How the loop runs: memory and speed, not what is learned."""
-    processes: PositiveInt = 1
+    processes: int = Field(1, ge=1, le=10_000)
     """Processes of `accelerate launch` on this machine, one a device."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """CPU threads of each process; this machine's cores divided over the processes unless given."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: what Accelerate finds; cpu: no GPU even if there is one."""
-    machines: PositiveInt = 1
+    machines: int = Field(1, ge=1, le=10_000)
     """Machines of the run, all of which see the root; the command of the others is told when the run starts."""
     main_process_ip: str = "127.0.0.1"
     """machines > 1: address of this machine."""
     main_process_port: int = Field(29500, ge=0, le=65535)
     """Several processes: port they meet at; 0 picks a free one on one machine."""
-    timeout_seconds: PositiveInt | None = None
+    timeout_seconds: Count | None = None
     """Training that takes longer is ended, with a state that resumes."""
     upstream: Upstream = Upstream()
     """How to make what is missing of latents, neighbors and database."""
@@ -286,7 +277,7 @@ class Rebuild(FlowConfig):
     """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""
-    k: PositiveInt = 20
+    k: Neighbors = 20
     """Neighbors stored for each image."""
 
 
@@ -303,17 +294,17 @@ class EvaluateRDM(FlowConfig):
     """Their neighbor table in the run's database."""
     swaps: dict[Literal["photograph", "oil painting", "sketch"], str]
     """Style -> database that holds only that style."""
-    prompts: PositiveInt = 64
+    prompts: int = Field(64, ge=1, le=1_000_000)
     """Colour-and-shape prompts a measurement."""
-    seeds: PositiveInt = 3
+    seeds: int = Field(3, ge=1, le=10_000)
     """Sampling seeds a measurement is repeated with."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: GuidanceScale = 2.0
     """Of every sampled image."""
-    k: PositiveInt = 4
+    k: Neighbors = 4
     """Vectors in a context."""
-    steps: PositiveInt = 12
+    steps: SamplerSteps = 12
     """Sampler steps."""
-    quality_images: int = Field(200, ge=11)
+    quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
     extractor: str = "oracle"
     """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE; not the run's encoder."""
@@ -343,9 +334,9 @@ class Demo(FlowConfig):
     """Not used to name anything: the demo's artifacts have names of their own."""
     scale: float = Field(1.0, gt=0, le=10)
     """Share of the demo's images and prompts; 0.02 for a smoke test."""
-    steps: PositiveInt = 1400
+    steps: Count = 1400
     """Training steps of each of the two networks."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of images, training and samples."""
 
 
@@ -356,17 +347,17 @@ class Study(FlowConfig):
     """Not used to name anything: the runs are study-0, study-1, ..."""
     scale: float = Field(1.0, gt=0, le=10)
     """Share of the demo's images; 0.02 for a smoke test."""
-    steps: PositiveInt = 1400
+    steps: Count = 1400
     """Training steps of each network."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the images, and of the first training."""
-    seeds: PositiveInt = 3
+    seeds: int = Field(3, ge=1, le=10_000)
     """Training seeds, one after the other."""
-    images: int = Field(400, ge=11)
+    images: int = Field(400, ge=11, le=10_000_000)
     """Images drawn for each figure."""
-    sampler_steps: PositiveInt = 12
+    sampler_steps: SamplerSteps = 12
     """Sampler steps of each image."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: GuidanceScale = 2.0
     """Of the images drawn for texts and for restricted databases."""
 
 

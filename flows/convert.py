@@ -14,6 +14,7 @@ from flows.build_database import index_embeddings, index_plan
 from flows.config import BuildDatabase, ConvertOriginal
 from flows.encoders import encoder_of
 from flows.progress import Clock, say
+from flows.revisions import plan_of, revision_of
 from flows.stage import building, ensured, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.clip import Encoder
 from rdm_core.config import NoiseConfig
@@ -22,7 +23,7 @@ from rdm_core.errors import RequestError
 from rdm_core.latents import load_latent_space
 from rdm_core.originals import AUTOENCODERS, LAYOUTS, UnetLayout, convert_autoencoder, convert_denoiser, read_checkpoint
 from rdm_core.weights import model_card
-from storage.artifact import Artifact, Part, Plan, made_from
+from storage.artifact import Artifact, Part, made_from
 from storage.atomic import sha256_file
 from storage.build import Build
 from storage.embeddings import write_embeddings
@@ -57,7 +58,7 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
         what = f"{encoder.name} makes vectors of {encoder.dimension}, {layout.name} takes {layout.context_dimension}"
         raise RequestError("encoder", what, f"Leave it out: {layout.encoder} with {layout.encoder_weights}.")
     parameters = {"layout": layout.name, "ema": config.ema, "sha256": sha256_file(config.files[0]), "encoder": encoder.identity}
-    with building(config.root, Plan("runs", config.name, parameters, {})) as build:
+    with building(config.root, plan_of("runs", config.name, parameters, {})) as build:
         if build.finished:
             return kept(build)
         parts = write_converted(whole(build), config, layout, whole(encoder))
@@ -118,7 +119,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
     clock = Clock()
     encoder = encoder_of(config.encoder or "ViT-B-32", config.encoder_weights or "openai")
     hashes = {path.name: sha256_file(path) for path in sorted(config.files, key=lambda path: path.name)}
-    plan = Plan("embeddings", config.name, {"encoder": encoder.identity, "archives": hashes}, {"shards": "never published"})
+    plan = plan_of("embeddings", config.name, {"encoder": encoder.identity, "archives": hashes}, {"shards": "never published"})
     with building(config.root, plan) as build:
         embeddings = build.finished
         if embeddings is None:
@@ -137,7 +138,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
 def convert_archive(build: Build, path: Path, sha256: str, dimension: int) -> Part:
     """One file's vectors, made unit, with the norms they had."""
     name = path.stem
-    origin = made_from(build.plan.parameters["encoder"], sha256)
+    origin = made_from(build.plan.parameters["encoder"], sha256, *revision_of("embeddings").values())
     if part := build.existing_part(name, origin):
         return part
     keys, sources, vectors, norms = read_archive(path)

@@ -1,13 +1,16 @@
 """shards -> latents: what the denoiser is trained on, encoded once."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flows.config import EncodeLatents
 from flows.progress import Clock
+from flows.revisions import plan_of, revision_of
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -24,8 +27,8 @@ from flows.stage import (
     whole,
 )
 from flows.workers import a_device_each
+from rdm_core.decode import decode
 from rdm_core.device import best_device
-from rdm_core.images import decode
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.build import Build
@@ -46,7 +49,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         if build.finished:
             return kept(build)
         # A shard whose images were all rejected has nothing to train on.
-        wanted = {part.name: made_from(space.identity, part.content) for part in shards.parts if part.counts.get("ok")}
+        wanted = {part.name: origin_of(space.identity, part) for part in shards.parts if part.counts.get("ok")}
         if not wanted:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
@@ -58,10 +61,15 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
 
 
+def origin_of(space: Mapping[str, Any], shard: Part) -> str:
+    """What the latents of a shard are made from."""
+    return made_from(space, shard.content, *revision_of("latents").values())
+
+
 def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
     """The latent space and the shards."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
-    return Plan("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
+    return plan_of("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
 
 
 @stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)

@@ -16,16 +16,17 @@ from flows.findings import summary
 from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
+from flows.revisions import plan_of
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.train_worker import data_of
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.context import nothing
 from rdm_core.data import TrainingData
+from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.features import load_features
 from rdm_core.generate import Guidance
-from rdm_core.images import decode
 from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate, estimate_over_seeds
 from rdm_core.quality import MEASURES, quality
 from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
@@ -108,7 +109,7 @@ def _plan_of(config: EvaluateRDM) -> Plan:
     swapped = {style: open_artifact(config.root, "embeddings", name) for style, name in config.swaps.items()}
     inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
-    return Plan("evaluations", config.name, config.parameters(*left_out), inputs)
+    return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
 
 
 def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.page import ABSENT, Html, details, element, note, number, picture, table
-from rdm_core.images import decode, encode, resize_shorter_side
+from rdm_core.decode import decode
+from rdm_core.images import encode, resize_shorter_side
 from storage.artifact import Artifact, with_fingerprint
 from storage.embeddings import read_columns
 from storage.samples import read_samples

@@ -10,6 +10,7 @@ from flows.calibration import calibrated_cap_of, doubt_of
 from flows.config import FindNeighbors
 from flows.database import keys_of, searchable
 from flows.progress import Clock, say
+from flows.revisions import plan_of
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -72,7 +73,7 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     parameters |= {"group": config.group} if config.group else {}
     cap = _calibrated(config.root, opened["database"].reference) if config.score_cap == "calibrated" else config.score_cap
     parameters |= {"score_cap": cap} if cap < 1 else {}
-    return Plan("neighbors", config.name, parameters, inputs)
+    return plan_of("neighbors", config.name, parameters, inputs)
 
 
 @lru_cache(maxsize=1)

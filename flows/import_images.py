@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from flows.config import ImportImages
 from flows.progress import Clock, say
+from flows.revisions import plan_of, revision_of
 from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
@@ -18,7 +21,8 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from rdm_core.images import DecodeLimits, ImageRejected, crop_rng, crop_windows, decode, encode
+from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
+from rdm_core.images import Box, crop_rng, crop_windows, encode
 from rdm_core.shapes import world
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current
 from storage.atomic import sha256_of
@@ -88,8 +92,8 @@ def list_images(config: ImportImages) -> Listing:
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = config.parameters("path") | {"images_per_part": images_per_part(config)}
-    return Plan("shards", config.name, parameters, {"source": listing.snapshot})
+    parameters = config.parameters("path") | {"images_per_part": images_per_part(config), "colours": COLOURS}
+    return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
 def images_per_part(config: ImportImages) -> int | str:
@@ -109,7 +113,7 @@ def images_per_part(config: ImportImages) -> int | str:
 
 def drawing(config: ImportImages) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
-    return config.parameters("path", "split", "count", "images_per_part")
+    return config.parameters("path", "split", "count", "images_per_part") | revision_of("shards")
 
 
 def notes_text(listing: Listing) -> str:
@@ -123,17 +127,24 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
         yield shapes_sample(int(image.source_id.rsplit("-", 1)[1]), config)
         return
     try:
-        pixels = decode(read_image(image, config), decode_limits(config), image.rotation_degrees)
+        windows, (height, width) = windows_of(image, config)
     except ImageRejected as rejection:
         yield EncodedSample(record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail))
         return
-    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
-    windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
     for number, (window, box) in enumerate(windows):
         data = encode(window, config.encoding, config.quality)
-        facts = {"original_height": pixels.shape[0], "original_width": pixels.shape[1], "crop": box, "sha256": sha256_of(data)}
+        facts = {"original_height": height, "original_width": width, "crop": box, "sha256": sha256_of(data)}
         record = record_of(image, number, width=config.size, height=config.size, **facts)
         yield EncodedSample(record, data, config.encoding)
+
+
+def windows_of(image: SourceImage, config: ImportImages) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
+    """What is cut out of an image, each with its box, and the image's height and width. Raises ImageRejected."""
+    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
+    limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side)
+    with decoded(read_image(image, config), limits, image.rotation_degrees) as pixels:
+        windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
+        return windows, (pixels.shape[0], pixels.shape[1])
 
 
 def read_image(image: SourceImage, config: ImportImages) -> bytes:
@@ -154,11 +165,6 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
             cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error
-
-
-def decode_limits(config: ImportImages) -> DecodeLimits:
-    """The limits every decode is held to."""
-    return DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
 
 
 def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from flows.parameters import UnderRoot, path_as_text
+from flows.parameters import Count, Neighbors, Seed, UnderRoot, path_as_text
 
 SHEETS, TABLES = (".html", ".png"), (".csv", ".parquet", ".json")
 
@@ -37,7 +37,7 @@ class SearchDatabase(UnderRoot):
     """Rows of the database itself; other crops of the same image are left out of what is found."""
     vectors: Path | None = None
     """A .npy file of one vector [D] or several [Q, D] of the database's encoder."""
-    k: PositiveInt = 12
+    k: Neighbors = 12
     """Rows found for each query."""
     exact: bool = False
     """Compare with every row, whatever index there is."""
@@ -58,13 +58,13 @@ class CompareDatabases(UnderRoot):
     """Embeddings that are compared with."""
     other: str
     """Embeddings that are compared."""
-    k: PositiveInt = 10
+    k: Neighbors = 10
     """Nearest rows that are compared."""
-    queries: PositiveInt = 1000
+    queries: Count = 1000
     """Kept rows whose neighbors are compared."""
     same_above: float = Field(0.9999, gt=0, le=1)
     """Cosine from which a row's vector counts as unchanged."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the draw of these rows."""
 
 
@@ -77,11 +77,11 @@ class FindDuplicates(UnderRoot):
     """Embeddings, an evaluation set's for example, whose rows are looked for in the database; unless given, its own rows."""
     cap: float | None = Field(None, gt=0, lt=1)
     """Cosine above which two images count as one; unless given, what altered copies of its images have."""
-    calibrate_with: PositiveInt = 200
+    calibrate_with: Count = 200
     """Images that are altered for it."""
-    k: PositiveInt = 8
+    k: Neighbors = 8
     """Nearest rows that are looked at for each; where every one of them is a copy, more are hidden, which is said."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the draw of images to alter."""
     keys: Path | None = None
     """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm remove --keys`."""
@@ -111,7 +111,7 @@ class MapDatabase(UnderRoot):
     """About how many neighbors each row is kept near to."""
     thumbnail: int = Field(48, ge=8, le=128)
     """Pixels of a picture."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the draw and of the layout."""
 
     @model_validator(mode="after")

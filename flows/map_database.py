@@ -13,7 +13,8 @@ from flows.database import OpenDatabase, searchable
 from flows.look_config import MapDatabase
 from flows.page import Html, as_bytes, data_url, document, element
 from flows.progress import say
-from rdm_core.images import decode, encode, fitted, grid
+from rdm_core.decode import decode
+from rdm_core.images import encode, fitted, grid
 from rdm_core.projection import project
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes

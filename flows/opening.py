@@ -28,6 +28,11 @@ class OpenRun:
     facts: dict[str, Any]
 
     @property
+    def sampler(self) -> str | None:
+        """What to draw with unless something is asked for: a run of 2022 as it was then; None: the process's plain one."""
+        return "ddim-2022" if self.facts.get("converted_from") else None
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder of its contexts; raises what `the_encoder` raises."""
         return the_encoder(self.facts["encoder"], self.facts["encoder_weights"], f"runs/{self.artifact.name}", "train again")

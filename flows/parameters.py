@@ -1,22 +1,55 @@
-"""What the parameters of every command share: frozen, refused by name, told as text.
+"""What all parameters share: frozen, documented, told as text, refused by name where they are
+unknown or out of range.
 
 Importing this file loads neither Prefect nor torch.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
 from flows.terminal import on_one_line
+from rdm_core.config import LARGEST_SEED, MOST, refuse_odd_numbers
 from storage.errors import as_text
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+"""How many of something there are to be."""
+Neighbors = Annotated[int, Field(ge=1, le=10_000)]
+"""How many nearest rows."""
+SamplerSteps = Annotated[int, Field(ge=1, le=1000)]
+"""As many as a diffusion has."""
+GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+
+def local_root(root: Any) -> Any:
+    """A URL as the path of its local mirror; anything else as it is. A path cannot hold a URL:
+    it drops a slash. Raises ValueError for such a path, and what `root_of` raises.
+    """
+    if isinstance(root, str | Path) and (
+        halved := re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))
+    ):
+        raise ValueError(
+            f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}"
+        )
+    if isinstance(root, str | Path):
+        from storage.remote import root_of
+
+        return root_of(str(root))
+    return root
 
 
 class Parameters(BaseModel):
@@ -25,6 +58,21 @@ class Parameters(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_or_no_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None, "a validator of fields"
+        kinds = _kinds_in(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"is {str(value).lower()}, must be a number")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _numbers_can_be_computed_with(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_odd_numbers(str(info.field_name), value)
+        return value
 
     @model_validator(mode="after")
     def _are_text(self) -> Self:
@@ -62,13 +110,14 @@ def _texts_in(value: Any) -> list[str]:
     return [one for one in every if isinstance(one, str)]
 
 
-def local_root(root: Any) -> Any:
-    """A URL as the path of its local mirror; anything else as it is. Raises what `root_of` raises."""
-    if isinstance(root, str | Path):
-        from storage.remote import root_of
-
-        return root_of(str(root))
-    return root
+def _kinds_in(annotation: Any) -> set[Any]:
+    """The types that an annotation is put together from."""
+    inside = get_args(annotation)
+    return (
+        set().union(*map(_kinds_in, inside))
+        if inside
+        else {annotation if isinstance(annotation, type) else None}
+    )
 
 
 class UnderRoot(Parameters):
@@ -76,3 +125,16 @@ class UnderRoot(Parameters):
 
     root: Annotated[Path, BeforeValidator(local_root)] = Path("data")
     """Directory or URL (s3://bucket/prefix) that holds every artifact; not part of any plan."""
+
+
+class FlowConfig(UnderRoot):
+    """What all flows share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Name of the artifact that is built."""
+
+    def parameters(self, *without: str) -> dict[str, Any]:
+        """JSON values of every field that belongs in a plan, `without` the references that are
+        recorded as inputs.
+        """
+        return self.model_dump(mode="json", exclude={"root", "name", *without})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
+from rdm_core.decode import decode
+from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from storage.artifact import Artifact, with_fingerprint
 from storage.embeddings import read_columns
 from storage.neighbors import NO_ROW

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rdm_core.decode import ImageRejected, decode
 from rdm_core.errors import RequestError
-from rdm_core.images import ImageRejected, decode
 
 
 def query_image(path: Path) -> np.ndarray:

@@ -32,6 +32,7 @@ from flows.stage import (
     whole,
 )
 from storage.artifact import (
+    REVISION,
     Artifact,
     Part,
     artifacts,
@@ -121,7 +122,7 @@ def filtered_origin(before: Artifact, part: Part, shards: Artifact | None, remov
         return part.made_from
     if shards is None or shard is None:
         return made_from(part.made_from, sorted(here))
-    how = {name: before.parameters[name] for name in ("encoder", "precision") if name in before.parameters}
+    how = {name: before.parameters[name] for name in ("encoder", "precision", REVISION) if name in before.parameters}
     return origin_of(how, shards, shard, removed)
 
 

@@ -27,6 +27,7 @@ from flows.page import (
     table,
 )
 from flows.progress import Clock
+from flows.revisions import plan_of
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from storage.artifact import Artifact, Part, Plan, open_artifact, with_fingerprint
 from storage.build import Build
@@ -101,7 +102,7 @@ def report_plan(config: WriteReport, subject: Subject | None = None) -> Plan:
     """The names stay in the parameters: the page shows them, in their order."""
     subject = subject or open_subject(config)
     inputs = {f"{artifact.kind}/{artifact.name}": artifact.fingerprint for artifact in subject.artifacts}
-    return Plan("reports", config.name, config.parameters(), inputs)
+    return plan_of("reports", config.name, config.parameters(), inputs)
 
 
 @stage_task(name="write-page")

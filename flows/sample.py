@@ -11,12 +11,14 @@ from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock, bar
 from flows.query_image import checked_image
 from flows.request import Opened, Request, request_of
+from flows.revisions import plan_of
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.context import Context
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.generate import generate
-from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid
+from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, Part, Plan, open_artifact
@@ -62,7 +64,7 @@ def sample_plan(config: SampleRDM) -> Plan:
         inputs["style_database"] = open_artifact(config.root, "embeddings", config.style_database).fingerprint
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
     files |= {name: sha256_file(checked_image(path)) for name in ("inpaint", "mask") if (path := getattr(config, name))}
-    return Plan("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
+    return plan_of("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
 
 
 def open_all(config: SampleRDM) -> Opened:
@@ -113,7 +115,9 @@ def draw_request(config: SampleRDM, run: OpenRun, request: Request, retrieved: R
 
 
 def draw(run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any) -> np.ndarray:
-    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`."""
+    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`, but for the sampler that a run of 2022
+    is drawn with."""
+    how["sampler"] = how.get("sampler") or run.sampler
     with bar(len(seeds), "sample", "image") as shown:
         return generate(
             run.denoiser, run.process, run.space, context, seeds, side=run.facts["latent_side"], steps=steps, **how,

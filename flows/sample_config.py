@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from flows.config import FlowConfig
+from flows.parameters import FlowConfig, GuidanceScale, Neighbors, SamplerSteps, Seed, Share
 
 
 class SampleRDM(FlowConfig):
@@ -21,31 +21,32 @@ class SampleRDM(FlowConfig):
     """Query images; with texts: images given beside each text, whose vectors join its context."""
     classes: tuple[str, ...] = ()
     """Class names; each asks for 'An image of a {class}.' and draws k of a pool of neighbors."""
-    count: PositiveInt = 4
+    count: int = Field(4, ge=1, le=1_000_000)
     """Images for each prompt, query image or class; or altogether when there is none of them (pseudo-queries)."""
     context: Literal["query", "query+neighbors", "neighbors"] | None = None
     """What the denoiser is given; unless set: query+neighbors for texts and images, neighbors for the rest."""
-    k: PositiveInt = 4
+    k: Neighbors = 4
     """Vectors in the context, whatever the run was trained with."""
-    between: int = Field(0, ge=0)
+    between: int = Field(0, ge=0, le=10_000)
     """Steps from the first of two texts or images to the second, both ends included; 0: no interpolation."""
-    pool: PositiveInt = 20
+    pool: Neighbors = 20
     """classes: neighbors to draw k from."""
     top_m: float = Field(0.1, gt=0, le=1)
     """pseudo-queries: share of the retrieved rows, most often retrieved first."""
     weighted: bool = False
     """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Image i is drawn from seed + i."""
-    steps: PositiveInt = 50
+    steps: SamplerSteps = 50
     """Sampler steps."""
-    sampler: Literal["ddim", "euler", "heun", "dpm++", "unipc"] | None = None
-    """Unless set: euler for runs trained with flow matching, ddim for the others."""
+    sampler: Literal["ddim", "ddim-2022", "euler", "heun", "dpm++", "unipc"] | None = None
+    """Unless set: euler for runs trained with flow matching, ddim-2022 for converted ones, ddim for the others. ddim takes
+    as many steps as asked for, from pure noise on; ddim-2022 those of the release: 31 for 30, from 991 of 1000 on."""
     eta: float = Field(0.0, ge=0, le=1)
-    """ddim: fresh noise at each step; 1 is the 2022 paper's setting."""
-    guidance_scale: float = Field(2.0, ge=0)
+    """ddim, ddim-2022: fresh noise at each step; 1 is the 2022 paper's setting."""
+    guidance_scale: GuidanceScale = 2.0
     """0: without neighbors; 1: no guidance; above: stronger."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Times (1 = pure noise) between which guidance acts."""
     negative: str | None = None
     """A prompt to guide away from, in place of the null."""
@@ -57,7 +58,7 @@ class SampleRDM(FlowConfig):
     """A second context that takes over once the signal is stronger than style_from_snr: this text, or its neighbors."""
     style_database: str | None = None
     """style_text: database its neighbors are taken from; without one the text alone is the style."""
-    style_from_snr: float = Field(1.0, gt=0)
+    style_from_snr: float = Field(1.0, gt=0, le=1_000_000)
     """style_text: signal-to-noise ratio (of powers) at which it takes over."""
     inpaint: Path | None = None
     """An image to be painted over where the mask is white; the rest of it stays."""

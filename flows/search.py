@@ -15,8 +15,9 @@ from flows.page import Html, as_bytes, document, element, note, number, table
 from flows.parameters import path_as_text
 from flows.query_image import query_image
 from flows.terminal import on_one_line
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import CELL_PIXELS, decode, encode, fitted, grid, labelled
+from rdm_core.images import CELL_PIXELS, encode, fitted, grid, labelled
 from rdm_core.search import NO_ROW, search_exact, unit_queries
 from storage.arrays import open_array
 from storage.artifact import open_artifact

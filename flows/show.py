@@ -14,7 +14,7 @@ from storage.artifact import Artifact, artifacts, check, is_current, open_artifa
 from storage.build import unfinished
 from storage.collect import Removed, builder_of, collect
 from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
-from storage.remote import follow_records
+from storage.remote import follow_records, shown
 from storage.versions import Change, Version, history
 
 Result = tuple[str, dict[str, Any]]
@@ -32,7 +32,8 @@ def table_of_artifacts(root: Path) -> Result:
         for r in rows
     ]
     more, value = _not_whole(root)
-    return "\n".join(lines + more) or f"nothing has been built under {root} yet; try: rdm demo", {"artifacts": rows} | value
+    nothing = f"nothing has been built under {shown(root)} yet; try: rdm demo"
+    return "\n".join(lines + more) or nothing, {"artifacts": rows} | value
 
 
 def one_artifact(root: Path, reference: str) -> Result:

@@ -27,6 +27,7 @@ from flows.evaluate import (
 from flows.opening import OpenRun, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries, training_counts
+from flows.revisions import plan_of
 from flows.sample import database_of, draw
 from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
 from flows.train_rdm import train_rdm, training_plan
@@ -139,7 +140,7 @@ def study_plan(config: Study, seed: int) -> Plan:
     plan = evaluation_plan(evaluation_of(config, seed))
     rival = open_artifact(config.root, "runs", rival_of(config, seed))
     parameters = {"study": True, "images": config.images, "steps": config.sampler_steps, "guidance": config.guidance_scale}
-    return Plan(plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint})
+    return plan_of(plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint})
 
 
 def evaluation_of(config: Study, seed: int) -> EvaluateRDM:

@@ -18,6 +18,7 @@ from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
+from flows.revisions import plan_of, revision_of
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.stage import NETWORK_RETRIES, Retries, building, kept, published, single_part, stage_flow, stage_task, whole
@@ -155,7 +156,7 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     parameters = learned(config) | {"encoder": encoder, "space": space}
-    return Plan("runs", config.name, parameters, fingerprints)
+    return plan_of("runs", config.name, parameters, fingerprints)
 
 
 def learned(config: TrainRDM) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     parameters = config.parameters("latents", "neighbors", "database", *WHERE)
     if not config.training.posthoc_ema:
         del parameters["training"]["posthoc_ema"]  # what is not kept changes nothing
-    return parameters
+    return parameters | revision_of("runs")
 
 
 def ended_from_outside(error: BaseException) -> bool:

@@ -1,9 +1,7 @@
 """Old versions go by a schedule: `rdm gc` as a flow, for the deployment of that name."""
 
-from pydantic import PositiveInt
-
 from flows.artifacts import show_table
-from flows.config import UnderRoot
+from flows.parameters import Count, UnderRoot
 from flows.progress import say
 from flows.stage import stage_flow
 from storage.collect import collect
@@ -14,7 +12,7 @@ class CollectVersions(UnderRoot):
     kept.
     """
 
-    keep: PositiveInt = 2
+    keep: Count = 2
     """Newest versions of every kind and name that stay, beside the current one."""
 
 

@@ -4,13 +4,56 @@ They are nested in the flows' parameters, so the same class is the command line'
 manifest's record and this manual.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, Literal
+
+LARGEST_SEED = 2**40
+"""What is counted up from a seed, or multiplied with one, stays within 64 bits."""
+MOST = 10**9
+"""Steps, images and other things that are counted: more than anybody waits for."""
+_LARGEST = 2**63 - 1
+
+
+def refuse_odd_numbers(name: str, value: Any) -> None:
+    """Raise ValueError, naming the parameter, where a value is or holds a number that nothing can be computed with: NaN,
+    infinity, more than 64 bits. What a parameter allows beyond that stands with the parameter.
+    """
+    for number in _numbers_in(value):
+        if not (-_LARGEST <= number <= _LARGEST and isfinite(number)):
+            raise ValueError(f"{name}: is {number}, must be a finite number of at most 64 bits")
+
+
+def _numbers_in(value: Any) -> Iterator[int | float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _numbers_in(part)
+    elif isinstance(value, tuple | list | set | frozenset):
+        for part in value:
+            yield from _numbers_in(part)
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class Config:
+    """Every number is checked when one is made, wherever it comes from."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            refuse_odd_numbers(field.name, value)
+            if field.type is int and not isinstance(value, int):
+                raise ValueError(f"{field.name}: is {value!r}, must be a whole number")
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the parameter, for what is out of range or contradicts itself."""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig(Config):
     """The network that predicts noise, and how it sees its neighbors."""
 
     network: Literal["transformer", "unet"] = "unet"
@@ -34,19 +77,22 @@ class DenoiserConfig:
     remove_means: bool = False
     """Subtract the database's mean image vector, or mean text vector, which closes most of the gap between the two."""
 
-    def __post_init__(self) -> None:
-        _require(self, ("depth", "head_channels", "patch"), lambda value: value >= 1, "at least 1")
-        _require(self, ("set_layers",), lambda value: value >= 0, "0 or more")
+    def check(self) -> None:
+        _require_between(self, ("depth", "patch"), 1, 1000)
+        _require_between(self, ("head_channels",), 1, 65_536)
+        _require_between(self, ("set_layers",), 0, 1000)
         if self.remove_means and self.context_norm == "raw":
             raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels: is {self.channels}, must be one or more widths above 0")
+        if not self.channels or min(self.channels) < 1 or max(self.channels) > 65_536:
+            raise ValueError(f"channels: is {self.channels}, must be one or more widths from 1 to 65536")
+        if any(not 0 <= level < 1000 for level in self.attention_levels):
+            raise ValueError(f"attention_levels: is {self.attention_levels}, must be levels from 0 on")
         if self.network == "transformer" and self.channels[0] % self.head_channels:
             raise ValueError(f"channels: {self.channels[0]} cannot be divided into heads of {self.head_channels}")
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
+class NoiseConfig(Config):
     """The forward process and what the network predicts."""
 
     process: Literal["flow", "epsilon", "velocity"] = "epsilon"
@@ -63,18 +109,19 @@ class NoiseConfig:
     zero_terminal_snr: bool = False
     """velocity: the last step is pure noise, so that very dark and very bright images can be drawn."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.zero_terminal_snr and self.process != "velocity":
             raise ValueError(f"zero_terminal_snr: needs process=velocity, is {self.process}: pure noise says nothing of itself")
         if self.min_snr_gamma and self.process == "flow":
             raise ValueError("min_snr_gamma: flow weighs by how times are drawn; use time_mean")
-        _require(self, ("min_snr_gamma",), lambda value: value >= 0, "0 or more")
+        _require_between(self, ("min_snr_gamma",), 0, 1_000_000)
+        _require_between(self, ("time_mean",), -20, 20)
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"beta_start, beta_end: are {self.beta_start} and {self.beta_end}, must rise between 0 and 1")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """One training run. Devices and process counts are not here: they do not change what is learned."""
 
     steps: int = 100_000
@@ -120,20 +167,24 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast; the weights stay fp32."""
 
-    def __post_init__(self) -> None:
-        counts = ("steps", "batch", "k", "checkpoint_steps", "log_steps")
-        _require(self, counts, lambda value: value >= 1, "at least 1")
-        _require(self, ("learning_rate", "clip_norm"), lambda value: 0 < value < float("inf"), "above 0")
+    def check(self) -> None:
+        _require_between(self, ("steps", "batch", "checkpoint_steps", "log_steps"), 1, MOST)
+        _require_between(self, ("warmup_steps",), 0, MOST)
+        _require_between(self, ("k",), 1, 10_000)
+        _require_between(self, ("from_top",), 0, 10_000)
+        _require_between(self, ("seed",), 0, LARGEST_SEED)
+        _require(self, ("learning_rate",), lambda value: 0 < value <= 1, "above 0, and 1 at most")
+        _require(self, ("clip_norm",), lambda value: 0 < value <= MOST, f"above 0, and {MOST} at most")
         shares = ("cooldown", "neighbor_dropout", "each_neighbor_dropout", "query_dropout", "ema_decay")
-        _require(self, shares, lambda value: 0 <= value <= 1, "between 0 and 1")
-        _require(self, ("warmup_steps", "weight_decay", "seed", "embedding_noise"), lambda value: value >= 0, "0 or more")
+        _require_between(self, shares, 0, 1)
+        _require_between(self, ("weight_decay", "embedding_noise"), 0, 1000)
         _require(self, ("score_cap",), lambda value: -1 <= value <= 1, "a cosine")
         if self.from_top and self.from_top < self.k:
             raise ValueError(f"from_top: {self.from_top} nearest cannot give k={self.k} neighbors; 0 takes the k nearest")
 
 
 @dataclass(frozen=True)
-class ExecutionConfig:
+class ExecutionConfig(Config):
     """How the training loop runs. None of it changes what is learned but for rounding, so none is part of a run's plan."""
 
     accumulate: int = 1
@@ -147,8 +198,12 @@ class ExecutionConfig:
     tensorboard: bool = False
     """Also write TensorBoard events to the run's directory; needs the extra [tensorboard]."""
 
-    def __post_init__(self) -> None:
-        _require(self, ("accumulate",), lambda value: value >= 1, "at least 1")
+    def check(self) -> None:
+        _require_between(self, ("accumulate",), 1, 1_000_000)
+
+
+def _require_between(config: object, names: tuple[str, ...], least: float, most: float) -> None:
+    _require(config, names, lambda value: least <= value <= most, f"between {least} and {most}")
 
 
 def _require(config: object, names: tuple[str, ...], holds: Callable[[float], bool], wanted: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rdm_core.images import centre_crop, decode, encode, fitted, resize_shorter_side
+from rdm_core.decode import decode
+from rdm_core.images import centre_crop, encode, fitted, resize_shorter_side
 
 if TYPE_CHECKING:
     from rdm_core.clip import Encoder

@@ -10,7 +10,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,11 +25,10 @@ from rdm_core.averages import LENGTHS, PowerMeans
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.context import Context
 from rdm_core.denoiser import Denoiser, build_denoiser, parameter_count
+from rdm_core.memory import within_container
 from rdm_core.noise import Process, process_of
 from rdm_core.train import apply_execution, piece_size, weighted_error
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much a container may use, in its two versions."""
 PASSES = 5
 """That a rate is the median of, at most."""
 
@@ -99,10 +97,7 @@ def device_memory_bytes(device: torch.device) -> int:
     """All memory of a CUDA device, or what the CPU has free, within its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    files = [path for path in map(Path, CGROUP_LIMITS) if path.is_file()]
-    limits = [path.read_text(encoding="utf-8").strip() for path in files]
-    known = [int(limit) for limit in limits if limit != "max"]
-    return min([psutil.virtual_memory().available, *known])
+    return within_container(psutil.virtual_memory().available)
 
 
 def measured_rate(

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
-from rdm_core.images import decode
+from rdm_core.decode import decode
 
 Thing = TypeVar("Thing")
 Made = TypeVar("Made")
@@ -26,7 +26,7 @@ def decode_stored(data: bytes) -> np.ndarray:
     """The pixels uint8 [H, W, 3] of an image that this project stored: upright RGB of known size, checked when imported.
 
     JPEG by libjpeg-turbo straight into memory. What that refuses is decoded, or rejected with its reason, by
-    `rdm_core.images.decode`, as every other format is.
+    `rdm_core.decode.decode`, as every other format is.
     """
     if data.startswith(_JPEG_HEAD):
         from torchvision.io import ImageReadMode, decode_jpeg  # with torch's compiler: a second

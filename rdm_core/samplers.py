@@ -4,7 +4,7 @@
 `noise` supplies fresh N(0, I) like x; only DDIM with eta above 0 asks for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,37 @@ def sample_ddim(
 ) -> torch.Tensor:
     """DDIM (arXiv 2010.02502, eq. 12 and 16); on straight paths with eta 0 its step is Euler's.
 
-    Diffusion: leading spacing with offset 1 as the 2022 release, whose paper used eta 1. Flow: times equally spaced.
+    Exactly `steps` evaluations at equally spaced times, the first at full noise.
     """
-    times = _times(process, steps)
+    flow = isinstance(process, FlowMatching)
+    times = torch.linspace(1, 0, steps + 1).tolist() if flow else _times_of(even_grid(steps))
+    return _ddim(process, predict, x, times, noise, eta)
+
+
+def sample_ddim_2022(
+    process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
+) -> torch.Tensor:
+    """DDIM at the times of the 2022 release, whose paper used eta 1: `grid_of_2022`."""
+    return _ddim(process, predict, x, _times_of(grid_of_2022(steps)), noise, eta)
+
+
+def even_grid(steps: int) -> list[int]:
+    """Falling steps of the diffusion [steps], from the noisiest on ('trailing', arXiv 2305.08891, sec. 3.3)."""
+    return [(2 * NETWORK_TIMES * left + steps) // (2 * steps) - 1 for left in range(steps, 0, -1)]
+
+
+def grid_of_2022(steps: int) -> list[int]:
+    """Falling steps as the release had them: every (1000 // steps)-th from 1 on.
+
+    Where `steps` does not divide 1000 they are more than asked for (30: 31, from 991 down); above 500 all 999 of them.
+    Where the release would have left its 1000 steps, and so stopped with an error (at 36, for example), that one is left out.
+    """
+    return list(range(1, NETWORK_TIMES, NETWORK_TIMES // steps))[::-1]
+
+
+def _ddim(
+    process: Process, predict: Predict, x: torch.Tensor, times: Sequence[float], noise: FreshNoise, eta: float
+) -> torch.Tensor:
     for t, s in zip(times, times[1:], strict=False):
         x0, n = process.clean(x, predict(x, t), torch.tensor([t]))
         (alpha, sigma), (alpha_next, sigma_next) = _scales(process, t), _scales(process, s)
@@ -63,12 +91,15 @@ def sample_unipc(
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": sample_ddim,
+    "ddim-2022": sample_ddim_2022,
     "euler": sample_ddim,
     "heun": sample_heun,
     "dpm++": sample_dpm,
     "unipc": sample_unipc,
 }
 """By name. 'euler' is what 'ddim' does on straight paths."""
+NOISY = ("ddim", "ddim-2022")
+"""Those that take an eta."""
 
 
 def sampler_of(process: Process, name: str | None, steps: int, eta: float) -> Sampler:
@@ -78,11 +109,11 @@ def sampler_of(process: Process, name: str | None, steps: int, eta: float) -> Sa
     """
     flow = isinstance(process, FlowMatching)
     name = name or ("euler" if flow else "ddim")
-    fits = {"euler": flow, "heun": flow, "ddim": not flow}
+    fits = {"euler": flow, "heun": flow, "ddim": not flow, "ddim-2022": not flow}
     if not fits.get(name, name in SAMPLERS):
         usable = ", ".join(other for other in SAMPLERS if fits.get(other, True))
         raise RequestError("sampler", f"{name!r} does not fit a run trained with {_kind(process)}", f"Use one of: {usable}.")
-    if eta and name != "ddim":
+    if eta and name not in NOISY:
         raise RequestError("eta", f"{eta}, but the sampler {name!r} adds no noise", "Use eta=0, or sampler=ddim.")
     if steps > NETWORK_TIMES:
         raise RequestError("steps", f"{steps} steps of a process that has {NETWORK_TIMES}", f"Use at most {NETWORK_TIMES}.")
@@ -93,16 +124,9 @@ def _kind(process: Process) -> str:
     return "flow matching" if isinstance(process, FlowMatching) else "a diffusion process"
 
 
-def _times(process: Process, steps: int) -> list[float]:
-    """steps + 1 falling times."""
-    if isinstance(process, FlowMatching):
-        return torch.linspace(1, 0, steps + 1).tolist()
-    if process.zero_terminal_snr:  # from the last step, which is pure noise ('trailing')
-        indices = torch.linspace(NETWORK_TIMES, 0, steps + 1).round().long().tolist()
-        return [max(index - 1, 0) / NETWORK_TIMES for index in indices]
-    stride = NETWORK_TIMES // steps
-    indices = [min(i * stride + 1, NETWORK_TIMES - 1) for i in reversed(range(steps))]
-    return [index / NETWORK_TIMES for index in [*indices, 0]]
+def _times_of(grid: Sequence[int]) -> list[float]:
+    """The times of steps of the diffusion, and the least noisy one, where the release ended too."""
+    return [step / NETWORK_TIMES for step in (*grid, 0)]
 
 
 def _scales(process: Process, t: float) -> tuple[float, float]:

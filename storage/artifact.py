@@ -17,6 +17,8 @@ from storage.atomic import canonical_json, sha256_file, sha256_of
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
 
 FORMAT_VERSION = 2
+REVISION = "revision"
+"""The parameter that says which revision of its stage made an artifact; 1 where it is absent."""
 THREADS_THAT_HASH = 8
 
 

@@ -38,11 +38,20 @@ class StorageError(Exception):
     """One message with where it happened, what is wrong, and what to do about it."""
 
     def __init__(self, where: str | Path, what: str, cure: str) -> None:
-        self.where, self.what, self.cure = as_text(str(where)), as_text(what), as_text(cure)
+        self.where, self.what, self.cure = as_text(_named(where)), as_text(what), as_text(cure)
         super().__init__(f"{self.where}: {self.what}. {self.cure}")
 
     def __reduce__(self) -> tuple:  # keeps the three parts when it crosses a process border
         return type(self), (self.where, self.what, self.cure)
+
+
+def _named(where: str | Path) -> str:
+    """A path as somebody knows it: of the mirror of an object store, the url."""
+    if not isinstance(where, Path):
+        return where
+    from storage.remote import shown  # which raises these errors itself
+
+    return shown(where)
 
 
 class SourceError(StorageError):
@@ -86,6 +95,6 @@ def told_by_cause(directory: Path) -> Iterator[None]:
         if error.errno not in _DISK:
             raise
         what = f"cannot be written: {os.strerror(error.errno)}"
-        raise CannotWrite(
-            directory, what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
+        raise CannotWrite(  # of a mirror too it is this disk that is full
+            str(directory), what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
         ) from error

@@ -5,8 +5,8 @@ The views cost nothing until a query names them. The same Parquet files open wit
 
 import json
 import re
-from collections.abc import Sequence, Set
-from itertools import chain, count
+from collections.abc import Mapping, Sequence
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def query(root: Path, sql: str) -> Query:
     current version of every name, told apart by the column `artifact`; `embeddings."coco"` is one name alone and
     `embeddings."coco@0123456789ab"` one version of it; `artifacts` has a row for every version. `pictures` says where in
     its tar each stored image lies, `removed` what was taken out of each database, `seen` what every version of every run
-    was trained with.
+    was trained with. Of names that differ by case alone, one is meant when it is written as it is.
 
     Raises QueryError for anything but one SELECT, and for what DuckDB does not understand; ArtifactDamaged where a file of
     what is asked for is absent or short.
@@ -63,7 +63,7 @@ def query(root: Path, sql: str) -> Query:
     connection = duckdb.connect(":memory:")
     try:
         _check_reads(connection, sql)
-        files = _create_views(connection, root, sql)
+        sql, files = _create_views(connection, root, sql)
         connection.execute(f"SET allowed_paths = {_sql([str(path) for path in files])}")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -86,35 +86,85 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise QueryError("query", f"{given}, where one SELECT is allowed", "Artifacts never change; read them with one SELECT.")
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -> list[Path]:
-    """Make the views whose names occur in the query, and return the files that they read."""
-    every, plain = artifacts(root), _without_texts(sql)
-    lower = plain.lower()
+def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -> tuple[str, list[Path]]:
+    """Make the views whose names occur in the query.
+
+    Returns the query with these names as the views have them, and the files that they read.
+    """
+    every, outside = artifacts(root), _without_texts(sql)
     current = {artifact.reference for artifact in every if is_current(root, artifact)}
     rows = [_artifact_row(artifact, current) for artifact in every]
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
-    files = _create_other_views(connection, root, lower, [a for a in every if a.reference in current])
-    for kind in (kind for kind in KINDS_SHOWN if kind in lower):
+    files = _create_other_views(connection, root, outside.lower(), [a for a in every if a.reference in current])
+    for kind in (kind for kind in KINDS_SHOWN if kind in outside.lower()):
         connection.execute(f"CREATE SCHEMA {kind}")
-        all_of_kind = re.search(rf"\b{kind}\b(?!\s*\.)", lower) is not None  # not only shards."one"
-        selects = []
+        all_of_kind = re.search(rf"\b{kind}\b(?!\s*\.)", outside, re.IGNORECASE) is not None  # not only shards."one"
         of_kind = [artifact for artifact in every if artifact.kind == kind]
-        asked = _mentioned(kind, [name for a in of_kind for name in _names_of(a, current)], plain)
+        meant = _mentioned(kind, outside, of_kind, current)
+        selects = []
         for artifact in of_kind:
-            mentioned = [name for name in _names_of(artifact, current) if name in asked]
+            names = [name for name, one in meant.items() if one is artifact]
             in_union = all_of_kind and artifact.reference in current
-            if not in_union and not mentioned:
+            if not in_union and not names:
                 continue
             check(artifact, hashes=False)
             select, read = _select(connection, artifact)
             files += read
-            for name in mentioned:
-                connection.execute(f'CREATE VIEW {kind}."{name}" AS {select}')
+            for name in names:
+                connection.execute(f'CREATE VIEW {kind}."{_view_name(name, meant)}" AS {select}')
             if in_union:
                 selects.append(f"SELECT '{artifact.name}' AS artifact, * FROM ({select})")
         if selects:
             connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
-    return files
+        sql = _with_view_names(kind, sql, meant)
+    return sql, files
+
+
+def _mention(kind: str) -> re.Pattern[str]:
+    """shards."one" or shards.one, in whatever case the kind is written."""
+    return re.compile(rf'\b({kind}\s*\.\s*)(?:"([^"]+)"|(\w+))', re.IGNORECASE)
+
+
+def _mentioned(kind: str, outside: str, of_kind: Sequence[Artifact], current: set[str]) -> dict[str, Artifact]:
+    """Name as it is written in the query -> the artifact that is meant; what is no artifact's name is left out.
+
+    Names are those of artifacts in any case, as SQL has it, unless they differ by case alone. Raises QueryError where one
+    is written as none of them is.
+    """
+    named = {f"{artifact.name}@{artifact.id}": artifact for artifact in of_kind}
+    named |= {artifact.name: artifact for artifact in of_kind if artifact.reference in current}
+    meant: dict[str, Artifact] = {}
+    for _, quoted, plain in _mention(kind).findall(outside):
+        written = quoted or plain
+        alike = [name for name in named if name.lower() == written.lower()]
+        if written in named:
+            meant[written] = named[written]
+        elif len(alike) > 1:
+            what = f"{kind}.{written} may be {' or '.join(sorted(alike))}, which differ by case alone"
+            raise QueryError("query", what, f'Write one as it is: {kind}."{sorted(alike)[0]}".')
+        elif alike and alike[0].lower() not in {name.lower() for name in meant}:
+            meant[alike[0]] = named[alike[0]]
+    return meant
+
+
+def _view_name(name: str, meant: Mapping[str, Artifact]) -> str:
+    """The name itself; numbered where another name in the query differs by case alone, which DuckDB does not tell apart."""
+    alike = sorted(other for other in meant if other.lower() == name.lower())
+    return f"{name}~{alike.index(name)}" if len(alike) > 1 else name
+
+
+def _with_view_names(kind: str, sql: str, meant: Mapping[str, Artifact]) -> str:
+    """The query with every name that has a numbered view replaced by that; strings and comments stay."""
+    renamed = {name: _view_name(name, meant) for name in meant if _view_name(name, meant) != name}
+    if not renamed:
+        return sql
+
+    def replaced(found: re.Match[str]) -> str:
+        written = found[2] or found[3]
+        return f'{found[1]}"{renamed[written]}"' if written in renamed else found[0]
+
+    pieces = _pieces(sql)
+    return "".join(piece if is_text else _mention(kind).sub(replaced, piece) for is_text, piece in pieces)
 
 
 def _create_other_views(
@@ -133,42 +183,18 @@ def _create_other_views(
     return files
 
 
-def _names_of(artifact: Artifact, current: Set[str]) -> list[str]:
-    """What a version is called in a query: the current one also by its name alone."""
-    return [f"{artifact.name}@{artifact.id}", *[artifact.name] * (artifact.reference in current)]
-
-
-def _mentioned(kind: str, names: Sequence[str], plain: str) -> set[str]:
-    """Those of the names that stand behind `kind.` in a statement, in any case.
-
-    Of names that differ by case alone, which DuckDB does not tell apart, the one that is written.
-    Raises QueryError when two of them are.
-    """
-
-    def stands(name: str, flags: int) -> bool:
-        quoted = re.escape(name)
-        return re.search(rf'\b(?i:{kind})\s*\.\s*("{quoted}"|{quoted}\b(?!@))', plain, flags) is not None
-
-    chosen: dict[str, list[str]] = {}
-    for name in names:
-        if stands(name, re.IGNORECASE):
-            chosen.setdefault(name.lower(), []).append(name)
-    for alike in chosen.values():
-        written = [name for name in alike if stands(name, 0)] if len(alike) > 1 else alike
-        if len(written) != 1:
-            what = f"{' and '.join(sorted(alike))} differ by case alone, which SQL does not tell apart"
-            cure = f"Name one of them as it is written, or ask {kind} WHERE artifact = '{alike[0]}'."
-            raise QueryError("query", what, cure)
-        alike[:] = written
-    return {name for alike in chosen.values() for name in alike}
-
-
 def _without_texts(sql: str) -> str:
     """A statement without its strings and comments, whose words name no view."""
+    return "".join(" " if is_text else piece for is_text, piece in _pieces(sql))
+
+
+def _pieces(sql: str) -> list[tuple[bool, str]]:
+    """A statement cut into its strings and comments (True) and what stands between them."""
     data, tokens = sql.encode(), duckdb.tokenize(sql)  # offsets count bytes
     ends = [start for start, _ in tokens[1:]] + [len(data)]
     silent = (duckdb.token_type.string_const, duckdb.token_type.comment)
-    return "".join(" " if kind in silent else data[at:end].decode() for (at, kind), end in zip(tokens, ends, strict=True))
+    cut = [(kind in silent, data[at:end].decode()) for (at, kind), end in zip(tokens, ends, strict=True)]
+    return [(is_text, "".join(piece for _, piece in run)) for is_text, run in groupby(cut, key=lambda piece: piece[0])]
 
 
 def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[str, list[Path]]:

@@ -11,7 +11,8 @@ from diffusers import VQModel
 
 from flows.config import ConvertOriginal
 from flows.convert import convert_original
-from flows.sample import sample_rdm
+from flows.opening import OpenRun, open_run
+from flows.sample import draw, sample_rdm
 from flows.sample_config import SampleRDM
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
@@ -62,6 +63,17 @@ def test_a_released_checkpoint_draws_from_text_without_a_database(tmp_path, chec
     request = SampleRDM(root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=2, steps=3)
     records = read_samples(sample_rdm(request))
     assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0]["database"] is None
+    assert open_run(tmp_path, "released").sampler == "ddim-2022"
+
+
+def test_a_run_of_2022_is_drawn_at_the_times_of_2022_unless_others_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr("flows.sample.generate", lambda *_, sampler, **__: asked.append(sampler))
+    ours = OpenRun(None, None, None, None, {"latent_side": 8})
+    theirs = replace(ours, facts=ours.facts | {"converted_from": {"file": "model.ckpt"}})
+    for run, how in ((theirs, {}), (theirs, {"sampler": None}), (theirs, {"sampler": "ddim"}), (ours, {})):
+        draw(run, None, [0], 30, **how)
+    assert asked == ["ddim-2022", "ddim-2022", "ddim", None]
 
 
 def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(tmp_path, checkpoint, small_world):

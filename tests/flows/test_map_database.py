@@ -10,7 +10,7 @@ import pytest
 
 from flows.look_config import MapDatabase
 from flows.map_database import SCRIPT, chosen_rows, coloured, map_database
-from rdm_core.images import decode
+from rdm_core.decode import decode
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from flows.sample import open_all, sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import decode
 from storage.neighbors import NO_ROW
 from storage.samples import read_samples
 

@@ -12,8 +12,8 @@ from flows import encoders
 from flows.database import searchable
 from flows.look_config import SearchDatabase
 from flows.search import found_rows, queries_by_key, search
+from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import decode
 from rdm_core.search import Searcher, build_index
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from rdm_core.clip import BUILT_IN, RANDOM, Encoder, batches_of, even_batches, joined, load_encoder
+from rdm_core.decode import decode
 from rdm_core.errors import EncoderError, RequestError
-from rdm_core.images import decode
 from rdm_core.shapes import encoder as shapes
 
 SMALL = shapes.MODEL_NAME

@@ -58,17 +58,17 @@ def test_by_default_training_runs_plainly():
 @pytest.mark.parametrize(
     ("cls", "asked", "message"),
     [
-        (DenoiserConfig, {"depth": 0}, "depth: is 0, must be at least 1"),
-        (DenoiserConfig, {"set_layers": -1}, "set_layers: is -1, must be 0 or more"),
-        (DenoiserConfig, {"channels": ()}, r"channels: is \(\), must be one or more widths above 0"),
+        (DenoiserConfig, {"depth": 0}, "depth: is 0, must be between 1 and 1000"),
+        (DenoiserConfig, {"set_layers": -1}, "set_layers: is -1, must be between 0 and 1000"),
+        (DenoiserConfig, {"channels": ()}, r"channels: is \(\), must be one or more widths from 1 to 65536"),
         (DenoiserConfig, {"network": "transformer", "channels": (33,)}, "channels: 33 cannot be divided into heads of 32"),
         (TrainingConfig, {"k": 4, "from_top": 3}, "from_top: 3 nearest cannot give k=4 neighbors; 0 takes the k nearest"),
         (TrainingConfig, {"score_cap": 1.5}, "score_cap: is 1.5, must be a cosine"),
         (TrainingConfig, {"each_neighbor_dropout": 1.1}, "each_neighbor_dropout: is 1.1, must be between 0 and 1"),
         (TrainingConfig, {"query_dropout": -0.1}, "query_dropout: is -0.1, must be between 0 and 1"),
-        (TrainingConfig, {"embedding_noise": -1.0}, "embedding_noise: is -1.0, must be 0 or more"),
+        (TrainingConfig, {"embedding_noise": -1.0}, "embedding_noise: is -1.0, must be between 0 and 1000"),
         (TrainingConfig, {"learning_rate": 0.0}, "learning_rate: is 0.0, must be above 0"),
-        (ExecutionConfig, {"accumulate": 0}, "accumulate: is 0, must be at least 1"),
+        (ExecutionConfig, {"accumulate": 0}, "accumulate: is 0, must be between 1 and 1000000"),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(cls, asked, message):

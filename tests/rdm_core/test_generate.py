@@ -72,7 +72,7 @@ def test_everything_that_is_asked_for_goes_with_its_image_whatever_the_batch(tin
     """Fresh noise, a negative context of each, a style of each, and an image of each to be painted into."""
     guidance, style = Guidance(3.0, (0.1, 0.9), away_from=contexts(5, seed=1)), Style(contexts(5, seed=2), 0.5)
     known = Known(torch.randn(5, 3, SIDE, SIDE).clamp(-1, 1), torch.arange(SIDE).expand(1, 1, SIDE, SIDE) < 3)
-    how = {"process": Diffusion(), "steps": 6, "eta": 1.0, "guidance": guidance, "style": style, "known": known}
+    how = {"process": Diffusion(), "steps": 12, "eta": 1.0, "guidance": guidance, "style": style, "known": known}
     denoiser, context = tiny_denoiser(), contexts(5)
     together = draw(denoiser, context, SEEDS, **how)
     for batch in (1, 2, 3):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+import rdm_core.memory
 import rdm_core.needs
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.denoiser import build_denoiser
@@ -275,6 +276,6 @@ def test_hours_are_those_of_all_images_at_the_rate_of_all_processes():
 def test_a_cpu_has_what_is_free_within_its_containers_limit(limit, expected, tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text(limit)
     files = (str(tmp_path / "absent"), str(tmp_path / "memory.max"))
-    monkeypatch.setattr(rdm_core.needs, "CGROUP_LIMITS", files)
+    monkeypatch.setattr(rdm_core.memory, "CGROUP_LIMITS", files)
     free = psutil.virtual_memory().available
     assert device_memory_bytes(CPU) == (expected or pytest.approx(free, rel=0.2))

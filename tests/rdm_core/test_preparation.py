@@ -13,7 +13,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from rdm_core.clip import BUILT_IN, load_encoder
-from rdm_core.images import ImageRejected, decode
+from rdm_core.decode import ImageRejected, decode
 from rdm_core.preparation import ahead, decode_stored, preparation_of
 
 CLIP = {

@@ -8,7 +8,17 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rdm_core.errors import RequestError
 from rdm_core.noise import Diffusion, FlowMatching, Process
-from rdm_core.samplers import SAMPLERS, Predict, sample_ddim, sample_heun, sampler_of
+from rdm_core.samplers import (
+    SAMPLERS,
+    Predict,
+    Sampler,
+    even_grid,
+    grid_of_2022,
+    sample_ddim,
+    sample_ddim_2022,
+    sample_heun,
+    sampler_of,
+)
 
 SHAPE = (2, 3, 4, 4)
 PROCESSES = {
@@ -21,7 +31,7 @@ MULTISTEP = ["dpm++", "unipc"]
 FITTING = [
     (process, sampler)
     for process in PROCESSES
-    for sampler in (["euler", "heun"] if process == "flow" else ["ddim"]) + MULTISTEP
+    for sampler in (["euler", "heun"] if process == "flow" else ["ddim", "ddim-2022"]) + MULTISTEP
 ]  # fmt: skip
 DIFFUSIONS = [process for process in PROCESSES if process != "flow"]
 
@@ -61,7 +71,7 @@ def visited(process: Process, name: str | None, steps: int) -> list[float]:
 # -- against diffusers
 
 
-def assert_steps_are_diffusers(process: Diffusion, steps: int, eta: float = 0.0, **schedule) -> None:
+def assert_steps_are_diffusers(sampler: Sampler, process: Diffusion, steps: int, eta: float = 0.0, **schedule) -> None:
     """The same times and the same x at each of them, and in the end."""
     kind = "v_prediction" if process.velocity else "epsilon"
     scheduler = DDIMScheduler(
@@ -81,28 +91,39 @@ def assert_steps_are_diffusers(process: Diffusion, steps: int, eta: float = 0.0,
         return fake_network(x, t)
 
     noise = (lambda: torch.randn(SHAPE, generator=fresh)) if eta else no_noise
-    found.append(sample_ddim(process, predict, start(), steps, noise, eta))
+    found.append(sampler(process, predict, start(), steps, noise, eta))
     assert times == scheduler.timesteps.tolist()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
+"""The release's times, where the number of steps divides 1000."""
+
+
 @pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
-@pytest.mark.parametrize("steps", [1, 7, 10, 30, 50, 100, 999])
-def test_ddim_is_the_2022_sampler(steps, velocity):
-    assert_steps_are_diffusers(Diffusion(velocity=velocity), steps, timestep_spacing="leading", steps_offset=1)
+@pytest.mark.parametrize("steps", [1, 10, 50, 100, 999])
+def test_ddim_2022_is_the_2022_sampler(steps, velocity):
+    assert_steps_are_diffusers(sample_ddim_2022, Diffusion(velocity=velocity), steps, **LEADING)
 
 
 @pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_with_fresh_noise_is_the_2022_papers_sampler(eta, velocity):
-    assert_steps_are_diffusers(Diffusion(velocity=velocity), 20, eta, timestep_spacing="leading", steps_offset=1)
+def test_ddim_2022_with_fresh_noise_is_the_2022_papers_sampler(eta, velocity):
+    assert_steps_are_diffusers(sample_ddim_2022, Diffusion(velocity=velocity), 20, eta, **LEADING)
+
+
+@pytest.mark.parametrize("process", ["epsilon", "velocity"])
+@pytest.mark.parametrize("steps", [1, 10, 50, 100, 500])
+def test_ddim_is_diffusers_with_trailing_steps(steps, process):
+    """Where the steps divide 1000: elsewhere diffusers' own steps do not end where its next ones begin."""
+    assert_steps_are_diffusers(sample_ddim, PROCESSES[process], steps, timestep_spacing="trailing")
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim_from_pure_noise_is_diffusers_with_trailing_steps(eta):
     process = PROCESSES["zero terminal"]
-    assert_steps_are_diffusers(process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    assert_steps_are_diffusers(sample_ddim, process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True)
 
 
 def test_eta_changes_what_is_drawn():
@@ -147,6 +168,54 @@ def error(process: Process, name: str, steps: int) -> float:
     return max(abs(at_zero - MEAN), abs(at_one - at_zero - DEVIATION))
 
 
+def times_asked(process: Process, name: str, steps: int) -> list[int]:
+    """The steps of a diffusion at which it asks a network that costs nothing."""
+    times = []
+
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        times.append(round(1000 * t))
+        return x
+
+    drawn(process, name, predict, torch.zeros(1, 1, 1, 1), steps)
+    return times
+
+
+def test_every_number_of_steps_costs_as_many_evaluations_and_starts_at_full_noise():
+    for steps in range(1, 1001):
+        grid = even_grid(steps)
+        assert len(grid) == steps and grid[0] == 999 and grid[-1] >= 0
+        gaps = {a - b for a, b in zip(grid, grid[1:], strict=False)}
+        assert all(1000 // steps <= gap <= -(-1000 // steps) for gap in gaps), steps
+    for steps in (1, 30, 334, 501, 600, 1000):
+        assert times_asked(Diffusion(), "ddim", steps) == even_grid(steps)
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 30, 333, 334, 501, 600, 999, 1000])
+def test_the_solvers_take_every_number_of_steps_from_full_noise_too(name, steps):
+    asked = times_asked(Diffusion(), name, steps)
+    assert len(asked) == steps and asked[0] == 999
+
+
+def test_the_times_of_the_release_are_its_own():
+    assert grid_of_2022(30) == [1 + 33 * i for i in range(31)][::-1], "31 evaluations for 30, from 991 on"
+    assert len(grid_of_2022(150)) == 167
+    for steps in (2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500):
+        assert grid_of_2022(steps) == (torch.arange(0, 1000, 1000 // steps) + 1).flip(0).tolist()
+        assert len(grid_of_2022(steps)) == steps
+    assert grid_of_2022(600) == grid_of_2022(1000) == list(range(999, 0, -1))
+    assert times_asked(Diffusion(), "ddim-2022", 30) == grid_of_2022(30)
+
+
+@pytest.mark.parametrize("process", ["epsilon", "velocity", "zero terminal"])
+@pytest.mark.parametrize("steps", [30, 150, 300, 334, 501, 600, 1000])
+def test_no_number_of_steps_shifts_the_mean_of_what_is_drawn(steps, process):
+    """A start below full noise would: by 0.023 at 334 steps and 0.033 at 600."""
+    noise = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    found = drawn(PROCESSES[process], "ddim", towards(PROCESSES[process], MEAN, DEVIATION), noise, steps)
+    assert found.item() == pytest.approx(MEAN, abs=0.003)
+
+
 @pytest.mark.parametrize(("process", "name"), FITTING)
 def test_more_steps_come_nearer_to_the_right_mean_and_deviation(process, name):
     errors = [error(PROCESSES[process], name, steps) for steps in (3, 10, 300)]
@@ -154,7 +223,7 @@ def test_more_steps_come_nearer_to_the_right_mean_and_deviation(process, name):
     assert errors[2] < 0.015
 
 
-@pytest.mark.parametrize(("process", "name"), [(p, name) for p, name in FITTING if name not in ("euler", "ddim")])
+@pytest.mark.parametrize(("process", "name"), [(p, name) for p, name in FITTING if name not in ("euler", "ddim", "ddim-2022")])
 def test_at_20_steps_the_second_order_is_far_nearer_than_the_first(process, name):
     plain = "euler" if process == "flow" else "ddim"
     assert error(PROCESSES[process], name, 20) < error(PROCESSES[process], plain, 20) / 4
@@ -173,7 +242,7 @@ def test_fresh_noise_draws_the_right_mean_and_deviation_too(process):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50])
-@pytest.mark.parametrize(("process", "name"), [pair for pair in FITTING if pair[1] != "ddim"])
+@pytest.mark.parametrize(("process", "name"), [pair for pair in FITTING if "ddim" not in pair[1]])
 def test_where_the_data_is_one_point_every_number_of_steps_ends_there(process, name, steps):
     found = drawn(PROCESSES[process], name, towards(PROCESSES[process], MEAN, 0.0), start(), steps)
     torch.testing.assert_close(found, torch.full(SHAPE, MEAN), atol=2e-3, rtol=0)
@@ -201,7 +270,7 @@ def test_eulers_error_falls_with_the_steps_and_heuns_with_their_square():
 
 
 @pytest.mark.parametrize("steps", [1, 12, 61, 402])
-@pytest.mark.parametrize(("process", "name"), FITTING)
+@pytest.mark.parametrize(("process", "name"), [pair for pair in FITTING if pair[1] != "ddim-2022"])
 def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name, steps):
     times = visited(PROCESSES[process], name, steps)
     if name == "heun":
@@ -246,10 +315,11 @@ def test_a_sampler_is_known_by_name():
 @pytest.mark.parametrize(
     ("process", "name", "usable"),
     [
+        ("flow", "ddim-2022", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
         ("flow", "ddim", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
         ("flow", "plms", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
-        ("epsilon", "heun", r"trained with a diffusion process. Use one of: ddim, dpm\+\+, unipc\."),
-        ("velocity", "euler", r"trained with a diffusion process. Use one of: ddim, dpm\+\+, unipc\."),
+        ("epsilon", "heun", r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\."),
+        ("velocity", "euler", r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\."),
     ],
 )
 def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(process, name, usable):
@@ -262,6 +332,7 @@ def test_an_eta_that_would_not_be_used_is_refused(process, name):
     with pytest.raises(RequestError, match=r"eta: 0.5, but the sampler '.+' adds no noise.*Use eta=0, or sampler=ddim"):
         sampler_of(PROCESSES[process], name, 10, 0.5)
     assert sampler_of(Diffusion(), "ddim", 10, 0.5) is sample_ddim
+    assert sampler_of(Diffusion(), "ddim-2022", 10, 0.5) is sample_ddim_2022
 
 
 def test_more_steps_than_the_process_has_are_refused(process):

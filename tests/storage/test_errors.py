@@ -1,12 +1,14 @@
 """The tree of errors."""
 
+import errno
 import inspect
 import pickle
 
 import pytest
 
 from storage import errors
-from storage.errors import StorageError
+from storage.errors import CannotWrite, StorageError, told_by_cause
+from storage.remote import root_of
 
 ALL = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, StorageError)]
 
@@ -24,3 +26,14 @@ def test_the_docstring_is_the_whole_tree():
     assert len(ALL) == 9
     for kind in ALL:
         assert f"{kind.__name__} " in errors.__doc__
+
+
+def test_a_path_is_named_as_it_is_and_one_of_a_mirror_by_its_url(tmp_path, monkeypatch):
+    odd = tmp_path / "two  spaces" / "naïve {x} %d"
+    assert str(StorageError(odd, "it is gone", "Look.")).startswith(f"{tmp_path}/two  spaces/naïve {{x}} %d: it is gone. ")
+    monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
+    root = root_of("s3://bucket/a/b")
+    error = StorageError(root / "shards" / "mine", "it is gone", "Look.")
+    assert error.where == "s3://bucket/a/b/shards/mine"
+    with pytest.raises(CannotWrite, match="^" + str(tmp_path)), told_by_cause(root):
+        raise OSError(errno.ENOSPC, "full")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -128,18 +129,6 @@ def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
         found.save(tmp_path / "out.xlsx")
 
 
-def test_names_that_differ_by_case_alone_are_told_apart(root, make, sample):
-    make("shards", "Coco", lambda d, n: write_shard(d, n, [sample(7)]))
-    assert rows(root, "SELECT artifact, count(*) FROM shards GROUP BY ALL ORDER BY ALL") == [
-        ("Coco", 1), ("coco", 3), ("own", 1)]  # fmt: skip
-    assert rows(root, 'SELECT count(*) FROM shards."Coco"') == [(1,)]
-    assert rows(root, "SELECT count(*) FROM SHARDS.coco") == [(3,)]
-    for both in ('shards."Coco", shards."coco"', "shards.COCO"):
-        with pytest.raises(QueryError, match="Coco and coco differ by case alone"):
-            query(root, f"SELECT 1 FROM {both}")
-    assert rows(root, "SELECT count(*) FROM embeddings.COCO") == [(3,)], "where there is no doubt"
-
-
 def test_every_stored_picture_is_found_by_its_place_in_its_tar(root):
     found = query(root, "SELECT * FROM pictures ORDER BY ALL").rows()
     assert [(row["artifact"], row["key"]) for row in found] == rows(
@@ -221,3 +210,41 @@ def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root
     for sql in ('SELECT * FROM shards."coco"', "SELECT * FROM shards", "SELECT 'é', * FROM Shards", "DESCRIBE shards"):
         with pytest.raises(ArtifactDamaged, match="00000.parquet has .*builds it again"):
             query(root, sql)
+
+
+# Names that differ by case alone
+
+
+@pytest.fixture
+def three_cases(root, make, sample):
+    """Shards called coco (3 rows), Coco (1) and COCO (2, of an id that Coco's may be too)."""
+    make("shards", "Coco", lambda d, n: write_shard(d, n, [sample(4)]))
+    make("shards", "COCO", lambda d, n: write_shard(d, n, [sample(5), sample(6)]))
+    return root
+
+
+def test_names_that_differ_by_case_alone_are_told_apart(three_cases):
+    for name, count in (("coco", 3), ("Coco", 1), ("COCO", 2)):
+        assert rows(three_cases, f'SELECT count(*) FROM shards."{name}"') == [(count,)]
+        assert rows(three_cases, f"SELECT count(*) FROM SHARDS . {name}") == [(count,)]
+        [one] = artifacts(three_cases, "shards", name)
+        assert rows(three_cases, f'SELECT count(*) FROM shards."{name}@{one.id}"') == [(count,)]
+    together = 'SELECT (SELECT count(*) FROM shards.coco), (SELECT count(*) FROM shards."COCO"), count(*) FROM shards'
+    assert rows(three_cases, together) == [(3, 2, 7)]
+    both = 'SELECT a.key FROM shards."COCO" a JOIN shards."COCO" b USING (key) WHERE a.key <> \'shards."coco"\' -- shards.Coco'
+    assert len(rows(three_cases, both)) == 2
+
+
+def test_a_name_that_may_be_two_is_refused_with_both(three_cases):
+    with pytest.raises(QueryError, match=r'shards.cOCO may be COCO or Coco or coco, which differ by case alone.*shards."COCO"'):
+        query(three_cases, "SELECT * FROM shards.cOCO")
+
+
+def test_one_name_may_be_written_in_any_case(root):
+    assert rows(root, 'SELECT count(*) FROM shards."OWN"') == rows(root, "SELECT count(*) FROM Shards.Own") == [(1,)]
+    assert rows(root, 'SELECT count(*) FROM shards."OWN" JOIN shards.own USING (key)') == [(1,)]
+
+
+def test_a_message_keeps_the_spaces_of_a_path(root):
+    with pytest.raises(QueryError, match=re.escape("/a  b   c.parquet")):
+        query(root, "SELECT * FROM '/a  b   c.parquet'")

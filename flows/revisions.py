@@ -1,0 +1,39 @@
+"""The revision of each stage: a fix that changes bytes rebuilds what it spoiled.
+
+Raise the number of a kind whenever the code that makes it gives other bytes for the same
+parameters and inputs, and they were wrong before: a reader, the decoder, a sampler. Not for what
+is faster, for rounding in the last bits, or for a new parameter whose default changes nothing.
+Then the next run of the stage builds a new version, part by part; old versions stay readable and
+are used as inputs, and what is made from parts whose bytes did not change is kept.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from storage.artifact import REVISION, Plan
+
+REVISIONS = {
+    "shards": 2,  # 2: ICC profiles, odd metadata, depths, clear colours; rows lost or mistaken
+    "embeddings": 1,
+    "index": 1,
+    "neighbors": 1,
+    "latents": 1,
+    "runs": 1,
+    "samples": 2,  # 2: DDIM from full noise, as many steps as asked for; ICC of given images
+    "evaluations": 2,  # 2: as samples
+    "reports": 1,
+}
+"""Kind -> revision of the stage that makes it. A plan that says nothing is of revision 1."""
+
+
+def revision_of(kind: str) -> dict[str, int]:
+    """What the plan of a stage says of its revision, and what each of its parts is made from,
+    beside everything else.
+    """
+    return {REVISION: REVISIONS[kind]} if REVISIONS[kind] > 1 else {}
+
+
+def plan_of(kind: str, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Plan:
+    """The plan of a stage in its present revision."""
+    of_before = {key: value for key, value in parameters.items() if key != REVISION}
+    return Plan(kind, name, of_before | revision_of(kind), inputs)

@@ -1,0 +1,131 @@
+"""Which decoder a file asks for by its first bytes, and what it is where none takes it."""
+
+import importlib
+import io
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from PIL import Image, TiffImagePlugin
+
+from rdm_core.metadata import JPEG_HEAD, PNG_HEAD
+
+# The only decoders that ever run; without this list Pillow would hand an EPS file to ghostscript.
+# JPEG includes MPO.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+for _plugin in ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP"):
+    importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+if not set(FORMATS) <= set(Image.OPEN):
+    absent = set(FORMATS) - set(Image.OPEN)
+    raise ImportError(f"this Pillow cannot read {absent}; install Pillow >= 11.3 from a wheel")
+# Greys that Pillow decodes and does not look up: of 12 bits and of 16, 0 black or white, either end
+# of a word first.
+for _order in (b"II", b"MM"):
+    for _photometric in (0, 1):
+        TiffImagePlugin.OPEN_INFO.setdefault(
+            (_order, _photometric, (1,), 1, (12,), ()), ("I;16", "I;12")
+        )
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+READABLE = (*FORMATS, "HEIF")
+"""All that is read; the decoder of HEIF (.heic) is loaded with the first of them."""
+_HEADS = (JPEG_HEAD, PNG_HEAD, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+# Formats that are told by their first bytes and not read.
+_OTHER_HEADS = {
+    b"\0\0\0\x0cjP  \r\n": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"II\xbc\x01": "JPEG XR",
+    b"8BPS": "Photoshop", b"\0\0\1\0": "ICO", b"%PDF-": "PDF", b"%!PS": "EPS", b"qoif": "QOI",
+    b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR", b"gimp xcf": "GIMP",
+    b"DDS ": "DDS", b"BPG\xfb": "BPG", b"IIRO": "camera raw", b"IIU\0": "camera raw",
+    b"FUJIFILM": "camera raw",
+    **{b"P%d" % kind + white: "PPM" for kind in range(1, 8) for white in (b"\n", b" ", b"\r")},
+}  # fmt: skip
+
+
+def opened(data: bytes) -> Image.Image:
+    """The header of a file, by the one decoder that its first bytes ask for."""
+    if not is_heif(data):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    load_heif()
+    return Image.open(io.BytesIO(data), formats=("HEIF",))
+
+
+@cache
+def load_heif() -> None:
+    import pi_heif
+
+    pi_heif.register_heif_opener(
+        thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+    )
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """What a file in boxes (AVIF, HEIF, films) says that it is; nothing for any other file."""
+    end = min(int.from_bytes(data[:4], "big"), 256) if data[4:8] == b"ftyp" else 0
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))} if end else set()
+
+
+def is_avif(data: bytes) -> bool:
+    return bool(_brands(data) & _AVIF_BRANDS)
+
+
+def is_heif(data: bytes) -> bool:
+    return not is_avif(data) and bool(_brands(data) & _HEIF_BRANDS)
+
+
+def is_of_a_readable_format(data: bytes) -> bool:
+    """Whether a file starts as those of READABLE do, whatever follows."""
+    return is_avif(data) or is_heif(data) or data.startswith(_HEADS) or data[8:12] == b"WEBP"
+
+
+def other_format(data: bytes) -> str | None:
+    """The name of a picture format that is told by its first bytes and not read."""
+    beginning = data[:1000].lstrip()
+    if beginning.startswith((b"<svg", b"<?xml")) and b"<svg" in beginning:
+        return "SVG"
+    return next((name for head, name in _OTHER_HEADS.items() if data.startswith(head)), None)
+
+
+def refusal(data: bytes) -> Exception:
+    """Why a decoder does not take a file that starts as its own do: Image.open does not say."""
+    if is_heif(data):
+        load_heif()
+    for name in ["HEIF"] if is_heif(data) else FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(data[:16]) is True:
+            try:
+                factory(io.BytesIO(data), "")
+            except Exception as error:
+                return error
+    return SyntaxError("the header cannot be read")
+
+
+def tiff_tags(data: bytes) -> Mapping[int, Any]:
+    """The tags of a TIFF's first picture; none where it is no TIFF, or its tags cannot be read."""
+    if not data.startswith((b"II", b"MM")):
+        return {}
+    try:
+        file = io.BytesIO(data)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        return {number: tags[number] for number in (258, 259, 262, 339) if number in tags}
+    except Exception:  # whatever the bytes
+        return {}
+
+
+def tiff_kind(tags: Mapping[int, Any]) -> str:
+    """What the pixels of a TIFF are, in words."""
+    kinds = {
+        2: "signed integers",
+        3: "floats",
+        4: "numbers of no stated kind",
+        5: "complex integers",
+        6: "complex floats",
+    }
+    bits, kind = tags.get(258, (1,)), kinds.get(tags.get(339, (1,))[0], "integers")
+    several = f"{len(bits)} channels" if len(bits) > 1 else "1 channel"
+    return (
+        f"a TIFF of {several} of {bits[0]}-bit {kind}, photometric interpretation {tags.get(262)}"
+    )

@@ -1,0 +1,192 @@
+"""A fix that changes bytes rebuilds what it spoiled, and nothing else."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows import revisions
+from flows.average import average_plan
+from flows.build_database import embedding_plan, index_plan
+from flows.config import (
+    AverageRun,
+    BuildDatabase,
+    EncodeLatents,
+    EvaluateRDM,
+    FindNeighbors,
+    ImportImages,
+    Study,
+    TrainRDM,
+    WriteReport,
+)
+from flows.encode_latents import encode_latents, latents_plan
+from flows.evaluate import evaluation_plan
+from flows.find_neighbors import neighbors_plan
+from flows.import_images import import_images, import_plan
+from flows.report import Subject, report_plan
+from flows.revisions import REVISIONS, plan_of
+from flows.sample import sample_plan
+from flows.sample_config import SampleRDM
+from flows.study import study_plan
+from flows.train_rdm import training_plan
+from storage.artifact import Artifact, Plan, artifacts, open_artifact
+from storage.build import begin, unfinished
+from storage.errors import BuildRefused
+from storage.layout import KINDS
+from storage.runs import write_checkpoint
+
+PARAMETERS = {"encoder": {"dimension": 64}, "space": {}, "k": 20}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Every artifact that a plan asks for is there, and says the least."""
+
+    def opened(root, kind, reference):
+        inputs = {"database": "d", "shards": "s", "queries": "q"}
+        return Artifact(
+            tmp_path,
+            kind,
+            reference,
+            "0" * 12,
+            1,
+            f"{kind}-{reference}",
+            PARAMETERS,
+            inputs,
+            (),
+            {},
+            "",
+        )
+
+    for module in (
+        "build_database",
+        "encode_latents",
+        "find_neighbors",
+        "sample",
+        "evaluate",
+        "study",
+        "average",
+    ):
+        monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
+    monkeypatch.setattr("flows.evaluate.with_fingerprint", lambda *_: None)
+    monkeypatch.setattr("flows.evaluate.same_shards", lambda *_: None)
+    return opened
+
+
+def plans(root, made):
+    """The plan of each stage, by the name of what makes it."""
+    here = {"root": root, "name": "a"}
+    run, embeddings = made(root, "runs", "r"), made(root, "embeddings", "e")
+    database = BuildDatabase(
+        **here, shards="a", encoder="rdm-shapes", weights="built-in", precision="float32"
+    )
+    evaluated = {"run": "r", "baseline": "b", "heldout_latents": "l", "heldout_neighbors": "n"}
+    training = TrainRDM(**here, latents="a", neighbors="a", database="a")
+    page = WriteReport(**here, run="r", baseline="b", evaluation="e", samples=("s",))
+    return {
+        "import": import_plan(ImportImages(**here, source="shapes", count=4, size=16)),
+        "embed": embedding_plan(database),
+        "index": index_plan(database, embeddings),
+        "neighbors": neighbors_plan(FindNeighbors(**here, queries="a", database="a")),
+        "encode": latents_plan(EncodeLatents(**here, shards="a")),
+        "train": training_plan(
+            training, dict.fromkeys(("latents", "neighbors", "database", "index"), embeddings)
+        ),
+        "average": average_plan(AverageRun(**here, run="r")),
+        "sample": sample_plan(SampleRDM(**here, run="r", texts=("a",))),
+        "evaluate": evaluation_plan(EvaluateRDM(**here, **evaluated, swaps={})),
+        "study": study_plan(Study(root=root), 0),
+        "report": report_plan(page, Subject(root, run, run, run, (run,), (run,))),
+    }
+
+
+def test_there_is_a_revision_of_every_kind():
+    assert set(REVISIONS) == set(KINDS)
+    assert all(number >= 1 for number in REVISIONS.values())
+
+
+def test_the_plan_of_every_stage_holds_its_revision(tmp_path, made, monkeypatch):
+    before = plans(tmp_path, made)
+    assert {plan.kind for plan in before.values()} == set(KINDS)
+    for stage, plan in before.items():
+        assert plan.parameters.get("revision", 1) == REVISIONS[plan.kind], stage
+    for kind, number in REVISIONS.items():
+        monkeypatch.setitem(revisions.REVISIONS, kind, number + 1)
+    for stage, plan in plans(tmp_path, made).items():
+        assert plan.parameters["revision"] == REVISIONS[plan.kind], stage
+        assert plan.id != before[stage].id, stage
+
+
+def test_no_stage_makes_a_plan_of_its_own():
+    """But for a removal, which is asked for as the version before was."""
+    found = []
+    for path in sorted(Path(revisions.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Plan":
+                found.append(path.name)
+    assert found == ["remove.py", "revisions.py"]
+
+
+def test_revision_1_says_nothing_so_that_what_was_made_before_is_kept(monkeypatch):
+    monkeypatch.setitem(revisions.REVISIONS, "latents", 1)
+    assert plan_of("latents", "a", {"space": 1}, {}) == Plan("latents", "a", {"space": 1}, {})
+
+
+def test_a_raised_revision_makes_the_stage_anew_and_keeps_what_its_bytes_allow(
+    tmp_path, monkeypatch
+):
+    asked = ImportImages(root=tmp_path, name="a", source="shapes", count=4, size=16, encoding="png")
+    first = import_images(asked)
+    latents = encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a"))
+    monkeypatch.setitem(revisions.REVISIONS, "shards", REVISIONS["shards"] + 1)
+    second = import_images(asked)
+    assert (second.version, second.fingerprint) == (2, first.fingerprint) and second.id != first.id
+    assert {part.made_from for part in first.parts}.isdisjoint(
+        part.made_from for part in second.parts
+    ), "made, not taken over"
+    assert open_artifact(tmp_path, "shards", f"a@{first.id}").rows == 4, (
+        "the old version stays readable"
+    )
+    assert encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a")).id == latents.id, (
+        "equal bytes, nothing to do"
+    )
+    monkeypatch.setitem(revisions.REVISIONS, "latents", REVISIONS["latents"] + 1)
+    again = encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a"))
+    assert again.version == 2 and {p.made_from for p in again.parts}.isdisjoint(
+        p.made_from for p in latents.parts
+    )
+    assert len(artifacts(tmp_path)) == 4
+
+
+def begun(root, plan, name="00000", origin="x"):
+    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
+        build.write_part(name, origin, lambda scratch: ((scratch / name).write_bytes(b"abc"), {}))
+        raise KeyboardInterrupt
+    return unfinished(root, plan.kind, plan.name)[-1]
+
+
+def test_an_unfinished_build_of_an_earlier_revision_is_no_obstacle(tmp_path):
+    left = begun(tmp_path, Plan("latents", "a", {"space": 1}))
+    with begin(tmp_path, Plan("latents", "a", {"space": 1, "revision": 2})) as build:
+        taken_over = build.existing_part("00000", "x")
+        assert taken_over is not None and build.existing_part("00001", "y") is None
+        build.commit([taken_over], {})
+    assert not left.exists()
+    begun(tmp_path, Plan("latents", "a", {"space": 2}))
+    refused = pytest.raises(
+        BuildRefused, match=r"asked for with revision=null \(now 3\), space=2 \(now 1\)"
+    )
+    with refused, begin(tmp_path, Plan("latents", "a", {"space": 1, "revision": 3})):
+        pass
+
+
+def test_an_unfinished_training_of_an_earlier_revision_is_dropped_by_a_person_alone(tmp_path):
+    left = begun(tmp_path, Plan("runs", "a", {"steps": 1}))
+    write_checkpoint(left, 1, {"weight": np.zeros(1)})
+    refused = pytest.raises(
+        BuildRefused, match=r"asked for with revision=null \(now 2\).*rdm gc --unfinished runs/a"
+    )
+    with refused, begin(tmp_path, Plan("runs", "a", {"steps": 1, "revision": 2})):
+        pass
+    assert left.exists()

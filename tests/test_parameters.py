@@ -1,0 +1,244 @@
+"""Whatever can be set: no number that is none, of any parameter, from anywhere."""
+
+import argparse
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+import flows
+from flows.arguments import UsageError, assigned, configured
+from flows.config import EvaluateRDM, ImportImages, Rebuild, TrainRDM
+from flows.parameters import Parameters
+from flows.sample_config import SampleRDM
+from rdm_core.config import Config, NoiseConfig, TrainingConfig
+
+INFINITY, NAN = float("inf"), float("nan")
+ODD = {
+    "inf": INFINITY,
+    "-inf": -INFINITY,
+    "nan": NAN,
+    "2**64": 2**64,
+    "-2**64": -(2**64),
+    "-1": -1,
+    "1e300": 1e300,
+}
+MAY_BE_NEGATIVE = {("NoiseConfig", "time_mean"), ("TrainingConfig", "score_cap")}
+"""The only parameters that mean something below zero."""
+
+
+def with_subclasses(cls):
+    return {cls}.union(*map(with_subclasses, cls.__subclasses__()))
+
+
+def every_kind():
+    """Each class of parameters there is, in whichever file."""
+    for module in pkgutil.iter_modules(flows.__path__):
+        if "config" in Path(module.name).stem or module.name in ("parameters", "upkeep"):
+            importlib.import_module(f"flows.{module.name}")
+    return sorted(
+        with_subclasses(Parameters) | with_subclasses(Config), key=lambda cls: cls.__name__
+    )
+
+
+def numbers_in(annotation):
+    """Paths to the numbers of an annotation: () for a number, ("tuple", n, ...) inside one of n
+    entries.
+    """
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if annotation in (int, float):
+        yield ()
+    elif origin is Annotated:
+        yield from numbers_in(inside[0])
+    elif origin in (Union, UnionType):
+        for part in inside:
+            yield from numbers_in(part)
+    elif origin is tuple:
+        count = 1 if inside[-1] is Ellipsis else len(inside)
+        for path in numbers_in(inside[0]):
+            for place in range(count):
+                yield (count, place, *path)
+
+
+def filled(path, value):
+    """The value where the path leads, ones elsewhere."""
+    if not path:
+        return value
+    count, place, *rest = path
+    return tuple(filled(rest, value) if i == place else 0 for i in range(count))
+
+
+NUMBERS = [
+    (cls, name, path)
+    for cls in every_kind()
+    for name, annotation in get_type_hints(cls, include_extras=True).items()
+    for path in numbers_in(annotation)
+]
+
+
+def complaints(cls, name, value):
+    """What is said of one parameter when nothing else is given."""
+    try:
+        cls(**{name: value})
+    except ValidationError as error:
+        return [
+            one["msg"] for one in error.errors() if one["loc"][:1] == (name,) or name in one["msg"]
+        ]
+    except ValueError as error:
+        return [str(error)] if name in str(error) else []
+    return []
+
+
+def test_the_walk_reaches_every_class_and_what_is_inside():
+    kinds = {cls.__name__ for cls in every_kind()}
+    assert {
+        "ImportImages",
+        "TrainRDM",
+        "SampleRDM",
+        "SearchDatabase",
+        "CollectVersions",
+        "NoiseConfig",
+        "Study",
+    } <= kinds
+    found = {(cls.__name__, name) for cls, name, _ in NUMBERS}
+    assert {("SampleRDM", "guidance_interval"), ("DenoiserConfig", "channels"), ("FindNeighbors", "score_cap"),
+            ("TrainRDM", "threads"), ("Images", "images_per_part"), ("Rebuild", "k")} <= found  # fmt: skip
+    assert len(found) > 100
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_every_number_is_finite_and_in_range_or_refused_by_name(odd):
+    accepted = [
+        f"{cls.__name__}.{name}{list(path)}"
+        for cls, name, path in NUMBERS
+        if not (odd == "-1" and (cls.__name__, name) in MAY_BE_NEGATIVE)
+        and not complaints(cls, name, filled(path, ODD[odd]))
+    ]
+    assert not accepted, f"{odd} is accepted by {accepted}"
+
+
+def test_a_number_that_is_none_is_refused_inside_other_parameters_too():
+    """As Prefect hands them over, and as Python does."""
+    inputs = {"name": "a", "latents": "a", "neighbors": "a", "database": "a"}
+    for part, values in (("noise", {"time_mean": float("nan")}), ("training", {"learning_rate": float("inf")}),
+                         ("denoiser", {"channels": [2**64]}), ("training", {"seed": 2**64})):  # fmt: skip
+        with pytest.raises(ValidationError, match=next(iter(values))):
+            TrainRDM(**inputs, **{part: values})
+        with pytest.raises(ValidationError, match=next(iter(values))):
+            TypeAdapter(TrainRDM).validate_json(json.dumps(inputs | {part: values}))
+    with pytest.raises(ValidationError, match="seed"):
+        Rebuild(name="a", images={"source": "shapes", "seed": 2**64})
+    for wrong in ({"time_mean": float("nan")}, {"beta_end": float("inf")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            NoiseConfig(**wrong)
+    with pytest.raises(ValueError, match="steps: is 2.5, must be a whole number"):
+        TrainingConfig(steps=2.5)
+
+
+@pytest.mark.parametrize("cls", [TrainRDM, SampleRDM, ImportImages, EvaluateRDM])
+def test_yes_and_no_are_no_numbers(cls):
+    numbers = {name for one, name, path in NUMBERS if one is cls and not path}
+    assert len(numbers) > 3
+    for name in numbers:
+        assert any("must be a number" in said for said in complaints(cls, name, True)), name
+
+
+# The command line
+
+
+def parsed(kind, *assignments, **flags):
+    options = argparse.Namespace(root=Path("data"), set=list(assignments))
+    return configured(options, kind, **flags)
+
+
+def imported(*assignments):
+    return parsed(ImportImages, *assignments, source="folder", path=Path("p"), name="a")
+
+
+@pytest.mark.parametrize("text", ["1984", "007", "1e5", "2.0", "2.00", "1_000", "true", "false", "NaN", "Infinity", "1e400",
+                                  "[a", "[1]", "{}", "-1", "a=b=c", 'it is "so"', "O'Neil", "CC BY 4.0", ""])  # fmt: skip
+def test_a_text_is_taken_as_it_is_written(text):
+    assert imported(f"author={text}").author == text
+    assert parsed(SampleRDM, f"negative={text}", run="r", name="s", texts=["a"]).negative == text
+
+
+def test_a_text_in_quotes_is_what_the_quotes_hold_and_null_is_none():
+    assert imported('author="1984"').author == "1984"
+    assert imported('author="null"').author == "null"
+    assert imported("author=null").author is None
+    assert imported("dataset=2020").dataset == "2020", "no null there"
+    assert imported("dataset=null").dataset == "null"
+    assert str(imported("path=2020").path) == "2020"
+
+
+@pytest.mark.parametrize("root", [Path("s3://bucket/x"), "s3:/bucket/x", Path("gs://b")])
+def test_a_url_that_lost_a_slash_is_no_folder(root):
+    with pytest.raises(
+        ValidationError, match="is no folder; if it is a URL, give it as a text: (s3|gs)://b"
+    ):
+        SampleRDM(root=root, name="s", run="r")
+    assert SampleRDM(root=Path("a b/c:/d"), name="s", run="r").root == Path("a b/c:/d")
+
+
+def test_texts_inside_other_parameters_are_taken_as_they_are():
+    values = assigned(
+        {},
+        ["images.author=1984", "images.size=64", "upstream.images.licence=2.0", "nothing.there=1"],
+        TrainRDM,
+    )
+    assert values["upstream"]["images"]["licence"] == "2.0" and values["nothing"]["there"] == 1
+    images = {"source": "folder", "path": "p"}
+    assert parsed(Rebuild, "images.author=1984", name="a", images=images).images.author == "1984"
+
+
+def test_numbers_and_choices_are_read_as_before():
+    config = imported("size=1e2", "images_per_part=auto", 'crop="centre"', "quality=95.0")
+    assert (config.size, config.images_per_part, config.crop, config.quality) == (
+        100,
+        "auto",
+        "centre",
+        95,
+    )
+    assert (
+        parsed(
+            TrainRDM, "timeout_seconds=null", name="a", latents="a", neighbors="a", database="a"
+        ).timeout_seconds
+        is None
+    )
+
+
+@pytest.mark.parametrize(("kind", "assignment", "said"), [
+    (SampleRDM, "guidance_scale=Infinity", "guidance_scale: "),
+    (SampleRDM, "guidance_scale=1e400", "guidance_scale: "),
+    (SampleRDM, "eta=nan", "eta"),
+    (SampleRDM, "seed=18446744073709551616", "seed: "),
+    (SampleRDM, "guidance_interval=[0,NaN]", "guidance_interval"),
+    (SampleRDM, "count=1e99", "count: "),
+    (SampleRDM, "steps=1000000000", "steps: Input should be less than or equal to 1000"),
+    (SampleRDM, "count=true", "count is true, must be a number"),
+    (SampleRDM, "texts=a", 'texts: Input should be a valid tuple. Write a list: ["a"]'),
+    (SampleRDM, "texts=[1984]", 'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)'),
+    (TrainRDM, "training.learning_rate=NaN", "training.learning_rate: is nan, must be a finite number"),
+    (TrainRDM, "training.seed=99999999999999999999", "training.seed: "),
+    (TrainRDM, "noise.time_mean=NaN", "noise.time_mean: is nan"),
+    (TrainRDM, "training.learning_rate=-1", "training.learning_rate: is -1.0, must be above 0"),
+])  # fmt: skip
+def test_what_is_refused_is_named_with_how_to_write_it(kind, assignment, said):
+    given = {"run": "r", "latents": "a", "neighbors": "a", "database": "a", "name": "a"}
+    flags = {name: value for name, value in given.items() if name in kind.model_fields}
+    with pytest.raises(UsageError) as caught:
+        parsed(kind, assignment, **flags)
+    assert said in str(caught.value)
+
+
+def test_every_kind_of_parameters_is_frozen_and_strict():
+    for cls in every_kind():
+        if issubclass(cls, BaseModel):
+            assert cls.model_config["frozen"] and cls.model_config["extra"] == "forbid", cls
+        else:
+            assert cls.__dataclass_params__.frozen, cls
