@@ -243,6 +243,15 @@ def test_a_list_of_boxes_that_holds_blank_rows_only_is_refused(tmp_path):
             read_openimages(tmp_path)
 
 
+def test_blank_lines_and_damage_of_every_list_are_told(tmp_path):
+    path = write_openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    path.write_text(path.read_text() + "\n\n" + "zz,x,/m/1,1\n" * 200 + ",,,\n" + 'zz,"x,/m/1,1\n')
+    listing = read_openimages(tmp_path)
+    assert listing.notes["blank_lines"] == 2 and listing.notes["boxes"] == 4
+    assert listing.notes["rows_with_nothing_in_ImageID"] == 1
+    assert listing.notes["rows_with_a_quote_that_is_not_closed"] == 1
+
+
 def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):
     path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
     path.write_bytes(
