@@ -1,5 +1,6 @@
 """Reading Open Images."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -201,6 +202,21 @@ def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
     listing = read_openimages(tmp_path)
     image = next(image for image in listing.images if image.source_id == "dd")
     assert image.path == tmp_path / "validation/dd.jpg" and len(listing.images) == 5
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_and_no_image_of_a_list(tmp_path, monkeypatch):
+    (write_openimages(tmp_path) / "train/more.0").mkdir()
+    plain = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "more.0":
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = read_openimages(tmp_path)
+    assert by_id(tmp_path)["more.0"].reason == "a folder that cannot be listed: Permission denied"
+    assert listing.notes["without_metadata"] == 1, "dd alone"
 
 
 def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_path):
