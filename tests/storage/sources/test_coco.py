@@ -306,6 +306,23 @@ def test_an_image_listed_twice_has_the_captions_of_both_and_each_file_its_own_id
     assert listing.notes["images_listed_twice"] == 2
 
 
+def test_what_the_captions_file_says_of_address_and_licence_comes_before_the_instances_file(
+    tmp_path,
+):
+    record = {"id": 1, "file_name": "1.jpg", "license": 1, "flickr_url": "http://captions"}
+    licenses = [{"id": 1, "name": "by"}]
+    path = small(tmp_path, [], [record, {"id": 2, "file_name": "2.jpg"}], licenses=licenses)
+    path /= "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["licenses"] = [{"id": 1, "name": "nc"}]
+    for image in content["images"]:
+        image |= {"flickr_url": "http://instances", "license": 1}
+    path.write_text(json.dumps(content))
+    images = by_id(tmp_path)
+    assert (images["1"].source_url, images["1"].licence) == ("http://captions", "by")
+    assert (images["2"].source_url, images["2"].licence) == ("http://instances", "nc")
+
+
 @pytest.mark.parametrize("value", [5, True, ["http://a"], {"url": "u"}], ids=repr)
 def test_an_address_or_licence_of_another_type_is_counted_and_the_next_best_is_taken(
     value, tmp_path

@@ -111,8 +111,19 @@ def test_captions_are_found_whatever_the_case_of_their_suffix_and_however_accent
 
 
 def test_a_text_too_long_for_captions_is_a_row(tmp_path):
-    write(tmp_path, a_dot_jpg="x", a_dot_txt="x" * (2**20 + 1))
-    assert sorted(by_id(tmp_path)) == ["a.jpg", "a.txt"] and by_id(tmp_path)["a.jpg"].captions == ()
+    write(
+        tmp_path, a_dot_jpg="x", a_dot_txt="x" * (2**20 + 1), b_dot_jpg="x", b_dot_txt="x" * 2**20
+    )
+    images = by_id(tmp_path)
+    assert sorted(images) == ["a.jpg", "a.txt", "b.jpg"]
+    assert images["a.jpg"].captions == () and len(images["b.jpg"].captions[0]) == 2**20
+
+
+def test_a_text_beside_what_is_no_file_is_a_row(tmp_path):
+    write(tmp_path, a_dot_txt="x")
+    (tmp_path / "a.jpg").symlink_to("gone")
+    images = by_id(tmp_path)
+    assert sorted(images) == ["a.jpg", "a.txt"] and images["a.jpg"].captions == ()
 
 
 def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path):

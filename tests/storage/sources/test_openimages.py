@@ -1,5 +1,6 @@
 """Reading Open Images."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -203,6 +204,21 @@ def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
     assert image.path == tmp_path / "validation/dd.jpg" and len(listing.images) == 5
 
 
+def test_a_folder_that_cannot_be_listed_is_a_row_and_no_image_of_a_list(tmp_path, monkeypatch):
+    (write_openimages(tmp_path) / "train/more.0").mkdir()
+    plain = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "more.0":
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = read_openimages(tmp_path)
+    assert by_id(tmp_path)["more.0"].reason == "a folder that cannot be listed: Permission denied"
+    assert listing.notes["without_metadata"] == 1, "dd alone"
+
+
 def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_path):
     write_openimages(tmp_path, [line(name) for name in ("aa", "ff", "gg", "hh")])
     (tmp_path / "train/train_0").mkdir()
@@ -241,6 +257,15 @@ def test_a_list_of_boxes_that_holds_blank_rows_only_is_refused(tmp_path):
         path.write_text("ImageID,Source,LabelName,Confidence\n" + rows)
         with pytest.raises(SourceError, match=f"bbox.csv: {told}"):
             read_openimages(tmp_path)
+
+
+def test_blank_lines_and_damage_of_every_list_are_told(tmp_path):
+    path = write_openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    path.write_text(path.read_text() + "\n\n" + "zz,x,/m/1,1\n" * 200 + ",,,\n" + 'zz,"x,/m/1,1\n')
+    listing = read_openimages(tmp_path)
+    assert listing.notes["blank_lines"] == 2 and listing.notes["boxes"] == 4
+    assert listing.notes["rows_with_nothing_in_ImageID"] == 1
+    assert listing.notes["rows_with_a_quote_that_is_not_closed"] == 1
 
 
 def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):

@@ -114,6 +114,20 @@ def test_many_quotes_that_are_not_closed_are_passed_over_one_by_one(tmp_path):
     assert len(authors(read, *(row[0] for row in GOOD))) == 1000 and read.damaged.total() == 8
 
 
+def test_rows_between_quotes_that_are_not_closed_keep_their_order_and_their_lines(tmp_path):
+    rows = [
+        ["a", "Ann", '"two\nlines"', "0"], ["b", '"open', "T", "0"], ["c", "Ann", "T", "0"],
+        ["d", '"open', "T", "0"], ["e", "Ann", '"more\nlines"', "0"], ["f", "Ann"],
+    ]  # fmt: skip
+    read = table(tmp_path, lines(*rows))
+    assert [row[0] for row in read.matching("abcdef")] == ["a", "c", "e"]
+    assert read.damaged == {"a quote that is not closed": 2, "other fields than the header": 1}
+    with pytest.raises(SourceError, match="3 of 6 rows are damaged, first line 4: a quote"):
+        authors(table(tmp_path, lines(*rows, good=[])), "a")
+    with pytest.raises(SourceError, match="1 of 3 rows are damaged, first line 6: other fields"):
+        authors(table(tmp_path, lines(rows[0], rows[4], rows[5], good=[])), "a")
+
+
 def test_a_quoted_field_may_hold_many_lines_but_not_the_rest_of_the_file(tmp_path):
     long, longer = ("\n".join(["x"] * count) for count in (MOST_LINES - 1, MOST_LINES + 1))
     assert authors(table(tmp_path, lines(["a", "Ann", f'"{long}"', "0"])), "a") == {"a": "Ann"}
