@@ -37,8 +37,8 @@ class SearchDatabase(UnderRoot):
     """Rows of the database itself; other crops of the same image are left out of what is found."""
     vectors: Path | None = None
     """A .npy file of one vector [D] or several [Q, D] of the database's encoder."""
-    k: Neighbors = 12
-    """Rows found for each query."""
+    k: int = Field(12, ge=1)
+    """Rows found for each query; where there are fewer, all of them."""
     exact: bool = False
     """Compare with every row, whatever index there is."""
     out: AnswerFile | None = None

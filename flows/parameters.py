@@ -5,6 +5,7 @@ Importing this file loads neither Prefect nor torch.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -70,8 +71,11 @@ class Parameters(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _numbers_can_be_computed_with(cls, value: Any, info: ValidationInfo) -> Any:
+    def _can_be_computed_with_and_stored(cls, value: Any, info: ValidationInfo) -> Any:
         refuse_odd_numbers(str(info.field_name), value)
+        for text in _texts_in(value):
+            if not _is_unicode(text):
+                raise ValueError(f"{info.field_name}: {text!r} holds bytes that are not UTF-8")
         return value
 
     @model_validator(mode="after")
@@ -108,6 +112,24 @@ def _texts_in(value: Any) -> list[str]:
     held = [*value, *value.values()] if isinstance(value, dict) else value
     every = held if isinstance(held, list | tuple) else [held]
     return [one for one in every if isinstance(one, str)]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text of a value. Paths are none: a file may be named by any bytes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for part in value.items() if isinstance(value, dict) else value:
+            yield from _texts_in(part)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written. One of the command line that was not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kinds_in(annotation: Any) -> set[Any]:

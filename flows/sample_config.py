@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from flows.parameters import FlowConfig, GuidanceScale, Neighbors, SamplerSteps, Seed, Share
+from rdm_core.config import MOST
 
 
 class SampleRDM(FlowConfig):
@@ -58,7 +59,7 @@ class SampleRDM(FlowConfig):
     """A second context that takes over once the signal is stronger than style_from_snr: this text, or its neighbors."""
     style_database: str | None = None
     """style_text: database its neighbors are taken from; without one the text alone is the style."""
-    style_from_snr: float = Field(1.0, gt=0, le=1_000_000)
+    style_from_snr: float = Field(1.0, gt=0, le=MOST)
     """style_text: signal-to-noise ratio (of powers) at which it takes over."""
     inpaint: Path | None = None
     """An image to be painted over where the mask is white; the rest of it stays."""

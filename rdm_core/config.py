@@ -78,6 +78,7 @@ class DenoiserConfig(Config):
     """Subtract the database's mean image vector, or mean text vector, which closes most of the gap between the two."""
 
     def check(self) -> None:
+        """As in `Config`."""
         _require_between(self, ("depth", "patch"), 1, 1000)
         _require_between(self, ("head_channels",), 1, 65_536)
         _require_between(self, ("set_layers",), 0, 1000)
@@ -110,6 +111,7 @@ class NoiseConfig(Config):
     """velocity: the last step is pure noise, so that very dark and very bright images can be drawn."""
 
     def check(self) -> None:
+        """As in `Config`."""
         if self.zero_terminal_snr and self.process != "velocity":
             raise ValueError(f"zero_terminal_snr: needs process=velocity, is {self.process}: pure noise says nothing of itself")
         if self.min_snr_gamma and self.process == "flow":
@@ -168,6 +170,7 @@ class TrainingConfig(Config):
     """bf16: autocast; the weights stay fp32."""
 
     def check(self) -> None:
+        """As in `Config`."""
         _require_between(self, ("steps", "batch", "checkpoint_steps", "log_steps"), 1, MOST)
         _require_between(self, ("warmup_steps",), 0, MOST)
         _require_between(self, ("k",), 1, 10_000)
@@ -199,6 +202,7 @@ class ExecutionConfig(Config):
     """Also write TensorBoard events to the run's directory; needs the extra [tensorboard]."""
 
     def check(self) -> None:
+        """As in `Config`."""
         _require_between(self, ("accumulate",), 1, 1_000_000)
 
 

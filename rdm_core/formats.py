@@ -53,6 +53,7 @@ def opened(data: bytes) -> Image.Image:
 
 @cache
 def load_heif() -> None:
+    """Make Pillow know HEIF, whose decoder is not its own."""
     import pi_heif
 
     pi_heif.register_heif_opener(
@@ -67,10 +68,12 @@ def _brands(data: bytes) -> set[bytes]:
 
 
 def is_avif(data: bytes) -> bool:
+    """Whether a file says that it is an AVIF, in whatever container."""
     return bool(_brands(data) & _AVIF_BRANDS)
 
 
 def is_heif(data: bytes) -> bool:
+    """Whether a file says that it is a HEIF with HEVC pictures (.heic), and no AVIF."""
     return not is_avif(data) and bool(_brands(data) & _HEIF_BRANDS)
 
 

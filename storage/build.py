@@ -20,7 +20,6 @@ from typing import Any
 from storage import layout, remote
 from storage.artifact import (
     FORMAT_VERSION,
-    REVISION,
     Artifact,
     Part,
     PartFile,
@@ -29,13 +28,13 @@ from storage.artifact import (
     current_id,
     damage,
     fingerprint_of,
-    flat,
     is_current,
     read_manifest,
 )
 from storage.atomic import fsync_path, place, sha256_file, write_bytes, write_json
 from storage.errors import ArtifactDamaged, BuildRefused, told_by_cause
 from storage.locks import exclusive
+from storage.plans import but_for_revision, differences, is_an_earlier_revision
 
 _RECORDED_PACKAGES = ("rdm", "numpy", "pyarrow", "torch", "open_clip_torch", "diffusers", "faiss-cpu", "pillow")
 Waiting = Callable[[str], None]
@@ -294,9 +293,9 @@ def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
                 if other is None or not has_finished_work(directory):
                     shutil.rmtree(directory)
                     continue
-                if _is_an_earlier_revision(directory, plan, other):
+                if is_an_earlier_revision(directory, plan, other):
                     continue  # its parts are taken over where they are still right, and it goes when this one is published
-                differing = _differences(plan.parameters, other.parameters)
+                differing = differences(plan.parameters, other.parameters)
                 if differing:
                     raise BuildRefused(
                         f"{plan.kind}/{plan.name}",
@@ -306,30 +305,6 @@ def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
                     )
         except BlockingIOError:
             continue  # it is being built right now: different builds never block each other
-
-
-def _is_an_earlier_revision(directory: Path, plan: Plan, other: Plan) -> bool:
-    """Whether an unfinished build was begun by other code of the same stage, which nobody can finish it with.
-
-    One with checkpoints is refused all the same: days of training are dropped by a person.
-    """
-    differs = plan.parameters.get(REVISION, 1) != other.parameters.get(REVISION, 1)
-    trained = any(layout.checkpoints_directory(directory).glob("*/manifest.json"))
-    return differs and not trained and _but_for_revision(plan) == _but_for_revision(other)
-
-
-def _but_for_revision(plan: Plan) -> dict[str, Any]:
-    return {key: value for key, value in plan.parameters.items() if key != REVISION}
-
-
-def _differences(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Each parameter that differs, with both values."""
-    one, other = flat(asked), flat(before)
-    return [
-        f"{key}={json.dumps(other.get(key))} (now {json.dumps(one.get(key))})"
-        for key in sorted(one.keys() | other.keys())
-        if json.dumps(one.get(key)) != json.dumps(other.get(key))
-    ]
 
 
 def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
@@ -350,7 +325,7 @@ def _drop_superseded(root: Path, plan: Plan) -> None:
         try:
             with exclusive(layout.lock_file(directory)):
                 other = read_plan(directory)
-                if other is None or _but_for_revision(other) == _but_for_revision(plan):
+                if other is None or but_for_revision(other) == but_for_revision(plan):
                     shutil.rmtree(directory)
         except BlockingIOError:
             continue

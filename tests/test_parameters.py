@@ -196,6 +196,33 @@ def test_texts_inside_other_parameters_are_taken_as_they_are():
     assert parsed(Rebuild, "images.author=1984", name="a", images=images).images.author == "1984"
 
 
+@pytest.mark.parametrize(
+    ("kind", "assignment"),
+    [
+        (SampleRDM, 'texts=["a","caf\udce9"]'),
+        (SampleRDM, "negative=\udce9"),
+        (SampleRDM, "run=\udce9"),
+        (ImportImages, "author=\udce9"),
+    ],
+)
+def test_a_text_that_is_not_utf_8_is_refused_by_name(kind, assignment):
+    flags = (
+        {"name": "a", "run": "r"}
+        if kind is SampleRDM
+        else {"name": "a", "source": "folder", "path": "p"}
+    )
+    with pytest.raises(UsageError) as caught:
+        parsed(kind, assignment, **flags)
+    assert f"{assignment.partition('=')[0]}: " in str(caught.value) and "not UTF-8" in str(
+        caught.value
+    )
+    str(caught.value).encode()
+
+
+def test_a_file_may_be_named_by_any_bytes():
+    assert imported("path=caf\udce9").path == Path("caf\udce9")
+
+
 def test_numbers_and_choices_are_read_as_before():
     config = imported("size=1e2", "images_per_part=auto", 'crop="centre"', "quality=95.0")
     assert (config.size, config.images_per_part, config.crop, config.quality) == (

@@ -10,7 +10,7 @@ from PIL import Image
 from flows import import_images as stage
 from flows.config import ImportImages
 from flows.import_images import import_images, import_plan, list_images, read_image
-from rdm_core.images import ImageRejected
+from rdm_core.decode import ImageRejected
 from storage.artifact import open_artifact
 from storage.errors import SourceError
 from storage.shards import read_sidecar
