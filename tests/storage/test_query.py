@@ -230,3 +230,8 @@ def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root
     for sql in ('SELECT * FROM shards."coco"', "SELECT * FROM shards", "SELECT 'é', * FROM Shards", "DESCRIBE shards"):
         with pytest.raises(ArtifactDamaged, match="00000.parquet has .*builds it again"):
             query(root, sql)
+
+
+def test_a_path_in_a_message_keeps_its_spaces(root):
+    with pytest.raises(QueryError, match="/nowhere/a  b   c.csv"):
+        query(root, "SELECT * FROM read_csv('/nowhere/a  b   c.csv')")
