@@ -7,7 +7,7 @@ Importing this file loads neither Prefect nor torch.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,6 @@ from pydantic import (
     ValidationInfo,
     field_serializer,
     field_validator,
-    model_validator,
 )
 
 from flows.terminal import on_one_line
@@ -74,18 +73,10 @@ class Parameters(BaseModel):
     def _can_be_computed_with_and_stored(cls, value: Any, info: ValidationInfo) -> Any:
         refuse_odd_numbers(str(info.field_name), value)
         for text in _texts_in(value):
-            if not _is_unicode(text):
-                raise ValueError(f"{info.field_name}: {text!r} holds bytes that are not UTF-8")
+            if not is_text(text):
+                told = f"'{on_one_line(text)}' is not UTF-8 text"
+                raise ValueError(f"{info.field_name}: {told}; write it in UTF-8")
         return value
-
-    @model_validator(mode="after")
-    def _are_text(self) -> Self:
-        for name, value in self:
-            for text in _texts_in(value):
-                if not is_text(text):
-                    told = f"'{on_one_line(text)}' is not UTF-8 text"
-                    raise ValueError(f"{name}: {told}; write it in UTF-8")
-        return self
 
     @field_serializer("*", mode="wrap", when_used="json")
     def _path_as_text(self, value: Any, told: SerializerFunctionWrapHandler) -> Any:
@@ -107,13 +98,6 @@ def path_as_text(path: Path) -> str:
     return as_text(str(path))
 
 
-def _texts_in(value: Any) -> list[str]:
-    """The texts among a parameter's value and what it holds; paths are none."""
-    held = [*value, *value.values()] if isinstance(value, dict) else value
-    every = held if isinstance(held, list | tuple) else [held]
-    return [one for one in every if isinstance(one, str)]
-
-
 def _texts_in(value: Any) -> Iterator[str]:
     """Every text of a value. Paths are none: a file may be named by any bytes."""
     if isinstance(value, str):
@@ -121,15 +105,6 @@ def _texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, tuple | list | dict):
         for part in value.items() if isinstance(value, dict) else value:
             yield from _texts_in(part)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written. One of the command line that was not UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _kinds_in(annotation: Any) -> set[Any]:

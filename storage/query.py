@@ -16,13 +16,18 @@ import pyarrow as pa
 from storage.artifact import Artifact, artifacts, check, is_current
 from storage.errors import StorageError, as_text
 from storage.runs import METRICS_FILE, read_metrics
+from storage.samples import SAMPLES
 from storage.saved import finite_rows, save_table
+from storage.shards import SIDECAR
 from storage.views import pictures, removed, seen
 
 PARQUET_KINDS = ("shards", "embeddings", "neighbors", "latents", "samples")
 """Kinds whose parts are Parquet tables; runs are their metrics, evaluations one JSON each."""
 KINDS_SHOWN = (*PARQUET_KINDS, "runs", "evaluations")
 VIEWS = (*KINDS_SHOWN, "artifacts", "pictures", "removed", "seen")
+
+
+_NO_TABLE = re.compile(rf"Table with name ({'|'.join(KINDS_SHOWN)}) does not exist", re.IGNORECASE)
 
 
 class QueryError(StorageError):
@@ -73,6 +78,9 @@ def query(root: Path, sql: str) -> Query:
         table = found.to_arrow_table()
         return Query(table, str(connection.from_arrow(table)).rstrip())
     except duckdb.Error as error:
+        if absent := _NO_TABLE.search(str(error)):
+            what = f"nothing of kind {absent[1].lower()} has been built under {root} yet"
+            raise QueryError("query", what, "Build one, or ask `artifacts` for what is there.") from error
         raise QueryError("query", _told(error), f"Views: {', '.join(VIEWS)}; columns: DESCRIBE embeddings.") from error
     finally:
         connection.close()
@@ -116,6 +124,9 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
                 selects.append(f"SELECT '{artifact.name}' AS artifact, * FROM ({select})")
         if selects:
             connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
+        elif all_of_kind and kind in _COLUMNS:  # an answer too: none of them is there
+            held = pa.schema([("artifact", pa.string()), *_COLUMNS[kind]])
+            connection.register(kind, held.empty_table())
         sql = _with_view_names(kind, sql, meant)
     return sql, files
 
@@ -213,6 +224,13 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
     return f"SELECT * FROM {held}", []
 
 
+_COLUMNS = {
+    "shards": SIDECAR,
+    "samples": SAMPLES,
+    "runs": pa.schema([("step", pa.int64())]),
+    "evaluations": pa.schema([("evaluation", pa.string())]),
+}
+"""Kinds whose columns are known before one is there; the others' depend on what is built."""
 _ARTIFACT_COLUMNS = (
     ("kind", pa.string()), ("name", pa.string()), ("id", pa.string()), ("version", pa.int64()), ("current", pa.bool_()),
     ("rows", pa.int64()), ("bytes", pa.int64()), ("created_at", pa.string()), ("fingerprint", pa.string()),

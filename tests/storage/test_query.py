@@ -72,8 +72,8 @@ def test_the_artifacts_themselves_are_a_view(root):
 
 def test_an_empty_root_has_views_without_rows(tmp_path):
     assert query(tmp_path, "SELECT * FROM artifacts").rows() == []
-    with pytest.raises(QueryError, match="Views: shards, embeddings"):
-        query(tmp_path, "SELECT * FROM shards")
+    with pytest.raises(QueryError, match="nothing of kind embeddings has been built"):
+        query(tmp_path, "SELECT * FROM embeddings")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,15 @@ def test_which_runs_were_trained_with_an_image_is_asked_over_all_versions(root, 
     ]
     unknown = "SELECT run, version FROM seen WHERE key IS NULL AND role = 'latents' ORDER BY 2"
     assert rows(root, unknown) == [("trained", 1), ("trained", 2)]
+
+
+def test_a_kind_of_which_nothing_is_there_has_no_rows_or_is_named(tmp_path):
+    for kind in ("shards", "samples", "runs", "evaluations"):
+        assert rows(tmp_path, f"SELECT artifact FROM {kind}") == []
+    assert rows(tmp_path, "SELECT file FROM samples WHERE list_contains(neighbor_keys, 'a')") == []
+    for kind in ("embeddings", "Neighbors", "latents"):
+        with pytest.raises(QueryError, match=f"nothing of kind {kind.lower()} has been built under"):
+            query(tmp_path, f"SELECT * FROM {kind}")
 
 
 def test_where_no_run_is_there_none_has_seen_anything(tmp_path):
