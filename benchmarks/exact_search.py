@@ -46,7 +46,7 @@ def main() -> None:
 def cpu() -> str:
     """The processor's name and which instructions for int8 and bfloat16 it has, as Linux says."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    facts = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+    facts = dict(re.split(r"\s*: ", line, maxsplit=1) for line in lines if ": " in line)
     flags = facts.get("flags", "").split()
     has = [flag for flag in flags if re.search("avx2|avx512f|vnni|amx|bf16", flag)]
     fast = "multiplies" if int8_may_pay() else "does not multiply"

@@ -230,7 +230,7 @@ def test_the_faster_way_is_found_by_timing_both_on_the_data_at_hand(large, monke
 
     timed("search_tile", 2.0 if slow == "int8" else 1.0)
     timed("search_in_fp32", 1.5)
-    queries, vectors = unit(1000, seed=6), unit(3000)
+    queries, vectors = unit(3200, seed=6), unit(3000)
     assert search.int8_pays(queries, vectors, 8) is (slow == "faiss")
     assert [name for name, _ in seen] == ["search_in_fp32"] + ["search_tile"] * (2 if slow == "int8" else 1)
     for _, tried in seen:
