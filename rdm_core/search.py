@@ -30,8 +30,8 @@ EXTRA_ROWS = 8
 """Asked for beyond k at first, for those that will be left out; more follow for queries that need them."""
 HELD_BYTES = 2 * 2**30
 """What a database that is searched again and again may take in memory."""
-MANY_PAIRS = 100_000_000
-"""Queries times rows from which it pays to look for the fastest way to multiply them."""
+MANY_PRODUCTS = 50_000_000_000
+"""Queries times rows times dimensions from which it pays to look for the fastest way to multiply."""
 MOST_NEIGHBORS = 64
 """For more, so many rows are near the last one that scoring them costs what faiss does."""
 TRIED_SHARE = 1 / 50
@@ -49,7 +49,7 @@ def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: in
     NO_ROW with NO_SCORE. Holds one tile of the database in memory at a time. Large searches go by `rdm_core.exact`, over
     every GPU or where this CPU is faster so with these data; the others, and queries that it gives up, by faiss.
     """
-    if len(queries) * len(vectors) < MANY_PAIRS or k > min(MOST_NEIGHBORS, len(vectors)):
+    if len(queries) * vectors.size < MANY_PRODUCTS or k > min(MOST_NEIGHBORS, len(vectors)):
         return search_in_fp32(queries, vectors, k, tile_rows)
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if gpus:
@@ -86,7 +86,7 @@ def int8_pays(queries: np.ndarray, vectors: np.ndarray, k: int) -> bool:
     began = clock()
     tile = reduced_tile(rows, 0, len(rows), INT8)
     reducing = (clock() - began) * len(some) / len(queries)
-    for _ in range(2):  # the first try may have something to set up
+    for _ in range(3):  # the first try may have something to set up
         began = clock()
         found = Found.of(len(some), k, torch.device("cpu"))
         search_tile(reduced_queries(some, INT8), tile, 0, found, INT8, blocks)
