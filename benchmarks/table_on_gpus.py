@@ -39,14 +39,14 @@ def main() -> None:
         queries = np.concatenate(list(clip_like(options.queries, seed=1)))
         search_by_bound_on(options.devices, queries[:K], vectors[: 100 * K], K, HALF)  # what a device does once
         began = time.perf_counter()
-        found, _ = search_by_bound_on(options.devices, queries, vectors, K, HALF)
+        found, _, given_up = search_by_bound_on(options.devices, queries, vectors, K, HALF)
         seconds = time.perf_counter() - began
         recall = recall_at_k(found[:JUDGED], by_product(queries[:JUDGED], vectors, options.devices[0]))
     operations = 2 * DIMENSION * options.rows * options.queries
     share = operations / seconds / (1e12 * options.teraflops * len(options.devices))
     print(f"{options.queries:,} queries x {options.rows:,} rows on {', '.join(options.devices)}: {seconds:.1f} s")
     print(f"{options.queries / seconds:,.0f} queries/s, {operations / seconds / 1e12:,.2f} TFLOP/s, {share:.1%} of the limit")
-    print(f"recall {recall:.5f} over {min(JUDGED, options.queries)} queries")
+    print(f"recall {recall:.5f} over {min(JUDGED, options.queries)} queries; {given_up.sum()} given up")
 
 
 def by_product(queries: np.ndarray, vectors: np.ndarray, device: str, tile: int = 100_000) -> np.ndarray:

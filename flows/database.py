@@ -12,7 +12,7 @@ import numpy as np
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from storage.artifact import Artifact, with_fingerprint
-from storage.embeddings import read_columns, read_columns_of
+from storage.embeddings import read_columns_of, read_rows
 from storage.index import faiss_file, open_index_of, open_norms, open_vectors
 from storage.shards import CREDIT_COLUMNS, read_some_images
 
@@ -38,9 +38,12 @@ class OpenDatabase:
         return the_encoder(made.parameters["encoder"], weights, f"embeddings/{made.name}", "build the database again")
 
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
-        """key, source_key, captions, labels, style, author, licence and source url of some rows."""
-        table = read_columns(self.embeddings, ["key", "source_key", *CREDIT_COLUMNS])
-        return table.take(np.asarray(rows, dtype=np.int64)).to_pylist()
+        """key, source_key, captions, labels, style, author, licence and source url of some rows.
+
+        Only the parts that hold them are read.
+        """
+        columns = ["key", "source_key", *CREDIT_COLUMNS]
+        return read_rows(self.embeddings, rows, columns).to_pylist()
 
     def images(self, keys: list[str]) -> dict[str, bytes]:
         """Encoded images by key; none when the shards are no longer under this root."""

@@ -20,7 +20,12 @@ from storage.versions import Change, Version, history
 Result = tuple[str, dict[str, Any]]
 Unfinished = tuple[list[str], dict[str, Any]]
 """Lines, and the same for a machine."""
-WORDS = {"version": "", "unfinished": "unfinished build", "leftover": "left by a removal that was killed"}
+WORDS = {
+    "version": "",
+    "unfinished": "unfinished build",
+    "leftover": "left by a removal that was killed",
+    "states": "training states; the run is finished",
+}
 """Kind of removed directory -> what a person is told of it."""
 
 

@@ -28,7 +28,7 @@ from storage.versions import by_fingerprint
 
 ALL = "all"
 """Unfinished builds of every kind and name."""
-What = Literal["version", "unfinished", "leftover"]
+What = Literal["version", "unfinished", "leftover", "states"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Removed:
     reference: str
     """kind/name@id"""
     what: What
-    """A published version, an unfinished build, or what a removal that was killed left behind."""
+    """A published version, an unfinished build, what a removal that was killed left behind, or the
+    training states of a published run that stays: what it would resume from, and never will."""
     directory: Path
     version: int | None = None
     freed: int = 0
@@ -60,8 +61,9 @@ def collect(root: Path, keep: int | None = 2, unfinished_of: str = "", dry_run: 
     """Remove the versions that nothing needs, and what a killed removal left behind.
 
     Of every kind and name the current version and the newest `keep` stay (None: all of them), and with them everything
-    they and the unfinished builds are made from. `unfinished_of` ("kind/name" or "all") names unfinished builds that go
-    too. What somebody is building is never touched. Raises StorageError for a wrong `keep` or name, CannotWrite.
+    they and the unfinished builds are made from. Unless `keep` is None, the training states of published runs go too.
+    `unfinished_of` ("kind/name" or "all") names unfinished builds that go too. What somebody is building is never touched.
+    Raises StorageError for a wrong `keep` or name, CannotWrite.
     """
     if keep is not None and keep < 1:  # else the newest number could go, and the next version would get it again
         raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
@@ -76,17 +78,52 @@ def collect(root: Path, keep: int | None = 2, unfinished_of: str = "", dry_run: 
     # What is made from others first: a collection that is killed leaves nothing whose inputs are gone.
     versions = sorted(everything, key=lambda a: (-layout.KINDS.index(a.kind), a.name, a.version))
     doomed += [Removed(a.reference, "version", a.directory, a.version) for a in versions if a.reference not in kept]
+    doomed += _states(versions, kept) if keep else []
     removed: list[Removed] = []
     for one in _with_freed_bytes(doomed):
-        if one.reference in kept:
+        if one.reference in kept and one.what != "states":
             continue
-        refusal = "" if dry_run else _remove(root, one)
+        remove = _remove_states if one.what == "states" else _remove
+        refusal = "" if dry_run else remove(root, one)
         if refusal:  # it stays after all, and so does what it is made from
             untouched[one.reference] = refusal
             kept = _needed(root, everything, keep, [gone.directory for gone in removed])
         else:
             removed.append(one)
     return Collected(tuple(removed), kept, untouched)
+
+
+def _states(versions: Sequence[Artifact], kept: Mapping[str, str]) -> list[Removed]:
+    """The training states of published runs that stay."""
+    found = []
+    for run in versions:
+        directory = layout.checkpoints_directory(run.directory)
+        published = run.kind == "runs" and run.reference in kept
+        if published and (directory.is_dir() or remote.sizes_stored(directory)):
+            found.append(Removed(run.reference, "states", directory, run.version))
+    return found
+
+
+def _remove_states(root: Path, doomed: Removed) -> str:
+    """Remove the training states of a published run that nobody is at; why not, or ""."""
+    version = doomed.directory.parent
+    who = builder_of(version)
+    if who:
+        return f"{who} is at it"
+    try:
+        with told_by_cause(version), exclusive(layout.lock_file(version)):
+            if not layout.manifest_file(version).is_file():
+                return "it has just changed"
+            remote.remove_stored(doomed.directory)
+            if doomed.directory.is_dir():
+                shutil.rmtree(doomed.directory)
+    except BlockingIOError:
+        return f"{holder(layout.lock_file(version))} is at it"
+    finally:
+        layout.lock_file(version).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has begun to work there anew
+            layout.build_directory(version).rmdir()
+    return ""
 
 
 def builder_of(directory: Path) -> str | None:

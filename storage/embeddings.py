@@ -62,6 +62,23 @@ def read_columns_of(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(read_table(path, columns) for path in paths)
 
 
+def read_rows(embeddings: Artifact, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """Some columns of some rows (index ids), in the order asked for; only the parts that hold them
+    are read. Raises IndexError for a row that is not there."""
+    asked = np.asarray(rows, dtype=np.int64)
+    ends = np.cumsum([part.rows for part in embeddings.parts], dtype=np.int64)
+    if len(asked) and (asked.min() < 0 or asked.max() >= embeddings.rows):
+        raise IndexError(f"{embeddings.reference} has the rows 0 to {embeddings.rows - 1:,}")
+    owners = np.searchsorted(ends, asked, side="right")
+    order, found = np.argsort(owners, kind="stable"), []
+    for owner in np.unique(owners).tolist() or [0]:
+        part = embeddings.parts[owner]
+        (path,) = replace(embeddings, parts=(part,)).files(".parquet")
+        inside = asked[order][owners[order] == owner] - (ends[owner] - part.rows)
+        found.append(read_table(path, columns).take(inside))
+    return pa.concat_tables(found).take(np.argsort(order))
+
+
 def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
     """All vectors [N, D] float32, of unit length again after float16, and their raw norms [N] float32.
 

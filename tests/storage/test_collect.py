@@ -52,6 +52,51 @@ def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
     assert open_artifact(tmp_path, "shards", "paintings") == made[0]
 
 
+def trained(root, name, steps=2):
+    """A published run with the states it would have resumed from."""
+    run = build_all(root, Plan("runs", name, {"steps": steps}))
+    state = run.directory / "checkpoints" / f"{steps:08d}" / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(bytes(1000))
+    return run
+
+
+def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
+    run = trained(tmp_path, "r")
+    before = files_under(run.directory)
+    told = collect(tmp_path, keep=1, dry_run=True)
+    assert files_under(run.directory) == before
+    done = collect(tmp_path, keep=1)
+    assert done == told
+    assert [(one.reference, one.what, one.freed) for one in done.removed] == [(run.reference, "states", 1000)]
+    assert run.reference in done.kept
+    assert files_under(run.directory) == [path for path in before if not path.startswith("checkpoints")]
+    check(open_artifact(tmp_path, "runs", "r"), hashes=True)
+    assert collect(tmp_path, keep=1).removed == ()
+
+
+def test_training_states_stay_with_an_unfinished_run_and_where_only_unfinished_builds_are_to_go(tmp_path):
+    run, left = trained(tmp_path, "r"), stopped(tmp_path, Plan("runs", "x", {}), "00000")
+    state = left / "checkpoints" / "00000001" / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"state")
+    collect(tmp_path, keep=None)
+    assert (run.directory / "checkpoints").is_dir() and state.is_file()
+    collect(tmp_path, keep=1)
+    assert not (run.directory / "checkpoints").exists() and state.is_file()
+
+
+def test_training_states_of_a_run_that_somebody_is_at_stay(tmp_path):
+    run = trained(tmp_path, "r")
+    lock = run.directory / ".build" / "lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = collect(tmp_path, keep=1)
+    assert done.removed == () and "is at it" in done.untouched[run.reference]
+    assert (run.directory / "checkpoints").is_dir()
+
+
 def test_every_name_keeps_its_own(tmp_path):
     for name in ("a", "b"):
         for size in (1, 2, 3):

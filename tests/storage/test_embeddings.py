@@ -4,7 +4,15 @@ import duckdb
 import numpy as np
 import pytest
 
-from storage.embeddings import embeddings_schema, licence_counts, read_columns, read_vectors, write_embeddings
+from storage import embeddings as module
+from storage.embeddings import (
+    embeddings_schema,
+    licence_counts,
+    read_columns,
+    read_rows,
+    read_vectors,
+    write_embeddings,
+)
 from storage.errors import FormatError
 from storage.parquet import read_table, vectors_of
 
@@ -35,6 +43,27 @@ def test_vectors_and_norms_come_back_in_row_order_over_all_parts(embeddings, uni
     np.testing.assert_allclose(read, vectors, atol=1e-3)
     np.testing.assert_array_equal(read_norms, norms)
     assert read_columns(artifact, ["key"])["key"].to_pylist() == [f"folder-{i}-00" for i in range(9)]
+
+
+def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them(embeddings, monkeypatch):
+    artifact = embeddings(5, 1, 3, 2)
+    opened = []
+    real = module.read_table
+    monkeypatch.setattr(module, "read_table", lambda path, columns: opened.append(path.name) or real(path, columns))
+    rows = [8, 0, 6, 4, 8]
+    table = read_rows(artifact, rows, ["key", "author"])
+    assert table["key"].to_pylist() == [f"folder-{row}-00" for row in rows]
+    assert table.schema.names == ["key", "author"]
+    assert opened == ["00000.parquet", "00002.parquet"]
+    every = list(range(11))[::-1]
+    assert read_rows(artifact, every, ["key"])["key"].to_pylist() == [f"folder-{row}-00" for row in every]
+    assert read_rows(artifact, [], ["key"]).num_rows == 0
+
+
+@pytest.mark.parametrize("row", [-1, 9])
+def test_a_row_that_is_not_there_is_refused(embeddings, row):
+    with pytest.raises(IndexError, match="0 to 8"):
+        read_rows(embeddings(5, 4), [0, row], ["key"])
 
 
 def test_vectors_are_unit_to_float16_in_the_file_and_to_float32_after_reading(embeddings):
