@@ -22,7 +22,7 @@ def references(make, unit_vectors):
 
         rows = 10 + np.arange(len(query_keys), dtype=np.int64)[:, None]
         database_keys = np.asarray([f"d{i}" for i in range(30)], dtype=object)
-        scores = np.ones(rows.shape, np.float32)
+        scores = (rows / 100).astype(np.float32)
         artifacts = {
             "latents": make("latents", "l", *[latents(keys) for keys in latent_keys]),
             "neighbors": make(
@@ -45,7 +45,8 @@ def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path
     np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
     np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
     np.testing.assert_allclose(arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6)
-    assert arrays.neighbor_scores.tolist() == [[1], [1], [1]] and arrays.query_vectors is None
+    np.testing.assert_allclose(arrays.neighbor_scores, [[0.13], [0.10], [0.11]], atol=1e-6)
+    assert arrays.query_vectors is None
     assert arrays.side == 4
 
 
