@@ -13,7 +13,6 @@ from storage.artifact import Artifact, Plan
 from storage.build import begin
 from storage.shards import SIDECAR, EncodedSample, SampleRecord
 
-
 LICENCES = ("CC-BY", None, "CC0")
 """Of samples 0, 1, 2 and so on: no two neighbors alike, so that an order can be wrong."""
 
