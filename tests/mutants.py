@@ -53,11 +53,7 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / ".mutants"
 PACKAGES = ("storage", "rdm_core", "flows")
-LIBRARIES = {
-    "storage": ("numpy", "pyarrow.parquet", "pyarrow.dataset", "fsspec", "duckdb"),
-    "rdm_core": ("numpy", "torch", "torchvision", "faiss", "open_clip", "diffusers", "PIL.Image", "scipy"),
-}
-LIBRARIES["flows"] = (*LIBRARIES["storage"], *LIBRARIES["rdm_core"], "prefect", "prefect.flow_engine")
+OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
 SLOW = ("crash", "operations", "deployments", "lost_runs", "workers", "local_server", "real_data")
 """Test files of flows that start servers and processes of their own: minutes for one fault."""
 SCRIPTS = ("train_clip.py", "train_oracle.py")
@@ -265,7 +261,7 @@ def recorded(tree: Path, package: str) -> tuple[dict[str, dict[str, Any]], dict[
         kept["files"] = hashes
         KEPT.mkdir(exist_ok=True)
         kept_file.write_text(json.dumps(kept))
-    failing = [name for name, test in kept["tests"].items() if test["failed"]]
+    failing = [name for name, test in kept["tests"].items() if test.get("failed")]
     for name in failing:
         print(f"left out, as it fails without a fault: {name}")
     return {n: t for n, t in kept["tests"].items() if t["passed"]}, kept["contexts"]
@@ -344,10 +340,13 @@ def _in_child(tree: Path, work: Callable[[], Any], seconds: float) -> int | None
             os.dup2(output, 2)
             os.chdir(tree)
             sys.path[:0] = [str(tree)]
+            for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+                del sys.modules[name]  # a library's plugins may have imported them from elsewhere
             os.environ |= {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent / "tmp")}
             (tree.parent / "tmp").mkdir(exist_ok=True)
             tempfile.tempdir = None
             status = int(work() or 0)
+            sys.stdout.flush()
         os._exit(status)
     ends = time.monotonic() + seconds
     try:
@@ -381,6 +380,21 @@ def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> str:
     return "timed out" if status is None else "killed" if status else "survived"
 
 
+def import_libraries(tree: Path, files: list[str]) -> None:
+    """Import here, once, every library that the test files import: what is ours stays out, as it will be mutated."""
+    listed = tree.parent / "modules"
+
+    def work() -> None:
+        pytest.main(["-q", "--collect-only", *files])
+        listed.write_text("\n".join(sys.modules))
+
+    _in_child(tree, work, seconds=600)
+    for name in listed.read_text().split("\n"):
+        if name.split(".")[0] not in {*OURS, "__main__"}:
+            with contextlib.suppress(Exception):
+                import_module(name)
+
+
 def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
     """Try a sample and print what came of it; whether at least 85 of a hundred were killed."""
     started, results_file = time.monotonic(), KEPT / f"{package}-results.json"
@@ -390,6 +404,7 @@ def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
         results = json.loads(results_file.read_text())
     with copied_tree() as tree:
         tests, contexts = recorded(tree, package)
+        import_libraries(tree, test_files(package))
         fixtures = 120.0 if package == "flows" else 30.0
         for count, mutant in enumerate(drawn):
             if results.get(mutant.name) in ("killed", "timed out"):
@@ -430,8 +445,6 @@ def main() -> None:
     os.nice(15)
     enough = True
     for package in asked.packages:
-        for library in LIBRARIES[package]:
-            import_module(library)
         enough &= measure(package, asked.sample, asked.seed, asked.survivors)
     sys.exit(0 if enough else 1)
 
