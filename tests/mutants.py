@@ -24,8 +24,10 @@ import argparse
 import ast
 import contextlib
 import difflib
+import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -327,7 +329,7 @@ def copied_tree() -> Iterator[Path]:
         yield tree
 
 
-def _in_child(tree: Path, work: Callable[[], Any], seconds: float) -> int | None:
+def _in_child(tree: Path, work: Callable[[], Any], seconds: float, temporary: str = "tmp") -> int | None:
     """Exit status of `work` in a process group of its own that starts in the tree; None where the time ran out."""
     sys.stdout.flush()
     child = os.fork()
@@ -342,8 +344,8 @@ def _in_child(tree: Path, work: Callable[[], Any], seconds: float) -> int | None
             sys.path[:0] = [str(tree)]
             for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
                 del sys.modules[name]  # a library's plugins may have imported them from elsewhere
-            os.environ |= {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent / "tmp")}
-            (tree.parent / "tmp").mkdir(exist_ok=True)
+            os.environ |= {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent / temporary)}
+            (tree.parent / temporary).mkdir(exist_ok=True)
             tempfile.tempdir = None
             status = int(work() or 0)
             sys.stdout.flush()
@@ -370,6 +372,11 @@ def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> str:
         return "untested"
 
     def work() -> int:
+        if "prefect" in sys.modules:
+            from prefect.server.api.server import SubprocessASGIServer
+
+            forked = lambda server: ForkedServer(server)  # noqa: E731 - a function, to be a method
+            SubprocessASGIServer._run_uvicorn_command = forked
         return int(pytest.main(["-x", "-q", "--no-header", *names]))
 
     (tree / mutant.path).write_text(mutant.after, encoding="utf-8")
@@ -380,19 +387,61 @@ def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> str:
     return "timed out" if status is None else "killed" if status else "survived"
 
 
-def import_libraries(tree: Path, files: list[str]) -> None:
-    """Import here, once, every library that the test files import: what is ours stays out, as it will be mutated."""
-    listed = tree.parent / "modules"
+class Libraries:
+    """A pytest plugin: runs one test and writes which modules were imported by then, and with which environment."""
 
-    def work() -> None:
-        pytest.main(["-q", "--collect-only", *files])
-        listed.write_text("\n".join(sys.modules))
+    def __init__(self, listed: Path, test: str) -> None:
+        self.listed, self.test = listed, test
 
-    _in_child(tree, work, seconds=600)
-    for name in listed.read_text().split("\n"):
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if item.nodeid == self.test]
+
+    def pytest_sessionfinish(self) -> None:
+        found = {"modules": list(sys.modules), "environment": dict(os.environ)}
+        self.listed.write_text(json.dumps(found))
+
+
+def import_libraries(tree: Path, files: list[str], tests: dict[str, dict[str, Any]]) -> None:
+    """Import here, once, every library that the tests import: what is ours stays out, as it will be mutated."""
+    listed, quickest = tree.parent / "modules", min(tests, key=lambda name: tests[name]["seconds"])
+    _in_child(tree, lambda: pytest.main(files, plugins=[Libraries(listed, quickest)]), 600, "kept")
+    found = json.loads(listed.read_text())
+    for name, value in found["environment"].items():
+        if name.startswith("PREFECT_"):  # its settings are read when it is imported
+            os.environ[name] = value
+    for name in found["modules"]:
         if name.split(".")[0] not in {*OURS, "__main__"}:
             with contextlib.suppress(Exception):
                 import_module(name)
+    gc.freeze()  # else every child collects and copies all of it, twice
+
+
+class ForkedServer:
+    """Prefect's temporary server as a fork of a process that has imported it: a second instead of ten."""
+
+    def __init__(self, temporary: Any) -> None:
+        from prefect.server.api.server import create_app
+
+        def serve() -> None:
+            import uvicorn
+
+            os.environ |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+            os.environ["PREFECT_UI_ENABLED"] = "0"
+            uvicorn.run(create_app(), host="127.0.0.1", port=temporary.port, log_level="error")
+
+        self.process = multiprocessing.get_context("fork").Process(target=serve)
+        self.process.start()
+        self.pid, self.stdout, self.stderr = self.process.pid, None, None
+        self.terminate, self.kill = self.process.terminate, self.process.kill
+
+    def poll(self) -> int | None:
+        """As a Popen's."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """As a Popen's."""
+        self.process.join(timeout)
+        return self.process.exitcode
 
 
 def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
@@ -404,7 +453,7 @@ def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
         results = json.loads(results_file.read_text())
     with copied_tree() as tree:
         tests, contexts = recorded(tree, package)
-        import_libraries(tree, test_files(package))
+        import_libraries(tree, test_files(package), tests)
         fixtures = 120.0 if package == "flows" else 30.0
         for count, mutant in enumerate(drawn):
             if results.get(mutant.name) in ("killed", "timed out"):
