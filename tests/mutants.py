@@ -56,7 +56,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / ".mutants"
 PACKAGES = ("storage", "rdm_core", "flows")
 OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
-SLOW = ("crash", "operations", "deployments", "lost_runs", "workers", "local_server", "real_data")
+SLOW = ("crash", "operations", "real_data")
 """Test files of flows that start servers and processes of their own: minutes for one fault."""
 SCRIPTS = ("train_clip.py", "train_oracle.py")
 """They made the built-in weights once; no command runs them."""

@@ -99,17 +99,34 @@ def test_a_training_past_its_time_is_asked_to_stop_and_is_not_tried_again(tmp_pa
     assert not caught.value.resumable and (tmp_path / "worker.py.asked").exists()
 
 
-def test_a_training_that_does_not_stop_when_it_is_asked_to_is_killed_with_its_children(
-    tmp_path, worker, monkeypatch
+DEAF = """
+import signal, subprocess, sys, time
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+if sys.argv[0].endswith("deaf.py"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+child.stdout.readline()
+open(sys.argv[0] + ".child", "w").write(str(child.pid))
+print('{"step": 1, "loss": 1, "images_per_second": 1}', flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["deaf", "hears"])
+def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_too(
+    name, tmp_path, monkeypatch
 ):
+    """Even where the first of the group has gone: a process left would go on using the device."""
+    script = tmp_path / f"{name}.py"
+    script.write_text(DEAF)
     monkeypatch.setattr("flows.launch.SECONDS_TO_STOP", 0.5)
-    code = "import signal, subprocess, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    code += "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-    code += """print('{"step": 1, "loss": 1, "images_per_second": 1}', flush=True)\nchild.wait()\n"""
-    worker(code + "child = subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])")
-    with pytest.raises(TrainingFailed, match="exit code -9") as caught:
+    monkeypatch.setattr("flows.launch.launch_command", lambda *_: [sys.executable, str(script)])
+    code = {"deaf": -9, "hears": -15}[name]
+    with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
         launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
     assert caught.value.resumable
+    left = int((tmp_path / f"{name}.py.child").read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(
