@@ -129,8 +129,10 @@ def file_of(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def reason_of(data: bytes, limits: DecodeLimits | None = None) -> str:
+    """Why it is rejected; what a reason leaves open is always told beside it."""
     with pytest.raises(ImageRejected) as caught:
         decode(data, limits or DecodeLimits())
+    assert caught.value.detail
     return caught.value.reason
 
 
