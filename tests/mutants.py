@@ -55,6 +55,7 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / ".mutants"
 PACKAGES = ("storage", "rdm_core", "flows")
+LONG = ("average", "convert", "demo", "deployments", "lost_runs", "resume", "study", "workers")
 OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
 SLOW = ("crash", "operations", "real_data")
 """Test files of flows that start servers and processes of their own: minutes for one fault."""
@@ -66,6 +67,7 @@ MOST_SECONDS = 30.0
 """Of tests tried on one fault, by their durations without it."""
 MOST_TESTS = 300
 HARNESS_FAILED = 70
+SECONDS_BETWEEN_KEEPINGS = 120
 
 
 @dataclass(frozen=True)
@@ -185,32 +187,37 @@ def sampled(package: str, sample: int, seed: int) -> tuple[list[Mutant], int]:
 class Recorder:
     """A pytest plugin: coverage's context is the test, or the fixture of a session or module while it is set up."""
 
-    def __init__(self, coverage: Any) -> None:
-        self.coverage, self.now = coverage, ""
+    def __init__(self, measured: coverage.Coverage, keep: Callable[["Recorder", set[str]], None]) -> None:
+        self.measured, self.keep, self.now, self.kept_at = measured, keep, "", time.monotonic()
         self.in_fixtures: dict[str, float] = Counter()
         self.tests: dict[str, dict[str, Any]] = {}
-
-    def pytest_runtest_setup(self, item: Any) -> None:
-        self.now = item.nodeid
-        fixtures = getattr(item, "fixturenames", ())
-        self.tests[item.nodeid] = {"seconds": 0.0, "fixtures": list(fixtures)}
-        self.tests[item.nodeid] |= {"passed": True, "failed": False}
+        self.done: set[str] = set()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        file = nodeid.split("::")[0]
+        if self.now and not self.now.startswith(f"{file}::"):
+            self.done.add(self.now.split("::")[0])
+            if time.monotonic() - self.kept_at > SECONDS_BETWEEN_KEEPINGS:
+                self.keep(self, self.done)
+                self.kept_at = time.monotonic()
         self.now = nodeid
-        self.coverage.switch_context(nodeid)
+        self.measured.switch_context(nodeid)
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        fixtures = list(getattr(item, "fixturenames", ()))
+        self.tests[item.nodeid] = {"seconds": 0.0, "fixtures": fixtures, "passed": True, "failed": False}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Any:
         if fixturedef.scope == "function":
             return (yield)
-        self.coverage.switch_context(f"fixture {fixturedef.argname}")
+        self.measured.switch_context(f"fixture {fixturedef.argname}")
         started = time.monotonic()
         try:
             return (yield)
         finally:
             self.in_fixtures[self.now] += time.monotonic() - started
-            self.coverage.switch_context(self.now)
+            self.measured.switch_context(self.now)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         test = self.tests.get(report.nodeid)
@@ -221,26 +228,35 @@ class Recorder:
             test["failed"] |= report.outcome == "failed"
 
 
-def record(tree: Path, files: list[str], result: Path) -> None:
-    """In a child: run the files' tests and write what each runs."""
+def record(tree: Path, hashes: dict[str, str], stale: list[str], kept: dict[str, Any], kept_file: Path) -> None:
+    """In a child: run the stale files' tests and keep what each runs, every few minutes what is done so far."""
     measured = coverage.Coverage(data_file=None, config_file=False, source=[str(tree / p) for p in PACKAGES])
-    recorder = Recorder(measured)
+
+    def keep(recorder: Recorder, done: set[str]) -> None:
+        contexts: dict[str, dict[str, list[int]]] = {}
+        data = measured.get_data()
+        for file in data.measured_files():
+            name = Path(file).relative_to(tree).as_posix()
+            for line, runners in data.contexts_by_lineno(file).items():
+                for runner in runners:
+                    contexts.setdefault(runner, {}).setdefault(name, []).append(line)
+        kept["contexts"] |= contexts
+        known = {n: t for n, t in kept["tests"].items() if n.split("::")[0] not in stale}
+        kept["tests"] = known | {n: t for n, t in recorder.tests.items() if n.split("::")[0] in done}
+        kept["files"] |= {file: hashes[file] for file in done}
+        kept_file.write_text(json.dumps(kept))
+
+    recorder = Recorder(measured, keep)
     measured.start()
-    pytest.main(["-m", "not long", "-x", "--maxfail=1000", *files], plugins=[recorder])
+    pytest.main(["-m", "not long", *stale], plugins=[recorder])
     measured.stop()
-    contexts: dict[str, dict[str, list[int]]] = {}
-    data = measured.get_data()
-    for file in data.measured_files():
-        name = Path(file).relative_to(tree).as_posix()
-        for line, runners in data.contexts_by_lineno(file).items():
-            for runner in runners:
-                contexts.setdefault(runner, {}).setdefault(name, []).append(line)
-    result.write_text(json.dumps({"tests": recorder.tests, "contexts": contexts}))
+    keep(recorder, set(stale))
 
 
 def test_files(package: str) -> list[str]:
-    """The package's test files that are tried."""
+    """The package's test files that are tried, those that take minutes last."""
     found = sorted((REPOSITORY / "tests" / package).rglob("test_*.py"))
+    found.sort(key=lambda file: file.stem.removeprefix("test_") in LONG)
     slow = {f"test_{name}.py" for name in SLOW}
     return [file.relative_to(REPOSITORY).as_posix() for file in found if file.name not in slow]
 
@@ -249,25 +265,20 @@ def recorded(tree: Path, package: str) -> tuple[dict[str, dict[str, Any]], dict[
     """Tests and contexts of the package, from .mutants/ where neither the test file nor what is tested changed."""
     kept_file = KEPT / f"{package}.json"
     kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {}
-    sources = _hash(REPOSITORY / p / f for p in PACKAGES for f in sorted((REPOSITORY / p).rglob("*.py")))
+    sources = _hash(tree / p / f for p in PACKAGES for f in sorted((tree / p).rglob("*.py")))
     if kept.get("sources") != sources:
         kept = {"sources": sources, "files": {}, "tests": {}, "contexts": {}}
-    hashes = {file: _hash([REPOSITORY / file]) for file in test_files(package)}
+    hashes = {file: _hash([tree / file]) for file in test_files(package)}
     stale = [file for file in hashes if kept["files"].get(file) != hashes[file]]
     if stale:
         print(f"{package}: notes what the tests of {len(stale)} files run", flush=True)
-        result = tree / "recorded.json"
-        _in_child(tree, lambda: record(tree, stale, result), seconds=3600)
-        new = json.loads(result.read_text())
-        kept["tests"] = {n: t for n, t in kept["tests"].items() if n.split("::")[0] not in stale} | new["tests"]
-        kept["contexts"] |= new["contexts"]
-        kept["files"] = hashes
         KEPT.mkdir(exist_ok=True)
-        kept_file.write_text(json.dumps(kept))
-    failing = [name for name, test in kept["tests"].items() if test.get("failed")]
-    for name in failing:
+        _in_child(tree, lambda: record(tree, hashes, stale, kept, kept_file), seconds=2 * 3600)
+        kept = json.loads(kept_file.read_text())
+    tests = {name: test for name, test in kept["tests"].items() if name.split("::")[0] in hashes}
+    for name in [name for name, test in tests.items() if test.get("failed")]:
         print(f"left out, as it fails without a fault: {name}")
-    return {n: t for n, t in kept["tests"].items() if t["passed"]}, kept["contexts"]
+    return {name: test for name, test in tests.items() if test["passed"]}, kept["contexts"]
 
 
 def _hash(files: Iterable[Path]) -> str:
