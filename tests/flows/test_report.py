@@ -244,7 +244,10 @@ def test_headlines_hold_when_the_numbers_do():
     assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(finding.headline for finding in found)
 
 
-@pytest.mark.parametrize("change, reason", [(0.2, "they raise it"), (0.0, "includes zero"), (-0.005, "includes zero"), (0.005, "includes zero")])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(0.2, "they raise it"), (0.0, "includes zero"), (-0.005, "includes zero"), (0.005, "includes zero")],
+)
 def test_loss_headline_flips_with_the_numbers(change, reason):
     measured = copy.deepcopy(EVALUATION)
     measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
