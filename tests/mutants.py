@@ -56,9 +56,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / ".mutants"
 PACKAGES = ("storage", "rdm_core", "flows")
 LONG = ("average", "convert", "demo", "deployments", "lost_runs", "resume", "study", "workers")
+"""Test files of flows that take minutes: what they run is noted last."""
 OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
 SLOW = ("crash", "operations", "real_data")
-"""Test files of flows that start servers and processes of their own: minutes for one fault."""
+"""Test files that are not tried: they start servers and processes of their own, or want the real data."""
 SCRIPTS = ("train_clip.py", "train_oracle.py")
 """They made the built-in weights once; no command runs them."""
 TOLD = {"print", "info", "warning", "debug", "error", "exception", "add_argument"}
