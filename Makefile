@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 ROOT ?= data
 
-.PHONY: help install demo test test-long test-latest soak crash-test study lint clean
+.PHONY: help install demo test test-long test-latest soak mutants crash-test study lint clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -35,6 +35,10 @@ test-latest:     ## the newest packages that pyproject.toml's bounds allow, with
 	$(VENV)-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)-latest/bin/python -m pytest tests/flows/test_deployments.py \
 	    tests/flows/test_operations.py tests/flows/test_lost_runs.py tests/flows/test_messages.py tests/flows/test_notify.py
+
+mutants: install  ## faults put in by chance, 150 in each package: how many do the tests notice? Two hours
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/mutants mutmut==3.8.1 libcst==1.9.0 coverage==7.17.5
+	PYTHONPATH=$(VENV)/mutants $(BIN)/python tests/mutants.py
 
 soak: install    ## an hour of scheduled rebuilds over a changing data set, worker and server killed at random; prints figures
 	$(BIN)/python tests/flows/soak.py --minutes 60 --seed 0

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from flows import environment
 from flows.config import Demo
 from storage.artifact import Artifact
+
+LICENCES = ("CC0-1.0", "CC-BY-4.0", None)
+"""Of the small world's images, in turn."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +61,18 @@ class SmallWorld:
     run: Artifact
 
 
+def with_credits_of_its_own(drawn: Callable[..., Any]) -> Callable[..., Any]:
+    """The drawn world says the same of every image: where nothing differs, no order can be wrong."""
+
+    def sample(index: int, config: Any) -> Any:
+        made = drawn(index, config)
+        credits = {"licence": LICENCES[index % 3], "author": f"{config.split} author {index}"}
+        credits |= {"source_url": f"https://example.org/{config.split}/{index}"}
+        return replace(made, record=replace(made.record, **credits))
+
+    return sample
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Shapes through every stage up to a run of six steps."""
@@ -70,7 +86,11 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     root = tmp_path_factory.mktemp("world")
     for name, styles in {"shapes": (), "sketches": ("sketch",)}.items():
         drawn = {"size": 32, "encoding": "png", "count": 96, "split": name, "styles": styles, "images_per_part": 40}
-        import_images(ImportImages(root=root, name=name, source="shapes", **drawn))
+        with pytest.MonkeyPatch.context() as patch:
+            module = import_module("flows.import_images")
+            credited = with_credits_of_its_own(module.shapes_sample)
+            patch.setattr(module, "shapes_sample", credited)
+            import_images(ImportImages(root=root, name=name, source="shapes", **drawn))
         build_database(BuildDatabase(root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
     find_neighbors(FindNeighbors(root=root, name="shapes", queries="shapes", database="shapes"))
     encode_latents(EncodeLatents(root=root, name="shapes", shards="shapes"))

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from prefect.states import Failed
 
 from flows import launch
 from flows.config import TrainRDM
@@ -23,7 +24,7 @@ from flows.launch import (
     single_command,
     stop_all,
 )
-from flows.train_rdm import train_rdm
+from flows.train_rdm import run_training, train_rdm
 from storage.build import BuildRefused
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
@@ -56,17 +57,138 @@ def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):
     assert not caught.value.resumable, "it would only fail again"
 
 
-def test_an_interrupted_launch_leaves_no_process_behind(tmp_path, monkeypatch):
-    started = []
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """worker(code) stands for the training: a process that needs no second to begin, without the leash that would end it
+    when we go; so what ends it here is what `launch_training` does."""
 
-    def interrupted(child, steps, watch):
-        started.append(child)
+    def begins(code):
+        (tmp_path / "worker.py").write_text(code)
+        command = [sys.executable, str(tmp_path / "worker.py")]
+        monkeypatch.setattr("flows.launch.launch_command", lambda run, config: command)
+
+    return begins
+
+
+WAITS = """
+import signal, sys, time
+def stop(*_):
+    open(sys.argv[0] + ".asked", "w").close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print('{"step": 1, "loss": 0.5, "images_per_second": 2}', flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_interrupted_launch_asks_the_training_to_stop_and_leaves_no_process(tmp_path, worker):
+    worker(WAITS)
+
+    def interrupted(record):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.launch._follow", interrupted)
+    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
+        launch_training(tmp_path, training(tmp_path), interrupted)
+    assert (tmp_path / "worker.py.asked").exists(), "it could save its state"
+    assert time.monotonic() - started < 30, "and nobody waited for it to end by itself"
+
+
+def test_stopping_all_asks_every_training_of_this_process_to_stop(tmp_path, worker):
+    worker(WAITS)
+    with pytest.raises(TrainingFailed, match=r"ended from outside \(exit code 143\)") as caught:
+        launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
+    assert caught.value.resumable and (tmp_path / "worker.py.asked").exists()
+
+
+def test_a_training_past_its_time_is_asked_to_stop_and_is_not_tried_again(tmp_path, worker):
+    worker(WAITS)
+    with pytest.raises(TrainingFailed, match="did not end within 1 s.*resumes from") as caught:
+        launch_training(tmp_path, training(tmp_path, timeout_seconds=1))
+    assert not caught.value.resumable and (tmp_path / "worker.py.asked").exists()
+
+
+DEAF = """
+import signal, subprocess, sys, time
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+if sys.argv[0].endswith("deaf.py"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+child.stdout.readline()
+open(sys.argv[0] + ".child", "w").write(str(child.pid))
+print('{"step": 1, "loss": 1, "images_per_second": 1}', flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["deaf", "hears"])
+def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_too(
+    name, tmp_path, monkeypatch
+):
+    """Even where the first of the group has gone: a process left would go on using the device."""
+    script = tmp_path / f"{name}.py"
+    script.write_text(DEAF)
+    monkeypatch.setattr("flows.launch.SECONDS_TO_STOP", 0.5)
+    monkeypatch.setattr("flows.launch.launch_command", lambda *_: [sys.executable, str(script)])
+    code = {"deaf": -9, "hears": -15}[name]
+    with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
+        launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
+    assert caught.value.resumable
+    left = int((tmp_path / f"{name}.py.child").read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("ends", "told", "resumable"),
+    [
+        ("sys.exit(137)", "it was ended from outside (exit code 137). Run the same command again", True),
+        ("sys.exit(128)", "exit code 128. Change what it names.", False),
+        ("print('Signal 9 (SIGKILL) received by PID 7'); sys.exit(1)", "ended from outside (exit code 1)", True),
+        ("print('torch.OutOfMemoryError: no memory'); sys.exit(1)", "failed: torch.OutOfMemoryError: no memory. C", False),
+        ("raise KeyError('x')", "training failed: KeyError: 'x'. Change what it names.", False),
+    ],
+)  # fmt: skip
+def test_only_a_training_that_was_ended_from_outside_can_be_resumed(
+    ends, told, resumable, tmp_path, worker
+):
+    worker(f"import sys\n{ends}\n")
+    with pytest.raises(TrainingFailed) as caught:
         launch_training(tmp_path, training(tmp_path))
-    assert members(started[0].pid) == []
+    assert told in str(caught.value) and caught.value.resumable is resumable
+    assert str(caught.value).startswith(f"runs/{tmp_path.parent.name}: training failed: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (TrainingFailed("killed", resumable=True), True),
+        (TrainingFailed("a mistake of its own", resumable=False), False),
+        (KeyError("a mistake of ours"), False),
+    ],
+)
+def test_a_training_is_tried_again_only_where_it_was_ended_from_outside(error, again):
+    state = Failed(data=error)
+    assert run_training.retry_condition_fn(run_training, None, state) is again
+    assert run_training.retries == 2
+
+
+def test_what_a_training_tells_is_told_on_with_its_last_lines_and_every_record(
+    tmp_path, worker, monkeypatch
+):
+    logged = []
+    monkeypatch.setattr("flows.launch.detail", logged.append)
+    records = [{"step": step, "loss": 0.25, "images_per_second": 7.5} for step in (1, 2, 3)]
+    lines = [json.dumps(record) for record in records]
+    lines += [f"line {number}" for number in range(30)] + ["[1, 2]", '{"no": 1}']
+    worker(f"import sys\nprint({chr(10).join(lines)!r})\nsys.exit(3)\n")
+    seen = []
+    with pytest.raises(TrainingFailed) as caught:
+        launch_training(tmp_path, training(tmp_path, training={"steps": 3, "batch": 8}), seen.append)
+    assert seen == records
+    last = str(caught.value).split("Its last lines:\n")[1].splitlines()
+    assert last == [*(f"line {number}" for number in range(12, 30)), "[1, 2]", '{"no": 1}']
+    assert logged[0] == "step 3 of 3 (100 %): loss 0.2500, 7.5 images a second"
+    assert logged[1:3] == ["line 0", "line 1"] and len(logged) == 33
 
 
 def test_nothing_of_the_users_own_accelerate_settings_enters(tmp_path):

@@ -75,7 +75,9 @@ def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
     facts = json.loads(run.file("weights/context.json").read_text())
     assert facts["trained_on"]["database"]["fingerprint"] == run.inputs["database"]
     assert facts["encoder"]["model"] == "rdm-shapes"
-    assert "CC0-1.0" in run.file("weights/README.md").read_text()
+    card = run.file("weights/README.md").read_text()
+    assert "| CC0-1.0 | 32 |\n" in card and "| CC-BY-4.0 | 32 |\n" in card
+    assert "| not stated | 32 |\n" in card
 
 
 def test_every_image_carries_who_stood_behind_it(small_world):
@@ -83,9 +85,17 @@ def test_every_image_carries_who_stood_behind_it(small_world):
     records = read_samples(samples)
     assert [record["query"] for record in records] == ["a red circle"] * 2 + ["a blue star"] * 2
     assert [record["seed"] for record in records] == [0, 1, 2, 3]
+    database = open_artifact(small_world.root, "embeddings", "shapes")
+    credits = read_columns(database, ["key", "licence", "author", "source_url"]).to_pylist()
+    credits = {row["key"]: row for row in credits}
     for record in records:
         assert len(record["neighbor_keys"]) == 2, "k = 3 is the text itself and two neighbors"
-        assert record["licences"] == ["CC0-1.0"] * 2
+        behind = [credits[key] for key in record["neighbor_keys"]]
+        assert record["licences"] == [one["licence"] for one in behind]
+        assert record["authors"] == [one["author"] for one in behind]
+        assert record["source_urls"] == [one["source_url"] for one in behind]
+        assert record["neighbor_scores"] == sorted(record["neighbor_scores"], reverse=True)
+        assert len({*record["authors"]}) == 2, "no two of them say the same"
         assert record["weights"] == small_world.run.fingerprint
         _, inside = image_record(samples.file(record["file"]))
         assert inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]

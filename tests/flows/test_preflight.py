@@ -4,19 +4,33 @@ do.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from building import build_all
 
 from flows import preflight
 from flows.cli import main
-from flows.config import Rebuild, TrainRDM
-from flows.preflight import PreflightFailed, check_rebuild, check_training
+from flows.config import Images, Rebuild, TrainRDM
+from flows.preflight import (
+    PreflightFailed,
+    TrainingNeeds,
+    _executions,
+    bytes_of_image,
+    check_rebuild,
+    check_training,
+    disk_bytes,
+    free_bytes,
+    image_count,
+    in_gb,
+)
 from flows.rebuild import rebuild
 from flows.train_rdm import train_rdm
 from rdm_core.errors import CoreError
-from storage.artifact import artifacts
+from storage.artifact import Plan, artifacts
 
 IMAGES = {"source": "shapes", "size": 32, "count": 40, "encoding": "png"}
 UPSTREAM = {"images": IMAGES, "encoder": "rdm-shapes", "weights": "built-in"}
@@ -223,3 +237,50 @@ def test_a_dry_run_tells_what_would_be_needed_beside_the_parameters(small_world,
     assert main([*words, "--latents=never-made"]) == 0
     assert "known as soon as its latents are there" in capsys.readouterr().err
     assert not list(Path(small_world.root).glob("runs/dry"))
+
+
+# What is counted
+
+
+def test_a_run_writes_three_checkpoints_its_weights_and_what_is_made_upstream(tmp_path):
+    memory = SimpleNamespace(checkpoint_bytes=1000, parameters=7)
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for name in ("a", "b", "deep/c"):
+        (tmp_path / "images" / name).touch()
+    images = {"source": "folder", "path": tmp_path / "images", "size": 32, "crop": "random", "crops_per_image": 2}
+    inputs = {"latents": "l", "neighbors": "n", "database": "d"}
+    config = TrainRDM(root=tmp_path, name="x", **inputs)
+    assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7
+    config = TrainRDM(root=tmp_path, name="x", **inputs, upstream={"images": images, "k": 5})
+    crops = 2 * int(3 * 32 * 32 * 0.3 + 400)
+    rows = 4 * 1024 + 48 * 5 + 800
+    assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7 + 3 * (2 * crops + rows)
+    build_all(tmp_path, Plan("shards", "l", {}))
+    assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7, "its shards are there"
+
+
+def test_drawn_images_and_images_without_loss_are_counted_as_they_are_stored():
+    drawn = Images(source="shapes", size=16, count=70, encoding="png")
+    assert image_count(drawn) == 70 and bytes_of_image(drawn) == int(3 * 256 * 0.8 + 400)
+
+
+def test_ways_to_run_the_loop_come_from_the_fastest_on_and_divide_the_batch():
+    plain = [(pieces, False) for pieces in (1, 2, 4)]
+    assert list(_executions(12)) == plain + [(pieces, True) for pieces in (1, 2, 4)]
+    assert list(_executions(3)) == [(1, False), (1, True)]
+
+
+def test_the_disk_that_holds_the_root_or_will_is_asked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("flows.preflight.shutil.disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=9))
+    assert free_bytes(tmp_path / "not" / "yet") == 9 and asked == [tmp_path]
+    assert in_gb(1_250_000_000) == "1.2 GB" and in_gb(49_000_000) == "0.0 GB"
+
+
+@pytest.mark.parametrize(("peak", "device", "tight"), [(41, "cpu", True), (40, "cpu", False), (41, "cuda", False)])
+def test_memory_is_tight_where_what_is_alive_fits_and_what_a_process_grows_to_does_not(peak, device, tight):
+    memory = SimpleNamespace(peak_bytes=peak, parameters=2_500_000)
+    needs = TrainingNeeds(memory, device, 100, 2 * 10**9, 3 * 10**9, 2.0)
+    assert needs.tight is tight
+    assert needs.text.endswith("(2.5 M parameters), 2.0 GB of the 3.0 GB free on the disk, 2.0 hours at the rate measured now")
+    assert "hours" not in replace(needs, hours=None).text

@@ -80,7 +80,8 @@ def taken_out(small_world, tmp_path_factory):
     for kind, names in {"shards": 2, "embeddings": 2, "index": 2, "neighbors": 1, "latents": 1, "runs": 1}.items():
         for name in ("shapes", "sketches")[:names] if kind != "runs" else ("small",):
             shutil.copytree(small_world.root / kind / name, root / kind / name)
-    find_neighbors(FindNeighbors(root=root, name="cross", queries="sketches", database="shapes", k=5))
+    asked = {"queries": "sketches", "database": "shapes", "k": 5, "group": "style", "score_cap": 0.9}
+    find_neighbors(FindNeighbors(root=root, name="cross", **asked))
     samples = sample_rdm(SampleRDM(root=root, name="drawn", run="small", steps=2, count=2, k=3))
     before, old = keys_in(root), open_artifact(root, "embeddings", "shapes")
     drawn = read_samples(samples)[0]["neighbor_keys"][0]
@@ -164,7 +165,8 @@ def test_every_neighbor_table_that_named_the_database_is_made_again_with_its_own
     database, sketches = (open_artifact(taken_out.root, "embeddings", name) for name in ("shapes", "sketches"))
     assert own.inputs == {"queries": database.fingerprint, "database": database.fingerprint}
     assert cross.inputs == {"queries": sketches.fingerprint, "database": database.fingerprint}
-    assert (own.parameters["k"], cross.parameters["k"]) == (20, 5)
+    assert own.parameters == {"k": 20, "exclusion": "source_key", "search": "exact"}
+    assert cross.parameters == own.parameters | {"k": 5, "group": "style", "score_cap": 0.9}
     queries, rows, _ = read_neighbors(own)
     assert queries == keys_in(taken_out.root) and rows.max() < 94
     assert {artifact.reference for artifact in taken_out.removal.published} >= {own.reference, cross.reference}

@@ -22,6 +22,7 @@ from storage.shards import SIDECAR, EncodedSample, SampleRecord, write_shard
 
 HOSTILE = "<script>alert(1)</script>"
 ENCODER = {"model": "rdm-shapes", "weights_sha256": "ab" * 32, "dimension": 4, "preprocessing": {}}
+LICENCES = ("CC-BY-4.0", None, "CC0-1.0")
 KEYS = [f"db-{i}" for i in range(6)]
 
 
@@ -114,9 +115,11 @@ def publish_samples(root, name, database, side=16, count=2, neighbors=3):
         {
             "file": f"{i:05d}.png", "query": f"a red circle {HOSTILE}", "seed": i, "guidance_scale": 2.0, "weights": "w",
             "database": database.fingerprint if database else None, "neighbor_keys": (KEYS * 5)[:neighbors],
-            "neighbor_scores": [0.9] * neighbors, "licences": ["CC-BY-4.0"] * neighbors, "authors": [HOSTILE] * neighbors,
-            "source_urls": ["https://example.org/a.jpg"] * neighbors,
-                "style_database": None, "given_images": [], "attributions": None,
+            "neighbor_scores": [0.9 - place / 100 for place in range(neighbors)],
+            "licences": [LICENCES[place % 3] for place in range(neighbors)],
+            "authors": [HOSTILE if place == 0 else f"author {place}" for place in range(neighbors)],
+            "source_urls": [f"https://example.org/{place}.jpg" for place in range(neighbors)],
+            "style_database": None, "given_images": [], "attributions": None,
         }
         for i in range(count)
     ]  # fmt: skip
@@ -202,9 +205,16 @@ def test_page_says_who_stood_behind_the_samples(tmp_path):
     database = publish_all(tmp_path, captions="a red circle")
     publish_samples(tmp_path, "demo-text", database)
     text = page_text(tmp_path, samples=("demo-text",))
-    assert "6 neighbors. Licences: CC-BY-4.0 (6). Authors: &lt;script&gt;" in text
+    assert "6 neighbors. Licences: CC-BY-4.0 (2), not stated (2), CC0-1.0 (2). Authors: " in text
+    assert "&lt;/script&gt; (2), author 1 (2), author 2 (2)." in text
+    rows = re.findall("<tr>(?:(?!<tr>).)*https://example.org/(?:(?!<tr>).)*</tr>", text)
+    cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+    told = [cell[1:] for cell in cells if "author" in cell[3]]
+    credits = [(f"db-{n}", f"author {n}", LICENCES[n] or "not stated") for n in (1, 2)] * 2
+    wanted = [[*credit, f"https://example.org/{n}.jpg"] for credit, n in zip(credits, (1, 2, 1, 2), strict=True)]
+    assert [row[1:] for row in told] == wanted and [row[0] for row in told] == ["0", "0", "1", "1"]
     assert "context query+neighbors, k = 4, guidance scale 2.0, 30 steps" in text and "Database db (6 rows)" in text
-    assert 'alt="neighbor 1: a red circle"' in text and "https://example.org/a.jpg" in text
+    assert 'alt="neighbor 1: a red circle"' in text and "https://example.org/0.jpg" in text
 
 
 def test_charts_and_tables_hold_the_measurements(tmp_path):
@@ -234,7 +244,10 @@ def test_headlines_hold_when_the_numbers_do():
     assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(finding.headline for finding in found)
 
 
-@pytest.mark.parametrize("change, reason", [(0.2, "they raise it"), (0.0, "includes zero")])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(0.2, "they raise it"), (0.0, "includes zero"), (-0.005, "includes zero"), (0.005, "includes zero")],
+)
 def test_loss_headline_flips_with_the_numbers(change, reason):
     measured = copy.deepcopy(EVALUATION)
     measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
@@ -251,7 +264,7 @@ def test_shuffling_is_told_as_it_is(lost, said):
 
 def test_prompt_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
-    measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.13)
+    measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.135)
     finding = findings.findings(measured)[1]
     assert finding.holds is False and "show the colour their text names, but NOT measurably the shape" in finding.headline
     measured["prompts"]["trained without neighbors"]["colour"] = around(0.95)

@@ -5,14 +5,16 @@ import pytest
 from PIL import Image
 
 from flows.config import TrainRDM
-from flows.request import Opened, guidance_of, request_of
-from flows.sample import open_all, sample_rdm
+from flows.request import Opened, guidance_of, request_of, training_counts
+from flows.sample import open_all, records_of, sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from storage.neighbors import NO_ROW
+from storage.artifact import open_artifact
+from storage.embeddings import read_columns, read_vectors
+from storage.neighbors import NO_ROW, read_neighbors
 from storage.samples import read_samples
 
 STEPS = 4
@@ -89,6 +91,32 @@ def test_a_class_draws_its_neighbors_from_a_pool(ask, opened):
 def test_nothing_asked_is_answered_from_what_training_retrieved(ask, opened):
     request = request_of(ask(count=5, k=2, top_m=0.2), opened)
     assert (request.retrieved.rows != NO_ROW).all() and len(request.queries) == 5
+
+
+def test_a_row_counts_as_often_as_training_was_given_it_and_no_neighbor_beyond_its_k(opened):
+    table = open_artifact(opened.database.root, "neighbors", "shapes")
+    _, rows, _ = read_neighbors(table)
+    counts = training_counts(opened.run, opened.database)
+    assert counts.tolist() == np.bincount(rows[:, :3].ravel(), minlength=96).tolist()
+    assert rows.shape[1] > opened.run.facts["k"] == 3 and counts.sum() == 3 * 96
+
+
+def test_every_neighbor_is_told_with_its_own_key_score_licence_author_and_address(ask, opened):
+    config = ask(texts=("a red circle", "a blue star"), count=1, k=3, context="neighbors")
+    records = records_of(config, opened, request_of(config, opened))
+    columns = ["key", "licence", "author", "source_url"]
+    credits = {row["key"]: row for row in read_columns(opened.database.embeddings, columns).to_pylist()}
+    vectors, _ = read_vectors(opened.database.embeddings)
+    texts, _ = opened.run.encoder.encode_texts([record["query"] for record in records])
+    for record, text in zip(records, texts, strict=True):
+        nearest = np.argsort(-vectors @ text)[:3]
+        assert record["neighbor_keys"] == [list(credits)[row] for row in nearest]
+        np.testing.assert_allclose(record["neighbor_scores"], vectors[nearest] @ text, atol=2e-3)
+        for column in columns[1:]:
+            told = record[f"{column}s"]
+            assert told == [credits[key][column] for key in record["neighbor_keys"]], column
+        assert len({*record["authors"]}) == len({*record["neighbor_scores"]}) == 3
+    assert records[0]["neighbor_keys"] != records[1]["neighbor_keys"]
 
 
 def test_steps_between_two_texts_begin_at_the_first_and_end_at_the_second_with_equal_noise(ask, opened):

@@ -109,6 +109,11 @@ def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_h
     told = f"continues on the versions it began with: {versions}; newer ones are there. {cure}"
     assert told in said
     assert "continues from step 3 of 6\n" in said
+    rows = interrupted.began["database"].rows
+    card = run.file("weights/README.md").read_text()
+    assert rows < newer["database"].rows and f"| not stated | {rows} |\n" in card
+    for role, one in interrupted.began.items():
+        assert f"| {role} | a | {one.id} | {one.fingerprint} |" in card
     assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
     named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
     unbroken = trained(in_one_process, config_of(interrupted, root, name="unbroken", **named))

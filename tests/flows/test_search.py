@@ -21,6 +21,9 @@ from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.saved import FOUND, save_rows
 from storage.shards import read_some_images
 
+LICENCES = ("CC0-1.0", "CC-BY-4.0", None)
+"""Of the small world's images, in turn (conftest)."""
+
 
 def look(small_world, **asked):
     return search(SearchDatabase(root=small_world.root, **{"database": "shapes", "k": 5} | asked))
@@ -35,7 +38,9 @@ def test_a_text_finds_what_it_names_with_scores_falling_and_credits(small_world)
     assert "red circle" in found[0]["captions"][0]
     scores = [hit["score"] for hit in found]
     assert scores == sorted(scores, reverse=True) and len(found) == 5
-    assert {hit["licence"] for hit in found} == {"CC0-1.0"}
+    numbers = [int(hit["key"].split("-")[2]) for hit in found]
+    assert [hit["licence"] for hit in found] == [LICENCES[number % 3] for number in numbers]
+    assert [hit["author"] for hit in found] == [f"shapes author {number}" for number in numbers]
 
 
 def test_a_row_finds_others_but_itself(small_world):

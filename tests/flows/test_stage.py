@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.states import Failed
 
 from flows import encoders, stage
+from storage.errors import StorageError
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,37 @@ def test_only_what_a_run_fetches_is_counted_as_a_download(recorded, monkeypatch)
     assert [in_a_run(weights, 1) for weights in ("random", "built-in", str(Path(__file__)))] == [0, 0, 0]
     assert in_a_run("openai", 2) == 1 and counted == [stage.DOWNLOADS]
     assert in_a_run("", 3) == 2, "a hub's repository has no other weights"
+
+
+def caused(error, *causes):
+    """The error, each raised from the next."""
+    inner = error
+    for cause in causes:
+        inner.__cause__ = cause
+        inner = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (ConnectionResetError("by peer"), True),
+        (TimeoutError("no answer"), True),
+        (caused(RuntimeError("it failed"), ValueError("half an answer"), ConnectionError()), True),
+        (type("ReadError", (Exception,), {"__module__": "httpx.something"})(), True),
+        (StorageError("shards/a", "is damaged", "Build it again."), False),
+        (PermissionError("not yours"), False),
+        (caused(RuntimeError("it failed"), KeyError("a mistake of ours")), False),
+    ],
+    ids=str,
+)
+def test_only_what_the_network_did_is_tried_again(error, passing):
+    assert stage.is_passing(None, None, Failed(data=error)) is passing
+
+
+def test_tasks_that_fetch_are_tried_again_by_that_rule():
+    from flows import build_database, find_neighbors, import_images, train_rdm
+
+    tasks = [stage.look_up, import_images.import_group, find_neighbors.search_group]
+    for task in (*tasks, build_database.embed_group, train_rdm.look_ahead):
+        assert (task.retries, task.retry_condition_fn) == (3, stage.is_passing), task.name

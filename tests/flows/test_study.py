@@ -1,7 +1,9 @@
 """The study: a quick part of it on a network of a minute, and the whole of it on networks that learned nothing."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from flows import demo
@@ -60,3 +62,132 @@ def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured
     assert len(lines) == len(CLAIMS)
     assert all(line.rsplit("|", 2)[1].strip() in ("yes", "**no**") for line in lines)
     assert lines[0].startswith("| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |")
+
+
+# What each claim compares with what
+
+
+class Drawn:
+    """Stands for images; remembers how they were drawn."""
+
+    def __init__(self, run, context, guidance, **how):
+        self.run, self.context, self.guidance, self.how = run, context, guidance, how
+
+
+@pytest.fixture
+def judged_by(monkeypatch):
+    """judged_by(function) lets `function(drawn)` say how good a set of images is."""
+    monkeypatch.setattr(module, "draw_all", lambda config, *how, **more: Drawn(*how, **more))
+    monkeypatch.setattr(module, "heldout_context", lambda config, subject: "near")
+    monkeypatch.setattr(module, "nothing", lambda count, dimension: f"{count} nulls")
+    return lambda function: monkeypatch.setattr(module, "judged", lambda subject, drawn: function(drawn))
+
+
+def subject(**more):
+    def run(name):
+        denoiser = SimpleNamespace(dimension=4, of=name)
+        return SimpleNamespace(denoiser=denoiser, process=1, space=2, facts={"k": 3}, name=name)
+
+    runs = {name: run(name) for name in ("run", "twin", "rival")}
+    return SimpleNamespace(**runs, evaluation=None, database=SimpleNamespace(database=None), **more)
+
+
+ASKED = Study(images=11, seeds=1)
+
+
+def test_the_gain_is_a_share_of_the_nulls_loss_and_shuffling_loses_a_share_of_the_gain(monkeypatch):
+    losses = {(): [0.5, 0.7], ("null",): [0.8, 0.8], ("shuffled",): [0.7, 0.8]}
+
+    def measured(denoiser, process, space, data, k, **how):
+        assert (denoiser.of, process, space, data, k) == ("run", 1, 2, "held out", 3)
+        return np.array(losses[tuple(how)])
+
+    monkeypatch.setattr(module, "denoising_losses", measured)
+    monkeypatch.setattr(module, "heldout_data", lambda *_: "held out")
+    found = claim_loss.fn(ASKED, subject())
+    assert found == pytest.approx({"T1 gain": 0.25, "T1 shuffled": 0.75})
+
+
+def test_distance_and_recall_are_compared_with_the_twins_which_draws_from_nothing(judged_by):
+    def quality(drawn):
+        if drawn.run.name == "twin":
+            assert (drawn.context, drawn.guidance.scale) == ("11 nulls", 0.0)
+            return {"fd": 4.0, "recall": 0.5, "copy_rate": 0.3}
+        assert (drawn.run.name, drawn.context, drawn.guidance.scale) == ("run", "near", 1.0)
+        return {"fd": 1.0, "recall": 0.75, "copy_rate": 0.02}
+
+    judged_by(quality)
+    found = module.claim_distance.fn(ASKED, subject())
+    assert found == {"T2 distance": 0.25, "T2 recall": 0.25, "T2 copies": 0.02}
+
+
+def test_the_learned_null_is_compared_with_the_zero_vector_at_each_scale(judged_by):
+    def quality(drawn):
+        zero = drawn.guidance.away_from is not None
+        assert not zero or not drawn.guidance.away_from.vectors.any()
+        return {"fd": drawn.guidance.scale * (4.0 if zero else 1.0) ** drawn.guidance.scale}
+
+    judged_by(quality)
+    found = module.claim_nulls.fn(ASKED, subject())
+    assert found == {"T6 scale 1.5": 0.125, "T6 scale 2": 0.0625}
+
+
+def test_the_networks_are_compared_at_enough_steps_and_the_samplers_at_few_and_many(judged_by):
+    judged_by(lambda drawn: {"fd": {"run": 3.0, "rival": 4.0}[drawn.run.name] * drawn.how["steps"]})
+    assert module.claim_network.fn(ASKED, subject()) == {"N network": 0.75}
+
+    def by_steps(drawn):
+        assert drawn.run.name == "run" and drawn.guidance.scale == 1.0
+        return {"fd": {("dpm++", 20): 1.0, (None, 100): 2.0}[drawn.how["sampler"], drawn.how["steps"]]}
+
+    judged_by(by_steps)
+    assert module.claim_sampler.fn(ASKED, subject()) == {"S sampler": 0.5}
+
+
+def test_shares_are_drawn_from_what_training_retrieved_and_ranked_against_precision_and_recall(
+    judged_by, monkeypatch
+):
+    seen = []
+
+    def pseudo(counts, share, count, rng, weighted):
+        assert (counts, count, weighted) == ("counts", 11, False)
+        seen.append(share)
+        return np.arange(2)
+
+    monkeypatch.setattr(module, "training_counts", lambda run, database: "counts")
+    monkeypatch.setattr(module, "draw_pseudo_queries", pseudo)
+    monkeypatch.setattr(module, "neighbors_only", lambda q, d, k: SimpleNamespace(context=(len(seen), k)))
+    asked = subject()
+    asked.database.database = SimpleNamespace(vectors=lambda rows: np.eye(2), norms=np.ones(2))
+    judged_by(lambda drawn: {"precision": 1 - drawn.context[0] / 10, "recall": drawn.context[0] ** 2})
+    found = module.claim_shares.fn(ASKED, asked)
+    assert found == pytest.approx({"T5 precision": -1.0, "T5 recall": 1.0})
+    assert tuple(seen) == module.SHARES
+    assert module.rank_correlation((1, 2, 3), (5, 5, 5)) == 0.0
+    assert module.rank_correlation((1, 2, 3), (1, 3, 2)) == pytest.approx(0.5)
+
+
+def test_the_table_judges_each_claim_by_its_mean_and_direction(tmp_path):
+    def figures(shift):
+        values = {claim.name: claim.threshold for claim in CLAIMS}
+        return values | {"T1 gain": 0.1 + shift, "T2 distance": 0.9 + shift, "T2 recall": -0.2 + shift}
+
+    measured = []
+    for number, shift in enumerate((0.0, 0.02)):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(figures(shift)))
+        measured.append(SimpleNamespace(file=lambda name, path=path: path))
+    lines = {line.split("|")[1].strip(): line for line in table_of(measured).splitlines()[2:]}
+    assert lines["T1 gain"].endswith("| ≥ 5.0 % | 11.0 % [-1.7 %, 23.7 %] | yes |")
+    assert lines["T2 distance"].endswith("| ≤ 0.700 | 0.910 [0.783, 1.037] | **no** |")
+    assert lines["T2 recall"].endswith("| **no** |")
+    at_threshold = [line for name, line in lines.items() if name[:2] in ("T3", "T4", "T5", "T6")]
+    assert len(at_threshold) == 19 and not [line for line in at_threshold if "| yes |" not in line]
+    assert "(one seed)" in table_of(measured[:1]) and "[" not in table_of(measured[:1])
+
+
+def test_seeds_networks_and_plans_of_a_study_are_told_apart():
+    evaluation = module.evaluation_of(ASKED, 3)
+    assert (evaluation.run, evaluation.baseline) == ("study-3", "study-3-without-neighbors")
+    assert (evaluation.heldout_latents, evaluation.heldout_neighbors) == ("shapes-heldout",) * 2
+    assert module.rival_of(ASKED, 3) == "study-3-unet" and evaluation.name == "study-3"

@@ -204,7 +204,15 @@ def mean(name: str) -> str:
     return "model_ema." + f"diffusion_model.{name}".replace(".", "")
 
 
-BUFFERS = {"betas": 1000, "sqrt_alphas_cumprod": 1000, "posterior_mean_coef2": 1000, "unconditional_guidance_vex": 512}
+BUFFERS = dict.fromkeys(
+    (
+        "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+    ),
+    1000,
+) | {"unconditional_guidance_vex": 512}  # fmt: skip
+"""What `register_schedule` of the 2022 code keeps in every checkpoint."""
 
 
 def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor]) -> State:

@@ -13,6 +13,9 @@ from storage.artifact import Artifact, Plan
 from storage.build import begin
 from storage.shards import SIDECAR, EncodedSample, SampleRecord
 
+LICENCES = ("CC-BY", None, "CC0")
+"""Of samples 0, 1, 2 and so on: no two neighbors alike, so that an order can be wrong."""
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Artifact]:
@@ -46,8 +49,8 @@ def sample() -> Callable[..., EncodedSample]:
             "source_key": f"folder-{number}",
             "captions": (f"caption {number}", "second caption"),
             "labels": ("cat",),
-            "author": f"author {number % 2}",
-            "licence": "CC-BY",
+            "author": f"author {number}",
+            "licence": LICENCES[number % len(LICENCES)],
             "source_url": f"https://example.org/{number}",
         }
         values |= {"status": "rejected"} if "reason" in fields else {"width": 4, "height": 4, "sha256": "0" * 64}

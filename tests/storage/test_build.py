@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from building import PLAN, build_all, files_under, writer
 
+from storage import build as module
 from storage.artifact import Plan, artifacts, check, open_artifact
 from storage.build import begin, has_finished_work, unfinished
 from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite
@@ -186,6 +187,34 @@ def test_a_build_that_lost_a_file_cannot_be_committed(tmp_path):
         with pytest.raises(ArtifactDamaged, match=r"00000.tar is absent.*Run the same command again"):
             build.commit([part], {})
         assert not build.file("manifest.json").exists()
+
+
+def test_every_folder_of_a_part_is_forced_to_the_disk_before_the_manifest_says_it_is_there(
+    tmp_path, monkeypatch
+):
+    steps = []
+    fsync_path, write_manifest = module.fsync_path, module.remote.write_manifest
+
+    def forced(path):
+        steps.append(path.relative_to(tmp_path).as_posix())
+        fsync_path(path)
+
+    def manifest(path, value):
+        steps.append("manifest")
+        write_manifest(path, value)
+
+    def in_a_folder(scratch):
+        (scratch / "more").mkdir()
+        (scratch / "more" / "00000.txt").write_text("x")
+        return 1, {}
+
+    with begin(tmp_path, PLAN) as build:
+        parts = [build.write_part("00000", "", in_a_folder)]
+        monkeypatch.setattr(module, "fsync_path", forced)
+        monkeypatch.setattr(module.remote, "write_manifest", manifest)
+        build.commit(parts, {})
+    here = build.directory.relative_to(tmp_path).as_posix()
+    assert set(steps[: steps.index("manifest")]) == {here, f"{here}/more"}
 
 
 # Two at once

@@ -203,7 +203,8 @@ def test_the_example_for_nearest_images_runs(small, unit_vectors):
     rows = answer("other.embedding")
     assert [key for key, _, _ in rows] == [f"folder-{i}-00" for i in order]
     np.testing.assert_allclose([score for _, _, score in rows], [vectors[0] @ vectors[i] for i in order], atol=2e-3)
-    assert {licence for _, licence, _ in rows} == {"CC-BY"}
+    licences = {1: None, 2: "CC0", 3: "CC-BY", 4: None}
+    assert [licence for _, licence, _ in rows] == [licences[i] for i in order]
 
 
 def test_the_example_for_index_ids_gives_row_order(small):
@@ -241,8 +242,8 @@ def test_the_example_for_webdataset_reads_our_shard(small):
         exec(filled(example), {})
     assert printed.getvalue().splitlines() == [
         "folder-a-00 11 CC-BY caption 0",
-        "folder-1-00 11 CC-BY café",
-        "folder-2-00 11 CC-BY café",
+        "folder-1-00 11 None café",
+        "folder-2-00 11 CC0 café",
     ]
 
 

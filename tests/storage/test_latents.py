@@ -44,7 +44,8 @@ def test_arrays_and_keys_of_different_length_are_refused_by_part(make):
         (scratch / "other.parquet").replace(scratch / f"{part_name}.parquet")
 
     artifact = make("latents", "a", lambda d, n: write_latents(d, n, ["x"], raw(1)), mixed)
-    with pytest.raises(FormatError, match="part 00001 has 3 arrays for 2 keys. Encode again"):
+    told = f"{artifact.directory}: part 00001 has 3 arrays for 2 keys. Encode again"
+    with pytest.raises(FormatError, match=told):
         open_latents(artifact)
 
 

@@ -1,13 +1,19 @@
 """The arrays of a training run, joined by key and never by position."""
 
+import shutil
+from dataclasses import asdict
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from storage.embeddings import write_embeddings
 from storage.errors import ArtifactMismatch
 from storage.index import write_vectors
 from storage.latents import write_latents
 from storage.neighbors import write_neighbors
 from storage.removals import add_removals
+from storage.shards import SIDECAR
 from storage.training import open_training_arrays
 
 
@@ -22,7 +28,7 @@ def references(make, unit_vectors):
 
         rows = 10 + np.arange(len(query_keys), dtype=np.int64)[:, None]
         database_keys = np.asarray([f"d{i}" for i in range(30)], dtype=object)
-        scores = np.ones(rows.shape, np.float32)
+        scores = (rows / 100).astype(np.float32)
         artifacts = {
             "latents": make("latents", "l", *[latents(keys) for keys in latent_keys]),
             "neighbors": make(
@@ -45,7 +51,8 @@ def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path
     np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
     np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
     np.testing.assert_allclose(arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6)
-    assert arrays.neighbor_scores.tolist() == [[1], [1], [1]] and arrays.query_vectors is None
+    np.testing.assert_allclose(arrays.neighbor_scores, [[0.13], [0.10], [0.11]], atol=1e-6)
+    assert arrays.query_vectors is None
     assert arrays.side == 4
 
 
@@ -86,3 +93,19 @@ def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
     wanted = references(["abc"], "bc", queries=queries.fingerprint)
     add_removals(tmp_path, "q", ["a"])
     assert open_training_arrays(tmp_path, wanted).neighbor_rows.tolist() == [[10], [11]]
+
+
+def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
+    tmp_path, references, make, sidecar, sample, unit_vectors
+):
+    vectors, norms = unit_vectors(4, seed=9)
+    table = pa.Table.from_pylist([asdict(sample(i, key=key).record) for i, key in enumerate("dbca")], schema=SIDECAR)
+    queries = make("embeddings", "q", lambda d, n: write_embeddings(d, n, table, vectors, norms))
+    wanted = references(["ca", "b"], "abxc", queries=queries.fingerprint)
+    arrays = open_training_arrays(tmp_path, wanted, with_queries=True)
+    assert arrays.query_vectors.dtype == np.float16
+    np.testing.assert_allclose(arrays.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
+    np.testing.assert_array_equal(arrays.query_norms, norms[[2, 3, 1]])
+    shutil.rmtree(queries.directory)
+    with pytest.raises(ArtifactMismatch, match="neighbors/n: the embeddings of its queries are no longer.*query_token"):
+        open_training_arrays(tmp_path, wanted, with_queries=True)

@@ -1,0 +1,37 @@
+"""What nobody asks for: the value of every parameter that is left out.
+
+A default is in the plan of all that was ever built with it. A change of one builds everything anew on every schedule, so
+it is made here too, on purpose; new parameters may be missing here.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import config, look_config, sample_config
+
+DEFAULTS = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
+
+
+def class_of(name):
+    (found,) = {vars(module)[name] for module in (config, look_config, sample_config) if name in vars(module)}
+    return found
+
+
+def differing(kept, now, where=""):
+    """Each value of `kept` that is another one now."""
+    found = []
+    for key, value in kept.items():
+        if isinstance(value, dict) and isinstance(now.get(key), dict):
+            found += differing(value, now[key], f"{where}{key}.")
+        elif key not in now or now[key] != value:
+            found.append(f"{where}{key} is {now.get(key, 'gone')!r}, was {value!r}")
+    return found
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_is_left_out_has_the_value_it_always_had(name):
+    made = class_of(name)(**DEFAULTS[name]["given"])
+    assert differing(DEFAULTS[name]["defaults"], made.model_dump(mode="json")) == []
+
