@@ -30,6 +30,8 @@ EXTRA_ROWS = 8
 """Asked for beyond k at first, for those that will be left out; more follow for queries that need them."""
 HELD_BYTES = 2 * 2**30
 """What a database that is searched again and again may take in memory."""
+TILE_BYTES = 256 * 2**20
+"""Of float32, that a stored float16 database is converted into at a time."""
 MANY_PRODUCTS = 50_000_000_000
 """Queries times rows times dimensions from which it pays to look for the fastest way to multiply."""
 MOST_NEIGHBORS = 64
@@ -42,7 +44,9 @@ FEWER_LATER = 4
 """Tiles from which on the first one is not like most others."""
 
 
-def search_exact(queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int = 32_768) -> tuple[np.ndarray, np.ndarray]:
+def search_exact(
+    queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit queries [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not).
 
     Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k > N the rest is
@@ -103,9 +107,10 @@ def _spread(vectors: np.ndarray, count: int) -> np.ndarray:
 
 
 def search_in_fp32(
-    queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int = 32_768
+    queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same by faiss."""
+    """The same by faiss; in one go where the vectors are float32 and may be held in memory."""
+    tile_rows = tile_rows or rows_of_a_tile(vectors)
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
@@ -120,6 +125,15 @@ def search_in_fp32(
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
     return rows, scores
+
+
+def rows_of_a_tile(vectors: np.ndarray) -> int:
+    """How many rows are searched at once: every one that needs no conversion and may be held, else
+    TILE_BYTES of them. A tile costs a list of k rows to be merged, whatever its size.
+    """
+    if vectors.dtype == np.float32 and vectors.nbytes <= HELD_BYTES:
+        return max(1, len(vectors))
+    return max(1, TILE_BYTES // (4 * vectors.shape[1]))
 
 
 def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

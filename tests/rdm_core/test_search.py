@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
+from rdm_core import search
 from rdm_core.errors import RequestError
 from rdm_core.search import (
     NO_ROW,
@@ -11,6 +12,7 @@ from rdm_core.search import (
     Searcher,
     build_index,
     recall_at_k,
+    rows_of_a_tile,
     search_exact,
     search_neighbors,
     tune_index,
@@ -256,3 +258,12 @@ def test_vectors_from_outside_become_unit_queries():
 def test_vectors_without_a_direction_are_refused(vectors, told):
     with pytest.raises(RequestError, match=f"here: .*{told}"):
         unit_queries(vectors, 32, "here")
+
+
+def test_a_tile_is_all_rows_that_need_no_conversion_and_may_be_held(monkeypatch):
+    vectors = np.zeros((1000, 64), np.float32)
+    assert rows_of_a_tile(vectors) == 1000
+    assert rows_of_a_tile(vectors.astype(np.float16)) == 256 * 2**20 // (4 * 64)
+    monkeypatch.setattr(search, "HELD_BYTES", vectors.nbytes - 1)
+    monkeypatch.setattr(search, "TILE_BYTES", 4 * 64 * 10)
+    assert rows_of_a_tile(vectors) == rows_of_a_tile(vectors.astype(np.float16)) == 10
