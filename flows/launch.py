@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
         child = None
     child = child or _popen(single_command(), config, tight)
     assert child.stdin is not None, "opened as a pipe below"
-    child.stdin.write(f"{run}\n")
-    child.stdin.flush()
+    with suppress(BrokenPipeError):  # it has ended already; its exit code and last lines say why
+        os.write(child.stdin.fileno(), os.fsencode(run) + b"\n")
     return child
 
 
@@ -146,7 +147,7 @@ def threads_of(config: TrainRDM) -> int:
 
 def single_command() -> list[str]:
     """One process, which is told of its run on standard input and ends when that closes."""
-    return [sys.executable, "-m", "flows.train_worker"]
+    return [sys.executable, "-m", "flows.leash", "flows.train_worker"]
 
 
 def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:

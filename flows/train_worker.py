@@ -1,8 +1,8 @@
 """What one process of a training runs: read config.json, open the artifacts, train. No Prefect here.
 
     python -m flows.train_worker RUN    one of several, started by `accelerate launch`
-    python -m flows.train_worker        alone: the run's directory comes as a line of standard input,
-                                        whose end is ours
+    python -m flows.leash flows.train_worker
+                                        alone: the run's directory comes as a line of standard input
 """
 
 import json
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.leash import end_with_parent
+from flows.leash import line_from_parent
 from flows.preview import SAMPLER_STEPS, preview_rows, write_preview
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.data import TrainingData
@@ -124,21 +124,11 @@ def is_main_process() -> bool:
 
 
 def run_told() -> Path:
-    """The directory named by a line of standard input; what will be needed is imported before.
-
-    Ends the process where the input ends before, and later when it ends.
-    """
+    """The directory named by a line of standard input; what will be needed is imported before."""
     import diffusers
 
     assert all(hasattr(diffusers, network) for network in NETWORKS), "imported now, as it is used"
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 1)  # not one more: the rest is the leash's
-        if not byte:
-            sys.exit(0)
-        line += byte
-    end_with_parent()
-    return Path(os.fsdecode(line[:-1]))
+    return Path(line_from_parent())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import time
 
 import psutil
 import pytest
-from prefect.states import Failed
 
 from flows import launch
 from flows.config import TrainRDM
@@ -65,7 +64,7 @@ def worker(tmp_path, monkeypatch):
     def begins(code):
         (tmp_path / "worker.py").write_text(code)
         command = [sys.executable, str(tmp_path / "worker.py")]
-        monkeypatch.setattr("flows.launch.launch_command", lambda run, config: command)
+        monkeypatch.setattr("flows.launch.single_command", lambda: command)
 
     return begins
 
@@ -129,7 +128,7 @@ def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_
     script = tmp_path / f"{name}.py"
     script.write_text(DEAF)
     monkeypatch.setattr("flows.launch.SECONDS_TO_STOP", 0.5)
-    monkeypatch.setattr("flows.launch.launch_command", lambda *_: [sys.executable, str(script)])
+    monkeypatch.setattr("flows.launch.single_command", lambda: [sys.executable, str(script)])
     code = {"deaf": -9, "hears": -15}[name]
     with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
         launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
@@ -167,9 +166,8 @@ def test_only_a_training_that_was_ended_from_outside_can_be_resumed(
     ],
 )
 def test_a_training_is_tried_again_only_where_it_was_ended_from_outside(error, again):
-    state = Failed(data=error)
-    assert run_training.retry_condition_fn(run_training, None, state) is again
-    assert run_training.retries == 2
+    assert run_training.retries.when(error) is again
+    assert len(run_training.retries.seconds) == 2
 
 
 def test_what_a_training_tells_is_told_on_with_its_last_lines_and_every_record(
@@ -250,7 +248,7 @@ def test_a_process_that_waits_for_a_run_goes_when_nobody_will_name_one(tmp_path)
     get_ready(training(tmp_path))
     waiting = launch._READY.pop(1)
     waiting.stdin.close()
-    assert waiting.wait(60) == 0
+    assert waiting.wait(60) == -signal.SIGKILL
     waiting.stdout.close()
 
 

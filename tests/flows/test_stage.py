@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
-from prefect.states import Failed
 
 from flows import encoders, stage
 from storage.errors import StorageError
@@ -62,7 +61,7 @@ def caused(error, *causes):
     ids=str,
 )
 def test_only_what_the_network_did_is_tried_again(error, passing):
-    assert stage.is_passing(None, None, Failed(data=error)) is passing
+    assert stage.is_passing(error) is passing
 
 
 def test_tasks_that_fetch_are_tried_again_by_that_rule():
@@ -70,4 +69,33 @@ def test_tasks_that_fetch_are_tried_again_by_that_rule():
 
     tasks = [stage.look_up, import_images.import_group, find_neighbors.search_group]
     for task in (*tasks, build_database.embed_group, train_rdm.look_ahead):
-        assert (task.retries, task.retry_condition_fn) == (3, stage.is_passing), task.name
+        assert task.retries == stage.Retries(stage.is_passing, (5.0, 10.0, 20.0)), task.name
+
+
+@pytest.mark.parametrize(("passes", "tries"), [(True, 3), (False, 1)])
+def test_without_a_server_a_task_is_tried_again_as_with_one(passes, tries, monkeypatch):
+    """Told, waited for, and given up after the last try."""
+    waited, tried = [], []
+    monkeypatch.setattr(stage.time, "sleep", waited.append)
+
+    @stage.stage_task(name="fetch", retries=stage.Retries(lambda error: passes, (5.0, 10.0)))
+    def fetch(value):
+        tried.append(value)
+        raise ConnectionError("away")
+
+    with pytest.raises(ConnectionError):
+        fetch(stage.whole({"a": 1}))
+    assert tried == [{"a": 1}] * tries
+    assert len(waited) == tries - 1 and all(s <= w <= 2 * s for s, w in zip((5, 10), waited, strict=False))
+    tried.clear()
+    with pytest.raises(ConnectionError):
+        fetch.once()(1)
+    assert len(tried) == 1
+
+
+def test_what_is_cached_is_told_apart_and_returned_as_it_is():
+    @stage.stage_flow("kept")
+    def keeps(config):
+        return stage.Cached([config])
+
+    assert keeps(3) == [3] and keeps.fn(3) == stage.Cached([3])

@@ -123,7 +123,12 @@ def test_several_first_commands_of_a_new_root_at_once_all_do_their_work(tmp_path
 def shapes(folder, count, **pipes):
     """A longer import as a child process."""
     command = [str(BIN / "rdm"), "import", "shapes", "--name", "a", "--set", f"count={count}", "--set", "size=32"]
-    return subprocess.Popen(command, cwd=folder, env=clean(folder), **pipes)
+    return subprocess.Popen(command, cwd=folder, env=clean(folder), preexec_fn=hang_up_ends_it, **pipes)
+
+
+def hang_up_ends_it():
+    """As in a terminal of one's own, whatever the tests are run under (nohup says to ignore it)."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
