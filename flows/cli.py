@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from flows import commands
 from flows.arguments import UsageError, root_argument, typed
-from flows.environment import prepare
+from flows.environment import in_utf8_mode, prepare
 from flows.terminal import escape_what_cannot_be_shown, shown, tell
 
 INTERRUPTED = 130
@@ -25,6 +25,8 @@ SECONDS_TO_GO = 25
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
+    if arguments is None:  # from a terminal
+        in_utf8_mode()
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)

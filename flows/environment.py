@@ -48,6 +48,18 @@ def prepare(root: Path | None = None) -> None:
     _mend_home(root)
 
 
+def in_utf8_mode() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding: names
+    of files would be other texts there, and so other keys, than in the next terminal. What is shown
+    stays in the terminal's own encoding.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8":
+        return
+    if sys.stdout is not None:
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def reach_loopback() -> None:
     """What runs on this machine is never asked through a proxy, in whichever case one is named."""
     if not any(name.lower() in PROXIES for name in os.environ):

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 BIN = Path(sys.executable).parent
 SHAPES = ("import", "shapes", "--name", "a", "--set", "count=2", "--set", "size=16")
@@ -98,6 +100,25 @@ def test_a_server_that_cannot_be_used_is_one_message_within_seconds(changes, mes
     assert done.returncode == 1 and "Traceback" not in said(done), said(done)
     line = done.stderr.decode().strip().splitlines()[-1]
     assert line.startswith("rdm: ") and message in line and "PREFECT_API_URL" in line
+
+
+def test_a_folder_of_any_names_is_the_same_in_every_locale(tmp_path):
+    folder = tmp_path / "café 日本"
+    folder.mkdir()
+    for name in ("naïve.png", "日本.png"):
+        Image.fromarray(np.full((20, 20, 3), len(name), np.uint8)).save(folder / name)
+    latin = tmp_path / "locales"
+    latin.mkdir()
+    define = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(latin / "en_US.ISO-8859-1")]
+    made = subprocess.run(define, capture_output=True)
+    if not (latin / "en_US.ISO-8859-1").exists():
+        pytest.skip(f"no locale that is not UTF-8 can be made here: {made.stderr!r}")
+    command = ("import", "folder", str(folder), "--name", "a", "--set", "size=16", "--set", "author=Zoë")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for changes in ({}, {"LC_ALL": "en_US.ISO-8859-1", "LOCPATH": str(latin)}, ascii_only):
+        done = rdm(tmp_path, *command, environment=clean(tmp_path, **changes))
+        assert_imported(done, tmp_path / "data")
+    assert len(list((tmp_path / "data/shards/a").glob("*/manifest.json"))) == 1, "kept in each of them"
 
 
 def test_files_of_the_user_that_are_named_like_modules_are_not_run(tmp_path):
