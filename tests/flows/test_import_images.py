@@ -73,7 +73,8 @@ def test_a_sample_says_what_it_was_cut_from_and_who_made_it(folder):
     assert np.asarray(Image.open(io.BytesIO(first.image))).shape == (16, 16, 3)
     assert (record.licence, record.author, record.status) == ("CC-BY", "Ada", "ok")
     assert (broken.record.status, broken.image) == ("rejected", b"")
-    assert broken.record.reason and broken.record.key.startswith("own-c-")
+    assert broken.record.reason == "not an image" and "b'no image'" in broken.record.detail
+    assert broken.record.key.startswith("own-c-")
 
 
 @pytest.mark.parametrize(
