@@ -221,3 +221,18 @@ def test_rows_of_a_query_are_told_and_saved(monkeypatch):
     assert ask("query SELECT") == ("table", {"rows": [{"n": 1}]}) and saved == []
     ask("query SELECT --out o.csv")
     assert saved == [Path("o.csv")]
+
+
+def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(monkeypatch, tmp_path):
+    def facts(artifact):
+        return "", {"of": artifact.name}
+
+    (tmp_path / "evaluation.json").write_text('{"copies": {"samples": 0.5}}')
+    made = SimpleNamespace(name="made", file=lambda name: tmp_path / name)
+    monkeypatch.setattr(commands, "_facts", facts)
+    text, value = commands._evaluated(made)
+    assert "samples" in text and "50" in text
+    assert value == {"of": "made", "evaluation": {"copies": {"samples": 0.5}}}
+    text, value = commands._demo_result((made, SimpleNamespace(name="page", file=made.file)))
+    assert "samples" in text and text.endswith(f"\n\nreport: {tmp_path}/report.html")
+    assert value["of"] == "made" and value["report"] == f"{tmp_path}/report.html"
