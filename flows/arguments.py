@@ -105,8 +105,7 @@ def _complaint(error: Any, kind: type) -> str:
     if where and error["type"] == "value_error":
         if message.startswith(f"{where}: "):
             return message
-        joint = "." if _NAMES_PARAMETERS.match(message) else " " if ": " not in message else ": "
-        return f"{where}{joint}{message}"
+        return f"{where}{'.' if _NAMES_PARAMETERS.match(message) else ': '}{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
 
 

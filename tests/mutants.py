@@ -2,7 +2,7 @@
 
     make mutants                       # 150 of each package, seed 0
     python tests/mutants.py storage --sample 150 --seed 0
-    python tests/mutants.py storage --survivors      # once more those that survived the last time
+    python tests/mutants.py storage --survivors      # all but those that were killed the last time
 
 The faults are mutmut's: a number one larger, a comparison or an operator turned, an argument dropped or None, a
 default or an assigned value None, a condition negated. One is drawn as often as another, wherever it lies: in a
@@ -497,6 +497,7 @@ def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
             del tests[failing]
             results = {name: one for name, one in results.items() if one[1] != failing}
             try_all()
+    gc.unfreeze()  # else libraries complain at the end of what they have not freed
     minutes = (time.monotonic() - started) / 60
     return told(package, drawn, results, f"Drawn from {of:,} with seed {seed}; {minutes:.0f} minutes.")
 
@@ -527,7 +528,7 @@ def main() -> None:
     parser.add_argument("packages", nargs="*", default=PACKAGES, help=f"of {', '.join(PACKAGES)}; all by default")
     parser.add_argument("--sample", type=int, default=150, help="faults drawn from each package")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--survivors", action="store_true", help="only those that survived the last time")
+    parser.add_argument("--survivors", action="store_true", help="leave out those that were killed the last time")
     asked = parser.parse_args()
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

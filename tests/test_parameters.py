@@ -247,7 +247,7 @@ def test_numbers_and_choices_are_read_as_before():
     (SampleRDM, "guidance_interval=[0,NaN]", "guidance_interval"),
     (SampleRDM, "count=1e99", "count: "),
     (SampleRDM, "steps=1000000000", "steps: Input should be less than or equal to 1000"),
-    (SampleRDM, "count=true", "count is true, must be a number"),
+    (SampleRDM, "count=true", "count: is true, must be a number"),
     (SampleRDM, "texts=a", 'texts: Input should be a valid tuple. Write a list: ["a"]'),
     (SampleRDM, "texts=[1984]", 'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)'),
     (TrainRDM, "training.learning_rate=NaN", "training.learning_rate: is nan, must be a finite number"),

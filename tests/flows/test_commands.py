@@ -140,21 +140,19 @@ def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
     assert commands._converted(artifact) == commands._facts(artifact)
 
 
-def test_a_stage_runs_in_prepared_surroundings_with_its_parameters_and_a_dry_run_starts_nothing(
+def test_a_stage_runs_with_its_parameters_and_a_dry_run_starts_nothing(
     monkeypatch, tmp_path
 ):
     seen = []
     flow = SimpleNamespace(run=lambda config: seen.append(config) or "made")
-    monkeypatch.setattr(commands, "prepare", lambda root: seen.append(root))
-    monkeypatch.setattr(commands, "server_is_configured", lambda: True)
     monkeypatch.setitem(__import__("sys").modules, "a_flow", flow)
     config = SimpleNamespace(model_dump=lambda mode: {"k": 3})
     options = SimpleNamespace(root=tmp_path, dry_run=False)
     assert commands._stage(options, config, "a_flow", "run", lambda made: (made, {})) == ("made", {})
-    assert seen == [tmp_path, config]
+    assert seen == [config]
     options.dry_run = True
     text, value = commands._stage(options, config, "a_flow", "run", None)
-    assert json.loads(text) == value == {"k": 3} and len(seen) == 2
+    assert json.loads(text) == value == {"k": 3} and len(seen) == 1
     assert commands._looked(options, config, None)[1] == {"k": 3}
     options.dry_run = False
     assert commands._looked(options, config, lambda asked: asked) is config
@@ -221,3 +219,18 @@ def test_rows_of_a_query_are_told_and_saved(monkeypatch):
     assert ask("query SELECT") == ("table", {"rows": [{"n": 1}]}) and saved == []
     ask("query SELECT --out o.csv")
     assert saved == [Path("o.csv")]
+
+
+def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(monkeypatch, tmp_path):
+    def facts(artifact):
+        return "", {"of": artifact.name}
+
+    (tmp_path / "evaluation.json").write_text('{"copies": {"samples": 0.5}}')
+    made = SimpleNamespace(name="made", file=lambda name: tmp_path / name)
+    monkeypatch.setattr(commands, "_facts", facts)
+    text, value = commands._evaluated(made)
+    assert "samples" in text and "50" in text
+    assert value == {"of": "made", "evaluation": {"copies": {"samples": 0.5}}}
+    text, value = commands._demo_result((made, SimpleNamespace(name="page", file=made.file)))
+    assert "samples" in text and text.endswith(f"\n\nreport: {tmp_path}/report.html")
+    assert value["of"] == "made" and value["report"] == f"{tmp_path}/report.html"

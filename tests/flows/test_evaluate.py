@@ -9,7 +9,7 @@ import pytest
 from flows import evaluate as module
 from flows.config import EvaluateRDM
 from rdm_core.retrieve import STRATEGIES
-from storage.errors import ArtifactMismatch
+from storage.errors import ArtifactMismatch, ArtifactMissing
 
 WISHES = [{"colour": "red", "shape": "star"}, {"colour": "blue", "shape": "ring"}]
 
@@ -17,7 +17,7 @@ WISHES = [{"colour": "red", "shape": "star"}, {"colour": "blue", "shape": "ring"
 def config(**changes):
     names = {"run": "run", "baseline": "twin", "heldout_latents": "h", "heldout_neighbors": "n"}
     asked = {"swaps": {}, "prompts": 2, "seeds": 2, "k": 3, "steps": 5, "guidance_scale": 2.5}
-    return EvaluateRDM(name="x", **names, **asked | changes)
+    return EvaluateRDM(name="x", **names | asked | changes)
 
 
 def opened(name, k=4, **facts):
@@ -295,3 +295,23 @@ def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(c
     refused = pytest.raises(ArtifactMismatch, match="runs/run and runs/twin: .*neighbor_dropout=1")
     with nullcontext() if fits else refused:
         module.same_but_for_neighbors(run, twin)
+
+
+# Images
+
+
+def test_held_out_known_and_nearest_images_are_those_of_their_shards(small_world):
+    from flows.opening import open_database, open_run
+
+    root, run = small_world.root, open_run(small_world.root, "small")
+    database, sketches = (open_database(root, name, run) for name in ("shapes", "sketches"))
+    asked = config(root=root, heldout_latents="shapes")
+    held = module.heldout_images(asked)
+    assert held.shape == (96, 32, 32, 3)
+    both = module.known_images(asked, run, sketches)
+    assert len(both) == 2 * 96 and np.array_equal(both[96:], held), "the database's, then the training's"
+    assert len(module.known_images(asked, run, database)) == 96, "none twice"
+    rows = np.array([7, 3])
+    assert np.array_equal(module.database_images(database, rows), held[rows])
+    with pytest.raises(ArtifactMissing, match="no shards have the fingerprint 0000. Import them again"):
+        module.images_of(root, "0000")

@@ -73,7 +73,8 @@ def test_a_sample_says_what_it_was_cut_from_and_who_made_it(folder):
     assert np.asarray(Image.open(io.BytesIO(first.image))).shape == (16, 16, 3)
     assert (record.licence, record.author, record.status) == ("CC-BY", "Ada", "ok")
     assert (broken.record.status, broken.image) == ("rejected", b"")
-    assert broken.record.reason and broken.record.key.startswith("own-c-")
+    assert broken.record.reason == "not an image" and "b'no image'" in broken.record.detail
+    assert broken.record.key.startswith("own-c-")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_limit_is_the_most_that_is_allowed(folder):
 
 def test_a_file_that_is_gone_or_never_was_is_told_apart(folder):
     with pytest.raises(ImageRejected) as never:
-        read_image(SourceImage("own", "x", None, reason="the list names it"), config(folder))
+        read_image(SourceImage("own", "x", None, reason="the list names it", is_absent=True), config(folder))
     assert (never.value.reason, never.value.detail) == ("missing file", "the list names it")
     with pytest.raises(ImageRejected) as gone:
         read_image(SourceImage("own", "x", folder / "gone.png"), config(folder))
@@ -110,7 +111,7 @@ def test_the_plan_follows_what_lies_on_the_disk_and_not_where(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "same"),
-    [({"count": 7}, True), ({"images_per_part": 3}, True), ({"seed": 1}, False), ({"quality": 7}, False)],
+    [({"images_per_part": 3}, True), ({"seed": 1}, False), ({"encoding": "jpg"}, False)],
 )
 def test_a_part_is_taken_over_whatever_else_is_imported_and_drawn_anew_where_it_would_differ(
     changed, same, folder

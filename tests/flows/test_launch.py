@@ -129,10 +129,10 @@ def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_
     script.write_text(DEAF)
     monkeypatch.setattr("flows.launch.SECONDS_TO_STOP", 0.5)
     monkeypatch.setattr("flows.launch.single_command", lambda: [sys.executable, str(script)])
-    code = {"deaf": -9, "hears": -15}[name]
+    code, began = {"deaf": -9, "hears": -15}[name], time.monotonic()
     with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
         launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
-    assert caught.value.resumable
+    assert caught.value.resumable and time.monotonic() - began < 40, "nobody waited for its minute to end"
     left = int((tmp_path / f"{name}.py.child").read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 

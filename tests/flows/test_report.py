@@ -220,9 +220,15 @@ def test_page_says_who_stood_behind_the_samples(tmp_path):
 def test_charts_and_tables_hold_the_measurements(tmp_path):
     publish_all(tmp_path)
     text = page_text(tmp_path)
+    assert text.count("<figure") == 2 and 'x="253.0" y="258" text-anchor="middle">optimiser step' in text
+    assert text.count('class="reference"') == 4 + 2 * 8, "loss without neighbors, and chance of two factors"
+    assert text.count('<line x1="23.8" x2="23.8" y1="1"') == 2 * 8, "chance is at 12.5 %"
     assert text.count("<polyline") == 8 and ">without</text>" in text and "Training loss" in text and "Gradient norm" in text
     assert "0.2000 [0.1900, 0.2100]" in text and "−20.0 % [−21.0, −19.0]" in text and "return the neighbour" in text
     assert "+16.0 % [+15.0, +17.0]" in text and '<td class="n">12.5 %</td>' in text, "chance is exact"
+    swapped = re.search('<tr><th scope="row">sketch</th>(.*?)</tr>', text)[1]
+    shown = ["1.0 %", "3.0 %", "96.0 %", "70.0 %", "80.0 %"]  # oil, photograph, sketch
+    assert [cell.split(" [")[0] for cell in re.findall("<td[^>]*>(.*?)</td>", swapped)] == shown
     assert "Drawn as oil painting" in text and "100.00 %" in text and "truncated (1)" in text
     assert ENCODER["weights_sha256"] in text and "CC-BY-4.0" in text and "Total" in text and "&quot;training&quot;" in text
 

@@ -125,7 +125,7 @@ def test_no_stage_makes_a_plan_of_its_own():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Plan":
                 found.append(path.name)
-    assert found == ["remove.py", "revisions.py"]
+    assert found == ["rehearse.py", "revisions.py"]
 
 
 def test_revision_1_says_nothing_so_that_what_was_made_before_is_kept(monkeypatch):

@@ -193,7 +193,7 @@ def test_a_configuration_names_its_process():
         ({"process": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr: needs process=velocity, is epsilon"),
         ({"process": "flow", "zero_terminal_snr": True}, "zero_terminal_snr: needs process=velocity, is flow"),
         ({"process": "flow", "min_snr_gamma": 5.0}, "min_snr_gamma: flow weighs by how times are drawn; use time_mean"),
-        ({"min_snr_gamma": -1.0}, r"min_snr_gamma: is -1.0, must be 0 or more"),
+        ({"min_snr_gamma": -1.0}, r"min_snr_gamma: is -1.0, must be between 0 and"),
         ({"beta_start": 0.02}, r"beta_start, beta_end: are 0.02 and 0.0195, must rise between 0 and 1"),
         ({"beta_end": 1.0}, r"beta_start, beta_end: are 0.0015 and 1.0"),
     ],

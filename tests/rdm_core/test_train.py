@@ -441,8 +441,8 @@ def test_the_speed_is_told_in_images_and_as_a_share_of_what_the_device_can_do(ti
     ],
 )
 def test_the_learning_rate_warms_up_stays_and_cools_down(cooldown, expected):
-    config = TrainingConfig(steps=100, learning_rate=2.0, warmup_steps=4, cooldown=cooldown)
-    assert {step: learning_rate(config, step) / 2 for step in expected} == pytest.approx(expected)
+    config = TrainingConfig(steps=100, learning_rate=0.5, warmup_steps=4, cooldown=cooldown)
+    assert {step: learning_rate(config, step) / 0.5 for step in expected} == pytest.approx(expected)
 
 
 def test_no_warm_up_starts_at_the_full_rate():

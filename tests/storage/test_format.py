@@ -76,6 +76,7 @@ def test_every_schema_has_a_table():
     declared = {
         name
         for path in Path(storage.__file__).parent.glob("*.py")
+        if path.name not in ("views.py", "saved.py")  # of answers, which nothing stores
         for name in re.findall(r"^(?:def )?(\w+)\(?.*(?: = |-> )pa\.[sS]chema\b", path.read_text(), re.M)
     }
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"

@@ -4,6 +4,7 @@ import io
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from storage.errors import FormatError
@@ -55,7 +56,9 @@ def test_a_vector_without_a_direction_is_named_by_its_row_and_the_others_counted
 
 
 def test_the_sidecar_says_nothing_of_what_nobody_knows():
-    rows = archive_sidecar(["a", "b"], ["x", "x"]).to_pylist()
+    table = archive_sidecar(["a", "b"], ["x", "x"])
+    assert table.schema.field("captions").type == table.schema.field("labels").type == pa.list_(pa.string())
+    rows = table.to_pylist()
     unknown = dict.fromkeys(("style", "author", "licence", "source_url"))
     known = {"source_key": "x", "captions": [], "labels": []}
     assert rows == [{"key": key} | known | unknown for key in "ab"]
