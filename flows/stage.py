@@ -94,7 +94,10 @@ class StageTask(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do it here and now."""
-        return self.task(*args, **kwargs) if is_recorded() else self.attempt(*args, **kwargs)
+        if not is_recorded():
+            return self.attempt(*args, **kwargs)
+        state = self.task(*args, return_state=True, **kwargs)
+        return state.result()  # called plainly, it would return a cached result's state
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Do it beside others, as the stage's `threads` allow; a future, whose `result()` waits."""

@@ -10,6 +10,7 @@ from flows.config import ImportImages
 from flows.import_images import drawing, import_plan, list_images, read_image, samples_of
 from rdm_core.decode import ImageRejected
 from storage.sources import SourceImage
+from storage.sources.source import absent
 
 
 def picture(seed=0, size=(90, 60)):
@@ -93,8 +94,8 @@ def test_a_limit_is_the_most_that_is_allowed(folder):
 
 def test_a_file_that_is_gone_or_never_was_is_told_apart(folder):
     with pytest.raises(ImageRejected) as never:
-        read_image(SourceImage("own", "x", None, reason="the list names it", is_absent=True), config(folder))
-    assert (never.value.reason, never.value.detail) == ("missing file", "the list names it")
+        read_image(SourceImage("own", "x", None, reason=absent("train.csv", "x")), config(folder))
+    assert (never.value.reason, never.value.detail) == ("missing file", "listed in train.csv, but x is absent")
     with pytest.raises(ImageRejected) as gone:
         read_image(SourceImage("own", "x", folder / "gone.png"), config(folder))
     assert gone.value.reason == "unreadable file"

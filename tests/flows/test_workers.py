@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.stage import stage_flow, stage_task, whole
+from flows.stage import Cached, stage_flow, stage_task, whole
 from flows.workers import dask_address, declares_gpus, task_runner
 from storage.artifact import artifacts, check
 
@@ -109,8 +109,14 @@ def breaks():
     raise ValueError("broken")
 
 
+@stage_task(name="keeps")
+def keeps(value):
+    return Cached(value)
+
+
 @stage_flow("counting", threads=2)
 def counting(config, fails=False):
+    assert keeps(whole([1])) == keeps.submit([1]).result() == [1]
     futures = [counts.submit(whole([1, 2, 3]), more=number) for number in range(4)]
     if fails:
         futures.append(breaks.submit())

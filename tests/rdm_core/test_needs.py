@@ -18,6 +18,7 @@ import rdm_core.needs
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.denoiser import build_denoiser
 from rdm_core.needs import (
+    PASSES,
     MemoryNeeded,
     device_memory_bytes,
     measured_rate,
@@ -239,19 +240,24 @@ def rate(network=TRANSFORMER, execution=PLAIN, seconds=0.5, **training) -> float
 def test_a_rate_is_measured_in_about_the_time_given(execution, network):
     before, began = torch.get_rng_state(), time.monotonic()
     assert 0 < rate(network, execution, precision="bf16") < float("inf")
-    assert 0.5 < time.monotonic() - began < 10
+    assert time.monotonic() - began < 10
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_rate_is_measured_on_more_and_more_samples_up_to_a_piece(passes):
     found = rate(execution=ExecutionConfig(accumulate=2), batch=24)
-    assert passes == [1, 2, 4, 8] + 21 * [12]
+    assert passes == [1, 2, 4, 8] + PASSES * [12]
     assert found == pytest.approx(12 / 0.022)
+
+
+def test_a_rate_takes_no_longer_than_a_tenth_of_what_it_is_asked_for(passes):
+    rate(steps=1, batch=8)
+    assert passes == [1], "of a training of eight samples one says enough"
 
 
 def test_passes_that_are_long_for_the_time_given_stay_on_few_samples(passes):
     found = rate(seconds=0.13)
-    assert passes == [1, 2] + 8 * [4]
+    assert passes == [1, 2] + PASSES * [4]
     assert found == pytest.approx(4 / 0.014)
 
 

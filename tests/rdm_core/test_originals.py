@@ -36,7 +36,7 @@ from rdm_core.originals import (
     read_checkpoint,
     unet_keys,
 )
-from rdm_core.samplers import sample_ddim
+from rdm_core.samplers import sample_ddim_2022
 
 SAME = 1e-5
 """Most relative difference between the original and the converted network."""
@@ -528,7 +528,7 @@ def test_a_guided_sampling_run_ends_where_the_originals_does(name, state):
         null = denoiser(x, time, nothing(B, unet.context))
         return null + 2 * (denoiser(x, time, context) - null)
 
-    found = sample_ddim(process, predict, x, 5, lambda: torch.randn_like(x))
+    found = sample_ddim_2022(process, predict, x, 5, lambda: torch.randn_like(x))
     expected = original_ddim(original_predict, x, 5, {"imagenet-2022": 0.0195, "laion-768-2022": 0.015}[name])
     assert difference(found, expected) < SAME
     assert difference(x, expected) > 0.1, "it has gone somewhere"
