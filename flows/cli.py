@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 """
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import signal
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
     if arguments is None:  # from a terminal
         in_utf8_mode()
+        atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)

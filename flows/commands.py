@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.arguments import UsageError, assigned, configured
 from flows.terminal import tell
+from rdm_core.importing import large_import
 
 Result = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
@@ -164,7 +165,9 @@ def run_report(options: argparse.Namespace) -> Result:
 def run_search(options: argparse.Namespace) -> Result:
     """rdm search."""
     from flows.look_config import SearchDatabase
-    from flows.search import search
+
+    with large_import():
+        from flows.search import search
 
     flags = {"database": options.database, "texts": options.text, "images": options.image, "keys": options.key}
     flags |= {"vectors": options.vectors, "k": options.k, "out": options.out}
@@ -282,7 +285,9 @@ def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, tol
         return _resolved(config)
     from importlib import import_module
 
-    return told(getattr(import_module(module), flow)(config))
+    with large_import():
+        run = getattr(import_module(module), flow)
+    return told(run(config))
 
 
 def _facts(artifact: Any) -> Result:

@@ -5,6 +5,8 @@
                                         alone: the run's directory comes as a line of standard input
 """
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -22,6 +24,7 @@ from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, Traini
 from rdm_core.data import TrainingData
 from rdm_core.denoiser import NETWORKS, Denoiser, build_denoiser
 from rdm_core.generate import Guidance, generate
+from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.noise import Process, process_of
 from rdm_core.train import Hooks, State, TrainingStopped, train
@@ -125,13 +128,15 @@ def is_main_process() -> bool:
 
 def run_told() -> Path:
     """The directory named by a line of standard input; what will be needed is imported before."""
-    import diffusers
+    with large_import():
+        import diffusers
 
-    assert all(hasattr(diffusers, network) for network in NETWORKS), "imported now, as it is used"
+        assert all(hasattr(diffusers, network) for network in NETWORKS), "imported now, as it is used"
     return Path(line_from_parent())
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
     if os.environ.get("WORLD_SIZE", "1") == "1":  # several would stop at different steps: they end at once
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:

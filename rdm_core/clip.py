@@ -14,6 +14,7 @@ from PIL import Image
 
 from rdm_core.device import usual_defaults
 from rdm_core.errors import EncoderError, RequestError
+from rdm_core.importing import large_import
 from rdm_core.preparation import Preparation, ahead, preparation_of
 
 RANDOM = "random"
@@ -168,9 +169,10 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", pr
     model's QuickGELU layout. Raises EncoderError when the name is unknown, the file is absent, is not of that model or does
     not say how it is used, or the weights cannot be fetched.
     """
-    import open_clip  # with torchvision, timm and torch's compiler: two seconds
+    with large_import():
+        import open_clip  # with torchvision, timm and torch's compiler: two seconds
 
-    from rdm_core.encoder_weights import source_of, tokenizer_of
+        from rdm_core.encoder_weights import source_of, tokenizer_of
 
     source = source_of(name, weights)
     gpus = range(torch.cuda.device_count())

@@ -20,6 +20,7 @@ from torch.nn import functional
 from rdm_core.config import DenoiserConfig
 from rdm_core.context import QUERY, TEXT, Context
 from rdm_core.errors import WeightsError
+from rdm_core.importing import large_import
 
 NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
 """Of diffusers, which is imported when one is built: two seconds that a refusal need not wait for."""
@@ -144,16 +145,17 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
 
     Raises WeightsError when the folder is not one that `Denoiser.save` wrote.
     """
-    import diffusers
+    with large_import():
+        import diffusers
 
     try:
         facts = json.loads((directory / "context.json").read_bytes())
         kind = json.loads((directory / "network" / "config.json").read_bytes())["_class_name"]
         if kind not in NETWORKS:
             raise ValueError(f"{kind} is none of {', '.join(NETWORKS)}")
-        network, loaded = getattr(diffusers, kind).from_pretrained(
-            directory / "network", use_safetensors=True, output_loading_info=True
-        )
+        with large_import():
+            network_class = getattr(diffusers, kind)
+        network, loaded = network_class.from_pretrained(directory / "network", use_safetensors=True, output_loading_info=True)
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
         options = {name: facts[name] for name in ("query_token", "set_layers", "remove_means") if name in facts}
@@ -176,7 +178,8 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
-    from diffusers import PixArtTransformer2DModel
+    with large_import():
+        from diffusers import PixArtTransformer2DModel
 
     width = config.channels[0]
     return PixArtTransformer2DModel(
@@ -195,7 +198,8 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
 
 
 def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
-    from diffusers import UNet2DConditionModel
+    with large_import():
+        from diffusers import UNet2DConditionModel
 
     last = len(config.channels) - 1
     attends = [level in config.attention_levels for level in range(last + 1)]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from rdm_core.errors import RequestError
+from rdm_core.importing import large_import
 from rdm_core.noise import NETWORK_TIMES, FlowMatching, Process
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
@@ -79,6 +79,9 @@ def sample_dpm(
     process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
 ) -> torch.Tensor:
     """DPM-Solver++ of second order, multistep (arXiv 2211.01095), diffusers' implementation."""
+    with large_import():
+        from diffusers import DPMSolverMultistepScheduler
+
     return _with_scheduler(DPMSolverMultistepScheduler, process, predict, x, steps)
 
 
@@ -86,6 +89,9 @@ def sample_unipc(
     process: Process, predict: Predict, x: torch.Tensor, steps: int, noise: FreshNoise, eta: float = 0.0
 ) -> torch.Tensor:
     """UniPC of second order (arXiv 2302.04867), diffusers' implementation."""
+    with large_import():
+        from diffusers import UniPCMultistepScheduler
+
     return _with_scheduler(UniPCMultistepScheduler, process, predict, x, steps)
 
 

@@ -126,7 +126,7 @@ LOADED_BY = {
     "flows.build_database": COMPILER | {"prefect"},
     "flows.find_neighbors": COMPILER | {"prefect"},
     "flows.encode_latents": COMPILER | {"prefect"},
-    "flows.sample": {"open_clip", "torchvision", "prefect", "accelerate", "autofaiss", "pandas"},
+    "flows.sample": COMPILER | {"prefect"},
     "flows.train_rdm": {"open_clip", "prefect", "autofaiss"},
 }
 """Module -> what it must not load before it is known to be needed. Somebody waits: each takes half a second to two."""
