@@ -23,7 +23,7 @@ test: install    ## lint and tests
 	$(BIN)/ruff check .
 	@# Three at once, as the tests of the flows wait for servers half of their time; the longest files first.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
-	    tests/flows/test_crash.py tests/test_readme.py tests/flows tests/test_analysis.py tests/test_architecture.py tests/storage tests/rdm_core
+	    tests/flows/test_operations.py tests/test_readme.py tests/flows/test_crash.py tests/flows/test_deployments.py tests
 
 test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers, the study in small
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
