@@ -19,7 +19,8 @@ from storage.text import is_whole
 ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 CURE = f"Unpack {ZIP} into the root folder."
 _LARGEST_EXACT = 2**53
-_NUMBER = re.compile("-?[0-9]{1,16}")
+"""Of numbers that were written as 7.0: beyond it two ids may have become one."""
+_NUMBER = re.compile("-?[0-9]{1,100}")
 Record = dict[str, Any]
 
 
@@ -100,7 +101,7 @@ def id_in(value: object) -> str | None:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) <= _LARGEST_EXACT else None
     if isinstance(value, int):
-        return str(value) if abs(value) <= _LARGEST_EXACT else None
+        return str(value)
     return value if isinstance(value, str) and value.strip() else None
 
 

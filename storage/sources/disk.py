@@ -17,6 +17,8 @@ is refused.
 """
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
+
 # What tells a data set's root folder from another: any of these names inside it.
 _MARKS = {
     "coco": ("train2017", "val2017", "annotations"),
@@ -87,6 +89,9 @@ def check_metadata(path: Path, cure: str) -> None:
         raise SourceError(
             path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
         )
+    packed = next((name for begin, name in _PACKED.items() if head.startswith(begin)), None)
+    if packed:
+        raise SourceError(path, f"is packed with {packed}", "Unpack it, under the name without the packer's suffix.")
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
