@@ -105,7 +105,7 @@ def _bytes(path: Path, most: int = -1) -> bytes:
         ) from error
 
 
-def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+def read_json(path: Path, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
 
     A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
@@ -117,7 +117,7 @@ def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None =
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
         with path.open(encoding=encoding, errors=errors) as file:
-            return json.load(file, object_hook=object_hook)
+            return json.load(file, object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-16
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise SourceError(

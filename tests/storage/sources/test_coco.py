@@ -293,6 +293,23 @@ def test_whole_numbers_of_any_length_are_ids_of_their_own(tmp_path):
     assert [image.captions for image in listing.images] == [("sooner", "later"), ("a cat",)]
 
 
+def test_what_one_record_says_twice_and_differently_is_not_taken(tmp_path):
+    rows = [
+        {"id": 1, "image_id": 1, "caption": "a dog"},
+        {"id": 2, "image_id": 1, "caption": "a cat"},
+    ]
+    root = small(tmp_path, rows)
+    path = root / "annotations/captions_val2017.json"
+    written = path.read_text()
+    twice = written.replace('"a dog"', '"a dog", "caption": "a cow"')
+    path.write_text(twice.replace('"a cat"', '"a cat", "caption": "a cat"'))
+    listing = read_coco(root)
+    assert listing.images[0].captions == ("a cat",) and listing.notes["captions_not_text"] == 1
+    path.write_text(written.rstrip()[:-1] + ', "annotations": []}')
+    with pytest.raises(SourceError, match='has "annotations" twice, and not the same'):
+        read_coco(root)
+
+
 def test_captions_are_ordered_by_ids_of_any_kind(tmp_path):
     ids = ["b", 10, None, "9", 2.0, "a"]
     rows = [{"id": one, "image_id": 1, "caption": f"{one}"} for one in ids]
