@@ -114,6 +114,8 @@ def _how_to_write(error: Any) -> str:
     given = error["input"]
     if error["type"] == "string_type" and isinstance(given, bool | int | float | NoneType):
         return f'. Write a text in quotes: "{json.dumps(given)}"'
+    if error["type"] in ("tuple_type", "dict_type") and isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
+        return ". It is no JSON: texts stand in double quotes, numbers are finite"
     if error["type"] == "tuple_type" and isinstance(given, bool | int | float | str):
         return f". Write a list: {json.dumps([given], ensure_ascii=False)}"
     return ""

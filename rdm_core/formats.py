@@ -26,6 +26,9 @@ for _order in (b"II", b"MM"):
             (_order, _photometric, (1,), 1, (12,), ()), ("I;16", "I;12")
         )
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+_PLANAR = 284
+"""Tag of a TIFF: 2 where each channel has a plane of its own."""
+_TAGS = (258, 259, 262, _PLANAR, 339)
 READABLE = (*FORMATS, "HEIF")
 """All that is read; the decoder of HEIF (.heic) is loaded with the first of them."""
 _HEADS = (JPEG_HEAD, PNG_HEAD, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -43,8 +46,27 @@ _OTHER_HEADS = {
 }  # fmt: skip
 
 
+class _Planes(TiffImagePlugin.TiffImageFile):
+    """A TIFF whose channels lie one after the other. libtiff reads it, packed or not: Pillow's own
+    reader mixes up planes of 16 bits, and forgets that white may be zero.
+    """
+
+    @property  # type: ignore[override]
+    def use_load_libtiff(self) -> bool:
+        """Asked for by Pillow, which would set it by the compression alone."""
+        return True
+
+    @use_load_libtiff.setter
+    def use_load_libtiff(self, wanted: bool) -> None:
+        pass
+
+
 def opened(data: bytes) -> Image.Image:
     """The header of a file, by the one decoder that its first bytes ask for."""
+    if (tags := tiff_tags(data)).get(_PLANAR) == 2:
+        if len(tags.get(258, ())) == 2:
+            raise SyntaxError("unsupported: planes of grey and of transparency")
+        return _Planes(io.BytesIO(data), "")
     if not is_heif(data):
         return Image.open(io.BytesIO(data), formats=FORMATS)
     load_heif()
@@ -113,7 +135,7 @@ def tiff_tags(data: bytes) -> Mapping[int, Any]:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
-        return {number: tags[number] for number in (258, 259, 262, 339) if number in tags}
+        return {number: tags[number] for number in _TAGS if number in tags}
     except Exception:  # whatever the bytes
         return {}
 

@@ -73,8 +73,14 @@ def _rejection_by_words(words: str, detail: str, data: bytes) -> ImageRejected:
     unknown = ("unknown pixel mode", "cannot handle", "unsupported", "not available")
     if any(said in words for said in unknown):
         return ImageRejected("unsupported pixels", tiff_kind(tags) if tags else detail)
-    short = any(said in words for said in ("truncated", "end of file", "cannot read full"))
+    ends = ("truncated", "end of file", "cannot read full", "not enough image data")
+    short = any(said in words for said in ends) or _is_cut_webp(data)
     return ImageRejected("truncated" if short else "damaged", detail)
+
+
+def _is_cut_webp(data: bytes) -> bool:
+    """Whether a WebP is shorter than its header says; its decoder does not tell."""
+    return data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 
 def _foreign(data: bytes) -> ImageRejected:

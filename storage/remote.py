@@ -45,11 +45,19 @@ R = TypeVar("R")
 def root_of(text: str) -> Path:
     """A root as a person writes it: the path itself, or the mirror of a url.
 
-    Raises StorageError as `mirror_of` does, and for a path that is no UTF-8: DuckDB opens no file below.
+    Raises StorageError as `mirror_of` does, for a path that is no UTF-8 (DuckDB opens no file below), and for one that
+    is no folder and cannot become one.
     """
     if as_text(text) != text:
         raise StorageError("root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one.")
-    return mirror_of(text) if "://" in text else Path(text)
+    if "://" in text:
+        return mirror_of(text)
+    path = Path(text)
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if os.path.lexists(there) and not there.is_dir():
+        what = "a link that leads to no folder" if there.is_symlink() else "a file"
+        raise StorageError("root", f"{there} is {what}", "Choose another folder.")
+    return path
 
 
 def mirror_of(url: str) -> Path:

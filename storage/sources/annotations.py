@@ -19,7 +19,9 @@ from storage.text import is_whole
 ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 CURE = f"Unpack {ZIP} into the root folder."
 _LARGEST_EXACT = 2**53
-_NUMBER = re.compile("-?[0-9]{1,16}")
+"""Of numbers that were written as 7.0: beyond it two ids may have become one."""
+_SAID_TWICE = ...  # what no JSON holds
+_NUMBER = re.compile("-?[0-9]{1,100}")
 Record = dict[str, Any]
 
 
@@ -100,7 +102,7 @@ def id_in(value: object) -> str | None:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) <= _LARGEST_EXACT else None
     if isinstance(value, int):
-        return str(value) if abs(value) <= _LARGEST_EXACT else None
+        return str(value)
     return value if isinstance(value, str) and value.strip() else None
 
 
@@ -138,14 +140,23 @@ def _order(number: str | None) -> tuple[int, int, str]:
 
 def _content(path: Path) -> Record:
     """The file's object; the polygons, nine tenths of it, are dropped while reading."""
-    loaded = read_json(path, CURE, object_hook=_without_polygons)
+    loaded = read_json(path, CURE, _record)
     if not isinstance(loaded, dict):
         raise SourceError(path, f"holds a JSON {type(loaded).__name__}, not a COCO object", CURE)
+    for name, value in loaded.items():
+        if value is _SAID_TWICE:
+            raise SourceError(path, f'has "{name}" twice, and not the same', f"Join them. {CURE}")
     return loaded
 
 
-def _without_polygons(record: Record) -> Record:
-    """A record as read, without the fields of an instance that nobody here asks for."""
+def _record(pairs: list[tuple[str, Any]]) -> Record:
+    """A record as read, without the fields of an instance that nobody here asks for.
+
+    What a key that comes twice says differently is neither a number nor a text.
+    """
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        record |= {key: _SAID_TWICE for key, value in pairs if value != record[key]}
     if "segmentation" in record:
         return {key: record[key] for key in ("id", "image_id", "category_id") if key in record}
     return record

@@ -17,6 +17,8 @@ is refused.
 """
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
+
 # What tells a data set's root folder from another: any of these names inside it.
 _MARKS = {
     "coco": ("train2017", "val2017", "annotations"),
@@ -87,6 +89,9 @@ def check_metadata(path: Path, cure: str) -> None:
         raise SourceError(
             path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
         )
+    packed = next((name for begin, name in _PACKED.items() if head.startswith(begin)), None)
+    if packed:
+        raise SourceError(path, f"is packed with {packed}", "Unpack it, under the name without the packer's suffix.")
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
@@ -100,7 +105,7 @@ def _bytes(path: Path, most: int = -1) -> bytes:
         ) from error
 
 
-def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+def read_json(path: Path, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
 
     A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
@@ -112,7 +117,7 @@ def read_json(path: Path, cure: str, object_hook: Callable[[dict], Any] | None =
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
         with path.open(encoding=encoding, errors=errors) as file:
-            return json.load(file, object_hook=object_hook)
+            return json.load(file, object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-16
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise SourceError(

@@ -78,11 +78,12 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
     """List Open Images under root; split: "train", "validation", "test", or "all" that are there.
 
     Only files on the disk become rows, as the lists name nine million; how many more they name is
-    counted. An image in no list keeps licence and author None and is counted. labels: names of the
-    classes that have a box. Titles ("DSC_8925") are not captions and are left out; source_url leads
-    to them. What of a row is no text is left out and counted. ours: the root of this project's
-    files, which is not entered. Raises SourceError for a wrong folder, a missing metadata list, a
-    list of which more than one row in 100 is damaged.
+    counted. An image in no list keeps licence and author None and is counted. What two rows of an
+    image say differently is taken from neither. labels: names of the classes that have a box.
+    Titles ("DSC_8925") are not captions and are left out; source_url leads to them. What of a row
+    is no text is left out and counted. ours: the root of this project's files, which is not
+    entered. Raises SourceError for a wrong folder, a missing metadata list, a list of which more
+    than one row in 100 is damaged.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
@@ -100,7 +101,10 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
         raise wrong_layout(root, "openimages", LAYOUT)
     for path in metadata:
         _read_metadata(path, splits, found, notes)
-    notes["without_metadata"] = sum(not image.listed for image in found.values())
+    listed = [image for image in found.values() if image.listed]
+    notes["without_metadata"] = len(found) - len(listed)
+    notes["without_author"] = sum(image.author is None for image in listed)
+    notes["without_licence"] = sum(image.licence is None for image in listed)
     _read_urls(root, splits, found, notes)
     _read_boxes(root, splits, found, notes)
     rows += [_row(source_id, image) for source_id, image in found.items()]
@@ -172,13 +176,18 @@ def _read_metadata(
         image = found[source_id]
         matched[subset] += 1
         notes["listed_twice"] += image.listed
+        said = {
+            "licence": _said(licence, "licences", notes),
+            "author": _said(author, "authors", notes),
+            "source_url": _said(url, "addresses", notes),
+            "rotation_degrees": _quarter_turns(rotation, notes),
+        }
+        for name, value in said.items():
+            if image.listed and value != getattr(image, name):
+                notes["listed_twice_and_otherwise"] += 1
+                value = 0 if name == "rotation_degrees" else None
+            setattr(image, name, value)
         image.listed = True
-        image.licence = _said(licence, "licences", notes)
-        image.author = _said(author, "authors", notes)
-        image.source_url = _said(url, "addresses", notes)
-        image.rotation_degrees = _quarter_turns(rotation, notes)
-        notes["without_author"] += image.author is None
-        notes["without_licence"] += image.licence is None
     notes["metadata_rows"] += table.rows.total()
     notes["listed_but_absent"] += sum(table.rows[split] - matched[split] for split in splits)
     _tell_damage(table, notes)
@@ -244,11 +253,18 @@ def _read_boxes(
             notes["boxes_of_unnamed_class"] += label not in names
             found[source_id].labels |= {name} if name else set()
         _tell_damage(table, notes)
+    notes["without_labels"] = sum(
+        boxes[image.split] is not None and not image.labels for image in found.values()
+    )
 
 
 def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
-    """Class id ("/m/011k07") -> name ("Tortoise"), from a list with or without a header."""
-    names = {}
+    """Class id ("/m/011k07") -> name ("Tortoise"), from a list with or without a header.
+
+    An id that has two names has none, and is counted.
+    """
+    names: dict[str, str] = {}
+    contradicted: set[str] = set()
     damage: list[str] = []
     for number, row in records(read_lines(path, CLASSES_CURE), width=2):
         if not row or row[0] == "LabelName":
@@ -256,9 +272,12 @@ def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
         if isinstance(row, str) or not row[0].startswith("/") or not row[1].strip():
             found = row if isinstance(row, str) else ",".join(row)[:80]
             damage.append(f"line {number}: not LabelName,DisplayName but {readable(found)!r}")
-        elif name := _said(row[1], "class_names", notes):
-            names[row[0]] = name
+        elif (name := _said(row[1], "class_names", notes)) is None:
+            continue
+        elif names.setdefault(row[0], name) != name:
+            contradicted.add(row[0])
     notes["class_names_damaged"] += len(damage)
     cure = f"Was it saved by a spreadsheet program? {CLASSES_CURE}"
     check_damage(path, len(damage), len(damage) + len(names), "".join(damage[:1]), cure)
-    return names
+    notes["class_names_that_contradict"] += len(contradicted)
+    return {one: name for one, name in names.items() if one not in contradicted}

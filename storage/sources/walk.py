@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from storage import layout
 from storage.errors import SourceError
-from storage.sources.disk import is_folder, names_in
+from storage.sources.disk import is_file, is_folder, names_in
 from storage.sources.source import readable
 
 IMAGE_SUFFIXES = frozenset({
@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = frozenset({
     ".mpo", ".png", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 _ARTIFACT_NAME = re.compile("[0-9a-f]{12}")
+_BESIDE_ARTIFACTS = ("current", "removed.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,11 @@ def walk(
         if _is_artifact(folder / inside, entries):
             notes["artifacts_left_out"] += 1
             continue
+        ours_beside = _beside_artifacts(entries)
+        notes["artifacts_left_out"] += len(ours_beside)
         notes["hidden"] += sum(entry.name.startswith(".") for entry in entries)
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in ours_beside:
                 continue
             name = f"{inside}/{entry.name}" if inside else entry.name
             if not entry.is_dir(follow_symlinks=False):
@@ -143,6 +146,14 @@ def _is_artifact(folder: Path, entries: list[os.DirEntry[str]]) -> bool:
     return bool(_ARTIFACT_NAME.fullmatch(folder.name)) and any(
         entry.name == "plan.json" for entry in entries
     )
+
+
+def _beside_artifacts(entries: list[os.DirEntry[str]]) -> set[str]:
+    """The names of the files that this project keeps beside the versions of an artifact."""
+    versions = [entry for entry in entries if _ARTIFACT_NAME.fullmatch(entry.name)]
+    if not any(is_file(Path(entry.path) / "plan.json") for entry in versions):
+        return set()
+    return {entry.name for entry in entries if entry.name in _BESIDE_ARTIFACTS}
 
 
 def _looked_at(name: str, entry: os.DirEntry[str], own: _Own, links_out: bool) -> Entry | None:

@@ -30,7 +30,7 @@ from storage.sources.source import (
     source_id_of,
     unzipped,
 )
-from storage.sources.walk import Entry, check_not_ours, is_root, pictures, walk
+from storage.sources.walk import Entry, check_not_ours, is_image_name, is_root, pictures, walk
 from storage.text import is_whole
 
 # WikiArt and ArtGAN state no licence for a single image; a row without any would read as "free".
@@ -97,7 +97,10 @@ def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[s
     found: list[tuple[str, Entry]] = []
     for name in names_in(root):
         folder = root / name
-        if name in LISTS or name.startswith(".") or not is_folder(folder):
+        if name in LISTS or name.startswith("."):
+            continue
+        if not is_folder(folder):
+            notes["pictures_in_no_style"] += is_image_name(name)
             continue
         if is_root(folder, ours):
             notes["root_left_out"] += 1
@@ -109,6 +112,8 @@ def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[s
             entries = [Entry("", folder, reason=f"a folder that {error.what}", is_folder=True)]
         if not entries:
             notes["other_folders"] += 1
+            if name in STYLES:
+                notes["folders_not_entered"] += inside["folders_not_entered"]
             continue
         found += [(f"{name}/{entry.name}" if entry.name else name, entry) for entry in entries]
         notes.update(inside)
@@ -157,17 +162,19 @@ def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:
     notes["artists_garbled"] += named and lost[0]
     notes["titles_garbled"] += lost[1]
     words = (title if named else stem).replace("-", " ").replace("_", " ").split()
-    author = " ".join(word[:1].upper() + word[1:] for word in artist.split("-"))
-    return author if named and not lost[0] else None, "" if lost[1] else " ".join(words)
+    author = " ".join(word[:1].upper() + word[1:] for word in artist.split("-") if word)
+    return author if author and named and not lost[0] else None, "" if lost[1] else " ".join(words)
 
 
 def _is_garbled(name: str) -> bool:
     """Whether letters of a name were read in another encoding than they were written in.
 
-    Told by what no name holds: bytes that are no UTF-8, the replacement character, lines that boxes
-    are drawn of (code page 437, of old ZIP programs); or by letters that are UTF-8 when taken for
-    bytes of Windows-1252 or Latin-1.
+    Told by what no name is: without a letter or digit ("???"); by what no name holds: bytes that
+    are no UTF-8, the replacement character, lines that boxes are drawn of (code page 437, of old
+    ZIP programs); or by letters that are UTF-8 when taken for bytes of Windows-1252 or Latin-1.
     """
+    if name.strip("-_ ") and not any(character.isalnum() for character in name):
+        return True
     if name.isascii():
         return False
     if not is_whole(name) or any(

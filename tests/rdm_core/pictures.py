@@ -126,26 +126,33 @@ def with_clear_colour(png, *values):
     return with_chunks(png, chunk(b"tRNS", struct.pack(f">{len(values)}H", *values)))
 
 
-def tiff(pixels, *, bits=None, kind=1, photometric=1, order="<", compression=1, packed=None):
+def tiff(
+    pixels, *, bits=None, kind=1, photometric=1, order="<", compression=1, packed=None, planes=False, extra=()
+):
     """A TIFF of an array [H, W] or [H, W, C] as it lies in memory, or of `packed` bytes that
-    stand for it.
+    stand for it. planes: one channel after the other. extra: what the channels beyond colour are.
     """
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     bits = bits or pixels.dtype.itemsize * 8
-    data = packed or pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    entries = {256: (width,), 257: (height,), 258: (bits,) * channels, 259: (compression,), 262: (photometric,), 273: (0,),
-               277: (channels,), 278: (height,), 279: (len(data),), 339: (kind,) * channels}  # fmt: skip
-    table, extra, at = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    laid_out = np.moveaxis(np.atleast_3d(pixels), 2, 0) if planes else pixels
+    data = packed or laid_out.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    strips = channels if planes else 1
+    length = len(data) // strips
+    entries = {256: (width,), 257: (height,), 258: (bits,) * channels, 259: (compression,), 262: (photometric,),
+               273: (0,) * strips, 277: (channels,), 278: (height,), 279: (length,) * strips, 284: (1 + planes,),
+               338: extra, 339: (kind,) * channels}  # fmt: skip
+    entries = {tag: values for tag, values in entries.items() if values}
+    table, beyond, at = b"", b"", 8 + 2 + 12 * len(entries) + 4
     offset = at + sum(4 * len(values) for values in entries.values() if len(values) > 1)
+    entries[273] = tuple(offset + length * strip for strip in range(strips))
     for tag, values in entries.items():
-        values = (offset,) if tag == 273 else values
         body = struct.pack(f"{order}{len(values)}I", *values)
         if len(values) > 1:
-            body, extra = struct.pack(order + "I", at + len(extra)), extra + body
+            body, beyond = struct.pack(order + "I", at + len(beyond)), beyond + body
         table += struct.pack(order + "HHI", tag, 4, len(values)) + body
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
-    return head + table + bytes(4) + extra + data
+    return head + table + bytes(4) + beyond + data
 
 
 def twelve_bits(values):

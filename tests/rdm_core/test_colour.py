@@ -278,3 +278,32 @@ def test_the_clear_colour_of_8_bits_is_one_colour_not_three_channels():
     picture[:8], picture[8:16] = (10, 20, 31), (30, 20, 10)
     decoded = decode(with_clear_colour(png(picture), 10, 20, 30))
     assert (decoded[16:] == 255).all() and np.array_equal(decoded[:16], picture[:16])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_channels_that_lie_one_after_the_other_are_read_as_those_side_by_side(kind, order):
+    deep = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (32, 48, 4), kind)
+    grey, colours, white = deep[..., 0], deep[..., :3], {"photometric": 0, "order": order}
+    rgb = {"photometric": 2, "order": order}
+    for pixels, said in [
+        (grey, white), (grey, {"order": order}), (colours, rgb), (deep, {**rgb, "extra": (0,)}),
+        (deep, {**rgb, "extra": (2,)}), (deep, {"photometric": 5, "order": order}),
+    ]:  # fmt: skip
+        in_planes = decode(tiff(pixels, planes=True, **said)).astype(int)
+        assert np.abs(in_planes - decode(tiff(pixels, **said))).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_planes_of_which_a_part_is_missing_are_rejected(kind):
+    pixels = np.full((64, 64, 3), 200, kind)
+    whole = tiff(pixels, photometric=2, planes=True)
+    for part in (0.4, 0.9, 0.999):
+        with pytest.raises(ImageRejected) as rejection:
+            decode(whole[: int(len(whole) * part)])
+        assert rejection.value.reason in ("truncated", "damaged")
+
+
+def test_planes_of_grey_and_transparency_are_unsupported():
+    with pytest.raises(ImageRejected, match="unsupported pixels: a TIFF of 2 channels of 8-bit"):
+        decode(tiff(np.zeros((32, 32, 2), np.uint8), planes=True, extra=(2,)))

@@ -276,7 +276,8 @@ def test_limits_are_the_callers():
         (b"<!DOCTYPE html>", "not an image"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff", "damaged"),
-        (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "truncated"),
+        (b"RIFF\x08\0\0\0WEBPVP8 ", "damaged"),
     ],
 )
 def test_what_is_no_image_is_told_by_reason(data, reason):

@@ -37,3 +37,15 @@ def test_a_path_is_named_as_it_is_and_one_of_a_mirror_by_its_url(tmp_path, monke
     assert error.where == "s3://bucket/a/b/shards/mine"
     with pytest.raises(CannotWrite, match="^" + str(tmp_path)), told_by_cause(root):
         raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_root_that_is_no_folder_and_can_become_none_is_refused(tmp_path):
+    file, gone, link = tmp_path / "file", tmp_path / "gone", tmp_path / "link"
+    file.write_bytes(b"x")
+    gone.symlink_to("nowhere")
+    link.symlink_to(tmp_path)
+    refused = {file: "file is a file", file / "a/b": "file is a file", gone / "a": "gone is a link that leads to no"}
+    for path, told in refused.items():
+        with pytest.raises(StorageError, match=f"{told}.* Choose another folder."):
+            root_of(str(path))
+    assert root_of(str(link / "new/root")) == link / "new/root"

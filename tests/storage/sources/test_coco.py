@@ -264,7 +264,7 @@ def test_ids_are_numbers_or_texts(of_image, of_caption, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", [True, None, float("nan"), 1.5, [1], "", {"$oid": 1}, 2**80], ids=repr
+    "number", [True, None, float("nan"), 1.5, [1], "", {"$oid": 1}, 2.0**80], ids=repr
 )
 def test_what_is_no_id_belongs_to_no_image_and_is_counted(number, tmp_path):
     rows = [
@@ -279,6 +279,35 @@ def test_what_is_no_id_belongs_to_no_image_and_is_counted(number, tmp_path):
     wanted = {"images_without_id": 2, "captions_without_image_id": 1, "objects_without_image_id": 1}
     wanted |= {"objects_of_unknown_class": 1, "files_without_annotation": 1}
     assert wanted.items() <= listing.notes.items()
+
+
+def test_whole_numbers_of_any_length_are_ids_of_their_own(tmp_path):
+    numbers = 2**63, 2**63 + 1
+    images = [{"id": numbers[0], "file_name": "1.jpg"}, {"id": numbers[1], "file_name": "2.jpg"}]
+    rows = [
+        {"id": 2**70 + 1, "image_id": str(numbers[0]), "caption": "later"},
+        {"id": 2**70, "image_id": numbers[0], "caption": "sooner"},
+        {"id": 1, "image_id": numbers[1], "caption": "a cat"},
+    ]
+    listing = read_coco(small(tmp_path, rows, images))
+    assert [image.captions for image in listing.images] == [("sooner", "later"), ("a cat",)]
+
+
+def test_what_one_record_says_twice_and_differently_is_not_taken(tmp_path):
+    rows = [
+        {"id": 1, "image_id": 1, "caption": "a dog"},
+        {"id": 2, "image_id": 1, "caption": "a cat"},
+    ]
+    root = small(tmp_path, rows)
+    path = root / "annotations/captions_val2017.json"
+    written = path.read_text()
+    twice = written.replace('"a dog"', '"a dog", "caption": "a cow"')
+    path.write_text(twice.replace('"a cat"', '"a cat", "caption": "a cat"'))
+    listing = read_coco(root)
+    assert listing.images[0].captions == ("a cat",) and listing.notes["captions_not_text"] == 1
+    path.write_text(written.rstrip()[:-1] + ', "annotations": []}')
+    with pytest.raises(SourceError, match='has "annotations" twice, and not the same'):
+        read_coco(root)
 
 
 def test_captions_are_ordered_by_ids_of_any_kind(tmp_path):

@@ -282,6 +282,33 @@ def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):
     )
 
 
+def test_a_class_with_two_names_has_neither_and_is_counted(tmp_path):
+    path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
+    path.write_bytes(path.read_bytes() + b"/m/1,Turtle\n/m/2,\"Bow, arrow\"\n")
+    listing = read_openimages(tmp_path)
+    assert listing.images[0].labels == ("/m/1", "Bow, arrow")
+    assert listing.notes["class_names_that_contradict"] == 1
+
+
+def test_what_two_rows_say_differently_of_an_image_is_taken_from_neither(tmp_path):
+    write_openimages(tmp_path, [line("aa"), line("aa", author="Bob", rotation="90"), line("bb"), line("bb")])
+    listing = read_openimages(tmp_path)
+    first, second = listing.images[:2]
+    assert (first.author, first.licence, first.rotation_degrees) == (None, LICENCE, 0)
+    assert (second.author, second.licence) == ("Ann", LICENCE)
+    assert listing.notes["listed_twice"] == 2 and listing.notes["listed_twice_and_otherwise"] == 2
+    assert listing.notes["without_author"] == 1 and "without_licence" not in listing.notes
+
+
+def test_images_without_a_box_are_counted_where_there_is_a_list_of_boxes(tmp_path):
+    path = write_openimages(tmp_path) / "oidv6-train-annotations-bbox.csv"
+    assert read_openimages(tmp_path).notes["without_labels"] == 1, "cc; validation has no list"
+    path.write_text("ImageID,LabelName\nof-another-split,/m/1\n")
+    assert read_openimages(tmp_path).notes["without_labels"] == 3
+    path.unlink()
+    assert "without_labels" not in read_openimages(tmp_path).notes
+
+
 def test_class_names_with_a_header_are_read_too(tmp_path):
     path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
     path.write_text("LabelName,DisplayName\n" + path.read_text())
@@ -309,6 +336,7 @@ def test_the_real_sample_is_read_whole(real_data):
         "metadata_rows": 9,
         "rotation_unknown": 4,
         "source_url_is_a_download": 20,
+        "without_labels": 9,
         "without_metadata": 40,
     }
     assert sum(bool(image.labels) for image in listing.images) == 40

@@ -161,7 +161,11 @@ def test_blank_lines_are_counted_and_cost_nothing(tmp_path):
             "NUL characters, as UTF-16 without a byte order mark",
         ),
         (b"\xff\xfe" + "ImageID,Author\na,b\n".encode("utf-16-le")[:-1], "is no text"),
-        (b"PK\x03\x04\x14\0\0", "line 1 has no column"),
+        (b"PK\x03\x04\x14\0\0", "is packed with ZIP. Unpack it"),
+        (b"\x1f\x8b\x08\0\0", "is packed with gzip"),
+        (b"BZh91AY&SY", "is packed with bzip2"),
+        (b"\xfd7zXZ\0\0", "is packed with xz"),
+        (b"\x28\xb5\x2f\xfd\x04", "is packed with zstd"),
         ("", "is empty"),
     ],
 )

@@ -196,11 +196,13 @@ def test_artifacts_of_another_root_are_left_out_and_told(tmp_path):
     artifact(tmp_path / "old")
     (tmp_path / "0123456789ab").mkdir()
     (tmp_path / "0123456789ab/b.jpg").write_bytes(b"x")
+    for folder in (tmp_path, tmp_path / "old/shards/mine"):
+        (folder / "removed.txt").write_bytes(b"x")
     listing = read_folder(tmp_path)
     assert [image.source_id for image in listing.images] == [
-        "0123456789ab/b.jpg", "a.jpg", "old/found.jpg", "old/shards/mine/current",
+        "0123456789ab/b.jpg", "a.jpg", "old/found.jpg", "removed.txt",
     ]  # fmt: skip
-    assert listing.notes["artifacts_left_out"] == 1
+    assert listing.notes["artifacts_left_out"] == 3, "the artifact, its pointer, its removals"
 
 
 def test_the_root_itself_and_its_artifacts_are_refused_as_a_folder_of_images(tmp_path):

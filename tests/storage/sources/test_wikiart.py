@@ -303,6 +303,30 @@ def test_folders_of_pictures_that_are_no_styles_are_not_wikiart(tmp_path):
         read_wikiart(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "author", "captions"),
+    [
+        ("ren\u00e9_???.jpg", "Ren\u00e9", ()),
+        ("???_tea.jpg", None, ("tea",)),
+        ("--_tea.jpg", None, ("tea",)),
+    ],
+)
+def test_an_artist_or_title_without_a_letter_is_none(name, author, captions, tmp_path):
+    (write_wikiart(tmp_path) / "Cubism" / name).write_bytes(b"jpeg")
+    image = by_id(tmp_path)[f"Cubism/{name}"]
+    assert image.author == author and image.captions == captions
+
+
+def test_pictures_beside_the_styles_and_below_them_are_told(tmp_path):
+    write_wikiart(tmp_path)
+    (tmp_path / "lost.jpg").write_bytes(b"jpeg")
+    (tmp_path / "readme.txt").write_bytes(b"no picture")
+    (tmp_path / "Rococo/deeper").mkdir(parents=True)
+    (tmp_path / "Rococo/deeper/a_b.jpg").write_bytes(b"jpeg")
+    notes = read_wikiart(tmp_path).notes
+    assert notes["pictures_in_no_style"] == 1 and notes["folders_not_entered"] == 1
+
+
 def test_the_real_sample_is_read_whole(real_data):
     listing = read_wikiart(real_data / "wikiart")
     assert len(listing.images) == 154
