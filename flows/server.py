@@ -35,7 +35,8 @@ def connected() -> None:
     answer within SECONDS_TO_ANSWER.
     """
     if not server_is_configured():
-        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off, and no server is configured"
+        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off (in the environment, a file or profile of"
+        what += " Prefect's), and no server is configured"
         raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
     answer: list[Any] = []
@@ -66,7 +67,10 @@ def _asked() -> BaseException | None:
     try:
         from prefect import get_client
         with get_client(sync_client=True) as client:
-            return client.api_healthcheck()
+            if away := client.api_healthcheck():
+                return away
+            client.raise_for_api_version_mismatch()  # a page that is no API answers as well
+            return None
     except BaseException as error:  # Prefect ends the process where a profile or setting is wrong
         return error
 
@@ -95,4 +99,6 @@ def _of_server() -> str:
 def in_a_line(error: BaseException) -> str:
     """Kind and first lines of what Prefect or its client says."""
     told = " ".join(" ".join(str(error).split("\n")[:LINES_TOLD]).split())
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    line = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    cause = in_a_line(error.__cause__) if error.__cause__ else line
+    return line if cause in line else f"{line} ({cause})"

@@ -45,11 +45,20 @@ R = TypeVar("R")
 def root_of(text: str) -> Path:
     """A root as a person writes it: the path itself, or the mirror of a url.
 
-    Raises StorageError as `mirror_of` does, and for a path that is no UTF-8: DuckDB opens no file below.
+    `~` is the home, as a shell has it that was not asked: --root=~/data. Raises StorageError as `mirror_of` does, for what
+    is there and no folder, and for a path that is no UTF-8: DuckDB opens no file below.
     """
     if as_text(text) != text:
         raise StorageError("root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one.")
-    return mirror_of(text) if "://" in text else Path(text)
+    if "://" in text:
+        return mirror_of(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's fails where there is no such user
+    if path.parts[:1] and path.parts[0].startswith("~"):  # a folder's own name; Arrow would take it for a home
+        path = path.absolute()
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - no error of its own
+        what = "a link that leads to no folder" if path.is_symlink() else "no folder"
+        raise StorageError("root", f"'{text}' is {what}", "Give a folder, or a name that is free.")
+    return path
 
 
 def mirror_of(url: str) -> Path:

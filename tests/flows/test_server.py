@@ -1,7 +1,9 @@
 """A configured server that cannot be used is one message with its cause and cure, within seconds."""
 
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -38,6 +40,30 @@ def test_a_server_that_is_away_is_told_with_its_address(monkeypatch):
     with temporary_settings({PREFECT_API_URL: url}), refused as caught:
         connected()
     assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_page_that_is_no_server_of_prefects_is_told(monkeypatch):
+    """As a portal or a gateway answers, whatever it is asked for: 200, in HTML."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"<p/>")
+
+        def log_message(self, *_):
+            pass
+
+    portal = HTTPServer(("127.0.0.1", 0), Portal)
+    threading.Thread(target=portal.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{portal.server_port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    refused = pytest.raises(ServerFailed, match="cannot be used.*Failed to reach API.*JSONDecodeError")
+    with portal, temporary_settings({PREFECT_API_URL: url}), refused:
+        connected()
+        portal.shutdown()
 
 
 def test_a_server_that_never_answers_is_told_within_the_time(monkeypatch):
