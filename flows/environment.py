@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.terminal import open_closed_streams
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SETTINGS = {
     # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.environment import server_is_configured
+from flows.environment import PROXIES, server_is_configured
 
 SECONDS_TO_ANSWER = 25
 LINES_TOLD = 3
@@ -45,9 +45,9 @@ def connected() -> None:
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
-        raise ServerFailed(f"Prefect's server did not answer in {SECONDS_TO_ANSWER} s. {CURE}")
+        raise ServerFailed(f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s. {CURE}{_proxies()}")
     if answer[0] is not None:
-        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}")
+        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}{_proxies()}")
 
 
 def lost(error: BaseException) -> str | None:
@@ -94,6 +94,12 @@ def _of_server() -> str:
 
         return f"Prefect's server at {get_current_settings().api.url}"
     return "Prefect"
+
+
+def _proxies() -> str:
+    """Which proxies are set, as any of them may be the cause; their addresses may hold a password."""
+    names = sorted(name for name in os.environ if name.lower() in PROXIES)
+    return f". Proxies are set: {', '.join(names)}" if names else ""
 
 
 def in_a_line(error: BaseException) -> str:

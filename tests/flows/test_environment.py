@@ -133,9 +133,9 @@ def test_this_machine_is_never_reached_through_a_proxy(name, tmp_path):
     mine = environment.os.environ
     mine |= {name: "http://127.0.0.1:9", "no_proxy": "example.org, localhost"}
     prepare(tmp_path)
-    assert mine["NO_PROXY"] == mine["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+    assert mine["NO_PROXY"] == mine["no_proxy"] == "example.org,localhost,127.0.0.1,::1,0.0.0.0"
     prepare(tmp_path)
-    assert mine["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1", "once is enough"
+    assert mine["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1,0.0.0.0", "once is enough"
 
 
 def test_without_a_proxy_nothing_is_exempted_from_one(tmp_path):

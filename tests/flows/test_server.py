@@ -85,6 +85,15 @@ def test_whatever_prefect_says_at_its_start_is_one_line(error, monkeypatch):
     assert "\n" not in str(caught.value) and str(caught.value).count("PREFECT_API_URL=") == 1
 
 
+def test_proxies_are_named_as_they_may_be_the_cause(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    monkeypatch.setenv("All_Proxy", "http://me:secret@::::")
+    monkeypatch.setattr(server, "_asked", lambda: ValueError("Invalid port: '::::'"))
+    with pytest.raises(ServerFailed, match="Invalid port.*Proxies are set: .*All_Proxy") as caught:
+        connected()
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_is_required_and_not_there_is_told(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "")
     with pytest.raises(ServerFailed, match="PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off"):
