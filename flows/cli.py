@@ -85,8 +85,9 @@ def interrupt_again(lost: Any) -> None:
 
 
 def _as_json(value: Any) -> str:
-    """ASCII, so that it is the same on every terminal."""
-    return json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f")
+    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words for, are null."""
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    return json.dumps(plain, indent=2).replace("\x7f", "\\u007f")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +195,11 @@ def test_a_signal_that_comes_while_the_interpreter_is_in_a_callback_is_not_lost(
     )
     assert done.returncode == cli.INTERRUPTED and "interrupted; the same command" in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, monkeypatch):
+    told = {"a": [float("nan"), float("-inf")], "b": {"c": 0.1, "d": 2**70, "e": Path("x")}, "f": (1, None)}
+    monkeypatch.setattr(cli.commands, "run_show", lambda options: ("", told))
+    code, out, _ = rdm("show", "--json")
+    assert code == 0 and "NaN" not in out and "Infinity" not in out
+    assert json.loads(out) == {"a": [None, None], "b": {"c": 0.1, "d": 2**70, "e": "x"}, "f": [1, None]}
