@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)
-    for polite in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(polite, interrupt)
+    with suppress(ValueError):  # called in a thread: the program it belongs to hears its signals
+        for polite in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(polite, interrupt)
     try:
         text, value = options.command(options)
         return _answered(_as_json(value) if options.json else text)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,11 @@ def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, mon
     code, out, _ = rdm("show", "--json")
     assert code == 0 and "NaN" not in out and "Infinity" not in out
     assert json.loads(out) == {"a": [None, None], "b": {"c": 0.1, "d": 2**70, "e": "x"}, "f": [1, None]}
+
+
+def test_a_command_may_be_called_in_a_thread(tmp_path, capsys):
+    ended = []
+    called = threading.Thread(target=lambda: ended.append(cli.main(["show", "--root", str(tmp_path)])))
+    called.start()
+    called.join()
+    assert ended == [0] and "nothing has been built" in capsys.readouterr().out
