@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 """
 
+import _thread
 import argparse
 import atexit
 import gc
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +25,7 @@ from flows.terminal import escape_what_cannot_be_shown, shown, tell
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
 """More than a training needs to save its state; what is published is whole at any moment."""
+SECONDS_UNTIL_AGAIN = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,20 +36,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)
-    for polite in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(polite, interrupt)
+    with suppress(ValueError):  # called in a thread: the program it belongs to hears its signals
+        for polite in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(polite, interrupt)
     try:
         text, value = options.command(options)
+        return _answered(_as_json(value) if options.json else text)
     except KeyboardInterrupt:
-        print("rdm: interrupted; the same command continues where it stopped", file=sys.stderr)
+        _complain("rdm: interrupted; the same command continues where it stopped")
         return INTERRUPTED
     except Exception as error:  # told in one message if it is one of ours, in full if it is not
         return _told(error)
+
+
+def _answered(text: str) -> int:
+    """Print what came out: on a full disk that is no success, for `| head`, which has seen enough, it is."""
     try:
-        tell(_as_json(value) if options.json else text)
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell(text)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would complain once more when it ends
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"rdm: the answer cannot be written: {error.strerror or error}. What was asked for is done.")
+            return 1
     return 0
+
+
+def _complain(text: str) -> None:
+    """One message on standard error, if it can be written."""
+    with suppress(OSError):
+        tell(text, sys.stderr)
 
 
 def interrupt(*_: Any) -> None:
@@ -54,12 +72,26 @@ def interrupt(*_: Any) -> None:
     last_word = threading.Timer(SECONDS_TO_GO, os._exit, [INTERRUPTED])
     last_word.daemon = True
     last_word.start()
+    sys.unraisablehook = interrupt_again
     raise KeyboardInterrupt
 
 
+def interrupt_again(lost: Any) -> None:
+    """An interrupt that came while the interpreter was in a callback of its own, as imports have many,
+    is dropped by it with a traceback: once more, a moment later.
+    """
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        again = threading.Timer(SECONDS_UNTIL_AGAIN, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def _as_json(value: Any) -> str:
-    """ASCII, so that it is the same on every terminal."""
-    return json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f")
+    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words for, are null."""
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    return json.dumps(plain, indent=2).replace("\x7f", "\\u007f")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -223,17 +255,17 @@ def _named(command: argparse.ArgumentParser, *references: str) -> None:
 
 def _told(error: Exception) -> int:
     if isinstance(error, UsageError):
-        tell(f"rdm: {error}", sys.stderr)
+        _complain(f"rdm: {error}")
         return 2
     from flows.deployments import DeploymentFailed
     from flows.messages import is_ours
     from flows.server import ServerFailed, lost
 
     if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
-        tell(f"rdm: {error}", sys.stderr)
+        _complain(f"rdm: {error}")
         return 1
     if away := lost(error):
-        tell(f"rdm: {away}", sys.stderr)
+        _complain(f"rdm: {away}")
         return 1
     raise error
 

@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from flows.terminal import open_closed_streams
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SETTINGS = {
     # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch
@@ -29,6 +31,13 @@ SETTINGS = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_CLIENT_MAX_RETRIES": "10",  # a busy server answers 503; 5 tries were over in a minute
 }
+EPHEMERAL = ("PREFECT_SERVER_EPHEMERAL_ENABLED", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+TABLES = {
+    "PREFECT_API_URL": ("api", "url"),
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": ("server", "ephemeral", "enabled"),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": ("server", "ephemeral", "enabled"),
+}
+"""Where these settings stand in Prefect's TOML files."""
 FOR_PYTHON = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONSAFEPATH": "1",  # ours, whatever lies in this directory
@@ -41,6 +50,7 @@ def prepare(root: Path | None = None) -> None:
     """Set what the user has not set, and mend what cannot be used: before Prefect and torch are
     imported, where they are not yet. `root` is where a home is made for a user who has none.
     """
+    open_closed_streams()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     reach_loopback()
@@ -89,10 +99,7 @@ def is_recorded() -> bool:
     """Whether Prefect hears of what runs: a server is configured, or none but a server will do."""
     if "prefect" not in sys.modules:
         return server_is_configured() or server_is_required()
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    return inside_a_run() or bool(settings.api.url) or server_is_required()
+    return inside_a_run() or bool(_address_in_use()) or server_is_required()
 
 
 def inside_a_run() -> bool:
@@ -106,33 +113,76 @@ def inside_a_run() -> bool:
 
 def server_is_required() -> bool:
     """Whether the user has said that nothing may run without a server: Prefect's own switch."""
-    stated = os.environ.get("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "")
-    return stated.strip().lower() in ("0", "false", "no", "off", "f", "n")
+    stated = next((one for one in map(_stated, EPHEMERAL) if one is not None), "")
+    return str(stated).strip().lower() in ("0", "false", "no", "off", "f", "n")
 
 
 def server_is_configured() -> bool:
-    """Whether a server's address is set: PREFECT_API_URL, the active profile, or Prefect's table in
-    this directory's prefect.toml or pyproject.toml. An empty one is none.
+    """Whether a server's address is set, wherever Prefect would find it. An empty one is none."""
+    return bool(_address_in_use() or str(_stated("PREFECT_API_URL") or "").strip())
+
+
+def _address_in_use() -> str | None:
+    """What Prefect goes by, once it is imported: a program may have set it for a while."""
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+def _stated(name: str) -> Any:
+    """A setting of Prefect's, from where Prefect takes it: the environment in any case, then .env,
+    prefect.toml and pyproject.toml of this directory, then the active profile. None: nowhere.
     """
-    if "PREFECT_API_URL" in os.environ:
-        return bool(os.environ["PREFECT_API_URL"].strip())
-    here = _table(Path("prefect.toml")), _inside(_table(Path("pyproject.toml")), "tool", "prefect")
-    if any(_inside(settings, "api", "url") for settings in here):
-        return True
+    dotenv, table = _dotenv(), _toml("prefect.toml")
+    project = _inside(_toml("pyproject.toml"), "tool", "prefect")
+    for variables in (os.environ, dotenv):
+        if (stated := _in_any_case(variables, name)) is not None:
+            return stated
+    for settings in (table, project):
+        if (stated := _inside(settings, *TABLES[name])) is not None:
+            return stated
+    named = (
+        _in_any_case(dotenv, "PREFECT_PROFILES_PATH")
+        or _inside(table, "profiles_path")
+        or _inside(project, "profiles_path")
+    )
+    return _inside(_profile(named), name)
+
+
+def _profile(path: Any) -> Any:
+    """The settings of the active profile, of the file named in one of Prefect's or the usual one."""
     with suppress(RuntimeError):  # nobody knows where this user is at home
         home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-        stated = _table(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"))
-        active = os.environ.get("PREFECT_PROFILE") or stated.get("active", "")
-        return bool(_inside(stated, "profiles", active, "PREFECT_API_URL"))
-    return False
+        path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
+        held = _toml(str(path))
+        return _inside(held, "profiles", os.environ.get("PREFECT_PROFILE") or held.get("active", ""))
+    return None
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _dotenv() -> Mapping[str, Any]:
+    """What this directory's .env sets; nothing where there is none that can be read."""
+    if not Path(".env").is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    with suppress(OSError, ValueError):
+        return dotenv_values(".env")
+    return {}
+
+
+def _toml(path: str) -> dict[str, Any]:
     """A TOML file; nothing where there is none that can be read, which Prefect itself will tell."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def _in_any_case(variables: Mapping[str, Any], name: str) -> Any:
+    """As Prefect reads them: prefect_api_url is one too."""
+    return next((value for key, value in variables.items() if key.upper() == name), None)
 
 
 def _inside(table: Any, *keys: Any) -> Any:
@@ -164,7 +214,9 @@ def _mend_home(root: Path | None) -> None:
 
 def _can_be_home(home: Path) -> bool:
     """Whether one can write there, or at least find weights that were fetched before."""
-    return home.is_dir() and (os.access(home, os.W_OK) or (home / ".cache").is_dir())
+    with suppress(OSError):  # one that may not be looked at, or is no path at all
+        return home.is_dir() and (os.access(home, os.W_OK) or (home / ".cache").is_dir())
+    return False
 
 
 def _has_name() -> bool:

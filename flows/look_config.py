@@ -13,7 +13,7 @@ SHEETS, TABLES = (".html", ".png"), (".csv", ".parquet", ".json")
 def _answer(path: Path) -> Path:
     if path.suffix not in SHEETS + TABLES:
         endings = ", ".join(SHEETS + TABLES)
-        raise ValueError(f"{path_as_text(path)} ends with none of {endings}")
+        raise ValueError(f"out: {path_as_text(path)} ends with none of {endings}")
     return path
 
 

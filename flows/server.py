@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.environment import server_is_configured
+from flows.environment import PROXIES, server_is_configured
 
 SECONDS_TO_ANSWER = 25
 LINES_TOLD = 3
@@ -35,7 +35,8 @@ def connected() -> None:
     answer within SECONDS_TO_ANSWER.
     """
     if not server_is_configured():
-        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off, and no server is configured"
+        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off (in the environment, a file or profile of"
+        what += " Prefect's), and no server is configured"
         raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
     answer: list[Any] = []
@@ -44,9 +45,9 @@ def connected() -> None:
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
-        raise ServerFailed(f"Prefect's server did not answer in {SECONDS_TO_ANSWER} s. {CURE}")
+        raise ServerFailed(f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s. {CURE}{_proxies()}")
     if answer[0] is not None:
-        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}")
+        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}{_proxies()}")
 
 
 def lost(error: BaseException) -> str | None:
@@ -66,7 +67,10 @@ def _asked() -> BaseException | None:
     try:
         from prefect import get_client
         with get_client(sync_client=True) as client:
-            return client.api_healthcheck()
+            if away := client.api_healthcheck():
+                return away
+            client.raise_for_api_version_mismatch()  # a page that is no API answers as well
+            return None
     except BaseException as error:  # Prefect ends the process where a profile or setting is wrong
         return error
 
@@ -92,7 +96,15 @@ def _of_server() -> str:
     return "Prefect"
 
 
+def _proxies() -> str:
+    """Which proxies are set, as any of them may be the cause; their addresses may hold a password."""
+    names = sorted(name for name in os.environ if name.lower() in PROXIES)
+    return f". Proxies are set: {', '.join(names)}" if names else ""
+
+
 def in_a_line(error: BaseException) -> str:
     """Kind and first lines of what Prefect or its client says."""
     told = " ".join(" ".join(str(error).split("\n")[:LINES_TOLD]).split())
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    line = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    cause = in_a_line(error.__cause__) if error.__cause__ else line
+    return line if cause in line else f"{line} ({cause})"

@@ -5,6 +5,7 @@ in one of them could clear a screen, recolour it or forge a line of a table; a l
 locale's encoding lacks would end the command with an error of its own.
 """
 
+import os
 import re
 import sys
 from typing import TextIO
@@ -27,6 +28,22 @@ def shown(text: object) -> str:
 def on_one_line(text: object) -> str:
     """The same for a value in a line or a table: a line end inside it is an escape too."""
     return _IN_A_LINE.sub(_escape, str(text))
+
+
+def open_closed_streams() -> None:
+    """Standard input, output and error lead nowhere where whoever started us has closed them: else
+    the next file that is opened takes their place, and whatever a library prints is written to it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)  # processes of ours have it too
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115, PTH123 - to the end
+            setattr(sys, name, nowhere)
 
 
 def escape_what_cannot_be_shown() -> None:

@@ -6,11 +6,14 @@ tcp://host:8786  the running scheduler there
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
+
+from rdm_core.errors import RequestError
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -83,9 +86,10 @@ def cores() -> int:
 def dask_address() -> str | None:
     """The scheduler that RDM_DASK names; None for a cluster of our own.
 
-    Raises ImportError with the cure when Dask is not installed.
+    Raises RequestError for what is no address, and ImportError with the cure when Dask is not installed.
     """
     cluster = os.environ[SETTING]
+    refuse_no_address(cluster)
     try:
         import distributed  # noqa: F401 - whether it is there
     except ImportError as error:
@@ -93,17 +97,25 @@ def dask_address() -> str | None:
     return None if cluster == "local" else cluster
 
 
+def refuse_no_address(cluster: str) -> None:
+    """Raise RequestError for a setting that is neither `local` nor the address of a scheduler."""
+    if cluster != "local" and not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+/?", cluster):
+        what = "it is neither local nor the address of a scheduler"
+        raise RequestError(f"{SETTING}={cluster}", what, "Write it like tcp://host:8786, or unset it.")
+
+
 def task_runner(threads: int | None = None) -> "TaskRunner[Any]":
     """Prefect's runner of a stage's tasks; `threads` is how many of them this machine's cores can take at once.
 
     1: one already uses every core or the whole device. None: one a core. Raises ImportError with the cure when a cluster
-    is asked for and prefect-dask is not installed.
+    is asked for and prefect-dask is not installed, RequestError for what is no address.
     """
     from prefect.task_runners import ThreadPoolTaskRunner
 
     cluster = os.environ.get(SETTING)
     if not cluster:
         return ThreadPoolTaskRunner(max_workers=threads or cores())
+    refuse_no_address(cluster)
     try:
         from prefect_dask import DaskTaskRunner
     except ImportError as error:

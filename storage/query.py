@@ -106,7 +106,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
     files = _create_other_views(connection, root, outside.lower(), [a for a in every if a.reference in current])
     for kind in (kind for kind in KINDS_SHOWN if kind in outside.lower()):
         connection.execute(f"CREATE SCHEMA {kind}")
-        all_of_kind = re.search(rf"\b{kind}\b(?!\s*\.)", outside, re.IGNORECASE) is not None  # not only shards."one"
+        all_of_kind = re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None  # not only shards."one"
         of_kind = [artifact for artifact in every if artifact.kind == kind]
         meant = _mentioned(kind, outside, of_kind, current)
         selects = []
@@ -132,8 +132,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
 
 
 def _mention(kind: str) -> re.Pattern[str]:
-    """shards."one" or shards.one, in whatever case the kind is written."""
-    return re.compile(rf'\b({kind}\s*\.\s*)(?:"([^"]+)"|(\w+))', re.IGNORECASE)
+    """shards."one", shards.one or "shards"."one", in whatever case the kind is written."""
+    return re.compile(rf'(\b{kind}"?\s*\.\s*)(?:"([^"]+)"|(\w+))', re.IGNORECASE)
 
 
 def _mentioned(kind: str, outside: str, of_kind: Sequence[Artifact], current: set[str]) -> dict[str, Artifact]:

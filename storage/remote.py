@@ -45,18 +45,20 @@ R = TypeVar("R")
 def root_of(text: str) -> Path:
     """A root as a person writes it: the path itself, or the mirror of a url.
 
-    Raises StorageError as `mirror_of` does, for a path that is no UTF-8 (DuckDB opens no file below), and for one that
-    is no folder and cannot become one.
+    `~` is the home, as a shell has it that was not asked: --root=~/data. Raises StorageError as `mirror_of` does, for a
+    path that is no UTF-8 (DuckDB opens no file below), and for one that is no folder and cannot become one.
     """
     if as_text(text) != text:
         raise StorageError("root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one.")
     if "://" in text:
         return mirror_of(text)
-    path = Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's fails where there is no such user
+    if path.parts[:1] and path.parts[0].startswith("~"):  # a folder's own name; Arrow would take it for a home
+        path = path.absolute()
     there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
-    if os.path.lexists(there) and not there.is_dir():
-        what = "a link that leads to no folder" if there.is_symlink() else "a file"
-        raise StorageError("root", f"{there} is {what}", "Choose another folder.")
+    if os.path.lexists(there) and not os.path.isdir(there):  # noqa: PTH112 - no error of its own
+        what = "a link that leads to no folder" if there.is_symlink() else "no folder"
+        raise StorageError("root", f"'{there}' is {what}", "Give a folder, or a name that is free.")
     return path
 
 

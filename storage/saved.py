@@ -48,12 +48,22 @@ def save_table(path: Path, table: pa.Table) -> None:
 
 
 def finite_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Every row; NaN and infinity, which JSON has no words for, are None."""
-    return [{name: _finite(value) for name, value in row.items()} for row in table.to_pylist()]
+    """Every row; NaN and infinity, which JSON has no words for, are None.
+
+    Raises StorageError for a date that Python has none for: before the year 1, after 9999, infinity.
+    """
+    return [{name: _finite(value) for name, value in row.items()} for row in _rows(table)]
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    try:
+        return table.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise StorageError("result", f"a value cannot be told ({error})", "CAST its column to TEXT.") from error
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
@@ -79,6 +89,6 @@ def _csv(table: pa.Table) -> bytes:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(table.column_names)
-    for row in table.to_pylist():
+    for row in _rows(table):
         writer.writerow([_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()])
     return stream.getvalue().encode()

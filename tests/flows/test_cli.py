@@ -1,6 +1,10 @@
 """The command line: what is wrong is named, before anything runs."""
 
 import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +166,49 @@ def test_the_vocabulary_of_the_parameters_is_the_worlds():
     from rdm_core.shapes import world
 
     assert {f"{factor}s": values for factor, values in world.VALUES.items()} == VOCABULARY
+
+
+DROPPED = """
+import gc, os, signal, sys, time, weakref
+from flows import cli, commands
+
+class Thing: pass
+
+def ask_to_end(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+
+def looked(options):
+    thing = Thing()
+    seen = weakref.ref(thing, ask_to_end)
+    del thing
+    time.sleep(10)
+    return "it went on", {}
+
+commands.run_show = looked
+sys.exit(cli.main(["show"]))
+"""
+
+
+def test_a_signal_that_comes_while_the_interpreter_is_in_a_callback_is_not_lost(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == cli.INTERRUPTED and "interrupted; the same command" in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, monkeypatch):
+    told = {"a": [float("nan"), float("-inf")], "b": {"c": 0.1, "d": 2**70, "e": Path("x")}, "f": (1, None)}
+    monkeypatch.setattr(cli.commands, "run_show", lambda options: ("", told))
+    code, out, _ = rdm("show", "--json")
+    assert code == 0 and "NaN" not in out and "Infinity" not in out
+    assert json.loads(out) == {"a": [None, None], "b": {"c": 0.1, "d": 2**70, "e": "x"}, "f": [1, None]}
+
+
+def test_a_command_may_be_called_in_a_thread(tmp_path, capsys):
+    ended = []
+    called = threading.Thread(target=lambda: ended.append(cli.main(["show", "--root", str(tmp_path)])))
+    called.start()
+    called.join()
+    assert ended == [0] and "nothing has been built" in capsys.readouterr().out

@@ -30,7 +30,10 @@ def profiles(tmp_path, text, encoding="utf-8"):
 URL = 'PREFECT_API_URL = "http://127.0.0.1:4200/api"'
 
 
-@pytest.mark.parametrize("where", ["environment", "profile", "named profile", "prefect.toml", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "where",
+    ["environment", "lower case", "profile", "named profile", "prefect.toml", "pyproject.toml", ".env", "profiles_path"],
+)
 def test_a_configured_server_is_found_wherever_prefect_finds_it(where, tmp_path):
     mine = environment.os.environ
     if where == "environment":
@@ -40,6 +43,13 @@ def test_a_configured_server_is_found_wherever_prefect_finds_it(where, tmp_path)
     elif where == "named profile":
         profiles(tmp_path, f'active = "other"\n[profiles.other]\n[profiles.mine]\n{URL}\n')
         mine["PREFECT_PROFILE"] = "mine"
+    elif where == "lower case":
+        mine["prefect_api_url"] = "http://127.0.0.1:4200/api"
+    elif where == ".env":
+        Path(".env").write_text('export PREFECT_API_URL="http://127.0.0.1:4200/api"\n')
+    elif where == "profiles_path":
+        Path("theirs.toml").write_text(f'active = "mine"\n[profiles.mine]\n{URL}\n')
+        Path("prefect.toml").write_text('profiles_path = "theirs.toml"\n')
     elif where == "prefect.toml":
         Path("prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:4200/api"\n')
     else:
@@ -71,6 +81,44 @@ def test_whoever_forbids_to_run_without_a_server_is_heard(stated, required):
     assert server_is_required() is required
 
 
+OFF = 'PREFECT_SERVER_ALLOW_EPHEMERAL_MODE = "false"'
+
+
+@pytest.mark.parametrize("where", ["other name", "lower case", "profile", ".env", "prefect.toml"])
+def test_it_is_heard_wherever_prefect_would_hear_it(where, tmp_path):
+    mine = environment.os.environ
+    if where == "other name":
+        mine["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"
+    elif where == "lower case":
+        mine["prefect_server_allow_ephemeral_mode"] = "0"
+    elif where == "profile":
+        profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{OFF}\n')
+    elif where == ".env":
+        Path(".env").write_text(OFF.replace(" ", ""))
+    else:
+        Path("prefect.toml").write_text("[server.ephemeral]\nenabled = false\n")
+    assert server_is_required()
+
+
+def test_the_environment_is_heard_before_any_file(tmp_path):
+    profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{URL}\n{OFF}\n')
+    environment.os.environ |= {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    assert not server_is_configured() and not server_is_required()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"\x00", b"'"])
+def test_a_dotenv_that_cannot_be_read_sets_nothing(data):
+    Path(".env").write_bytes(data)
+    assert not server_is_configured() and not server_is_required()
+
+
+def test_an_address_that_a_program_has_set_for_a_while_is_one():
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
+        assert server_is_configured() and environment.is_recorded()
+
+
 def test_what_the_user_has_set_is_left_alone(tmp_path):
     mine = environment.os.environ
     mine |= {"PREFECT_CLIENT_MAX_RETRIES": "3", "OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "4,2"}
@@ -85,9 +133,9 @@ def test_this_machine_is_never_reached_through_a_proxy(name, tmp_path):
     mine = environment.os.environ
     mine |= {name: "http://127.0.0.1:9", "no_proxy": "example.org, localhost"}
     prepare(tmp_path)
-    assert mine["NO_PROXY"] == mine["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+    assert mine["NO_PROXY"] == mine["no_proxy"] == "example.org,localhost,127.0.0.1,::1,0.0.0.0"
     prepare(tmp_path)
-    assert mine["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1", "once is enough"
+    assert mine["NO_PROXY"] == "example.org,localhost,127.0.0.1,::1,0.0.0.0", "once is enough"
 
 
 def test_without_a_proxy_nothing_is_exempted_from_one(tmp_path):
@@ -108,7 +156,7 @@ def test_a_number_of_threads_that_is_none_is_as_if_it_were_not_set(threads, tmp_
     assert "OMP_NUM_THREADS" not in environment.os.environ
 
 
-@pytest.mark.parametrize("home", [None, "", "/nonexistent/home"])
+@pytest.mark.parametrize("home", [None, "", "/nonexistent/home", "/dev/null", "/" + "a" * 3000])
 def test_a_user_without_a_home_is_at_home_in_the_root(home, tmp_path, monkeypatch):
     mine = environment.os.environ
     mine.pop("HOME") if home is None else mine.update(HOME=home)
@@ -125,6 +173,18 @@ def test_a_home_that_cannot_be_written_is_kept_for_the_weights_that_lie_there(tm
     (tmp_path / "user" / ".cache").rmdir()
     prepare(tmp_path / "data")
     assert environment.os.environ["HOME"] == str(tmp_path / "data" / ".home"), "as HOME=/ of any uid in a container"
+
+
+def test_a_home_that_may_not_be_looked_at_is_none(tmp_path, monkeypatch):
+    mine = environment.os.environ
+    mine["HOME"] = "/root/somebody"
+
+    def refused(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    prepare(tmp_path / "data")
+    assert mine["HOME"] != "/root/somebody"
 
 
 def test_a_root_that_cannot_be_written_gets_a_home_elsewhere(tmp_path, monkeypatch):

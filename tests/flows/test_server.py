@@ -1,7 +1,9 @@
 """A configured server that cannot be used is one message with its cause and cure, within seconds."""
 
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -40,6 +42,30 @@ def test_a_server_that_is_away_is_told_with_its_address(monkeypatch):
     assert url in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_page_that_is_no_server_of_prefects_is_told(monkeypatch):
+    """As a portal or a gateway answers, whatever it is asked for: 200, in HTML."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"<p/>")
+
+        def log_message(self, *_):
+            pass
+
+    portal = HTTPServer(("127.0.0.1", 0), Portal)
+    threading.Thread(target=portal.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{portal.server_port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    refused = pytest.raises(ServerFailed, match="cannot be used.*Failed to reach API.*JSONDecodeError")
+    with portal, temporary_settings({PREFECT_API_URL: url}), refused:
+        connected()
+        portal.shutdown()
+
+
 def test_a_server_that_never_answers_is_told_within_the_time(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setattr(server, "SECONDS_TO_ANSWER", 0.2)
@@ -57,6 +83,15 @@ def test_whatever_prefect_says_at_its_start_is_one_line(error, monkeypatch):
     with pytest.raises(ServerFailed, match=f"cannot be used: {type(error).__name__}") as caught:
         connected()
     assert "\n" not in str(caught.value) and str(caught.value).count("PREFECT_API_URL=") == 1
+
+
+def test_proxies_are_named_as_they_may_be_the_cause(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    monkeypatch.setenv("All_Proxy", "http://me:secret@::::")
+    monkeypatch.setattr(server, "_asked", lambda: ValueError("Invalid port: '::::'"))
+    with pytest.raises(ServerFailed, match="Invalid port.*Proxies are set: .*All_Proxy") as caught:
+        connected()
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_is_required_and_not_there_is_told(monkeypatch):

@@ -1,6 +1,8 @@
 """What is printed neither steers a terminal nor fails because the terminal lacks a letter."""
 
 import io
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -141,3 +143,40 @@ def test_a_path_that_is_no_utf8_is_taken_and_told_as_text():
     assert asked.model_dump(mode="json")["images"] == ["caf\\xe9.png"]
     assert asked.model_dump(mode="json")["inpaint"] == "\\xe9"
     assert '"path":"caf\\\\xe9"' in ImportImages(name="a", path="caf\udce9").model_dump_json()
+
+
+def test_an_answer_that_cannot_be_written_is_no_success(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+    redirected = []
+    monkeypatch.setattr("flows.cli.os.dup2", lambda *given: redirected.append(given))
+    for error, code, said in [(OSError(28, "No space left on device"), 1, "No space left"), (BrokenPipeError(), 0, "")]:
+
+        def refused(text, stream=None, error=error):
+            if stream is None:
+                raise error
+            print(text, file=stream)
+
+        monkeypatch.setattr("flows.cli.tell", refused)
+        assert main(["show", "--root", str(tmp_path)]) == code
+        assert said in (told := capsys.readouterr().err) and bool(told) == bool(said)
+    assert [to for _, to in redirected] == [1, 1], "nothing is left to complain about when the interpreter ends"
+
+
+def test_an_error_that_cannot_be_told_is_its_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
+    monkeypatch.setattr("flows.cli.tell", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    assert main(["show", "--root", str(tmp_path), "nothing/there"]) == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
+    """And no file that is opened later takes their place."""
+    code = (
+        "import os, sys; from flows.environment import prepare; prepare(); "
+        "fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.write(2, b'e'); os.write(1, b'o'); "
+        "print(1); print(2, file=sys.stderr); assert fd > 2 and not sys.stdin.read()"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {tmp_path / 'ours'} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ours").read_bytes() == b""

@@ -11,7 +11,8 @@ import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.stage import Cached, stage_flow, stage_task, whole
-from flows.workers import dask_address, declares_gpus, task_runner
+from flows.workers import dask_address, declares_gpus, refuse_no_address, task_runner
+from rdm_core.errors import RequestError
 from storage.artifact import artifacts, check
 
 BIN = Path(sys.executable).parent
@@ -182,3 +183,16 @@ def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_s
     assert {artifact.kind for artifact in artifacts(root)} == {"shards", "embeddings"}
     for artifact in artifacts(root):
         check(artifact)
+
+
+@pytest.mark.parametrize("stated", ["yes", "LOCAL", "local ", "tcp://", "tcp://host", "host", "host:", "a b:1"])
+@pytest.mark.parametrize("asked", [dask_address, task_runner], ids=["alone", "recorded"])
+def test_a_cluster_that_is_no_address_is_refused_by_name(stated, asked, monkeypatch):
+    monkeypatch.setenv("RDM_DASK", stated)
+    with pytest.raises(RequestError, match="RDM_DASK=.*neither local nor the address of a scheduler.*tcp://host:8786"):
+        asked()
+
+
+@pytest.mark.parametrize("stated", ["local", "tcp://127.0.0.1:8786", "host:8786", "tls://[::1]:8786", "tcp://a:1/"])
+def test_a_cluster_that_is_an_address_is_not_refused(stated):
+    refuse_no_address(stated)

@@ -257,3 +257,21 @@ def test_one_name_may_be_written_in_any_case(root):
 def test_a_message_keeps_the_spaces_of_a_path(root):
     with pytest.raises(QueryError, match=re.escape("/a  b   c.parquet")):
         query(root, "SELECT * FROM '/a  b   c.parquet'")
+
+
+@pytest.mark.parametrize("kind", ['"embeddings"', '"EMBEDDINGS"', '"embeddings" ', "Embeddings"])
+def test_a_kind_may_stand_in_quotes(kind, root):
+    assert rows(root, f'SELECT count(*) FROM {kind}."coco"') == rows(root, f"SELECT count(*) FROM {kind}") == [(3,)]
+
+
+def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
+    assert rows(root, "SELECT MAP {'a': 'nan'::DOUBLE} AS m, {'b': ['inf'::FLOAT]} AS s") == [
+        ([["a", None]], {"b": [None]})]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["'infinity'::TIMESTAMP", "'290000-01-01'::DATE", "'-infinity'::TIMESTAMPTZ"])
+@pytest.mark.parametrize("ending", ["", ".json", ".csv"])
+def test_a_date_that_python_has_none_for_is_told(value, ending, root, tmp_path):
+    asked = query(root, f"SELECT {value} AS d")
+    with pytest.raises(StorageError, match="a value cannot be told .*CAST its column to TEXT"):
+        asked.save(tmp_path / f"x{ending}") if ending else asked.rows()

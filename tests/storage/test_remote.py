@@ -953,3 +953,26 @@ def test_the_prefix_changes_no_fingerprint(machine):
     built = build_all(machine("a"))
     assert {len(part.prefix) for part in built.parts} == {8}
     assert fingerprint_of([replace(part, prefix="") for part in built.parts]) == built.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["file", "device", "link to nothing", "link to a file"])
+def test_a_root_that_is_there_and_no_folder_is_refused(kind, tmp_path):
+    path = tmp_path / "root"
+    if kind == "file":
+        path.write_bytes(b"")
+    elif kind == "device":
+        path = Path("/dev/null")
+    else:
+        (tmp_path / "file").write_bytes(b"")
+        path.symlink_to(tmp_path / ("file" if kind == "link to a file" else "nothing"))
+    what = "a link that leads to no folder" if "link" in kind else "no folder"
+    with pytest.raises(StorageError, match=f"{path.name}' is {what}. Give a folder"):
+        root_of(str(path))
+
+
+def test_a_root_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert root_of("~/data") == tmp_path / "data", "as --root=~/data leaves it to us"
+    assert root_of("./~/data") == tmp_path / "~/data", "a folder of that name, which Arrow would take for the home"
+    assert root_of("~no-such-user/data") == tmp_path / "~no-such-user/data"
