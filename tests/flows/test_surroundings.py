@@ -90,7 +90,7 @@ def test_a_root_may_lie_in_a_folder_of_any_name_and_nothing_is_written_beside_it
         ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "HTTP_PROXY": NOWHERE}, "cannot be used: ConnectError"),
         ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "ALL_PROXY": "socks5://127.0.0.1:9"}, "cannot be used: "),
         ({"PREFECT_API_URL": "127.0.0.1:4200"}, "is no address of a server"),
-        ({"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}, "is off, and no server is configured"),
+        ({"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}, "and no server is configured"),
         ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "many"}, "cannot be used: "),
     ],
     ids=["away", "away behind a proxy", "away behind socks", "no address", "required", "a setting that is refused"],

@@ -44,8 +44,8 @@ def test_a_root_that_is_no_folder_and_can_become_none_is_refused(tmp_path):
     file.write_bytes(b"x")
     gone.symlink_to("nowhere")
     link.symlink_to(tmp_path)
-    refused = {file: "file is a file", file / "a/b": "file is a file", gone / "a": "gone is a link that leads to no"}
+    refused = {file: "file' is no folder", file / "a/b": "file' is no folder", gone / "a": "gone' is a link that leads to no"}
     for path, told in refused.items():
-        with pytest.raises(StorageError, match=f"{told}.* Choose another folder."):
+        with pytest.raises(StorageError, match=f"{told}.* Give a folder"):
             root_of(str(path))
     assert root_of(str(link / "new/root")) == link / "new/root"
