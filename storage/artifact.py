@@ -5,6 +5,7 @@ How one is built stands in storage.build. Two identities: the *plan's id* says w
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from storage import layout, remote
 from storage.atomic import canonical_json, sha256_file, sha256_of
-from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
+from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
 
 FORMAT_VERSION = 2
 REVISION = "revision"
@@ -278,7 +279,7 @@ def read_manifest(directory: Path) -> Artifact:
     path = layout.manifest_file(directory)
     cure = "Run the command that builds it again."
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes().decode())
         stated = value["format"]
         if stated == FORMAT_VERSION:
             parts = tuple(Part.from_json(part) for part in value["parts"])
@@ -303,7 +304,19 @@ def _check_identity(path: Path, artifact: Artifact, cure: str) -> None:
 
 def _manifests(root: Path, kind: str, name: str) -> list[Path]:
     remote.follow_all(root, kind, name, "manifest.json")
+    for pattern in (kind, f"{kind}/{name}", f"{kind}/{name}/*"):
+        _refuse_closed_folders([root, *root.glob(pattern)])
     return [path for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")) if path.parts[-4] in layout.KINDS]
+
+
+def _refuse_closed_folders(paths: Sequence[Path]) -> None:
+    """Raise StorageError for a folder that may not be looked into: a search would pass over it without
+    a word, and nothing be said of what lies there.
+    """
+    for path in paths:
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            cure = "Give yourself the right to read it, or choose another root."
+            raise StorageError(path, "this folder may not be looked into", cure)
 
 
 def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:

@@ -6,6 +6,7 @@ import threading
 import pytest
 from building import PLAN, build_all, files_under, writer
 
+from storage import artifact as artifact_module
 from storage.artifact import (
     FORMAT_VERSION,
     Plan,
@@ -19,7 +20,7 @@ from storage.artifact import (
 )
 from storage.atomic import canonical_json, sha256_of
 from storage.build import begin
-from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError
+from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
 
 
 @pytest.fixture
@@ -284,3 +285,12 @@ def test_a_root_can_be_moved(tmp_path):
     check(moved)
     assert moved.fingerprint == before.fingerprint
     assert moved.directory.is_relative_to(tmp_path / "there")
+
+
+@pytest.mark.parametrize("depth", range(4), ids=["root", "kind", "name", "version"])
+def test_a_folder_that_may_not_be_looked_into_is_told_and_not_passed_over(depth, tmp_path, artifact, monkeypatch):
+    closed = (tmp_path, *reversed(artifact.directory.parents[:2]), artifact.directory)[depth]
+    monkeypatch.setattr(artifact_module.os, "access", lambda path, mode: path != closed)
+    with pytest.raises(StorageError, match="may not be looked into") as refused:
+        artifacts(tmp_path)
+    assert refused.value.where == str(closed)
