@@ -1,4 +1,5 @@
-"""How long somebody waits for a command, as a multiple of `python -c "import torch"` in the same minute.
+"""How long somebody waits for a command, as a multiple of `python -c "import torch"` in the same
+minute.
 
     python -m benchmarks.start_up [--rounds 3]
 
@@ -31,7 +32,15 @@ LOOKS = {
     "check": ["check"],
     "query": ["query", "SELECT count(*) FROM embeddings"],
 }
-AT_MOST = {"train": 4.0, "sample": 4.0, "search": 2.5, "show": 0.4, "check": 0.4, "query": 0.4, "all six": 40.0}
+AT_MOST = {
+    "train": 4.0,
+    "sample": 4.0,
+    "search": 2.5,
+    "show": 0.4,
+    "check": 0.4,
+    "query": 0.4,
+    "all six": 40.0,
+}
 """What was asked for."""
 
 
@@ -68,7 +77,9 @@ def main() -> None:
     print("| command | seconds | times import torch | at most |\n|---|---|---|---|")
     for name, found in ratios.items():
         took_text = f"{statistics.median(taken[name]):.2f}" if name in taken else ""
-        print(f"| {name} | {took_text} | {statistics.median(found):.2f} | {AT_MOST.get(name, '')} |")
+        print(
+            f"| {name} | {took_text} | {statistics.median(found):.2f} | {AT_MOST.get(name, '')} |"
+        )
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ class _Parser(argparse.ArgumentParser):
     """Repeats what was typed only as a terminal can show it."""
 
     def error(self, message: str) -> NoReturn:
+        """End with 2, as argparse does."""
         super().error(shown(message))
 
 

@@ -157,7 +157,9 @@ def _profile(path: Any) -> Any:
         home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
         path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
         held = _toml(str(path))
-        return _inside(held, "profiles", os.environ.get("PREFECT_PROFILE") or held.get("active", ""))
+        return _inside(
+            held, "profiles", os.environ.get("PREFECT_PROFILE") or held.get("active", "")
+        )
     return None
 
 

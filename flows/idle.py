@@ -15,7 +15,9 @@ ONLY_FOR = {
 
 
 def refuse_idle(images: Images) -> None:
-    """Raise ValueError for a parameter, other than its default, that does not apply to what is imported."""
+    """Raise ValueError for a parameter, other than its default, that does not apply to what is
+    imported.
+    """
     for source, names in ONLY_FOR.items():
         for name in names if source != images.source else ():
             why = f"is for the source {source!r} alone, this is {images.source!r}"

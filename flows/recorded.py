@@ -43,7 +43,9 @@ def flow_of(stage: Stage[..., Any]) -> Flow[..., Any]:
 
 
 def task_of(piece: StageTask[..., Any]) -> Task[..., Any]:
-    """The piece as a task. The manifest is the only cache: Prefect's own would serve paths whose files are gone."""
+    """The piece as a task. The manifest is the only cache: Prefect's own would serve paths whose
+    files are gone.
+    """
     function = _stated(piece.fn)
 
     @wraps(piece.fn)

@@ -1,5 +1,5 @@
-"""What taking images out of a database would do, found without doing it: `rdm remove --dry-run`, and
-the checks that `rdm remove` makes before it changes anything.
+"""What taking images out of a database would do, found without doing it: `rdm remove --dry-run`,
+and the checks that `rdm remove` makes before it changes anything.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -7,7 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.config import RemoveKeys
-from storage.artifact import Artifact, Plan, all_with_fingerprint, artifacts, is_current, open_artifact
+from storage.artifact import (
+    Artifact,
+    Plan,
+    all_with_fingerprint,
+    artifacts,
+    is_current,
+    open_artifact,
+)
 from storage.build import has_finished_work, read_plan, unfinished
 from storage.collect import builder_of, collect
 from storage.embeddings import read_columns
@@ -44,7 +51,8 @@ def rehearse(config: RemoveKeys) -> tuple[str, dict[str, Any]]:
 
 def tables_with(config: RemoveKeys) -> Iterator[tuple[Artifact, dict[str, str | None]]]:
     """Every current neighbor table that a version of this database is on a side of, with what each
-    side would be searched with again: role -> embeddings, or None where they are not under this root.
+    side would be searched with again: role -> embeddings, or None where they are not under this
+    root.
     """
     versions = {a.fingerprint for a in artifacts(config.root, "embeddings", config.database)}
     for table in artifacts(config.root, "neighbors"):
@@ -67,7 +75,9 @@ def holders_told(config: RemoveKeys, found: Iterable[Holder]) -> list[dict[str, 
 
 
 def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
-    """The keys that are asked to go. Raises StorageError, before anything has changed, when they cannot simply go."""
+    """The keys that are asked to go. Raises StorageError, before anything has changed, when they
+    cannot simply go.
+    """
     asked, listed = read_keys(config.keys_file), read_removals(config.root, config.database)
     keys = read_columns(before, ["key"])["key"].to_pylist()
     single, sources = set(keys), {source_key_of(key) for key in keys}
@@ -75,22 +85,34 @@ def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
     if not asked:
         raise StorageError(config.keys_file, "names no key", "Write one key a line.")
     if unknown and not config.missing_ok:
-        cure = "Nothing was changed. Correct them, or put them on the list all the same: --missing-ok."
-        raise StorageError(config.keys_file, f"the database {config.database} does not hold {few(unknown)}", cure)
+        cure = (
+            "Nothing was changed. Correct them, or put them on the list all the same: --missing-ok."
+        )
+        raise StorageError(
+            config.keys_file, f"the database {config.database} does not hold {few(unknown)}", cure
+        )
     both = [key for key in asked if key in single & sources]
     if both:
         cure = "Name the image's crops one by one, or the whole image that the crop is of. Nothing was changed."
-        raise StorageError(config.keys_file, f"both one crop of an image and another image are called {few(both)}", cure)
+        raise StorageError(
+            config.keys_file,
+            f"both one crop of an image and another image are called {few(both)}",
+            cure,
+        )
     removed = listed | set(asked)
     if len(on_list(keys, removed)) == len(keys):
         cure = "Nothing was changed. Stop using it, and delete its directories."
-        raise StorageError(config.keys_file, f"nothing would be left of the database {config.database}", cure)
+        raise StorageError(
+            config.keys_file, f"nothing would be left of the database {config.database}", cure
+        )
     refuse_while_unfinished(config, filtered_plan(config, before, removed))
     return frozenset(asked)
 
 
 def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
-    """Raise BuildRefused when an unfinished build would stand in the way of the one that removes the keys."""
+    """Raise BuildRefused when an unfinished build would stand in the way of the one that removes
+    the keys.
+    """
     for directory in unfinished(config.root, "embeddings", config.database):
         other = read_plan(directory)
         stands = other and other.parameters != plan.parameters and has_finished_work(directory)
@@ -103,8 +125,15 @@ def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
 
 
 def filtered_plan(config: RemoveKeys, before: Artifact, removed: Set[str]) -> Plan:
-    """What embedding the same shards again with this removal list would be asked for: to a schedule it is done."""
-    return Plan("embeddings", config.database, dict(before.parameters) | removal_parameters(removed), before.inputs)
+    """What embedding the same shards again with this removal list would be asked for: to a schedule
+    it is done.
+    """
+    return Plan(
+        "embeddings",
+        config.database,
+        dict(before.parameters) | removal_parameters(removed),
+        before.inputs,
+    )
 
 
 def side_of(config: RemoveKeys, table: Artifact, role: str, versions: Set[str]) -> str | None:
@@ -131,7 +160,9 @@ def run_lines(run: TrainedRun) -> list[str]:
     """A run, and which of its inputs held the samples."""
     lines = [f"  {run.reference}{'' if run.finished else ' (unfinished)'}"]
     lines += [f"    {role:<12} {reference}" for role, reference in run.held.items()]
-    return lines + [f"    {role:<12} nobody can tell: it is not under this root" for role in run.unknown]
+    return lines + [
+        f"    {role:<12} nobody can tell: it is not under this root" for role in run.unknown
+    ]
 
 
 def holder_line(holder: Mapping[str, Any]) -> str:
@@ -143,16 +174,30 @@ def holder_line(holder: Mapping[str, Any]) -> str:
 
 def _rehearsed(value: Mapping[str, Any], runs: list[TrainedRun]) -> list[str]:
     rows = value["rows_removed"]
-    lines = [f"{len(rows):,} rows would be taken out of the database {value['database']}; nothing has changed"]
+    lines = [
+        f"{len(rows):,} rows would be taken out of the database {value['database']}; nothing has changed"
+    ]
     lines += [f"  {key}" for key in rows[:MOST_KEYS_TOLD]]
-    lines += [f"  and {len(rows) - MOST_KEYS_TOLD:,} more (all of them: --json)"] * (len(rows) > MOST_KEYS_TOLD)
+    lines += [f"  and {len(rows) - MOST_KEYS_TOLD:,} more (all of them: --json)"] * (
+        len(rows) > MOST_KEYS_TOLD
+    )
     if again := value["searched_again"] + value["stale"]:
         lines += ["", "neighbor tables that would be made again:"]
         cannot = "cannot be: what it was made from is not under this root"
-        lines += [f"  {reference:<44} {cannot if reference in value['stale'] else ''}".rstrip() for reference in again]
-    lines += ["", "trained on versions that hold them:" if runs else "no run was trained on a version that holds them"]
+        lines += [
+            f"  {reference:<44} {cannot if reference in value['stale'] else ''}".rstrip()
+            for reference in again
+        ]
+    lines += [
+        "",
+        "trained on versions that hold them:"
+        if runs
+        else "no run was trained on a version that holds them",
+    ]
     lines += [line for run in runs for line in run_lines(run)]
-    drawn = [one for one in value["holders"] if one["reference"].startswith(("samples/", "reports/"))]
+    drawn = [
+        one for one in value["holders"] if one["reference"].startswith(("samples/", "reports/"))
+    ]
     others = [one for one in value["holders"] if one not in drawn]
     lines += ["", "drawn from them:" if drawn else "no sample was drawn from them"]
     lines += [holder_line(one) for one in drawn]

@@ -1,4 +1,5 @@
-"""The Prefect server that the user has configured, asked whether it is well before anything is started.
+"""The Prefect server that the user has configured, asked whether it is well before anything is
+started.
 
 A server that is away, an address that is none, a profile or setting that Prefect refuses: each is
 one message with its cause and cure, within seconds, and not Prefect's traceback after minutes.
@@ -18,8 +19,8 @@ SECONDS_TO_ANSWER = 25
 LINES_TOLD = 3
 """Of an error of several lines: what, where and why."""
 CURE = (
-    "Start it (prefect server start), correct PREFECT_API_URL or the Prefect profile, or work without"
-    " a server: PREFECT_API_URL= rdm ..."
+    "Start it (prefect server start), correct PREFECT_API_URL or the Prefect profile, or work"
+    " without a server: PREFECT_API_URL= rdm ..."
 )
 
 
@@ -35,7 +36,9 @@ def connected() -> None:
     answer within SECONDS_TO_ANSWER.
     """
     if not server_is_configured():
-        what = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off (in the environment, a file or profile of"
+        what = (
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off (in the environment, a file or profile of"
+        )
         what += " Prefect's), and no server is configured"
         raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
@@ -45,9 +48,13 @@ def connected() -> None:
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
-        raise ServerFailed(f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s. {CURE}{_proxies()}")
+        raise ServerFailed(
+            f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s. {CURE}{_proxies()}"
+        )
     if answer[0] is not None:
-        raise ServerFailed(f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}{_proxies()}")
+        raise ServerFailed(
+            f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}{_proxies()}"
+        )
 
 
 def lost(error: BaseException) -> str | None:
@@ -66,6 +73,7 @@ def _asked() -> BaseException | None:
     """What went wrong when it was asked; None when it is well."""
     try:
         from prefect import get_client
+
         with get_client(sync_client=True) as client:
             if away := client.api_healthcheck():
                 return away
@@ -97,7 +105,8 @@ def _of_server() -> str:
 
 
 def _proxies() -> str:
-    """Which proxies are set, as any of them may be the cause; their addresses may hold a password."""
+    """Which proxies are set, as any of them may be the cause; their addresses may hold a password.
+    """
     names = sorted(name for name in os.environ if name.lower() in PROXIES)
     return f". Proxies are set: {', '.join(names)}" if names else ""
 

@@ -1,4 +1,5 @@
-"""The frame every stage shares: look the artifact up, otherwise make its missing parts, then publish it.
+"""The frame every stage shares: look the artifact up, otherwise make its missing parts, then
+publish it.
 
 A stage is one function, whoever hears of it. Where a Prefect server is configured it is a flow and
 its pieces are task runs (flows.recorded); where none is, nobody would read what one is told, so the
@@ -28,7 +29,9 @@ R = TypeVar("R")
 Wanted = Mapping[str, str]
 """Part name -> hash over all that determines the part (`storage.artifact.made_from`)."""
 MOST_TASK_RUNS = 200
-"""A flow of thousands of parts groups them, because every task run costs a row in Prefect's database."""
+"""A flow of thousands of parts groups them, because every task run costs a row in Prefect's
+database.
+"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Stage(Generic[P, R]):
             connected()
         return self.flow(*args, **kwargs)
 
-    def surroundings(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AbstractContextManager[None]:
+    def surroundings(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AbstractContextManager[None]:
         """What every call of it has around it, whoever calls."""
         prepare(getattr(args[0] if args else kwargs.get("config"), "root", None))
         return usual_numbers()
@@ -140,11 +145,15 @@ class StageTask(Generic[P, R]):
 
 
 def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]], Stage[P, R]]:
-    """Decorator of a stage. threads: its tasks at once on this machine; 1 where one uses every core, None: one a core."""
+    """Decorator of a stage. threads: its tasks at once on this machine; 1 where one uses every
+    core, None: one a core.
+    """
     return lambda function: Stage(function, name, threads)
 
 
-def stage_task(name: str, retries: Retries = NO_RETRIES) -> Callable[[Callable[P, R]], StageTask[P, R]]:
+def stage_task(
+    name: str, retries: Retries = NO_RETRIES
+) -> Callable[[Callable[P, R]], StageTask[P, R]]:
     """Decorator of a piece of a stage's work; arguments wrapped by `whole` arrive as they were.
 
     The manifest is the only cache: Prefect's own would serve paths whose files are gone.
@@ -153,9 +162,14 @@ def stage_task(name: str, retries: Retries = NO_RETRIES) -> Callable[[Callable[P
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Whether a failure is the network's, which may be back in a moment; any other would only come again."""
+    """Whether a failure is the network's, which may be back in a moment; any other would only come
+    again.
+    """
     while error is not None:
-        if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.split(".")[0] in _NETWORK:
+        if (
+            isinstance(error, (ConnectionError, TimeoutError))
+            or type(error).__module__.split(".")[0] in _NETWORK
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -165,11 +179,15 @@ _NETWORK = {"aiohttp", "botocore", "httpcore", "httpx", "requests", "urllib3"}
 NETWORK_RETRIES = Retries(is_passing, (5.0, 10.0, 20.0))
 """For a task that fetches weights from a hub or reads and writes an object store."""
 DOWNLOADS = "downloads"
-"""Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit 1` makes it polite."""
+"""Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit
+1` makes it polite.
+"""
 
 
 def download() -> AbstractContextManager[object]:
-    """Where weights are fetched: in a run under the server's limit, for which Prefect takes two seconds; elsewhere freely."""
+    """Where weights are fetched: in a run under the server's limit, for which Prefect takes two
+    seconds; elsewhere freely.
+    """
     if not is_recorded():
         return nullcontext()
     from flows.recorded import limited
@@ -178,8 +196,8 @@ def download() -> AbstractContextManager[object]:
 
 
 def whole(value: R) -> R:
-    """A large argument of a stage's task, handed over as it is: Prefect and Dask would look into every record of it for
-    futures.
+    """A large argument of a stage's task, handed over as it is: Prefect and Dask would look into
+    every record of it for futures.
 
     Prefect's own `quote` does not survive the way to a Dask worker.
     """
@@ -206,15 +224,23 @@ def uncached(result: Any) -> Any:
 
 @contextmanager
 def building(root: Path, plan: Plan) -> Iterator[Build]:
-    """The build of a plan, held until the block ends; says so when it waits for another run of the same build."""
-    with begin(root, plan, lambda holder: say(plan.kind, plan.name, f"waits for {holder}, which builds the same")) as build:
+    """The build of a plan, held until the block ends; says so when it waits for another run of the
+    same build.
+    """
+    with begin(
+        root,
+        plan,
+        lambda holder: say(plan.kind, plan.name, f"waits for {holder}, which builds the same"),
+    ) as build:
         yield build
 
 
 def ensured(stage: Stage[..., Any], plan: Callable[..., Plan], *parameters: Any) -> Artifact:
-    """What the stage returns; where it is finished already, a task finds it, and no flow run is spent on it.
+    """What the stage returns; where it is finished already, a task finds it, and no flow run is
+    spent on it.
 
-    `plan(*parameters)` is the stage's plan. A flow run costs Prefect a second, a task some milliseconds.
+    `plan(*parameters)` is the stage's plan. A flow run costs Prefect a second, a task some
+    milliseconds.
     """
     found = look_up.named(f"look up {stage.name}")(whole(plan), whole(parameters))
     return found or stage(*parameters)
@@ -244,19 +270,27 @@ def as_cached(artifact: Artifact) -> Any:
 
 
 def groups(wanted: Wanted, at_least: int = 1) -> list[Wanted]:
-    """Consecutive parts, one mapping a task run: at most MOST_TASK_RUNS of them, and `at_least` so many parts in each."""
+    """Consecutive parts, one mapping a task run: at most MOST_TASK_RUNS of them, and `at_least` so
+    many parts in each.
+    """
     pairs = list(wanted.items())
     size = max(at_least, -(-len(pairs) // MOST_TASK_RUNS))
     return [dict(pairs[start : start + size]) for start in range(0, len(pairs), size)]
 
 
 def group_of_parts(build: Build, wanted: Wanted, work: Callable[[str], Part]) -> Any:
-    """The parts of one task run in order: as an earlier run left them, or made by `work(name)`; Cached if none was made."""
+    """The parts of one task run in order: as an earlier run left them, or made by `work(name)`;
+    Cached if none was made.
+    """
     return group_in_one_go(build, wanted, lambda names: map(work, names))
 
 
-def group_in_one_go(build: Build, wanted: Wanted, work: Callable[[Sequence[str]], Iterable[Part]]) -> Any:
-    """The same where the parts that are not there yet are better made together: `work(names)` gives them in that order."""
+def group_in_one_go(
+    build: Build, wanted: Wanted, work: Callable[[Sequence[str]], Iterable[Part]]
+) -> Any:
+    """The same where the parts that are not there yet are better made together: `work(names)` gives
+    them in that order.
+    """
     existing = {name: build.existing_part(name, origin) for name, origin in wanted.items()}
     made = iter(work([name for name, part in existing.items() if part is None]))
     parts = [part or next(made) for part in existing.values()]
@@ -265,7 +299,11 @@ def group_in_one_go(build: Build, wanted: Wanted, work: Callable[[Sequence[str]]
 
 def gathered(build: Build, futures: Sequence[Any]) -> list[Part]:
     """The parts of every task run, in order, with a bar; the first failure ends the wait."""
-    return [part for future in track(futures, len(futures), build.plan.kind, "group") for part in future.result()]
+    return [
+        part
+        for future in track(futures, len(futures), build.plan.kind, "group")
+        for part in future.result()
+    ]
 
 
 def only(artifact: Artifact, names: Iterable[str]) -> Artifact:
@@ -277,12 +315,23 @@ def only(artifact: Artifact, names: Iterable[str]) -> Artifact:
 def published(build: Build, parts: Sequence[Part], clock: Clock, **measured: Any) -> Artifact:
     """Commit the build and say so: rows, rejects, seconds."""
     artifact = build.commit(parts, {"seconds": clock.seconds, **measured})
-    rejected = sum(count for reason, count in artifact.counts.items() if reason.startswith("rejected"))
+    rejected = sum(
+        count for reason, count in artifact.counts.items() if reason.startswith("rejected")
+    )
     note = f", {rejected:,} rejected" if rejected else ""
-    say(build.plan.kind, build.plan.name, f"built {artifact.rows:,} rows{note} in {clock.seconds:.1f} s ({artifact.id})")
+    say(
+        build.plan.kind,
+        build.plan.name,
+        f"built {artifact.rows:,} rows{note} in {clock.seconds:.1f} s ({artifact.id})",
+    )
     return artifact
 
 
-def single_part(build: Build, part_name: str, write: Callable[..., tuple[int, Mapping[str, int]]]) -> list[Part]:
+def single_part(
+    build: Build, part_name: str, write: Callable[..., tuple[int, Mapping[str, int]]]
+) -> list[Part]:
     """The only part of an artifact that is written in one piece: all of the plan determines it."""
-    return [build.existing_part(part_name, build.plan.id) or build.write_part(part_name, build.plan.id, write)]
+    return [
+        build.existing_part(part_name, build.plan.id)
+        or build.write_part(part_name, build.plan.id, write)
+    ]

@@ -16,7 +16,7 @@ _STEERING = (
     "\ud800-\udfff"  # halves of a letter, and the bytes of a name that is no UTF-8
 )
 _ANYWHERE, _IN_A_LINE = re.compile(f"[{_STEERING}]"), re.compile(f"[{_STEERING}\n\t]")
-_PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", "-|+++++++++..-\"\"")
+_PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", '-|+++++++++..-""')
 """What tables are drawn with -> the same where the encoding has no such letters."""
 
 

@@ -1,4 +1,5 @@
-"""Where the task runs of a stage go: threads of this process, or a Dask cluster. One setting chooses: RDM_DASK.
+"""Where the task runs of a stage go: threads of this process, or a Dask cluster. One setting
+chooses: RDM_DASK.
 
 unset            threads of the flow's own process
 local            a cluster of one process a core, started and ended by each flow
@@ -55,7 +56,9 @@ class Pool:
             address = dask_address()
             import distributed
 
-            self.client = distributed.Client(address or distributed.LocalCluster(threads_per_worker=1))
+            self.client = distributed.Client(
+                address or distributed.LocalCluster(threads_per_worker=1)
+            )
         return self.client
 
 
@@ -86,14 +89,17 @@ def cores() -> int:
 def dask_address() -> str | None:
     """The scheduler that RDM_DASK names; None for a cluster of our own.
 
-    Raises RequestError for what is no address, and ImportError with the cure when Dask is not installed.
+    Raises RequestError for what is no address, and ImportError with the cure when Dask is not
+    installed.
     """
     cluster = os.environ[SETTING]
     refuse_no_address(cluster)
     try:
         import distributed  # noqa: F401 - whether it is there
     except ImportError as error:
-        raise ImportError(f"{SETTING}={cluster}: Dask is not installed. Run: pip install 'rdm[dask]'") from error
+        raise ImportError(
+            f"{SETTING}={cluster}: Dask is not installed. Run: pip install 'rdm[dask]'"
+        ) from error
     return None if cluster == "local" else cluster
 
 
@@ -101,14 +107,18 @@ def refuse_no_address(cluster: str) -> None:
     """Raise RequestError for a setting that is neither `local` nor the address of a scheduler."""
     if cluster != "local" and not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+/?", cluster):
         what = "it is neither local nor the address of a scheduler"
-        raise RequestError(f"{SETTING}={cluster}", what, "Write it like tcp://host:8786, or unset it.")
+        raise RequestError(
+            f"{SETTING}={cluster}", what, "Write it like tcp://host:8786, or unset it."
+        )
 
 
 def task_runner(threads: int | None = None) -> "TaskRunner[Any]":
-    """Prefect's runner of a stage's tasks; `threads` is how many of them this machine's cores can take at once.
+    """Prefect's runner of a stage's tasks; `threads` is how many of them this machine's cores can
+    take at once.
 
-    1: one already uses every core or the whole device. None: one a core. Raises ImportError with the cure when a cluster
-    is asked for and prefect-dask is not installed, RequestError for what is no address.
+    1: one already uses every core or the whole device. None: one a core. Raises ImportError with
+    the cure when a cluster is asked for and prefect-dask is not installed, RequestError for what is
+    no address.
     """
     from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -119,7 +129,9 @@ def task_runner(threads: int | None = None) -> "TaskRunner[Any]":
     try:
         from prefect_dask import DaskTaskRunner
     except ImportError as error:
-        raise ImportError(f"{SETTING}={cluster}: Dask is not installed. Run: pip install 'rdm[dask]'") from error
+        raise ImportError(
+            f"{SETTING}={cluster}: Dask is not installed. Run: pip install 'rdm[dask]'"
+        ) from error
     if cluster == "local":
         return DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1})
     return DaskTaskRunner(address=cluster)
@@ -129,7 +141,8 @@ def task_runner(threads: int | None = None) -> "TaskRunner[Any]":
 def a_device_each() -> Iterator[None]:
     """Task runs submitted inside take a GPU each, on a cluster whose workers declare theirs.
 
-    Start one worker a device: CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources GPU=1
+    Start one worker a device: CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 1 --resources
+    GPU=1
     """
     client = _client() if os.environ.get(SETTING) else None
     with _one_gpu() if client is not None and declares_gpus(client) else nullcontext():

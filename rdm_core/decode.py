@@ -109,7 +109,9 @@ def _rejected_by_cause(data: bytes, limits: DecodeLimits) -> Iterator[None]:
         yield
     except ImageRejected:
         raise
-    except Exception as error:  # decoders raise some twenty types on hostile bytes; none is swallowed
+    except (
+        Exception
+    ) as error:  # decoders raise some twenty types on hostile bytes; none is swallowed
         if is_avif(data) and isinstance(error, UnidentifiedImageError):
             _check_avif_size(data, limits)
         raise rejection(error, data) from error

@@ -58,7 +58,7 @@ class _Planes(TiffImagePlugin.TiffImageFile):
 
     @use_load_libtiff.setter
     def use_load_libtiff(self, wanted: bool) -> None:
-        pass
+        """What Pillow finds right is not asked for."""
 
 
 def opened(data: bytes) -> Image.Image:

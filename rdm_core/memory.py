@@ -15,7 +15,11 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 def within_container(host_bytes: int) -> int:
     """So many bytes of the host, or the container's limit if that is less."""
-    limits = [path.read_text(encoding="utf-8").strip() for path in map(Path, CGROUP_LIMITS) if path.is_file()]
+    limits = [
+        path.read_text(encoding="utf-8").strip()
+        for path in map(Path, CGROUP_LIMITS)
+        if path.is_file()
+    ]
     return min([host_bytes, *(int(limit) for limit in limits if limit != "max")])
 
 

@@ -32,6 +32,7 @@ class _Features(nn.Module):
         self.num_features = width
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [N, F] as they are."""
         return features
 
 

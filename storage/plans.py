@@ -10,7 +10,8 @@ from storage.artifact import REVISION, Plan, flat
 
 
 def is_an_earlier_revision(directory: Path, plan: Plan, other: Plan) -> bool:
-    """Whether an unfinished build was begun by other code of the same stage, which nobody can finish it with.
+    """Whether an unfinished build was begun by other code of the same stage, which nobody can
+    finish it with.
 
     One with checkpoints is refused all the same: days of training are dropped by a person.
     """

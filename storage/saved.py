@@ -1,4 +1,6 @@
-"""A result as a file that other programs read: Parquet, CSV or JSON, by its ending; whole or not at all."""
+"""A result as a file that other programs read: Parquet, CSV or JSON, by its ending; whole or not at
+all.
+"""
 
 import csv
 import io
@@ -39,7 +41,9 @@ def save_table(path: Path, table: pa.Table) -> None:
     writers = {".parquet": _parquet, ".csv": _csv, ".json": _json_rows}
     if path.suffix not in writers:
         endings = ", ".join(writers)
-        raise StorageError(path, f"its ending is none of {endings}", "Give the file one of these endings.")
+        raise StorageError(
+            path, f"its ending is none of {endings}", "Give the file one of these endings."
+        )
     try:
         write_bytes(path, writers[path.suffix](table))
     except pa.ArrowException as error:
@@ -50,7 +54,8 @@ def save_table(path: Path, table: pa.Table) -> None:
 def finite_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Every row; NaN and infinity, which JSON has no words for, are None.
 
-    Raises StorageError for a date that Python has none for: before the year 1, after 9999, infinity.
+    Raises StorageError for a date that Python has none for: before the year 1, after 9999,
+    infinity.
     """
     return [{name: _finite(value) for name, value in row.items()} for row in _rows(table)]
 
@@ -59,7 +64,9 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     try:
         return table.to_pylist()
     except (OverflowError, ValueError) as error:
-        raise StorageError("result", f"a value cannot be told ({error})", "CAST its column to TEXT.") from error
+        raise StorageError(
+            "result", f"a value cannot be told ({error})", "CAST its column to TEXT."
+        ) from error
 
 
 def _finite(value: Any) -> Any:
@@ -90,5 +97,7 @@ def _csv(table: pa.Table) -> bytes:
     writer = csv.writer(stream)
     writer.writerow(table.column_names)
     for row in _rows(table):
-        writer.writerow([_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()])
+        writer.writerow(
+            [_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()]
+        )
     return stream.getvalue().encode()

@@ -1,4 +1,6 @@
-"""Views that no artifact is one of: where each picture lies, what each run was trained with, what was removed."""
+"""Views that no artifact is one of: where each picture lies, what each run was trained with, what
+was removed.
+"""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -44,7 +46,11 @@ def pictures(shards: Sequence[Artifact]) -> pa.Table:
 def removed(root: Path) -> pa.Table:
     """What was taken out of each database."""
     names = sorted({artifact.name for artifact in artifacts(root, "embeddings")})
-    rows = [{"database": name, "key": key} for name in names for key in sorted(read_removals(root, name))]
+    rows = [
+        {"database": name, "key": key}
+        for name in names
+        for key in sorted(read_removals(root, name))
+    ]
     return pa.Table.from_pylist(rows, schema=REMOVED)
 
 
@@ -66,7 +72,9 @@ def seen(root: Path) -> tuple[str, list[Path]]:
 
 
 def _seen_as(root: Path, run: Artifact, role: str, kind: str) -> tuple[str, list[Path]]:
-    told = f"'{run.name}' AS run, '{run.id}' AS id, {run.version}::BIGINT AS version, '{role}' AS role"
+    told = (
+        f"'{run.name}' AS run, '{run.id}' AS id, {run.version}::BIGINT AS version, '{role}' AS role"
+    )
     held = with_fingerprint(root, kind, run.inputs[role])
     if held is None:
         return f"SELECT {told}, NULL::TEXT AS artifact, NULL::TEXT AS key", []
@@ -86,4 +94,6 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
                     raise tarfile.ReadError(f"{member.name} has a negative size")
                 yield member.name, member.offset_data, member.size
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:
-        raise FormatError(path, f"damaged tar ({error})", "Run `rdm check` on it, then import again.") from error
+        raise FormatError(
+            path, f"damaged tar ({error})", "Run `rdm check` on it, then import again."
+        ) from error

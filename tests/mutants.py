@@ -1,23 +1,26 @@
-"""How many faults do the tests notice? Small faults, one at a time, each tried against the tests that run its line.
+"""How many faults do the tests notice? Small faults, one at a time, each tried against the tests
+that run its line.
 
     make mutants                       # 150 of each package, seed 0
     python tests/mutants.py storage --sample 150 --seed 0
     python tests/mutants.py storage --survivors      # all but those that were killed the last time
 
-The faults are mutmut's: a number one larger, a comparison or an operator turned, an argument dropped or None, a
-default or an assigned value None, a condition negated. One is drawn as often as another, wherever it lies: in a
-function, decorated or not, or at the level of a module or class. Not drawn is what changes no behaviour by its nature:
+The faults are mutmut's: a number one larger, a comparison or an operator turned, an argument
+dropped or None, a default or an assigned value None, a condition negated. One is drawn as often as
+another, wherever it lies: in a function, decorated or not, or at the level of a module or class.
+Not drawn is what changes no behaviour by its nature:
 
 - docstrings and type annotations;
 - prose, that is strings of several words and what is put into them: messages, causes, cures, help;
 - what is only logged or printed (see TOLD);
 - the same string once in capitals and once in small letters: each string is spoiled once.
 
-A copy of the tree is mutated, never the tree itself. First the tests run once, and coverage notes which lines each of
-them, and each fixture that it shares with others, runs; this is kept in .mutants/ and renewed for test files that
-changed. Then a process that has imported the libraries, and nothing of ours, forks a child for each fault. The child
-runs the tests of that line, quickest first, up to MOST_SECONDS, and stops at the first that fails. A fault is killed
-where a test fails, where nothing can be imported any more, or where the time runs out.
+A copy of the tree is mutated, never the tree itself. First the tests run once, and coverage notes
+which lines each of them, and each fixture that it shares with others, runs; this is kept in
+.mutants/ and renewed for test files that changed. Then a process that has imported the libraries,
+and nothing of ours, forks a child for each fault. The child runs the tests of that line, quickest
+first, up to MOST_SECONDS, and stops at the first that fails. A fault is killed where a test fails,
+where nothing can be imported any more, or where the time runs out.
 """
 
 import argparse
@@ -59,7 +62,9 @@ LONG = ("average", "convert", "demo", "deployments", "lost_runs", "resume", "stu
 """Test files of flows that take minutes: what they run is noted last."""
 OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
 SLOW = ("crash", "operations", "real_data")
-"""Test files that are not tried: they start servers and processes of their own, or want the real data."""
+"""Test files that are not tried: they start servers and processes of their own, or want the real
+data.
+"""
 SCRIPTS = ("train_clip.py", "train_oracle.py")
 """They made the built-in weights once; no command runs them."""
 TOLD = {"print", "info", "warning", "debug", "error", "exception", "add_argument"}
@@ -86,7 +91,9 @@ class Mutant:
         return f"{self.path}:{self.lines.start} ({self.number})"
 
     def diff(self) -> str:
-        lines = difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), n=0, lineterm="")
+        lines = difflib.unified_diff(
+            self.before.splitlines(), self.after.splitlines(), n=0, lineterm=""
+        )
         return "\n".join([self.name, *list(lines)[2:]])
 
 
@@ -99,11 +106,17 @@ def prose(node: cst.CSTNode) -> bool:
         return False
     text = cst.Module([]).code_for_node(node)
     raw = re.match(r"[fbFB]*[rR]", text)
-    return bool(re.search(r"[\w,.;:)}] +[\w({]", text)) and not raw and not re.search(r"SELECT|FROM|CREATE|<\w", text)
+    return (
+        bool(re.search(r"[\w,.;:)}] +[\w({]", text))
+        and not raw
+        and not re.search(r"SELECT|FROM|CREATE|<\w", text)
+    )
 
 
 class Faults(MutationVisitor):
-    """mutmut's faults of one file, in decorated functions too, without those that only change what is told."""
+    """mutmut's faults of one file, in decorated functions too, without those that only change what
+    is told.
+    """
 
     def __init__(self) -> None:
         operators = [
@@ -127,7 +140,9 @@ class Faults(MutationVisitor):
         if isinstance(node, cst.Call):
             told = [argument.value for argument in node.args if prose(argument.value)]
             mutated = self.mutations[before:]
-            self.mutations[before:] = [m for m in mutated if all(_has(m.mutated_node, t) for t in told)]
+            self.mutations[before:] = [
+                m for m in mutated if all(_has(m.mutated_node, t) for t in told)
+            ]
 
 
 def _first(operator: Callable[[Any], Iterable[Any]]) -> Callable[[Any], Iterable[Any]]:
@@ -136,7 +151,11 @@ def _first(operator: Callable[[Any], Iterable[Any]]) -> Callable[[Any], Iterable
 
 def _called(call: cst.Call) -> str:
     function = call.func
-    return function.attr.value if isinstance(function, cst.Attribute) else getattr(function, "value", "")
+    return (
+        function.attr.value
+        if isinstance(function, cst.Attribute)
+        else getattr(function, "value", "")
+    )
 
 
 def _has(node: cst.CSTNode, wanted: cst.CSTNode) -> bool:
@@ -186,9 +205,13 @@ def sampled(package: str, sample: int, seed: int) -> tuple[list[Mutant], int]:
 
 
 class Recorder:
-    """A pytest plugin: coverage's context is the test, or the fixture of a session or module while it is set up."""
+    """A pytest plugin: coverage's context is the test, or the fixture of a session or module while
+    it is set up.
+    """
 
-    def __init__(self, measured: coverage.Coverage, keep: Callable[["Recorder", set[str]], None]) -> None:
+    def __init__(
+        self, measured: coverage.Coverage, keep: Callable[["Recorder", set[str]], None]
+    ) -> None:
         self.measured, self.keep, self.now, self.kept_at = measured, keep, "", time.monotonic()
         self.in_fixtures: dict[str, float] = Counter()
         self.tests: dict[str, dict[str, Any]] = {}
@@ -206,7 +229,12 @@ class Recorder:
 
     def pytest_runtest_setup(self, item: Any) -> None:
         fixtures = list(getattr(item, "fixturenames", ()))
-        self.tests[item.nodeid] = {"seconds": 0.0, "fixtures": fixtures, "passed": True, "failed": False}
+        self.tests[item.nodeid] = {
+            "seconds": 0.0,
+            "fixtures": fixtures,
+            "passed": True,
+            "failed": False,
+        }
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Any:
@@ -229,9 +257,15 @@ class Recorder:
             test["failed"] |= report.outcome == "failed"
 
 
-def record(tree: Path, hashes: dict[str, str], stale: list[str], kept: dict[str, Any], kept_file: Path) -> None:
-    """In a child: run the stale files' tests and keep what each runs, every few minutes what is done so far."""
-    measured = coverage.Coverage(data_file=None, config_file=False, source=[str(tree / p) for p in PACKAGES])
+def record(
+    tree: Path, hashes: dict[str, str], stale: list[str], kept: dict[str, Any], kept_file: Path
+) -> None:
+    """In a child: run the stale files' tests and keep what each runs, every few minutes what is
+    done so far.
+    """
+    measured = coverage.Coverage(
+        data_file=None, config_file=False, source=[str(tree / p) for p in PACKAGES]
+    )
 
     def keep(recorder: Recorder, done: set[str]) -> None:
         contexts: dict[str, dict[str, list[int]]] = {}
@@ -243,7 +277,9 @@ def record(tree: Path, hashes: dict[str, str], stale: list[str], kept: dict[str,
                     contexts.setdefault(runner, {}).setdefault(name, []).append(line)
         kept["contexts"] |= contexts
         known = {n: t for n, t in kept["tests"].items() if n.split("::")[0] not in stale}
-        kept["tests"] = known | {n: t for n, t in recorder.tests.items() if n.split("::")[0] in done}
+        kept["tests"] = known | {
+            n: t for n, t in recorder.tests.items() if n.split("::")[0] in done
+        }
         kept["files"] |= {file: hashes[file] for file in done}
         kept_file.write_text(json.dumps(kept))
 
@@ -263,7 +299,9 @@ def test_files(package: str) -> list[str]:
 
 
 def recorded(tree: Path, package: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Tests and contexts of the package, from .mutants/ where neither the test file nor what is tested changed."""
+    """Tests and contexts of the package, from .mutants/ where neither the test file nor what is
+    tested changed.
+    """
     kept_file = KEPT / f"{package}.json"
     kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {}
     run_by_them = PACKAGES if package == "flows" else (package,)
@@ -290,8 +328,12 @@ def _hash(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def tests_of(mutant: Mutant, tests: dict[str, dict[str, Any]], contexts: dict[str, Any]) -> list[str]:
-    """Tests that run its lines; of its function where none does; of its file where it is run by the import."""
+def tests_of(
+    mutant: Mutant, tests: dict[str, dict[str, Any]], contexts: dict[str, Any]
+) -> list[str]:
+    """Tests that run its lines; of its function where none does; of its file where it is run by the
+    import.
+    """
     wanted = _enclosing(mutant)
 
     def runs(context: str, lines: range) -> bool:
@@ -299,8 +341,16 @@ def tests_of(mutant: Mutant, tests: dict[str, dict[str, Any]], contexts: dict[st
         return any(line in lines for line in run)
 
     for lines in (mutant.lines, wanted) if wanted else (range(1, 10**6),):
-        shared = {c.removeprefix("fixture ") for c in contexts if c.startswith("fixture ") and runs(c, lines)}
-        found = [name for name, test in tests.items() if runs(name, lines) or shared & set(test["fixtures"])]
+        shared = {
+            c.removeprefix("fixture ")
+            for c in contexts
+            if c.startswith("fixture ") and runs(c, lines)
+        }
+        found = [
+            name
+            for name, test in tests.items()
+            if runs(name, lines) or shared & set(test["fixtures"])
+        ]
         if found:
             break
     mirrored = f"test_{Path(mutant.path).stem}.py::"
@@ -314,7 +364,9 @@ def tests_of(mutant: Mutant, tests: dict[str, dict[str, Any]], contexts: dict[st
 
 
 def _enclosing(mutant: Mutant) -> range | None:
-    """The lines of the innermost function around it, without its head; None at the level of a module or class."""
+    """The lines of the innermost function around it, without its head; None at the level of a
+    module or class.
+    """
     found = None
     for node in ast.walk(ast.parse(mutant.before)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -332,7 +384,10 @@ def copied_tree() -> Iterator[Path]:
     """The files of the repository that git knows or would know, in a folder of their own."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Path(folder) / "tree"
@@ -343,8 +398,12 @@ def copied_tree() -> Iterator[Path]:
         yield tree
 
 
-def _in_child(tree: Path, work: Callable[[], Any], seconds: float, temporary: str = "tmp") -> int | None:
-    """Exit status of `work` in a process group of its own that starts in the tree; None where the time ran out."""
+def _in_child(
+    tree: Path, work: Callable[[], Any], seconds: float, temporary: str = "tmp"
+) -> int | None:
+    """Exit status of `work` in a process group of its own that starts in the tree; None where the
+    time ran out.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -381,7 +440,8 @@ def _in_child(tree: Path, work: Callable[[], Any], seconds: float, temporary: st
 
 
 def run_tests(tree: Path, names: Iterable[str], seconds: float) -> tuple[int | None, str]:
-    """pytest's exit status in a child, None where the time ran out, and the first test that failed."""
+    """pytest's exit status in a child, None where the time ran out, and the first test that failed.
+    """
 
     def work() -> int:
         if "prefect" in sys.modules:
@@ -403,7 +463,8 @@ def run_tests(tree: Path, names: Iterable[str], seconds: float) -> tuple[int | N
 
 
 def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> tuple[str, str]:
-    """killed, timed out, survived, or untested where no test runs it; and the test that killed it."""
+    """killed, timed out, survived, or untested where no test runs it; and the test that killed it.
+    """
     if not names:
         return "untested", ""
     (tree / mutant.path).write_text(mutant.after, encoding="utf-8")
@@ -415,7 +476,9 @@ def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> tuple
 
 
 class Libraries:
-    """A pytest plugin: runs one test and writes which modules were imported by then, and with which environment."""
+    """A pytest plugin: runs one test and writes which modules were imported by then, and with which
+    environment.
+    """
 
     def __init__(self, listed: Path, test: str) -> None:
         self.listed, self.test = listed, test
@@ -429,7 +492,9 @@ class Libraries:
 
 
 def import_libraries(tree: Path, files: list[str], tests: dict[str, dict[str, Any]]) -> None:
-    """Import here, once, every library that the tests import: what is ours stays out, as it will be mutated."""
+    """Import here, once, every library that the tests import: what is ours stays out, as it will be
+    mutated.
+    """
     listed, quickest = tree.parent / "modules", min(tests, key=lambda name: tests[name]["seconds"])
     _in_child(tree, lambda: pytest.main(files, plugins=[Libraries(listed, quickest)]), 600, "kept")
     found = json.loads(listed.read_text())
@@ -444,7 +509,9 @@ def import_libraries(tree: Path, files: list[str], tests: dict[str, dict[str, An
 
 
 class ForkedServer:
-    """Prefect's temporary server as a fork of a process that has imported it: a second instead of ten."""
+    """Prefect's temporary server as a fork of a process that has imported it: a second instead of
+    ten.
+    """
 
     def __init__(self, temporary: Any) -> None:
         from prefect.server.api.server import create_app
@@ -485,21 +552,31 @@ def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
                 if results.get(mutant.name, [""])[0] in ("killed", "timed out"):
                     continue
                 names = tests_of(mutant, tests, contexts)
-                began, seconds = time.monotonic(), 120 + 10 * sum(tests[name]["seconds"] for name in names)
+                began, seconds = (
+                    time.monotonic(),
+                    120 + 10 * sum(tests[name]["seconds"] for name in names),
+                )
                 results[mutant.name] = [*tried(tree, mutant, names, seconds)]
                 outcome, took = results[mutant.name][0], time.monotonic() - began
-                print(f"{count + 1:4d} {outcome:9s} {took:5.1f} s {len(names):3d} tests  {mutant.name}", flush=True)
+                print(
+                    f"{count + 1:4d} {outcome:9s} {took:5.1f} s {len(names):3d} tests  {mutant.name}",
+                    flush=True,
+                )
                 results_file.write_text(json.dumps(results))
 
         try_all()
-        while failing := failing_without_a_fault(tree, {killer for _, killer in results.values() if killer in tests}):
+        while failing := failing_without_a_fault(
+            tree, {killer for _, killer in results.values() if killer in tests}
+        ):
             print(f"taken back, as it fails here without a fault: {failing}", flush=True)
             del tests[failing]
             results = {name: one for name, one in results.items() if one[1] != failing}
             try_all()
     gc.unfreeze()  # else libraries complain at the end of what they have not freed
     minutes = (time.monotonic() - started) / 60
-    return told(package, drawn, results, f"Drawn from {of:,} with seed {seed}; {minutes:.0f} minutes.")
+    return told(
+        package, drawn, results, f"Drawn from {of:,} with seed {seed}; {minutes:.0f} minutes."
+    )
 
 
 def failing_without_a_fault(tree: Path, killers: set[str]) -> str:
@@ -525,13 +602,21 @@ def told(package: str, drawn: list[Mutant], results: dict[str, list[str]], how: 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="mutation test")
-    parser.add_argument("packages", nargs="*", default=PACKAGES, help=f"of {', '.join(PACKAGES)}; all by default")
+    parser.add_argument(
+        "packages", nargs="*", default=PACKAGES, help=f"of {', '.join(PACKAGES)}; all by default"
+    )
     parser.add_argument("--sample", type=int, default=150, help="faults drawn from each package")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--survivors", action="store_true", help="leave out those that were killed the last time")
+    parser.add_argument(
+        "--survivors", action="store_true", help="leave out those that were killed the last time"
+    )
     asked = parser.parse_args()
     sys.dont_write_bytecode = True
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    os.environ |= {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     os.environ.setdefault("RDM_TEST_DATA", str(REPOSITORY.parent / "shared" / "data"))
     os.nice(15)
     enough = True

@@ -137,6 +137,7 @@ class _Own:
 
     @staticmethod
     def of(folder: Path, ours: Path | None) -> "_Own":
+        """Of a walk in `folder`; a root around it keeps nobody out."""
         base = folder.resolve()
         root = ours.resolve() if ours is not None and is_folder(ours) else None
         return _Own(base, None if root is None or base.is_relative_to(root) else root)

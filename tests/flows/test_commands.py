@@ -120,7 +120,9 @@ def test_a_preset_gives_every_part_and_set_changes_one_value_of_it(started):
         for key, value in values.items():
             found = getattr(getattr(config, part), key)
             assert (list(found) if isinstance(found, tuple) else found) == value, key
-    assert config.training.k == 7 and "k" not in preset["training"], "the table itself stays as it is"
+    assert config.training.k == 7 and "k" not in preset["training"], (
+        "the table itself stays as it is"
+    )
 
 
 def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
@@ -130,25 +132,33 @@ def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
     assert {key: value[key] for key in ("kind", "name", "id", "fingerprint", "rows")} == {
         "kind": "shards", "name": "paintings", "id": artifact.id, "fingerprint": artifact.fingerprint, "rows": 6,
     }  # fmt: skip
-    assert value["counts"] == {"ok": 4, "rejected: too small": 2} and value["measured"] == {"seconds": 1.5}
-    assert commands._counts(artifact)[0].splitlines()[1:] == ["         4  ok", "         2  rejected: too small"]
+    assert value["counts"] == {"ok": 4, "rejected: too small": 2} and value["measured"] == {
+        "seconds": 1.5
+    }
+    assert commands._counts(artifact)[0].splitlines()[1:] == [
+        "         4  ok",
+        "         2  rejected: too small",
+    ]
     told, value = commands._sampled(artifact)
-    assert told.startswith("6 images, each beside its neighbors: ") and value["grid"].endswith("/grid.png")
+    assert told.startswith("6 images, each beside its neighbors: ") and value["grid"].endswith(
+        "/grid.png"
+    )
     told, value = commands._report(artifact)
     assert told == f"report: {artifact.directory}/report.html" and value["report"] in told
     assert commands._converted(Path("folder")) == ("folder", {"directory": "folder"})
     assert commands._converted(artifact) == commands._facts(artifact)
 
 
-def test_a_stage_runs_with_its_parameters_and_a_dry_run_starts_nothing(
-    monkeypatch, tmp_path
-):
+def test_a_stage_runs_with_its_parameters_and_a_dry_run_starts_nothing(monkeypatch, tmp_path):
     seen = []
     flow = SimpleNamespace(run=lambda config: seen.append(config) or "made")
     monkeypatch.setitem(__import__("sys").modules, "a_flow", flow)
     config = SimpleNamespace(model_dump=lambda mode: {"k": 3})
     options = SimpleNamespace(root=tmp_path, dry_run=False)
-    assert commands._stage(options, config, "a_flow", "run", lambda made: (made, {})) == ("made", {})
+    assert commands._stage(options, config, "a_flow", "run", lambda made: (made, {})) == (
+        "made",
+        {},
+    )
     assert seen == [config]
     options.dry_run = True
     text, value = commands._stage(options, config, "a_flow", "run", None)
@@ -190,7 +200,13 @@ def test_gc_keeps_two_unless_told_otherwise_and_none_is_counted_where_builds_alo
 
 
 def test_show_takes_a_picture_an_artifact_or_nothing(monkeypatch):
-    for name in ("image_record", "one_artifact", "table_of_artifacts", "checked_artifacts", "log_of"):
+    for name in (
+        "image_record",
+        "one_artifact",
+        "table_of_artifacts",
+        "checked_artifacts",
+        "log_of",
+    ):
         monkeypatch.setattr(f"flows.show.{name}", lambda *given, name=name: (name, given))
     assert ask("show") == ("table_of_artifacts", (Path("r"),))
     assert ask("show a/B.PNG") == ("image_record", (Path("a/B.PNG"),))
@@ -202,8 +218,15 @@ def test_show_takes_a_picture_an_artifact_or_nothing(monkeypatch):
 
 def test_a_deployment_is_started_with_what_is_changed_and_told_where_to_look(monkeypatch):
     asked = []
-    started = {"deployment": "train-rdm/train-rdm", "name": "red-fox", "id": "7", "url": "http://here"}
-    monkeypatch.setattr("flows.deployments.run_deployed", lambda *given: asked.append(given) or started)
+    started = {
+        "deployment": "train-rdm/train-rdm",
+        "name": "red-fox",
+        "id": "7",
+        "url": "http://here",
+    }
+    monkeypatch.setattr(
+        "flows.deployments.run_deployed", lambda *given: asked.append(given) or started
+    )
     told, value = ask("run train-rdm --set training.steps=7")
     assert asked == [("train-rdm", {"training": {"steps": 7}})] and value == started
     assert told == "train-rdm/train-rdm: started red-fox (7)\nhttp://here"
@@ -215,13 +238,17 @@ def test_a_deployment_is_started_with_what_is_changed_and_told_where_to_look(mon
 def test_rows_of_a_query_are_told_and_saved(monkeypatch):
     saved = []
     found = SimpleNamespace(text="table", rows=lambda: [{"n": 1}], save=saved.append)
-    monkeypatch.setattr("storage.query.query", lambda root, sql: (root, sql) == (Path("r"), "SELECT") and found)
+    monkeypatch.setattr(
+        "storage.query.query", lambda root, sql: (root, sql) == (Path("r"), "SELECT") and found
+    )
     assert ask("query SELECT") == ("table", {"rows": [{"n": 1}]}) and saved == []
     ask("query SELECT --out o.csv")
     assert saved == [Path("o.csv")]
 
 
-def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(monkeypatch, tmp_path):
+def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(
+    monkeypatch, tmp_path
+):
     def facts(artifact):
         return "", {"of": artifact.name}
 

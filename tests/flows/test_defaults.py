@@ -15,7 +15,11 @@ DEFAULTS = json.loads(Path(__file__).with_name("defaults.json").read_text(encodi
 
 
 def class_of(name):
-    (found,) = {vars(module)[name] for module in (config, look_config, sample_config) if name in vars(module)}
+    (found,) = {
+        vars(module)[name]
+        for module in (config, look_config, sample_config)
+        if name in vars(module)
+    }
     return found
 
 
@@ -34,4 +38,3 @@ def differing(kept, now, where=""):
 def test_what_is_left_out_has_the_value_it_always_had(name):
     made = class_of(name)(**DEFAULTS[name]["given"])
     assert differing(DEFAULTS[name]["defaults"], made.model_dump(mode="json")) == []
-

@@ -28,7 +28,11 @@ def opened(name, k=4, **facts):
     artifact = SimpleNamespace(name=name, parameters=same | {"training": training})
     facts = {"k": k, "neighbor_dropout": 0.1} | facts
     return SimpleNamespace(
-        artifact=artifact, denoiser=denoiser, process=f"{name} process", space=f"{name} space", facts=facts
+        artifact=artifact,
+        denoiser=denoiser,
+        process=f"{name} process",
+        space=f"{name} space",
+        facts=facts,
     )
 
 
@@ -53,7 +57,9 @@ def measured_loss(monkeypatch, **changes):
         return np.asarray(LOSSES[denoiser.of, shuffled, null])
 
     monkeypatch.setattr(module, "denoising_losses", losses)
-    monkeypatch.setattr(module, "heldout_data", lambda config, run: f"held out for {run.artifact.name}")
+    monkeypatch.setattr(
+        module, "heldout_data", lambda config, run: f"held out for {run.artifact.name}"
+    )
     found = module.measure_loss.fn(config(**changes), opened("run"), opened("twin"), None)
     assert {data for data, _ in asked} == {"held out for run"} and len(asked) == 4
     return found, {k for _, k in asked}
@@ -63,7 +69,12 @@ def test_each_loss_is_the_one_its_row_names(monkeypatch):
     found, _ = measured_loss(monkeypatch)
     means = {name: row["mean"] for name, row in found["means"].items()}
     assert means == pytest.approx(
-        {"right neighbors": 0.2, "shuffled neighbors": 0.7, "learned null": 0.5, "trained without neighbors": 0.7}
+        {
+            "right neighbors": 0.2,
+            "shuffled neighbors": 0.7,
+            "learned null": 0.5,
+            "trained without neighbors": 0.7,
+        }
     )
 
 
@@ -151,8 +162,12 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
 
     monkeypatch.setattr(module, "draws", draws)
     table = module.draw_prompts.fn(config(prompts=4), run, "the twin", database)
-    queries = module.text_queries(run, [wish["prompt"] for wish in module.prompts_of(config(prompts=4))])
-    wanted = {name: strategy(queries, database.database, 3) for name, strategy in STRATEGIES.items()}
+    queries = module.text_queries(
+        run, [wish["prompt"] for wish in module.prompts_of(config(prompts=4))]
+    )
+    wanted = {
+        name: strategy(queries, database.database, 3) for name, strategy in STRATEGIES.items()
+    }
     for name, retrieved in wanted.items():
         of, given = seen[table[f"text, context {name}"]]
         assert of is run and np.array_equal(given.vectors, retrieved.vectors), name
@@ -172,7 +187,9 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
 # Swaps, copies, scores
 
 
-def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_still_decides(monkeypatch):
+def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_still_decides(
+    monkeypatch,
+):
     styles = {"sketches": ["sketch", "photograph"], "photographs": ["photograph", "photograph"]}
 
     def draws(config, run, retrieved):
@@ -180,11 +197,17 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 
     def predict(name):
         colours = np.array(["red", "red" if name == "sketches" else "blue"])
-        return {"style": np.array(styles[name]), "colour": colours, "shape": np.array(["star", "star"])}
+        return {
+            "style": np.array(styles[name]),
+            "colour": colours,
+            "shape": np.array(["star", "star"]),
+        }
 
     monkeypatch.setattr(module, "draws", draws)
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
-    monkeypatch.setattr(module, "prompts_of", lambda config: [{"prompt": "a", **wish} for wish in WISHES])
+    monkeypatch.setattr(
+        module, "prompts_of", lambda config: [{"prompt": "a", **wish} for wish in WISHES]
+    )
     monkeypatch.setattr(module, "load_oracle", lambda: SimpleNamespace(predict=predict))
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
     swaps = {name: SimpleNamespace(database=name) for name in styles}
@@ -193,14 +216,21 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
     assert shares["sketches"]["sketch"] == shares["sketches"]["photograph"] == 0.5
     assert shares["photographs"] == {"photograph": 1.0, "oil painting": 0.0, "sketch": 0.0}
     assert found["sketches"]["styles"]["sketch"]["count"] == 4, "every image of every seed"
-    assert (found["sketches"]["colour"]["mean"], found["photographs"]["colour"]["mean"]) == (0.5, 1.0)
+    assert (found["sketches"]["colour"]["mean"], found["photographs"]["colour"]["mean"]) == (
+        0.5,
+        1.0,
+    )
     assert found["sketches"]["shape"]["mean"] == 0.5
 
 
 def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkeypatch):
-    monkeypatch.setattr(module, "load_oracle", lambda: SimpleNamespace(features=lambda images: images))
+    monkeypatch.setattr(
+        module, "load_oracle", lambda: SimpleNamespace(features=lambda images: images)
+    )
     monkeypatch.setattr(module, "heldout_images", lambda config: "held out")
-    monkeypatch.setattr(module, "known_images", lambda config, run, database: f"{run} and {database}")
+    monkeypatch.setattr(
+        module, "known_images", lambda config, run, database: f"{run} and {database}"
+    )
     counted = {}
 
     def rate(samples, real, known):
@@ -219,7 +249,8 @@ def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkey
 def test_a_clip_score_is_the_cosine_of_each_image_with_its_own_prompt(monkeypatch):
     texts = np.array([[1.0, 0], [0, 1.0]])
     judge = SimpleNamespace(
-        encode_texts=lambda prompts: (texts, None), encode_images=lambda images: (np.stack(images), None)
+        encode_texts=lambda prompts: (texts, None),
+        encode_images=lambda images: (np.stack(images), None),
     )
     monkeypatch.setattr(module, "another_clip", lambda name, run: judge)
     assert module.measure_clip_scores.fn(config(), None, {"a": []}) == {}
@@ -255,7 +286,9 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     monkeypatch.setattr(module, "database_images", lambda database, rows: tuple(rows.tolist()))
     database = SimpleNamespace(database=SimpleNamespace(rows=50))
-    found = module.measure_quality.fn(config(quality_images=11, k=2), opened("run"), opened("twin"), database)
+    found = module.measure_quality.fn(
+        config(quality_images=11, k=2), opened("run"), opened("twin"), database
+    )
     assert set(found) == set(module.QUALITY_ROWS)
     assert found["learned null"]["fd"]["mean"] == 0.5 and found["learned null"]["fd"]["count"] == 2
     near = ("near", [0, 1, 2], 2)
@@ -289,7 +322,9 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
         ({}, 0.5, False),
     ],
 )
-def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(changed, dropout, fits):
+def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(
+    changed, dropout, fits
+):
     run, twin = opened("run"), opened("twin", neighbor_dropout=dropout)
     twin.artifact.parameters |= changed
     refused = pytest.raises(ArtifactMismatch, match="runs/run and runs/twin: .*neighbor_dropout=1")
@@ -309,9 +344,13 @@ def test_held_out_known_and_nearest_images_are_those_of_their_shards(small_world
     held = module.heldout_images(asked)
     assert held.shape == (96, 32, 32, 3)
     both = module.known_images(asked, run, sketches)
-    assert len(both) == 2 * 96 and np.array_equal(both[96:], held), "the database's, then the training's"
+    assert len(both) == 2 * 96 and np.array_equal(both[96:], held), (
+        "the database's, then the training's"
+    )
     assert len(module.known_images(asked, run, database)) == 96, "none twice"
     rows = np.array([7, 3])
     assert np.array_equal(module.database_images(database, rows), held[rows])
-    with pytest.raises(ArtifactMissing, match="no shards have the fingerprint 0000. Import them again"):
+    with pytest.raises(
+        ArtifactMissing, match="no shards have the fingerprint 0000. Import them again"
+    ):
         module.images_of(root, "0000")

@@ -51,7 +51,9 @@ def test_random_crops_differ_from_image_to_image_and_within_one(folder):
     assert [source[:6] for source in (sources[0], sources[3])] == ["own-a-", "own-b-"]
     numbered = [f"{source}-{number % 3:02d}" for number, source in enumerate(sources)]
     assert [sample.record.key for sample in made] == numbered
-    assert len({sample.record.crop for sample in made}) == len({sample.image for sample in made}) == 6
+    assert (
+        len({sample.record.crop for sample in made}) == len({sample.image for sample in made}) == 6
+    )
 
 
 def test_random_crops_follow_seed_and_key_and_nothing_else(folder):
@@ -79,7 +81,8 @@ def test_a_sample_says_what_it_was_cut_from_and_who_made_it(folder):
 
 
 @pytest.mark.parametrize(
-    ("limits", "reason"), [({"max_bytes": 100}, "too many bytes"), ({"max_pixels": 5000}, "too many pixels")]
+    ("limits", "reason"),
+    [({"max_bytes": 100}, "too many bytes"), ({"max_pixels": 5000}, "too many pixels")],
 )
 def test_what_is_too_large_is_a_row_with_its_reason(limits, reason, folder):
     made = samples(config(folder, **limits))
@@ -95,7 +98,10 @@ def test_a_limit_is_the_most_that_is_allowed(folder):
 def test_a_file_that_is_gone_or_never_was_is_told_apart(folder):
     with pytest.raises(ImageRejected) as never:
         read_image(SourceImage("own", "x", None, reason=absent("train.csv", "x")), config(folder))
-    assert (never.value.reason, never.value.detail) == ("missing file", "listed in train.csv, but x is absent")
+    assert (never.value.reason, never.value.detail) == (
+        "missing file",
+        "listed in train.csv, but x is absent",
+    )
     with pytest.raises(ImageRejected) as gone:
         read_image(SourceImage("own", "x", folder / "gone.png"), config(folder))
     assert gone.value.reason == "unreadable file"
@@ -125,10 +131,17 @@ def test_drawn_images_are_named_by_split_number_and_seed():
     keys = {}
     for seed in (0, 3):
         asked_of = ImportImages(**asked, count=2, seed=seed)
-        made = [sample for image in list_images(asked_of).images for sample in samples_of(image, asked_of)]
+        made = [
+            sample
+            for image in list_images(asked_of).images
+            for sample in samples_of(image, asked_of)
+        ]
         keys[seed] = [sample.record.key for sample in made]
         assert made[0].image != made[1].image
         factors = dict(label.split("=") for label in made[0].record.labels)
-        assert factors["style"] == made[0].record.style and factors["shape"] in made[0].record.captions[0]
+        assert (
+            factors["style"] == made[0].record.style
+            and factors["shape"] in made[0].record.captions[0]
+        )
     assert keys[0] == ["shapes-train-000000-00", "shapes-train-000001-00"]
     assert keys[3] == ["shapes-train-000000-s3-00", "shapes-train-000001-s3-00"]

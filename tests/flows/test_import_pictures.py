@@ -21,7 +21,9 @@ def picture(tmp_path):
 
 
 def asked(tmp_path, **more):
-    return ImportImages(root=tmp_path / "data", name="a", path=tmp_path, size=16, encoding="png", **more)
+    return ImportImages(
+        root=tmp_path / "data", name="a", path=tmp_path, size=16, encoding="png", **more
+    )
 
 
 @pytest.mark.parametrize(("side", "status"), [(24, "ok"), (25, "rejected")])
@@ -40,6 +42,8 @@ def test_the_plan_says_what_colours_are_stored(tmp_path, picture):
 def test_the_memory_of_a_picture_is_held_until_its_windows_are_cut(tmp_path, picture, monkeypatch):
     room, held = Room(10**9), []
     monkeypatch.setattr(decode, "decoding_room", lambda: room)
-    monkeypatch.setattr("flows.import_images.crop_windows", lambda *_: held.append(room._taken) or [])
+    monkeypatch.setattr(
+        "flows.import_images.crop_windows", lambda *_: held.append(room._taken) or []
+    )
     list(samples_of(picture, asked(tmp_path)))
     assert held[0] >= 40 * 24 * decode.OTHERS_BYTES_A_PIXEL and room._taken == 0

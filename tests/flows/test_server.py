@@ -19,12 +19,23 @@ def unasked():
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:4200", "ftp://a/api", "http://", "http://:4200/api", "http://a:port/api", "http://[::1/api", "4200"]
+    "url",
+    [
+        "localhost:4200",
+        "ftp://a/api",
+        "http://",
+        "http://:4200/api",
+        "http://a:port/api",
+        "http://[::1/api",
+        "4200",
+    ],
 )
 def test_an_address_that_is_none_is_told_before_prefect_is_asked(url, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setattr(server, "_asked", lambda: pytest.fail("it was asked"))
-    with pytest.raises(ServerFailed, match="is no address of a server.*http://127.0.0.1:4200/api") as caught:
+    with pytest.raises(
+        ServerFailed, match="is no address of a server.*http://127.0.0.1:4200/api"
+    ) as caught:
         connected()
     assert repr(url) in str(caught.value)
 
@@ -36,7 +47,9 @@ def test_a_server_that_is_away_is_told_with_its_address(monkeypatch):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
     monkeypatch.setenv("PREFECT_API_URL", url)
-    refused = pytest.raises(ServerFailed, match="cannot be used.*ConnectError.*prefect server start")
+    refused = pytest.raises(
+        ServerFailed, match="cannot be used.*ConnectError.*prefect server start"
+    )
     with temporary_settings({PREFECT_API_URL: url}), refused as caught:
         connected()
     assert url in str(caught.value) and "\n" not in str(caught.value)
@@ -60,7 +73,9 @@ def test_a_page_that_is_no_server_of_prefects_is_told(monkeypatch):
     threading.Thread(target=portal.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{portal.server_port}/api"
     monkeypatch.setenv("PREFECT_API_URL", url)
-    refused = pytest.raises(ServerFailed, match="cannot be used.*Failed to reach API.*JSONDecodeError")
+    refused = pytest.raises(
+        ServerFailed, match="cannot be used.*Failed to reach API.*JSONDecodeError"
+    )
     with portal, temporary_settings({PREFECT_API_URL: url}), refused:
         connected()
         portal.shutdown()
@@ -76,7 +91,9 @@ def test_a_server_that_never_answers_is_told_within_the_time(monkeypatch):
     assert time.monotonic() - began < 4
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), ValueError("bad setting\nand more"), ImportError("no module")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), ValueError("bad setting\nand more"), ImportError("no module")]
+)
 def test_whatever_prefect_says_at_its_start_is_one_line(error, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setattr(server, "_asked", lambda: error)

@@ -1,5 +1,5 @@
-"""Commands and calls in the surroundings that users have: proxies, odd folders, no home, a notebook's
-loop, files named like modules. Each does its work, or says in one message why not.
+"""Commands and calls in the surroundings that users have: proxies, odd folders, no home, a
+notebook's loop, files named like modules. Each does its work, or says in one message why not.
 """
 
 import json
@@ -20,8 +20,11 @@ SHAPES = ("import", "shapes", "--name", "a", "--set", "count=2", "--set", "size=
 
 
 def clean(folder, **changes):
-    """The surroundings of a user with a home and without a server; a value of None takes one out."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "RDM"))}
+    """The surroundings of a user with a home and without a server; a value of None takes one out.
+    """
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "RDM"))
+    }
     wanted = kept | {"OMP_NUM_THREADS": "1", "HOME": str(folder)} | changes
     return {name: value for name, value in wanted.items() if value is not None}
 
@@ -29,7 +32,12 @@ def clean(folder, **changes):
 def rdm(folder, *arguments, root="data", environment=None):
     command = [str(BIN / "rdm"), *arguments, "--root", str(root)]
     return subprocess.run(
-        command, cwd=folder, env=environment or clean(folder), capture_output=True, timeout=120, stdin=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        env=environment or clean(folder),
+        capture_output=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -51,13 +59,18 @@ SURROUNDINGS = {
     "a home that is not there": {"HOME": "/nonexistent/home"},
     "an empty address of a server": {"PREFECT_API_URL": ""},
     "a profile that is not there": {"PREFECT_PROFILE": "absent"},
-    "a setting that Prefect refuses": {"PREFECT_LOGGING_LEVEL": "SHOUT", "PREFECT_SERVER_API_PORT": "many"},
+    "a setting that Prefect refuses": {
+        "PREFECT_LOGGING_LEVEL": "SHOUT",
+        "PREFECT_SERVER_API_PORT": "many",
+    },
     "no folder for temporary files": {"TMPDIR": "/nonexistent"},
     "a number of threads that is none": {"OMP_NUM_THREADS": "auto"},
     "no docstrings and no assertions": {"PYTHONOPTIMIZE": "2"},
     "a locale that is not there": {"LC_ALL": "xx_XX.UTF-8"},
     "a terminal of no width": {"COLUMNS": "0", "TERM": "dumb"},
-    "nothing at all": {name: None for name in os.environ if name not in ("PATH", "LD_LIBRARY_PATH")},
+    "nothing at all": {
+        name: None for name in os.environ if name not in ("PATH", "LD_LIBRARY_PATH")
+    },
 }
 
 
@@ -87,13 +100,29 @@ def test_a_root_may_lie_in_a_folder_of_any_name_and_nothing_is_written_beside_it
     ("changes", "message"),
     [
         ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "cannot be used: ConnectError"),
-        ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "HTTP_PROXY": NOWHERE}, "cannot be used: ConnectError"),
-        ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "ALL_PROXY": "socks5://127.0.0.1:9"}, "cannot be used: "),
+        (
+            {"PREFECT_API_URL": "http://127.0.0.1:9/api", "HTTP_PROXY": NOWHERE},
+            "cannot be used: ConnectError",
+        ),
+        (
+            {"PREFECT_API_URL": "http://127.0.0.1:9/api", "ALL_PROXY": "socks5://127.0.0.1:9"},
+            "cannot be used: ",
+        ),
         ({"PREFECT_API_URL": "127.0.0.1:4200"}, "is no address of a server"),
         ({"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}, "and no server is configured"),
-        ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "many"}, "cannot be used: "),
+        (
+            {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "many"},
+            "cannot be used: ",
+        ),
     ],
-    ids=["away", "away behind a proxy", "away behind socks", "no address", "required", "a setting that is refused"],
+    ids=[
+        "away",
+        "away behind a proxy",
+        "away behind socks",
+        "no address",
+        "required",
+        "a setting that is refused",
+    ],
 )
 def test_a_server_that_cannot_be_used_is_one_message_within_seconds(changes, message, tmp_path):
     done = rdm(tmp_path, *SHAPES, environment=clean(tmp_path, **changes))
@@ -113,26 +142,45 @@ def test_a_folder_of_any_names_is_the_same_in_every_locale(tmp_path):
     made = subprocess.run(define, capture_output=True)
     if not (latin / "en_US.ISO-8859-1").exists():
         pytest.skip(f"no locale that is not UTF-8 can be made here: {made.stderr!r}")
-    command = ("import", "folder", str(folder), "--name", "a", "--set", "size=16", "--set", "author=Zoë")
+    command = (
+        "import",
+        "folder",
+        str(folder),
+        "--name",
+        "a",
+        "--set",
+        "size=16",
+        "--set",
+        "author=Zoë",
+    )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for changes in ({}, {"LC_ALL": "en_US.ISO-8859-1", "LOCPATH": str(latin)}, ascii_only):
         done = rdm(tmp_path, *command, environment=clean(tmp_path, **changes))
         assert_imported(done, tmp_path / "data")
-    assert len(list((tmp_path / "data/shards/a").glob("*/manifest.json"))) == 1, "kept in each of them"
+    assert len(list((tmp_path / "data/shards/a").glob("*/manifest.json"))) == 1, (
+        "kept in each of them"
+    )
 
 
 def test_files_of_the_user_that_are_named_like_modules_are_not_run(tmp_path):
     for name in ("random", "types", "queue", "datasets", "copy", "flows", "storage"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user ran')")
     (tmp_path / "rdm_core").mkdir()
-    (tmp_path / "rdm_core" / "__init__.py").write_text("raise SystemExit('a package of the user ran')")
+    (tmp_path / "rdm_core" / "__init__.py").write_text(
+        "raise SystemExit('a package of the user ran')"
+    )
     assert_imported(rdm(tmp_path, *SHAPES), tmp_path / "data")
 
 
 def test_several_first_commands_of_a_new_root_at_once_all_do_their_work(tmp_path):
     command = [str(BIN / "rdm"), *SHAPES[:3]]
     started = [
-        subprocess.Popen([*command, f"n{i}", *SHAPES[4:]], cwd=tmp_path, env=clean(tmp_path), stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, f"n{i}", *SHAPES[4:]],
+            cwd=tmp_path,
+            env=clean(tmp_path),
+            stderr=subprocess.PIPE,
+        )
         for i in range(4)
     ]
     for number, one in enumerate(started):
@@ -143,8 +191,20 @@ def test_several_first_commands_of_a_new_root_at_once_all_do_their_work(tmp_path
 
 def shapes(folder, count, **pipes):
     """A longer import as a child process."""
-    command = [str(BIN / "rdm"), "import", "shapes", "--name", "a", "--set", f"count={count}", "--set", "size=32"]
-    return subprocess.Popen(command, cwd=folder, env=clean(folder), preexec_fn=hang_up_ends_it, **pipes)
+    command = [
+        str(BIN / "rdm"),
+        "import",
+        "shapes",
+        "--name",
+        "a",
+        "--set",
+        f"count={count}",
+        "--set",
+        "size=32",
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, env=clean(folder), preexec_fn=hang_up_ends_it, **pipes
+    )
 
 
 def hang_up_ends_it():
@@ -195,7 +255,9 @@ CALLS = {
 @pytest.mark.parametrize("code", CALLS.values(), ids=CALLS)
 def test_a_stage_is_one_call_from_python(code, tmp_path):
     command = [sys.executable, "-c", CALL + code]
-    called = subprocess.run(command, cwd=tmp_path, env=clean(tmp_path), capture_output=True, text=True, timeout=120)
+    called = subprocess.run(
+        command, cwd=tmp_path, env=clean(tmp_path), capture_output=True, text=True, timeout=120
+    )
     assert called.returncode == 0 and "Traceback" not in called.stderr, called.stderr
     assert set(called.stdout.split()) <= {"2"} and (tmp_path / "data/shards/a/current").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing in the home directory"

@@ -43,7 +43,11 @@ def test_a_line_end_in_a_value_forges_no_line():
 
 @pytest.mark.parametrize(
     "encoding, told",
-    [("ascii", "caf\\xe9 |-+ \\u65e5\n"), ("iso-8859-1", "café |-+ \\u65e5\n"), ("utf-8", "café │─┐ 日\n")],
+    [
+        ("ascii", "caf\\xe9 |-+ \\u65e5\n"),
+        ("iso-8859-1", "café |-+ \\u65e5\n"),
+        ("utf-8", "café │─┐ 日\n"),
+    ],
 )
 def test_a_letter_that_the_terminal_lacks_is_escaped_and_boxes_are_drawn_with_what_it_has(
     monkeypatch, encoding, told
@@ -96,7 +100,12 @@ def test_progress_lines_name_nothing_raw(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "typed, meant",
-    [("café", "café"), ("caf\udcc3\udca9", "café"), ("caf\udce9", "caf\udce9"), ("a\ud83d", "a\ud83d")],
+    [
+        ("café", "café"),
+        ("caf\udcc3\udca9", "café"),
+        ("caf\udce9", "caf\udce9"),
+        ("a\ud83d", "a\ud83d"),
+    ],
 )
 def test_what_is_typed_is_utf8_where_its_bytes_are_whatever_the_locale(typed, meant):
     assert arguments.typed(typed) == meant
@@ -149,7 +158,10 @@ def test_an_answer_that_cannot_be_written_is_no_success(tmp_path, monkeypatch, c
     monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
     redirected = []
     monkeypatch.setattr("flows.cli.os.dup2", lambda *given: redirected.append(given))
-    for error, code, said in [(OSError(28, "No space left on device"), 1, "No space left"), (BrokenPipeError(), 0, "")]:
+    for error, code, said in [
+        (OSError(28, "No space left on device"), 1, "No space left"),
+        (BrokenPipeError(), 0, ""),
+    ]:
 
         def refused(text, stream=None, error=error):
             if stream is None:
@@ -159,12 +171,16 @@ def test_an_answer_that_cannot_be_written_is_no_success(tmp_path, monkeypatch, c
         monkeypatch.setattr("flows.cli.tell", refused)
         assert main(["show", "--root", str(tmp_path)]) == code
         assert said in (told := capsys.readouterr().err) and bool(told) == bool(said)
-    assert [to for _, to in redirected] == [1, 1], "nothing is left to complain about when the interpreter ends"
+    assert [to for _, to in redirected] == [1, 1], (
+        "nothing is left to complain about when the interpreter ends"
+    )
 
 
 def test_an_error_that_cannot_be_told_is_its_exit_code(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
-    monkeypatch.setattr("flows.cli.tell", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        "flows.cli.tell", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
     assert main(["show", "--root", str(tmp_path), "nothing/there"]) == 1
 
 
@@ -177,6 +193,8 @@ def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
         "print(1); print(2, file=sys.stderr); assert fd > 2 and not sys.stdin.read()"
     )
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {tmp_path / 'ours'} {closed}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, timeout=60, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ours").read_bytes() == b""

@@ -127,7 +127,16 @@ def with_clear_colour(png, *values):
 
 
 def tiff(
-    pixels, *, bits=None, kind=1, photometric=1, order="<", compression=1, packed=None, planes=False, extra=()
+    pixels,
+    *,
+    bits=None,
+    kind=1,
+    photometric=1,
+    order="<",
+    compression=1,
+    packed=None,
+    planes=False,
+    extra=(),
 ):
     """A TIFF of an array [H, W] or [H, W, C] as it lies in memory, or of `packed` bytes that
     stand for it. planes: one channel after the other. extra: what the channels beyond colour are.

@@ -47,7 +47,10 @@ AWKWARD = {
     "libvips/truncated.jpg": "truncated",
     "non_image/50x.html": "not an image",
     "pillow/broken.png": "damaged",
-    "pillow/crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (84, 218),  # libtiff repairs fax lines without a word
+    "pillow/crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (
+        84,
+        218,
+    ),  # libtiff repairs fax lines without a word
     "pillow/decompression_bomb.gif": "too many pixels",
     "pillow/empty_gps_ifd.jpg": "too small",
     "pillow/exif_typeerror.jpg": (531, 800),
@@ -93,16 +96,16 @@ AWKWARD = {
 }
 
 HEIC = base64.b64decode(
-    'AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAb5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAA'
-    'AAAAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB4gABAAAAAAAAAIEAAgAAAAACYwABAAAAAAAAACQAAAA4aWluZgAA'
-    'AAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA/Wlwcn'
-    'AAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroC'
-    'QGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm'
-    '5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AA'
-    'AAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQ'
-    'ABAAAArW1kYXQAAAB9KAGvBPhxZNO3/4sP///1SN7L+1UW98g/utaUv9yDn//yip/acted/b/WnMlxH9zo1Mr1xVvD'
-    'hp7vuhJMegTA5KsK6QB7SkO8M+dNZeMCQxlojmQ4MPANg4KsUVinbbUVH4yAzSnFVSMuJsxbZGM6lhMn9ElE4PyIl+'
-    'soF1wAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA='
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAb5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAA"
+    "AAAAAAAAAAADRpbG9jAAAAAERAAAIAAQAAAAAB4gABAAAAAAAAAIEAAgAAAAACYwABAAAAAAAAACQAAAA4aWluZgAA"
+    "AAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA/Wlwcn"
+    "AAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroC"
+    "QGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm"
+    "5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AA"
+    "AAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQ"
+    "ABAAAArW1kYXQAAAB9KAGvBPhxZNO3/4sP///1SN7L+1UW98g/utaUv9yDn//yip/acted/b/WnMlxH9zo1Mr1xVvD"
+    "hp7vuhJMegTA5KsK6QB7SkO8M+dNZeMCQxlojmQ4MPANg4KsUVinbbUVH4yAzSnFVSMuJsxbZGM6lhMn9ElE4PyIl+"
+    "soF1wAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
 )
 """64 x 32 pixels, red left of blue."""
 
@@ -161,7 +164,9 @@ def test_lossless_files_give_back_their_pixels(kind):
 def test_lossy_files_give_pixels_close_to_theirs(kind):
     pixels = np.full((40, 60, 3), (200, 100, 50), dtype=np.uint8)
     decoded = decode(file_of(Image.fromarray(pixels), kind))
-    assert decoded.dtype == np.uint8 and decoded.shape == pixels.shape and decoded.flags.c_contiguous
+    assert (
+        decoded.dtype == np.uint8 and decoded.shape == pixels.shape and decoded.flags.c_contiguous
+    )
     assert np.abs(decoded.astype(int) - pixels).max() < 8
 
 
@@ -191,12 +196,16 @@ def test_grey_with_alpha_and_palettes_with_a_clear_colour_are_laid_over_white():
     palette.putpalette([0, 0, 0, 10, 20, 30])
     assert (decode(file_of(palette, "PNG", transparency=1)) == 255).all()
     assert (decode(file_of(palette, "PNG")) == (10, 20, 30)).all()
-    assert (decode(file_of(Image.new("RGB", (20, 20), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == 255).all()
+    assert (
+        decode(file_of(Image.new("RGB", (20, 20), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == 255
+    ).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(kind):
-    deep = np.repeat(np.array([0, 128, 129, 257, 32768, 65535], dtype=np.uint16), 100).reshape(20, 30)
+    deep = np.repeat(np.array([0, 128, 129, 257, 32768, 65535], dtype=np.uint16), 100).reshape(
+        20, 30
+    )
     decoded = decode(file_of(Image.fromarray(deep), kind))
     assert sorted(set(decoded.ravel().tolist())) == [0, 1, 128, 255]
     assert (decoded[deep == 128] == 0).all() and (decoded[deep == 129] == 1).all()
@@ -239,7 +248,9 @@ def test_a_recorded_rotation_turns_counter_clockwise_and_replaces_exif():
     assert np.array_equal(decode(file_of(image, "PNG"), rotation_degrees=90), np.rot90(pixels, 1))
     image.getexif()[0x0112] = 6
     data = file_of(image, "PNG", exif=image.getexif())
-    assert np.array_equal(decode(data, rotation_degrees=270), np.rot90(pixels, 3)), "not turned twice"
+    assert np.array_equal(decode(data, rotation_degrees=270), np.rot90(pixels, 3)), (
+        "not turned twice"
+    )
     with pytest.raises(ValueError, match="rotation_degrees is 45"):
         decode(data, rotation_degrees=45)
 
@@ -255,14 +266,20 @@ def test_of_an_animation_the_first_picture_counts(kind):
 def test_sizes_are_judged_by_the_header_before_any_pixel():
     assert reason_of(png_header(20_000, 20_000)) == "too many pixels"
     assert reason_of(png_header(10_001, 10_000)) == "too many pixels"
-    assert reason_of(png_header(10_000, 10_000)) in ("truncated", "damaged"), "allowed, but there are no pixels"
+    assert reason_of(png_header(10_000, 10_000)) in ("truncated", "damaged"), (
+        "allowed, but there are no pixels"
+    )
     assert reason_of(png_header(15, 4000)) == "too small"
     assert reason_of(png_header(16, 16)) in ("truncated", "damaged")
 
 
 def test_limits_are_the_callers():
     data = file_of(Image.fromarray(noise()), "PNG")
-    assert decode(data, DecodeLimits(max_bytes=len(data), max_pixels=2400, min_side=40)).shape == (40, 60, 3)
+    assert decode(data, DecodeLimits(max_bytes=len(data), max_pixels=2400, min_side=40)).shape == (
+        40,
+        60,
+        3,
+    )
     assert reason_of(data, DecodeLimits(max_bytes=len(data) - 1)) == "too many bytes"
     assert reason_of(data, DecodeLimits(max_pixels=2399)) == "too many pixels"
     assert reason_of(data, DecodeLimits(min_side=41)) == "too small"
@@ -313,7 +330,14 @@ def test_whatever_the_bytes_only_image_rejected_comes_out(kind):
         (OSError("image file is truncated (1 bytes not processed)"), "truncated"),
         *(
             (kind("odd"), "damaged")
-            for kind in (struct.error, SyntaxError, ValueError, OSError, RecursionError, ZeroDivisionError)
+            for kind in (
+                struct.error,
+                SyntaxError,
+                ValueError,
+                OSError,
+                RecursionError,
+                ZeroDivisionError,
+            )
         ),
     ],
 )
@@ -351,7 +375,10 @@ def test_pillows_warnings_are_silenced_and_the_callers_are_not():
 def test_threads_decode_the_same_pixels():
     files = [file_of(Image.fromarray(noise(seed=seed)), "PNG") for seed in range(8)]
     results: dict[int, np.ndarray] = {}
-    threads = [threading.Thread(target=lambda i=i: results.__setitem__(i, decode(files[i]))) for i in range(8)]
+    threads = [
+        threading.Thread(target=lambda i=i: results.__setitem__(i, decode(files[i])))
+        for i in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -359,16 +386,23 @@ def test_threads_decode_the_same_pixels():
     assert all(np.array_equal(results[i], noise(seed=i)) for i in range(8))
 
 
-def test_each_awkward_file_is_accepted_or_rejected_as_a_user_would_within_time_and_memory(real_data):
+def test_each_awkward_file_is_accepted_or_rejected_as_a_user_would_within_time_and_memory(
+    real_data,
+):
     folder = real_data / "awkward"
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     assert names == sorted(AWKWARD)
     run = subprocess.run(
         [sys.executable, "-c", DECODE_ALL, str(folder)], input="\n".join(names), capture_output=True, text=True,
         cwd=Path(decoding.__file__).parents[1], timeout=120, check=True,
     )  # fmt: skip
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    outcomes = {name: outcome if isinstance(outcome, str) else tuple(outcome[:2]) for name, outcome, _, _ in rows}
+    outcomes = {
+        name: outcome if isinstance(outcome, str) else tuple(outcome[:2])
+        for name, outcome, _, _ in rows
+    }
     assert outcomes == AWKWARD
     assert max(seconds for _, _, seconds, _ in rows) < 10
     assert max(growth for _, _, _, growth in rows) < 10**9
@@ -383,13 +417,17 @@ def test_each_awkward_file_is_accepted_or_rejected_as_a_user_would_within_time_a
     ],
 )
 def test_a_turned_photograph_comes_out_upright(a, b, real_data):
-    turned, upright = (decode((real_data / "awkward/pillow" / name).read_bytes()).astype(int) for name in (a, b))
+    turned, upright = (
+        decode((real_data / "awkward/pillow" / name).read_bytes()).astype(int) for name in (a, b)
+    )
     assert np.abs(turned - upright).mean() < 15, "the same portrait, upright"
 
 
 def test_the_real_photographs_all_decode(real_data):
     paths = [
-        path for name in ("coco", "openimages", "wikiart", "queries") for path in sorted((real_data / name).rglob("*.jp*g"))
+        path
+        for name in ("coco", "openimages", "wikiart", "queries")
+        for path in sorted((real_data / name).rglob("*.jp*g"))
     ]
     assert len(paths) > 400
     for path in paths[::3]:
@@ -403,7 +441,9 @@ def test_heic_is_read_and_what_is_cut_or_broken_is_told():
     assert np.abs(decoded[16, 56].astype(int) - (30, 30, 200)).max() < 10
     assert reason_of(HEIC[: len(HEIC) // 2]) == "truncated"
     assert reason_of(HEIC, DecodeLimits(max_pixels=2000)) == "too many pixels"
-    assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)) == "unsupported format", "no still picture"
+    assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)) == "unsupported format", (
+        "no still picture"
+    )
     assert reason_of(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100)) == "not an image"
 
 

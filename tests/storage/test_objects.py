@@ -84,19 +84,30 @@ def test_what_may_pass_is_asked_for_again(error, store):
     ("error", "told"),
     [
         (Answered("NoSuchBucket", 404), "there is no such bucket.*Create it"),
-        (Answered("AccessDenied", 403), r"access is refused.*\(AccessDenied, HTTP 403\).*Check the credentials"),
+        (
+            Answered("AccessDenied", 403),
+            r"access is refused.*\(AccessDenied, HTTP 403\).*Check the credentials",
+        ),
         (Answered("", 401), "access is refused.*HTTP 401"),
         (Answered("InvalidAccessKeyId"), "access is refused"),
         (PermissionError("of the store"), r"access is refused.*\(PermissionError\)"),
-        (Answered("PermanentRedirect", 301), "the request is refused.*HTTP 301.*Correct the root and AWS_ENDPOINT"),
+        (
+            Answered("PermanentRedirect", 301),
+            "the request is refused.*HTTP 301.*Correct the root and AWS_ENDPOINT",
+        ),
         (Answered("Wrong", 400), "the request is refused.*HTTP 400"),
         (Answered("Wrong", 499), "the request is refused"),
-        (type("NoCredentialsError", (Exception,), {})(), "no credentials.*NoCredentialsError.*AWS_PROFILE"),
+        (
+            type("NoCredentialsError", (Exception,), {})(),
+            "no credentials.*NoCredentialsError.*AWS_PROFILE",
+        ),
         (ValueError("Invalid endpoint: x"), "AWS_ENDPOINT_URL is not the url of an endpoint"),
     ],
     ids=str,
 )
-def test_what_asking_again_does_not_help_is_told_at_once_without_the_words_of_the_answer(error, told, store):
+def test_what_asking_again_does_not_help_is_told_at_once_without_the_words_of_the_answer(
+    error, told, store
+):
     system = store(error)
     with pytest.raises(Unreachable, match=told) as caught:
         ABROAD.read()
@@ -118,11 +129,15 @@ def test_a_mistake_of_ours_is_not_asked_for_again(store):
     assert len(system.asked) == 1
 
 
-def test_what_stays_busy_is_given_up_in_bounded_time_each_wait_longer_than_the_last(store, monkeypatch):
+def test_what_stays_busy_is_given_up_in_bounded_time_each_wait_longer_than_the_last(
+    store, monkeypatch
+):
     monkeypatch.setattr(objects.random, "uniform", lambda low, high: high)
     busy = [Answered("SlowDown", 503) for _ in range(99)]
     system = store(*busy)
-    with pytest.raises(Unreachable, match=r"in 6 attempts and \d+ s \(SlowDown, HTTP 503\).*same command again"):
+    with pytest.raises(
+        Unreachable, match=r"in 6 attempts and \d+ s \(SlowDown, HTTP 503\).*same command again"
+    ):
         ABROAD.read()
     assert len(system.asked) == ATTEMPTS == 6
     assert store.waits == [0.5, 1, 2, 4, 8]
@@ -195,7 +210,9 @@ def test_a_listing_names_what_lies_below_and_nothing_beside(monkeypatch):
     assert ABROAD.folders() == ["c", "d"]
 
 
-def test_messages_name_the_host_of_a_store_that_is_not_aws_and_nothing_else_of_its_url(store, monkeypatch):
+def test_messages_name_the_host_of_a_store_that_is_not_aws_and_nothing_else_of_its_url(
+    store, monkeypatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://name:word@host:9000/path")
     store(Answered("NoSuchBucket"))
     with pytest.raises(Unreachable, match="no such bucket at host:9000. Create") as caught:
@@ -217,7 +234,10 @@ def test_a_larger_file_is_given_more_time():
 
 @pytest.mark.parametrize(
     ("url", "told"),
-    [("nothing://x", "nothing:// is no scheme that fsspec knows"), ("s3://b/a", r"pip install 'rdm\[s3\]'")],
+    [
+        ("nothing://x", "nothing:// is no scheme that fsspec knows"),
+        ("s3://b/a", r"pip install 'rdm\[s3\]'"),
+    ],
 )
 def test_a_scheme_that_nothing_installed_knows_is_told_with_the_cure(url, told, monkeypatch):
     if url.startswith("s3"):

@@ -57,7 +57,11 @@ def test_a_vector_without_a_direction_is_named_by_its_row_and_the_others_counted
 
 def test_the_sidecar_says_nothing_of_what_nobody_knows():
     table = archive_sidecar(["a", "b"], ["x", "x"])
-    assert table.schema.field("captions").type == table.schema.field("labels").type == pa.list_(pa.string())
+    assert (
+        table.schema.field("captions").type
+        == table.schema.field("labels").type
+        == pa.list_(pa.string())
+    )
     rows = table.to_pylist()
     unknown = dict.fromkeys(("style", "author", "licence", "source_url"))
     known = {"source_key": "x", "captions": [], "labels": []}
@@ -74,7 +78,9 @@ def test_the_sidecar_says_nothing_of_what_nobody_knows():
     ids=["images", "corners", "vectors"],
 )
 def test_arrays_that_do_not_belong_together_are_refused(changed, path):
-    with pytest.raises(FormatError, match="part_1.npz: its arrays do not belong together: .*'img_id'"):
+    with pytest.raises(
+        FormatError, match="part_1.npz: its arrays do not belong together: .*'img_id'"
+    ):
         read_archive(written(path, **changed))
 
 
@@ -117,7 +123,9 @@ def claiming(path, name, shape, kind="<f2"):
         ("img_id", (4,), "|O"),
     ],
 )
-def test_what_an_array_claims_is_looked_at_before_it_is_unpacked(name, shape, kind, path, monkeypatch):
+def test_what_an_array_claims_is_looked_at_before_it_is_unpacked(
+    name, shape, kind, path, monkeypatch
+):
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(FormatError) as caught:
         read_archive(claiming(path, name, shape, kind))
