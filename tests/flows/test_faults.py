@@ -2,7 +2,10 @@
 
 import os
 import subprocess
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,21 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(sma
     check(shards)
     assert shards.fingerprint == shapes(tmp_path / "unbroken").fingerprint
     assert [p.name for p in (disk / "root").rglob("*") if p.name.startswith(".build") or "-" in p.suffix] == []
+
+
+def test_a_full_folder_for_temporary_files_stops_nothing(small_disk, tmp_path):
+    """What is written on the way lies in the root; the built-in encoder needs a few bytes elsewhere."""
+    disk, _, _ = small_disk
+    shapes(tmp_path / "root", count=4)
+    (disk / "fill").write_bytes(b"")
+    with suppress(OSError), (disk / "fill").open("wb", buffering=0) as filled:
+        while True:
+            filled.write(b"x" * 1024)
+    command = [str(Path(sys.executable).parent / "rdm"), "build", "--root", str(tmp_path / "root")]
+    command += ["--name", "a", "--shards", "a", "--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
+    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(disk)}, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {artifact.kind for artifact in artifacts(tmp_path / "root")} == {"shards", "embeddings", "index"}
 
 
 def test_a_root_that_became_read_only_still_serves_what_is_finished(small_disk):
