@@ -35,6 +35,8 @@ BUSY = "database is locked"
 """What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its
 clients ask again.
 """
+TWICE = "input_value={'type': 'auth'"
+"""A client of Prefect that had no answer in time greets the server twice, and then connects again."""
 
 
 def small(file):
@@ -192,7 +194,12 @@ class Project:
         return self.wait(lambda: self.runs(**by_name), seconds, f"there is no run {name}")[0]["id"]
 
     def messages(self, run_id):
-        """The lines of a run's log, in order."""
+        """The lines of an ended run's log, in order.
+
+        Prefect sends lines in batches, the last ones when the run's process ends, which is
+        after the run has ended: so that process is waited for.
+        """
+        self.wait(lambda: not processes_of(run_id), 60, f"the process of {run_id} did not end")
         asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
         return [line["message"] for line in self.asked("/logs/filter", asked)]
 
@@ -203,7 +210,7 @@ class Project:
         return [
             entry.split("\n")[0]
             for entry in entries
-            if SERVER_ERRORS.search(entry) and BUSY not in entry
+            if SERVER_ERRORS.search(entry) and BUSY not in entry and TWICE not in entry
         ]
 
     def times_busy(self):
@@ -234,6 +241,18 @@ class Project:
         for process in psutil.process_iter(["cmdline"]):  # what a killed worker has left
             if str(self.folder) in " ".join(process.info["cmdline"] or []):
                 process.kill()
+
+
+def processes_of(run_id):
+    """The processes that work for that flow run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run_id:
+                found.append(process)
+        except psutil.Error:  # ended meanwhile, or somebody else's
+            continue
+    return found
 
 
 def draw(folder, names, colour=120):
