@@ -1,9 +1,10 @@
-"""What does the host do for each image before the encoder sees it? Our path against open_clip's transform over webdataset.
+"""What does the host do for each image before the encoder sees it? Our path against open_clip's
+transform over webdataset.
 
     python -m benchmarks.embedding_host [--images 400]
 
-Shards of JPEGs (quality 95) are read, decoded, scaled to 224 pixels and stacked; the network is left out. CPU seconds of one
-thread, alternating, best of three.
+Shards of JPEGs (quality 95) are read, decoded, scaled to 224 pixels and stacked; the network is
+left out. CPU seconds of one thread, alternating, best of three.
 """
 
 import argparse
@@ -30,7 +31,9 @@ BATCH = 64
 
 def main() -> None:
     """Both paths over shards of two sizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=400)
     images = parser.parse_args().images
     torch.set_num_threads(1)
@@ -38,7 +41,10 @@ def main() -> None:
         for height, width in ((500, 400), (256, 256)):
             shard = Path(directory) / f"{width}.tar"
             write_shard(shard, images, height, width)
-            times = [(cpu_seconds(lambda s=shard: ours(s)), cpu_seconds(lambda s=shard: theirs(s))) for _ in range(3)]
+            times = [
+                (cpu_seconds(lambda s=shard: ours(s)), cpu_seconds(lambda s=shard: theirs(s)))
+                for _ in range(3)
+            ]
             mine, peer = (images / min(column) for column in zip(*times, strict=True))
             print(
                 f"{width}x{height}: ours {mine:,.0f} images/s, open_clip over webdataset {peer:,.0f}, ratio {mine / peer:.2f}"
@@ -50,10 +56,14 @@ def write_shard(path: Path, count: int, height: int, width: int) -> None:
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for number in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((width, height))
+            coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
+                (width, height)
+            )
             grain = rng.normal(0, 6, (height, width, 3))
             file = io.BytesIO()
-            Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
+            Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
+                file, "JPEG", quality=95
+            )
             member = tarfile.TarInfo(f"{number:06d}.jpg")
             member.size = file.tell()
             file.seek(0)
@@ -74,7 +84,10 @@ def ours(shard: Path) -> int:
 def theirs(shard: Path) -> int:
     """Pillow images through open_clip's transform, stacked as floats."""
     transform = image_transform_v2(PreprocessCfg(**CLIP), is_train=False)
-    images = (transform(sample["jpg"]) for sample in webdataset.WebDataset(str(shard), shardshuffle=False).decode("pil"))
+    images = (
+        transform(sample["jpg"])
+        for sample in webdataset.WebDataset(str(shard), shardshuffle=False).decode("pil")
+    )
     count = 0
     while batch := list(itertools.islice(images, BATCH)):
         count += len(torch.stack(batch))

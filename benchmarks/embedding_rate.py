@@ -1,10 +1,12 @@
-"""Is the encoder ever kept waiting? The whole stage `embed` against the bare network; and how the stage grows.
+"""Is the encoder ever kept waiting? The whole stage `embed` against the bare network; and how the
+stage grows.
 
     python -m benchmarks.embedding_rate [--images 384] [--growth 1000 10000]
 
-The rate: ViT-B/32 (weights of no meaning) over shards of 256-pixel JPEGs, read, decoded, resized, embedded and written as
-Parquet by the stage, against the same network on batches that lie ready in memory. Growth: the built-in encoder over 1,000
-and 10,000 drawn images, each in a process of its own, so that each one's peak memory is its own.
+The rate: ViT-B/32 (weights of no meaning) over shards of 256-pixel JPEGs, read, decoded, resized,
+embedded and written as Parquet by the stage, against the same network on batches that lie ready in
+memory. Growth: the built-in encoder over 1,000 and 10,000 drawn images, each in a process of its
+own, so that each one's peak memory is its own.
 """
 
 import argparse
@@ -26,7 +28,9 @@ PER_PART = 128
 
 def main() -> None:
     """One process a size; then the rate, alternating, best of two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--growth", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -34,7 +38,9 @@ def main() -> None:
     if not options.one:
         for count in options.growth:
             command = [sys.executable, "-m", "benchmarks.embedding_rate", "--one", str(count)]
-            row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+            row = json.loads(
+                subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
+            )
             told = f"{row['seconds']:.1f} s, {1000 * row['seconds'] / count:.2f} ms each, peak {row['peak_mb']:.0f} MB"
             print(f"{count:>7,} images: {told}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -53,7 +59,12 @@ def rates(root: Path, count: int) -> tuple[float, float]:
     from flows.import_images import import_images
 
     photographs(root / "photographs", count)
-    images = {"source": "folder", "path": root / "photographs", "size": 256, "images_per_part": PER_PART}
+    images = {
+        "source": "folder",
+        "path": root / "photographs",
+        "size": 256,
+        "images_per_part": PER_PART,
+    }
     import_images(ImportImages(root=root, name="p", **images))
     encoder = encoder_of("ViT-B-32", "random")
     ready = torch.randn(BATCH, 3, 224, 224)
@@ -80,12 +91,21 @@ def grown(root: Path, count: int) -> dict[str, float]:
     from flows.config import BuildDatabase, ImportImages
     from flows.import_images import import_images
 
-    drawn = {"source": "shapes", "size": 32, "encoding": "png", "count": count, "images_per_part": PER_PART}
+    drawn = {
+        "source": "shapes",
+        "size": 32,
+        "encoding": "png",
+        "count": count,
+        "images_per_part": PER_PART,
+    }
     import_images(ImportImages(root=root, name="s", **drawn))
     encoder_of("rdm-shapes", "built-in")
     asked = BuildDatabase(root=root, name="s", shards="s", encoder="rdm-shapes", weights="built-in")
     seconds = timed(lambda: embed_images(asked))
-    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "seconds": seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def start(root: Path) -> None:
@@ -103,7 +123,9 @@ def photographs(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((256, 256))
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
+            (256, 256)
+        )
         grain = rng.normal(0, 6, (256, 256, 3))
         pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:06d}.jpg", "JPEG", quality=95)

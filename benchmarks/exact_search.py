@@ -1,4 +1,5 @@
-"""Exact neighbor tables, k = 20, 512 dimensions, one core: ours against faiss and against autofaiss's default index.
+"""Exact neighbor tables, k = 20, 512 dimensions, one core: ours against faiss and against
+autofaiss's default index.
 
     python -m benchmarks.exact_search [--rows 100000 200000 500000] [--autofaiss]
 
@@ -30,22 +31,35 @@ RECALL_TARGETS = (0.95, 0.99)
 
 def main() -> None:
     """Every size, then data without structure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 200_000, 500_000])
-    parser.add_argument("--autofaiss", action="store_true", help="build autofaiss's default index too (minutes)")
+    parser.add_argument(
+        "--autofaiss", action="store_true", help="build autofaiss's default index too (minutes)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     print(cpu())
     for rows in options.rows:
         queries = next(clip_like(QUERIES, seed=1))
-        compare(f"{rows:,} clustered", queries, np.concatenate(list(clip_like(rows, seed=2))), options.autofaiss)
-    compare("100,000 Gaussian", gaussian(QUERIES, seed=1), gaussian(100_000, seed=2), options.autofaiss)
+        compare(
+            f"{rows:,} clustered",
+            queries,
+            np.concatenate(list(clip_like(rows, seed=2))),
+            options.autofaiss,
+        )
+    compare(
+        "100,000 Gaussian", gaussian(QUERIES, seed=1), gaussian(100_000, seed=2), options.autofaiss
+    )
 
 
 def cpu() -> str:
     """The processor's name and which instructions for int8 and bfloat16 it has, as Linux says."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    )
     facts = dict(re.split(r"\s*: ", line, maxsplit=1) for line in lines if ": " in line)
     flags = facts.get("flags", "").split()
     has = [flag for flag in flags if re.search("avx2|avx512f|vnni|amx|bf16", flag)]
@@ -70,7 +84,10 @@ def compare(name: str, queries: np.ndarray, vectors: np.ndarray, with_autofaiss:
     }
     chosen = "int8" if int8_pays(queries, kept, K) else "fp32"
     known, own = timed(peer)
-    print(f"{name}: faiss.knn {QUERIES / own:,.0f} queries/s; chosen for a table: {chosen}", flush=True)
+    print(
+        f"{name}: faiss.knn {QUERIES / own:,.0f} queries/s; chosen for a table: {chosen}",
+        flush=True,
+    )
     found: dict[str, np.ndarray] = {}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     ratios: dict[str, list[float]] = {way: [] for way in ways}
@@ -90,25 +107,41 @@ def compare(name: str, queries: np.ndarray, vectors: np.ndarray, with_autofaiss:
 
 
 def by_index(queries: np.ndarray, vectors: np.ndarray, known: np.ndarray, peer: float) -> None:
-    """autofaiss's choice as it leaves it, then set as our databases set it: to the least effort that reaches the recall."""
+    """autofaiss's choice as it leaves it, then set as our databases set it: to the least effort
+    that reaches the recall.
+    """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "index.faiss"
         began = time.process_time()
         recipe = search.build_index(vectors, path)
         built = time.process_time() - began
-        print(f"  autofaiss {recipe}: built in {built:.0f} CPU s, {path.stat().st_size / len(vectors):,.0f} bytes a row")
+        print(
+            f"  autofaiss {recipe}: built in {built:.0f} CPU s, {path.stat().st_size / len(vectors):,.0f} bytes a row"
+        )
         told(f"autofaiss {recipe} as it is by default", queries, vectors, path, known, peer)
         for target in RECALL_TARGETS:
             chosen = search.tune_index(path, queries[:256], known[:256], target)[-1]
-            told(f"autofaiss {recipe} at {chosen.setting}, chosen for recall {target}", queries, vectors, path, known, peer)
+            told(
+                f"autofaiss {recipe} at {chosen.setting}, chosen for recall {target}",
+                queries,
+                vectors,
+                path,
+                known,
+                peer,
+            )
 
 
-def told(way: str, queries: np.ndarray, vectors: np.ndarray, path: Path, known: np.ndarray, peer: float) -> None:
+def told(
+    way: str, queries: np.ndarray, vectors: np.ndarray, path: Path, known: np.ndarray, peer: float
+) -> None:
     """One line of an approximate index."""
     searcher = search.Searcher(vectors, path)
     found, took = timed(lambda: searcher.search(queries, K)[0])
     rate = QUERIES / took
-    print(f"  {way}: {rate:,.0f} queries/s, ratio {rate / peer:.2f}, recall {recall_at_k(found, known):.5f}", flush=True)
+    print(
+        f"  {way}: {rate:,.0f} queries/s, ratio {rate / peer:.2f}, recall {recall_at_k(found, known):.5f}",
+        flush=True,
+    )
 
 
 def timed(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:

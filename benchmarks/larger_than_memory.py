@@ -1,8 +1,10 @@
-"""A database of 5 million rows, 5.1 GB on disk, searched within 4 GB of memory; and what opening it costs.
+"""A database of 5 million rows, 5.1 GB on disk, searched within 4 GB of memory; and what opening it
+costs.
 
     python -m benchmarks.larger_than_memory [--rows 5000000] [--queries 256] [--directory .]
 
-The search runs in a process whose private memory is limited to 4 GB; pages of the mapped file belong to the system.
+The search runs in a process whose private memory is limited to 4 GB; pages of the mapped file
+belong to the system.
 """
 
 import argparse
@@ -21,7 +23,9 @@ LIMIT_BYTES = 4 * 2**30
 
 def main() -> None:
     """Write the matrix once, search it in a limited process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--directory", type=Path, default=Path())
@@ -58,7 +62,9 @@ def write(path: Path, rows: int) -> None:
 
 
 def search(path: Path, queries: int) -> None:
-    """Open and search with RLIMIT_DATA at the limit: what is mapped from a file does not count, what is allocated does."""
+    """Open and search with RLIMIT_DATA at the limit: what is mapped from a file does not count,
+    what is allocated does.
+    """
     from rdm_core.search import search_exact
     from storage.arrays import open_array
 

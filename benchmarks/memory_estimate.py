@@ -91,7 +91,9 @@ def in_a_process(name: str, steps: int, settings: dict[str, str]) -> int:
     options = ["--steps", str(steps), "--train", name]
     again = [sys.executable, "-m", "benchmarks.memory_estimate", *options]
     environment = os.environ | settings
-    ended = subprocess.run(again, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    ended = subprocess.run(
+        again, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
     return int(ended.stdout)
 
 

@@ -1,11 +1,13 @@
-"""The path through an autoencoder on real images at 64 pixels: what each stage counts, and its images a second.
+"""The path through an autoencoder on real images at 64 pixels: what each stage counts, and its
+images a second.
 
     python -m benchmarks.real_images DIRECTORY [--steps 60] [--out sheet.png]
 
-DIRECTORY holds coco/, openimages/ and wikiart/ in the layouts their readers know. COCO is trained on, with neighbors from
-OpenImages; samples are drawn from OpenImages and, the weights untouched, from WikiArt. CLIP has no meaning here (ViT-B/32 with
-random weights: its arithmetic is the real one), the autoencoder (an AutoencoderKL, 64x64x3 to 16x16x4) is trained first, on
-the same images. A few hundred images and steps give no pictures; they give figures of every stage.
+DIRECTORY holds coco/, openimages/ and wikiart/ in the layouts their readers know. COCO is trained
+on, with neighbors from OpenImages; samples are drawn from OpenImages and, the weights untouched,
+from WikiArt. CLIP has no meaning here (ViT-B/32 with random weights: its arithmetic is the real
+one), the autoencoder (an AutoencoderKL, 64x64x3 to 16x16x4) is trained first, on the same images. A
+few hundred images and steps give no pictures; they give figures of every stage.
 """
 
 import argparse
@@ -26,14 +28,22 @@ from storage.artifact import Artifact
 from storage.shards import read_images
 
 ENCODER = {"encoder": "ViT-B-32", "weights": "random"}
-NETWORK = {"network": "unet", "channels": [64, 128], "depth": 2, "attention_levels": [1], "head_channels": 32}
+NETWORK = {
+    "network": "unet",
+    "channels": [64, 128],
+    "depth": 2,
+    "attention_levels": [1],
+    "head_channels": 32,
+}
 SAMPLES = 16
 AUTOENCODER_STEPS = 120
 
 
 def main() -> None:
     """Every stage once, and a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path)
@@ -59,34 +69,64 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
     from flows.train_rdm import train_rdm
 
     flow(lambda: None, name="start-up")()
-    crops: dict[str, dict[str, Any]] = {"openimages": {"crop": "random", "crops_per_image": 2, "frame": 96}}
+    crops: dict[str, dict[str, Any]] = {
+        "openimages": {"crop": "random", "crops_per_image": 2, "frame": 96}
+    }
     shards = {}
     for name in ("coco", "openimages", "wikiart"):
-        images = ImportImages(root=root, name=name, source=name, path=data / name, size=64, **crops.get(name, {}))
+        images = ImportImages(
+            root=root, name=name, source=name, path=data / name, size=64, **crops.get(name, {})
+        )
         shards[name] = told(f"import {name}", lambda images=images: import_images(images))
     encoder_of(*ENCODER.values())  # its loading is in no figure
     for name in shards:
         config = BuildDatabase(root=root, name=name, shards=name, **ENCODER)
         told(f"embed and index {name}", lambda config=config: build_database(config)[0])
     began = time.perf_counter()
-    autoencoder, error = trained_autoencoder([pixels for artifact in shards.values() for pixels in images_of(artifact)])
+    autoencoder, error = trained_autoencoder(
+        [pixels for artifact in shards.values() for pixels in images_of(artifact)]
+    )
     seconds = time.perf_counter() - began
-    print(f"autoencoder: {AUTOENCODER_STEPS} steps of 8 in {seconds:.1f} s, mean squared error {error:.4f} of [-1, 1]")
+    print(
+        f"autoencoder: {AUTOENCODER_STEPS} steps of 8 in {seconds:.1f} s, mean squared error {error:.4f} of [-1, 1]"
+    )
     autoencoder.save_pretrained(root / "autoencoder")
     told("encode coco", lambda: encode_latents(EncodeLatents(root=root, name="coco", shards="coco",
                                                              autoencoder=str(root / "autoencoder"))))  # fmt: skip
     told("neighbors of coco in openimages", lambda: find_neighbors(
         FindNeighbors(root=root, name="coco", queries="coco", database="openimages")))  # fmt: skip
-    training = {"steps": steps, "batch": 16, "learning_rate": 5e-4, "log_steps": 10, "checkpoint_steps": steps}
+    training = {
+        "steps": steps,
+        "batch": 16,
+        "learning_rate": 5e-4,
+        "log_steps": 10,
+        "checkpoint_steps": steps,
+    }
     training |= {"neighbor_dropout": 0.1}
     inputs = {"latents": "coco", "neighbors": "coco", "database": "openimages"}
-    config = TrainRDM(root=root, name="coco", **inputs, denoiser=NETWORK, training=training, device="cpu")
+    config = TrainRDM(
+        root=root, name="coco", **inputs, denoiser=NETWORK, training=training, device="cpu"
+    )
     told("train", lambda: train_rdm(config), steps * 16)
-    asked = {"root": root, "run": "coco", "texts": ("a dog",), "context": "neighbors", "count": SAMPLES, "steps": 20}
+    asked = {
+        "root": root,
+        "run": "coco",
+        "texts": ("a dog",),
+        "context": "neighbors",
+        "count": SAMPLES,
+        "steps": 20,
+    }
     own = told("sample from openimages", lambda: sample_rdm(SampleRDM(**asked, name="own")))
-    art = told("sample from wikiart", lambda: sample_rdm(SampleRDM(**asked, name="art", database="wikiart")))
+    art = told(
+        "sample from wikiart",
+        lambda: sample_rdm(SampleRDM(**asked, name="art", database="wikiart")),
+    )
     if out:
-        cells = [decode(path.read_bytes()) for artifact in (own, art) for path in sorted(artifact.directory.rglob("0*.png"))]
+        cells = [
+            decode(path.read_bytes())
+            for artifact in (own, art)
+            for path in sorted(artifact.directory.rglob("0*.png"))
+        ]
         out.write_bytes(encode(grid(cells, columns=SAMPLES), "png"))
 
 
@@ -95,7 +135,9 @@ def told(what: str, stage: Callable[[], Artifact], images: int | None = None) ->
     began = time.perf_counter()
     artifact = stage()
     seconds, count = time.perf_counter() - began, images or artifact.rows
-    print(f"{what}: {count:,} images in {seconds:.1f} s, {count / seconds:.1f} images/s", flush=True)
+    print(
+        f"{what}: {count:,} images in {seconds:.1f} s, {count / seconds:.1f} images/s", flush=True
+    )
     return artifact
 
 
@@ -105,10 +147,20 @@ def images_of(shards: Artifact) -> list[np.ndarray]:
 
 
 def trained_autoencoder(images: list[np.ndarray]) -> tuple[Any, float]:
-    """A small AutoencoderKL that has learned to copy these images, and its last mean squared error."""
+    """A small AutoencoderKL that has learned to copy these images, and its last mean squared
+    error.
+    """
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    widths = {"block_out_channels": (24, 48, 48), "norm_num_groups": 8, "latent_channels": 4, "layers_per_block": 1}
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    widths = {
+        "block_out_channels": (24, 48, 48),
+        "norm_num_groups": 8,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+    }
     model: Any = AutoencoderKL(**blocks, **widths)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     every = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,9 +1,11 @@
-"""What do 10,000 parts cost beside the work in them? An import of tiny parts against the same images in few parts.
+"""What do 10,000 parts cost beside the work in them? An import of tiny parts against the same
+images in few parts.
 
     python benchmarks/ten_thousand_parts.py [--images 10000] [--root DIRECTORY]
 
-Prints seconds, task runs, and the peak memory of the flow's process for both, for a rerun that finds all of it done, and the
-ratio of the two imports. The flow's memory should not grow with the number of parts.
+Prints seconds, task runs, and the peak memory of the flow's process for both, for a rerun that
+finds all of it done, and the ratio of the two imports. The flow's memory should not grow with the
+number of parts.
 """
 
 import argparse
@@ -34,9 +36,23 @@ def main() -> None:
 
 def run(root: Path, images: int, per_part: int) -> dict[str, float]:
     """One import in a fresh process."""
-    command = [sys.executable, __file__, "--images", str(images), "--root", str(root), "--one", str(per_part)]
-    row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
-    print(f"{row['parts']:>8,} {row['task_runs']:>10,} {row['seconds']:>9.1f} {row['peak_mb']:>8.0f}", flush=True)
+    command = [
+        sys.executable,
+        __file__,
+        "--images",
+        str(images),
+        "--root",
+        str(root),
+        "--one",
+        str(per_part),
+    ]
+    row = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
+    )
+    print(
+        f"{row['parts']:>8,} {row['task_runs']:>10,} {row['seconds']:>9.1f} {row['peak_mb']:>8.0f}",
+        flush=True,
+    )
     return row
 
 
@@ -53,14 +69,25 @@ def measure(root: Path, images: int, per_part: int) -> None:
 
     flow(lambda: None, name="start-up")()
     config = ImportImages(
-        root=root, name=f"by-{per_part}", source="shapes", size=16, encoding="png", count=images, images_per_part=per_part
+        root=root,
+        name=f"by-{per_part}",
+        source="shapes",
+        size=16,
+        encoding="png",
+        count=images,
+        images_per_part=per_part,
     )
     started = time.monotonic()
     shards = import_images(config)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tasks = len(groups({part.name: "" for part in shards.parts}))
-    print(json.dumps({"parts": len(shards.parts), "task_runs": tasks, "seconds": seconds, "peak_mb": peak}), flush=True)
+    print(
+        json.dumps(
+            {"parts": len(shards.parts), "task_runs": tasks, "seconds": seconds, "peak_mb": peak}
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

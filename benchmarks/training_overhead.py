@@ -1,4 +1,5 @@
-"""How much of a training step is the network? The whole loop against the bare forward, backward and update.
+"""How much of a training step is the network? The whole loop against the bare forward, backward and
+update.
 
     python benchmarks/training_overhead.py [--steps 60]
 
@@ -31,7 +32,9 @@ def main() -> None:
     steps = parser.parse_args().steps
     pairs = [(loop_seconds(steps), bare_seconds(steps)) for _ in range(3)]
     loop, bare = sorted(pairs, key=lambda pair: pair[1] / pair[0])[1]
-    print(f"whole loop {steps / loop:.2f} steps/s, bare network {steps / bare:.2f} steps/s, ratio {bare / loop:.3f}")
+    print(
+        f"whole loop {steps / loop:.2f} steps/s, bare network {steps / bare:.2f} steps/s, ratio {bare / loop:.3f}"
+    )
 
 
 def network() -> torch.nn.Module:
@@ -46,11 +49,20 @@ def loop_seconds(steps: int) -> float:
     vectors = rng.standard_normal((1000, DIMENSION)).astype(np.float16)
     latents = [rng.integers(0, 256, (1000, 3, 32, 32), dtype=np.uint8)]
     scores = np.full((1000, 20), 0.5, np.float32)
-    data = TrainingData(latents, rng.integers(0, 1000, (1000, 20)), scores, vectors, np.ones(1000, np.float32))
+    data = TrainingData(
+        latents, rng.integers(0, 1000, (1000, 20)), scores, vectors, np.ones(1000, np.float32)
+    )
     config = TrainingConfig(**PRESET["training"] | {"steps": steps, "checkpoint_steps": 10**9})
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     start = time.monotonic()
-    train(network(), process_of(NoiseConfig(process="flow")), load_latent_space("pixels"), data, config, hooks)
+    train(
+        network(),
+        process_of(NoiseConfig(process="flow")),
+        load_latent_space("pixels"),
+        data,
+        config,
+        hooks,
+    )
     return time.monotonic() - start
 
 

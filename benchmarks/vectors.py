@@ -1,4 +1,6 @@
-"""Vectors for the benchmarks: clustered and anisotropic, as CLIP's are, or of no structure at all."""
+"""Vectors for the benchmarks: clustered and anisotropic, as CLIP's are, or of no structure at
+all.
+"""
 
 from collections.abc import Iterator
 
@@ -8,8 +10,10 @@ DIMENSION = 512
 
 
 def clip_like(count: int, seed: int = 0, block: int = 100_000) -> Iterator[np.ndarray]:
-    """Unit vectors float32 [n, 512] in blocks: 2,000 clusters of uneven size, a spectrum that falls as 1/i^0.7, and a common
-    mean, so that two rows have a cosine of about 0.5. The seed draws rows; the clusters are always the same."""
+    """Unit vectors float32 [n, 512] in blocks: 2,000 clusters of uneven size, a spectrum that falls
+    as 1/i^0.7, and a common mean, so that two rows have a cosine of about 0.5. The seed draws rows;
+    the clusters are always the same.
+    """
     rng = np.random.default_rng(0)
     spectrum = np.arange(1, DIMENSION + 1) ** -0.7
     widths = np.sqrt(0.5 * spectrum / spectrum.sum()).astype(np.float32)

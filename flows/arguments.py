@@ -12,7 +12,9 @@ from typing import Any, get_args, get_type_hints
 
 
 def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
-    """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2 naming what is wrong."""
+    """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2
+    naming what is wrong.
+    """
     from pydantic import ValidationError
 
     given = {key: value for key, value in flags.items() if value not in (None, [], ())}
@@ -22,11 +24,14 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
         raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
 
 
-def assigned(values: dict[str, Any], assignments: Sequence[str], kind: type | None = None) -> dict[str, Any]:
+def assigned(
+    values: dict[str, Any], assignments: Sequence[str], kind: type | None = None
+) -> dict[str, Any]:
     """The values with every KEY=VALUE put in its place; dots lead inside.
 
-    A value is JSON, or else a text. Where the parameters are of a known kind, a parameter that is a text takes it as it is
-    written (1984, 2.0, true); in quotes it may be any, and null is none where none is allowed.
+    A value is JSON, or else a text. Where the parameters are of a known kind, a parameter that is a
+    text takes it as it is written (1984, 2.0, true); in quotes it may be any, and null is none
+    where none is allowed.
 
     Raises UsageError for what is no assignment.
     """
@@ -45,9 +50,11 @@ def assigned(values: dict[str, Any], assignments: Sequence[str], kind: type | No
 
 
 def typed(text: str) -> str:
-    """An argument that is a text and no path: as UTF-8 where its bytes are that, else as the locale has it.
+    """An argument that is a text and no path: as UTF-8 where its bytes are that, else as the locale
+    has it.
 
-    So a command says the same in every locale; what is text in neither is refused by the parameters.
+    So a command says the same in every locale; what is text in neither is refused by the
+    parameters.
     """
     try:
         return os.fsencode(text).decode("utf-8")
@@ -70,7 +77,11 @@ def _value(text: str, wanted: Any) -> Any:
         return text
     kinds = set(get_args(wanted)) or {wanted}
     is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, type(None)}
-    return text if is_text and not isinstance(value, str) and not (value is None and type(None) in kinds) else value
+    return (
+        text
+        if is_text and not isinstance(value, str) and not (value is None and type(None) in kinds)
+        else value
+    )
 
 
 def _finite(text: str) -> float:
@@ -79,14 +90,20 @@ def _finite(text: str) -> float:
 
 
 def _no_number(text: str) -> Any:
-    """NaN, Infinity and 1e400 are no JSON: they stay texts, which are refused where a number is wanted."""
+    """NaN, Infinity and 1e400 are no JSON: they stay texts, which are refused where a number is
+    wanted.
+    """
     raise ValueError(text)
 
 
 def _wanted(kind: Any, path: Sequence[str]) -> Any:
     """The annotation of the parameter that a path leads to; None where there is none."""
     for step in path:
-        inside = [one for one in (kind, *get_args(kind)) if hasattr(one, "__annotations__") and isinstance(one, type)]
+        inside = [
+            one
+            for one in (kind, *get_args(kind))
+            if hasattr(one, "__annotations__") and isinstance(one, type)
+        ]
         hints = get_type_hints(inside[0]) if inside else {}
         kind = hints.get(step)
     return kind
@@ -114,7 +131,11 @@ def _how_to_write(error: Any) -> str:
     given = error["input"]
     if error["type"] == "string_type" and isinstance(given, bool | int | float | NoneType):
         return f'. Write a text in quotes: "{json.dumps(given)}"'
-    if error["type"] in ("tuple_type", "dict_type") and isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
+    if (
+        error["type"] in ("tuple_type", "dict_type")
+        and isinstance(given, str)
+        and given.lstrip()[:1] in ("[", "{")
+    ):
         return ". It is no JSON: texts stand in double quotes, numbers are finite"
     if error["type"] == "tuple_type" and isinstance(given, bool | int | float | str):
         return f". Write a list: {json.dumps([given], ensure_ascii=False)}"
@@ -122,7 +143,9 @@ def _how_to_write(error: Any) -> str:
 
 
 def root_argument(text: str) -> Path:
-    """--root: a directory, or the local mirror of a URL. Refuses a URL that names no plain folder."""
+    """--root: a directory, or the local mirror of a URL. Refuses a URL that names no plain
+    folder.
+    """
     from storage.errors import StorageError
     from storage.remote import root_of
 

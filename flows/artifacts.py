@@ -1,4 +1,5 @@
-"""What a run shows in Prefect's UI beside its log: a progress bar, a table of losses, a grid of images, a link.
+"""What a run shows in Prefect's UI beside its log: a progress bar, a table of losses, a grid of
+images, a link.
 
 Showing is best effort: when Prefect's server is away, that is logged once and the work goes on.
 """
@@ -36,14 +37,19 @@ class TrainingProgress:
     def watch(self, record: dict[str, Any]) -> None:
         """Take one record of metrics; the UI hears of it every few seconds, and of the last one."""
         self._records.append(record)
-        if time.monotonic() - self._told_at >= SECONDS_BETWEEN_UPDATES or record["step"] >= self._steps:
+        if (
+            time.monotonic() - self._told_at >= SECONDS_BETWEEN_UPDATES
+            or record["step"] >= self._steps
+        ):
             self._told_at = time.monotonic()
             _shown(lambda: self._show(record))
             newest = newest_preview(self._run)
             if newest is not None and newest != self._shown:
                 self._shown = newest
                 text = f"Samples after {int(newest.stem):,} steps, each beside its neighbors"
-                self._picture = show_image(f"{self._name}-training", newest, text, instead_of=self._picture)
+                self._picture = show_image(
+                    f"{self._name}-training", newest, text, instead_of=self._picture
+                )
 
     def _show(self, record: dict[str, Any]) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -51,7 +57,9 @@ class TrainingProgress:
         share = 100.0 * record["step"] / self._steps
         text = f"step {record['step']:,} of {self._steps:,}, loss {record['loss']:.4f}"
         if self._artifact is None:
-            self._artifact = create_progress_artifact(share, key=key_of(f"{self._name}-progress"), description=text)
+            self._artifact = create_progress_artifact(
+                share, key=key_of(f"{self._name}-progress"), description=text
+            )
         else:
             update_progress_artifact(self._artifact, share, description=text)
         if record["step"] >= self._steps:
@@ -71,9 +79,11 @@ def show_table(name: str, rows: list[dict[str, Any]], text: str) -> None:
 
 
 def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
-    """A picture, inside the page: the UI has no way to our files. Returns what Prefect calls it, None if it is not shown.
+    """A picture, inside the page: the UI has no way to our files. Returns what Prefect calls it,
+    None if it is not shown.
 
-    `instead_of` names one shown before, whose place it takes: pictures of a training would fill Prefect's database.
+    `instead_of` names one shown before, whose place it takes: pictures of a training would fill
+    Prefect's database.
     """
     if not in_a_flow():
         return None
@@ -86,7 +96,9 @@ def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
     from prefect.client.schemas.actions import ArtifactUpdate
 
     if instead_of is None:
-        return _shown(lambda: create_image_artifact(url, key=key_of(f"{name}-images"), description=text))
+        return _shown(
+            lambda: create_image_artifact(url, key=key_of(f"{name}-images"), description=text)
+        )
     update = ArtifactUpdate(data=url, description=text)
     _shown(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
     return instead_of
@@ -98,7 +110,9 @@ def _as_jpeg(path: Path) -> str | None:
     for most_pixels in (1024, 512, 256):
         longest = max(picture.shape[:2])
         if longest > most_pixels:
-            picture = resize_shorter_side(picture, max(1, most_pixels * min(picture.shape[:2]) // longest))
+            picture = resize_shorter_side(
+                picture, max(1, most_pixels * min(picture.shape[:2]) // longest)
+            )
         data = encode(picture, "jpg", 85)
         if len(data) <= MOST_BYTES_SHOWN:
             return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
@@ -107,10 +121,13 @@ def _as_jpeg(path: Path) -> str | None:
 
 def show_link(name: str, path: Path, text: str) -> None:
     """A link to a file."""
+
     def show() -> None:
         from prefect.artifacts import create_link_artifact
 
-        create_link_artifact(path.resolve().as_uri(), text, key=key_of(f"{name}-report"), description=str(path))
+        create_link_artifact(
+            path.resolve().as_uri(), text, key=key_of(f"{name}-report"), description=str(path)
+        )
 
     _shown(show)
 
@@ -128,6 +145,8 @@ def in_a_flow() -> bool:
 def _shown(show: Callable[[], Any]) -> Any:
     try:
         return show() if in_a_flow() else None
-    except Exception as error:  # Prefect's server may be restarting: the work matters more than its picture
+    except (
+        Exception
+    ) as error:  # Prefect's server may be restarting: the work matters more than its picture
         detail(f"not shown in Prefect: {type(error).__name__}: {error}")
         return None

@@ -20,9 +20,11 @@ from storage.runs import METRICS_FILE, read_metrics, read_snapshot, snapshots_of
 
 @stage_flow("average-run")
 def average_run(config: AverageRun) -> Artifact:
-    """Publish a run's weights as they would be with a running mean of `length`, chosen after training.
+    """Publish a run's weights as they would be with a running mean of `length`, chosen after
+    training.
 
-    snapshots --least squares--> weights (diffusers folder). Raises StorageError when the run kept no snapshots.
+    snapshots --least squares--> weights (diffusers folder). Raises StorageError when the run kept
+    no snapshots.
     """
     clock = Clock()
     run = open_artifact(config.root, "runs", config.run)
@@ -32,32 +34,49 @@ def average_run(config: AverageRun) -> Artifact:
         snapshots = snapshots_of(run)
         if not snapshots:
             cure = "Train with --set training.posthoc_ema=true."
-            raise StorageError(f"runs/{run.name}", "it kept no snapshots of its means to mix others of", cure)
+            raise StorageError(
+                f"runs/{run.name}", "it kept no snapshots of its means to mix others of", cure
+            )
         at = [(length, step) for step in snapshots for length in LENGTHS]
-        shares, distance = mixture([length for length, _ in at], [step for _, step in at], config.length, max(snapshots))
+        shares, distance = mixture(
+            [length for length, _ in at], [step for _, step in at], config.length, max(snapshots)
+        )
         if distance > FAR:
             what = f"its {len(snapshots)} snapshots give no mean of length {config.length} (the profile is {distance:.2f} off)"
             cure = "Ask for a length between 0.05 and 0.1, or train with a smaller training.checkpoint_steps."
             raise StorageError(f"runs/{run.name}", what, cure)
-        parts = write_average(whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config)
+        parts = write_average(
+            whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config
+        )
         measured = {"profile_distance": round(distance, 4), "snapshots": len(snapshots)}
         return published(build, parts, clock, final_loss=run.measured["final_loss"], **measured)
 
 
 def average_plan(config: AverageRun, run: Artifact | None = None) -> Plan:
-    """The run, its parameters and the length: what follows from the weights asks an averaged run as any other."""
+    """The run, its parameters and the length: what follows from the weights asks an averaged run as
+    any other.
+    """
     run = run or open_artifact(config.root, "runs", config.run)
-    return plan_of("runs", config.name, {**run.parameters, "length": config.length}, {**run.inputs, "run": run.fingerprint})
+    return plan_of(
+        "runs",
+        config.name,
+        {**run.parameters, "length": config.length},
+        {**run.inputs, "run": run.fingerprint},
+    )
 
 
 @stage_task(name="write-average")
-def write_average(build: Build, run: Artifact, files: list[Path], shares: np.ndarray, config: AverageRun) -> list[Part]:
+def write_average(
+    build: Build, run: Artifact, files: list[Path], shares: np.ndarray, config: AverageRun
+) -> list[Part]:
     """The weights with the mixed parameters, and the metrics of the run."""
 
     def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
         denoiser, facts = load_denoiser(run.file("weights"))
         names = [name for name, _ in denoiser.named_parameters()]
-        set_parameters(denoiser, mixed(map(read_snapshot, files), shares.reshape(-1, len(LENGTHS)), names))
+        set_parameters(
+            denoiser, mixed(map(read_snapshot, files), shares.reshape(-1, len(LENGTHS)), names)
+        )
         denoiser.save(scratch / "weights", {**facts, "ema_length": config.length})
         card = (run.file("weights") / "README.md").read_text(encoding="utf-8")
         mean = f"{config.name}: the same run with a running mean of length {config.length} (arXiv 2312.02696), mixed from "
@@ -69,4 +88,7 @@ def write_average(build: Build, run: Artifact, files: list[Path], shares: np.nda
         shutil.copyfile(run.file(METRICS_FILE), scratch / METRICS_FILE)
         return len(read_metrics(scratch / METRICS_FILE)), {}
 
-    return [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
+    return [
+        *single_part(build, "weights", write_weights),
+        *single_part(build, "metrics", write_metrics),
+    ]

@@ -34,14 +34,29 @@ from flows.workers import a_device_each
 from rdm_core.clip import Encoder, batches_of, even_batches, joined
 from rdm_core.device import best_device, fastest_precision
 from rdm_core.preparation import decode_stored
-from rdm_core.search import NO_ROW, Searcher, build_index, measured_setting, recall_at_k, search_exact, tune_index
+from rdm_core.search import (
+    NO_ROW,
+    Searcher,
+    build_index,
+    measured_setting,
+    recall_at_k,
+    search_exact,
+    tune_index,
+)
 from storage.arrays import open_array
 from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
 from storage.atomic import write_json
 from storage.build import Build, read_plan, unfinished
 from storage.embeddings import read_columns, vector_parts, without_keys, write_embeddings
 from storage.errors import BuildRefused, StorageError
-from storage.index import FAISS_FILE, VECTORS_FILE, faiss_file, open_means, open_vectors, write_vectors
+from storage.index import (
+    FAISS_FILE,
+    VECTORS_FILE,
+    faiss_file,
+    open_means,
+    open_vectors,
+    write_vectors,
+)
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
 
@@ -80,7 +95,9 @@ def embed_images(config: BuildDatabase) -> Artifact:
         wanted = {part.name: origin_of(how, shards, part, removed) for part in shards.parts}
         with a_device_each():
             futures = [
-                embed_group.submit(whole(build), whole(only(shards, group)), group, config, whole(removed))
+                embed_group.submit(
+                    whole(build), whole(only(shards, group)), group, config, whole(removed)
+                )
                 for group in groups(wanted, at_least=SHARDS_A_STREAM)
             ]
         parts = gathered(build, futures)
@@ -92,13 +109,17 @@ def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Pla
     """The encoder and its precision, the shards, and the keys that were taken out for good."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
     removed = removal_parameters(read_removals(config.root, config.name))
-    return plan_of("embeddings", config.name, embedded_how(config) | removed, {"shards": shards.fingerprint})
+    return plan_of(
+        "embeddings", config.name, embedded_how(config) | removed, {"shards": shards.fingerprint}
+    )
 
 
 def embedded_how(config: BuildDatabase) -> dict[str, Any]:
-    """The encoder, the precision asked for or found to be this machine's fastest, and the stage's revision.
+    """The encoder, the precision asked for or found to be this machine's fastest, and the stage's
+    revision.
 
-    The precision is no part of the encoder's identity: databases of one encoder are searched together, whatever embedded them.
+    The precision is no part of the encoder's identity: databases of one encoder are searched
+    together, whatever embedded them.
     """
     encoder = encoder_for(config)
     return {"encoder": encoder.identity, "precision": encoder.precision} | revision_of("embeddings")
@@ -110,8 +131,9 @@ def encoder_for(config: BuildDatabase) -> Encoder:
 
 
 def precision_for(config: BuildDatabase) -> str:
-    """The precision asked for; auto: that of the database's last version or unfinished build, so that no other machine
-    embeds it anew, and for a new name what this machine is fastest with."""
+    """The precision asked for; auto: that of the database's last version or unfinished build, so
+    that no other machine embeds it anew, and for a new name what this machine is fastest with.
+    """
     if config.precision != "auto":
         return config.precision
     begun = map(read_plan, unfinished(config.root, "embeddings", config.name))
@@ -129,14 +151,18 @@ def load_weights(config: BuildDatabase) -> Encoder:
 
 
 def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Set[str]) -> str:
-    """What the embeddings of a shard are made from: `embedded_how`, the shard's bytes, and its samples on the removal list."""
+    """What the embeddings of a shard are made from: `embedded_how`, the shard's bytes, and its
+    samples on the removal list.
+    """
     gone = removed_from_shard(shards, shard.name, removed)
     of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
 
 
 def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> None:
-    """Raise BuildRefused when the removal list grew while the database was embedded: no key may come back."""
+    """Raise BuildRefused when the removal list grew while the database was embedded: no key may
+    come back.
+    """
     if read_removals(config.root, config.name) != removed:
         raise BuildRefused(
             f"embeddings/{config.name}",
@@ -146,18 +172,28 @@ def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> Non
 
 
 @stage_task(name="embed-parts", retries=NETWORK_RETRIES)
-def embed_group(build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase, removed: Set[str]) -> list[Part]:
+def embed_group(
+    build: Build, shards: Artifact, wanted: Wanted, config: BuildDatabase, removed: Set[str]
+) -> list[Part]:
     """The parts of one task run."""
-    return group_in_one_go(build, wanted, lambda names: embed_parts(build, shards, names, wanted, config, removed))
+    return group_in_one_go(
+        build, wanted, lambda names: embed_parts(build, shards, names, wanted, config, removed)
+    )
 
 
 def embed_parts(
-    build: Build, shards: Artifact, names: Sequence[str], wanted: Wanted, config: BuildDatabase, removed: Set[str]
+    build: Build,
+    shards: Artifact,
+    names: Sequence[str],
+    wanted: Wanted,
+    config: BuildDatabase,
+    removed: Set[str],
 ) -> Iterator[Part]:
     """Embed the accepted samples of some shards that are not on the removal list, in one stream.
 
-    The next shard is read while this one is embedded, and each part is written when its last vector has come. Batches end
-    with their shard, evenly: so a part's vectors are the same to the last bit, whatever is embedded before and after it.
+    The next shard is read while this one is embedded, and each part is written when its last vector
+    has come. Batches end with their shard, evenly: so a part's vectors are the same to the last
+    bit, whatever is embedded before and after it.
     """
     encoder = encoder_of(config.encoder, config.weights, build.plan.parameters["precision"])
     gone = {name: set(removed_from_shard(shards, name, removed)) for name in names}
@@ -173,7 +209,11 @@ def embed_parts(
     embedded = encoder.encode_stream(batches(), decode_stored)
     for name in names:
         sidecar = sidecar_of(name)
-        part = (name, sidecar, *joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension))
+        part = (
+            name,
+            sidecar,
+            *joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension),
+        )
 
         def write(scratch: Path, part: tuple[Any, ...] = part) -> tuple[int, dict[str, int]]:
             return write_embeddings(scratch, *part), {}
@@ -182,10 +222,14 @@ def embed_parts(
 
 
 @stage_flow("index-embeddings")
-def index_embeddings(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Artifact:
-    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was measured to have.
+def index_embeddings(
+    config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None
+) -> Artifact:
+    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was
+    measured to have.
 
-    The mean of the captions is that of the index it replaces, if one is given: then no encoder is needed.
+    The mean of the captions is that of the index it replaces, if one is given: then no encoder is
+    needed.
     """
     clock = Clock()
     with building(config.root, index_plan(config, embeddings)) as build:
@@ -195,17 +239,27 @@ def index_embeddings(config: BuildDatabase, embeddings: Artifact, replaced: Arti
         return published(build, parts, clock, **measured_of(build, config))
 
 
-def index_plan(config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None) -> Plan:
+def index_plan(
+    config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None
+) -> Plan:
     """The recipe, and the embeddings it is applied to."""
-    exact = config.recipe == "exact" or (config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS)
-    approximate = {"recipe": "autofaiss", "memory": config.index_memory, "recall_target": config.recall_target}
+    exact = config.recipe == "exact" or (
+        config.recipe == "auto" and embeddings.rows <= EXACT_UP_TO_ROWS
+    )
+    approximate = {
+        "recipe": "autofaiss",
+        "memory": config.index_memory,
+        "recall_target": config.recall_target,
+    }
     recipe: dict[str, Any] = {"recipe": "exact"} if exact else approximate
     encoder = {"encoder": embeddings.parameters["encoder"]}
     return plan_of("index", config.name, encoder | recipe, {"embeddings": embeddings.fingerprint})
 
 
 @stage_task(name="write-index")
-def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, replaced: Artifact | None) -> list[Part]:
+def write_index(
+    build: Build, embeddings: Artifact, config: BuildDatabase, replaced: Artifact | None
+) -> list[Part]:
     """The only part: the matrix, its norms and, when asked for, the faiss file."""
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
@@ -214,27 +268,49 @@ def write_index(build: Build, embeddings: Artifact, config: BuildDatabase, repla
         if build.plan.parameters["recipe"] == "autofaiss":
             vectors = open_array(scratch / VECTORS_FILE)
             recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
-            curve = tune_index(scratch / FAISS_FILE, *recall_queries(vectors, config, TUNED_ON), config.recall_target)
-            write_json(build.file(CURVE_FILE), {"index": recipe, "curve": [asdict(setting) for setting in curve]})
+            curve = tune_index(
+                scratch / FAISS_FILE,
+                *recall_queries(vectors, config, TUNED_ON),
+                config.recall_target,
+            )
+            write_json(
+                build.file(CURVE_FILE),
+                {"index": recipe, "curve": [asdict(setting) for setting in curve]},
+            )
         return rows, {}
 
     return single_part(build, "index", write)
 
 
 def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
-    """Mean unit vector [D] of at most CAPTIONS_FOR_A_MEAN captions, evenly spread over the rows; zeros without captions."""
-    captions = [texts[0] for texts in read_columns(embeddings, ["captions"])["captions"].to_pylist() if texts]
+    """Mean unit vector [D] of at most CAPTIONS_FOR_A_MEAN captions, evenly spread over the rows;
+    zeros without captions.
+    """
+    captions = [
+        texts[0]
+        for texts in read_columns(embeddings, ["captions"])["captions"].to_pylist()
+        if texts
+    ]
     if not captions:
         return np.zeros(embeddings.parameters["encoder"]["dimension"], np.float32)
-    spread = np.linspace(0, len(captions) - 1, min(len(captions), CAPTIONS_FOR_A_MEAN)).round().astype(int)
+    spread = (
+        np.linspace(0, len(captions) - 1, min(len(captions), CAPTIONS_FOR_A_MEAN))
+        .round()
+        .astype(int)
+    )
     vectors, _ = encoder_for(config).encode_texts([captions[i] for i in spread])
     return vectors.mean(axis=0)
 
 
-def recall_queries(vectors: np.ndarray, config: BuildDatabase, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A seeded draw of the database's own rows [Q, D], and the nearest rows of each [Q, K] by exact search but itself, which
-    every index finds."""
-    drawn = np.random.default_rng(seed).choice(len(vectors), min(config.recall_queries, len(vectors)), replace=False)
+def recall_queries(
+    vectors: np.ndarray, config: BuildDatabase, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A seeded draw of the database's own rows [Q, D], and the nearest rows of each [Q, K] by exact
+    search but itself, which every index finds.
+    """
+    drawn = np.random.default_rng(seed).choice(
+        len(vectors), min(config.recall_queries, len(vectors)), replace=False
+    )
     picks = np.sort(drawn)
     queries = np.asarray(vectors[picks], dtype=np.float32)
     rows, _ = search_exact(queries, vectors, min(config.recall_k + 1, len(vectors)))
@@ -242,11 +318,12 @@ def recall_queries(vectors: np.ndarray, config: BuildDatabase, seed: int) -> tup
 
 
 def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
-    """Recall@k of the written index against exact search, on a seeded draw of its own rows, and the time it took.
+    """Recall@k of the written index against exact search, on a seeded draw of its own rows, and the
+    time it took.
 
-    Other rows than the effort was chosen with; a text's neighbors lie further off than an image's, and fewer may be found. Of
-    an approximate index also whether it meets its targets, which is said if not, and the curve that tuning measured; no
-    curve where the index was at hand already.
+    Other rows than the effort was chosen with; a text's neighbors lie further off than an image's,
+    and fewer may be found. Of an approximate index also whether it meets its targets, which is said
+    if not, and the curve that tuning measured; no curve where the index was at hand already.
     """
     vectors = open_vectors(build)
     queries, exact = recall_queries(vectors, config, JUDGED_ON)
@@ -260,12 +337,20 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     if searcher.index is None:
         return measured
     written = measured_setting(searcher.index, "as written", queries, exact)
-    met = written.recall >= config.recall_target and written.p95_milliseconds <= config.latency_target_milliseconds
+    met = (
+        written.recall >= config.recall_target
+        and written.p95_milliseconds <= config.latency_target_milliseconds
+    )
     if not met:
         told = f"recall {written.recall} (asked: {config.recall_target}), 95 % of queries within {written.p95_milliseconds} ms "
         told += f"(asked: {config.latency_target_milliseconds}): not both targets are met; try recipe=exact"
         say("index", config.name, told)
-    curve = json.loads(build.file(CURVE_FILE).read_bytes()) if build.file(CURVE_FILE).is_file() else {}
+    curve = (
+        json.loads(build.file(CURVE_FILE).read_bytes()) if build.file(CURVE_FILE).is_file() else {}
+    )
     bytes_per_row = round(build.file(FAISS_FILE).stat().st_size / len(vectors), 1)
-    latency = {"p50_milliseconds": written.p50_milliseconds, "p95_milliseconds": written.p95_milliseconds}
+    latency = {
+        "p50_milliseconds": written.p50_milliseconds,
+        "p95_milliseconds": written.p95_milliseconds,
+    }
     return measured | curve | latency | {"bytes_per_row": bytes_per_row, "targets_met": met}

@@ -23,7 +23,8 @@ MOST_MISTAKEN = 0.01
 def calibrated_cap_of(
     database: OpenDatabase, images: int = CALIBRATED_WITH, seed: int = 0
 ) -> tuple[Cap, int]:
-    """The cap that altered copies of some of the database's own images give, and how many images these were.
+    """The cap that altered copies of some of the database's own images give, and how many images
+    these were.
 
     Raises RequestError when none is at hand.
     """
@@ -32,7 +33,9 @@ def calibrated_cap_of(
     found = database.images([keys[row] for row in rows])
     if not found:
         what = "its images are no longer under this root, so that no cap can be calibrated"
-        raise RequestError(f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example.")
+        raise RequestError(
+            f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example."
+        )
     from rdm_core.duplicates import calibrated_cap
 
     rows = np.asarray([row for row in sorted(rows) if keys[row] in found])

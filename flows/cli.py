@@ -1,4 +1,5 @@
-"""`rdm`: one subcommand a flow. A flow is imported only when it runs, so `rdm --help` answers at once.
+"""`rdm`: one subcommand a flow. A flow is imported only when it runs, so `rdm --help` answers at
+once.
 
 Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 """
@@ -50,13 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answered(text: str) -> int:
-    """Print what came out: on a full disk that is no success, for `| head`, which has seen enough, it is."""
+    """Print what came out: on a full disk that is no success, for `| head`, which has seen enough,
+    it is.
+    """
     try:
         tell(text)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would complain once more when it ends
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # the interpreter would complain once more when it ends
         if not isinstance(error, BrokenPipeError):
-            _complain(f"rdm: the answer cannot be written: {error.strerror or error}. What was asked for is done.")
+            _complain(
+                f"rdm: the answer cannot be written: {error.strerror or error}. What was asked for is done."
+            )
             return 1
     return 0
 
@@ -68,7 +75,9 @@ def _complain(text: str) -> None:
 
 
 def interrupt(*_: Any) -> None:
-    """End what runs, trainings included; at the latest after SECONDS_TO_GO, as Prefect may wait for a server that is gone."""
+    """End what runs, trainings included; at the latest after SECONDS_TO_GO, as Prefect may wait for
+    a server that is gone.
+    """
     last_word = threading.Timer(SECONDS_TO_GO, os._exit, [INTERRUPTED])
     last_word.daemon = True
     last_word.start()
@@ -77,8 +86,8 @@ def interrupt(*_: Any) -> None:
 
 
 def interrupt_again(lost: Any) -> None:
-    """An interrupt that came while the interpreter was in a callback of its own, as imports have many,
-    is dropped by it with a traceback: once more, a moment later.
+    """An interrupt that came while the interpreter was in a callback of its own, as imports have
+    many, is dropped by it with a traceback: once more, a moment later.
     """
     if issubclass(lost.exc_type, KeyboardInterrupt):
         again = threading.Timer(SECONDS_UNTIL_AGAIN, _thread.interrupt_main)
@@ -89,7 +98,9 @@ def interrupt_again(lost: Any) -> None:
 
 
 def _as_json(value: Any) -> str:
-    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words for, are null."""
+    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words
+    for, are null.
+    """
     plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
     return json.dumps(plain, indent=2).replace("\x7f", "\\u007f")
 
@@ -105,15 +116,26 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
-        prog="rdm", description="Retrieval-augmented image synthesis: database, training, samples, report."
+        prog="rdm",
+        description="Retrieval-augmented image synthesis: database, training, samples, report.",
     )
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, text: str, command: Callable[[argparse.Namespace], commands.Result], settable: bool = True
+        name: str,
+        text: str,
+        command: Callable[[argparse.Namespace], commands.Result],
+        settable: bool = True,
     ) -> argparse.ArgumentParser:
-        made = subcommands.add_parser(name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        made.add_argument("--root", type=root_argument, default=Path("data"), help="directory or s3://... (default: data)")
+        made = subcommands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        made.add_argument(
+            "--root",
+            type=root_argument,
+            default=Path("data"),
+            help="directory or s3://... (default: data)",
+        )
         made.add_argument("--json", action="store_true", help="print the result as JSON")
         if settable:
             made.add_argument(
@@ -124,14 +146,20 @@ def parser() -> argparse.ArgumentParser:
                 metavar="KEY=VALUE",
                 help="one parameter; dots go inside: training.steps=500",
             )
-            made.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
+            made.add_argument(
+                "--dry-run", action="store_true", help="print the resolved parameters and stop"
+            )
             made.epilog = "For --set see flows/config.py, sample_config.py and look_config.py; resolved: --dry-run."
         made.set_defaults(command=command)
         return made
 
     add("demo", "the whole path on built-in images, ending with a report", commands.run_demo)
     one = add("import", "images -> shards", commands.run_import)
-    one.add_argument("source", choices=["shapes", "coco", "openimages", "wikiart", "folder"], help="layout of the dataset")
+    one.add_argument(
+        "source",
+        choices=["shapes", "coco", "openimages", "wikiart", "folder"],
+        help="layout of the dataset",
+    )
     one.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
     _named(one)
     one = add("build", "shards -> embeddings -> index: a database", commands.run_build)
@@ -148,13 +176,17 @@ def parser() -> argparse.ArgumentParser:
     one = add("sample", "weights + any database + a request -> images", commands.run_sample)
     _named(one, "run")
     one.add_argument("--database", help="another database: changes domain or style")
-    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
+    one.add_argument(
+        "--text", action="append", default=[], type=typed, help="a prompt; may be repeated"
+    )
     one.add_argument("--image", action="append", default=[], help="a query image; may be repeated")
     one.add_argument(
         "--class", action="append", default=[], type=typed, dest="class_name",
         help="a class name; may be repeated",
     )  # fmt: skip
-    one.add_argument("--out", type=Path, help="copy the images and the contact sheet to this directory")
+    one.add_argument(
+        "--out", type=Path, help="copy the images and the contact sheet to this directory"
+    )
     _add_weights(add)
     _add_judging(add)
     _add_analysis(add)
@@ -164,13 +196,29 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that make weights of other weights."""
-    one = add("average", "a run with a running mean of another length, chosen after training", commands.run_average)
+    one = add(
+        "average",
+        "a run with a running mean of another length, chosen after training",
+        commands.run_average,
+    )
     _named(one, "run")
-    one.add_argument("--length", type=float, help="as a share of the training: 0.05 is short, 0.2 long (default: 0.1)")
-    one = add("convert", "a file released in 2022 -> weights, an autoencoder or a database", commands.run_convert)
+    one.add_argument(
+        "--length",
+        type=float,
+        help="as a share of the training: 0.05 is short, 0.2 long (default: 0.1)",
+    )
+    one = add(
+        "convert",
+        "a file released in 2022 -> weights, an autoencoder or a database",
+        commands.run_convert,
+    )
     _named(one)
-    one.add_argument("files", nargs="+", type=Path, help="the checkpoint, or the .npz archives of a database")
-    one.add_argument("--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ...")
+    one.add_argument(
+        "files", nargs="+", type=Path, help="the checkpoint, or the .npz archives of a database"
+    )
+    one.add_argument(
+        "--layout", help="which of the released models it is: imagenet-2022, vq-f4, embeddings, ..."
+    )
     one.add_argument("--out", type=Path, help="an autoencoder alone: folder it is written to")
 
 
@@ -178,46 +226,91 @@ def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that measure and tell."""
     one = add("evaluate", "does a run use its neighbors? (shapes world)", commands.run_evaluate)
     _named(one, "run", "baseline")
-    add("study", "six tests of the method with thresholds, over training seeds (shapes world)", commands.run_study)
+    add(
+        "study",
+        "six tests of the method with thresholds, over training seeds (shapes world)",
+        commands.run_study,
+    )
     one = add("report", "one HTML page about a run", commands.run_report)
     _named(one, "run", "baseline", "evaluation")
 
 
 def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look into what was built."""
-    one = add("search", "what is near to a text, an image, a row or a vector, with scores and credits", commands.run_search)
+    one = add(
+        "search",
+        "what is near to a text, an image, a row or a vector, with scores and credits",
+        commands.run_search,
+    )
     one.add_argument("--database", help="name (or name@id) of the database")
-    one.add_argument("--text", action="append", default=[], type=typed, help="a prompt; may be repeated")
+    one.add_argument(
+        "--text", action="append", default=[], type=typed, help="a prompt; may be repeated"
+    )
     one.add_argument("--image", action="append", default=[], help="an image file; may be repeated")
-    one.add_argument("--key", action="append", default=[], help="key of a row of the database; may be repeated")
-    one.add_argument("--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several")
+    one.add_argument(
+        "--key", action="append", default=[], help="key of a row of the database; may be repeated"
+    )
+    one.add_argument(
+        "--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several"
+    )
     one.add_argument("--k", type=int, help="rows found for each (default: 12)")
     saved = "contact sheet: .html with credits, .png with what of them fits; table: .csv, .parquet, .json"
     one.add_argument("--out", type=Path, metavar="FILE", help=saved)
-    one = add("map", "a database on one page: embeddings on a plane, with pictures", commands.run_map)
+    one = add(
+        "map", "a database on one page: embeddings on a plane, with pictures", commands.run_map
+    )
     one.add_argument("--database", help="name (or name@id) of the database")
     one.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
     one.add_argument("--out", type=Path, metavar="FILE", help="the page (default: map.html)")
-    one = add("compare", "two versions of a database, or one under two encoders: rows, shift, neighbors", commands.run_compare)
+    one = add(
+        "compare",
+        "two versions of a database, or one under two encoders: rows, shift, neighbors",
+        commands.run_compare,
+    )
     one.add_argument("one", help="name or name@id")
     one.add_argument("other", help="name or name@id")
-    one = add("duplicates", "which images stand in a database twice, or in two of them", commands.run_duplicates)
+    one = add(
+        "duplicates",
+        "which images stand in a database twice, or in two of them",
+        commands.run_duplicates,
+    )
     one.add_argument("--database", help="name (or name@id) of the database")
-    one.add_argument("--other", help="an evaluation set's embeddings: what of it is in the database?")
-    one.add_argument("--cap", type=float, help="cosine above which two are one (default: calibrated for the encoder)")
-    one.add_argument("--keys", type=Path, metavar="FILE", help="write the keys of the surplus copies, for rdm remove")
+    one.add_argument(
+        "--other", help="an evaluation set's embeddings: what of it is in the database?"
+    )
+    one.add_argument(
+        "--cap",
+        type=float,
+        help="cosine above which two are one (default: calibrated for the encoder)",
+    )
+    one.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="write the keys of the surplus copies, for rdm remove",
+    )
     pairs = "contact sheet of the highest: .html or .png; table of all: .csv, .parquet, .json"
-    one.add_argument("--force", action="store_true", help="write them even if most rows would be copies")
+    one.add_argument(
+        "--force", action="store_true", help="write them even if most rows would be copies"
+    )
     one.add_argument("--out", type=Path, metavar="FILE", help=pairs)
-    one = add("query", "SQL over everything that was built, read-only", commands.run_query, settable=False)
+    one = add(
+        "query", "SQL over everything that was built, read-only", commands.run_query, settable=False
+    )
     views = "one SELECT over the views shards, embeddings, neighbors, runs, ..."
     one.add_argument("sql", metavar="SQL", type=typed, help=views)
-    one.add_argument("--out", type=Path, metavar="FILE", help="save every row: .parquet, .csv or .json")
+    one.add_argument(
+        "--out", type=Path, metavar="FILE", help="save every row: .parquet, .csv or .json"
+    )
 
 
 def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look after what was built."""
-    one = add("run", "start a deployment of prefect.yaml, with parameters changed by --set", commands.run_run)
+    one = add(
+        "run",
+        "start a deployment of prefect.yaml, with parameters changed by --set",
+        commands.run_run,
+    )
     one.add_argument("deployment", help="train-rdm, rebuild-coco, ... or flow/deployment")
     one = add(
         "show",
@@ -226,16 +319,33 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         settable=False,
     )
     one.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
-    one = add("check", "compare every file of every artifact with its manifest", commands.run_check, settable=False)
+    one = add(
+        "check",
+        "compare every file of every artifact with its manifest",
+        commands.run_check,
+        settable=False,
+    )
     one.add_argument("what", nargs="?", help="kind/name; everything when left out")
     one = add(
-        "log", "the versions of an artifact: when, from what, how many rows, what changed", commands.run_log, settable=False
+        "log",
+        "the versions of an artifact: when, from what, how many rows, what changed",
+        commands.run_log,
+        settable=False,
     )
     one.add_argument("what", metavar="NAME", help="kind/name, or a name: then of every kind")
-    one = add("gc", "remove old versions: what is current or an input of what stays is kept", commands.run_gc, settable=False)
-    one.add_argument("--keep", type=int, metavar="N", help="newest versions of each name that stay (default: 2)")
+    one = add(
+        "gc",
+        "remove old versions: what is current or an input of what stays is kept",
+        commands.run_gc,
+        settable=False,
+    )
+    one.add_argument(
+        "--keep", type=int, metavar="N", help="newest versions of each name that stay (default: 2)"
+    )
     one.add_argument("--dry-run", action="store_true", help="say what would be removed and stop")
-    unfinished = "drop what interrupted builds left (all: of every name); without --keep, nothing else"
+    unfinished = (
+        "drop what interrupted builds left (all: of every name); without --keep, nothing else"
+    )
     one.add_argument("--unfinished", default="", metavar="KIND/NAME", help=unfinished)
     one = add(
         "remove",
@@ -244,8 +354,15 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         commands.run_remove,
     )
     one.add_argument("--database", help="name of the database")
-    one.add_argument("--keys", type=Path, metavar="FILE", help="one key a line; without crop number: every crop of the image")
-    one.add_argument("--missing-ok", action="store_true", help="list keys too that the database does not hold")
+    one.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="one key a line; without crop number: every crop of the image",
+    )
+    one.add_argument(
+        "--missing-ok", action="store_true", help="list keys too that the database does not hold"
+    )
 
 
 def _named(command: argparse.ArgumentParser, *references: str) -> None:

@@ -1,4 +1,5 @@
-"""What each subcommand of `rdm` does: its words become a flow's parameters, and what came out becomes an answer.
+"""What each subcommand of `rdm` does: its words become a flow's parameters, and what came out
+becomes an answer.
 
 A flow is imported only when it runs.
 """
@@ -30,7 +31,9 @@ def run_import(options: argparse.Namespace) -> Result:
     """rdm import."""
     from flows.config import ImportImages
 
-    config = configured(options, ImportImages, source=options.source, path=options.path, name=options.name)
+    config = configured(
+        options, ImportImages, source=options.source, path=options.path, name=options.name
+    )
     return _stage(options, config, "flows.import_images", "import_images", _counts)
 
 
@@ -39,7 +42,9 @@ def run_build(options: argparse.Namespace) -> Result:
     from flows.config import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
-    return _stage(options, config, "flows.build_database", "build_database", lambda pair: _facts(pair[1]))
+    return _stage(
+        options, config, "flows.build_database", "build_database", lambda pair: _facts(pair[1])
+    )
 
 
 def run_embed(options: argparse.Namespace) -> Result:
@@ -54,7 +59,13 @@ def run_neighbors(options: argparse.Namespace) -> Result:
     """rdm neighbors."""
     from flows.config import FindNeighbors
 
-    config = configured(options, FindNeighbors, name=options.name, queries=options.queries, database=options.database)
+    config = configured(
+        options,
+        FindNeighbors,
+        name=options.name,
+        queries=options.queries,
+        database=options.database,
+    )
     return _stage(options, config, "flows.find_neighbors", "find_neighbors", _facts)
 
 
@@ -74,9 +85,13 @@ def run_train(options: argparse.Namespace) -> Result:
     from storage.artifact import current_id
 
     if options.preset is not None and options.preset not in PRESETS:
-        raise UsageError(f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}.")
+        raise UsageError(
+            f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}."
+        )
     preset = {part: dict(values) for part, values in PRESETS.get(options.preset, {}).items()}
-    references = {role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")}
+    references = {
+        role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")
+    }
     config = configured(options, TrainRDM, **references, **preset)
     if options.dry_run:
         _say_needs(options, config)
@@ -92,7 +107,11 @@ def _say_needs(options: argparse.Namespace, config: Any) -> None:
 
     try:
         needs = check_training(config)
-        told = needs.text if needs else "needs: known as soon as its latents are there, or their images are described"
+        told = (
+            needs.text
+            if needs
+            else "needs: known as soon as its latents are there, or their images are described"
+        )
     except Exception as error:
         if not is_ours(error):
             raise
@@ -108,7 +127,9 @@ def run_sample(options: argparse.Namespace) -> Result:
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
     config = configured(options, SampleRDM, **flags)
     if options.out and not options.dry_run:
-        options.out.mkdir(parents=True, exist_ok=True)  # before the work: a wrong place is told at once
+        options.out.mkdir(
+            parents=True, exist_ok=True
+        )  # before the work: a wrong place is told at once
     text, value = _stage(options, config, "flows.sample", "sample_rdm", _sampled)
     if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
@@ -120,15 +141,28 @@ def run_convert(options: argparse.Namespace) -> Result:
     """rdm convert."""
     from flows.config import ConvertOriginal
 
-    flags = {"files": options.files, "layout": options.layout, "out": options.out, "name": options.name or options.layout}
-    return _stage(options, configured(options, ConvertOriginal, **flags), "flows.convert", "convert_original", _converted)
+    flags = {
+        "files": options.files,
+        "layout": options.layout,
+        "out": options.out,
+        "name": options.name or options.layout,
+    }
+    return _stage(
+        options,
+        configured(options, ConvertOriginal, **flags),
+        "flows.convert",
+        "convert_original",
+        _converted,
+    )
 
 
 def run_average(options: argparse.Namespace) -> Result:
     """rdm average."""
     from flows.config import AverageRun
 
-    config = configured(options, AverageRun, name=options.name, run=options.run, length=options.length)
+    config = configured(
+        options, AverageRun, name=options.name, run=options.run, length=options.length
+    )
     return _stage(options, config, "flows.average", "average_run", _facts)
 
 
@@ -158,8 +192,15 @@ def run_report(options: argparse.Namespace) -> Result:
     """rdm report."""
     from flows.config import WriteReport
 
-    flags = {"name": options.name, "run": options.run, "baseline": options.baseline, "evaluation": options.evaluation}
-    return _stage(options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report)
+    flags = {
+        "name": options.name,
+        "run": options.run,
+        "baseline": options.baseline,
+        "evaluation": options.evaluation,
+    }
+    return _stage(
+        options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report
+    )
 
 
 def run_search(options: argparse.Namespace) -> Result:
@@ -169,7 +210,12 @@ def run_search(options: argparse.Namespace) -> Result:
     with large_import():
         from flows.search import search
 
-    flags = {"database": options.database, "texts": options.text, "images": options.image, "keys": options.key}
+    flags = {
+        "database": options.database,
+        "texts": options.text,
+        "images": options.image,
+        "keys": options.key,
+    }
     flags |= {"vectors": options.vectors, "k": options.k, "out": options.out}
     return _looked(options, configured(options, SearchDatabase, **flags), search)
 
@@ -188,7 +234,11 @@ def run_compare(options: argparse.Namespace) -> Result:
     from flows.compare import compare
     from flows.look_config import CompareDatabases
 
-    return _looked(options, configured(options, CompareDatabases, one=options.one, other=options.other), compare)
+    return _looked(
+        options,
+        configured(options, CompareDatabases, one=options.one, other=options.other),
+        compare,
+    )
 
 
 def run_duplicates(options: argparse.Namespace) -> Result:
@@ -219,7 +269,10 @@ def run_run(options: argparse.Namespace) -> Result:
     if options.dry_run:
         return json.dumps(changes, indent=2), changes
     started = run_deployed(options.deployment, changes)
-    return f"{started['deployment']}: started {started['name']} ({started['id']})\n{started['url']}".rstrip(), started
+    return (
+        f"{started['deployment']}: started {started['name']} ({started['id']})\n{started['url']}".rstrip(),
+        started,
+    )
 
 
 def run_show(options: argparse.Namespace) -> Result:
@@ -261,7 +314,11 @@ def run_remove(options: argparse.Namespace) -> Result:
     """rdm remove."""
     from flows.config import RemoveKeys
 
-    flags = {"database": options.database, "keys_file": options.keys, "missing_ok": options.missing_ok or None}
+    flags = {
+        "database": options.database,
+        "keys_file": options.keys,
+        "missing_ok": options.missing_ok or None,
+    }
     config = configured(options, RemoveKeys, **flags)
     if options.dry_run:
         from flows.rehearse import rehearse
@@ -280,7 +337,9 @@ def _resolved(config: Any) -> Result:
     return json.dumps(value, indent=2), value
 
 
-def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]) -> Result:
+def _stage(
+    options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]
+) -> Result:
     if options.dry_run:
         return _resolved(config)
     from importlib import import_module
@@ -291,7 +350,12 @@ def _stage(options: argparse.Namespace, config: Any, module: str, flow: str, tol
 
 
 def _facts(artifact: Any) -> Result:
-    value = {"kind": artifact.kind, "name": artifact.name, "id": artifact.id, "fingerprint": artifact.fingerprint}
+    value = {
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "id": artifact.id,
+        "fingerprint": artifact.fingerprint,
+    }
     value |= {
         "rows": artifact.rows,
         "counts": artifact.counts,
@@ -303,7 +367,9 @@ def _facts(artifact: Any) -> Result:
 
 def _counts(artifact: Any) -> Result:
     text, value = _facts(artifact)
-    return "\n".join([text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]), value
+    return "\n".join(
+        [text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]
+    ), value
 
 
 def _sampled(artifact: Any) -> Result:

@@ -1,4 +1,6 @@
-"""What changed between two databases: versions of one, or one set of images embedded by two encoders."""
+"""What changed between two databases: versions of one, or one set of images embedded by two
+encoders.
+"""
 
 from typing import Any
 
@@ -16,17 +18,26 @@ SHOWN = 5
 
 
 def compare(config: CompareDatabases) -> Result:
-    """Rows added and removed, shift of the vectors, and how much of the neighborhood is the same; raises a StorageError.
+    """Rows added and removed, shift of the vectors, and how much of the neighborhood is the same;
+    raises a StorageError.
 
     Vectors are compared where one encoder made both, neighbors where there are shared keys enough.
     """
-    one, other = (open_artifact(config.root, "embeddings", reference) for reference in (config.one, config.other))
+    one, other = (
+        open_artifact(config.root, "embeddings", reference)
+        for reference in (config.one, config.other)
+    )
     same_encoder = one.parameters["encoder"] == other.parameters["encoder"]
     keys, other_keys = (read_columns(a, ["key"])["key"].to_pylist() for a in (one, other))
     places = {key: row for row, key in enumerate(other_keys)}
-    pairs = np.asarray([(row, places[key]) for row, key in enumerate(keys) if key in places], dtype=np.int64).reshape(-1, 2)
+    pairs = np.asarray(
+        [(row, places[key]) for row, key in enumerate(keys) if key in places], dtype=np.int64
+    ).reshape(-1, 2)
     present = set(keys)
-    added, removed = [key for key in other_keys if key not in present], [key for key in keys if key not in places]
+    added, removed = (
+        [key for key in other_keys if key not in present],
+        [key for key in keys if key not in places],
+    )
     value: dict[str, Any] = {
         "one": _described(one), "other": _described(other), "same_encoder": same_encoder,
         "rows_kept": len(pairs), "rows_added": len(added), "rows_removed": len(removed),
@@ -38,11 +49,22 @@ def compare(config: CompareDatabases) -> Result:
         cosines = np.einsum("nd,nd->n", vectors[pairs[:, 0]], other_vectors[pairs[:, 1]])
         value["rows_changed"] = int((cosines < config.same_above).sum())
     if len(pairs) > config.k:
-        sources = np.asarray(read_columns(one, ["source_key"])["source_key"].to_pylist(), dtype=object)[pairs[:, 0]]
+        sources = np.asarray(
+            read_columns(one, ["source_key"])["source_key"].to_pylist(), dtype=object
+        )[pairs[:, 0]]
         recall = neighbor_recall(
-            vectors[pairs[:, 0]], other_vectors[pairs[:, 1]], sources, config.k, config.queries, config.seed
+            vectors[pairs[:, 0]],
+            other_vectors[pairs[:, 1]],
+            sources,
+            config.k,
+            config.queries,
+            config.seed,
         )
-        value |= {"neighbor_recall": recall, "k": config.k, "queries": min(config.queries, len(pairs))}
+        value |= {
+            "neighbor_recall": recall,
+            "k": config.k,
+            "queries": min(config.queries, len(pairs)),
+        }
     return "\n".join(_lines(value)), value
 
 
@@ -54,8 +76,13 @@ def _described(embeddings: Artifact) -> dict[str, Any]:
 
 def _lines(value: dict[str, Any]) -> list[str]:
     one, other = value["one"], value["other"]
-    lines = [f"{name}: {a['artifact']}, {a['rows']:,} rows, {a['encoder']}" for name, a in (("one", one), ("other", other))]
-    lines.append(f"rows kept {value['rows_kept']:,}, added {value['rows_added']:,}, removed {value['rows_removed']:,}")
+    lines = [
+        f"{name}: {a['artifact']}, {a['rows']:,} rows, {a['encoder']}"
+        for name, a in (("one", one), ("other", other))
+    ]
+    lines.append(
+        f"rows kept {value['rows_kept']:,}, added {value['rows_added']:,}, removed {value['rows_removed']:,}"
+    )
     for what in ("added", "removed"):
         if value[what]:
             more = ", ..." if value[f"rows_{what}"] > SHOWN else ""
@@ -66,7 +93,9 @@ def _lines(value: dict[str, Any]) -> list[str]:
             lines.append(f"  licence {on_one_line(licence)}: {before:,} -> {after:,}")
     if "shift" in value:
         lines.append(f"kept rows whose vector changed: {value['rows_changed']:,}")
-        lines += [f"{name.replace('_', ' ')}: {amount:.5f}" for name, amount in value["shift"].items()]
+        lines += [
+            f"{name.replace('_', ' ')}: {amount:.5f}" for name, amount in value["shift"].items()
+        ]
     else:
         lines.append("other encoder: vectors are not compared")
     if "neighbor_recall" in value:

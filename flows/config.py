@@ -1,7 +1,8 @@
 """The parameters of every flow: one frozen class a flow, declared once.
 
-The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's record. Unknown keys
-and wrong values are refused by name before anything runs. Importing this file loads neither Prefect nor torch.
+The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's
+record. Unknown keys and wrong values are refused by name before anything runs. Importing this file
+loads neither Prefect nor torch.
 """
 
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flows.idle import refuse_idle
-from flows.parameters import Count, FlowConfig, GuidanceScale, Neighbors, Parameters, SamplerSteps, Seed
+from flows.parameters import (
+    Count,
+    FlowConfig,
+    GuidanceScale,
+    Neighbors,
+    Parameters,
+    SamplerSteps,
+    Seed,
+)
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
@@ -30,7 +39,9 @@ VOCABULARY = {
     "positions": ("centre", "top left", "top right", "bottom left", "bottom right"),
     "sizes": ("small", "medium", "large"),
 }
-"""The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy to import here."""
+"""The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy
+to import here.
+"""
 
 
 class Images(Parameters):
@@ -41,11 +52,15 @@ class Images(Parameters):
     path: Path | None = None
     """Where the dataset lies; not for shapes."""
     split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
-    """all, or one split of the dataset (coco: train, val; openimages: train, validation, test); shapes: any word."""
+    """all, or one split of the dataset (coco: train, val; openimages: train, validation, test);
+    shapes: any word.
+    """
     size: int = Field(256, ge=16, le=16_384)
     """Side of a stored crop in pixels."""
     crop: Literal["centre", "random"] = "centre"
-    """centre: shorter side to `size`, central square. random: windows of a square frame, as the 2022 database."""
+    """centre: shorter side to `size`, central square. random: windows of a square frame, as the
+    2022 database.
+    """
     crops_per_image: int = Field(1, ge=1, le=10_000)
     """random: windows an image."""
     frame: int = Field(1200, ge=1, le=20_000)
@@ -57,8 +72,9 @@ class Images(Parameters):
     seed: Seed = 0
     """Of random crops, and of the shapes world."""
     images_per_part: Count | Literal["auto"] = "auto"
-    """Source images a part, about: the unit of resume, and what a changed image makes anew. auto: as
-    the last version of the name was cut; a new name 100, and up to 1,000 from 8,000 images on."""
+    """Source images a part, about: the unit of resume, and what a changed image makes anew. auto:
+    as the last version of the name was cut; a new name 100, and up to 1,000 from 8,000 images on.
+    """
     max_pixels: Count = 100_000_000
     """Images with more pixels are rejected before any pixel is decoded."""
     max_bytes: int = Field(268_435_456, ge=1, le=10**12)
@@ -98,9 +114,13 @@ class Images(Parameters):
                 if value not in values:
                     raise ValueError(f"{factor}: {value!r} is not one of {', '.join(values)}")
         if self.crop == "random" and self.frame < self.size:
-            raise ValueError(f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it")
+            raise ValueError(
+                f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it"
+            )
         if self.crop == "centre" and self.crops_per_image > 1:
-            raise ValueError(f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random")
+            raise ValueError(
+                f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random"
+            )
         return self
 
     @model_validator(mode="after")
@@ -121,18 +141,25 @@ class BuildDatabase(FlowConfig):
     encoder: str = "ViT-B-32"
     """open_clip model name, or hf-hub:org/repo."""
     weights: str = "openai"
-    """open_clip tag, a local file (TAG@FILE where the model's tags differ in use) or directory (as the hub gives it),
-    'built-in' (rdm-shapes only) or 'random' (for tests)."""
+    """open_clip tag, a local file (TAG@FILE where the model's tags differ in use) or directory (as
+    the hub gives it), 'built-in' (rdm-shapes only) or 'random' (for tests).
+    """
     precision: Precision = "auto"
-    """Of the image tower while it embeds; auto: as the last version, else what this machine is measured to be fastest with."""
+    """Of the image tower while it embeds; auto: as the last version, else what this machine is
+    measured to be fastest with.
+    """
     recipe: Literal["auto", "exact", "autofaiss"] = "auto"
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
     """autofaiss: memory the index may take."""
     recall_target: float = Field(0.95, gt=0, le=1)
-    """autofaiss: share of the exact neighbors that the index is set to find, with the least effort that does."""
+    """autofaiss: share of the exact neighbors that the index is set to find, with the least effort
+    that does.
+    """
     latency_target_milliseconds: float = Field(20.0, gt=0, le=1_000_000)
-    """autofaiss: within which 95 % of the queries should be answered; it is said where they are not."""
+    """autofaiss: within which 95 % of the queries should be answered; it is said where they are
+    not.
+    """
     recall_queries: Count = 256
     """Database rows used as queries to measure recall against exact search."""
     recall_k: Neighbors = 20
@@ -149,10 +176,14 @@ class FindNeighbors(FlowConfig):
     k: Neighbors = 20
     """Neighbors stored for each query."""
     group: Literal["author", "style", "source_url"] | None = None
-    """Rows with the query's own value in this column are no neighbors of it; other crops of its image never are."""
+    """Rows with the query's own value in this column are no neighbors of it; other crops of its
+    image never are.
+    """
     score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
-    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated: what altered copies of
-    the database's images have under its encoder (as `rdm duplicates`), to two digits; the plan holds the number."""
+    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated:
+    what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
+    two digits; the plan holds the number.
+    """
 
 
 class ConvertOriginal(FlowConfig):
@@ -164,9 +195,13 @@ class ConvertOriginal(FlowConfig):
         "imagenet-2022", "imagenet-in-db-2022", "ffhq-2022", "laion-768-2022",
         "vq-f4", "vq-f16", "vqgan-f16", "kl-f16", "embeddings",
     ]  # fmt: skip
-    """Which of the released models it is; autoencoders alone need `out`; 'embeddings' are the archives."""
+    """Which of the released models it is; autoencoders alone need `out`; 'embeddings' are the
+    archives.
+    """
     ema: bool = True
-    """Take the running mean of the weights, as every sampling script of 2022 did; false: the live weights."""
+    """Take the running mean of the weights, as every sampling script of 2022 did; false: the live
+    weights.
+    """
     encoder: str | None = None
     """open_clip model of the contexts; the released one unless given."""
     encoder_weights: str | None = None
@@ -198,7 +233,9 @@ class Upstream(Parameters):
     images: Images | None = None
     """The training images, if their shards are missing too: imported under the latents' name."""
     database_images: Images | None = None
-    """The images of the database, if they are not the training images: imported under the database's name."""
+    """The images of the database, if they are not the training images: imported under the
+    database's name.
+    """
     encoder: str = "ViT-B-32"
     """As in BuildDatabase."""
     weights: str = "openai"
@@ -235,7 +272,9 @@ class TrainRDM(FlowConfig):
     device: Literal["auto", "cpu"] = "auto"
     """auto: what Accelerate finds; cpu: no GPU even if there is one."""
     machines: int = Field(1, ge=1, le=10_000)
-    """Machines of the run, all of which see the root; the command of the others is told when the run starts."""
+    """Machines of the run, all of which see the root; the command of the others is told when the
+    run starts.
+    """
     main_process_ip: str = "127.0.0.1"
     """machines > 1: address of this machine."""
     main_process_port: int = Field(29500, ge=0, le=65535)
@@ -245,13 +284,17 @@ class TrainRDM(FlowConfig):
     upstream: Upstream = Upstream()
     """How to make what is missing of latents, neighbors and database."""
     preview: int = Field(0, ge=0, le=64)
-    """Images drawn and shown at every checkpoint, beside their neighbors, and when training has ended."""
+    """Images drawn and shown at every checkpoint, beside their neighbors, and when training has
+    ended.
+    """
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
         total = self.processes * self.machines * self.execution.accumulate
         if self.training.batch % total:
-            raise ValueError(f"training.batch: {self.training.batch} cannot be divided over {total} processes and pieces")
+            raise ValueError(
+                f"training.batch: {self.training.batch} cannot be divided over {total} processes and pieces"
+            )
         return self
 
 
@@ -261,11 +304,15 @@ class AverageRun(FlowConfig):
     run: str
     """A run trained with training.posthoc_ema."""
     length: float = Field(0.1, gt=0, le=0.288)
-    """Standard deviation of the mean's profile, as a share of the training (arXiv 2312.02696): 0.05 is short, 0.2 long."""
+    """Standard deviation of the mean's profile, as a share of the training (arXiv 2312.02696): 0.05
+    is short, 0.2 long.
+    """
 
 
 class Rebuild(FlowConfig):
-    """images -> shards, database, neighbor table and latents under one name: what a schedule runs."""
+    """images -> shards, database, neighbor table and latents under one name: what a schedule
+    runs.
+    """
 
     images: Images
     """The images."""
@@ -282,7 +329,9 @@ class Rebuild(FlowConfig):
 
 
 class EvaluateRDM(FlowConfig):
-    """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes world."""
+    """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes
+    world.
+    """
 
     run: str
     """Run under test."""
@@ -307,9 +356,13 @@ class EvaluateRDM(FlowConfig):
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
     extractor: str = "oracle"
-    """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE; not the run's encoder."""
+    """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE;
+    not the run's encoder.
+    """
     judge_clip: str | None = None
-    """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted samples."""
+    """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted
+    samples.
+    """
 
 
 class WriteReport(FlowConfig):
@@ -369,6 +422,8 @@ class RemoveKeys(FlowConfig):
     database: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Database (embeddings, and index if there is one) the images are taken out of."""
     keys_file: Path
-    """Text file with one key a line; a key without its crop number stands for every crop of the image."""
+    """Text file with one key a line; a key without its crop number stands for every crop of the
+    image.
+    """
     missing_ok: bool = False
     """Keys that the database does not hold go on its removal list too, instead of being refused."""

@@ -32,10 +32,17 @@ class OpenDatabase:
     @property
     def encoder(self) -> Encoder:
         """The encoder that embedded it; raises what `the_encoder` raises."""
-        from flows.encoders import the_encoder  # half of what a search takes to start, and not every search needs it
+        from flows.encoders import (
+            the_encoder,
+        )  # half of what a search takes to start, and not every search needs it
 
         made, weights = self.embeddings, self.embeddings.measured["weights"]
-        return the_encoder(made.parameters["encoder"], weights, f"embeddings/{made.name}", "build the database again")
+        return the_encoder(
+            made.parameters["encoder"],
+            weights,
+            f"embeddings/{made.name}",
+            "build the database again",
+        )
 
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
         """key, source_key, captions, labels, style, author, licence and source url of some rows.
@@ -59,12 +66,16 @@ def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
 
 
 def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Keys [N] of every row and its values in some columns [N, G], read once a process while they are used."""
+    """Keys [N] of every row and its values in some columns [N, G], read once a process while they
+    are used.
+    """
     return _keys_in(tuple(embeddings.files(".parquet")), groups)
 
 
 @lru_cache(maxsize=2)
 def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     columns = read_columns_of(paths, ["key", *groups])
-    key, *values = (np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups))
+    key, *values = (
+        np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups)
+    )
     return key, np.stack(values, axis=1)

@@ -1,4 +1,6 @@
-"""The whole path in one flow, on the built-in world: images -> database -> training -> samples -> report."""
+"""The whole path in one flow, on the built-in world: images -> database -> training -> samples ->
+report.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,7 +43,8 @@ SWAPS = {"photograph": "shapes-photographs", "sketch": "shapes-sketches"}
 def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """Everything once, ending with a report that shows whether the model uses its neighbors.
 
-    shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs --sample, evaluate--> report
+    shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs
+    --sample, evaluate--> report
     """
     prepare_world(config)
     run = training(config, "shapes")
@@ -52,17 +55,31 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
 
 
 def prepare_world(config: Demo | Study) -> None:
-    """Shards and databases of every set of images, and what training and evaluation read of two of them."""
+    """Shards and databases of every set of images, and what training and evaluation read of two of
+    them.
+    """
     for name, source in DEMO_SOURCES.items():
         ensured(import_images, import_plan, shapes_source(config, name, source))
-        ensured_database(BuildDatabase(root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+        ensured_database(
+            BuildDatabase(
+                root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
+            )
+        )
     for name in ("shapes-train", "shapes-heldout"):
-        ensured(find_neighbors, neighbors_plan, FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE))
-        ensured(encode_latents, latents_plan, EncodeLatents(root=config.root, name=name, shards=name))
+        ensured(
+            find_neighbors,
+            neighbors_plan,
+            FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
+        )
+        ensured(
+            encode_latents, latents_plan, EncodeLatents(root=config.root, name=name, shards=name)
+        )
 
 
 def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
-    """Run one stage with several parameters at once: small networks use single cores better than one of them uses all."""
+    """Run one stage with several parameters at once: small networks use single cores better than
+    one of them uses all.
+    """
     with ThreadPoolExecutor(len(configs)) as pool:
         futures = [pool.submit(copy_context().run, stage, config) for config in configs]
         try:
@@ -76,7 +93,15 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
 def shapes_source(config: Demo | Study, name: str, source: dict[str, Any]) -> ImportImages:
     """One set of images, smaller when the demo is asked to be."""
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
-    return ImportImages(root=config.root, name=name, source="shapes", size=32, encoding="png", seed=config.seed, **drawn)
+    return ImportImages(
+        root=config.root,
+        name=name,
+        source="shapes",
+        size=32,
+        encoding="png",
+        seed=config.seed,
+        **drawn,
+    )
 
 
 def twin_of(run: TrainRDM) -> TrainRDM:
@@ -85,23 +110,47 @@ def twin_of(run: TrainRDM) -> TrainRDM:
     return run.model_copy(update={"name": f"{run.name}-without-neighbors", "training": training})
 
 
-def training(config: Demo | Study, name: str, preset_name: str = "shapes", **changes: Any) -> TrainRDM:
+def training(
+    config: Demo | Study, name: str, preset_name: str = "shapes", **changes: Any
+) -> TrainRDM:
     """One of the presets for the built-in world, with changes to its training."""
     preset = PRESETS[preset_name]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
     threads = max(1, len(sched_getaffinity(0)) // 2)  # two networks and more train side by side
-    return TrainRDM(root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings})
+    return TrainRDM(
+        root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings}
+    )
 
 
 def requests(config: Demo) -> list[SampleRDM]:
     """What the report shows: text, a swapped database, a class, and nothing at all."""
     texts = ("a red circle", "a blue star", "a green heart", "a yellow cross")
-    common: dict[str, Any] = {"root": config.root, "run": "shapes", "guidance_scale": 2.0, "steps": 30, "seed": config.seed}
+    common: dict[str, Any] = {
+        "root": config.root,
+        "run": "shapes",
+        "guidance_scale": 2.0,
+        "steps": 30,
+        "seed": config.seed,
+    }
     return [
         SampleRDM(name="demo-text", texts=texts, count=2, **common),
-        SampleRDM(name="demo-photographs", texts=texts, count=2, context="neighbors", database=SWAPS["photograph"], **common),
-        SampleRDM(name="demo-sketches", texts=texts, count=2, context="neighbors", database=SWAPS["sketch"], **common),
+        SampleRDM(
+            name="demo-photographs",
+            texts=texts,
+            count=2,
+            context="neighbors",
+            database=SWAPS["photograph"],
+            **common,
+        ),
+        SampleRDM(
+            name="demo-sketches",
+            texts=texts,
+            count=2,
+            context="neighbors",
+            database=SWAPS["sketch"],
+            **common,
+        ),
         SampleRDM(name="demo-class", classes=("ring", "crescent"), count=3, **common),
         SampleRDM(name="demo-unconditional", count=6, **common),
     ]
@@ -127,7 +176,11 @@ def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
     """The page over everything above."""
     kinds = ("shards", "embeddings", "index")
     artifacts = [f"{kind}/{name}" for name in DEMO_SOURCES for kind in kinds]
-    artifacts += [f"{kind}/{name}" for name in ("shapes-train", "shapes-heldout") for kind in ("neighbors", "latents")]
+    artifacts += [
+        f"{kind}/{name}"
+        for name in ("shapes-train", "shapes-heldout")
+        for kind in ("neighbors", "latents")
+    ]
     return WriteReport(
         root=config.root,
         name="demo",

@@ -1,5 +1,6 @@
-"""The deployments of prefect.yaml by name, what they need on a server, and `rdm run`, which starts one with some parameters
-changed."""
+"""The deployments of prefect.yaml by name, what they need on a server, and `rdm run`, which starts
+one with some parameters changed.
+"""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -21,7 +22,9 @@ FLOW_OF = {
 
 
 QUEUES = {"gpu": 1, "rebuild": 1}
-"""Work queue -> runs at once, where `prefect deploy` makes it: a training of days must not hold the weekly rebuild."""
+"""Work queue -> runs at once, where `prefect deploy` makes it: a training of days must not hold the
+weekly rebuild.
+"""
 LIMITS = {"downloads": 1}
 """Prefect's global limit -> tasks at once: polite to the hubs that weights are fetched from."""
 
@@ -31,14 +34,20 @@ class DeploymentFailed(RuntimeError):
 
 
 def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
-    """Start a run of a deployment with some of its parameters changed, and return at once: run, name, url.
+    """Start a run of a deployment with some of its parameters changed, and return at once: run,
+    name, url.
 
-    Parameters inside parameters are merged: {"training": {"steps": 5}} leaves the rest of `training` as deployed.
-    Raises DeploymentFailed when there is no such deployment, no server, or a parameter that the flow does not take.
+    Parameters inside parameters are merged: {"training": {"steps": 5}} leaves the rest of
+    `training` as deployed. Raises DeploymentFailed when there is no such deployment, no server, or
+    a parameter that the flow does not take.
     """
     if not server_is_configured():
-        cure = "prefect server start, and prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
-        raise DeploymentFailed(f"{name}: no Prefect server is configured, and deployments live in one. Cure: {cure}")
+        cure = (
+            "prefect server start, and prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+        raise DeploymentFailed(
+            f"{name}: no Prefect server is configured, and deployments live in one. Cure: {cure}"
+        )
     import httpx
     from prefect import get_client
     from prefect.deployments import run_deployment
@@ -49,18 +58,26 @@ def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
     if "/" not in full_name:
         near = get_close_matches(name, FLOW_OF, n=1)
         meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(FLOW_OF)}."
-        raise DeploymentFailed(f"{name}: there is no such deployment. {meant} Others are named flow/deployment.")
+        raise DeploymentFailed(
+            f"{name}: there is no such deployment. {meant} Others are named flow/deployment."
+        )
     try:
         with get_client(sync_client=True) as client:
             deployed = client.read_deployment_by_name(full_name).parameters
         parameters = {"config": merged(deployed.get("config", {}), changes)}
         run: Any = run_deployment(full_name, parameters=parameters, timeout=0)
     except ObjectNotFound as error:
-        raise DeploymentFailed(f"{name}: there is no deployment {full_name}. Make it: prefect deploy --name {name}") from error
+        raise DeploymentFailed(
+            f"{name}: there is no deployment {full_name}. Make it: prefect deploy --name {name}"
+        ) from error
     except PrefectHTTPStatusError as error:
-        raise DeploymentFailed(f"{name}: {error.response.json().get('detail', error)}. See flows/config.py") from error
+        raise DeploymentFailed(
+            f"{name}: {error.response.json().get('detail', error)}. See flows/config.py"
+        ) from error
     except (OSError, httpx.TransportError) as error:
-        raise DeploymentFailed(f"{name}: Prefect's server does not answer ({error}). Start it: prefect server start") from error
+        raise DeploymentFailed(
+            f"{name}: Prefect's server does not answer ({error}). Start it: prefect server start"
+        ) from error
     url = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
     return {"deployment": full_name, "name": run.name, "id": str(run.id), "url": url}
 
@@ -70,12 +87,17 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(base)
     for key, value in changes.items():
         inside = result.get(key)
-        result[key] = merged(inside, value) if isinstance(inside, Mapping) and isinstance(value, Mapping) else value
+        result[key] = (
+            merged(inside, value)
+            if isinstance(inside, Mapping) and isinstance(value, Mapping)
+            else value
+        )
     return result
 
 
 def prepare_server(pool: str = "rdm") -> None:
-    """Make what the deployments need on the server and is not there: the queues of the pool, the limit of downloads.
+    """Make what the deployments need on the server and is not there: the queues of the pool, the
+    limit of downloads.
 
     A step of prefect.yaml, run by `prefect deploy`. What an operator has changed stays as it is.
     """
@@ -91,7 +113,9 @@ def prepare_server(pool: str = "rdm") -> None:
                 client.request("POST", f"/work_pools/{pool}/queues", json=made)
         for limit, at_once in LIMITS.items():
             if not _is_there(client, f"/v2/concurrency_limits/{limit}"):
-                client.request("POST", "/v2/concurrency_limits/", json={"name": limit, "limit": at_once})
+                client.request(
+                    "POST", "/v2/concurrency_limits/", json={"name": limit, "limit": at_once}
+                )
 
 
 def _is_there(client: Any, path: str) -> bool:

@@ -23,25 +23,36 @@ Result = tuple[str, dict[str, Any]]
 SHOWN = 10
 """Pairs that are told, and lines of the contact sheet."""
 MOST_SURPLUS = 0.2
-"""Share of a database above which its rows are hardly all copies: the cap is too low, or the encoder
-knows too little of such images."""
+"""Share of a database above which its rows are hardly all copies: the cap is too low, or the
+encoder knows too little of such images.
+"""
 
 
 def duplicates(config: FindDuplicates) -> Result:
-    """Pairs of different images above the cap, calibrated unless given; raises RequestError or a StorageError.
+    """Pairs of different images above the cap, calibrated unless given; raises RequestError or a
+    StorageError.
 
-    With `other`, the pairs of a row there and a row of the database: what of an evaluation set a training has seen.
+    With `other`, the pairs of a row there and a row of the database: what of an evaluation set a
+    training has seen.
     """
     embeddings = open_artifact(config.root, "embeddings", config.database)
     other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
     same_encoder(other, embeddings)
     database = searchable(config.root, embeddings)
     cap, images, doubts = cap_of(config, database)
-    say("duplicates", config.database, f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}")
-    (keys, sources), (own_keys, own_sources) = (keys_of(artifact, ("source_key",)) for artifact in (other, embeddings))
+    say(
+        "duplicates",
+        config.database,
+        f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}",
+    )
+    (keys, sources), (own_keys, own_sources) = (
+        keys_of(artifact, ("source_key",)) for artifact in (other, embeddings)
+    )
     no_group = np.full_like(sources, None) if config.other else sources
     k = min(config.k, embeddings.rows)
-    rows, scores = search_neighbors(read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, k)
+    rows, scores = search_neighbors(
+        read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, k
+    )
     above = (rows != NO_ROW) & (scores > cap)
     queries, slots = np.nonzero(above)
     pairs = np.stack([queries, rows[queries, slots]], axis=1)
@@ -96,22 +107,32 @@ def doubts_of_share(surplus: int, rows: int) -> list[str]:
 def refuse_in_doubt(config: FindDuplicates, doubts: Sequence[str]) -> None:
     """Raise RequestError where a file is asked for that would say more than is known."""
     if doubts and not config.force:
-        cure = "Nothing was written. Look at the pairs without --keys and --out, give a higher --cap, "
+        cure = (
+            "Nothing was written. Look at the pairs without --keys and --out, give a higher --cap, "
+        )
         cure += "or write them all the same: --force."
         raise RequestError(f"duplicates in {config.database}", "; ".join(doubts), cure)
 
 
 def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
-    """All but the first row of every group of duplicates: what `rdm remove --keys` could take out."""
+    """All but the first row of every group of duplicates: what `rdm remove --keys` could take
+    out.
+    """
     groups = groups_of(pairs, len(keys))
     first = np.unique(groups, return_index=True)[1]
     return keys[np.setdiff1d(np.arange(len(keys)), first)].tolist()
 
 
 def sheet_of(
-    config: FindDuplicates, database: OpenDatabase, keys: np.ndarray, pairs: np.ndarray, scores: np.ndarray
+    config: FindDuplicates,
+    database: OpenDatabase,
+    keys: np.ndarray,
+    pairs: np.ndarray,
+    scores: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Pairs as a contact sheet's lines: a row and what of the database it equals; within one database both are shown."""
+    """Pairs as a contact sheet's lines: a row and what of the database it equals; within one
+    database both are shown.
+    """
     rows = np.unique(pairs[:, 1] if config.other else pairs).tolist()
     credits = dict(zip(rows, database.credits(rows), strict=True))
     lines = []
@@ -126,12 +147,16 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
     how = f"calibrated with altered copies of {images} of its images" if images else "as given"
     lines = [f"cosine above {value['cap']:.4f} ({how})"]
     share = value["rows"] / max(1, value["of_rows"])
-    lines.append(f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)")
+    lines.append(
+        f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)"
+    )
     if value["rows_with_k_copies"]:
         told = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
         lines.append(f"{told}: ask again with --set k={4 * config.k}")
     lines += [f"doubtful: {doubt}" for doubt in value["doubts"]]
-    lines += [f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]]
+    lines += [
+        f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]
+    ]
     if "surplus" in value:
         lines.append(f"{value['surplus']:,} rows are copies of an earlier one")
     if config.keys:
@@ -139,5 +164,9 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
     if config.out and config.out.suffix in TABLES:
         lines.append(f"table: {config.out}")
     elif config.out:
-        lines.append(f"contact sheet: {config.out}" if value["pairs"] else "no contact sheet: there is no pair to show")
+        lines.append(
+            f"contact sheet: {config.out}"
+            if value["pairs"]
+            else "no contact sheet: there is no pair to show"
+        )
     return lines

@@ -49,16 +49,24 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         if build.finished:
             return kept(build)
         # A shard whose images were all rejected has nothing to train on.
-        wanted = {part.name: origin_of(space.identity, part) for part in shards.parts if part.counts.get("ok")}
+        wanted = {
+            part.name: origin_of(space.identity, part)
+            for part in shards.parts
+            if part.counts.get("ok")
+        }
         if not wanted:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
         with a_device_each():
             futures = [
-                encode_group.submit(whole(build), whole(only(shards, group)), group, config.autoencoder)
+                encode_group.submit(
+                    whole(build), whole(only(shards, group)), group, config.autoencoder
+                )
                 for group in groups(wanted)
             ]
-        return published(build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder))
+        return published(
+            build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder)
+        )
 
 
 def origin_of(space: Mapping[str, Any], shard: Part) -> str:
@@ -69,7 +77,12 @@ def origin_of(space: Mapping[str, Any], shard: Part) -> str:
 def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
     """The latent space and the shards."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
-    return plan_of("latents", config.name, {"space": space_of(config.autoencoder).identity}, {"shards": shards.fingerprint})
+    return plan_of(
+        "latents",
+        config.name,
+        {"space": space_of(config.autoencoder).identity},
+        {"shards": shards.fingerprint},
+    )
 
 
 @stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)
@@ -81,7 +94,9 @@ def load_autoencoder(autoencoder: str) -> LatentSpace:
 @stage_task(name="encode-parts", retries=NETWORK_RETRIES)
 def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
     """The parts of one task run."""
-    return group_of_parts(build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder))
+    return group_of_parts(
+        build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder)
+    )
 
 
 def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
@@ -89,13 +104,23 @@ def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoenco
     space = space_of(autoencoder)
     samples = [(key, decode(data)) for key, data in read_images(shards, name)]
     keys, images = [key for key, _ in samples], [image for _, image in samples]
-    raw = np.concatenate([space.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
-    return build.write_part(name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {}))
+    raw = np.concatenate(
+        [space.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    )
+    return build.write_part(
+        name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {})
+    )
 
 
 def absolute(autoencoder: str) -> str:
-    """A local folder by its absolute path, so that it is found from any directory; anything else as it is."""
-    return str(Path(autoencoder).resolve()) if autoencoder != PIXELS and Path(autoencoder).exists() else autoencoder
+    """A local folder by its absolute path, so that it is found from any directory; anything else as
+    it is.
+    """
+    return (
+        str(Path(autoencoder).resolve())
+        if autoencoder != PIXELS and Path(autoencoder).exists()
+        else autoencoder
+    )
 
 
 @lru_cache(maxsize=1)

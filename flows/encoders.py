@@ -29,9 +29,11 @@ def forget_encoders() -> None:
 
 
 def the_encoder(wanted: dict[str, Any], weights: str, whose: str, again: str) -> Encoder:
-    """The encoder with the identity `wanted`, from weights of that name, for one who was made with it.
+    """The encoder with the identity `wanted`, from weights of that name, for one who was made with
+    it.
 
-    Raises ArtifactMismatch when what loads now has other weights, or prepares images in another way.
+    Raises ArtifactMismatch when what loads now has other weights, or prepares images in another
+    way.
     """
     encoder = encoder_of(wanted["model"], weights)
     if encoder.identity == wanted:
@@ -41,4 +43,6 @@ def the_encoder(wanted: dict[str, Any], weights: str, whose: str, again: str) ->
         what = f"weights {weights!r} are {encoder.weights_sha256} now, {whose} was made with {wanted['weights_sha256']}"
         raise ArtifactMismatch(where, what, f"Put the original weights back, or {again}.")
     what = f"its weights are those {whose} was made with, but its {encoder_difference(wanted, encoder.identity)} is not"
-    raise ArtifactMismatch(where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it.")
+    raise ArtifactMismatch(
+        where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it."
+    )

@@ -1,8 +1,8 @@
 """What surrounds a command, a call from Python, a worker and a training alike: prepared here, once
 and for all of them.
 
-What the user has set is left as it is where it can be used. Prefect's server is the user's, wherever
-it is named; where none is, there is none, and Prefect is not imported.
+What the user has set is left as it is where it can be used. Prefect's server is the user's,
+wherever it is named; where none is, there is none, and Prefect is not imported.
 """
 
 import os
@@ -152,7 +152,9 @@ def _stated(name: str) -> Any:
 
 
 def _profile(path: Any) -> Any:
-    """The settings of the active profile, of the file named in one of Prefect's or the usual one."""
+    """The settings of the active profile, of the file named in one of Prefect's or the usual
+    one.
+    """
     with suppress(RuntimeError):  # nobody knows where this user is at home
         home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
         path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
@@ -202,7 +204,8 @@ def _mend_numbers() -> None:
 
 def _mend_home(root: Path | None) -> None:
     """A user without an entry in passwd, or whose home is absent or not theirs, as in a container
-    started with any uid, is at home in the root; else torch, the hub and Prefect end in a traceback.
+    started with any uid, is at home in the root; else torch, the hub and Prefect end in a
+    traceback.
     """
     if not _has_name():
         os.environ["USER"] = os.environ["LOGNAME"] = f"uid-{os.getuid()}"

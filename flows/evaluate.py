@@ -1,6 +1,8 @@
-"""Does a model use its neighbors? Measured on the shapes world, where what an image shows can be read off it.
+"""Does a model use its neighbors? Measured on the shapes world, where what an image shows can be
+read off it.
 
-The judge is the oracle, a classifier that shares nothing with the CLIP the model was conditioned on.
+The judge is the oracle, a classifier that shares nothing with the CLIP the model was conditioned
+on.
 """
 
 from collections.abc import Sequence
@@ -58,9 +60,11 @@ QUALITY_ROWS = (
 
 @stage_flow("evaluate-rdm")
 def evaluate_rdm(config: EvaluateRDM) -> Artifact:
-    """Held-out loss with right, shuffled and no neighbors; prompt agreement; database swap; copy rate.
+    """Held-out loss with right, shuffled and no neighbors; prompt agreement; database swap; copy
+    rate.
 
-    Beside each: the same network trained without neighbors, and the neighbour itself returned as the sample.
+    Beside each: the same network trained without neighbors, and the neighbour itself returned as
+    the sample.
     """
     clock = Clock()
     with building(config.root, evaluation_plan(config)) as build:
@@ -69,26 +73,32 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
         run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
         same_but_for_neighbors(run, baseline)
         database = open_database(config.root, database_of(run), run)
-        swaps: dict[str, OpenDatabase] = {s: open_database(config.root, name, run) for s, name in config.swaps.items()}
+        swaps: dict[str, OpenDatabase] = {
+            s: open_database(config.root, name, run) for s, name in config.swaps.items()
+        }
         drawn = draw_prompts(config, whole(run), whole(baseline), whole(database))
         measured = {
             "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
-            "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()} | {CHANCE: chance()},
+            "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()}
+            | {CHANCE: chance()},
             "swaps": measure_swaps(config, whole(run), whole(swaps)),
             "clip scores": measure_clip_scores(config, whole(run), whole(drawn)),
             "quality": measure_quality(config, whole(run), whole(baseline), whole(database)),
             "retrieval": {key: database.index.measured.get(key) for key in ("recall_at_k", "k")},
             "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
         }
-        parts = [*write_evaluation(whole(build), measured), *write_card(whole(build), whole(run), measured)]
+        parts = [
+            *write_evaluation(whole(build), measured),
+            *write_card(whole(build), whole(run), measured),
+        ]
         return published(build, parts, clock)
 
 
 def evaluation_plan(config: EvaluateRDM) -> Plan:
     """What is measured, on what.
 
-    Raises ArtifactMissing where an input is not there, ArtifactMismatch for held-out images that were searched in another
-    database.
+    Raises ArtifactMissing where an input is not there, ArtifactMismatch for held-out images that
+    were searched in another database.
     """
     try:
         return _plan_of(config)
@@ -97,7 +107,9 @@ def evaluation_plan(config: EvaluateRDM) -> Plan:
 
 
 def _plan_of(config: EvaluateRDM) -> Plan:
-    run, baseline = (open_artifact(config.root, "runs", name) for name in (config.run, config.baseline))
+    run, baseline = (
+        open_artifact(config.root, "runs", name) for name in (config.run, config.baseline)
+    )
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
     database = with_fingerprint(config.root, "embeddings", run.inputs["database"])
@@ -106,18 +118,28 @@ def _plan_of(config: EvaluateRDM) -> Plan:
     same_shards(config.root, latents, neighbors)
     inputs = {"run": run.fingerprint, "baseline": baseline.fingerprint}
     inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
-    swapped = {style: open_artifact(config.root, "embeddings", name) for style, name in config.swaps.items()}
+    swapped = {
+        style: open_artifact(config.root, "embeddings", name)
+        for style, name in config.swaps.items()
+    }
     inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
     return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
 
 
 def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
-    """Raise ArtifactMismatch unless the baseline is the same network and training, but never saw a neighbor."""
+    """Raise ArtifactMismatch unless the baseline is the same network and training, but never saw a
+    neighbor.
+    """
 
     def compared(of: OpenRun) -> dict[str, Any]:
-        chosen = {part: of.artifact.parameters[part] for part in ("denoiser", "noise", "space", "training")}
-        return chosen | {"training": chosen["training"] | {"neighbor_dropout": None, "posthoc_ema": None}}
+        chosen = {
+            part: of.artifact.parameters[part]
+            for part in ("denoiser", "noise", "space", "training")
+        }
+        return chosen | {
+            "training": chosen["training"] | {"neighbor_dropout": None, "posthoc_ema": None}
+        }
 
     if compared(run) != compared(baseline) or baseline.facts["neighbor_dropout"] != 1:
         raise ArtifactMismatch(
@@ -152,12 +174,16 @@ def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any
 
 
 @stage_task(name="measure-loss")
-def measure_loss(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
+def measure_loss(
+    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
+) -> dict[str, Any]:
     """Held-out denoising loss at equal times and noise; differences are paired by sample."""
     data = heldout_data(config, run)
 
     def losses(of: OpenRun, **how: bool) -> np.ndarray:
-        return denoising_losses(of.denoiser, of.process, of.space, data, min(config.k, run.facts["k"]), **how)
+        return denoising_losses(
+            of.denoiser, of.process, of.space, data, min(config.k, run.facts["k"]), **how
+        )
 
     found = {
         "right neighbors": losses(run),
@@ -184,16 +210,24 @@ def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
     references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
     trained = run.facts["trained_on"]["index"]
     references |= {"index": f"{trained['name']}@{trained['id']}"}
-    return data_of(open_training_arrays(config.root, references, run.denoiser.settings["query_token"]))
+    return data_of(
+        open_training_arrays(config.root, references, run.denoiser.settings["query_token"])
+    )
 
 
 @stage_task(name="measure-quality")
-def measure_quality(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, Any]:
-    """How near the images drawn for held-out neighbors come to the held-out images, once a seed, beside who draws nothing."""
+def measure_quality(
+    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
+) -> dict[str, Any]:
+    """How near the images drawn for held-out neighbors come to the held-out images, once a seed,
+    beside who draws nothing.
+    """
     if config.extractor.startswith("clip:"):
         another_clip(config.extractor.removeprefix("clip:"), run)
     features = load_features(config.extractor)
-    real, known = (features(images) for images in (heldout_images(config), known_images(config, run, database)))
+    real, known = (
+        features(images) for images in (heldout_images(config), known_images(config, run, database))
+    )
     data = heldout_data(config, run)
     rows = np.arange(min(config.quality_images, len(data)))
     near = data.neighbors(rows, min(config.k, run.facts["k"]))
@@ -203,30 +237,46 @@ def measure_quality(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, databa
     returned = database_images(database, data.neighbor_rows[rows, 0])
     for seed in range(config.seeds):
         seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
-        random_rows = np.random.default_rng(seed).choice(total, len(rows), replace=total < len(rows))
+        random_rows = np.random.default_rng(seed).choice(
+            total, len(rows), replace=total < len(rows)
+        )
         drawn = {
             "held-out neighbors": draw(run, near, seeds, config.steps, guidance=Guidance(1.0)),
-            "held-out neighbors, guided": draw(run, near, seeds, config.steps, guidance=Guidance(config.guidance_scale)),
+            "held-out neighbors, guided": draw(
+                run, near, seeds, config.steps, guidance=Guidance(config.guidance_scale)
+            ),
             "learned null": draw(run, null, seeds, config.steps, guidance=Guidance(0.0)),
-            "trained without neighbors": draw(baseline, without, seeds, config.steps, guidance=Guidance(0.0)),
+            "trained without neighbors": draw(
+                baseline, without, seeds, config.steps, guidance=Guidance(0.0)
+            ),
             RETURNED: returned,
             "random database images": database_images(database, random_rows),
         }
         for name, images in drawn.items():
             table[name].append(quality(features(images), real, known, seed))
     return {
-        name: {m: asdict(estimate_over_seeds([row[m] for row in found])) for m in MEASURES} for name, found in table.items()
+        name: {m: asdict(estimate_over_seeds([row[m] for row in found])) for m in MEASURES}
+        for name, found in table.items()
     }
 
 
 @stage_task(name="draw-prompts")
-def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase) -> dict[str, list[np.ndarray]]:
-    """The prompts' images by what the denoiser was given: once a seed, equal seeds for every row."""
+def draw_prompts(
+    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
+) -> dict[str, list[np.ndarray]]:
+    """The prompts' images by what the denoiser was given: once a seed, equal seeds for every
+    row.
+    """
     queries = text_queries(run, [wish["prompt"] for wish in prompts_of(config)])
-    contexts = {name: strategy(queries, database.database, config.k) for name, strategy in STRATEGIES.items()}
+    contexts = {
+        name: strategy(queries, database.database, config.k)
+        for name, strategy in STRATEGIES.items()
+    }
     other = np.roll(np.arange(config.prompts), config.prompts // 2)
     wrong = query_and_neighbors(queries.take(other), database.database, config.k)
-    table = {f"text, context {name}": draws(config, run, context) for name, context in contexts.items()}
+    table = {
+        f"text, context {name}": draws(config, run, context) for name, context in contexts.items()
+    }
     table["another prompt's context"] = draws(config, run, wrong)
     table["learned null"] = draws(config, run, None)
     table["trained without neighbors"] = draws(config, baseline, None)
@@ -235,8 +285,11 @@ def draw_prompts(config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database:
 
 
 @stage_task(name="measure-clip-scores")
-def measure_clip_scores(config: EvaluateRDM, run: OpenRun, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """Mean cosine of prompts and their images under a CLIP that the run was not conditioned on (arXiv 2104.08718, unscaled).
+def measure_clip_scores(
+    config: EvaluateRDM, run: OpenRun, drawn: dict[str, list[np.ndarray]]
+) -> dict[str, Any]:
+    """Mean cosine of prompts and their images under a CLIP that the run was not conditioned on
+    (arXiv 2104.08718, unscaled).
 
     Nothing when no such CLIP is named. Raises ArtifactMismatch when it is the run's own.
     """
@@ -248,21 +301,32 @@ def measure_clip_scores(config: EvaluateRDM, run: OpenRun, drawn: dict[str, list
     def scores(images: np.ndarray) -> np.ndarray:
         return (judge.encode_images(list(images))[0] * texts).sum(axis=1)
 
-    return {name: asdict(estimate(np.mean([scores(images) for images in seeds], axis=0))) for name, seeds in drawn.items()}
+    return {
+        name: asdict(estimate(np.mean([scores(images) for images in seeds], axis=0)))
+        for name, seeds in drawn.items()
+    }
 
 
 def another_clip(name: str, run: OpenRun) -> Encoder:
-    """The CLIP MODEL:WEIGHTS. Raises ArtifactMismatch when the run was conditioned on it: it would judge itself."""
+    """The CLIP MODEL:WEIGHTS. Raises ArtifactMismatch when the run was conditioned on it: it would
+    judge itself.
+    """
     model, _, weights = name.partition(":")
     judge = load_encoder(model, weights, best_device())
     if judge.identity == run.facts["encoder"]:
-        raise ArtifactMismatch(f"CLIP {name!r}", "it is the encoder the run was conditioned on", "Name another one.")
+        raise ArtifactMismatch(
+            f"CLIP {name!r}", "it is the encoder the run was conditioned on", "Name another one."
+        )
     return judge
 
 
 @stage_task(name="measure-swaps")
-def measure_swaps(config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDatabase]) -> dict[str, Any]:
-    """One set of prompts that name no style, one set of weights, a database of one style each: what style is drawn?"""
+def measure_swaps(
+    config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDatabase]
+) -> dict[str, Any]:
+    """One set of prompts that name no style, one set of weights, a database of one style each: what
+    style is drawn?
+    """
     wanted = prompts_of(config)
     queries = text_queries(run, [wish["prompt"] for wish in wanted])
     table = {}
@@ -279,11 +343,16 @@ def measure_swaps(config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDataba
 def measure_copies(
     config: EvaluateRDM, run: OpenRun, database: OpenDatabase, drawn: dict[str, list[np.ndarray]]
 ) -> dict[str, float]:
-    """Share of prompted samples nearer to a training or database image than 1 % of held-out images are."""
+    """Share of prompted samples nearer to a training or database image than 1 % of held-out images
+    are.
+    """
     features = load_oracle().features
     real, known = features(heldout_images(config)), features(known_images(config, run, database))
     rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
-    rates = {name: copy_rate(load_oracle().features(np.concatenate(images)), real, known) for name, images in rows.items()}
+    rates = {
+        name: copy_rate(load_oracle().features(np.concatenate(images)), real, known)
+        for name, images in rows.items()
+    }
     return rates | {"held-out images, by definition": 0.01}
 
 
@@ -292,15 +361,23 @@ def prompts_of(config: EvaluateRDM) -> list[dict[str, str]]:
     pairs = [(colour, shape) for shape in world.SHAPES for colour in world.COLOURS]
     order = np.random.default_rng(0).permutation(len(pairs))
     chosen = [pairs[order[i % len(pairs)]] for i in range(config.prompts)]
-    return [{"colour": colour, "shape": shape, "prompt": f"a {colour} {shape}"} for colour, shape in chosen]
+    return [
+        {"colour": colour, "shape": shape, "prompt": f"a {colour} {shape}"}
+        for colour, shape in chosen
+    ]
 
 
 def draws(config: EvaluateRDM, run: OpenRun, retrieved: Retrieved | None) -> list[np.ndarray]:
-    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context, the null for None."""
+    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context, the
+    null for None.
+    """
     context = retrieved.context if retrieved else nothing(config.prompts, run.denoiser.dimension)
     guidance = Guidance(config.guidance_scale if retrieved else 0.0)
     firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
-    return [draw(run, context, range(f, f + config.prompts), config.steps, guidance=guidance) for f in firsts]
+    return [
+        draw(run, context, range(f, f + config.prompts), config.steps, guidance=guidance)
+        for f in firsts
+    ]
 
 
 def chance() -> dict[str, Any]:
@@ -313,10 +390,21 @@ def judge(drawn: Sequence[np.ndarray], wanted: Sequence[dict[str, str]]) -> dict
     return judged([load_oracle().predict(images) for images in drawn], wanted)
 
 
-def judged(seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """Share of images that show the factor asked for, averaged over seeds first, so that prompts are the unit."""
+def judged(
+    seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    """Share of images that show the factor asked for, averaged over seeds first, so that prompts
+    are the unit.
+    """
     return {
-        factor: asdict(estimate(np.mean([agreement(of[factor], [wish[factor] for wish in wanted]) for of in seen], axis=0)))
+        factor: asdict(
+            estimate(
+                np.mean(
+                    [agreement(of[factor], [wish[factor] for wish in wanted]) for of in seen],
+                    axis=0,
+                )
+            )
+        )
         for factor in ASKED
     }
 
@@ -335,7 +423,9 @@ def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
 
 def heldout_images(config: EvaluateRDM) -> np.ndarray:
     """The images nobody was trained on: uint8 [N, H, W, 3]."""
-    return images_of(config.root, open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"])
+    return images_of(
+        config.root, open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"]
+    )
 
 
 def known_images(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> np.ndarray:
@@ -350,5 +440,11 @@ def images_of(root: Path, shards_fingerprint: str) -> np.ndarray:
     """Every image of some shards: uint8 [N, H, W, 3]."""
     shards = with_fingerprint(root, "shards", shards_fingerprint)
     if shards is None:
-        raise ArtifactMissing(f"{root}/shards", f"no shards have the fingerprint {shards_fingerprint}", "Import them again.")
-    return np.stack([decode(data) for part in shards.parts for _, data in read_images(shards, part.name)])
+        raise ArtifactMissing(
+            f"{root}/shards",
+            f"no shards have the fingerprint {shards_fingerprint}",
+            "Import them again.",
+        )
+    return np.stack(
+        [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
+    )

@@ -38,7 +38,8 @@ from storage.neighbors import NO_ROW, write_neighbors
 
 @stage_flow("find-neighbors")
 def find_neighbors(config: FindNeighbors) -> Artifact:
-    """For every query its k nearest database rows, exactly, none of them cut from the query's own image.
+    """For every query its k nearest database rows, exactly, none of them cut from the query's own
+    image.
 
     queries [Q, D] x database [N, D] --> rows, keys, scores [Q, K]
     """
@@ -47,7 +48,9 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
     same_encoder(queries, database)
-    with building(config.root, neighbors_plan(config, {"queries": queries, "database": database})) as build:
+    with building(
+        config.root, neighbors_plan(config, {"queries": queries, "database": database})
+    ) as build:
         if build.finished:
             return kept(build)
         # A part whose images were all rejected or removed asks for nothing.
@@ -58,7 +61,9 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
         searched = (build.plan.parameters, database.fingerprint)
         wanted = {part.name: made_from(*searched, part.content) for part in asking}
         futures = [
-            search_group.submit(whole(build), whole(only(queries, group)), whole(database), whole(index), group)
+            search_group.submit(
+                whole(build), whole(only(queries, group)), whole(database), whole(index), group
+            )
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock)
@@ -67,11 +72,17 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
 def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None = None) -> Plan:
     """k, and the embeddings on both sides."""
     references = {"queries": config.queries, "database": config.database}
-    opened = opened or {role: open_artifact(config.root, "embeddings", name) for role, name in references.items()}
+    opened = opened or {
+        role: open_artifact(config.root, "embeddings", name) for role, name in references.items()
+    }
     inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
     parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
     parameters |= {"group": config.group} if config.group else {}
-    cap = _calibrated(config.root, opened["database"].reference) if config.score_cap == "calibrated" else config.score_cap
+    cap = (
+        _calibrated(config.root, opened["database"].reference)
+        if config.score_cap == "calibrated"
+        else config.score_cap
+    )
     parameters |= {"score_cap": cap} if cap < 1 else {}
     return plan_of("neighbors", config.name, parameters, inputs)
 
@@ -89,12 +100,18 @@ def _calibrated(root: Path, reference: str) -> float:
 
 
 @stage_task(name="search-parts", retries=NETWORK_RETRIES)
-def search_group(build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted) -> list[Part]:
+def search_group(
+    build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted
+) -> list[Part]:
     """The parts of one task run."""
-    return group_of_parts(build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name]))
+    return group_of_parts(
+        build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name])
+    )
 
 
-def search_part(build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str) -> Part:
+def search_part(
+    build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str
+) -> Part:
     """The nearest database rows of one part of the queries."""
     asked, parameters = only(queries, [name]), build.plan.parameters
     columns = ("source_key", parameters["group"]) if "group" in parameters else ("source_key",)
@@ -102,10 +119,17 @@ def search_part(build: Build, queries: Artifact, database: Artifact, index: Arti
     keys, groups = keys_of(asked, columns)
     vectors, _ = read_vectors(asked)
     cap = parameters.get("score_cap", 1.0)
-    rows, scores = search_neighbors(vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap)
+    rows, scores = search_neighbors(
+        vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap
+    )
     counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
     return build.write_part(
-        name, origin, lambda scratch: (write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts)
+        name,
+        origin,
+        lambda scratch: (
+            write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores),
+            counts,
+        ),
     )
 
 

@@ -1,10 +1,23 @@
-"""evaluation.json -> sentences, tables, and a summary for a terminal. Every sentence follows from the intervals."""
+"""evaluation.json -> sentences, tables, and a summary for a terminal. Every sentence follows from
+the intervals.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flows.page import ABSENT, Estimate, Html, element, estimate_text, interval_bar, note, number, percent, table
+from flows.page import (
+    ABSENT,
+    Estimate,
+    Html,
+    element,
+    estimate_text,
+    interval_bar,
+    note,
+    number,
+    percent,
+    table,
+)
 
 RIGHT, WITHOUT = "right neighbors", "trained without neighbors"
 TEXT, CHANCE = "text, context query+neighbors", "chance"
@@ -70,7 +83,9 @@ def agreement_text(name: str, row: Mapping[str, Estimate], factor: str) -> str:
 
 
 def findings(measured: Mapping[str, Any]) -> list[Finding]:
-    """What the page says first. Nothing here is taken for granted: each sentence follows from the intervals."""
+    """What the page says first. Nothing here is taken for granted: each sentence follows from the
+    intervals.
+    """
     return [loss_finding(measured), prompts_finding(measured), swaps_finding(measured)]
 
 
@@ -82,12 +97,20 @@ def loss_finding(measured: Mapping[str, Any]) -> Finding:
     holds = change["high"] < 0
     headline = "The right neighbors lower the held-out loss."
     if not holds:
-        failed = "they raise it" if change["low"] > 0 else "the interval of the difference includes zero"
+        failed = (
+            "they raise it" if change["low"] > 0 else "the interval of the difference includes zero"
+        )
         headline = f"The right neighbors do NOT lower the held-out loss: {failed}."
-    right, without = (estimate_text(found(measured, "loss", "means", name)) for name in (RIGHT, WITHOUT))
+    right, without = (
+        estimate_text(found(measured, "loss", "means", name)) for name in (RIGHT, WITHOUT)
+    )
     lost = found(measured, "loss", "share of the gain lost when shuffled")
     shuffling = shuffling_text(lost) if holds and lost is not None else ""
-    return Finding(holds, headline, f"Loss {right}; {WITHOUT} {without}; change {percent(change, signed=True)}.{shuffling}")
+    return Finding(
+        holds,
+        headline,
+        f"Loss {right}; {WITHOUT} {without}; change {percent(change, signed=True)}.{shuffling}",
+    )
 
 
 def shuffling_text(lost: float) -> str:
@@ -95,16 +118,27 @@ def shuffling_text(lost: float) -> str:
     text = f" Giving each image another one's neighbors loses {percent(lost, 0)} of that gain"
     if lost > 1:
         return f"{text}: wrong neighbors are worse than none."
-    return f"{text}: most of it does NOT depend on which neighbors are given." if lost < 0.5 else f"{text}."
+    return (
+        f"{text}: most of it does NOT depend on which neighbors are given."
+        if lost < 0.5
+        else f"{text}."
+    )
 
 
 def prompts_finding(measured: Mapping[str, Any]) -> Finding:
-    """Text-conditioned samples against chance and against the network without neighbors, by interval."""
+    """Text-conditioned samples against chance and against the network without neighbors, by
+    interval.
+    """
     rows = [found(measured, "prompts", name) for name in (TEXT, WITHOUT, CHANCE)]
     if not all(rows):
-        return Finding(None, "Whether samples show the colour and shape a text names was not measured.")
+        return Finding(
+            None, "Whether samples show the colour and shape a text names was not measured."
+        )
     text, without, chance = rows
-    works = {factor: text[factor]["low"] > max(chance[factor]["mean"], without[factor]["high"]) for factor in text}
+    works = {
+        factor: text[factor]["low"] > max(chance[factor]["mean"], without[factor]["high"])
+        for factor in text
+    }
     shown, missed = (" and ".join(f for f in works if works[f] is flag) for flag in (True, False))
     headline = f"Samples show the {shown} their text names{f', but NOT measurably the {missed}' if missed else ''}."
     if not shown:
@@ -118,13 +152,24 @@ def prompts_finding(measured: Mapping[str, Any]) -> Finding:
 
 
 def swaps_finding(measured: Mapping[str, Any]) -> Finding:
-    """For each style: drawn from its own database more often than from any other one, and more often than not."""
+    """For each style: drawn from its own database more often than from any other one, and more
+    often than not.
+    """
     shares = {style: row["styles"] for style, row in (found(measured, "swaps") or {}).items()}
     if len(shares) < 2:
         return Finding(None, "Whether another database changes the style was not measured.")
-    elsewhere = {style: [row[style] for other, row in shares.items() if other != style] for style in shares}
-    best = {style: max(estimates, key=lambda estimate: estimate["mean"]) for style, estimates in elsewhere.items()}
-    failed = [style for style, row in shares.items() if not row[style]["low"] > max(best[style]["high"], 0.5)]
+    elsewhere = {
+        style: [row[style] for other, row in shares.items() if other != style] for style in shares
+    }
+    best = {
+        style: max(estimates, key=lambda estimate: estimate["mean"])
+        for style, estimates in elsewhere.items()
+    }
+    failed = [
+        style
+        for style, row in shares.items()
+        if not row[style]["low"] > max(best[style]["high"], 0.5)
+    ]
     headline = "Another database changes the style, with the same weights."
     if failed:
         headline = f"Another database does NOT reliably change the style to {' or '.join(failed)}."
@@ -138,26 +183,42 @@ def swaps_finding(measured: Mapping[str, Any]) -> Finding:
 
 def finding_item(finding: Finding) -> Html:
     """The verdict in words as well as in colour."""
-    word, mark = {True: ("Holds", "yes"), False: ("Does not hold", "no"), None: ("Not measured", "open")}[finding.holds]
+    word, mark = {
+        True: ("Holds", "yes"),
+        False: ("Does not hold", "no"),
+        None: ("Not measured", "open"),
+    }[finding.holds]
     verdict, headline = element("span", word, class_="verdict"), element("strong", finding.headline)
     return element("li", verdict, headline, element("p", finding.detail), class_=mark)
 
 
 def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     """Denoising loss by what the network was given."""
-    means, changes = ordered(measured, "loss", "means"), found(measured, "loss", f"relative to {WITHOUT}") or {}
+    means, changes = (
+        ordered(measured, "loss", "means"),
+        found(measured, "loss", f"relative to {WITHOUT}") or {},
+    )
     if not means:
         return [NOT_MEASURED]
     low, high = span(means.values())
     reference = found(means, WITHOUT, "mean")
     rows = [
-        [name, estimate_text(mean), percent(changes.get(name), signed=True), interval_bar(mean, low, high, reference)]
+        [
+            name,
+            estimate_text(mean),
+            percent(changes.get(name), signed=True),
+            interval_bar(mean, low, high, reference),
+        ]
         for name, mean in means.items()
     ]
     head = ["Given to the network", "Loss", "Change", f"{number(low, 3)} to {number(high, 3)}"]
     lost = percent(found(measured, "loss", "share of the gain lost when shuffled"), 0)
     caption = f"Held-out denoising loss; change relative to {WITHOUT} (dashed)"
-    return [note(PROSE["loss"]), table(caption, head, rows), element("p", f"Share of the gain lost when shuffled: {lost}.")]
+    return [
+        note(PROSE["loss"]),
+        table(caption, head, rows),
+        element("p", f"Share of the gain lost when shuffled: {lost}."),
+    ]
 
 
 def span(estimates: Iterable[Estimate]) -> tuple[float, float]:
@@ -179,7 +240,10 @@ def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
 
     rows = [[name, *cells(name, "colour"), *cells(name, "shape")] for name in prompts]
     head = ["What was given", "Colour", "0 to 100 %", "Shape", "0 to 100 %"]
-    return [note(PROSE["prompts"]), table("Share of images that show what the prompt names", head, rows)]
+    return [
+        note(PROSE["prompts"]),
+        table("Share of images that show what the prompt names", head, rows),
+    ]
 
 
 def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
@@ -189,11 +253,24 @@ def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
         return [NOT_MEASURED]
     styles = list(next(iter(swaps.values()))["styles"])
     rows = [
-        [style, *(percent(row["styles"].get(other)) for other in styles), percent(row.get("colour")), percent(row.get("shape"))]
+        [
+            style,
+            *(percent(row["styles"].get(other)) for other in styles),
+            percent(row.get("colour")),
+            percent(row.get("shape")),
+        ]
         for style, row in swaps.items()
     ]
-    head = ["Database", *(f"Drawn as {style}" for style in styles), "Colour as asked", "Shape as asked"]
-    return [note(PROSE["swaps"]), table("Share of samples, by the style of the database", head, rows)]
+    head = [
+        "Database",
+        *(f"Drawn as {style}" for style in styles),
+        "Colour as asked",
+        "Shape as asked",
+    ]
+    return [
+        note(PROSE["swaps"]),
+        table("Share of samples, by the style of the database", head, rows),
+    ]
 
 
 def quality_table(measured: Mapping[str, Any]) -> list[Html]:
@@ -204,7 +281,10 @@ def quality_table(measured: Mapping[str, Any]) -> list[Html]:
     ]
     if not rows:
         return [NOT_MEASURED]
-    return [note(PROSE["quality"]), table("Drawn for unseen images' neighbors", ["Images", *QUALITY_COLUMNS.values()], rows)]
+    return [
+        note(PROSE["quality"]),
+        table("Drawn for unseen images' neighbors", ["Images", *QUALITY_COLUMNS.values()], rows),
+    ]
 
 
 def copies_table(measured: Mapping[str, Any]) -> list[Html]:
@@ -221,10 +301,14 @@ def summary(evaluation: Mapping[str, Any]) -> str:
     lines = [f"{'held-out loss':<34}{'mean [95 % interval]':<28}change"]
     changes = found(evaluation, "loss", f"relative to {WITHOUT}") or {}
     for name, mean in ordered(evaluation, "loss", "means").items():
-        lines.append(f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name), signed=True)}")
+        lines.append(
+            f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name), signed=True)}"
+        )
     lines.append(f"{'prompt agreement':<34}{'colour':<28}shape")
     for name, row in ordered(evaluation, "prompts").items():
-        lines.append(f"  {name:<32}{agreement_text(name, row, 'colour'):<28}{agreement_text(name, row, 'shape')}")
+        lines.append(
+            f"  {name:<32}{agreement_text(name, row, 'colour'):<28}{agreement_text(name, row, 'shape')}"
+        )
     lines.append(f"{'database swap':<34}share drawn in its style")
     for style, row in (found(evaluation, "swaps") or {}).items():
         lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")
@@ -233,8 +317,12 @@ def summary(evaluation: Mapping[str, Any]) -> str:
         lines += [f"  {name:<32}{estimate_text(score)}" for name, score in scores.items()]
     lines.append(f"{'drawn for held-out neighbors':<34}{'Frechet distance':<28}precision / recall")
     for name, row in ordered(evaluation, "quality").items():
-        both = " / ".join(percent(found(row, measure, "mean")) for measure in ("precision", "recall"))
+        both = " / ".join(
+            percent(found(row, measure, "mean")) for measure in ("precision", "recall")
+        )
         lines.append(f"  {name:<32}{estimate_text(row.get('fd')):<28}{both}")
     lines.append("copy rate")
-    lines += [f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()]
+    lines += [
+        f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()
+    ]
     return "\n".join(line.rstrip() for line in lines).replace("−", "-").replace(ABSENT, "-")

@@ -53,23 +53,33 @@ def import_images(config: ImportImages) -> Artifact:
     with building(config.root, import_plan(config, listing)) as build:
         if build.finished:
             return kept(build)
-        say("import", config.name, f"{len(listing.images):,} images of {config.source} {notes_text(listing)}")
+        say(
+            "import",
+            config.name,
+            f"{len(listing.images):,} images of {config.source} {notes_text(listing)}",
+        )
         pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
         wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
         futures = [
-            import_group.submit(whole(build), whole({name: pieces[name] for name in group}), group, config)
+            import_group.submit(
+                whole(build), whole({name: pieces[name] for name in group}), group, config
+            )
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
 @stage_task(name="import-parts", retries=NETWORK_RETRIES)
-def import_group(build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages) -> list[Part]:
+def import_group(
+    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages
+) -> list[Part]:
     """The parts of one task run."""
 
     def work(name: str) -> Part:
         samples = (sample for image in pieces[name] for sample in samples_of(image, config))
-        return build.write_part(name, wanted[name], lambda scratch: write_shard(scratch, name, samples))
+        return build.write_part(
+            name, wanted[name], lambda scratch: write_shard(scratch, name, samples)
+        )
 
     return group_of_parts(build, wanted, work)
 
@@ -78,12 +88,19 @@ def list_images(config: ImportImages) -> Listing:
     """What the source holds, before any pixel is read."""
     if config.source == "shapes":
         names = (f"{config.split}-{index:06d}" for index in range(config.count))
-        return Listing(tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names), "built-in", {})
+        return Listing(
+            tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
+            "built-in",
+            {},
+        )
     assert config.path is not None, "the config refuses a source without a path"
     if config.source == "folder":
         stated = {"licence": config.licence, "author": config.author}
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
-        return replace(listing, images=tuple(replace(image, dataset=config.dataset) for image in listing.images))
+        return replace(
+            listing,
+            images=tuple(replace(image, dataset=config.dataset) for image in listing.images),
+        )
     if config.source == "wikiart":
         return SOURCES["wikiart"](config.path, ours=config.root)
     return SOURCES[config.source](config.path, split=config.split, ours=config.root)
@@ -92,7 +109,10 @@ def list_images(config: ImportImages) -> Listing:
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = config.parameters("path") | {"images_per_part": images_per_part(config), "colours": COLOURS}
+    parameters = config.parameters("path") | {
+        "images_per_part": images_per_part(config),
+        "colours": COLOURS,
+    }
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
@@ -118,7 +138,11 @@ def drawing(config: ImportImages) -> dict[str, object]:
 
 def notes_text(listing: Listing) -> str:
     """The reader's counts in brackets, or nothing."""
-    return f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})" if listing.notes else ""
+    return (
+        f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})"
+        if listing.notes
+        else ""
+    )
 
 
 def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
@@ -129,21 +153,36 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
     try:
         windows, (height, width) = windows_of(image, config)
     except ImageRejected as rejection:
-        yield EncodedSample(record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail))
+        yield EncodedSample(
+            record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail)
+        )
         return
     for number, (window, box) in enumerate(windows):
         data = encode(window, config.encoding, config.quality)
-        facts = {"original_height": height, "original_width": width, "crop": box, "sha256": sha256_of(data)}
+        facts = {
+            "original_height": height,
+            "original_width": width,
+            "crop": box,
+            "sha256": sha256_of(data),
+        }
         record = record_of(image, number, width=config.size, height=config.size, **facts)
         yield EncodedSample(record, data, config.encoding)
 
 
-def windows_of(image: SourceImage, config: ImportImages) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
-    """What is cut out of an image, each with its box, and the image's height and width. Raises ImageRejected."""
+def windows_of(
+    image: SourceImage, config: ImportImages
+) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
+    """What is cut out of an image, each with its box, and the image's height and width. Raises
+    ImageRejected.
+    """
     rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
-    limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side)
+    limits = DecodeLimits(
+        max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side
+    )
     with decoded(read_image(image, config), limits, image.rotation_degrees) as pixels:
-        windows = crop_windows(pixels, config.size, config.crop, config.crops_per_image, config.frame, rng)
+        windows = crop_windows(
+            pixels, config.size, config.crop, config.crops_per_image, config.frame, rng
+        )
         return windows, (pixels.shape[0], pixels.shape[1])
 
 
@@ -168,7 +207,9 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
 
 
 def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
-    """The sidecar row of an image's crop of that number: what the dataset says of the image, and the facts of this crop."""
+    """The sidecar row of an image's crop of that number: what the dataset says of the image, and
+    the facts of this crop.
+    """
     return SampleRecord(
         key=key_of(image.dataset, image.source_id, number),
         source_key=key_of(image.dataset, image.source_id, 0).rsplit("-", 1)[0],
@@ -186,7 +227,13 @@ def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
 def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
     restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
-    drawn = world.sample(config.split, index, config.size, config.seed, **{k: v for k, v in restrictions.items() if v})
+    drawn = world.sample(
+        config.split,
+        index,
+        config.size,
+        config.seed,
+        **{k: v for k, v in restrictions.items() if v},
+    )
     data = encode(drawn.pixels, config.encoding, config.quality)
     source_key = drawn.key if config.seed == 0 else f"{drawn.key}-s{config.seed}"
     record = SampleRecord(

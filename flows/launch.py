@@ -1,4 +1,5 @@
-"""A training as a child process group that cannot outlive us, its lines and metrics told while it runs.
+"""A training as a child process group that cannot outlive us, its lines and metrics told while it
+runs.
 
 Several processes are started by `accelerate launch`; a single one is started as it is, and may be
 started early: it imports what it needs while we look whether it may begin, and waits to be told of
@@ -32,7 +33,9 @@ _READY: dict[int, subprocess.Popen] = {}
 LAST_LINES = 20
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's progress, in the run's log."""
-_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)+[A-Z]\w*: .*|[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)")
+_ERROR = re.compile(
+    r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)+[A-Z]\w*: .*|[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
+)
 """The last line of a traceback."""
 _KILLED = re.compile(r"Signal \d+ \(SIG\w+\) received by PID")
 """How torchrun says that one of several processes was killed."""
@@ -52,7 +55,9 @@ class TrainingFailed(RuntimeError):
     def __init__(self, message: str, resumable: bool = False) -> None:
         super().__init__(message)
         self.resumable = resumable
-        """Whether it was ended from outside, so that the same command goes on from its last checkpoint."""
+        """Whether it was ended from outside, so that the same command goes on from its last
+        checkpoint.
+        """
 
     def __reduce__(self) -> tuple:
         return type(self), (str(self), self.resumable)
@@ -61,11 +66,13 @@ class TrainingFailed(RuntimeError):
 def launch_training(
     run: Path, config: TrainRDM, watch: Watch = lambda record: None, tight: bool = False
 ) -> None:
-    """Run `flows.train_worker` on a run directory until it ends; where memory is tight, in less of it and more slowly.
+    """Run `flows.train_worker` on a run directory until it ends; where memory is tight, in less of
+    it and more slowly.
 
-    The whole group is stopped when this process is interrupted, cancelled or past `config.timeout_seconds`; one process on
-    one machine saves its state before it goes. It ends when we die, whatever we die of (flows.leash).
-    Raises TrainingFailed with the worker's last lines.
+    The whole group is stopped when this process is interrupted, cancelled or past
+    `config.timeout_seconds`; one process on one machine saves its state before it goes. It ends
+    when we die, whatever we die of (flows.leash). Raises TrainingFailed with the worker's last
+    lines.
     """
     if not is_single(config):
         write_json(run / "accelerate.json", accelerate_config(config))
@@ -151,24 +158,58 @@ def single_command() -> list[str]:
 
 
 def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
-    """The command of one machine of a run of several processes; `rank` 0 is this one. Nothing of the user's own Accelerate
-    settings enters."""
+    """The command of one machine of a run of several processes; `rank` 0 is this one. Nothing of
+    the user's own Accelerate settings enters.
+    """
     total = config.processes * config.machines
     leash = ["flows.leash"] if rank == 0 else []  # on another machine nobody holds its end
-    command = [sys.executable, "-m", *leash, "accelerate.commands.launch", "--config_file", str(run / "accelerate.json")]
-    command += ["--num_machines", str(config.machines), "--num_processes", str(total), "--machine_rank", str(rank)]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # precision is the training loop's own
+    command = [
+        sys.executable,
+        "-m",
+        *leash,
+        "accelerate.commands.launch",
+        "--config_file",
+        str(run / "accelerate.json"),
+    ]
+    command += [
+        "--num_machines",
+        str(config.machines),
+        "--num_processes",
+        str(total),
+        "--machine_rank",
+        str(rank),
+    ]
+    command += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]  # precision is the training loop's own
     # torchrun underneath; on CPUs it talks over gloo
     command += ["--multi_gpu", "--main_process_port", str(config.main_process_port)]
     command += ["--main_process_ip", config.main_process_ip]
-    return [*command, "--num_cpu_threads_per_process", str(threads_of(config)), "-m", "flows.train_worker", str(run)]
+    return [
+        *command,
+        "--num_cpu_threads_per_process",
+        str(threads_of(config)),
+        "-m",
+        "flows.train_worker",
+        str(run),
+    ]
 
 
 def accelerate_config(config: TrainRDM) -> dict[str, Any]:
-    """A whole Accelerate config file for several processes, so that the user's default one is not read."""
+    """A whole Accelerate config file for several processes, so that the user's default one is not
+    read.
+    """
     total = config.processes * config.machines
     kind = {"distributed_type": "MULTI_GPU", "num_processes": total}
-    return kind | {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "use_cpu": False, "debug": False}
+    return kind | {
+        "compute_environment": "LOCAL_MACHINE",
+        "mixed_precision": "no",
+        "use_cpu": False,
+        "debug": False,
+    }
 
 
 def on_gpu(config: TrainRDM) -> bool:
@@ -179,13 +220,17 @@ def on_gpu(config: TrainRDM) -> bool:
 
 
 def stop_all() -> None:
-    """End every training this process has started, in whichever thread: what an interrupt does to one, it does to all."""
+    """End every training this process has started, in whichever thread: what an interrupt does to
+    one, it does to all.
+    """
     for child in list(_LIVE):
         stop_group(child)
 
 
 def stop_group(child: subprocess.Popen) -> None:
-    """Ask the whole group to end, wait until the last of it has saved and gone, and kill what is left."""
+    """Ask the whole group to end, wait until the last of it has saved and gone, and kill what is
+    left.
+    """
     for sign, seconds in ((signal.SIGTERM, SECONDS_TO_STOP), (signal.SIGKILL, SECONDS_TO_STOP)):
         try:
             os.killpg(child.pid, sign)
@@ -213,9 +258,20 @@ def members(group: int) -> list[int]:
 
 def _failure(run: Path, code: int, last: deque[str]) -> TrainingFailed:
     killed = code < 0 or code > 128 or any(_KILLED.search(line) for line in last)
-    cause = f"it was ended from outside (exit code {code})" if killed else _cause(last) or f"exit code {code}"
-    cure = "Run the same command again: it resumes from the last checkpoint." if killed else "Change what it names."
-    text = f"runs/{run.parent.name}: training failed: {cause}. {cure} Its last lines:\n" + "\n".join(last)
+    cause = (
+        f"it was ended from outside (exit code {code})"
+        if killed
+        else _cause(last) or f"exit code {code}"
+    )
+    cure = (
+        "Run the same command again: it resumes from the last checkpoint."
+        if killed
+        else "Change what it names."
+    )
+    text = (
+        f"runs/{run.parent.name}: training failed: {cause}. {cure} Its last lines:\n"
+        + "\n".join(last)
+    )
     return TrainingFailed(text, resumable=killed)
 
 
@@ -237,7 +293,10 @@ def _follow(child: subprocess.Popen, steps: int, watch: Watch) -> deque[str]:
                 detail(line.rstrip())
                 last.append(line.rstrip())
                 continue
-            shown.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s", refresh=False)
+            shown.set_postfix_str(
+                f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s",
+                refresh=False,
+            )
             shown.update(record["step"] - shown.n)
             watch(record)
             if time.monotonic() - told_at >= SECONDS_BETWEEN_LINES or record["step"] >= steps:

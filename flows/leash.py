@@ -1,4 +1,6 @@
-"""Run a module as `python -m` would, in a process group that ends at once when whoever started it is gone."""
+"""Run a module as `python -m` would, in a process group that ends at once when whoever started it
+is gone.
+"""
 
 import os
 import queue
@@ -13,11 +15,15 @@ _lines: queue.Queue[bytes] = queue.Queue()
 
 
 def end_with_parent() -> None:
-    """Kill this process's group when the one that started it is gone: its end of our standard input closes."""
+    """Kill this process's group when the one that started it is gone: its end of our standard input
+    closes.
+    """
 
     def watch() -> None:
         said = b""
-        while byte := os.read(0, 1):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
+        while byte := os.read(
+            0, 1
+        ):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
             said += byte
             if byte == b"\n":
                 _lines.put(said[:-1])
@@ -39,5 +45,7 @@ if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    except subprocess.CalledProcessError as error:  # what went wrong stands above; where it was started from does not help
+    except (
+        subprocess.CalledProcessError
+    ) as error:  # what went wrong stands above; where it was started from does not help
         sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)

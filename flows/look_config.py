@@ -1,4 +1,6 @@
-"""What can be asked of a database without building anything: parameters of `rdm search`, `map`, `compare`, `duplicates`."""
+"""What can be asked of a database without building anything: parameters of `rdm search`, `map`,
+`compare`, `duplicates`.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +20,9 @@ def _answer(path: Path) -> Path:
 
 
 AnswerFile = Annotated[Path, AfterValidator(_answer)]
-"""A contact sheet, with credits as .html, with what of them fits under a picture as .png; or a table
-of everything that was found: .csv, .parquet or .json."""
+"""A contact sheet, with credits as .html, with what of them fits under a picture as .png; or a
+table of everything that was found: .csv, .parquet or .json.
+"""
 
 
 class SearchDatabase(UnderRoot):
@@ -30,7 +33,9 @@ class SearchDatabase(UnderRoot):
     texts: tuple[str, ...] = ()
     """Prompts."""
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
-    """Sentences that each prompt is put into, at {}; what is looked for is the mean of all of them."""
+    """Sentences that each prompt is put into, at {}; what is looked for is the mean of all of
+    them.
+    """
     images: tuple[Path, ...] = ()
     """Image files."""
     keys: tuple[str, ...] = ()
@@ -74,22 +79,34 @@ class FindDuplicates(UnderRoot):
     database: str
     """Database that is searched for pairs."""
     other: str | None = None
-    """Embeddings, an evaluation set's for example, whose rows are looked for in the database; unless given, its own rows."""
+    """Embeddings, an evaluation set's for example, whose rows are looked for in the database;
+    unless given, its own rows.
+    """
     cap: float | None = Field(None, gt=0, lt=1)
-    """Cosine above which two images count as one; unless given, what altered copies of its images have."""
+    """Cosine above which two images count as one; unless given, what altered copies of its images
+    have.
+    """
     calibrate_with: Count = 200
     """Images that are altered for it."""
     k: Neighbors = 8
-    """Nearest rows that are looked at for each; where every one of them is a copy, more are hidden, which is said."""
+    """Nearest rows that are looked at for each; where every one of them is a copy, more are hidden,
+    which is said.
+    """
     seed: Seed = 0
     """Of the draw of images to alter."""
     keys: Path | None = None
-    """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm remove --keys`."""
+    """Without `other`: a file for the keys of all but the first of each group of copies, for `rdm
+    remove --keys`.
+    """
     out: AnswerFile | None = None
-    """A contact sheet of the highest pairs (.html or .png), or a table of all (.csv, .parquet or .json)."""
+    """A contact sheet of the highest pairs (.html or .png), or a table of all (.csv, .parquet or
+    .json).
+    """
 
     force: bool = False
-    """Write the files where a large part of the database would be copies, or the cap is in doubt."""
+    """Write the files where a large part of the database would be copies, or the cap is in
+    doubt.
+    """
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FindDuplicates":

@@ -1,4 +1,6 @@
-"""A database on one page: its embeddings laid out on a plane, with pictures, coloured by any column."""
+"""A database on one page: its embeddings laid out on a plane, with pictures, coloured by any
+column.
+"""
 
 import json
 from collections import Counter
@@ -39,13 +41,27 @@ border-radius:50%}#told{font-size:.85rem;overflow-wrap:anywhere}#told dt{color:v
 
 
 def map_database(config: MapDatabase) -> Result:
-    """Lay the rows out and write the page. Raises RequestError for too few rows, or a StorageError."""
+    """Lay the rows out and write the page. Raises RequestError for too few rows, or a
+    StorageError.
+    """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     rows = chosen_rows(database.database.rows, config.rows, config.seed)
     say("map", config.database, f"{len(rows):,} of {database.database.rows:,} rows")
-    places = project(database.database.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0)))
-    columns = read_columns(database.embeddings, ["key", *dict.fromkeys(COLUMNS + TOLD)]).take(rows).to_pydict()
-    page = map_page(database, places, columns, atlas_of(database, columns["key"], config.thumbnail), config.thumbnail)
+    places = project(
+        database.database.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0))
+    )
+    columns = (
+        read_columns(database.embeddings, ["key", *dict.fromkeys(COLUMNS + TOLD)])
+        .take(rows)
+        .to_pydict()
+    )
+    page = map_page(
+        database,
+        places,
+        columns,
+        atlas_of(database, columns["key"], config.thumbnail),
+        config.thumbnail,
+    )
     write_bytes(config.out, as_bytes(page))
     value = {"out": str(config.out), "rows": len(rows), "database": database.embeddings.reference}
     return f"map of {len(rows):,} rows: {config.out}", value
@@ -57,7 +73,9 @@ def chosen_rows(count: int, most: int, seed: int) -> np.ndarray:
 
 
 def atlas_of(database: OpenDatabase, keys: Sequence[str], side: int) -> bytes:
-    """One picture with every row's thumbnail, line after line; grey where an image is no longer at hand."""
+    """One picture with every row's thumbnail, line after line; grey where an image is no longer at
+    hand.
+    """
     found = database.images(list(keys))
     grey = np.full((side, side, 3), 128, dtype=np.uint8)
     cells = [fitted(decode(found[key]), side) if key in found else grey for key in keys]
@@ -69,7 +87,9 @@ def across(count: int) -> int:
     return int(np.ceil(np.sqrt(count)))
 
 
-def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, list], atlas: bytes, side: int) -> Html:
+def map_page(
+    database: OpenDatabase, places: np.ndarray, columns: Mapping[str, list], atlas: bytes, side: int
+) -> Html:
     """The page, with all its data inside."""
     embeddings = database.embeddings
     data = {
@@ -78,9 +98,7 @@ def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, l
         "told": {name: [_text(value) for value in columns[name]] for name in TOLD},
         "columns": {name: coloured(columns[name]) for name in COLUMNS if any(_first(value) for value in columns[name])},
     }  # fmt: skip
-    facts = (
-        f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. Near rows have near vectors; the "
-    )
+    facts = f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. Near rows have near vectors; the "
     facts += "sizes of clumps and the distances between them mean nothing (t-SNE). Drag to move, wheel to come nearer."
     controls = element("p", element("label", "Colour by ", element("select", id="colour")))
     beside = element(
@@ -97,7 +115,10 @@ def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, l
         element("h1", embeddings.name),
         element("p", facts, class_="soft"),
         element(
-            "div", element("canvas", id="map", role="img", aria_label=f"Map of {embeddings.name}"), beside, class_="beside"
+            "div",
+            element("canvas", id="map", role="img", aria_label=f"Map of {embeddings.name}"),
+            beside,
+            class_="beside",
         ),
         element("img", src=data_url(atlas, "image/jpeg"), alt="", id="atlas"),
         element("script", held, type="application/json", id="data"),
@@ -106,11 +127,17 @@ def map_page(database: OpenDatabase, places: np.ndarray, columns: Mapping[str, l
 
 
 def coloured(values: Sequence[Any]) -> dict[str, Any]:
-    """A column for the page: numbers with their range, or places in a list of names, the most frequent first."""
+    """A column for the page: numbers with their range, or places in a list of names, the most
+    frequent first.
+    """
     firsts = [_first(value) for value in values]
     if all(isinstance(value, float | int | None) for value in firsts):
         known = [value for value in firsts if value is not None]
-        return {"values": [None if v is None else round(v, 4) for v in firsts], "low": min(known), "high": max(known)}
+        return {
+            "values": [None if v is None else round(v, 4) for v in firsts],
+            "low": min(known),
+            "high": max(known),
+        }
     names = [name for name, _ in Counter(value or "not stated" for value in firsts).most_common()]
     places = {name: place for place, name in enumerate(names)}
     return {"names": names, "values": [places[value or "not stated"] for value in firsts]}

@@ -1,4 +1,5 @@
-"""The one place where somebody is told how a run ended: a Prefect notification block named by RDM_NOTIFY.
+"""The one place where somebody is told how a run ended: a Prefect notification block named by
+RDM_NOTIFY.
 
 RDM_NOTIFY=slack-webhook/team   tell of runs that failed, crashed or were cancelled
 RDM_NOTIFY_SUCCESS=1            and of those that went well

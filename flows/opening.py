@@ -29,21 +29,32 @@ class OpenRun:
 
     @property
     def sampler(self) -> str | None:
-        """What to draw with unless something is asked for: a run of 2022 as it was then; None: the process's plain one."""
+        """What to draw with unless something is asked for: a run of 2022 as it was then; None: the
+        process's plain one.
+        """
         return "ddim-2022" if self.facts.get("converted_from") else None
 
     @property
     def encoder(self) -> Encoder:
         """The encoder of its contexts; raises what `the_encoder` raises."""
-        return the_encoder(self.facts["encoder"], self.facts["encoder_weights"], f"runs/{self.artifact.name}", "train again")
+        return the_encoder(
+            self.facts["encoder"],
+            self.facts["encoder_weights"],
+            f"runs/{self.artifact.name}",
+            "train again",
+        )
 
 
 def open_run(root: Path, reference: str) -> OpenRun:
     """Load a run's weights onto the best device."""
     artifact = open_artifact(root, "runs", reference)
     denoiser, facts = load_denoiser(artifact.file("weights"))
-    inside = artifact.file("weights") / facts["space"]["path"]  # a converted run brings its autoencoder
-    space = load_latent_space(str(inside if inside.is_dir() else facts["space"]["path"])).to(best_device())
+    inside = (
+        artifact.file("weights") / facts["space"]["path"]
+    )  # a converted run brings its autoencoder
+    space = load_latent_space(str(inside if inside.is_dir() else facts["space"]["path"])).to(
+        best_device()
+    )
     wanted = {key: value for key, value in facts["space"].items() if key != "path"}
     if space.identity != wanted:
         raise ArtifactMismatch(
@@ -51,7 +62,13 @@ def open_run(root: Path, reference: str) -> OpenRun:
             f"its weights are {space.weights_sha256} now, {artifact.name!r} was trained with {wanted['weights_sha256']}",
             "Put the original autoencoder back, or train again.",
         )
-    return OpenRun(artifact, denoiser.to(best_device()), process_of(NoiseConfig(**facts["noise"])), space, facts)
+    return OpenRun(
+        artifact,
+        denoiser.to(best_device()),
+        process_of(NoiseConfig(**facts["noise"])),
+        space,
+        facts,
+    )
 
 
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:

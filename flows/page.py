@@ -1,6 +1,8 @@
-"""A page in pieces: pure functions from values to HTML and SVG. Every text is escaped unless it already is `Html`.
+"""A page in pieces: pure functions from values to HTML and SVG. Every text is escaped unless it
+already is `Html`.
 
-The page refers to nothing outside itself: images are data, charts are inline SVG, colours follow the reader's scheme.
+The page refers to nothing outside itself: images are data, charts are inline SVG, colours follow
+the reader's scheme.
 """
 
 import base64
@@ -73,10 +75,20 @@ def escape(value: object) -> Html:
 
 
 def element(tag: str, *content: object, **attributes: object) -> Html:
-    """<tag attributes>content</tag>. A None attribute is left out; `class_` is class, `aria_label` is aria-label."""
-    given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
-    opening = "".join([tag, *(f' {name}="{html.escape(str(value))}"' for name, value in given.items())])
-    return Html(f"<{opening}>" if tag in _VOID else f"<{opening}>{''.join(map(escape, content))}</{tag}>")
+    """<tag attributes>content</tag>. A None attribute is left out; `class_` is class, `aria_label`
+    is aria-label.
+    """
+    given = {
+        name.rstrip("_").replace("_", "-"): value
+        for name, value in attributes.items()
+        if value is not None
+    }
+    opening = "".join(
+        [tag, *(f' {name}="{html.escape(str(value))}"' for name, value in given.items())]
+    )
+    return Html(
+        f"<{opening}>" if tag in _VOID else f"<{opening}>{''.join(map(escape, content))}</{tag}>"
+    )
 
 
 def document(title: str, *body: object, script: str = "") -> Html:
@@ -94,7 +106,9 @@ def document(title: str, *body: object, script: str = "") -> Html:
     )
     scripts = [Html(f"<script>{script}</script>")] if script else []
     return Html(
-        "<!doctype html>\n" + element("html", head, element("body", element("main", *body), *scripts), lang="en") + "\n"
+        "<!doctype html>\n"
+        + element("html", head, element("body", element("main", *body), *scripts), lang="en")
+        + "\n"
     )
 
 
@@ -110,7 +124,9 @@ def section(name: str, heading: str, *content: object) -> Html:
 
 def contents(sections: Mapping[str, str]) -> Html:
     """Links to sections: name -> heading."""
-    links = [element("li", element("a", heading, href=f"#{name}")) for name, heading in sections.items()]
+    links = [
+        element("li", element("a", heading, href=f"#{name}")) for name, heading in sections.items()
+    ]
     return element("nav", element("ul", *links), aria_label="Contents")
 
 
@@ -124,21 +140,42 @@ def details(summary: str, *content: object) -> Html:
     return element("details", element("summary", summary), *content)
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]], total: bool = False) -> Html:
-    """A table whose first column names the rows; columns of numbers are set flush right. `total`: the last row sums up."""
+def table(
+    caption: str, head: Sequence[str], rows: Sequence[Sequence[object]], total: bool = False
+) -> Html:
+    """A table whose first column names the rows; columns of numbers are set flush right. `total`:
+    the last row sums up.
+    """
 
     def cell(tag: str, value: object, number: bool, **attributes: str) -> Html:
         return element(tag, value, class_="n" if number else None, **attributes)
 
-    numbers = [bool(rows) and all(_NUMBER.fullmatch(str(row[i])) for row in rows) for i in range(len(head))]
-    names = [cell("th", name, number, scope="col") for name, number in zip(head, numbers, strict=True)]
+    numbers = [
+        bool(rows) and all(_NUMBER.fullmatch(str(row[i])) for row in rows) for i in range(len(head))
+    ]
+    names = [
+        cell("th", name, number, scope="col") for name, number in zip(head, numbers, strict=True)
+    ]
     lines = []
     for row in rows:
-        cells = [cell("td", value, number) for value, number in zip(row[1:], numbers[1:], strict=True)]
+        cells = [
+            cell("td", value, number) for value, number in zip(row[1:], numbers[1:], strict=True)
+        ]
         summed = "total" if total and row is rows[-1] else None
         lines.append(element("tr", element("th", row[0], scope="row"), *cells, class_=summed))
-    parts = element("caption", caption), element("thead", element("tr", *names)), element("tbody", *lines)
-    return element("div", element("table", *parts), class_="scroll", tabindex="0", role="region", aria_label=caption)
+    parts = (
+        element("caption", caption),
+        element("thead", element("tr", *names)),
+        element("tbody", *lines),
+    )
+    return element(
+        "div",
+        element("table", *parts),
+        class_="scroll",
+        tabindex="0",
+        role="region",
+        aria_label=caption,
+    )
 
 
 def picture(data: bytes, media_type: str, alt: str, small: bool) -> Html:
@@ -151,9 +188,17 @@ def data_url(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def interval_bar(estimate: Estimate | None, low: float, high: float, reference: float | None = None) -> Html:
-    """A dot with its interval between `low` and `high`, and a mark at the reference, for one cell of a table."""
-    if not estimate or not all(math.isfinite(estimate[name]) for name in ("mean", "low", "high")) or high <= low:
+def interval_bar(
+    estimate: Estimate | None, low: float, high: float, reference: float | None = None
+) -> Html:
+    """A dot with its interval between `low` and `high`, and a mark at the reference, for one cell
+    of a table.
+    """
+    if (
+        not estimate
+        or not all(math.isfinite(estimate[name]) for name in ("mean", "low", "high"))
+        or high <= low
+    ):
         return Html("")
 
     def place(value: float) -> str:
@@ -161,19 +206,41 @@ def interval_bar(estimate: Estimate | None, low: float, high: float, reference: 
 
     drawn = [element("line", x1=5, x2=155, y1=9, y2=9, class_="axis")]
     if reference is not None and math.isfinite(reference):
-        drawn.append(element("line", x1=place(reference), x2=place(reference), y1=1, y2=17, class_="reference"))
-    drawn.append(element("line", x1=place(estimate["low"]), x2=place(estimate["high"]), y1=9, y2=9, class_="whisker"))
+        drawn.append(
+            element(
+                "line", x1=place(reference), x2=place(reference), y1=1, y2=17, class_="reference"
+            )
+        )
+    drawn.append(
+        element(
+            "line",
+            x1=place(estimate["low"]),
+            x2=place(estimate["high"]),
+            y1=9,
+            y2=9,
+            class_="whisker",
+        )
+    )
     drawn.append(element("circle", cx=place(estimate["mean"]), cy=9, r=4, class_="dot"))
     return element("svg", *drawn, viewBox="0 0 160 18", class_="bar", aria_hidden="true")
 
 
-def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> Html:
-    """Lines over a logarithmic y: each series faint as it was measured and strong as its running mean."""
-    lines = {name: [(x, y) for x, y in line if math.isfinite(y) and y > 0] for name, line in series.items()}
+def line_chart(
+    title: str, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
+) -> Html:
+    """Lines over a logarithmic y: each series faint as it was measured and strong as its running
+    mean.
+    """
+    lines = {
+        name: [(x, y) for x, y in line if math.isfinite(y) and y > 0]
+        for name, line in series.items()
+    }
     every = [point for line in lines.values() for point in line]
     if not every:
         return note(f"{title}: nothing was recorded.")
-    (x_low, x_high), (y_low, y_high) = ((min(values), max(values)) for values in zip(*every, strict=True))
+    (x_low, x_high), (y_low, y_high) = (
+        (min(values), max(values)) for values in zip(*every, strict=True)
+    )
     y_low, y_high = (y_low, y_high) if y_high > y_low else (y_low / 2, y_high * 2)
 
     def x_of(x: float) -> float:
@@ -184,34 +251,70 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str, 
 
     def polyline(line: Sequence[Point], class_: str) -> Html:
         thin = line[:: max(1, -(-len(line) // _MOST_POINTS))]
-        return element("polyline", points=" ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin), class_=class_)
+        return element(
+            "polyline",
+            points=" ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin),
+            class_=class_,
+        )
 
     drawn = [element("title", title)]
     for y in log_ticks(y_low, y_high):
-        drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=f"{y_of(y):.1f}", y2=f"{y_of(y):.1f}", class_="axis"))
-        drawn.append(element("text", f"{y:g}", x=_LEFT - 6, y=f"{y_of(y) + 4:.1f}", text_anchor="end"))
+        drawn.append(
+            element(
+                "line", x1=_LEFT, x2=_RIGHT, y1=f"{y_of(y):.1f}", y2=f"{y_of(y):.1f}", class_="axis"
+            )
+        )
+        drawn.append(
+            element("text", f"{y:g}", x=_LEFT - 6, y=f"{y_of(y) + 4:.1f}", text_anchor="end")
+        )
     for x in linear_ticks(x_low, x_high):
-        drawn.append(element("line", x1=f"{x_of(x):.1f}", x2=f"{x_of(x):.1f}", y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
-        drawn.append(element("text", f"{x:,.10g}", x=f"{x_of(x):.1f}", y=_BOTTOM + 18, text_anchor="middle"))
+        drawn.append(
+            element(
+                "line",
+                x1=f"{x_of(x):.1f}",
+                x2=f"{x_of(x):.1f}",
+                y1=_BOTTOM,
+                y2=_BOTTOM + 5,
+                class_="axis",
+            )
+        )
+        drawn.append(
+            element("text", f"{x:,.10g}", x=f"{x_of(x):.1f}", y=_BOTTOM + 18, text_anchor="middle")
+        )
     drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
-    drawn.append(element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle"))
+    drawn.append(
+        element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle")
+    )
     drawn += [polyline(line, f"s{i % 4} raw") for i, line in enumerate(lines.values())]
-    drawn += [polyline(running_mean(line), f"s{i % 4} mean") for i, line in enumerate(lines.values())]
+    drawn += [
+        polyline(running_mean(line), f"s{i % 4} mean") for i, line in enumerate(lines.values())
+    ]
     for i, name in enumerate(lines):
         y = _TOP + 10 + 18 * i
         drawn.append(element("line", x1=_RIGHT - 28, x2=_RIGHT, y1=y, y2=y, class_=f"s{i % 4} key"))
         drawn.append(element("text", name, x=_RIGHT - 34, y=y + 4, text_anchor="end"))
-    caption = element("figcaption", element("strong", title), " (logarithmic; strong: running mean)")
+    caption = element(
+        "figcaption", element("strong", title), " (logarithmic; strong: running mean)"
+    )
     label = f"{title}: {y_label} over {x_label} for {', '.join(lines)}"
-    return element("figure", caption, element("svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label))
+    return element(
+        "figure",
+        caption,
+        element("svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label),
+    )
 
 
 def running_mean(line: Sequence[Point], share: float = 0.05) -> list[Point]:
-    """The geometric mean over a window of about `share` of the points, centred: no lag, and fit for a logarithmic axis."""
+    """The geometric mean over a window of about `share` of the points, centred: no lag, and fit for
+    a logarithmic axis.
+    """
     half = max(1, round(len(line) * share / 2))
     logs = [math.log(y) for _, y in line]
     windows = [logs[max(0, i - half) : i + half + 1] for i in range(len(line))]
-    return [(x, math.exp(sum(window) / len(window))) for (x, _), window in zip(line, windows, strict=True)]
+    return [
+        (x, math.exp(sum(window) / len(window)))
+        for (x, _), window in zip(line, windows, strict=True)
+    ]
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -221,11 +324,16 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+    return [
+        round(i * step, 12)
+        for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between low and high, with 2 and 5 times them when those are few; round numbers in a narrow range."""
+    """Powers of ten between low and high, with 2 and 5 times them when those are few; round numbers
+    in a narrow range.
+    """
     powers = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     for factors in ((1,), (1, 2, 5)):
         ticks = [round(f * p, 12) for p in powers for f in factors if low <= f * p <= high]
@@ -244,7 +352,11 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
 
 def estimate_text(estimate: Estimate | None, digits: int = 4) -> str:
     """mean [low, high]."""
-    return f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}" if estimate else ABSENT
+    return (
+        f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}"
+        if estimate
+        else ABSENT
+    )
 
 
 def percent(value: float | Estimate | None, digits: int = 1, signed: bool = False) -> str:

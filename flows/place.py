@@ -45,7 +45,8 @@ class Place:
 
     @property
     def here(self) -> bool:
-        """Whether its process ids are ours to look up: this boot of this machine, this namespace.
+        """Whether its process ids are ours to look up: this boot of this machine, this
+        namespace.
         """
         return self.where == this_place()
 

@@ -1,6 +1,8 @@
-"""Presets: a table. `rdm train --preset shapes` starts from a row, `--set key=value` changes single entries.
+"""Presets: a table. `rdm train --preset shapes` starts from a row, `--set key=value` changes single
+entries.
 
-The 2022 models' layouts are those of its released configurations; only the shapes rows were measured by this project.
+The 2022 models' layouts are those of its released configurations; only the shapes rows were
+measured by this project.
 """
 
 from typing import Any
@@ -18,7 +20,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "noise": {"process": "flow", "time_mean": 1.0},
         "training": _SHAPES_TRAINING,
     },
-    "shapes-unet": {  # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
+    # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
+    "shapes-unet": {
         "denoiser": {"network": "unet", "channels": [16, 32, 48, 56], "attention_levels": [1, 2, 3], "depth": 1,
                      "head_channels": 16, "remove_means": True},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
@@ -46,8 +49,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 
-DEMO_WORLD: dict[str, Any] = {"positions": ["centre"], "sizes": ["large"], "backgrounds": ["light", "dark"]}
-"""The part of the shapes world that a network learns in minutes on two cores; all shapes, colours and styles."""
+DEMO_WORLD: dict[str, Any] = {
+    "positions": ["centre"],
+    "sizes": ["large"],
+    "backgrounds": ["light", "dark"],
+}
+"""The part of the shapes world that a network learns in minutes on two cores; all shapes, colours
+and styles.
+"""
 DEMO_SOURCES: dict[str, dict[str, Any]] = {
     "shapes-train": {"count": 5000, "split": "train"},
     "shapes-database": {"count": 5000, "split": "database"},

@@ -1,6 +1,8 @@
-"""What a training draws while it runs: the same few samples at every checkpoint, each beside its neighbors.
+"""What a training draws while it runs: the same few samples at every checkpoint, each beside its
+neighbors.
 
-The flow writes the neighbors' pictures once, because the worker knows vectors and not images; the worker adds its samples.
+The flow writes the neighbors' pictures once, because the worker knows vectors and not images; the
+worker adds its samples.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,9 @@ def preview_rows(count: int, samples: int) -> np.ndarray:
 def write_preview_neighbors(
     root: Path, run: Path, references: Mapping[str, str], database: Artifact, count: int, k: int
 ) -> None:
-    """The pictures of the drawn samples' neighbors, a line each, nearest first; white where an image is not at hand."""
+    """The pictures of the drawn samples' neighbors, a line each, nearest first; white where an
+    image is not at hand.
+    """
     arrays = open_training_arrays(root, references)
     rows = arrays.neighbor_rows[preview_rows(count, len(arrays.neighbor_rows)), :k]
     keys = np.asarray(read_columns(database, ["key"])["key"].to_pylist(), dtype=object)
@@ -43,7 +47,9 @@ def write_preview_neighbors(
     shown = ["" if row == NO_ROW else keys[row] for row in rows.ravel()]
     cells = [fitted(decode(found[key])) if key in found else white for key in shown]
     preview_directory(run).mkdir(exist_ok=True)
-    (preview_directory(run) / NEIGHBORS_FILE).write_bytes(encode(grid(cells, columns=rows.shape[1]), "png"))
+    (preview_directory(run) / NEIGHBORS_FILE).write_bytes(
+        encode(grid(cells, columns=rows.shape[1]), "png")
+    )
 
 
 def write_preview(run: Path, step: int, images: np.ndarray) -> Path:

@@ -1,6 +1,8 @@
-"""What a waiting person sees: a bar on a terminal, plain lines elsewhere. All of it goes to standard error.
+"""What a waiting person sees: a bar on a terminal, plain lines elsewhere. All of it goes to
+standard error.
 
-The lines go to the Prefect run's log too, where there is one; under a Prefect worker they go there alone.
+The lines go to the Prefect run's log too, where there is one; under a Prefect worker they go there
+alone.
 """
 
 import os
@@ -83,14 +85,32 @@ def _run_logger() -> Any:
 
 def track(things: Iterable[Thing], total: int, stage: str, unit: str) -> Iterator[Thing]:
     """Yield the things; on a terminal draw a bar that goes away when it is full."""
-    yield from tqdm(things, total=total, desc=stage, unit=unit, leave=False, disable=not SCREEN.isatty(), file=SCREEN)
+    yield from tqdm(
+        things,
+        total=total,
+        desc=stage,
+        unit=unit,
+        leave=False,
+        disable=not SCREEN.isatty(),
+        file=SCREEN,
+    )
 
 
 @contextmanager
 def bar(total: int, stage: str, unit: str) -> Iterator[tqdm]:
-    """A bar to be moved by hand; prints a line every 30 seconds where there is no terminal, nothing under a worker."""
+    """A bar to be moved by hand; prints a line every 30 seconds where there is no terminal, nothing
+    under a worker.
+    """
     options: dict[str, Any] = {} if SCREEN.isatty() else PLAIN_LINES
-    shown = tqdm(total=total, desc=stage, unit=unit, leave=False, file=SCREEN, disable=under_a_worker(), **options)
+    shown = tqdm(
+        total=total,
+        desc=stage,
+        unit=unit,
+        leave=False,
+        file=SCREEN,
+        disable=under_a_worker(),
+        **options,
+    )
     with shown:
         yield shown
 

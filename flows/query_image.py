@@ -13,7 +13,9 @@ def query_image(path: Path) -> np.ndarray:
     try:
         return decode(checked_image(path).read_bytes())
     except ImageRejected as error:
-        raise RequestError(path, f"an image of the request cannot be used ({error})", "Give another image.") from error
+        raise RequestError(
+            path, f"an image of the request cannot be used ({error})", "Give another image."
+        ) from error
 
 
 def checked_image(path: Path) -> Path:

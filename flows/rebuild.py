@@ -13,13 +13,16 @@ from storage.artifact import Artifact
 
 @stage_task(name="preflight", retries=NETWORK_RETRIES)
 def look_ahead(config: Rebuild) -> None:
-    """Fetch the weights and look whether there is room, before anything is started; refuses what cannot be done here."""
+    """Fetch the weights and look whether there is room, before anything is started; refuses what
+    cannot be done here.
+    """
     say("rebuild", config.name, check_rebuild(config))
 
 
 @stage_flow("rebuild")
 def rebuild(config: Rebuild) -> Artifact:
-    """Bring everything under one name up to date; unchanged input is a no-op, changed input redoes the parts it touches.
+    """Bring everything under one name up to date; unchanged input is a no-op, changed input redoes
+    the parts it touches.
 
     images --import--> shards --embed, index--> database --neighbors--> table
                          └-----encode--> latents
@@ -29,6 +32,10 @@ def rebuild(config: Rebuild) -> Artifact:
     ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
     encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
     ensured_database(BuildDatabase(**here, shards=config.name, **encoder))
-    ensured(encode_latents, latents_plan, EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder))
+    ensured(
+        encode_latents,
+        latents_plan,
+        EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder),
+    )
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
     return ensured(find_neighbors, neighbors_plan, searched)

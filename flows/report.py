@@ -1,4 +1,6 @@
-"""run + evaluation + samples -> one self-contained page: what was found, what it rests on, and who stood behind it."""
+"""run + evaluation + samples -> one self-contained page: what was found, what it rests on, and who
+stood behind it.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +12,15 @@ from typing import Any
 from flows.artifacts import show_link
 from flows.config import WriteReport
 from flows.figures import samples_section
-from flows.findings import copies_table, finding_item, findings, loss_table, prompts_table, quality_table, swaps_table
+from flows.findings import (
+    copies_table,
+    finding_item,
+    findings,
+    loss_table,
+    prompts_table,
+    quality_table,
+    swaps_table,
+)
 from flows.page import (
     ABSENT,
     Html,
@@ -74,7 +84,9 @@ class Subject:
 
 @stage_flow("write-report")
 def write_report(config: WriteReport) -> Artifact:
-    """run + baseline + evaluation + samples --> report.html, a page that needs nothing but itself."""
+    """run + baseline + evaluation + samples --> report.html, a page that needs nothing but
+    itself.
+    """
     clock = Clock()
     subject = open_subject(config)
     with building(config.root, report_plan(config, subject)) as build:
@@ -101,7 +113,9 @@ def open_subject(config: WriteReport) -> Subject:
 def report_plan(config: WriteReport, subject: Subject | None = None) -> Plan:
     """The names stay in the parameters: the page shows them, in their order."""
     subject = subject or open_subject(config)
-    inputs = {f"{artifact.kind}/{artifact.name}": artifact.fingerprint for artifact in subject.artifacts}
+    inputs = {
+        f"{artifact.kind}/{artifact.name}": artifact.fingerprint for artifact in subject.artifacts
+    }
     return plan_of("reports", config.name, config.parameters(), inputs)
 
 
@@ -144,13 +158,25 @@ def page_of(subject: Subject) -> Html:
 
 def curves(subject: Subject) -> list[Html]:
     """Loss and gradient norm of both runs."""
-    metrics = {run.name: read_metrics(run.file(METRICS_FILE)) for run in (subject.run, subject.baseline)}
+    metrics = {
+        run.name: read_metrics(run.file(METRICS_FILE)) for run in (subject.run, subject.baseline)
+    }
 
     def chart(title: str, field: str) -> Html:
-        lines = {name: [(r["step"], r[field]) for r in records if field in r] for name, records in metrics.items()}
+        lines = {
+            name: [(r["step"], r[field]) for r in records if field in r]
+            for name, records in metrics.items()
+        }
         return line_chart(title, lines, "optimiser step", field.replace("_", " "))
 
-    return [element("div", chart("Training loss", "loss"), chart("Gradient norm", "gradient_norm"), class_="charts")]
+    return [
+        element(
+            "div",
+            chart("Training loss", "loss"),
+            chart("Gradient norm", "gradient_norm"),
+            class_="charts",
+        )
+    ]
 
 
 def retrieval_table(subject: Subject) -> list[Html]:
@@ -169,9 +195,12 @@ def retrieval_table(subject: Subject) -> list[Html]:
 
 
 def stages_table(artifacts: Sequence[Artifact]) -> list[Html]:
-    """Every artifact behind the page: rows and bytes. No seconds: equal requests give equal pages."""
+    """Every artifact behind the page: rows and bytes. No seconds: equal requests give equal
+    pages.
+    """
     rows: list[list[object]] = [
-        [f"{a.kind}/{a.name}", element("code", a.id), f"{a.rows:,}", bytes_text(a.bytes)] for a in artifacts
+        [f"{a.kind}/{a.name}", element("code", a.id), f"{a.rows:,}", bytes_text(a.bytes)]
+        for a in artifacts
     ]
     rows.append(["Total", "", "", bytes_text(sum(a.bytes for a in artifacts))])
     head = ["Artifact", "Version", "Rows", "Bytes"]
@@ -182,8 +211,12 @@ def rejects_table(subject: Subject) -> list[Html]:
     """Of each set of images, how many are used, and why the others are not."""
     rows = []
     for shards in subject.of_kind("shards"):
-        rejected = {reason: n for reason, n in shards.counts.items() if reason.startswith("rejected")}
-        reasons = ", ".join(f"{reason.removeprefix('rejected: ')} ({n:,})" for reason, n in rejected.items())
+        rejected = {
+            reason: n for reason, n in shards.counts.items() if reason.startswith("rejected")
+        }
+        reasons = ", ".join(
+            f"{reason.removeprefix('rejected: ')} ({n:,})" for reason, n in rejected.items()
+        )
         used, refused = shards.counts.get("ok", 0), sum(rejected.values())
         rows.append([shards.name, f"{used:,}", f"{refused:,}", reasons or "none was rejected"])
     if not rows:
@@ -196,7 +229,12 @@ def provenance(subject: Subject) -> list[Html]:
     run, encoder = subject.run, subject.run.parameters.get("encoder", {})
     files = [file for part in run.parts if part.name == "weights" for file in part.files]
     weights = [(file.path, file.sha256) for file in files if file.path.endswith(".safetensors")]
-    rows = [["Encoder", f"{encoder.get('model', ABSENT)}, {encoder.get('dimension', ABSENT)} dimensions"]]
+    rows = [
+        [
+            "Encoder",
+            f"{encoder.get('model', ABSENT)}, {encoder.get('dimension', ABSENT)} dimensions",
+        ]
+    ]
     rows += [["Encoder weights", element("code", encoder.get("weights_sha256", ABSENT))]]
     rows += [[f"Weights: {path}", element("code", digest)] for path, digest in weights]
     facts = table("The networks, by the sha256 of their weights", ["What", "Which"], rows)
@@ -205,9 +243,18 @@ def provenance(subject: Subject) -> list[Html]:
         [[f"{a.kind}/{a.name}", element("code", a.fingerprint)] for a in subject.artifacts],
     )  # fmt: skip
     database = with_fingerprint(subject.root, "embeddings", run.inputs.get("database", ""))
-    licences: Html = note("The database of the run is not under this root, so its licences cannot be counted.")
+    licences: Html = note(
+        "The database of the run is not under this root, so its licences cannot be counted."
+    )
     if database:
         counts = [[licence, f"{count:,}"] for licence, count in licence_counts(database).items()]
-        licences = table(f"Licences of the images in {database.name}", ["Licence", "Images"], counts)
+        licences = table(
+            f"Licences of the images in {database.name}", ["Licence", "Images"], counts
+        )
     parameters = json.dumps(dict(run.parameters), indent=2, sort_keys=True, ensure_ascii=False)
-    return [facts, licences, details("Fingerprints", prints), details("Parameters of the run", element("pre", parameters))]
+    return [
+        facts,
+        licences,
+        details("Fingerprints", prints),
+        details("Parameters of the run", element("pre", parameters)),
+    ]

@@ -1,4 +1,6 @@
-"""What a sample is asked for, in the words of `SampleRDM`, turned into contexts: queries are looked up here."""
+"""What a sample is asked for, in the words of `SampleRDM`, turned into contexts: queries are looked
+up here.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +46,9 @@ class Opened:
 
 @dataclass(frozen=True)
 class Request:
-    """What the denoiser is asked for: B contexts, in words what each was looked up with, and how it is drawn."""
+    """What the denoiser is asked for: B contexts, in words what each was looked up with, and how it
+    is drawn.
+    """
 
     queries: list[str]
     retrieved: Retrieved
@@ -57,10 +61,13 @@ class Request:
 
 
 def request_of(config: SampleRDM, opened: Opened) -> Request:
-    """Look the queries up, `count` times each, and everything else that the images are drawn with."""
+    """Look the queries up, `count` times each, and everything else that the images are drawn
+    with.
+    """
     rng = np.random.default_rng(config.seed)
     names, retrieved = _looked_up(config, opened, rng)
-    # Steps between two queries share their noise, so that nothing but the context changes from one to the next.
+    # Steps between two queries share their noise, so that nothing but the context changes from one
+    # to the next.
     seeds = [config.seed + (i % config.count if config.between else i) for i in range(len(names))]
     styled = _style_of(config, opened, len(names))
     return Request(
@@ -73,14 +80,21 @@ def guidance_of(config: SampleRDM, run: OpenRun) -> Guidance:
     """How strongly, when, and away from what."""
     guidance = Guidance(config.guidance_scale, config.guidance_interval)
     if config.negative is not None:
-        return replace(guidance, away_from=query_only(text_queries(run, [config.negative]), None, 1).context)
+        return replace(
+            guidance, away_from=query_only(text_queries(run, [config.negative]), None, 1).context
+        )
     if config.null == "zero":
         return replace(guidance, away_from=zeros(1, run.denoiser.dimension))
     if config.weaker_run is not None:
         weaker = open_run(config.root, config.weaker_run)
-        if weaker.facts["space"] != run.facts["space"] or weaker.facts["noise"] != run.facts["noise"]:
+        if (
+            weaker.facts["space"] != run.facts["space"]
+            or weaker.facts["noise"] != run.facts["noise"]
+        ):
             what = f"{config.weaker_run!r} works in another latent space or noise process than {config.run!r}"
-            raise RequestError("weaker_run", what, "Give an earlier or smaller run trained like the first.")
+            raise RequestError(
+                "weaker_run", what, "Give an earlier or smaller run trained like the first."
+            )
         return replace(guidance, weaker=weaker.denoiser)
     return guidance
 
@@ -95,7 +109,9 @@ def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
     return Queries(*run.encoder.encode_images([query_image(path) for path in paths]), texts=False)
 
 
-def _looked_up(config: SampleRDM, opened: Opened, rng: np.random.Generator) -> tuple[list[str], Retrieved]:
+def _looked_up(
+    config: SampleRDM, opened: Opened, rng: np.random.Generator
+) -> tuple[list[str], Retrieved]:
     database = opened.database.database if opened.database else None
     if config.classes:
         assert database is not None, "classes always have a database"
@@ -107,7 +123,9 @@ def _looked_up(config: SampleRDM, opened: Opened, rng: np.random.Generator) -> t
         given = _given(config, opened.run, len(names))
         k = config.k - (given.rows.shape[1] if given else 0)
         if k < 1:
-            raise RequestError("k", f"{config.k} vectors hold no more than the given images", "Use a larger k.")
+            raise RequestError(
+                "k", f"{config.k} vectors hold no more than the given images", "Use a larger k."
+            )
         retrieved = STRATEGIES[config.context or "query+neighbors"](queries, database, k)
         return names, joined(retrieved, given) if given else retrieved
     assert opened.database is not None, "pseudo-queries always have a database"
@@ -121,8 +139,14 @@ def _asked(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
     if config.between:
         shares = np.linspace(0, 1, config.between).tolist()
         first, last = (queries.take(np.full(config.count, end)) for end in (0, 1))
-        order = np.arange(config.count * config.between).reshape(config.count, -1).T.ravel()  # a step's images together
-        steps = [f"{names[0]} -> {names[1]} at {share:.2f}" for share in shares for _ in range(config.count)]
+        order = (
+            np.arange(config.count * config.between).reshape(config.count, -1).T.ravel()
+        )  # a step's images together
+        steps = [
+            f"{names[0]} -> {names[1]} at {share:.2f}"
+            for share in shares
+            for _ in range(config.count)
+        ]
         return steps, interpolated(first, last, shares).take(order)
     repeated = np.repeat(np.arange(len(names)), config.count)
     return [names[i] for i in repeated], queries.take(repeated)
@@ -136,32 +160,53 @@ def _given(config: SampleRDM, run: OpenRun, count: int) -> Retrieved | None:
     return together.take(np.zeros(count, dtype=np.int64))
 
 
-def _pseudo(config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.random.Generator) -> tuple[list[str], Retrieved]:
-    """Nothing asked: pseudo-queries by how often the run's training set retrieved a row of this database.
+def _pseudo(
+    config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.random.Generator
+) -> tuple[list[str], Retrieved]:
+    """Nothing asked: pseudo-queries by how often the run's training set retrieved a row of this
+    database.
 
-    A database the run was not trained with has no such counts; then every row is as likely as any other.
+    A database the run was not trained with has no such counts; then every row is as likely as any
+    other.
     """
-    trained_here = run.facts["trained_on"].get("database", {}).get("fingerprint") == database.embeddings.fingerprint
+    trained_here = (
+        run.facts["trained_on"].get("database", {}).get("fingerprint")
+        == database.embeddings.fingerprint
+    )
     if trained_here:
         counts = training_counts(run, database)
     else:
-        say("sample", config.name, "the run never searched this database: pseudo-queries are uniform, top_m is not used")
+        say(
+            "sample",
+            config.name,
+            "the run never searched this database: pseudo-queries are uniform, top_m is not used",
+        )
         counts = np.ones(database.database.rows, dtype=np.int64)
-    drawn = draw_pseudo_queries(counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted)
-    queries = Queries(database.database.vectors(drawn), np.ones(len(drawn), np.float32), texts=False)
+    drawn = draw_pseudo_queries(
+        counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted
+    )
+    queries = Queries(
+        database.database.vectors(drawn), np.ones(len(drawn), np.float32), texts=False
+    )
     keys = [credit["key"] for credit in database.credits(drawn.tolist())]
     return keys, neighbors_only(queries, database.database, config.k)
 
 
 def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
-    """How often the run's training set retrieved each row of the database it was trained with: int64 [N]."""
+    """How often the run's training set retrieved each row of the database it was trained with:
+    int64 [N].
+    """
     table = run.facts["trained_on"]["neighbors"]
-    _, rows, _ = read_neighbors(open_artifact(database.root, "neighbors", f"{table['name']}@{table['id']}"))
+    _, rows, _ = read_neighbors(
+        open_artifact(database.root, "neighbors", f"{table['name']}@{table['id']}")
+    )
     return retrieval_counts(rows[:, : run.facts["k"]], database.database.rows)
 
 
 def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None:
-    """The second context: neighbors of the style text in the style's database, or the text alone where there is none."""
+    """The second context: neighbors of the style text in the style's database, or the text alone
+    where there is none.
+    """
     if config.style_text is None:
         return None
     queries = text_queries(opened.run, [config.style_text]).take(np.zeros(count, dtype=np.int64))
@@ -174,4 +219,6 @@ def _known(config: SampleRDM, run: OpenRun) -> Known | None:
     """What stays of the image to be painted over: everything but the white of the mask."""
     if config.inpaint is None or config.mask is None:
         return None
-    return known_of(run.space, run.facts["latent_side"], query_image(config.inpaint), query_image(config.mask))
+    return known_of(
+        run.space, run.facts["latent_side"], query_image(config.inpaint), query_image(config.mask)
+    )

@@ -1,4 +1,6 @@
-"""weights + any database + a request -> images, each with its neighbors, scores, licences and seed."""
+"""weights + any database + a request -> images, each with its neighbors, scores, licences and
+seed.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +39,8 @@ FILES = ("images", "inpaint", "mask")
 def sample_rdm(config: SampleRDM) -> Artifact:
     """Draw images from retrieved neighbors.
 
-    text | image | class | nothing --> query --database--> context --denoiser--> images + who stood behind each
+    text | image | class | nothing --> query --database--> context --denoiser--> images + who stood
+    behind each
     """
     clock = Clock()
     with building(config.root, sample_plan(config)) as build:
@@ -46,37 +49,63 @@ def sample_rdm(config: SampleRDM) -> Artifact:
         opened = open_all(config)
         parts = draw_images(whole(build), config, whole(opened))
         drawn_from = opened.database.embeddings.name if opened.database else None
-        samples = published(build, parts, clock, weights=opened.run.artifact.name, database=drawn_from)
-    show_image(config.name, samples.file(GRID_FILE), f"{samples.rows} samples of {config.run}, each beside its neighbors")
+        samples = published(
+            build, parts, clock, weights=opened.run.artifact.name, database=drawn_from
+        )
+    show_image(
+        config.name,
+        samples.file(GRID_FILE),
+        f"{samples.rows} samples of {config.run}, each beside its neighbors",
+    )
     return samples
 
 
 def sample_plan(config: SampleRDM) -> Plan:
-    """The request, the weights and the databases; the images of the request by their bytes, not by their paths."""
+    """The request, the weights and the databases; the images of the request by their bytes, not by
+    their paths.
+    """
     run = open_artifact(config.root, "runs", config.run)
     inputs = {"run": run.fingerprint}
     if needs_database(config):
-        swapped = open_artifact(config.root, "embeddings", config.database).fingerprint if config.database else None
+        swapped = (
+            open_artifact(config.root, "embeddings", config.database).fingerprint
+            if config.database
+            else None
+        )
         inputs["database"] = swapped or known_database(run, run.inputs.get("database"))
     if config.weaker_run:
         inputs["weaker_run"] = open_artifact(config.root, "runs", config.weaker_run).fingerprint
     if config.style_database:
-        inputs["style_database"] = open_artifact(config.root, "embeddings", config.style_database).fingerprint
+        inputs["style_database"] = open_artifact(
+            config.root, "embeddings", config.style_database
+        ).fingerprint
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
-    files |= {name: sha256_file(checked_image(path)) for name in ("inpaint", "mask") if (path := getattr(config, name))}
+    files |= {
+        name: sha256_file(checked_image(path))
+        for name in ("inpaint", "mask")
+        if (path := getattr(config, name))
+    }
     return plan_of("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
 
 
 def open_all(config: SampleRDM) -> Opened:
     """The weights, and the databases that the request looks something up in."""
     run = open_run(config.root, config.run)
-    database = open_database(config.root, config.database or database_of(run), run) if needs_database(config) else None
-    style = open_database(config.root, config.style_database, run) if config.style_database else None
+    database = (
+        open_database(config.root, config.database or database_of(run), run)
+        if needs_database(config)
+        else None
+    )
+    style = (
+        open_database(config.root, config.style_database, run) if config.style_database else None
+    )
     return Opened(run, database, style)
 
 
 def needs_database(config: SampleRDM) -> bool:
-    """Whether the request names a context that holds neighbors; a text alone never opens a database."""
+    """Whether the request names a context that holds neighbors; a text alone never opens a
+    database.
+    """
     return config.context != "query"
 
 
@@ -87,7 +116,9 @@ def database_of(run: OpenRun) -> str:
 
 
 def known_database(run: Artifact, database: Any) -> Any:
-    """What a run says of its database. Raises RequestError when it was converted and says nothing."""
+    """What a run says of its database. Raises RequestError when it was converted and says
+    nothing.
+    """
     if database is None:
         cure = "Name one: --database NAME; or ask with --set context=query, which needs none."
         raise RequestError(f"run {run.name!r}", "was converted and knows no database", cure)
@@ -101,22 +132,41 @@ def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
     images = draw_request(config, opened.run, request, request.retrieved)
     records = records_of(config, opened, request)
     if config.attribution:
-        for record, changes in zip(records, attribution(config, opened.run, request, images), strict=True):
+        for record, changes in zip(
+            records, attribution(config, opened.run, request, images), strict=True
+        ):
             record["attributions"] = changes
     sheet = contact_sheet(images, records, opened)
     pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
-    return single_part(build, "samples", lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}))
+    return single_part(
+        build,
+        "samples",
+        lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}),
+    )
 
 
-def draw_request(config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved) -> np.ndarray:
+def draw_request(
+    config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved
+) -> np.ndarray:
     """The request's images uint8 [B, H, W, 3], drawn with some contexts."""
     how = {"guidance": request.guidance, "sampler": config.sampler, "eta": config.eta}
-    return draw(run, retrieved.context, request.seeds, config.steps, **how, style=request.style, known=request.known)
+    return draw(
+        run,
+        retrieved.context,
+        request.seeds,
+        config.steps,
+        **how,
+        style=request.style,
+        known=request.known,
+    )
 
 
-def draw(run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any) -> np.ndarray:
-    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`, but for the sampler that a run of 2022
-    is drawn with."""
+def draw(
+    run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any
+) -> np.ndarray:
+    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`, but for the
+    sampler that a run of 2022 is drawn with.
+    """
     how["sampler"] = how.get("sampler") or run.sampler
     with bar(len(seeds), "sample", "image") as shown:
         return generate(
@@ -125,8 +175,11 @@ def draw(run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how
         )  # fmt: skip
 
 
-def attribution(config: SampleRDM, run: OpenRun, request: Request, images: np.ndarray) -> list[list[float]]:
-    """How much each image changes without each of its neighbors, nearest first: root mean square over pixels in 0..1.
+def attribution(
+    config: SampleRDM, run: OpenRun, request: Request, images: np.ndarray
+) -> list[list[float]]:
+    """How much each image changes without each of its neighbors, nearest first: root mean square
+    over pixels in 0..1.
 
     Everything else stays: seed, guidance, the other vectors (leave one out).
     """
@@ -136,7 +189,9 @@ def attribution(config: SampleRDM, run: OpenRun, request: Request, images: np.nd
         if not len(held):
             continue
         without = draw_request(config, run, request, request.retrieved.without(slot))
-        distance = np.sqrt(np.square((without.astype(np.float64) - images) / 255).mean(axis=(1, 2, 3)))
+        distance = np.sqrt(
+            np.square((without.astype(np.float64) - images) / 255).mean(axis=(1, 2, 3))
+        )
         for image in held:
             changes[image].append(round(float(distance[image]), 5))
     return changes
@@ -149,33 +204,63 @@ def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict
         "steps": config.steps,
         "weights": opened.run.artifact.fingerprint,
         "database": opened.database.embeddings.fingerprint if opened.database else None,
-        "style_database": opened.style_database.embeddings.fingerprint if opened.style_database else None,
-        "given_images": [sha256_file(path) for path in (*config.images, *([config.inpaint] if config.inpaint else []))],
+        "style_database": opened.style_database.embeddings.fingerprint
+        if opened.style_database
+        else None,
+        "given_images": [
+            sha256_file(path)
+            for path in (*config.images, *([config.inpaint] if config.inpaint else []))
+        ],
         "attributions": None,
     }
     behind = neighbors_behind(request.retrieved, opened.database)
-    styled = neighbors_behind(request.styled, opened.style_database) if request.styled else [[] for _ in behind]
+    styled = (
+        neighbors_behind(request.styled, opened.style_database)
+        if request.styled
+        else [[] for _ in behind]
+    )
     return [
-        {"file": f"{i:05d}.png", "query": query, "seed": request.seeds[i], **common, **credited(behind[i] + styled[i])}
+        {
+            "file": f"{i:05d}.png",
+            "query": query,
+            "seed": request.seeds[i],
+            **common,
+            **credited(behind[i] + styled[i]),
+        }
         for i, query in enumerate(request.queries)
     ]
 
 
-def neighbors_behind(retrieved: Retrieved, database: OpenDatabase | None) -> list[list[tuple[dict[str, Any], float]]]:
+def neighbors_behind(
+    retrieved: Retrieved, database: OpenDatabase | None
+) -> list[list[tuple[dict[str, Any], float]]]:
     """For each context its neighbors' credits and scores, nearest first."""
     present = sorted({int(row) for row in retrieved.rows.ravel() if row != NO_ROW})
-    credits = dict(zip(present, database.credits(present), strict=True)) if database and present else {}
+    credits = (
+        dict(zip(present, database.credits(present), strict=True)) if database and present else {}
+    )
     scored = zip(retrieved.rows.tolist(), retrieved.scores.tolist(), strict=True)
-    return [[(credits[r], s) for r, s in zip(rows, scores, strict=True) if r != NO_ROW] for rows, scores in scored]
+    return [
+        [(credits[r], s) for r, s in zip(rows, scores, strict=True) if r != NO_ROW]
+        for rows, scores in scored
+    ]
 
 
 def credited(near: Sequence[tuple[dict[str, Any], float]]) -> dict[str, list[Any]]:
     """The columns that say who stood behind an image."""
-    columns = {"neighbor_keys": [credit["key"] for credit, _ in near], "neighbor_scores": [round(s, 5) for _, s in near]}
-    return columns | {f"{name}s": [credit[name] for credit, _ in near] for name in ("licence", "author", "source_url")}
+    columns = {
+        "neighbor_keys": [credit["key"] for credit, _ in near],
+        "neighbor_scores": [round(s, 5) for _, s in near],
+    }
+    return columns | {
+        f"{name}s": [credit[name] for credit, _ in near]
+        for name in ("licence", "author", "source_url")
+    }
 
 
-def contact_sheet(images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened) -> np.ndarray:
+def contact_sheet(
+    images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened
+) -> np.ndarray:
     """One line an image: the sample, a gap, then the neighbors it was drawn from, nearest first."""
     wanted = sorted({key for record in records for key in record["neighbor_keys"]})
     found: dict[str, bytes] = {}
@@ -187,5 +272,10 @@ def contact_sheet(images: np.ndarray, records: Sequence[dict[str, Any]], opened:
     lines: list[np.ndarray] = []
     for image, record in zip(images, records, strict=True):
         neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
-        lines += [fitted(image), white[:, : CELL_PIXELS // 4], *neighbors, *[white] * (most - len(neighbors))]
+        lines += [
+            fitted(image),
+            white[:, : CELL_PIXELS // 4],
+            *neighbors,
+            *[white] * (most - len(neighbors)),
+        ]
     return grid(lines, columns=2 + most)

@@ -1,4 +1,6 @@
-"""What does a database hold that is near to a text, an image, a row of its own or a vector? With scores and credits."""
+"""What does a database hold that is near to a text, an image, a row of its own or a vector? With
+scores and credits.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -44,14 +46,17 @@ class Query:
 
 
 def search(config: SearchDatabase) -> Result:
-    """Look everything up that was asked for; lines for a person, the same for a machine, and a contact sheet if wanted.
+    """Look everything up that was asked for; lines for a person, the same for a machine, and a
+    contact sheet if wanted.
 
     Raises RequestError or a StorageError for what cannot be looked for.
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     queries = queries_of(config, database)
     rows = found_rows(database, queries, config.k, config.exact)
-    found = [{"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)]
+    found = [
+        {"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)
+    ]
     value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
     lines = [line for query in found for line in _lines(query)]
     if config.out and config.out.suffix in TABLES:
@@ -68,19 +73,26 @@ def search(config: SearchDatabase) -> Result:
 
 
 def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
-    """Texts, images, keys and vectors as unit vectors; an encoder is loaded for the first two only."""
+    """Texts, images, keys and vectors as unit vectors; an encoder is loaded for the first two
+    only.
+    """
     queries: list[Query] = []
     if config.texts or config.images:
         encoder = database.encoder
         texts = encoder.encode_prompts(config.texts, config.templates)
         images, _ = encoder.encode_images([query_image(path) for path in config.images])
         queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
-        queries += [Query(path_as_text(path), vector) for path, vector in zip(config.images, images, strict=True)]
+        queries += [
+            Query(path_as_text(path), vector)
+            for path, vector in zip(config.images, images, strict=True)
+        ]
     if config.keys:
         queries += queries_by_key(config.keys, database)
     if config.vectors:
         given = given_vectors(config.vectors)
-        vectors = unit_queries(given, database.embeddings.parameters["encoder"]["dimension"], config.vectors)
+        vectors = unit_queries(
+            given, database.embeddings.parameters["encoder"]["dimension"], config.vectors
+        )
         file = path_as_text(config.vectors)
         names = [f"{file}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [file]
         queries += [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
@@ -106,23 +118,40 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
     places = np.asarray([rows[key] for key in keys])
     sources = columns["source_key"].to_pylist()
     crops, name = Counter(sources), database.embeddings.name
-    vectors = unit_queries(database.database.vectors(places), database.embeddings.parameters["encoder"]["dimension"], name)
+    vectors = unit_queries(
+        database.database.vectors(places),
+        database.embeddings.parameters["encoder"]["dimension"],
+        name,
+    )
     return [
-        Query(key, vector, sources[row], crops[sources[row]]) for key, row, vector in zip(keys, places, vectors, strict=True)
+        Query(key, vector, sources[row], crops[sources[row]])
+        for key, row, vector in zip(keys, places, vectors, strict=True)
     ]
 
 
-def found_rows(database: OpenDatabase, queries: Sequence[Query], k: int, exact: bool) -> list[list[dict[str, Any]]]:
-    """The k nearest rows of each query, nearest first: score, key, captions, licence, author and source url."""
+def found_rows(
+    database: OpenDatabase, queries: Sequence[Query], k: int, exact: bool
+) -> list[list[dict[str, Any]]]:
+    """The k nearest rows of each query, nearest first: score, key, captions, licence, author and
+    source url.
+    """
     searcher, vectors = database.database.searcher, np.stack([query.vector for query in queries])
     wanted = min(k + max(query.crops for query in queries), len(searcher.vectors))
-    rows, scores = search_exact(vectors, searcher.vectors, wanted) if exact else searcher.search(vectors, wanted)
+    rows, scores = (
+        search_exact(vectors, searcher.vectors, wanted)
+        if exact
+        else searcher.search(vectors, wanted)
+    )
     unique = np.unique(rows[rows != NO_ROW]).tolist()
     credits = dict(zip(unique, database.credits(unique), strict=True))
     found = []
     for query, near, at in zip(queries, rows.tolist(), scores.tolist(), strict=True):
         present = [(row, score) for row, score in zip(near, at, strict=True) if row != NO_ROW]
-        others = [(row, score) for row, score in present if query.source is None or credits[row]["source_key"] != query.source]
+        others = [
+            (row, score)
+            for row, score in present
+            if query.source is None or credits[row]["source_key"] != query.source
+        ]
         found.append([hit_of(row, score, credits[row]) for row, score in others[:k]])
     return found
 
@@ -144,9 +173,15 @@ def answers_of(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def write_sheet(
     path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]], title: str = "Found"
 ) -> None:
-    """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to a cell's width as .png."""
+    """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to
+    a cell's width as .png.
+    """
     pictures = database.images([hit["key"] for query in found for hit in query["found"]])
-    page = as_bytes(sheet_html(database, found, pictures, title)) if path.suffix == ".html" else sheet_png(found, pictures)
+    page = (
+        as_bytes(sheet_html(database, found, pictures, title))
+        if path.suffix == ".html"
+        else sheet_png(found, pictures)
+    )
     write_bytes(path, page)
 
 
@@ -177,7 +212,13 @@ def sheet_html(
         for hit in query["found"]:
             data = pictures.get(hit["key"])
             alt = (hit["captions"] or [hit["key"]])[0]
-            cells.append(element("div", thumbnail(data, alt) if data else note("not at hand"), number(hit["score"], 3)))
+            cells.append(
+                element(
+                    "div",
+                    thumbnail(data, alt) if data else note("not at hand"),
+                    number(hit["score"], 3),
+                )
+            )
         head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
         credits = [
             [hit["key"], number(hit["score"], 3), " · ".join(hit["captions"][:1]), hit["licence"] or "not stated",
@@ -192,7 +233,9 @@ def sheet_html(
 def _lines(query: dict[str, Any]) -> list[str]:
     lines = [on_one_line(query["query"])]
     for hit in query["found"]:
-        credit = " · ".join([hit["licence"] or "licence not stated", hit["author"] or "author not stated"])
+        credit = " · ".join(
+            [hit["licence"] or "licence not stated", hit["author"] or "author not stated"]
+        )
         told = f"{hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}"
         lines.append(f"  {hit['score']:.4f}  {on_one_line(told)}")
     return lines

@@ -105,7 +105,8 @@ def _of_server() -> str:
 
 
 def _proxies() -> str:
-    """Which proxies are set, as any of them may be the cause; their addresses may hold a password.
+    """Which proxies are set, as any of them may be the cause; their addresses may hold a
+    password.
     """
     names = sorted(name for name in os.environ if name.lower() in PROXIES)
     return f". Proxies are set: {', '.join(names)}" if names else ""

@@ -1,10 +1,12 @@
-"""`prefect deployment run train-rdm`: Prefect wants `flow/deployment`, and our deployments' names are unique.
+"""`prefect deployment run train-rdm`: Prefect wants `flow/deployment`, and our deployments' names
+are unique.
 
 So does every other `prefect deployment` command: inspect, delete, schedule ls, schedule resume, ...
 
-A Prefect plugin, called once when Prefect is imported and before its command line is read. It completes the name of one of
-our deployments, keeps proxies away from this machine's own server, and touches nothing else; where plugins are switched
-off, Prefect's own message and the long form remain.
+A Prefect plugin, called once when Prefect is imported and before its command line is read. It
+completes the name of one of our deployments, keeps proxies away from this machine's own server, and
+touches nothing else; where plugins are switched off, Prefect's own message and the long form
+remain.
 """
 
 import sys
@@ -18,7 +20,8 @@ from flows.environment import reach_loopback
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Complete the name in `prefect deployment ... NAME`, and ask no proxy for a server on this machine.
+    """Complete the name in `prefect deployment ... NAME`, and ask no proxy for a server on this
+    machine.
 
     `ctx`, what Prefect tells a plugin of itself, is not needed.
     """

@@ -1,4 +1,6 @@
-"""What is under a root: list it, explain one thing, check it, tell its history, drop the old. Prints nothing itself."""
+"""What is under a root: list it, explain one thing, check it, tell its history, drop the old.
+Prints nothing itself.
+"""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +32,9 @@ WORDS = {
 
 
 def table_of_artifacts(root: Path) -> Result:
-    """Every artifact: kind, name, id (* = current), rows, bytes; then what cannot be read and what is not finished."""
+    """Every artifact: kind, name, id (* = current), rows, bytes; then what cannot be read and what
+    is not finished.
+    """
     rows = [_row(root, artifact) for artifact in artifacts(root)]
     lines = [
         f"{r['kind']:<12} {r['name']:<28} {r['id']}{'*' if r['current'] else ' '} {r['rows']:>9,} rows {r['bytes']:>14,} bytes"
@@ -53,21 +57,32 @@ def one_artifact(root: Path, reference: str) -> Result:
         if not lines:
             raise
         return "\n".join(lines), more
-    value = _row(root, artifact) | {"fingerprint": artifact.fingerprint, "inputs": dict(artifact.inputs)}
-    value |= {"parameters": dict(artifact.parameters), "counts": artifact.counts, "measured": dict(artifact.measured)}
+    value = _row(root, artifact) | {
+        "fingerprint": artifact.fingerprint,
+        "inputs": dict(artifact.inputs),
+    }
+    value |= {
+        "parameters": dict(artifact.parameters),
+        "counts": artifact.counts,
+        "measured": dict(artifact.measured),
+    }
     return "\n".join(_lines(value) + lines), value | more
 
 
 def image_record(path: Path) -> Result:
     """How an image that `rdm sample` wrote was made, and who stood behind it."""
     if not path.is_file():
-        raise ArtifactMissing(path, "there is no such file", "Give the path of a PNG that `rdm sample` wrote.")
+        raise ArtifactMissing(
+            path, "there is no such file", "Give the path of a PNG that `rdm sample` wrote."
+        )
     record = read_record(path.read_bytes(), str(path))
     return "\n".join(_lines(record)), record
 
 
 def checked_artifacts(root: Path, reference: str | None) -> Result:
-    """Compare sizes and hashes with the manifests. Raises ArtifactDamaged for everything that differs, all in one message."""
+    """Compare sizes and hashes with the manifests. Raises ArtifactDamaged for everything that
+    differs, all in one message.
+    """
     found = [_opened(root, reference)] if reference else artifacts(root)
     wrong: list[StorageError] = [] if reference else list(unreadable(root))
     unread = len(wrong)
@@ -86,7 +101,9 @@ def checked_artifacts(root: Path, reference: str | None) -> Result:
 
 
 def log_of(root: Path, reference: str) -> Result:
-    """Which versions there are of kind/name, or of a name in every kind: when, from what, how many rows, what changed."""
+    """Which versions there are of kind/name, or of a name in every kind: when, from what, how many
+    rows, what changed.
+    """
     kind, slash, name = reference.partition("/")
     kinds, name = ([kind], name) if slash else (list(layout.KINDS), kind)
     versions = [version for kind in kinds for version in history(root, kind, name)]
@@ -96,18 +113,28 @@ def log_of(root: Path, reference: str) -> Result:
         present = f"Names: {', '.join(names)}." if names else "Nothing has been built there."
         raise ArtifactMissing(root, f"there is no version of {reference}", present)
     lines = [line for version in versions for line in _version_lines(version)]
-    return "\n".join(lines + more), {"versions": [_version_value(version) for version in versions]} | value
+    return "\n".join(lines + more), {
+        "versions": [_version_value(version) for version in versions]
+    } | value
 
 
 def collected(root: Path, keep: int | None, unfinished_of: str, dry_run: bool) -> Result:
     """Drop what nothing needs; in a dry run only say what that is."""
     done = collect(root, keep, unfinished_of, dry_run)
-    lines = [f"{one.reference:<44} {one.freed:>14,} bytes  {_what_went(one)}".rstrip() for one in done.removed]
+    lines = [
+        f"{one.reference:<44} {one.freed:>14,} bytes  {_what_went(one)}".rstrip()
+        for one in done.removed
+    ]
     lines += [f"{reference:<44} not touched: {why}" for reference, why in done.untouched.items()]
     total = sum(one.freed for one in done.removed)
     would = "would be" if dry_run else "were"
-    lines.append(f"{len(done.removed)} {would} removed, {total:,} bytes freed; {len(done.kept)} versions stay")
-    removed = [{"artifact": r.reference, "what": r.what, "version": r.version, "freed": r.freed} for r in done.removed]
+    lines.append(
+        f"{len(done.removed)} {would} removed, {total:,} bytes freed; {len(done.kept)} versions stay"
+    )
+    removed = [
+        {"artifact": r.reference, "what": r.what, "version": r.version, "freed": r.freed}
+        for r in done.removed
+    ]
     value = {"dry_run": dry_run, "removed": removed, "freed": total, "kept": dict(done.kept)}
     return "\n".join(lines), value | {"untouched": dict(done.untouched)}
 
@@ -163,10 +190,21 @@ def _parts_so_far(directory: Path) -> str:
 
 def _version_value(version: Version) -> dict[str, Any]:
     artifact, change = version.artifact, version.change
-    value = {"kind": artifact.kind, "name": artifact.name, "version": artifact.version, "id": artifact.id}
-    value |= {"created_at": artifact.created_at, "seconds": artifact.measured.get("seconds"), "current": version.current}
+    value = {
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "version": artifact.version,
+        "id": artifact.id,
+    }
+    value |= {
+        "created_at": artifact.created_at,
+        "seconds": artifact.measured.get("seconds"),
+        "current": version.current,
+    }
     value |= {"rows": artifact.rows, "bytes": artifact.bytes}
-    value["inputs"] = {role: {"fingerprint": f, "artifact": named} for role, (f, named) in version.inputs.items()}
+    value["inputs"] = {
+        role: {"fingerprint": f, "artifact": named} for role, (f, named) in version.inputs.items()
+    }
     return value | {"change": asdict(change) if change else None}
 
 
@@ -176,12 +214,18 @@ def _version_lines(version: Version) -> list[str]:
     size = f"{artifact.rows:,} rows  {artifact.bytes:,} bytes"
     head = f"{artifact.kind}/{artifact.name} version {artifact.version}{' (current)' if version.current else ''}"
     lines = [f"{head}  {artifact.id}  {artifact.created_at}{took}  {size}"]
-    lines += [f"    from {role} {named or f'{f} (no artifact under this root)'}" for role, (f, named) in version.inputs.items()]
+    lines += [
+        f"    from {role} {named or f'{f} (no artifact under this root)'}"
+        for role, (f, named) in version.inputs.items()
+    ]
     return lines + (_change_lines(version.change) if version.change else [])
 
 
 def _change_lines(change: Change) -> list[str]:
-    lines = [f"    {key}: {json.dumps(before)} -> {json.dumps(now)}" for key, before, now in change.parameters]
+    lines = [
+        f"    {key}: {json.dumps(before)} -> {json.dumps(now)}"
+        for key, before, now in change.parameters
+    ]
     lines += [f"    input {role}: {before} -> {now}" for role, before, now in change.inputs]
     parts = f"{len(change.taken_over):,} taken over, {len(change.made):,} made, {len(change.dropped):,} dropped"
     rows = f"{change.rows_added:,} added, {change.rows_removed:,} removed"
@@ -191,12 +235,19 @@ def _change_lines(change: Change) -> list[str]:
 def _opened(root: Path, reference: str) -> Artifact:
     kind, slash, name = reference.partition("/")
     if not slash:
-        raise ArtifactMissing(reference, "this names no artifact", "Write kind/name, as `rdm show` lists them.")
+        raise ArtifactMissing(
+            reference, "this names no artifact", "Write kind/name, as `rdm show` lists them."
+        )
     return open_artifact(root, kind, name)
 
 
 def _row(root: Path, artifact: Artifact) -> dict[str, Any]:
-    row = {"kind": artifact.kind, "name": artifact.name, "id": artifact.id, "current": is_current(root, artifact)}
+    row = {
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "id": artifact.id,
+        "current": is_current(root, artifact),
+    }
     row |= {"version": artifact.version, "rows": artifact.rows, "bytes": artifact.bytes}
     return row | {"directory": str(artifact.directory)}
 

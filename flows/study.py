@@ -1,7 +1,8 @@
-"""Is the method what it claims to be? Six tests with thresholds set beforehand, over several training seeds.
+"""Is the method what it claims to be? Six tests with thresholds set beforehand, over several
+training seeds.
 
-Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on images that none has
-seen. What the tests are and why: docs/results.md.
+Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on
+images that none has seen. What the tests are and why: docs/results.md.
 """
 
 import json
@@ -51,7 +52,9 @@ from storage.artifact import Artifact, Plan, open_artifact
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """T5: shares of the retrieved rows that pseudo-queries are drawn from."""
 SCALES = (1.5, 2.0)
-"""T6: guidance scales at which the two nulls are compared; at 1 neither is used, so that they are equal by construction."""
+"""T6: guidance scales at which the two nulls are compared; at 1 neither is used, so that they are
+equal by construction.
+"""
 NAMED = ("colour", "shape", "style")
 """Factors that T3 restricts the database to, and that T4's texts name."""
 
@@ -70,10 +73,18 @@ class Claim:
 CLAIMS = (
     Claim("T1 gain", "held-out loss: right neighbors below the learned null by", 0.05, True, True),
     Claim("T1 shuffled", "share of that gain that shuffled neighbors lose", 0.8, True, True),
-    Claim("T2 distance", "Fréchet distance, as a share of the twin's without neighbors", 0.7, False),
+    Claim(
+        "T2 distance", "Fréchet distance, as a share of the twin's without neighbors", 0.7, False
+    ),
     Claim("T2 recall", "recall minus the twin's", -0.05, True),
     Claim("T2 copies", "copy rate (real held-out images: 1 % by definition)", 0.02, False, True),
-    Claim("T3 colour", "purity with the database restricted to one colour, mean over colours", 0.9, True, True),
+    Claim(
+        "T3 colour",
+        "purity with the database restricted to one colour, mean over colours",
+        0.9,
+        True,
+        True,
+    ),
     Claim("T3 shape", "the same for one shape", 0.9, True, True),
     Claim("T3 style", "the same for one style", 0.9, True, True),
     *(
@@ -96,11 +107,26 @@ CLAIMS = (
     Claim("T5 precision", "rank correlation of precision with the share m", -0.9, False),
     Claim("T5 recall", "rank correlation of recall with the share m", 0.9, True),
     *(
-        Claim(f"T6 scale {scale:g}", "Fréchet distance guided by the learned null, as a share of the zero null's", 1.0, False)
+        Claim(
+            f"T6 scale {scale:g}",
+            "Fréchet distance guided by the learned null, as a share of the zero null's",
+            1.0,
+            False,
+        )
         for scale in SCALES
     ),
-    Claim("N network", "Fréchet distance of transformer and flow, as a share of a U-Net's of as many parameters", 1.0, False),
-    Claim("S sampler", "Fréchet distance of DPM-Solver++ at 20 steps, as a share of 100 plain steps'", 1.02, False),
+    Claim(
+        "N network",
+        "Fréchet distance of transformer and flow, as a share of a U-Net's of as many parameters",
+        1.0,
+        False,
+    ),
+    Claim(
+        "S sampler",
+        "Fréchet distance of DPM-Solver++ at 20 steps, as a share of 100 plain steps'",
+        1.02,
+        False,
+    ),
 )
 
 
@@ -108,7 +134,8 @@ CLAIMS = (
 def study(config: Study) -> list[Artifact]:
     """Train three networks a seed and put them through the tests.
 
-    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> runs --T1..T6--> figures
+    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> runs
+    --T1..T6--> figures
     """
     prepare_world(config)
     measured = []
@@ -129,7 +156,16 @@ def study_seed(config: Study, seed: int) -> Artifact:
             return kept(build)
         subject = open_subject(config, seed)
         figures: dict[str, float] = {}
-        claims = (claim_loss, claim_distance, claim_purity, claim_text, claim_shares, claim_nulls, claim_network, claim_sampler)
+        claims = (
+            claim_loss,
+            claim_distance,
+            claim_purity,
+            claim_text,
+            claim_shares,
+            claim_nulls,
+            claim_network,
+            claim_sampler,
+        )
         for claim in claims:
             figures |= claim(config, whole(subject))
         return published(build, write_evaluation(whole(build), figures), clock)
@@ -139,13 +175,24 @@ def study_plan(config: Study, seed: int) -> Plan:
     """The runs, what they are compared on, and how many images are drawn."""
     plan = evaluation_plan(evaluation_of(config, seed))
     rival = open_artifact(config.root, "runs", rival_of(config, seed))
-    parameters = {"study": True, "images": config.images, "steps": config.sampler_steps, "guidance": config.guidance_scale}
-    return plan_of(plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint})
+    parameters = {
+        "study": True,
+        "images": config.images,
+        "steps": config.sampler_steps,
+        "guidance": config.guidance_scale,
+    }
+    return plan_of(
+        plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint}
+    )
 
 
 def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
     """The pair of runs of a seed and the images they are compared on."""
-    names = {"name": f"study-{seed}", "run": f"study-{seed}", "baseline": f"study-{seed}-without-neighbors"}
+    names = {
+        "name": f"study-{seed}",
+        "run": f"study-{seed}",
+        "baseline": f"study-{seed}-without-neighbors",
+    }
     heldout = {"heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout"}
     return EvaluateRDM(root=config.root, swaps={}, **names, **heldout)
 
@@ -175,7 +222,9 @@ class Subject:
 
 
 def open_subject(config: Study, seed: int) -> Subject:
-    """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their neighbors."""
+    """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their
+    neighbors.
+    """
     evaluation = evaluation_of(config, seed)
     run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
     same_but_for_neighbors(run, twin)
@@ -185,7 +234,9 @@ def open_subject(config: Study, seed: int) -> Subject:
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     known = features(known_images(evaluation, run, database))
     rival = open_run(config.root, rival_of(config, seed))
-    return Subject(run, twin, rival, database, evaluation, features(heldout), known, list(heldout), factors)
+    return Subject(
+        run, twin, rival, database, evaluation, features(heldout), known, list(heldout), factors
+    )
 
 
 @stage_task(name="T1 loss")
@@ -193,13 +244,20 @@ def claim_loss(config: Study, subject: Subject) -> dict[str, float]:
     """Held-out denoising loss at equal times and noise."""
     run, data = subject.run, heldout_data(subject.evaluation, subject.run)
     measure = partial(denoising_losses, run.denoiser, run.process, run.space, data, run.facts["k"])
-    right, null, shuffled = (measure(**how).mean() for how in ({}, {"null": True}, {"shuffled": True}))
-    return {"T1 gain": float(1 - right / null), "T1 shuffled": float((shuffled - right) / (null - right))}
+    right, null, shuffled = (
+        measure(**how).mean() for how in ({}, {"null": True}, {"shuffled": True})
+    )
+    return {
+        "T1 gain": float(1 - right / null),
+        "T1 shuffled": float((shuffled - right) / (null - right)),
+    }
 
 
 @stage_task(name="T2 distance")
 def claim_distance(config: Study, subject: Subject) -> dict[str, float]:
-    """Sets of images, unguided: drawn for held-out neighbors, and drawn by the twin that never had any."""
+    """Sets of images, unguided: drawn for held-out neighbors, and drawn by the twin that never had
+    any.
+    """
     near = heldout_context(config, subject)
     drawn = judged(subject, draw_all(config, subject.run, near, Guidance(1.0)))
     alone = nothing(config.images, subject.twin.denoiser.dimension)
@@ -213,7 +271,9 @@ def claim_distance(config: Study, subject: Subject) -> dict[str, float]:
 
 @stage_task(name="T3 purity")
 def claim_purity(config: Study, subject: Subject) -> dict[str, float]:
-    """The database restricted to one value of a factor, random rows of it as queries: how often is that value drawn?"""
+    """The database restricted to one value of a factor, random rows of it as queries: how often is
+    that value drawn?
+    """
     found = {}
     for factor in NAMED:
         shares = [purity(config, subject, factor, value) for value in world.VALUES[factor]]
@@ -225,7 +285,9 @@ def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
     """Share of images that show the value that every row of the restricted database shows."""
     rows = np.asarray([i for i, shown in enumerate(subject.factors) if shown.get(factor) == value])
     whole_database = subject.database.database
-    restricted = Database(Searcher(whole_database.vectors(rows), None), np.asarray(whole_database.norms)[rows])
+    restricted = Database(
+        Searcher(whole_database.vectors(rows), None), np.asarray(whole_database.norms)[rows]
+    )
     count = max(8, config.images // 16)
     picked = np.random.default_rng(0).integers(0, len(rows), count)
     queries = Queries(restricted.vectors(picked), restricted.norms[picked], texts=False)
@@ -236,11 +298,16 @@ def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
 
 @stage_task(name="T4 text")
 def claim_text(config: Study, subject: Subject) -> dict[str, float]:
-    """Texts that name a colour, a shape and a style, against the embeddings of held-out images that show the same."""
+    """Texts that name a colour, a shape and a style, against the embeddings of held-out images that
+    show the same.
+    """
     run, database = subject.run, subject.database.database
     images = subject.heldout[: config.images]
     seen = load_oracle().predict(np.stack(images))
-    wanted = [world.Factors(**{name: str(seen[name][i]) for name in world.FACTORS}) for i in range(len(images))]
+    wanted = [
+        world.Factors(**{name: str(seen[name][i]) for name in world.FACTORS})
+        for i in range(len(images))
+    ]
     texts = text_queries(run, [world.caption(factors, NAMED) for factors in wanted])
     own = Queries(*run.encoder.encode_images(images), texts=False)
     contexts = {
@@ -250,28 +317,42 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
     }
     right = {}
     for how, retrieved in contexts.items():
-        shown = load_oracle().predict(draw_all(config, run, retrieved.context, Guidance(config.guidance_scale)))
-        right[how] = {f: float(np.mean([a == getattr(b, f) for a, b in zip(shown[f], wanted, strict=True)])) for f in NAMED}
+        shown = load_oracle().predict(
+            draw_all(config, run, retrieved.context, Guidance(config.guidance_scale))
+        )
+        right[how] = {
+            f: float(np.mean([a == getattr(b, f) for a, b in zip(shown[f], wanted, strict=True)]))
+            for f in NAMED
+        }
     found = {}
     for how in ("text alone", "text and neighbors"):
         for factor in NAMED:
             found[f"T4 {factor}, {how}"] = right[how][factor] * len(world.VALUES[factor])
-            found[f"T4 {factor}, {how}, share"] = right[how][factor] / (right["image"][factor] or 1.0)
+            found[f"T4 {factor}, {how}, share"] = right[how][factor] / (
+                right["image"][factor] or 1.0
+            )
     return found
 
 
 @stage_task(name="T5 shares")
 def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
-    """Unconditional samples from the most often retrieved share m of the rows: precision falls and recall rises with m."""
+    """Unconditional samples from the most often retrieved share m of the rows: precision falls and
+    recall rises with m.
+    """
     run, database = subject.run, subject.database.database
     counts = training_counts(run, subject.database)
     drawn = []
     for share in SHARES:
-        rows = draw_pseudo_queries(counts, share, config.images, np.random.default_rng(0), weighted=False)
+        rows = draw_pseudo_queries(
+            counts, share, config.images, np.random.default_rng(0), weighted=False
+        )
         queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
         context = neighbors_only(queries, database, run.facts["k"]).context
         drawn.append(judged(subject, draw_all(config, run, context, Guidance(1.0))))
-    return {f"T5 {measure}": rank_correlation(SHARES, [row[measure] for row in drawn]) for measure in ("precision", "recall")}
+    return {
+        f"T5 {measure}": rank_correlation(SHARES, [row[measure] for row in drawn])
+        for measure in ("precision", "recall")
+    }
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -281,12 +362,15 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 @stage_task(name="T6 nulls")
 def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
-    """Guided away from the null of the training, and from the zero vector that the 2022 release guided with."""
+    """Guided away from the null of the training, and from the zero vector that the 2022 release
+    guided with.
+    """
     near, found = heldout_context(config, subject), {}
     for scale in SCALES:
         zero = Guidance(scale, away_from=zeros(1, subject.run.denoiser.dimension))
         learned, untrained = (
-            judged(subject, draw_all(config, subject.run, near, guidance))["fd"] for guidance in (Guidance(scale), zero)
+            judged(subject, draw_all(config, subject.run, near, guidance))["fd"]
+            for guidance in (Guidance(scale), zero)
         )
         found[f"T6 scale {scale:g}"] = learned / untrained
     return found
@@ -294,10 +378,13 @@ def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
 
 @stage_task(name="N network")
 def claim_network(config: Study, subject: Subject) -> dict[str, float]:
-    """Two networks of as many parameters after as many steps, each drawing by its own process, with enough sampler steps."""
+    """Two networks of as many parameters after as many steps, each drawing by its own process, with
+    enough sampler steps.
+    """
     near = heldout_context(config, subject)
     ours, theirs = (
-        judged(subject, draw_all(config, run, near, Guidance(1.0), steps=50))["fd"] for run in (subject.run, subject.rival)
+        judged(subject, draw_all(config, run, near, Guidance(1.0), steps=50))["fd"]
+        for run in (subject.run, subject.rival)
     )
     return {"N network": ours / theirs}
 
@@ -307,7 +394,10 @@ def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
     """A multistep solver with few steps against the plain sampler with many."""
     near = heldout_context(config, subject)
     few, many = (
-        judged(subject, draw_all(config, subject.run, near, Guidance(1.0), steps=steps, sampler=sampler))["fd"]
+        judged(
+            subject,
+            draw_all(config, subject.run, near, Guidance(1.0), steps=steps, sampler=sampler),
+        )["fd"]
         for sampler, steps in (("dpm++", 20), (None, 100))
     )
     return {"S sampler": few / many}
@@ -320,11 +410,18 @@ def heldout_context(config: Study, subject: Subject) -> Context:
 
 
 def draw_all(
-    config: Study, run: OpenRun, context: Context, guidance: Guidance, steps: int | None = None, sampler: str | None = None
+    config: Study,
+    run: OpenRun,
+    context: Context,
+    guidance: Guidance,
+    steps: int | None = None,
+    sampler: str | None = None,
 ) -> np.ndarray:
     """One image a context, equal seeds in every call."""
     seeds = range(20_000, 20_000 + len(context.vectors))
-    return draw(run, context, seeds, steps or config.sampler_steps, guidance=guidance, sampler=sampler)
+    return draw(
+        run, context, seeds, steps or config.sampler_steps, guidance=guidance, sampler=sampler
+    )
 
 
 def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
@@ -333,16 +430,24 @@ def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
 
 
 def table_of(measured: Sequence[Artifact]) -> str:
-    """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval, verdict."""
+    """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval,
+    verdict.
+    """
     seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in measured]
     lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
     for claim in CLAIMS:
         found = estimate_over_seeds([figures[claim.name] for figures in seeds])
         holds = found.mean >= claim.threshold if claim.at_least else found.mean <= claim.threshold
         numbers = _number(found.mean, claim)
-        numbers += f" [{_number(found.low, claim)}, {_number(found.high, claim)}]" if found.count > 1 else " (one seed)"
+        numbers += (
+            f" [{_number(found.low, claim)}, {_number(found.high, claim)}]"
+            if found.count > 1
+            else " (one seed)"
+        )
         wanted = f"{'≥' if claim.at_least else '≤'} {_number(claim.threshold, claim)}"
-        lines.append(f"| {claim.name} | {claim.asks} | {wanted} | {numbers} | {'yes' if holds else '**no**'} |")
+        lines.append(
+            f"| {claim.name} | {claim.asks} | {wanted} | {numbers} | {'yes' if holds else '**no**'} |"
+        )
     return "\n".join(lines)
 
 

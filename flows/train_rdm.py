@@ -21,7 +21,17 @@ from flows.resume import at_step, begun_alike, inputs_begun_with
 from flows.revisions import plan_of, revision_of
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
-from flows.stage import NETWORK_RETRIES, Retries, building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import (
+    NETWORK_RETRIES,
+    Retries,
+    building,
+    kept,
+    published,
+    single_part,
+    stage_flow,
+    stage_task,
+    whole,
+)
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
@@ -41,17 +51,29 @@ from storage.runs import (
 )
 
 WHERE = (
-    *("processes", "threads", "device", "machines", "main_process_ip", "main_process_port", "timeout_seconds"),
+    *(
+        "processes",
+        "threads",
+        "device",
+        "machines",
+        "main_process_ip",
+        "main_process_port",
+        "timeout_seconds",
+    ),
     *("upstream", "preview", "execution"),
 )
-"""Parameters that say where, how and how long a run goes, how its inputs were come by, what is shown: not what is learned."""
+"""Parameters that say where, how and how long a run goes, how its inputs were come by, what is
+shown: not what is learned.
+"""
 
 
 @stage_flow("train-rdm")
 def train_rdm(config: TrainRDM) -> Artifact:
-    """Train p(image | CLIP vectors of its k neighbors) and publish the weights; make first what is missing upstream.
+    """Train p(image | CLIP vectors of its k neighbors) and publish the weights; make first what is
+    missing upstream.
 
-    latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean--> weights (diffusers folder)
+    latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean-->
+    weights (diffusers folder)
     """
     clock = Clock()
     tight = look_ahead(config)
@@ -61,19 +83,31 @@ def train_rdm(config: TrainRDM) -> Artifact:
         if build.finished:
             return kept(build)
         steps, batch = config.training.steps, config.training.batch
-        say("train", config.name, f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples")
+        say(
+            "train",
+            config.name,
+            f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples",
+        )
         run_training(whole(build), config, whole(inputs), tight)
         parts = publish_run(whole(build), config, whole(inputs))
         last = read_metrics(build.file(METRICS_FILE))[-1]
         run = published(build, parts, clock, final_loss=last["loss"])
     if config.preview:
-        sample_rdm(SampleRDM(root=config.root, name=f"{config.name}-preview", run=config.name, count=config.preview))
+        sample_rdm(
+            SampleRDM(
+                root=config.root,
+                name=f"{config.name}-preview",
+                run=config.name,
+                count=config.preview,
+            )
+        )
     return run
 
 
 @stage_task(name="preflight", retries=NETWORK_RETRIES)
 def look_ahead(config: TrainRDM) -> bool:
-    """Refuse what cannot be done here before anything is started, and say what it will need; nothing if it is done.
+    """Refuse what cannot be done here before anything is started, and say what it will need;
+    nothing if it is done.
 
     Returns whether memory is tight.
     """
@@ -107,14 +141,19 @@ def inputs_of_run(config: TrainRDM) -> dict[str, Artifact]:
 def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     """The artifacts of a run, opened and checked to belong together.
 
-    A rebuild makes the table of neighbors last. While one is under way the rest is newer than the table: then a name means
-    the version that the table was made from, if that one was made in the same way.
+    A rebuild makes the table of neighbors last. While one is under way the rest is newer than the
+    table: then a name means the version that the table was made from, if that one was made in the
+    same way.
     """
     neighbors = open_artifact(config.root, "neighbors", config.neighbors)
     searched_for = shards_behind(config.root, "embeddings", neighbors.inputs["queries"])
-    latents = fitting(config.root, "latents", config.latents, lambda one: one.inputs["shards"] in searched_for)
+    latents = fitting(
+        config.root, "latents", config.latents, lambda one: one.inputs["shards"] in searched_for
+    )
     made_from = neighbors.inputs["database"]
-    database = fitting(config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from)
+    database = fitting(
+        config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
+    )
     index = open_index_of(config.root, database)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
@@ -128,30 +167,46 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
 
 
 def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bool]) -> Artifact:
-    """The current version, or the newest one of equal parameters that fits; the current one where none does.
+    """The current version, or the newest one of equal parameters that fits; the current one where
+    none does.
 
-    Equal parameters: the same encoder or autoencoder, and nothing that was removed for good comes back.
+    Equal parameters: the same encoder or autoencoder, and nothing that was removed for good comes
+    back.
     """
     current = open_artifact(root, kind, reference)
     if "@" in reference or fits(current):
         return current
-    alike = [one for one in artifacts(root, kind, reference) if one.parameters == current.parameters and fits(one)]
+    alike = [
+        one
+        for one in artifacts(root, kind, reference)
+        if one.parameters == current.parameters and fits(one)
+    ]
     return open_artifact(root, kind, f"{reference}@{alike[-1].id}") if alike else current
 
 
 def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """The inputs as they are; says so where one of them is not the current version of its name."""
     asked = {"latents": config.latents, "database": config.database}
-    older = [role for role, name in asked.items() if "@" not in name and not is_current(config.root, inputs[role])]
+    older = [
+        role
+        for role, name in asked.items()
+        if "@" not in name and not is_current(config.root, inputs[role])
+    ]
     if older:
         told = ", ".join(f"{role} {inputs[role].name}@{inputs[role].id}" for role in older)
         why = "newer ones are there, whose neighbors are not found yet (a rebuild, or rdm neighbors, does that)"
-        say("train", config.name, f"trains on what its table of neighbors was made from: {told}; {why}")
+        say(
+            "train",
+            config.name,
+            f"trains on what its table of neighbors was made from: {told}; {why}",
+        )
     return dict(inputs)
 
 
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
-    """What is learned: network, noise, training, and the fingerprints it is learned from; not where it runs."""
+    """What is learned: network, noise, training, and the fingerprints it is learned from; not where
+    it runs.
+    """
     inputs = inputs or training_inputs(config)
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
@@ -168,7 +223,9 @@ def learned(config: TrainRDM) -> dict[str, Any]:
 
 
 def ended_from_outside(error: BaseException) -> bool:
-    """Whether the training was killed: then a retry resumes it. An error of its own would only come again."""
+    """Whether the training was killed: then a retry resumes it. An error of its own would only come
+    again.
+    """
     return isinstance(error, TrainingFailed) and error.resumable
 
 
@@ -176,28 +233,47 @@ def ended_from_outside(error: BaseException) -> bool:
     name="accelerate-launch",
     retries=Retries(ended_from_outside, (5.0, 5.0)),
 )
-def run_training(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False) -> None:
+def run_training(
+    build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False
+) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
     references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
-    settings: dict[str, Any] = {"root": str(config.root.resolve()), "inputs": references, "denoiser": asdict(config.denoiser)}
+    settings: dict[str, Any] = {
+        "root": str(config.root.resolve()),
+        "inputs": references,
+        "denoiser": asdict(config.denoiser),
+    }
     settings |= {part: asdict(getattr(config, part)) for part in ("noise", "training", "execution")}
     settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
     settings |= {"preview": config.preview, "on_gpu": on_gpu(config)}
     if config.preview:
-        write_preview_neighbors(config.root, build.directory, references, inputs["database"], config.preview, config.training.k)
+        write_preview_neighbors(
+            config.root,
+            build.directory,
+            references,
+            inputs["database"],
+            config.preview,
+            config.training.k,
+        )
     write_json(build.file("config.json"), settings)
     step = latest_step(build.directory)
     if step is not None:
         say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
     for rank in range(1, config.machines):
-        say("train", config.name, f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}")
+        say(
+            "train",
+            config.name,
+            f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}",
+        )
     give_device_back()
     watch = TrainingProgress(config.name, config.training.steps, build.directory).watch
     launch_training(build.directory, config, watch, tight)
 
 
 def give_device_back() -> None:
-    """Let go of what upstream stages have loaded onto the device: the training is another process, and needs it."""
+    """Let go of what upstream stages have loaded onto the device: the training is another process,
+    and needs it.
+    """
     import torch
 
     forget_encoders()
@@ -208,7 +284,9 @@ def give_device_back() -> None:
 
 @stage_task(name="publish-weights")
 def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Part]:
-    """The parts of a run: the weights of the last checkpoint's running mean, the metrics, the snapshots if it kept any."""
+    """The parts of a run: the weights of the last checkpoint's running mean, the metrics, the
+    snapshots if it kept any.
+    """
     checkpoint = latest_checkpoint(build.directory)
     assert checkpoint is not None, "the worker saves its last step"
     facts = run_facts(config, inputs)
@@ -232,12 +310,21 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
             os.link(path, scratch / path.parent.name / path.name)  # they may be many and large
         return len(files), {}
 
-    parts = [*single_part(build, "weights", write_weights), *single_part(build, "metrics", write_metrics)]
-    return [*parts, *single_part(build, "snapshots", write_snapshots)] if config.training.posthoc_ema else parts
+    parts = [
+        *single_part(build, "weights", write_weights),
+        *single_part(build, "metrics", write_metrics),
+    ]
+    return (
+        [*parts, *single_part(build, "snapshots", write_snapshots)]
+        if config.training.posthoc_ema
+        else parts
+    )
 
 
 def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """What somebody with the weights alone needs to know: encoder, space, noise, k, and what they were trained on."""
+    """What somebody with the weights alone needs to know: encoder, space, noise, k, and what they
+    were trained on.
+    """
     latents = inputs["latents"]
     space = dict(latents.parameters["space"])
     return {
@@ -250,5 +337,8 @@ def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any
         "random_k": config.training.random_k,
         "neighbor_dropout": config.training.neighbor_dropout,
         "steps": config.training.steps,
-        "trained_on": {role: {"name": a.name, "id": a.id, "fingerprint": a.fingerprint} for role, a in inputs.items()},
+        "trained_on": {
+            role: {"name": a.name, "id": a.id, "fingerprint": a.fingerprint}
+            for role, a in inputs.items()
+        },
     }

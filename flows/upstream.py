@@ -1,4 +1,6 @@
-"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it was made from."""
+"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it
+was made from.
+"""
 
 from flows.build_database import build_database, embed_images, index_embeddings
 from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, Images, ImportImages, TrainRDM
@@ -12,14 +14,20 @@ from storage.index import index_of
 
 
 def make_missing(config: TrainRDM) -> None:
-    """images --> shards --> latents; shards --> database; both --> neighbors: each only if nothing has its name.
+    """images --> shards --> latents; shards --> database; both --> neighbors: each only if nothing
+    has its name.
 
     Raises ArtifactMissing for images that are neither imported nor described in `config.upstream`.
     """
     if found(config, "latents", config.latents) is None:
         ensure_shards(config, config.upstream.images, config.latents)
         encode_latents(
-            EncodeLatents(root=config.root, name=config.latents, shards=config.latents, autoencoder=config.upstream.autoencoder)
+            EncodeLatents(
+                root=config.root,
+                name=config.latents,
+                shards=config.latents,
+                autoencoder=config.upstream.autoencoder,
+            )
         )
     database = found(config, "embeddings", config.database)
     if database is None:
@@ -29,11 +37,21 @@ def make_missing(config: TrainRDM) -> None:
     if found(config, "neighbors", config.neighbors) is None:
         k = max(config.upstream.k, config.training.k)
         queries = ensured_queries(config)
-        find_neighbors(FindNeighbors(root=config.root, name=config.neighbors, queries=queries, database=config.database, k=k))
+        find_neighbors(
+            FindNeighbors(
+                root=config.root,
+                name=config.neighbors,
+                queries=queries,
+                database=config.database,
+                k=k,
+            )
+        )
 
 
 def ensured_queries(config: TrainRDM) -> str:
-    """Embeddings of the training images: the database's own if it holds the same images, else made under the latents' name."""
+    """Embeddings of the training images: the database's own if it holds the same images, else made
+    under the latents' name.
+    """
     latents = open_artifact(config.root, "latents", config.latents)
     database = open_artifact(config.root, "embeddings", config.database)
     of_latents = shards_behind(config.root, "latents", latents.fingerprint)
@@ -46,7 +64,9 @@ def ensured_queries(config: TrainRDM) -> str:
 
 
 def shards_of_database(config: TrainRDM) -> str:
-    """Shards of the database's name if there are any or their images are described, else the training images'."""
+    """Shards of the database's name if there are any or their images are described, else the
+    training images'.
+    """
     images = config.upstream.database_images
     if images is None and found(config, "shards", config.database) is None:
         ensure_shards(config, config.upstream.images, config.latents)
@@ -56,7 +76,9 @@ def shards_of_database(config: TrainRDM) -> str:
 
 
 def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
-    """Import those images under that name unless it has been done. Raises ArtifactMissing when nothing describes them."""
+    """Import those images under that name unless it has been done. Raises ArtifactMissing when
+    nothing describes them.
+    """
     if images is None:
         open_artifact(config.root, "shards", name)
     elif found(config, "shards", name) is None:
@@ -70,7 +92,9 @@ def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
 
 
 def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
-    """The artifact, or None when nothing has that name. Raises ArtifactMissing for a version (name@id) that is gone."""
+    """The artifact, or None when nothing has that name. Raises ArtifactMissing for a version
+    (name@id) that is gone.
+    """
     try:
         return open_artifact(config.root, kind, reference)
     except ArtifactMissing:

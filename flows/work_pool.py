@@ -73,7 +73,8 @@ class RDMWorker(ProcessWorker):
         with_healthcheck: bool = False,
         printer: Callable[..., None] = print,
     ) -> None:
-        """As Prefect's, but SIGTERM and SIGINT end the runs in order before the worker ends itself.
+        """As Prefect's, but SIGTERM and SIGINT end the runs in order before the worker ends
+        itself.
         """
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
@@ -164,7 +165,8 @@ class RDMWorker(ProcessWorker):
     async def run(
         self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: Any = None
     ) -> ProcessWorkerResult:
-        """As Prefect's; a run whose process was ended by a signal nobody here sent is a lost one.
+        """As Prefect's; a run whose process was ended by a signal nobody here sent is a lost
+        one.
         """
         began: Any = _WithPlace(task_status, partial(self._began, flow_run))
         try:

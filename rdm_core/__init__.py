@@ -1,1 +1,3 @@
-"""Maths on arrays and tensors: images, CLIP, search, denoisers, training, sampling. Knows nothing of files or Prefect."""
+"""Maths on arrays and tensors: images, CLIP, search, denoisers, training, sampling. Knows nothing
+of files or Prefect.
+"""

@@ -18,7 +18,9 @@ from rdm_core.importing import large_import
 from rdm_core.preparation import Preparation, ahead, preparation_of
 
 RANDOM = "random"
-"""As weights: a seeded random initialisation, for tests and for machines that can fetch no weights."""
+"""As weights: a seeded random initialisation, for tests and for machines that can fetch no
+weights.
+"""
 BUILT_IN = "built-in"
 """As weights: the file in the package; only the shapes encoder has one."""
 BATCH = 64
@@ -32,7 +34,9 @@ class Encoder:
 
     name: str
     weights_sha256: str
-    """Over every tensor of the state, in name order: says which weights, wherever they came from."""
+    """Over every tensor of the state, in name order: says which weights, wherever they came
+    from.
+    """
     dimension: int
     model: Any
     """open_clip's own: a CLIP, or a CustomTextCLIP."""
@@ -49,7 +53,8 @@ class Encoder:
     def identity(self) -> dict[str, Any]:
         """What an artifact records to say which encoder made it."""
         preprocessing: dict[str, Any] = {
-            key: list(v) if isinstance(v, tuple) else v for key, v in self.model.visual.preprocess_cfg.items()
+            key: list(v) if isinstance(v, tuple) else v
+            for key, v in self.model.visual.preprocess_cfg.items()
         }
         preprocessing["resized_as"] = "uint8" if self.preparation else "float"
         return {
@@ -60,10 +65,14 @@ class Encoder:
         }
 
     def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32, on its device."""
+        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32, on its
+        device.
+        """
         return self._input(self._prepared(images))
 
-    def encode_images(self, images: Iterable[np.ndarray], batch: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
+    def encode_images(
+        self, images: Iterable[np.ndarray], batch: int = BATCH
+    ) -> tuple[np.ndarray, np.ndarray]:
         """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32.
 
         Raises EncoderError when a vector has no direction.
@@ -73,10 +82,11 @@ class Encoder:
     def encode_stream(
         self, batches: Iterable[Sequence[Any]], decode: Callable[[Any], np.ndarray] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same batch after batch, for images without end: vectors [B, D], norms [B]. `decode` makes an image of each value.
+        """The same batch after batch, for images without end: vectors [B, D], norms [B]. `decode`
+        makes an image of each value.
 
-        While one batch is encoded the next is read, decoded and resized: by one thread where the encoder needs the cores
-        itself, by one a core where it has a GPU.
+        While one batch is encoded the next is read, decoded and resized: by one thread where the
+        encoder needs the cores itself, by one a core where it has a GPU.
         """
 
         def prepared(values: Sequence[Any]) -> torch.Tensor:
@@ -86,7 +96,9 @@ class Encoder:
         last: Callable[[], torch.Tensor] | None = None
         for images in ahead(prepared, batches, len(sched_getaffinity(0)) if on_gpu else 1):
             with torch.inference_mode():
-                output = self.model.encode_image(self._input(images.pin_memory() if on_gpu else images), normalize=False)
+                output = self.model.encode_image(
+                    self._input(images.pin_memory() if on_gpu else images), normalize=False
+                )
                 following = _on_its_way(output.float())
             if last is not None:
                 yield self._unit(last())  # one batch late: a GPU has the next to do by then
@@ -94,13 +106,19 @@ class Encoder:
         if last is not None:
             yield self._unit(last())
 
-    def encode_prompts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
-        """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as CLIP's zero-shot classifiers
-        are made (arXiv 2103.00020, section 3.1.4). Raises RequestError for a template without exactly one {}."""
+    def encode_prompts(
+        self, texts: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> np.ndarray:
+        """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as
+        CLIP's zero-shot classifiers are made (arXiv 2103.00020, section 3.1.4). Raises RequestError
+        for a template without exactly one {}.
+        """
         for template in templates:
             if template.count("{}") != 1:
                 raise RequestError(
-                    "templates", f"{template!r} has not exactly one {{}}", "Write, for example: a photo of a {}."
+                    "templates",
+                    f"{template!r} has not exactly one {{}}",
+                    "Write, for example: a photo of a {}.",
                 )
         filled = [template.replace("{}", text) for text in texts for template in templates]
         vectors, _ = self.encode_texts(filled)
@@ -114,20 +132,26 @@ class Encoder:
 
     def _input(self, prepared: torch.Tensor) -> torch.Tensor:
         on_device = prepared.to(self.device, non_blocking=True)
-        return (self.preparation.normalised(on_device) if self.preparation else on_device).to(PRECISIONS[self.precision])
+        return (self.preparation.normalised(on_device) if self.preparation else on_device).to(
+            PRECISIONS[self.precision]
+        )
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> unit vectors [N, D] and raw norms [N], float32."""
         with torch.no_grad():
             tokens = (self.tokenizer(list(part)).to(self.device) for part in _batches(texts, batch))
             outputs = [self.model.encode_text(given, normalize=False) for given in tokens]
-            return self._unit(torch.cat(outputs).float().cpu() if outputs else torch.empty(0, self.dimension))
+            return self._unit(
+                torch.cat(outputs).float().cpu() if outputs else torch.empty(0, self.dimension)
+            )
 
     def _unit(self, raw: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         norms = raw.norm(dim=1, keepdim=True)
         if wrong := int((~(norms.isfinite() & (norms > 0))).sum()):
             what = f"{wrong} of {len(raw)} vectors are zero or not finite in {self.precision}"
-            cure = "Its weights are damaged, or too large for this precision: --set precision=float32."
+            cure = (
+                "Its weights are damaged, or too large for this precision: --set precision=float32."
+            )
             raise EncoderError(f"encoder {self.name!r}", what, cure)
         return (raw / norms).numpy(), norms[:, 0].numpy()
 
@@ -148,7 +172,9 @@ def _on_its_way(output: torch.Tensor) -> Callable[[], torch.Tensor]:
     return result
 
 
-def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int) -> tuple[np.ndarray, np.ndarray]:
+def joined(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Batches of vectors and norms -> one of each: [N, D], [N]; N may be 0."""
     nothing = (np.empty((0, dimension), np.float32), np.empty(0, np.float32))
     vectors, norms = zip(nothing, *batches, strict=True)
@@ -157,17 +183,23 @@ def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int) -> 
 
 def is_local(weights: str) -> bool:
     """Whether weights need no network."""
-    return weights in (BUILT_IN, RANDOM) or any(path and Path(path).exists() for path in (weights, weights.partition("@")[2]))
+    return weights in (BUILT_IN, RANDOM) or any(
+        path and Path(path).exists() for path in (weights, weights.partition("@")[2])
+    )
 
 
-def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32") -> Encoder:
-    """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file or directory, 'built-in' or 'random'.
+def load_encoder(
+    name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32"
+) -> Encoder:
+    """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file or
+    directory, 'built-in' or 'random'.
 
-    A directory is one as the hub gives it: weights, tokenizer and open_clip_config.json, which says how images are prepared.
-    A file is used as the model's tags are, and where these differ as the tag named before it ("openai@/path/file"). A hub id
-    is given as name ("hf-hub:org/repo") with empty weights. What was trained with QuickGELU is loaded, and named, as the
-    model's QuickGELU layout. Raises EncoderError when the name is unknown, the file is absent, is not of that model or does
-    not say how it is used, or the weights cannot be fetched.
+    A directory is one as the hub gives it: weights, tokenizer and open_clip_config.json, which says
+    how images are prepared. A file is used as the model's tags are, and where these differ as the
+    tag named before it ("openai@/path/file"). A hub id is given as name ("hf-hub:org/repo") with
+    empty weights. What was trained with QuickGELU is loaded, and named, as the model's QuickGELU
+    layout. Raises EncoderError when the name is unknown, the file is absent, is not of that model
+    or does not say how it is used, or the weights cannot be fetched.
     """
     with large_import():
         import open_clip  # with torchvision, timm and torch's compiler: two seconds
@@ -180,15 +212,23 @@ def load_encoder(name: str, weights: str, device: torch.device | str = "cpu", pr
         torch.manual_seed(0)  # what is not loaded is the same on every machine
         try:
             model, _, transform = open_clip.create_model_and_transforms(
-                source.model, source.pretrained, device=device, require_pretrained=weights != RANDOM, **source.preparing
+                source.model,
+                source.pretrained,
+                device=device,
+                require_pretrained=weights != RANDOM,
+                **source.preparing,
             )
             tokenizer = tokenizer_of(source)
             model.eval().requires_grad_(False)
             dimension = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-        except Exception as error:  # open_clip and the hub raise many kinds; all mean the same to the user
+        except (
+            Exception
+        ) as error:  # open_clip and the hub raise many kinds; all mean the same to the user
             cure = "Give a tag that `open_clip.list_pretrained()` shows for this model, the path of a local file or directory "
             cure += "of it, or 'random'; tags and hub ids need the network once."
-            if getattr(error, "name", "") == "transformers" or "pip install transformers" in str(error):
+            if getattr(error, "name", "") == "transformers" or "pip install transformers" in str(
+                error
+            ):
                 cure = "Install what its text tower needs: pip install 'rdm[transformers]'."
             what = f"weights {weights!r} cannot be loaded ({_first_line(error)})"
             raise EncoderError(f"encoder {source.name!r}", what, cure) from error
@@ -209,7 +249,9 @@ def _first_line(error: Exception) -> str:
 
 
 def even_batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
-    """`count` values in `batches_of` batches whose sizes differ by one at most: none runs half empty."""
+    """`count` values in `batches_of` batches whose sizes differ by one at most: none runs half
+    empty.
+    """
     remaining, batches = iter(values), batches_of(count)
     for number in range(batches):
         yield list(islice(remaining, count * (number + 1) // batches - count * number // batches))

@@ -1,4 +1,5 @@
-"""What the denoiser is given beside the noisy latents: a set of at most K vectors a sample, and what each of them is.
+"""What the denoiser is given beside the noisy latents: a set of at most K vectors a sample, and
+what each of them is.
 
 B samples, K slots, D the encoder's dimension. A set has no order; a slot's place says nothing.
 """
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 
 ABSENT, NEIGHBOR, QUERY, TEXT = 0, 1, 2, 3
-"""What a slot holds: nothing, a database image, the query itself (an image), the query itself (a text)."""
+"""What a slot holds: nothing, a database image, the query itself (an image), the query itself (a
+text).
+"""
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,32 @@ class Context:
         return Context(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
-    def of(cls, vectors: np.ndarray, norms: np.ndarray, scores: np.ndarray, slots: np.ndarray) -> "Context":
+    def of(
+        cls, vectors: np.ndarray, norms: np.ndarray, scores: np.ndarray, slots: np.ndarray
+    ) -> "Context":
         """From arrays."""
-        return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (vectors, norms, scores, slots.astype(np.int8))))
+        return cls(
+            *(
+                torch.from_numpy(np.ascontiguousarray(a))
+                for a in (vectors, norms, scores, slots.astype(np.int8))
+            )
+        )
 
 
 def nothing(count: int, dimension: int) -> Context:
     """Sets without any vector: the denoiser answers with its learned null."""
     empty = torch.zeros(count, 1)
-    return Context(torch.zeros(count, 1, dimension), empty, empty, torch.zeros(count, 1, dtype=torch.int8))
+    return Context(
+        torch.zeros(count, 1, dimension), empty, empty, torch.zeros(count, 1, dtype=torch.int8)
+    )
 
 
 def zeros(count: int, dimension: int) -> Context:
     """Sets of one zero vector: the null that the 2022 release guided with, and never trained."""
     empty = torch.zeros(count, 1)
-    return Context(torch.zeros(count, 1, dimension), empty, empty, torch.full((count, 1), NEIGHBOR, dtype=torch.int8))
+    return Context(
+        torch.zeros(count, 1, dimension),
+        empty,
+        empty,
+        torch.full((count, 1), NEIGHBOR, dtype=torch.int8),
+    )

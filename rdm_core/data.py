@@ -1,7 +1,8 @@
 """Training data: latents joined with their neighbors' vectors, by row, from memory-mapped arrays.
 
-What a step sees is a pure function of (seed, step), so a resumed or differently distributed run sees the same.
-N samples, S stored neighbors of each, M database rows, D dimensions; B samples a batch, K slots a context.
+What a step sees is a pure function of (seed, step), so a resumed or differently distributed run
+sees the same. N samples, S stored neighbors of each, M database rows, D dimensions; B samples a
+batch, K slots a context.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class TrainingData:
     norms: np.ndarray
     """Their raw norms [M]."""
     query_vectors: np.ndarray | None = None
-    """Unit vectors of the training images themselves [N, D]; only networks with a query token need them."""
+    """Unit vectors of the training images themselves [N, D]; only networks with a query token need
+    them.
+    """
     query_norms: np.ndarray | None = None
     """Their raw norms [N]."""
 
@@ -43,15 +46,23 @@ class TrainingData:
         """Raw latents [B, C, h, w] of the samples `rows` [B]."""
         starts = np.cumsum([0, *(len(array) for array in self.latents)])
         part = np.searchsorted(starts, rows, side="right") - 1
-        return torch.from_numpy(np.stack([self.latents[p][row - starts[p]] for p, row in zip(part, rows, strict=True)]))
+        return torch.from_numpy(
+            np.stack([self.latents[p][row - starts[p]] for p, row in zip(part, rows, strict=True)])
+        )
 
     def neighbors(self, rows: np.ndarray, k: int) -> Context:
-        """The k nearest neighbors of the samples `rows` [B], nothing left out: what is measured with."""
+        """The k nearest neighbors of the samples `rows` [B], nothing left out: what is measured
+        with.
+        """
         return self.context(rows, np.tile(np.arange(self._stored(k))[:k], (len(rows), 1)))
 
-    def context(self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None) -> Context:
-        """The neighbors of `rows` [B] at `places` [B, K] of their lists, -1 for an empty slot; and the samples' own vectors
-        in a first slot of their own when `dropped_query` [B] bool says whose are left out."""
+    def context(
+        self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None
+    ) -> Context:
+        """The neighbors of `rows` [B] at `places` [B, K] of their lists, -1 for an empty slot; and
+        the samples' own vectors in a first slot of their own when `dropped_query` [B] bool says
+        whose are left out.
+        """
         near = np.where(places < 0, NO_ROW, self.neighbor_rows[rows[:, None], places])
         safe = np.maximum(near, 0)
         vectors, norms = _unit(self.vectors[safe]), np.asarray(self.norms[safe], dtype=np.float32)
@@ -59,15 +70,24 @@ class TrainingData:
         slots = np.where(near == NO_ROW, ABSENT, NEIGHBOR)
         if dropped_query is not None:
             own_vectors, own_norms = self._queries(rows)
-            vectors, norms = np.concatenate([own_vectors, vectors], 1), np.concatenate([own_norms, norms], 1)
+            vectors, norms = (
+                np.concatenate([own_vectors, vectors], 1),
+                np.concatenate([own_norms, norms], 1),
+            )
             scores = np.concatenate([np.ones((len(rows), 1), np.float32), scores], 1)
             slots = np.concatenate([np.where(dropped_query, ABSENT, QUERY)[:, None], slots], 1)
         return Context.of(vectors, norms, scores, slots)
 
     def _queries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.query_vectors is None or self.query_norms is None:
-            raise RequestError("query_token", "the training images' own vectors are absent", "Embed the training shards.")
-        return _unit(self.query_vectors[rows][:, None]), np.asarray(self.query_norms[rows][:, None], dtype=np.float32)
+            raise RequestError(
+                "query_token",
+                "the training images' own vectors are absent",
+                "Embed the training shards.",
+            )
+        return _unit(self.query_vectors[rows][:, None]), np.asarray(
+            self.query_norms[rows][:, None], dtype=np.float32
+        )
 
     def _stored(self, k: int) -> int:
         if k > (stored := self.neighbor_rows.shape[1]):
@@ -77,27 +97,43 @@ class TrainingData:
 
 
 def training_context(
-    data: TrainingData, config: TrainingConfig, query_token: bool, rows: np.ndarray, step: int, mine: slice
+    data: TrainingData,
+    config: TrainingConfig,
+    query_token: bool,
+    rows: np.ndarray,
+    step: int,
+    mine: slice,
 ) -> Context:
-    """The contexts of one step: which neighbors, how many, what is dropped and how much noise, drawn for the whole batch
-    `rows` [B] and returned for the share `mine` of it."""
-    rng = np.random.default_rng([config.seed, step, 1])  # a stream of its own beside the epochs' permutations
+    """The contexts of one step: which neighbors, how many, what is dropped and how much noise,
+    drawn for the whole batch `rows` [B] and returned for the share `mine` of it.
+    """
+    rng = np.random.default_rng(
+        [config.seed, step, 1]
+    )  # a stream of its own beside the epochs' permutations
     places = chosen_places(data, config, rows, rng)
     if config.random_k:
         places[np.arange(config.k) >= rng.integers(1, config.k + 1, (len(rows), 1))] = -1
     places[rng.random(places.shape) < config.each_neighbor_dropout] = -1
     without = rng.random(len(rows)) < config.neighbor_dropout
     dropped_query = rng.random(len(rows)) < config.query_dropout if query_token else None
-    context = data.context(rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None)
+    context = data.context(
+        rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None
+    )
     context.slots[torch.from_numpy(without[mine])] = ABSENT
     if config.embedding_noise:
         shape = (len(rows), *context.vectors.shape[1:])
-        noise = rng.standard_normal(shape, dtype=np.float32)[mine] * (config.embedding_noise / shape[-1] ** 0.5)
-        context.vectors[:] = torch.nn.functional.normalize(context.vectors + torch.from_numpy(noise), dim=-1)
+        noise = rng.standard_normal(shape, dtype=np.float32)[mine] * (
+            config.embedding_noise / shape[-1] ** 0.5
+        )
+        context.vectors[:] = torch.nn.functional.normalize(
+            context.vectors + torch.from_numpy(noise), dim=-1
+        )
     return context
 
 
-def chosen_places(data: TrainingData, config: TrainingConfig, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def chosen_places(
+    data: TrainingData, config: TrainingConfig, rows: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Places [B, k] in the samples' neighbor lists, nearest first, -1 where there are fewer.
 
     The k nearest, or k drawn from the `from_top` nearest; those above `score_cap` do not count.
@@ -107,7 +143,9 @@ def chosen_places(data: TrainingData, config: TrainingConfig, rows: np.ndarray, 
     if config.score_cap < 1:
         usable &= data.neighbor_scores[rows] <= config.score_cap
     rank = np.cumsum(usable, axis=1) - 1
-    order = np.where(usable & (rank < (config.from_top or config.k)), rank, stored).astype(np.float64)
+    order = np.where(usable & (rank < (config.from_top or config.k)), rank, stored).astype(
+        np.float64
+    )
     if config.from_top:
         order = np.where(order < stored, rng.random(order.shape), stored)
     taken = np.argsort(order, axis=1, kind="stable")[:, : config.k]
@@ -117,12 +155,16 @@ def chosen_places(data: TrainingData, config: TrainingConfig, rows: np.ndarray, 
 
 
 def rows_of_step(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """The sample rows [batch] of one step: consecutive pieces of a new permutation of 0..count-1 every epoch."""
+    """The sample rows [batch] of one step: consecutive pieces of a new permutation of 0..count-1
+    every epoch.
+    """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // count
     rows = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):
-        rows[epochs == epoch] = _permutation(count, seed, int(epoch))[positions[epochs == epoch] % count]
+        rows[epochs == epoch] = _permutation(count, seed, int(epoch))[
+            positions[epochs == epoch] % count
+        ]
     return rows
 
 

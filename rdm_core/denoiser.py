@@ -1,7 +1,8 @@
-"""The denoiser: a diffusers network whose cross-attention context is a set of CLIP vectors, turned into tokens [B, K, D].
+"""The denoiser: a diffusers network whose cross-attention context is a set of CLIP vectors, turned
+into tokens [B, K, D].
 
-The vectors form a set: no positions, no order. A whole set can be replaced by one learned null vector, which is what
-guidance is trained with; the 2022 model used a zero vector it had never seen.
+The vectors form a set: no positions, no order. A whole set can be replaced by one learned null
+vector, which is what guidance is trained with; the 2022 model used a zero vector it had never seen.
 """
 
 import json
@@ -23,7 +24,9 @@ from rdm_core.errors import WeightsError
 from rdm_core.importing import large_import
 
 NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
-"""Of diffusers, which is imported when one is built: two seconds that a refusal need not wait for."""
+"""Of diffusers, which is imported when one is built: two seconds that a refusal need not wait
+for.
+"""
 SCORE_FREQUENCIES = 8
 
 
@@ -42,7 +45,9 @@ class Denoiser(nn.Module):
         set_layers: int = 0,
         remove_means: bool = False,
     ) -> None:
-        """The last four as in `rdm_core.config.DenoiserConfig`; the means are zero until `means` is filled."""
+        """The last four as in `rdm_core.config.DenoiserConfig`; the means are zero until `means` is
+        filled.
+        """
         super().__init__()
         self.network = network
         self.dimension = dimension
@@ -58,15 +63,23 @@ class Denoiser(nn.Module):
             self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
 
     def tokens(self, context: Context) -> torch.Tensor:
-        """Context -> tokens [B, K, D] on the scale the network is trained with; what an absent slot gives is masked later."""
+        """Context -> tokens [B, K, D] on the scale the network is trained with; what an absent slot
+        gives is masked later.
+        """
         vectors, slots = context.vectors, context.slots[..., None]
         if self.settings["remove_means"]:
-            centred = functional.normalize(vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1)
-            vectors = torch.where(vectors.any(dim=-1, keepdim=True), centred, vectors)  # the zero null of 2022 stays zero
+            centred = functional.normalize(
+                vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1
+            )
+            vectors = torch.where(
+                vectors.any(dim=-1, keepdim=True), centred, vectors
+            )  # the zero null of 2022 stays zero
         raw = self.settings["context_norm"] == "raw"
         tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
         if self.settings["query_token"]:
-            tokens = torch.where((slots == QUERY) | (slots == TEXT), tokens + self.query_kind, tokens)
+            tokens = torch.where(
+                (slots == QUERY) | (slots == TEXT), tokens + self.query_kind, tokens
+            )
         if self.settings["set_layers"]:
             tokens = self.set_encoder(tokens, context.scores, context.mask)
         return tokens
@@ -85,15 +98,20 @@ class Denoiser(nn.Module):
         tokens = torch.where(empty[:, None, None], self.null, tokens)
         first = torch.arange(mask.shape[1], device=mask.device) == 0
         mask = mask | (empty[:, None] & first)
-        return self.network(x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask).sample
+        return self.network(
+            x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask
+        ).sample
 
     def set_means(self, means: np.ndarray) -> None:
-        """Fill the means [2, D] that a network with `remove_means` subtracts: of image vectors, of text vectors."""
+        """Fill the means [2, D] that a network with `remove_means` subtracts: of image vectors, of
+        text vectors.
+        """
         self.means.copy_(torch.from_numpy(np.array(means)))
 
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `network/` (a diffusers folder), `context.safetensors` (all else that was learned) and `context.json`
-        (its settings and what `facts` say)."""
+        """Write `network/` (a diffusers folder), `context.safetensors` (all else that was learned)
+        and `context.json` (its settings and what `facts` say).
+        """
         self.network.save_pretrained(directory / "network", safe_serialization=True)
         save_file(self._own_state(), directory / "context.safetensors")
         settings = {"dimension": self.dimension, **self.settings, **facts}
@@ -101,12 +119,17 @@ class Denoiser(nn.Module):
         (directory / "context.json").write_text(told, encoding="utf-8")
 
     def _own_state(self) -> dict[str, torch.Tensor]:
-        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("network.")}
+        own = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("network.")
+        }
         return {name: tensor.detach().contiguous().cpu() for name, tensor in own.items()}
 
 
 class SetEncoder(nn.Module):
-    """Lets the vectors of a set see each other and their scores: a pre-norm transformer without positions.
+    """Lets the vectors of a set see each other and their scores: a pre-norm transformer without
+    positions.
 
     It starts as the identity, because what it adds is multiplied by a gate that starts at zero.
     """
@@ -114,12 +137,18 @@ class SetEncoder(nn.Module):
     def __init__(self, dimension: int, layers: int) -> None:
         super().__init__()
         heads = max(1, dimension // 64)
-        layer = nn.TransformerEncoderLayer(dimension, heads, 2 * dimension, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dimension, heads, 2 * dimension, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.score = nn.Linear(2 * SCORE_FREQUENCIES, dimension)
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dimension), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, layers, nn.LayerNorm(dimension), enable_nested_tensor=False
+        )
         self.gate = nn.Parameter(torch.zeros(dimension))
 
-    def forward(self, tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         """Tokens [B, K, D], scores [B, K] and mask [B, K] -> tokens [B, K, D]."""
         frequencies = torch.pi * 2.0 ** torch.arange(SCORE_FREQUENCIES, device=scores.device)
         phases = scores[..., None].clamp(-1, 1) * frequencies
@@ -128,8 +157,11 @@ class SetEncoder(nn.Module):
         return tokens + self.gate * self.layers(seen, src_key_padding_mask=hidden)
 
 
-def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None) -> Denoiser:
-    """A freshly initialised denoiser for final latents [*, channels, side, side] and context vectors of `dimension`.
+def build_denoiser(
+    config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None
+) -> Denoiser:
+    """A freshly initialised denoiser for final latents [*, channels, side, side] and context
+    vectors of `dimension`.
 
     Initial weights follow `seed`, or torch's global generator without one.
     """
@@ -137,7 +169,14 @@ def build_denoiser(config: DenoiserConfig, channels: int, side: int, dimension: 
         torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
     network = build(config, channels, side, dimension)
-    return Denoiser(network, dimension, config.context_norm, config.query_token, config.set_layers, config.remove_means)
+    return Denoiser(
+        network,
+        dimension,
+        config.context_norm,
+        config.query_token,
+        config.set_layers,
+        config.remove_means,
+    )
 
 
 def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
@@ -155,19 +194,29 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
             raise ValueError(f"{kind} is none of {', '.join(NETWORKS)}")
         with large_import():
             network_class = getattr(diffusers, kind)
-        network, loaded = network_class.from_pretrained(directory / "network", use_safetensors=True, output_loading_info=True)
+        network, loaded = network_class.from_pretrained(
+            directory / "network", use_safetensors=True, output_loading_info=True
+        )
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
-        options = {name: facts[name] for name in ("query_token", "set_layers", "remove_means") if name in facts}
+        options = {
+            name: facts[name]
+            for name in ("query_token", "set_layers", "remove_means")
+            if name in facts
+        }
         denoiser = Denoiser(network, facts["dimension"], facts["context_norm"], **options)
         own = load_file(directory / "context.safetensors")
         if wrong := sorted(own.keys() ^ denoiser._own_state().keys()):
-            raise ValueError(f"{len(wrong)} tensors of the context are absent or too many, {wrong[0]} among them")
+            raise ValueError(
+                f"{len(wrong)} tensors of the context are absent or too many, {wrong[0]} among them"
+            )
         denoiser.load_state_dict(own, strict=False)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise WeightsError(
-            directory, f"not a weights folder of this project ({first})", "Give a run's name or its weights folder."
+            directory,
+            f"not a weights folder of this project ({first})",
+            "Give a run's name or its weights folder.",
         ) from error
     return denoiser.eval(), facts
 
@@ -213,7 +262,9 @@ def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> A
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         # diffusers' misnomer: the number of heads a level, not their width
-        attention_head_dim=tuple(max(1, width // config.head_channels) for width in config.channels),
+        attention_head_dim=tuple(
+            max(1, width // config.head_channels) for width in config.channels
+        ),
         cross_attention_dim=dimension,
         norm_num_groups=gcd(max(1, min(32, config.channels[0] // 4)), *config.channels),
     )

@@ -25,6 +25,7 @@ def usual_defaults() -> Iterator[None]:
         if not on_cpu:
             torch.set_default_device(device)
 
+
 PRODUCT = 1024
 """Rows and columns of the matrices that a CPU's precisions are compared with."""
 PAYS = 1.5
@@ -33,8 +34,8 @@ PAYS = 1.5
 
 @cache
 def fastest_precision(device: str) -> str:
-    """The precision in which a device multiplies fastest, measured once a process: "float16" on a GPU and "bfloat16" on a
-    CPU where that is at least PAYS times as fast as "float32", else that.
+    """The precision in which a device multiplies fastest, measured once a process: "float16" on a
+    GPU and "bfloat16" on a CPU where that is at least PAYS times as fast as "float32", else that.
 
     A CPU without arithmetic of its own for bfloat16 is slower with it than with float32.
     """
@@ -43,11 +44,17 @@ def fastest_precision(device: str) -> str:
     plain = torch.randn(side, side, device=device)
     small = plain.to(getattr(torch, reduced))
     seconds = shortest_seconds(lambda: (plain @ plain)[0, 0].item())
-    return reduced if shortest_seconds(lambda: (small @ small)[0, 0].item(), most=seconds) < seconds / PAYS else "float32"
+    return (
+        reduced
+        if shortest_seconds(lambda: (small @ small)[0, 0].item(), most=seconds) < seconds / PAYS
+        else "float32"
+    )
 
 
 def shortest_seconds(work: Callable[[], object], most: float = float("inf")) -> float:
-    """The shortest of three tries after one that does not count; one is enough once it took longer than `most`."""
+    """The shortest of three tries after one that does not count; one is enough once it took longer
+    than `most`.
+    """
     work()
     times = []
     for _ in range(3):

@@ -8,9 +8,9 @@ from rdm_core.search import recall_at_k, search_neighbors
 def shift(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """How far `other` [M, D] lies from `one` [N, D], both unit vectors of one encoder.
 
-    mean_distance: length of the difference of the means. mean_cosine: between the means. covariance_change: Frobenius norm
-    of the difference of the covariances, as a share of the first's. frechet_distance: |m1 - m2|^2 + tr(C1 + C2 -
-    2 (C1 C2)^(1/2)), both in one number.
+    mean_distance: length of the difference of the means. mean_cosine: between the means.
+    covariance_change: Frobenius norm of the difference of the covariances, as a share of the
+    first's. frechet_distance: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), both in one number.
     """
     from rdm_core.quality import frechet_distance  # torchmetrics takes seconds to import
 
@@ -27,12 +27,20 @@ def shift(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     }
 
 
-def neighbor_recall(one: np.ndarray, other: np.ndarray, sources: np.ndarray, k: int, queries: int, seed: int = 0) -> float:
-    """Share of each row's k nearest in `one` [N, D] that are among its k nearest in `other` [N, E]; rows are the same samples.
+def neighbor_recall(
+    one: np.ndarray, other: np.ndarray, sources: np.ndarray, k: int, queries: int, seed: int = 0
+) -> float:
+    """Share of each row's k nearest in `one` [N, D] that are among its k nearest in `other` [N, E];
+    rows are the same samples.
 
-    The encoders may differ. Measured on `queries` rows drawn by the seed; crops of a row's own image (equal `sources` [N])
-    are no neighbors of it.
+    The encoders may differ. Measured on `queries` rows drawn by the seed; crops of a row's own
+    image (equal `sources` [N]) are no neighbors of it.
     """
-    picked = np.sort(np.random.default_rng(seed).choice(len(one), min(queries, len(one)), replace=False))
-    near, still = (search_neighbors(vectors[picked], sources[picked], vectors, sources, k)[0] for vectors in (one, other))
+    picked = np.sort(
+        np.random.default_rng(seed).choice(len(one), min(queries, len(one)), replace=False)
+    )
+    near, still = (
+        search_neighbors(vectors[picked], sources[picked], vectors, sources, k)[0]
+        for vectors in (one, other)
+    )
     return recall_at_k(still, near)

@@ -1,4 +1,6 @@
-"""Near-duplicates: what cosine two copies of one picture have under an encoder, and which rows lie above it."""
+"""Near-duplicates: what cosine two copies of one picture have under an encoder, and which rows lie
+above it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Cap:
 
 
 def altered_copies(image: np.ndarray) -> list[np.ndarray]:
-    """What a picture becomes on its way through the world: pressed hard, made small, trimmed; uint8 [H, W, 3] each."""
+    """What a picture becomes on its way through the world: pressed hard, made small, trimmed; uint8
+    [H, W, 3] each.
+    """
     shorter = min(image.shape[:2])
     pressed = decode(encode(image, "jpg", 40))
     small = resize_shorter_side(image, max(16, shorter // 2))
@@ -46,7 +50,9 @@ def altered_copies(image: np.ndarray) -> list[np.ndarray]:
 def calibrated_cap(encoder: Encoder, images: Sequence[np.ndarray], originals: np.ndarray) -> Cap:
     """The cap for images uint8 [H, W, 3] under the encoder that gave them unit vectors [N, D]."""
     copies, _ = encoder.encode_images(copy for image in images for copy in altered_copies(image))
-    cosines = np.einsum("nd,ncd->nc", originals, copies.reshape(len(images), -1, originals.shape[1]))
+    cosines = np.einsum(
+        "nd,ncd->nc", originals, copies.reshape(len(images), -1, originals.shape[1])
+    )
     cap = float(np.quantile(cosines, 1 - COPIES_ABOVE))
     glances = np.stack([at_a_glance(image) for image in images])
     mistaken = (originals @ originals.T > cap) & (glances @ glances.T < SAME_AT_A_GLANCE)
@@ -55,13 +61,19 @@ def calibrated_cap(encoder: Encoder, images: Sequence[np.ndarray], originals: np
 
 
 def at_a_glance(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> unit vector; a product of two is the correlation of the tiny pictures' pixels."""
+    """uint8 [H, W, 3] -> unit vector; a product of two is the correlation of the tiny pictures'
+    pixels.
+    """
     pixels = fitted(image, GLANCE_PIXELS).astype(np.float64).ravel()
     pixels -= pixels.mean()
     return pixels / max(float(np.linalg.norm(pixels)), 1e-9)
 
 
 def groups_of(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Pairs of rows [P, 2] -> a number for each of `count` rows [count], equal for rows that a chain of pairs connects."""
-    links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    """Pairs of rows [P, 2] -> a number for each of `count` rows [count], equal for rows that a
+    chain of pairs connects.
+    """
+    links = coo_array(
+        (np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count)
+    )
     return connected_components(links, directed=False)[1]

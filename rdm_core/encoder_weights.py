@@ -1,4 +1,6 @@
-"""Which weights an encoder is loaded from, and what they say of how images and texts are prepared."""
+"""Which weights an encoder is loaded from, and what they say of how images and texts are
+prepared.
+"""
 
 import json
 from collections.abc import Sequence
@@ -34,20 +36,28 @@ class Source:
 
 
 def source_of(name: str, weights: str) -> Source:
-    """Where an encoder is loaded from: `name` and `weights` are those of `rdm_core.clip.load_encoder`.
+    """Where an encoder is loaded from: `name` and `weights` are those of
+    `rdm_core.clip.load_encoder`.
 
-    Raises EncoderError for names that say nothing, and for weights that do not say how they are used.
+    Raises EncoderError for names that say nothing, and for weights that do not say how they are
+    used.
     """
     shapes_encoder.register()
     if ":" in name:  # open_clip takes the repository's own weights and ignores any other
         if weights:
             cure = "Give empty weights: a repository brings its own."
-            raise EncoderError(f"encoder {name!r}", f"weights {weights!r} cannot be put into a repository's model", cure)
+            raise EncoderError(
+                f"encoder {name!r}",
+                f"weights {weights!r} cannot be put into a repository's model",
+                cure,
+            )
         return Source(name, name)
     known = open_clip.list_models()
     if name not in known:
         raise EncoderError(
-            f"encoder {name!r}", "open_clip knows no model of that name", f"Known are, among others: {_like(name, known)}."
+            f"encoder {name!r}",
+            "open_clip knows no model of that name",
+            f"Known are, among others: {_like(name, known)}.",
         )
     if weights == RANDOM:
         return Source(name, name)
@@ -67,41 +77,65 @@ def source_of(name: str, weights: str) -> Source:
 
 
 def tokenizer_of(source: Source) -> Any:
-    """open_clip's tokenizer; one that a repository or a directory brings runs no code of theirs, whatever it asks for."""
+    """open_clip's tokenizer; one that a repository or a directory brings runs no code of theirs,
+    whatever it asks for.
+    """
     kind, _, place = source.model.partition(":")
     if not place:
         told = open_clip.get_model_config(source.model)
     else:
-        path = hf_hub_download(place, CONFIG_FILE) if kind == "hf-hub" else Path(place) / CONFIG_FILE
+        path = (
+            hf_hub_download(place, CONFIG_FILE) if kind == "hf-hub" else Path(place) / CONFIG_FILE
+        )
         told = json.loads(Path(path).read_bytes())["model_cfg"]
     is_huggingface = told.get("text_cfg", {}).get("hf_tokenizer_name")
-    return open_clip.get_tokenizer(source.model, **({"trust_remote_code": False} if is_huggingface else {}))
+    return open_clip.get_tokenizer(
+        source.model, **({"trust_remote_code": False} if is_huggingface else {})
+    )
 
 
 def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
-    """A file of weights says neither its activation nor how images are prepared: as for the tag that is named before it
-    (TAG@FILE), or for all of the model's tags, if these agree."""
+    """A file of weights says neither its activation nor how images are prepared: as for the tag
+    that is named before it (TAG@FILE), or for all of the model's tags, if these agree.
+    """
     tag, _, path = weights.partition("@")
     tags, path = ([tag], path) if tag in tags and path else (tags, weights)
     if not Path(path).is_file():
         cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file or directory, or 'random'."
-        raise EncoderError(f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure)
+        raise EncoderError(
+            f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure
+        )
     if name == shapes_encoder.MODEL_NAME:
         return Source(name, name, path)
     ways: dict[tuple[Any, ...], list[str]] = {}
     for tag in tags:
         told = open_clip.get_pretrained_cfg(name, tag)
-        ways.setdefault((told.get("quick_gelu", False), *(told.get(key) for key in PREPARING)), []).append(tag)
+        ways.setdefault(
+            (told.get("quick_gelu", False), *(told.get(key) for key in PREPARING)), []
+        ).append(tag)
     if len(ways) != 1:
-        groups = "; ".join(f"{', '.join(alike[:2])}{' ...' if alike[2:] else ''}: {way}" for way, alike in ways.items())
-        why = f"the model's tags differ in quick_gelu, {', '.join(PREPARING)} ({groups})" if ways else "the model has no tags"
+        groups = "; ".join(
+            f"{', '.join(alike[:2])}{' ...' if alike[2:] else ''}: {way}"
+            for way, alike in ways.items()
+        )
+        why = (
+            f"the model's tags differ in quick_gelu, {', '.join(PREPARING)} ({groups})"
+            if ways
+            else "the model has no tags"
+        )
         what = f"the file {path!r} does not say how it is used, and {why}"
         cure = f"weights=TAG@{path} says which tag it is of; or" if ways else "Instead"
-        raise EncoderError(f"encoder {name!r}", what, f"{cure} give a directory that holds it and an {CONFIG_FILE}.")
+        raise EncoderError(
+            f"encoder {name!r}",
+            what,
+            f"{cure} give a directory that holds it and an {CONFIG_FILE}.",
+        )
     quick, *prepared = next(iter(ways))
     layout = _layout(name, quick)
     told = zip(PREPARING, prepared, strict=True)
-    return Source(layout, layout, path, {f"image_{key}": value for key, value in told if value is not None})
+    return Source(
+        layout, layout, path, {f"image_{key}": value for key, value in told if value is not None}
+    )
 
 
 def _require_directory_of(name: str, directory: Path) -> None:
@@ -109,25 +143,41 @@ def _require_directory_of(name: str, directory: Path) -> None:
     try:
         held: dict[str, Any] = json.loads(where.read_bytes())["model_cfg"]
         known = open_clip.get_model_config(name)
-        other = [part for part in ("embed_dim", "vision_cfg", "quick_gelu") if held.get(part, False) != known.get(part, False)]
+        other = [
+            part
+            for part in ("embed_dim", "vision_cfg", "quick_gelu")
+            if held.get(part, False) != known.get(part, False)
+        ]
         other += ["text_cfg"] * (_text_tower(held) != _text_tower(known))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         cure = f"Give a directory as the hub gives it: {CONFIG_FILE}, weights, and the tokenizer if the model has its own."
-        raise EncoderError(where, f"it says no model ({type(error).__name__}: {error})", cure) from error
+        raise EncoderError(
+            where, f"it says no model ({type(error).__name__}: {error})", cure
+        ) from error
     if other:
         what = f"its {' and '.join(other)} differ from those of {name!r}"
-        raise EncoderError(where, what, f"Name the model that it is, or take it as it is: encoder='local-dir:{directory}'.")
+        raise EncoderError(
+            where,
+            what,
+            f"Name the model that it is, or take it as it is: encoder='local-dir:{directory}'.",
+        )
 
 
 def _text_tower(config: dict[str, Any]) -> dict[str, Any]:
     """What must agree of a text tower: all but where its tokenizer lies."""
     told = config.get("text_cfg", {})
-    kept = {key: value for key, value in told.items() if key not in ("hf_tokenizer_name", "tokenizer_kwargs")}
+    kept = {
+        key: value
+        for key, value in told.items()
+        if key not in ("hf_tokenizer_name", "tokenizer_kwargs")
+    }
     return kept | {"hf_tokenizer": bool(told.get("hf_tokenizer_name"))}
 
 
 def _layout(name: str, quick_gelu: bool) -> str:
-    """The model's layout with the activation that weights were trained with: open_clip would only warn."""
+    """The model's layout with the activation that weights were trained with: open_clip would only
+    warn.
+    """
     quick = f"{name}-quickgelu"
     wanted = quick_gelu and not open_clip.get_model_config(name).get("quick_gelu", False)
     return quick if wanted and quick in open_clip.list_models() else name

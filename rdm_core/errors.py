@@ -22,7 +22,9 @@ class CoreError(Exception):
 
 
 def _as_text(text: str) -> str:
-    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a letter."""
+    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a
+    letter.
+    """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

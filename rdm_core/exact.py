@@ -298,7 +298,9 @@ def candidates(
     def least(thresholds: torch.Tensor) -> torch.Tensor:
         """The product [Q, 1] from which on a row is a candidate."""
         products = ((thresholds - slack) / (queries.scales * tile.scale))[:, None]
-        return products if product.is_floating_point() else products.clamp(-MOST, MOST).floor().int()
+        return (
+            products if product.is_floating_point() else products.clamp(-MOST, MOST).floor().int()
+        )
 
     crowded = ((best >= least(thresholds)).sum(dim=1) > CROWDED * width).nonzero()[:, 0]
     if len(crowded) and k <= width:
@@ -336,9 +338,7 @@ def _slack(queries: Queries, tile: Tile) -> torch.Tensor:
     return queries.exact @ tile.centre + bound + rounding
 
 
-def scored(
-    queries: torch.Tensor, rows: torch.Tensor, pairs: Pairs, at_once: int
-) -> torch.Tensor:
+def scored(queries: torch.Tensor, rows: torch.Tensor, pairs: Pairs, at_once: int) -> torch.Tensor:
     """The scores [P] of pairs in fp32. Not from a product: equal rows would not have equal scores
     there."""
     parts = zip(*(which.split(at_once) for which in pairs), strict=True)
@@ -376,10 +376,13 @@ class Found:
         places, rows, scores = places[better], columns[better] + start, scores[better]
         order = (places * (int(rows.amax()) + 1 if len(rows) else 1) + rows).argsort()
         places, rows, scores = places[order], rows[order], scores[order]
-        # A line a query: what is known, then what is new, by row. A stable sort keeps equal ones so.
+        # A line a query: what is known, then what is new, by row. A stable sort keeps equal ones
+        # so.
         counts = places.bincount(minlength=len(last))
         k, most = self.rows.shape[1], int(counts.amax())
-        slots = k + torch.arange(len(places), device=rows.device) - (counts.cumsum(0) - counts)[places]
+        slots = (
+            k + torch.arange(len(places), device=rows.device) - (counts.cumsum(0) - counts)[places]
+        )
         part = slice(first, first + len(last))
         every_row = torch.nn.functional.pad(self.rows[part], (0, most), value=-1)
         every_score = torch.nn.functional.pad(self.scores[part], (0, most), value=-3.0)

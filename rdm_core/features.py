@@ -1,4 +1,5 @@
-"""What images are compared in: the features of a named network, uint8 [N, H, W, 3] -> float32 [N, F].
+"""What images are compared in: the features of a named network, uint8 [N, H, W, 3] -> float32 [N,
+F].
 
 oracle                       the classifier of the built-in world; needs no file
 clip:MODEL:WEIGHTS           an open_clip image tower, as `rdm_core.clip.load_encoder` takes it
@@ -24,7 +25,9 @@ CURE = "Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL, or timm:MODEL:FILE."
 
 
 def load_features(name: str) -> Features:
-    """The features of that name. Raises EncoderError when there are none, or their weights cannot be loaded."""
+    """The features of that name. Raises EncoderError when there are none, or their weights cannot
+    be loaded.
+    """
     kind, _, rest = name.partition(":")
     if name == ORACLE:
         return load_oracle().features
@@ -45,18 +48,26 @@ def _timm(name: str, file: str | None) -> Features:
     if file is not None and not (file.endswith(".safetensors") and Path(file).is_file()):
         raise EncoderError(f"features 'timm:{name}'", f"{file} is no safetensors file", CURE)
     try:
-        model = timm.create_model(name, pretrained=file is None, checkpoint_path=file or "", num_classes=0)
+        model = timm.create_model(
+            name, pretrained=file is None, checkpoint_path=file or "", num_classes=0
+        )
     except Exception as error:  # timm and the hub raise many kinds; all mean the same to the user
         first = str(error).strip().split("\n")[0][:200]
         cure = f"{CURE} A model without a file needs the network once."
-        raise EncoderError(f"features 'timm:{name}'", f"cannot be loaded ({first})", cure) from error
+        raise EncoderError(
+            f"features 'timm:{name}'", f"cannot be loaded ({first})", cure
+        ) from error
     device = best_device()
     model.eval().to(device)
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
 
     @torch.no_grad()
     def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate([_pooled(model, transform, part, device) for part in _batches(images)])
+        return np.concatenate(
+            [_pooled(model, transform, part, device) for part in _batches(images)]
+        )
 
     def _pooled(model: Any, transform: Any, part: np.ndarray, device: torch.device) -> np.ndarray:
         inputs = torch.stack([transform(Image.fromarray(image)) for image in part])

@@ -1,4 +1,6 @@
-"""Generation: contexts -> images, with guidance, seeded per image so that a batch's make-up changes nothing."""
+"""Generation: contexts -> images, with guidance, seeded per image so that a batch's make-up changes
+nothing.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +19,20 @@ from rdm_core.samplers import Predict, sampler_of
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, when and away from what a sample is drawn: reference + scale (context - reference)."""
+    """How strongly, when and away from what a sample is drawn: reference + scale (context -
+    reference).
+    """
 
     scale: float = 2.0
-    """1: no guidance, one evaluation a step; 0: the reference alone; above 1: stronger (arXiv 2207.12598)."""
+    """1: no guidance, one evaluation a step; 0: the reference alone; above 1: stronger (arXiv
+    2207.12598).
+    """
     interval: tuple[float, float] = (0.0, 1.0)
     """Times at which it is applied, 1 = pure noise (arXiv 2404.07724); elsewhere the scale is 1."""
     away_from: Context | None = None
-    """The reference's context, one or B sets: of a negative prompt, or the zero vector of 2022; the learned null without."""
+    """The reference's context, one or B sets: of a negative prompt, or the zero vector of 2022; the
+    learned null without.
+    """
     weaker: Denoiser | None = None
     """The reference is this network with the same context (autoguidance, arXiv 2406.02507)."""
 
@@ -50,7 +58,10 @@ class Known:
 
     def rows(self, part: slice, device: torch.device) -> "Known":
         """That of some samples, on a device."""
-        return Known((self.final if len(self.final) == 1 else self.final[part]).to(device), self.mask.to(device))
+        return Known(
+            (self.final if len(self.final) == 1 else self.final[part]).to(device),
+            self.mask.to(device),
+        )
 
     def over(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, C, h, w] with what is given in its place."""
@@ -58,13 +69,19 @@ class Known:
 
 
 def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray) -> Known:
-    """The latents of an image uint8 [H, W, 3], kept but where the mask uint8 [H, W, 3] is white (above 127).
+    """The latents of an image uint8 [H, W, 3], kept but where the mask uint8 [H, W, 3] is white
+    (above 127).
 
-    Both are cut to the centred square. A latent is kept only when nothing that it stands for is to be painted over.
+    Both are cut to the centred square. A latent is kept only when nothing that it stands for is to
+    be painted over.
     """
     pixels = side * space.factor
-    final = space.final(torch.from_numpy(space.encode([centre_crop(resize_shorter_side(image, pixels), pixels)])))
-    white = torch.from_numpy(centre_crop(resize_shorter_side(mask, pixels), pixels).max(axis=2) > 127)[None, None].float()
+    final = space.final(
+        torch.from_numpy(space.encode([centre_crop(resize_shorter_side(image, pixels), pixels)]))
+    )
+    white = torch.from_numpy(
+        centre_crop(resize_shorter_side(mask, pixels), pixels).max(axis=2) > 127
+    )[None, None].float()
     return Known(final, functional.max_pool2d(white, space.factor) == 0)
 
 
@@ -110,7 +127,9 @@ def generate(
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
         final = draw(process, predict, fresh(), steps, fresh, eta)
-        images.append(space.decode(given.over(final) if given is not None else final))  # DDIM ends at the least noisy time
+        images.append(
+            space.decode(given.over(final) if given is not None else final)
+        )  # DDIM ends at the least noisy time
         progress(part.stop)
     return np.concatenate(images)
 
@@ -125,7 +144,9 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
         scale = guidance.scale if low <= t <= high else 1.0
         if scale == 1.0:
             return denoiser(x, time, context)
-        other = guidance.weaker(x, time, context) if guidance.weaker else denoiser(x, time, reference)
+        other = (
+            guidance.weaker(x, time, context) if guidance.weaker else denoiser(x, time, reference)
+        )
         return other + scale * (denoiser(x, time, context) - other) if scale else other
 
     return predict
@@ -140,7 +161,9 @@ def _switched(process: Process, early: Predict, late: Predict, from_snr: float) 
 
 
 def _inpainted(process: Process, predict: Predict, given: Known) -> Predict:
-    """Where latents are given the answer is the one that leads to them, so that every sampler heads for them."""
+    """Where latents are given the answer is the one that leads to them, so that every sampler heads
+    for them.
+    """
 
     def wrapped(x: torch.Tensor, t: float) -> torch.Tensor:
         leading = process.prediction_of(x, given.final, torch.tensor([t], device=x.device))
@@ -153,5 +176,9 @@ def _guidance_of(guidance: Guidance, part: slice, device: torch.device) -> Guida
     reference = guidance.away_from
     if reference is None:
         return guidance
-    chosen = torch.zeros(part.stop - part.start, dtype=torch.long) if len(reference.vectors) == 1 else part
+    chosen = (
+        torch.zeros(part.stop - part.start, dtype=torch.long)
+        if len(reference.vectors) == 1
+        else part
+    )
     return replace(guidance, away_from=reference.rows(chosen).to(device))

@@ -1,6 +1,8 @@
-"""Pixels as they are used: cut windows, encode, lay out a contact sheet. Bytes become pixels in rdm_core.decode.
+"""Pixels as they are used: cut windows, encode, lay out a contact sheet. Bytes become pixels in
+rdm_core.decode.
 
-An image is a numpy array uint8 [H, W, 3], RGB, upright. A box is (x0, y0, x1, y1) in pixels, x1 and y1 excluded.
+An image is a numpy array uint8 [H, W, 3], RGB, upright. A box is (x0, y0, x1, y1) in pixels, x1 and
+y1 excluded.
 """
 
 import hashlib
@@ -17,20 +19,26 @@ CELL_PIXELS = 96
 
 
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
-    """image uint8 [H, W, 3] scaled so that its shorter side is `side` pixels; bicubic, antialiased, up or down.
+    """image uint8 [H, W, 3] scaled so that its shorter side is `side` pixels; bicubic, antialiased,
+    up or down.
 
-    The longer side is rounded down, as torchvision and so CLIP's own preprocessing do. Raises ValueError if the
-    result would be larger than 400 megapixels (a strip thousands of times longer than wide).
+    The longer side is rounded down, as torchvision and so CLIP's own preprocessing do. Raises
+    ValueError if the result would be larger than 400 megapixels (a strip thousands of times longer
+    than wide).
     """
     _check_image(image)
     width, height = _scaled_size(image, side)
     if width * height > 400_000_000:
-        raise ValueError(f"{image.shape[1]}x{image.shape[0]} at shorter side {side} would be {width}x{height} pixels")
+        raise ValueError(
+            f"{image.shape[1]}x{image.shape[0]} at shorter side {side} would be {width}x{height} pixels"
+        )
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
-    """The image's centred square at side x side pixels, for a contact sheet; small ones are magnified without smoothing."""
+    """The image's centred square at side x side pixels, for a contact sheet; small ones are
+    magnified without smoothing.
+    """
     if image.shape[0] < side and side % image.shape[0] == 0:
         times = side // image.shape[0]
         image = image.repeat(times, axis=0).repeat(times, axis=1)
@@ -38,21 +46,27 @@ def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
 
 
 def labelled(image: np.ndarray, lines: Sequence[str], size: int = 9) -> np.ndarray:
-    """The image uint8 [H, W, 3] with lines of text below it, each cut to its width: [H + lines x (size + 3), W, 3]."""
+    """The image uint8 [H, W, 3] with lines of text below it, each cut to its width: [H + lines x
+    (size + 3), W, 3].
+    """
     _check_image(image)
     font, (high, wide) = ImageFont.load_default(size), image.shape[:2]
     sheet = Image.new("RGB", (wide, high + len(lines) * (size + 3)), "white")
     sheet.paste(Image.fromarray(image))
     for number, line in enumerate(lines):
         shown = next(
-            line[:n] + "…" * (n < len(line)) for n in range(len(line), -1, -1) if font.getlength(line[:n] + "…") <= wide
+            line[:n] + "…" * (n < len(line))
+            for n in range(len(line), -1, -1)
+            if font.getlength(line[:n] + "…") <= wide
         )
         ImageDraw.Draw(sheet).text((0, high + number * (size + 3)), shown, "#444", font)
     return np.array(sheet)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle size x size pixels of image uint8 [H, W, 3]; ValueError if the image is smaller."""
+    """The middle size x size pixels of image uint8 [H, W, 3]; ValueError if the image is
+    smaller.
+    """
     _check_image(image)
     height, width = image.shape[:2]
     if size < 1 or min(height, width) < size:
@@ -65,11 +79,13 @@ def crop_windows(
     image: np.ndarray, size: int, mode: str = "centre", count: int = 1,
     frame_side: int | None = None, rng: np.random.Generator | None = None,
 ) -> list[tuple[np.ndarray, Box]]:  # fmt: skip
-    """Square windows uint8 [size, size, 3] of image [H, W, 3], each with its box in the square frame it was cut from.
+    """Square windows uint8 [size, size, 3] of image [H, W, 3], each with its box in the square
+    frame it was cut from.
 
-    The frame is the centre square of the image, scaled up or down (bicubic) to `size` ("centre": the one window is
-    the frame) or to `frame_side` ("random": `count` windows at independent uniform places; the RDM paper cut
-    256 px windows out of 1200 px). Raises ValueError for arguments that contradict each other.
+    The frame is the centre square of the image, scaled up or down (bicubic) to `size` ("centre":
+    the one window is the frame) or to `frame_side` ("random": `count` windows at independent
+    uniform places; the RDM paper cut 256 px windows out of 1200 px). Raises ValueError for
+    arguments that contradict each other.
     """
     _check_image(image)
     if mode == "centre":
@@ -79,7 +95,9 @@ def crop_windows(
     if mode != "random":
         raise ValueError(f"mode is {mode!r}, must be 'centre' or 'random'")
     if rng is None or frame_side is None or frame_side < size or count < 1:
-        raise ValueError(f"mode 'random' needs rng, count >= 1 and frame_side >= {size}: {rng=} {count=} {frame_side=}")
+        raise ValueError(
+            f"mode 'random' needs rng, count >= 1 and frame_side >= {size}: {rng=} {count=} {frame_side=}"
+        )
     frame = _centre_square(image, frame_side)
     corners = rng.integers(0, frame_side - size, size=(count, 2), endpoint=True)
     boxes = [(int(x), int(y), int(x) + size, int(y) + size) for x, y in corners]
@@ -87,14 +105,21 @@ def crop_windows(
 
 
 def _centre_square(image: np.ndarray, side: int) -> np.ndarray:
-    """The centre square of image [H, W, 3] scaled to `side`; a long strip is never scaled whole, for memory's sake."""
+    """The centre square of image [H, W, 3] scaled to `side`; a long strip is never scaled whole,
+    for memory's sake.
+    """
     scaled_width, scaled_height = _scaled_size(image, side)
     if max(scaled_width, scaled_height) <= 8 * side:
         return centre_crop(resize_shorter_side(image, side), side)
     height, width = image.shape[:2]
     scale_x, scale_y = width / scaled_width, height / scaled_height
     left, top = round((scaled_width - side) / 2), round((scaled_height - side) / 2)
-    box = (left * scale_x, top * scale_y, min((left + side) * scale_x, width), min((top + side) * scale_y, height))
+    box = (
+        left * scale_x,
+        top * scale_y,
+        min((left + side) * scale_x, width),
+        min((top + side) * scale_y, height),
+    )
     return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=box))
 
 
@@ -108,23 +133,31 @@ def _scaled_size(image: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def seed_of(*parts: str | int) -> int:
-    """A 64-bit seed from names and numbers: equal parts, equal seed, on every machine and in every process."""
+    """A 64-bit seed from names and numbers: equal parts, equal seed, on every machine and in every
+    process.
+    """
     digest = hashlib.sha256()
     for part in parts:
         text = f"{type(part).__name__}:{part}".encode("utf-8", "surrogatepass")
-        digest.update(len(text).to_bytes(8, "big") + text)  # the length keeps ("ab", "c") from being ("a", "bc")
+        digest.update(
+            len(text).to_bytes(8, "big") + text
+        )  # the length keeps ("ab", "c") from being ("a", "bc")
     return int.from_bytes(digest.digest()[:8], "big")
 
 
 def crop_rng(seed: int, source_key: str) -> np.random.Generator:
-    """The random numbers for one image's crops: a function of seed and key, never of order, worker or batch."""
+    """The random numbers for one image's crops: a function of seed and key, never of order, worker
+    or batch.
+    """
     return np.random.default_rng(seed_of("crop", seed, source_key))
 
 
 def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
-    """image uint8 [H, W, 3] as a "jpg" (quality 1..100, colour at full resolution) or lossless "png" file.
+    """image uint8 [H, W, 3] as a "jpg" (quality 1..100, colour at full resolution) or lossless
+    "png" file.
 
-    Equal pixels give equal bytes under one Pillow version; no metadata are written. ValueError for another encoding.
+    Equal pixels give equal bytes under one Pillow version; no metadata are written. ValueError for
+    another encoding.
     """
     _check_image(image)
     if encoding not in ("jpg", "png"):
@@ -140,13 +173,18 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 def grid(images: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:
     """A contact sheet uint8 [H, W, 3]: images [h, w, 3] row by row, `pad` white pixels around each.
 
-    Cells have the size of the largest image; smaller ones sit in the middle. ValueError for no images.
+    Cells have the size of the largest image; smaller ones sit in the middle. ValueError for no
+    images.
     """
     if len(images) == 0 or columns < 1 or pad < 0:
-        raise ValueError(f"a grid needs images, columns >= 1, pad >= 0: {len(images)} images, {columns=}, {pad=}")
+        raise ValueError(
+            f"a grid needs images, columns >= 1, pad >= 0: {len(images)} images, {columns=}, {pad=}"
+        )
     high, wide = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
     rows = -(-len(images) // columns)
-    sheet = np.full((pad + rows * (high + pad), pad + columns * (wide + pad), 3), 255, dtype=np.uint8)
+    sheet = np.full(
+        (pad + rows * (high + pad), pad + columns * (wide + pad), 3), 255, dtype=np.uint8
+    )
     for place, image in enumerate(images):
         _check_image(image)
         height, width = image.shape[:2]

@@ -1,7 +1,7 @@
 """Latent spaces: pixels <-> raw latents (stored) <-> final latents (what the denoiser sees).
 
-Pixel space stores uint8 images; an AutoencoderKL the posterior's moments; a VQModel what its encoder says before that is
-rounded to the nearest codes. All are read through one class.
+Pixel space stores uint8 images; an AutoencoderKL the posterior's moments; a VQModel what its
+encoder says before that is rounded to the nearest codes. All are read through one class.
 """
 
 import hashlib
@@ -52,8 +52,8 @@ class LatentSpace:
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 images [H, W, 3] of one size -> raw latents.
 
-        Pixel space: uint8 [N, 3, H, W]. AutoencoderKL: moments float16 [N, 2C, h, w]. VQModel: un-quantised float16
-        [N, C, h, w].
+        Pixel space: uint8 [N, 3, H, W]. AutoencoderKL: moments float16 [N, 2C, h, w]. VQModel:
+        un-quantised float16 [N, C, h, w].
         """
         pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
         if self.autoencoder is None:
@@ -66,8 +66,9 @@ class LatentSpace:
     def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
         """Raw latents -> final latents [N, C, h, w] float32, of order 1.
 
-        Behind an AutoencoderKL a sample of the posterior is made with `posterior_noise` [N, C, h, w] ~ N(0, I), or its
-        mean taken without; in pixel space and behind a VQModel there is no posterior and the noise is not used.
+        Behind an AutoencoderKL a sample of the posterior is made with `posterior_noise` [N, C, h,
+        w] ~ N(0, I), or its mean taken without; in pixel space and behind a VQModel there is no
+        posterior and the noise is not used.
         """
         if self.autoencoder is None:
             return raw.float() / 127.5 - 1
@@ -80,9 +81,13 @@ class LatentSpace:
 
     @torch.no_grad()
     def decode(self, final: torch.Tensor) -> np.ndarray:
-        """Final latents [N, C, h, w] -> uint8 images [N, H, W, 3]; a VQModel first takes the nearest codes."""
+        """Final latents [N, C, h, w] -> uint8 images [N, H, W, 3]; a VQModel first takes the
+        nearest codes.
+        """
         if self.autoencoder is not None:
-            final = final.to(self.autoencoder.device).float()  # near-ties between codes fall otherwise in half precision
+            final = final.to(
+                self.autoencoder.device
+            ).float()  # near-ties between codes fall otherwise in half precision
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         pixels = ((final.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
@@ -102,7 +107,9 @@ def load_latent_space(name: str) -> LatentSpace:
         kind = AutoencoderKL.load_config(name)["_class_name"]
         if kind not in kinds:
             raise ValueError(f"it is a {kind}")
-        autoencoder, loaded = kinds[kind].from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        autoencoder, loaded = kinds[kind].from_pretrained(
+            name, use_safetensors=True, output_loading_info=True
+        )
         if absent := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(absent)} tensors are absent, {absent[0]} among them")
     except (OSError, ValueError, KeyError, TypeError) as error:

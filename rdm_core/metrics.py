@@ -1,4 +1,6 @@
-"""Measures of what a model does with its neighbors. Intervals are 95 % bootstrap intervals over samples."""
+"""Measures of what a model does with its neighbors. Intervals are 95 % bootstrap intervals over
+samples.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +35,14 @@ def estimate(values: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
 
 
 def estimate_over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean of one figure measured once a seed, with Student's 95 % interval; a single seed has none."""
+    """Mean of one figure measured once a seed, with Student's 95 % interval; a single seed has
+    none.
+    """
     array = np.asarray(values, dtype=np.float64)
     mean, count = float(array.mean()), len(array)
-    half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    half = (
+        float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    )
     return Estimate(mean, mean - half, mean + half, count)
 
 
@@ -54,10 +60,11 @@ def denoising_losses(
     batch: int = 128,
     seed: int = 0,
 ) -> np.ndarray:
-    """Mean denoising loss of each sample of `data` [N] at fixed times and noise, so that two calls can be paired.
+    """Mean denoising loss of each sample of `data` [N] at fixed times and noise, so that two calls
+    can be paired.
 
-    `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of another one.
-    Times are the process's own, stratified by drawing `draws` for each sample.
+    `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of
+    another one. Times are the process's own, stratified by drawing `draws` for each sample.
     """
     count, device = len(data), denoiser.null.device
     losses = np.zeros(count)
@@ -67,23 +74,32 @@ def denoising_losses(
     for _ in range(draws):
         for start in range(0, count, batch):
             rows = np.arange(start, min(start + batch, count))
-            context = nothing(len(rows), denoiser.dimension) if null else data.neighbors(other[rows] if shuffled else rows, k)
+            context = (
+                nothing(len(rows), denoiser.dimension)
+                if null
+                else data.neighbors(other[rows] if shuffled else rows, k)
+            )
             times = process.draw_times(len(rows), generator)
             x0 = space.final(data.raw(rows))
             noisy, target = process.corrupt(x0, torch.randn(x0.shape, generator=generator), times)
-            prediction = denoiser(noisy.to(device), process.network_time(times).to(device), context.to(device)).cpu()
+            prediction = denoiser(
+                noisy.to(device), process.network_time(times).to(device), context.to(device)
+            ).cpu()
             losses[rows] += (prediction - target).square().mean(dim=(1, 2, 3)).numpy() / draws
     return losses
 
 
 def nearest_distances(features: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Euclidean distance of each row [N, F] to its nearest row of `others` [M, F]: [N]."""
-    return torch.cdist(torch.from_numpy(features), torch.from_numpy(others)).min(dim=1).values.numpy()
+    return (
+        torch.cdist(torch.from_numpy(features), torch.from_numpy(others)).min(dim=1).values.numpy()
+    )
 
 
 def copy_rate(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> float:
-    """Share of samples [N, F] that lie nearer to a known image [L, F] (training or database) than 1 % of held-out real
-    images [M, F] do. A model that copies no more than chance makes it has a rate of about 0.01.
+    """Share of samples [N, F] that lie nearer to a known image [L, F] (training or database) than 1
+    % of held-out real images [M, F] do. A model that copies no more than chance makes it has a rate
+    of about 0.01.
     """
     threshold = np.quantile(nearest_distances(real, known), 0.01)
     return float((nearest_distances(samples, known) <= threshold).mean())

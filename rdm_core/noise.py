@@ -1,7 +1,8 @@
 """Forward processes: clean final latents -> noisy ones, and what the network is asked to predict.
 
-Both are x_t = alpha_t x0 + sigma_t n, and have the same methods. Times are float [B] in 0..1, 1 = most noise;
-`network_time` is what the network's time embedding sees. Letters: x0 clean [B, C, h, w], n noise ~ N(0, I), t time.
+Both are x_t = alpha_t x0 + sigma_t n, and have the same methods. Times are float [B] in 0..1, 1 =
+most noise; `network_time` is what the network's time embedding sees. Letters: x0 clean [B, C, h,
+w], n noise ~ N(0, I), t time.
 """
 
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ def _over(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Straight paths, alpha = 1 - t and sigma = t, with target n - x0 (rectified flow, arXiv 2209.03003).
+    """Straight paths, alpha = 1 - t and sigma = t, with target n - x0 (rectified flow, arXiv
+    2209.03003).
 
-    Times are logit-normal, sigmoid(N(time_mean, 1)) (arXiv 2403.03206, eq. 19): a larger mean trains more where an image
-    is decided, a smaller one where it is finished.
+    Times are logit-normal, sigmoid(N(time_mean, 1)) (arXiv 2403.03206, eq. 19): a larger mean
+    trains more where an image is decided, a smaller one where it is finished.
     """
 
     time_mean: float = 0.0
@@ -36,7 +38,9 @@ class FlowMatching:
         """(alpha_t, sigma_t), each [B]."""
         return 1 - t, t
 
-    def corrupt(self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def corrupt(
+        self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
         return x0 + _over(t, x0) * (n - x0), n - x0
 
@@ -48,7 +52,9 @@ class FlowMatching:
         """1 for every sample [B]: the weighting is in how times are drawn."""
         return torch.ones_like(t)
 
-    def clean(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def clean(
+        self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x0, n) that a prediction at x_t stands for."""
         return x - _over(t, x) * prediction, x + _over(1 - t, x) * prediction
 
@@ -59,23 +65,29 @@ class FlowMatching:
 
 @dataclass(frozen=True)
 class Diffusion:
-    """alpha_t^2 = a_t, sigma_t^2 = 1 - a_t over 1000 steps of scaled-linear betas, uniform times: the 2022 model.
+    """alpha_t^2 = a_t, sigma_t^2 = 1 - a_t over 1000 steps of scaled-linear betas, uniform times:
+    the 2022 model.
 
-    Targets: the noise (DDPM, arXiv 2006.11239, eq. 4 and 14) or the velocity alpha n - sigma x0 (arXiv 2202.00512, app. D).
+    Targets: the noise (DDPM, arXiv 2006.11239, eq. 4 and 14) or the velocity alpha n - sigma x0
+    (arXiv 2202.00512, app. D).
     """
 
     beta_start: float = 0.0015
     beta_end: float = 0.0195
     velocity: bool = False
     min_snr_gamma: float = 0.0
-    """Loss weights min(snr, gamma) / snr for noise, / (snr + 1) for velocity (arXiv 2303.09556, sec. 3.4); 0: all 1."""
+    """Loss weights min(snr, gamma) / snr for noise, / (snr + 1) for velocity (arXiv 2303.09556,
+    sec. 3.4); 0: all 1.
+    """
     zero_terminal_snr: bool = False
     """Betas rescaled so that the last step is pure noise (arXiv 2305.08891, alg. 1)."""
 
     @cached_property
     def alphas(self) -> torch.Tensor:
         """Cumulative products a_0..a_999, float32 [1000]."""
-        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, NETWORK_TIMES, dtype=torch.float64)
+        roots = torch.linspace(
+            self.beta_start**0.5, self.beta_end**0.5, NETWORK_TIMES, dtype=torch.float64
+        )
         alphas = torch.cumprod(1 - roots**2, dim=0).sqrt()
         if self.zero_terminal_snr:
             alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
@@ -90,7 +102,9 @@ class Diffusion:
         a = self.alphas[self.network_time(t).cpu().long()].to(t)
         return a.sqrt(), (1 - a).sqrt()
 
-    def corrupt(self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def corrupt(
+        self, x0: torch.Tensor, n: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
         alpha, sigma = (_over(scale, x0) for scale in self.scales(t))
         return alpha * x0 + sigma * n, alpha * n - sigma * x0 if self.velocity else n
@@ -108,7 +122,9 @@ class Diffusion:
         kept = snr.clamp(max=self.min_snr_gamma)
         return kept / (snr + 1) if self.velocity else kept / snr
 
-    def clean(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def clean(
+        self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x0, n) that a prediction at x_t stands for."""
         alpha, sigma = (_over(scale, x) for scale in self.scales(t))
         if self.velocity:
@@ -130,4 +146,6 @@ def process_of(config: NoiseConfig) -> Process:
     if config.process == "flow":
         return FlowMatching(config.time_mean)
     velocity = config.process == "velocity"
-    return Diffusion(config.beta_start, config.beta_end, velocity, config.min_snr_gamma, config.zero_terminal_snr)
+    return Diffusion(
+        config.beta_start, config.beta_end, velocity, config.min_snr_gamma, config.zero_terminal_snr
+    )

@@ -1,6 +1,8 @@
-"""How a set of images compares with real ones, in the features of some network: distance, fidelity, diversity, copying.
+"""How a set of images compares with real ones, in the features of some network: distance, fidelity,
+diversity, copying.
 
-All functions take features [N, F]; which network they come from decides what the numbers mean (`rdm_core.features`).
+All functions take features [N, F]; which network they come from decides what the numbers mean
+(`rdm_core.features`).
 """
 
 import io
@@ -18,7 +20,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from rdm_core.metrics import copy_rate
 
 MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")
-"""fd, kid: lower is better. precision, density: do samples look real; recall, coverage: is everything real reached."""
+"""fd, kid: lower is better. precision, density: do samples look real; recall, coverage: is
+everything real reached.
+"""
 NEAREST_PRECISION, NEAREST_DENSITY = 3, 5
 """k of the two pairs of measures, as in their papers."""
 KID_SUBSETS, KID_SUBSET_SIZE = 50, 100
@@ -36,17 +40,25 @@ class _Features(nn.Module):
         return features
 
 
-def quality(samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """MEASURES of samples [N, F] against real images [M, F]; `known` [L, F] are training and database images.
+def quality(
+    samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int = 0
+) -> dict[str, float]:
+    """MEASURES of samples [N, F] against real images [M, F]; `known` [L, F] are training and
+    database images.
 
-    Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over random subsets),
-    precision and recall (arXiv 1904.06991, k = 3), density and coverage (arXiv 2002.09797, k = 5), and the copy rate of
-    `rdm_core.metrics`. Raises ValueError for fewer than 10 of either.
+    Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
+    random subsets), precision and recall (arXiv 1904.06991, k = 3), density and coverage (arXiv
+    2002.09797, k = 5), and the copy rate of `rdm_core.metrics`. Raises ValueError for fewer than 10
+    of either.
     """
     if min(len(samples), len(real)) <= 2 * NEAREST_DENSITY:
-        raise ValueError(f"{len(samples)} samples and {len(real)} real images are too few to compare")
+        raise ValueError(
+            f"{len(samples)} samples and {len(real)} real images are too few to compare"
+        )
     with redirect_stdout(io.StringIO()):  # it prints the two counts
-        near, far = (compute_prdc(real, samples, nearest_k=k) for k in (NEAREST_PRECISION, NEAREST_DENSITY))
+        near, far = (
+            compute_prdc(real, samples, nearest_k=k) for k in (NEAREST_PRECISION, NEAREST_DENSITY)
+        )
     return {
         "fd": frechet_distance(samples, real),
         "kid": kernel_distance(samples, real, seed),
@@ -59,7 +71,9 @@ def quality(samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int 
 
 
 def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two sets of features; at least 0, whatever was rounded."""
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two sets of features; at least 0,
+    whatever was rounded.
+    """
     metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
     _update(metric.set_dtype(torch.float64), samples, real)
     return max(0.0, metric.compute().item())
@@ -69,9 +83,13 @@ def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> flo
     """Squared maximum mean discrepancy under a polynomial kernel of degree 3."""
     size = min(KID_SUBSET_SIZE, len(samples), len(real))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it keeps the features, which are ours already
+        warnings.simplefilter(
+            "ignore"
+        )  # it says that it keeps the features, which are ours already
         torch.manual_seed(seed)
-        metric = KernelInceptionDistance(feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=size)
+        metric = KernelInceptionDistance(
+            feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=size
+        )
         _update(metric, samples, real)
         return metric.compute()[0].item()
 

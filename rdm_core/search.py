@@ -1,4 +1,6 @@
-"""Search: which rows of a database are nearest to a query. Scores are cosines, so larger is nearer."""
+"""Search: which rows of a database are nearest to a query. Scores are cosines, so larger is
+nearer.
+"""
 
 import logging
 import time
@@ -27,13 +29,17 @@ from rdm_core.exact import (
 NO_ROW = -1
 NO_SCORE = -2.0
 EXTRA_ROWS = 8
-"""Asked for beyond k at first, for those that will be left out; more follow for queries that need them."""
+"""Asked for beyond k at first, for those that will be left out; more follow for queries that need
+them.
+"""
 HELD_BYTES = 2 * 2**30
 """What a database that is searched again and again may take in memory."""
 TILE_BYTES = 256 * 2**20
 """Of float32, that a stored float16 database is converted into at a time."""
 MANY_PRODUCTS = 50_000_000_000
-"""Queries times rows times dimensions from which it pays to look for the fastest way to multiply."""
+"""Queries times rows times dimensions from which it pays to look for the fastest way to
+multiply.
+"""
 MOST_NEIGHBORS = 64
 """For more, so many rows are near the last one that scoring them costs what faiss does."""
 TRIED_SHARE = 1 / 50
@@ -49,9 +55,10 @@ def search_exact(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unit queries [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not).
 
-    Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k > N the rest is
-    NO_ROW with NO_SCORE. Holds one tile of the database in memory at a time. Large searches go by `rdm_core.exact`, over
-    every GPU or where this CPU is faster so with these data; the others, and queries that it gives up, by faiss.
+    Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k
+    > N the rest is NO_ROW with NO_SCORE. Holds one tile of the database in memory at a time. Large
+    searches go by `rdm_core.exact`, over every GPU or where this CPU is faster so with these data;
+    the others, and queries that it gives up, by faiss.
     """
     if len(queries) * vectors.size < MANY_PRODUCTS or k > min(MOST_NEIGHBORS, len(vectors)):
         return search_in_fp32(queries, vectors, k, tile_rows)
@@ -69,8 +76,8 @@ def search_exact(
 
 
 def int8_pays(queries: np.ndarray, vectors: np.ndarray, k: int) -> bool:
-    """Whether this CPU searches these data faster by int8 than by faiss, measured the whole way from
-    stored rows to scores in fp32 on some of the queries and rows, evenly spread.
+    """Whether this CPU searches these data faster by int8 than by faiss, measured the whole way
+    from stored rows to scores in fp32 on some of the queries and rows, evenly spread.
 
     Reducing the rows, which all queries share, counts by the share that is tried, and queries that
     are given up count twice. The first tile of a search, which is what is tried here, has the most
@@ -117,7 +124,9 @@ def search_in_fp32(
     room = torch.empty(min(tile_rows, len(vectors)), vectors.shape[1])
     for start in range(0, len(vectors), tile_rows):
         tile = vectors[start : start + tile_rows]
-        if tile.dtype != np.float32:  # numpy's own conversion from float16 takes eight times as long
+        if (
+            tile.dtype != np.float32
+        ):  # numpy's own conversion from float16 takes eight times as long
             tile = room[: len(tile)].copy_(torch.from_numpy(np.array(tile))).numpy()
         near, at = _nearest(queries, tile, k)
         rows = np.concatenate([rows, at + start], axis=1)
@@ -137,9 +146,13 @@ def rows_of_a_tile(vectors: np.ndarray) -> int:
 
 
 def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows [Q, k] of one tile. Which of the rows that tie for the last place faiss keeps is chance; here the
-    lowest are kept, so that equal vectors in a database give the same neighbors however it is tiled."""
-    scores, rows = faiss.knn(queries, tile, min(k + 1, len(tile)), metric=faiss.METRIC_INNER_PRODUCT)
+    """Scores and rows [Q, k] of one tile. Which of the rows that tie for the last place faiss keeps
+    is chance; here the lowest are kept, so that equal vectors in a database give the same neighbors
+    however it is tiled.
+    """
+    scores, rows = faiss.knn(
+        queries, tile, min(k + 1, len(tile)), metric=faiss.METRIC_INNER_PRODUCT
+    )
     if k < len(tile):
         for tied in np.flatnonzero(scores[:, k] == scores[:, k - 1]):
             every = tile @ queries[tied]
@@ -149,8 +162,14 @@ def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def held(vectors: np.ndarray, most_bytes: int = HELD_BYTES) -> np.ndarray:
-    """Vectors [N, D] as float32 in memory, for many searches, where that takes no more than `most_bytes`; else as they are."""
-    return np.ascontiguousarray(vectors, dtype=np.float32) if 4 * vectors.size <= most_bytes else vectors
+    """Vectors [N, D] as float32 in memory, for many searches, where that takes no more than
+    `most_bytes`; else as they are.
+    """
+    return (
+        np.ascontiguousarray(vectors, dtype=np.float32)
+        if 4 * vectors.size <= most_bytes
+        else vectors
+    )
 
 
 def search_neighbors(
@@ -163,9 +182,10 @@ def search_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact neighbors [Q, k] of unit queries [Q, D], without the rows that are no answer.
 
-    These are the rows of the query's own group (crops of one image, works of one author: object arrays [Q] and [N], or
-    [Q, G] and [N, G] for several kinds of group; None belongs to no group) and, below a cap of 1, rows whose score is above
-    it, which are near-duplicates. Exact because a query whose list came out too short is asked again for more rows.
+    These are the rows of the query's own group (crops of one image, works of one author: object
+    arrays [Q] and [N], or [Q, G] and [N, G] for several kinds of group; None belongs to no group)
+    and, below a cap of 1, rows whose score is above it, which are near-duplicates. Exact because a
+    query whose list came out too short is asked again for more rows.
     """
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
@@ -188,7 +208,9 @@ def search_neighbors(
     return rows, scores
 
 
-def _in_group(query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _in_group(
+    query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
     """Whether each row [Q, K] is of its query's own group, in any kind of group."""
     banned = np.zeros(rows.shape, bool)
     for queries, database in zip(query_groups.T, database_groups.T, strict=True):
@@ -198,10 +220,12 @@ def _in_group(query_groups: np.ndarray, database_groups: np.ndarray, rows: np.nd
 
 
 def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
-    """Build an approximate inner-product index over unit vectors [N, D] with autofaiss, save it, return its recipe.
+    """Build an approximate inner-product index over unit vectors [N, D] with autofaiss, save it,
+    return its recipe.
 
-    autofaiss chooses the recipe by size and the `memory` the index may take; what it chose is recorded because its tuning
-    is by stopwatch. Building takes up to as much again. Raises RequestError when the memory is not enough.
+    autofaiss chooses the recipe by size and the `memory` the index may take; what it chose is
+    recorded because its tuning is by stopwatch. Building takes up to as much again. Raises
+    RequestError when the memory is not enough.
     """
     import autofaiss  # with pandas and more: half a second that a search does not need
     from autofaiss.utils.cast import cast_bytes_to_memory_string, cast_memory_to_bytes
@@ -213,7 +237,8 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
         metric_type="ip",
         max_index_memory_usage=memory,
         current_memory_available=with_room,
-        nb_cores=faiss.omp_get_max_threads(),  # it would set this process to all cores, and leave it so
+        # it would set this process to all cores, and leave it so
+        nb_cores=faiss.omp_get_max_threads(),
         verbose=logging.CRITICAL,  # what it would say is in the exception
     )
     if index is None:
@@ -230,7 +255,9 @@ def unit_queries(vectors: np.ndarray, dimension: int, where: str | Path) -> np.n
     """
     queries = np.atleast_2d(vectors)
     if queries.ndim != 2 or queries.shape[1] != dimension or queries.dtype.kind not in "fiu":
-        what = f"it holds {queries.dtype} {list(np.shape(vectors))}, a query has {dimension} numbers"
+        what = (
+            f"it holds {queries.dtype} {list(np.shape(vectors))}, a query has {dimension} numbers"
+        )
         raise RequestError(where, what, "Give vectors of the database's own encoder.")
     if not len(queries):
         raise RequestError(where, "it holds no vector", "Give at least one.")
@@ -256,12 +283,15 @@ class Setting:
     """95 % are."""
 
 
-def tune_index(path: Path, queries: np.ndarray, exact: np.ndarray, recall_target: float) -> list[Setting]:
-    """Set a saved index to the least effort that finds `recall_target` of the exact rows [Q, K] of queries [Q, D], or to its
-    most if none does.
+def tune_index(
+    path: Path, queries: np.ndarray, exact: np.ndarray, recall_target: float
+) -> list[Setting]:
+    """Set a saved index to the least effort that finds `recall_target` of the exact rows [Q, K] of
+    queries [Q, D], or to its most if none does.
 
-    Efforts double from 8 to 4,096; each that was tried is returned with its recall and latency, the chosen one last. An
-    index without an effort to set (Flat) gives one row. Unlike autofaiss's tuning, the clock has no say in what is chosen.
+    Efforts double from 8 to 4,096; each that was tried is returned with its recall and latency, the
+    chosen one last. An index without an effort to set (Flat) gives one row. Unlike autofaiss's
+    tuning, the clock has no say in what is chosen.
     """
     index = faiss.read_index(str(path))
     measured: list[Setting] = []
@@ -276,15 +306,25 @@ def tune_index(path: Path, queries: np.ndarray, exact: np.ndarray, recall_target
 
 
 def _settings(index: Any) -> list[str]:
-    inner = faiss.downcast_index(index.index if isinstance(index, faiss.IndexPreTransform) else index)
+    inner = faiss.downcast_index(
+        index.index if isinstance(index, faiss.IndexPreTransform) else index
+    )
     name = {"IndexHNSW": "efSearch", "IndexIVF": "nprobe"}
-    kind = next((word for base, word in name.items() if isinstance(inner, getattr(faiss, base))), None)
+    kind = next(
+        (word for base, word in name.items() if isinstance(inner, getattr(faiss, base))), None
+    )
     most = inner.nlist if kind == "nprobe" else 4096
-    return [f"{kind}={effort}" for effort in (2**n for n in range(3, 13)) if effort < 2 * most] if kind else [""]
+    return (
+        [f"{kind}={effort}" for effort in (2**n for n in range(3, 13)) if effort < 2 * most]
+        if kind
+        else [""]
+    )
 
 
 def measured_setting(index: Any, setting: str, queries: np.ndarray, exact: np.ndarray) -> Setting:
-    """Recall of the exact rows [Q, K], and latency, of a faiss index as it is set, asked one query of [Q, D] at a time."""
+    """Recall of the exact rows [Q, K], and latency, of a faiss index as it is set, asked one query
+    of [Q, D] at a time.
+    """
     found, milliseconds = [], []
     for query in np.ascontiguousarray(queries, dtype=np.float32):
         began = time.perf_counter()
@@ -295,14 +335,18 @@ def measured_setting(index: Any, setting: str, queries: np.ndarray, exact: np.nd
 
 
 class Searcher:
-    """Answers queries over one database: by its approximate index if it has one, exactly otherwise."""
+    """Answers queries over one database: by its approximate index if it has one, exactly
+    otherwise.
+    """
 
     def __init__(self, vectors: np.ndarray, faiss_file: Path | None = None) -> None:
         self.vectors = vectors
         self.index = faiss.read_index(str(faiss_file), faiss.IO_FLAG_MMAP) if faiss_file else None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Unit queries [Q, D] -> rows int64 [Q, k], scores float32 [Q, k], nearest first, NO_ROW where there are fewer."""
+        """Unit queries [Q, D] -> rows int64 [Q, k], scores float32 [Q, k], nearest first, NO_ROW
+        where there are fewer.
+        """
         if self.index is None:
             return search_exact(queries, self.vectors, k)
         scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
@@ -310,7 +354,11 @@ class Searcher:
 
 
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted; 1 where there is none."""
-    hits = sum(len(set(f[f != NO_ROW]) & set(e[e != NO_ROW])) for f, e in zip(found, exact, strict=True))
+    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted; 1
+    where there is none.
+    """
+    hits = sum(
+        len(set(f[f != NO_ROW]) & set(e[e != NO_ROW])) for f, e in zip(found, exact, strict=True)
+    )
     wanted = int((exact != NO_ROW).sum())
     return hits / wanted if wanted else 1.0

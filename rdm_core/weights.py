@@ -12,14 +12,22 @@ from rdm_core.denoiser import Denoiser, build_denoiser, parameter_count
 from rdm_core.train import State
 
 
-def publish_weights(directory: Path, config: DenoiserConfig, state: State, facts: Mapping[str, Any]) -> None:
+def publish_weights(
+    directory: Path, config: DenoiserConfig, state: State, facts: Mapping[str, Any]
+) -> None:
     """Write the running mean in a checkpoint's `state` as a weights folder.
 
     `facts` holds the latent space, its side and the encoder, as `flows.train_rdm` collects them.
     """
-    channels, side, dimension = facts["space"]["channels"], facts["latent_side"], facts["encoder"]["dimension"]
+    channels, side, dimension = (
+        facts["space"]["channels"],
+        facts["latent_side"],
+        facts["encoder"]["dimension"],
+    )
     denoiser = build_denoiser(config, channels, side, dimension)
-    set_parameters(denoiser, {name: state[f"ema/{name}"] for name, _ in denoiser.named_parameters()})
+    set_parameters(
+        denoiser, {name: state[f"ema/{name}"] for name, _ in denoiser.named_parameters()}
+    )
     if denoiser.settings["remove_means"]:
         denoiser.set_means(state["buffers/means"])
     denoiser.save(directory, dict(facts) | {"parameters": parameter_count(denoiser)})
@@ -33,10 +41,15 @@ def set_parameters(denoiser: Denoiser, values: Mapping[str, np.ndarray]) -> None
 
 
 def model_card(name: str, facts: Mapping[str, Any], licences: Mapping[str, int]) -> str:
-    """What the folder is, in words: how to use it, what it was trained on, and under which licences that was."""
+    """What the folder is, in words: how to use it, what it was trained on, and under which licences
+    that was.
+    """
     encoder, trained_on = facts["encoder"], facts["trained_on"]
     rows = "\n".join(f"| {licence} | {count:,} |" for licence, count in licences.items())
-    inputs = "\n".join(f"| {role} | {a['name']} | {a['id']} | {a['fingerprint']} |" for role, a in trained_on.items())
+    inputs = "\n".join(
+        f"| {role} | {a['name']} | {a['id']} | {a['fingerprint']} |"
+        for role, a in trained_on.items()
+    )
     return f"""---
 library_name: diffusers
 tags: [retrieval-augmented, diffusion]

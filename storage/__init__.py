@@ -1,1 +1,3 @@
-"""Bytes, schemas and manifests: everything the project keeps on disk. Knows nothing of torch, Prefect or models."""
+"""Bytes, schemas and manifests: everything the project keeps on disk. Knows nothing of torch,
+Prefect or models.
+"""

@@ -15,4 +15,6 @@ def open_array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
-        raise FormatError(path, f"not a plain array ({error})", "Run `rdm check`, then build it again.") from error
+        raise FormatError(
+            path, f"not a plain array ({error})", "Run `rdm check`, then build it again."
+        ) from error

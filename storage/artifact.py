@@ -1,7 +1,8 @@
 """An artifact is a directory that is whole or absent: Plan -> parts -> Manifest.
 
-How one is built stands in storage.build. Two identities: the *plan's id* says whether a build answers a request; the
-*fingerprint*, a hash over the parts' hashes, is what downstream artifacts record as their input.
+How one is built stands in storage.build. Two identities: the *plan's id* says whether a build
+answers a request; the *fingerprint*, a hash over the parts' hashes, is what downstream artifacts
+record as their input.
 """
 
 import json
@@ -25,7 +26,9 @@ THREADS_THAT_HASH = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that changes the bytes of an artifact, and nothing else (no device, no worker count)."""
+    """Everything that changes the bytes of an artifact, and nothing else (no device, no worker
+    count).
+    """
 
     kind: str
     name: str
@@ -37,7 +40,12 @@ class Plan:
     @cached_property
     def id(self) -> str:
         """12 hex digits: equal for equal requests."""
-        identity = {"format": FORMAT_VERSION, "kind": self.kind, "parameters": self.parameters, "inputs": self.inputs}
+        identity = {
+            "format": FORMAT_VERSION,
+            "kind": self.kind,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+        }
         return sha256_of(canonical_json(identity))[:12]
 
 
@@ -50,13 +58,17 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested parameters as one level; dots go inside."""
     found: dict[str, Any] = {}
     for key, item in values.items():
-        found |= flat(item, f"{before}{key}.") if isinstance(item, Mapping) else {f"{before}{key}": item}
+        found |= (
+            flat(item, f"{before}{key}.") if isinstance(item, Mapping) else {f"{before}{key}": item}
+        )
     return found
 
 
 @dataclass(frozen=True)
 class PartFile:
-    """One file of a part; `path` is relative to the artifact's directory and the part's prefix, with forward slashes."""
+    """One file of a part; `path` is relative to the artifact's directory and the part's prefix,
+    with forward slashes.
+    """
 
     path: str
     bytes: int
@@ -73,20 +85,35 @@ class Part:
     counts: Mapping[str, int] = field(default_factory=dict)
     """What was counted while writing, for example rejects by reason."""
     made_from: str = ""
-    """`made_from` of everything that determines its bytes: a new version takes over the parts where it is equal."""
+    """`made_from` of everything that determines its bytes: a new version takes over the parts where
+    it is equal.
+    """
     prefix: str = ""
-    """Folder that its files lie in: of the attempt that wrote it in an object store, none on a disk."""
+    """Folder that its files lie in: of the attempt that wrote it in an object store, none on a
+    disk.
+    """
 
     @property
     def content(self) -> str:
-        """The hashes of its files, whatever they are called: what a part that is made from this one is made from."""
+        """The hashes of its files, whatever they are called: what a part that is made from this one
+        is made from.
+        """
         return made_from(*(f.sha256 for f in self.files))
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Part":
-        """The part a manifest or part record describes. Raises ValueError, KeyError or TypeError for anything else."""
+        """The part a manifest or part record describes. Raises ValueError, KeyError or TypeError
+        for anything else.
+        """
         files = tuple(PartFile(**f) for f in value["files"])
-        part = Part(value["name"], value["rows"], files, value["counts"], value["made_from"], value.get("prefix", ""))
+        part = Part(
+            value["name"],
+            value["rows"],
+            files,
+            value["counts"],
+            value["made_from"],
+            value.get("prefix", ""),
+        )
         layout.checked_part(part.name, part.prefix, (f.path for f in files))
         return part
 
@@ -135,12 +162,20 @@ class Artifact:
         return dict(sorted(total.items()))
 
     def file(self, relative: str) -> Path:
-        """The path of one of the artifact's files or folders; from an object store it is fetched when it is asked for."""
-        return remote.local_path(self.directory, self._listed, relative) if self._prefixed else self.directory / relative
+        """The path of one of the artifact's files or folders; from an object store it is fetched
+        when it is asked for.
+        """
+        return (
+            remote.local_path(self.directory, self._listed, relative)
+            if self._prefixed
+            else self.directory / relative
+        )
 
     def files(self, suffix: str) -> list[Path]:
         """The files that end with `suffix`, in part order."""
-        wanted = [(part.prefix, f) for part in self.parts for f in part.files if f.path.endswith(suffix)]
+        wanted = [
+            (part.prefix, f) for part in self.parts for f in part.files if f.path.endswith(suffix)
+        ]
         return remote.local_paths(self.directory, wanted)
 
     @cached_property
@@ -154,11 +189,14 @@ class Artifact:
 
 def fingerprint_of(parts: Sequence[Part]) -> str:
     """16 hex digits over every file's path and hash: equal bytes, equal fingerprint."""
-    return sha256_of(canonical_json([[f.path, f.sha256] for part in parts for f in part.files]))[:16]
+    return sha256_of(canonical_json([[f.path, f.sha256] for part in parts for f in part.files]))[
+        :16
+    ]
 
 
 def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
-    """Open `name` (the current version) or `name@id`, after checking that its files have their sizes.
+    """Open `name` (the current version) or `name@id`, after checking that its files have their
+    sizes.
 
     Raises ArtifactMissing, ArtifactDamaged or FormatError.
     """
@@ -166,13 +204,19 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
     if not identity:
         current = current_id(root, kind, name)
         if current is None:
-            raise ArtifactMissing(f"{remote.shown(root)}/{kind}", f"there is no artifact {kind}/{name}", _present(root, kind))
+            raise ArtifactMissing(
+                f"{remote.shown(root)}/{kind}",
+                f"there is no artifact {kind}/{name}",
+                _present(root, kind),
+            )
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
     remote.follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         raise ArtifactMissing(
-            remote.shown(directory), "it has no manifest, so it was never finished", "Run the command that builds it again."
+            remote.shown(directory),
+            "it has no manifest, so it was never finished",
+            "Run the command that builds it again.",
         )
     artifact = read_manifest(directory)
     check(artifact, hashes=False)
@@ -180,7 +224,8 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
 
 
 def check(artifact: Artifact, hashes: bool = True) -> None:
-    """Compare every file with the manifest: sizes always, sha256 when `hashes`; then every object of a bucket is read.
+    """Compare every file with the manifest: sizes always, sha256 when `hashes`; then every object
+    of a bucket is read.
 
     Raises ArtifactDamaged naming each file.
     """
@@ -189,16 +234,22 @@ def check(artifact: Artifact, hashes: bool = True) -> None:
         found = remote.altered(artifact.directory, artifact.parts)
     if found:
         text = "; ".join(reason for reasons in found.values() for reason in reasons)
-        raise ArtifactDamaged(remote.shown(artifact.directory), text, "Run the command that builds it again.")
+        raise ArtifactDamaged(
+            remote.shown(artifact.directory), text, "Run the command that builds it again."
+        )
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
-    """Every published artifact under the root, or those of one kind or name, by kind, name and version.
+    """Every published artifact under the root, or those of one kind or name, by kind, name and
+    version.
 
     Manifests that cannot be read are left out here and listed by `unreadable`.
     """
     found = (_read_or_error(path.parent) for path in _manifests(root, kind, name))
-    return sorted((a for a in found if isinstance(a, Artifact)), key=lambda a: (a.kind, a.name, a.version, a.id))
+    return sorted(
+        (a for a in found if isinstance(a, Artifact)),
+        key=lambda a: (a.kind, a.name, a.version, a.id),
+    )
 
 
 def unreadable(root: Path, kind: str = "*", name: str = "*") -> list[ArtifactDamaged | FormatError]:
@@ -243,7 +294,8 @@ def damage(
 ) -> dict[str, list[str]]:
     """Part name -> what is wrong with its files; a part that is whole is not in the answer.
 
-    In an object store the sizes are those of a listing, `stored` if given, and `hashes` means the copies in the mirror.
+    In an object store the sizes are those of a listing, `stored` if given, and `hashes` means the
+    copies in the mirror.
     """
     stored = remote.sizes_stored(directory) if stored is None else stored
 
@@ -251,7 +303,11 @@ def damage(
         part, record = item
         path = layout.part_file(directory, part.prefix, record.path)
         try:
-            size = path.stat().st_size if stored is None else stored[path.relative_to(directory).as_posix()]
+            size = (
+                path.stat().st_size
+                if stored is None
+                else stored[path.relative_to(directory).as_posix()]
+            )
             if size != record.bytes:
                 return f"{record.path} has {size} bytes instead of {record.bytes}"
             if hashes and (stored is None or path.is_file()) and sha256_file(path) != record.sha256:
@@ -274,7 +330,8 @@ def damage(
 def read_manifest(directory: Path) -> Artifact:
     """The artifact that a manifest describes; its files are not looked at.
 
-    Raises FormatError for another version of the format, ArtifactDamaged for anything that is no manifest.
+    Raises FormatError for another version of the format, ArtifactDamaged for anything that is no
+    manifest.
     """
     path = layout.manifest_file(directory)
     cure = "Run the command that builds it again."
@@ -289,29 +346,47 @@ def read_manifest(directory: Path) -> Artifact:
             return artifact
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactDamaged(path, f"not a manifest ({error!r})", cure) from error
-    raise FormatError(path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again.")
+    raise FormatError(
+        path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again."
+    )
 
 
-_MANIFEST_FIELDS = ("kind", "name", "id", "version", "fingerprint", "parameters", "inputs", "measured", "created_at")
+_MANIFEST_FIELDS = (
+    "kind",
+    "name",
+    "id",
+    "version",
+    "fingerprint",
+    "parameters",
+    "inputs",
+    "measured",
+    "created_at",
+)
 
 
 def _check_identity(path: Path, artifact: Artifact, cure: str) -> None:
     """A manifest vouches for itself: its id and fingerprint follow from what it lists."""
     planned = Plan(artifact.kind, artifact.name, artifact.parameters, artifact.inputs).id
     if (planned, fingerprint_of(artifact.parts)) != (artifact.id, artifact.fingerprint):
-        raise ArtifactDamaged(path, "its id or fingerprint does not follow from what it lists: it was altered", cure)
+        raise ArtifactDamaged(
+            path, "its id or fingerprint does not follow from what it lists: it was altered", cure
+        )
 
 
 def _manifests(root: Path, kind: str, name: str) -> list[Path]:
     remote.follow_all(root, kind, name, "manifest.json")
     for pattern in (kind, f"{kind}/{name}", f"{kind}/{name}/*"):
         _refuse_closed_folders([root, *root.glob(pattern)])
-    return [path for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")) if path.parts[-4] in layout.KINDS]
+    return [
+        path
+        for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json"))
+        if path.parts[-4] in layout.KINDS
+    ]
 
 
 def _refuse_closed_folders(paths: Sequence[Path]) -> None:
-    """Raise StorageError for a folder that may not be looked into: a search would pass over it without
-    a word, and nothing be said of what lies there.
+    """Raise StorageError for a folder that may not be looked into: a search would pass over it
+    without a word, and nothing be said of what lies there.
     """
     for path in paths:
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
@@ -330,5 +405,13 @@ def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:
 
 def _present(root: Path, kind: str) -> str:
     stored = remote.remote_of(root / kind)
-    names = stored.folders() if stored else sorted(path.parent.name for path in (root / kind).glob("*/current"))
-    return f"Present: {', '.join(names)}." if names else f"Nothing of kind {kind} has been built under this root yet."
+    names = (
+        stored.folders()
+        if stored
+        else sorted(path.parent.name for path in (root / kind).glob("*/current"))
+    )
+    return (
+        f"Present: {', '.join(names)}."
+        if names
+        else f"Nothing of kind {kind} has been built under this root yet."
+    )

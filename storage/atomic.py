@@ -10,7 +10,9 @@ from typing import Any
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values, equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def sha256_of(data: bytes) -> str:
@@ -34,21 +36,29 @@ def fsync_path(path: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Move a finished file or directory into place: its bytes are on the disk first, its new name may not be yet."""
+    """Move a finished file or directory into place: its bytes are on the disk first, its new name
+    may not be yet.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.chmod(0o755 if source.is_dir() else 0o644)  # born private; what is published is for every reader
+    source.chmod(
+        0o755 if source.is_dir() else 0o644
+    )  # born private; what is published is for every reader
     fsync_path(source)
     source.replace(target)
 
 
 def publish(source: Path, target: Path) -> None:
-    """Move a finished file or directory into place so that a reader sees all of it or none of it, even after a power cut."""
+    """Move a finished file or directory into place so that a reader sees all of it or none of it,
+    even after a power cut.
+    """
     place(source, target)
     fsync_path(target.parent)
 
 
 def write_bytes(target: Path, data: bytes, durable: bool = True) -> None:
-    """Replace `target` with `data`, atomically. Not `durable`: a power cut may undo it or leave an empty file."""
+    """Replace `target` with `data`, atomically. Not `durable`: a power cut may undo it or leave an
+    empty file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:

@@ -15,14 +15,18 @@ def encoder_text(artifact: Artifact) -> str:
 
 
 def encoder_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Which entries of two encoders' records differ, those of their preprocessing by name: "dimension, resized_as"."""
+    """Which entries of two encoders' records differ, those of their preprocessing by name:
+    "dimension, resized_as".
+    """
     flat, other_flat = ({**record, **record["preprocessing"]} for record in (one, other))
     names = (flat.keys() | other_flat.keys()) - {"preprocessing"}
     return ", ".join(sorted(name for name in names if flat.get(name) != other_flat.get(name)))
 
 
 def same_encoder(one: Artifact, other: Artifact) -> None:
-    """Raise ArtifactMismatch unless both were embedded by one encoder, weights and preprocessing included."""
+    """Raise ArtifactMismatch unless both were embedded by one encoder, weights and preprocessing
+    included.
+    """
     if one.parameters["encoder"] != other.parameters["encoder"]:
         raise ArtifactMismatch(
             f"{one.kind}/{one.name} and {other.kind}/{other.name}",

@@ -1,10 +1,12 @@
 """Which versions can go, and how they go: `collect` is `rdm gc`.
 
-What stays: of every kind and name the current version and the newest few, what those are made from, and what an
-unfinished build is made from. What somebody is building is never touched. A removal that is killed leaves a directory
-without plan and manifest, which is nothing to everybody and goes with the next collection.
+What stays: of every kind and name the current version and the newest few, what those are made from,
+and what an unfinished build is made from. What somebody is building is never touched. A removal
+that is killed leaves a directory without plan and manifest, which is nothing to everybody and goes
+with the next collection.
 
-In an object store nobody knows what other machines are building: there, only what is named as unfinished is taken for it.
+In an object store nobody knows what other machines are building: there, only what is named as
+unfinished is taken for it.
 """
 
 import fcntl
@@ -57,27 +59,47 @@ class Collected:
     """Reference of what could have gone -> why it did not."""
 
 
-def collect(root: Path, keep: int | None = 2, unfinished_of: str = "", dry_run: bool = False) -> Collected:
+def collect(
+    root: Path, keep: int | None = 2, unfinished_of: str = "", dry_run: bool = False
+) -> Collected:
     """Remove the versions that nothing needs, and what a killed removal left behind.
 
-    Of every kind and name the current version and the newest `keep` stay (None: all of them), and with them everything
-    they and the unfinished builds are made from. Unless `keep` is None, the training states of published runs go too.
-    `unfinished_of` ("kind/name" or "all") names unfinished builds that go too. What somebody is building is never touched.
-    Raises StorageError for a wrong `keep` or name, CannotWrite.
+    Of every kind and name the current version and the newest `keep` stay (None: all of them), and
+    with them everything they and the unfinished builds are made from. Unless `keep` is None, the
+    training states of published runs go too. `unfinished_of` ("kind/name" or "all") names
+    unfinished builds that go too. What somebody is building is never touched. Raises StorageError
+    for a wrong `keep` or name, CannotWrite.
     """
-    if keep is not None and keep < 1:  # else the newest number could go, and the next version would get it again
+    if (
+        keep is not None and keep < 1
+    ):  # else the newest number could go, and the next version would get it again
         raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
     selected = _selected(root, unfinished_of)
-    builds = {directory: builder_of(directory) for directory in (unfinished(root, *selected) if selected else ())}
+    builds = {
+        directory: builder_of(directory)
+        for directory in (unfinished(root, *selected) if selected else ())
+    }
     dropped = [directory for directory, builder in builds.items() if not builder]
-    untouched = {_reference(directory): f"{builder} is at it" for directory, builder in builds.items() if builder}
+    untouched = {
+        _reference(directory): f"{builder} is at it"
+        for directory, builder in builds.items()
+        if builder
+    }
     everything = artifacts(root)
     kept = _needed(root, everything, keep, dropped)
     doomed = [Removed(_reference(directory), "unfinished", directory) for directory in dropped]
-    doomed += [Removed(_reference(directory), "leftover", directory) for directory in _leftovers(root, selected)]
-    # What is made from others first: a collection that is killed leaves nothing whose inputs are gone.
+    doomed += [
+        Removed(_reference(directory), "leftover", directory)
+        for directory in _leftovers(root, selected)
+    ]
+    # What is made from others first: a collection that is killed leaves nothing whose inputs are
+    # gone.
     versions = sorted(everything, key=lambda a: (-layout.KINDS.index(a.kind), a.name, a.version))
-    doomed += [Removed(a.reference, "version", a.directory, a.version) for a in versions if a.reference not in kept]
+    doomed += [
+        Removed(a.reference, "version", a.directory, a.version)
+        for a in versions
+        if a.reference not in kept
+    ]
     doomed += _states(versions, kept) if keep else []
     removed: list[Removed] = []
     for one in _with_freed_bytes(doomed):
@@ -127,47 +149,65 @@ def _remove_states(root: Path, doomed: Removed) -> str:
 
 
 def builder_of(directory: Path) -> str | None:
-    """Who builds or trains there right now, in words; None when nobody does. Looking changes nothing."""
+    """Who builds or trains there right now, in words; None when nobody does. Looking changes
+    nothing.
+    """
     return next((who for path in _lock_files(directory) if (who := _holder(path))), None)
 
 
-def _needed(root: Path, everything: Sequence[Artifact], keep: int | None, dropped: Sequence[Path]) -> dict[str, str]:
+def _needed(
+    root: Path, everything: Sequence[Artifact], keep: int | None, dropped: Sequence[Path]
+) -> dict[str, str]:
     """Reference of every version that must stay -> why."""
     known = by_fingerprint(everything)
     why: dict[str, str] = {}
     waiting: deque[tuple[Artifact, str]] = deque()
     for _, members in groupby(everything, key=lambda a: (a.kind, a.name)):
         family = list(members)
-        newest, reason = (family[-keep:], f"one of the newest {keep}") if keep else (family, "not asked for")
+        newest, reason = (
+            (family[-keep:], f"one of the newest {keep}") if keep else (family, "not asked for")
+        )
         waiting += [(a, "current") for a in family if is_current(root, a)]
         waiting += [(a, reason) for a in newest]
         waiting += [(a, f"in use by {who}") for a in family if (who := builder_of(a.directory))]
     for directory in _planned_only(root, everything):
         plan = read_plan(directory)
         if plan and directory not in dropped:
-            waiting += [(a, f"input of {_reference(directory)} (unfinished)") for a in _made_of(plan.inputs, known)]
+            waiting += [
+                (a, f"input of {_reference(directory)} (unfinished)")
+                for a in _made_of(plan.inputs, known)
+            ]
     while waiting:
         artifact, because = waiting.popleft()
         if artifact.reference not in why:
             why[artifact.reference] = because
-            waiting += [(a, f"input of {artifact.reference} ({because})") for a in _made_of(artifact.inputs, known)]
+            waiting += [
+                (a, f"input of {artifact.reference} ({because})")
+                for a in _made_of(artifact.inputs, known)
+            ]
     return why
 
 
-def _made_of(inputs: Mapping[str, str], known: Mapping[str, Sequence[Artifact]]) -> Iterator[Artifact]:
+def _made_of(
+    inputs: Mapping[str, str], known: Mapping[str, Sequence[Artifact]]
+) -> Iterator[Artifact]:
     for fingerprint in inputs.values():
         yield from known.get(fingerprint, ())
 
 
 def _planned_only(root: Path, everything: Sequence[Artifact]) -> list[Path]:
-    """Directories with a plan and no manifest that can be read: unfinished builds, and damaged or foreign versions."""
+    """Directories with a plan and no manifest that can be read: unfinished builds, and damaged or
+    foreign versions.
+    """
     readable = {artifact.directory for artifact in everything}
     plans = (layout.plan_file(directory) for directory in _directories(root))
     return [plan.parent for plan in plans if plan.is_file() and plan.parent not in readable]
 
 
 def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
-    """Kind and name of the unfinished builds that go, "*" for all. Raises StorageError for a name that nothing has."""
+    """Kind and name of the unfinished builds that go, "*" for all. Raises StorageError for a name
+    that nothing has.
+    """
     if unfinished_of in ("", ALL):
         return ("*", "*") if unfinished_of else None
     kind, slash, name = unfinished_of.partition("/")
@@ -181,22 +221,41 @@ def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
 def _leftovers(root: Path, selected: tuple[str, str] | None) -> list[Path]:
     """Directories that are nothing: neither planned nor published, and nobody is at them.
 
-    In an object store a build looks so until its first part is there: only what is selected is taken for nothing.
+    In an object store a build looks so until its first part is there: only what is selected is
+    taken for nothing.
     """
     directories = _directories(root)
     stored = remote.remote_of(root)
     if stored:
-        versions = {tuple(name.split("/")[:3]) for name in (stored.sizes() if selected else ()) if name.count("/") > 2}
+        versions = {
+            tuple(name.split("/")[:3])
+            for name in (stored.sizes() if selected else ())
+            if name.count("/") > 2
+        }
         kind, name = selected or ("", "")
-        directories = [root.joinpath(*v) for v in sorted(versions) if kind in ("*", v[0]) and name in ("*", v[1])]
+        directories = [
+            root.joinpath(*v)
+            for v in sorted(versions)
+            if kind in ("*", v[0]) and name in ("*", v[1])
+        ]
     marks = (layout.plan_file, layout.manifest_file)
-    bare = [directory for directory in directories if not any(mark(directory).exists() for mark in marks)]
-    return [directory for directory in bare if _is_version(root, directory) and not builder_of(directory)]
+    bare = [
+        directory
+        for directory in directories
+        if not any(mark(directory).exists() for mark in marks)
+    ]
+    return [
+        directory
+        for directory in bare
+        if _is_version(root, directory) and not builder_of(directory)
+    ]
 
 
 def _directories(root: Path) -> list[Path]:
     """The directory of every version on this disk, whatever state it is in."""
-    return [path for path in sorted(root.glob("*/*/*")) if path.is_dir() and _is_version(root, path)]
+    return [
+        path for path in sorted(root.glob("*/*/*")) if path.is_dir() and _is_version(root, path)
+    ]
 
 
 def _is_version(root: Path, path: Path) -> bool:
@@ -212,7 +271,9 @@ def _reference(directory: Path) -> str:
 
 
 def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
-    """With what each frees when they go in this order: a file's bytes are freed with the last of its names."""
+    """With what each frees when they go in this order: a file's bytes are freed with the last of
+    its names.
+    """
     gone: Counter[tuple[int, int]] = Counter()
     counted = []
     for one in doomed:
@@ -222,7 +283,10 @@ def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
             with suppress(FileNotFoundError):
                 status = path.lstat()
                 gone[status.st_dev, status.st_ino] += 1
-                if S_ISREG(status.st_mode) and gone[status.st_dev, status.st_ino] == status.st_nlink:
+                if (
+                    S_ISREG(status.st_mode)
+                    and gone[status.st_dev, status.st_ino] == status.st_nlink
+                ):
                     freed += status.st_size
         counted.append(replace(one, freed=freed))
     return counted
@@ -231,13 +295,16 @@ def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
 def _remove(root: Path, doomed: Removed) -> str:
     """Remove a directory that nobody is at; why not, or "" when it is gone.
 
-    Plan and manifest go first, under the lock of publishing: from then on the directory is nothing, and no kill can
-    make it look like a version or an unfinished build again. The build lock goes last: who waits for it finds no rest.
+    Plan and manifest go first, under the lock of publishing: from then on the directory is nothing,
+    and no kill can make it look like a version or an unfinished build again. The build lock goes
+    last: who waits for it finds no rest.
     """
     directory = doomed.directory
     try:
         with told_by_cause(directory), exclusive(layout.lock_file(directory)):
-            with exclusive(layout.publishing_lock_file(root, *directory.parts[-3:-1]), lambda _: None):
+            with exclusive(
+                layout.publishing_lock_file(root, *directory.parts[-3:-1]), lambda _: None
+            ):
                 refusal = _changed_since(root, doomed)
                 if refusal:
                     return refusal
@@ -250,7 +317,9 @@ def _remove(root: Path, doomed: Removed) -> str:
         return f"{holder(layout.lock_file(directory))} is at it"
     finally:
         for empty in (layout.build_directory(directory), directory):
-            with suppress(OSError):  # not empty: it stays, or somebody has begun to build there anew
+            with suppress(
+                OSError
+            ):  # not empty: it stays, or somebody has begun to build there anew
                 empty.rmdir()
     return ""
 
@@ -260,7 +329,10 @@ def _changed_since(root: Path, doomed: Removed) -> str:
     directory = doomed.directory
     kind, name, identity = directory.parts[-3:]
     remote.follow(layout.plan_file(directory), layout.manifest_file(directory))
-    published, planned = layout.manifest_file(directory).is_file(), layout.plan_file(directory).is_file()
+    published, planned = (
+        layout.manifest_file(directory).is_file(),
+        layout.plan_file(directory).is_file(),
+    )
     trainer = next((who for path in _lock_files(directory)[1:] if (who := _holder(path))), None)
     if trainer:
         return f"{trainer} is at it"
@@ -269,7 +341,9 @@ def _changed_since(root: Path, doomed: Removed) -> str:
     if current_id(root, kind, name) == identity:
         if published:
             return "it has just become current"
-        remote.drop(layout.pointer_file(root, kind, name))  # it leads to a version that was damaged and now goes
+        remote.drop(
+            layout.pointer_file(root, kind, name)
+        )  # it leads to a version that was damaged and now goes
     return ""
 
 

@@ -19,8 +19,16 @@ def embeddings_schema(dimension: int) -> pa.Schema:
     return pa.schema(
         [
             column("key", pa.string(), "key of the sample the vector belongs to"),
-            column("source_key", pa.string(), "dataset and original id: equal for every crop of one image"),
-            column("embedding", vector_type(dimension, pa.float16()), "unit vector of the encoder's image tower"),
+            column(
+                "source_key",
+                pa.string(),
+                "dataset and original id: equal for every crop of one image",
+            ),
+            column(
+                "embedding",
+                vector_type(dimension, pa.float16()),
+                "unit vector of the encoder's image tower",
+            ),
             column("norm", pa.float32(), "length of the vector before it was made unit"),
             *[SIDECAR.field(name) for name in CREDIT_COLUMNS],
         ],
@@ -28,25 +36,49 @@ def embeddings_schema(dimension: int) -> pa.Schema:
     )
 
 
-def write_embeddings(directory: Path, part_name: str, sidecar: pa.Table, vectors: np.ndarray, norms: np.ndarray) -> int:
-    """Write one part; `vectors` unit [N, D] float32 and `norms` [N] belong to the N accepted sidecar rows. Returns N."""
+def write_embeddings(
+    directory: Path, part_name: str, sidecar: pa.Table, vectors: np.ndarray, norms: np.ndarray
+) -> int:
+    """Write one part; `vectors` unit [N, D] float32 and `norms` [N] belong to the N accepted
+    sidecar rows. Returns N.
+    """
     schema = embeddings_schema(vectors.shape[1])
-    arrays = {"embedding": vector_array(vectors.astype(np.float16)), "norm": pa.array(norms.astype(np.float32))}
-    columns = [arrays.get(name, sidecar[name] if name in sidecar.schema.names else None) for name in schema.names]
-    write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(columns, schema=schema), plain=["embedding"])
+    arrays = {
+        "embedding": vector_array(vectors.astype(np.float16)),
+        "norm": pa.array(norms.astype(np.float32)),
+    }
+    columns = [
+        arrays.get(name, sidecar[name] if name in sidecar.schema.names else None)
+        for name in schema.names
+    ]
+    write_table(
+        directory / f"{part_name}.parquet",
+        pa.Table.from_arrays(columns, schema=schema),
+        plain=["embedding"],
+    )
     return len(vectors)
 
 
 def without_keys(table: pa.Table, gone: Set[str]) -> pa.Table:
     """The rows whose key is not among those."""
-    return table.filter(pa.array([key not in gone for key in table["key"].to_pylist()], pa.bool_())) if gone else table
+    return (
+        table.filter(pa.array([key not in gone for key in table["key"].to_pylist()], pa.bool_()))
+        if gone
+        else table
+    )
 
 
 def write_embeddings_without(source: Path, directory: Path, part_name: str, gone: Set[str]) -> int:
-    """Write a part with the rows of another but those keys, bit by bit as if it had never held them. Returns their number."""
+    """Write a part with the rows of another but those keys, bit by bit as if it had never held
+    them. Returns their number.
+    """
     kept = without_keys(read_table(source), gone)
     schema = embeddings_schema(kept.schema.field("embedding").type.list_size)
-    write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(kept.columns, schema=schema), plain=["embedding"])
+    write_table(
+        directory / f"{part_name}.parquet",
+        pa.Table.from_arrays(kept.columns, schema=schema),
+        plain=["embedding"],
+    )
     return kept.num_rows
 
 
@@ -58,7 +90,11 @@ def read_columns(embeddings: Artifact, columns: Sequence[str]) -> pa.Table:
 def read_columns_of(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
     """Some columns of every row of some parts. Raises FormatError when there is no part."""
     if not paths:
-        raise FormatError("embeddings", "there is no part to read", "Import images that can be read, then embed again.")
+        raise FormatError(
+            "embeddings",
+            "there is no part to read",
+            "Import images that can be read, then embed again.",
+        )
     return pa.concat_tables(read_table(path, columns) for path in paths)
 
 
@@ -80,7 +116,8 @@ def read_rows(embeddings: Artifact, rows: Sequence[int], columns: Sequence[str])
 
 
 def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
-    """All vectors [N, D] float32, of unit length again after float16, and their raw norms [N] float32.
+    """All vectors [N, D] float32, of unit length again after float16, and their raw norms [N]
+    float32.
 
     Raises FormatError when the artifact has no row, or one without a direction.
     """
@@ -97,11 +134,17 @@ def vector_parts(embeddings: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]
             empty = False
             yield _unit(vectors_of(table, "embedding"), path), table["norm"].to_numpy()
     if empty:
-        raise FormatError(embeddings.directory, "holds no embedding", "Import images that can be read, then embed again.")
+        raise FormatError(
+            embeddings.directory,
+            "holds no embedding",
+            "Import images that can be read, then embed again.",
+        )
 
 
 def end_vectors(embeddings: Artifact) -> np.ndarray:
-    """The first and the last vector, unit float32 [2, D]; only the parts that hold them are read."""
+    """The first and the last vector, unit float32 [2, D]; only the parts that hold them are
+    read.
+    """
     parts = [part for part in embeddings.parts if part.rows]
     ends = []
     for part, row in ((parts[0], 0), (parts[-1], -1)):
@@ -114,12 +157,17 @@ def _unit(vectors: np.ndarray, path: Path) -> np.ndarray:
     vectors = vectors.astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))).tolist():
-        what = f"the vector of row {wrong[0]} has no direction (its length is {lengths[wrong[0], 0]})"
+        what = (
+            f"the vector of row {wrong[0]} has no direction (its length is {lengths[wrong[0], 0]})"
+        )
         raise FormatError(path, what, "Embed the images again.")
     return vectors / lengths
 
 
 def licence_counts(embeddings: Artifact) -> dict[str, int]:
     """How many rows carry each licence, most first; 'not stated' where the dataset gives none."""
-    counts = Counter(licence or "not stated" for licence in read_columns(embeddings, ["licence"])["licence"].to_pylist())
+    counts = Counter(
+        licence or "not stated"
+        for licence in read_columns(embeddings, ["licence"])["licence"].to_pylist()
+    )
     return dict(counts.most_common())

@@ -27,7 +27,9 @@ _DISK = {
 
 
 def as_text(text: str) -> str:
-    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a letter."""
+    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a
+    letter.
+    """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a letter: it came out of JSON, not from a disk
@@ -88,7 +90,9 @@ class Unreachable(StorageError):
 
 @contextmanager
 def told_by_cause(directory: Path) -> Iterator[None]:
-    """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is lost."""
+    """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is
+    lost.
+    """
     try:
         yield
     except OSError as error:
@@ -96,5 +100,7 @@ def told_by_cause(directory: Path) -> Iterator[None]:
             raise
         what = f"cannot be written: {os.strerror(error.errno)}"
         raise CannotWrite(  # of a mirror too it is this disk that is full
-            str(directory), what, f"{_DISK[error.errno]} and run the same command again: it continues where it stopped."
+            str(directory),
+            what,
+            f"{_DISK[error.errno]} and run the same command again: it continues where it stopped.",
         ) from error

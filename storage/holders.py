@@ -1,4 +1,6 @@
-"""Who under a root still holds some samples, and which runs were trained on them: what a removal has to tell."""
+"""Who under a root still holds some samples, and which runs were trained on them: what a removal
+has to tell.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -26,7 +28,9 @@ _HOLDS = {
     "samples": "images drawn from them",
 }
 _THROUGH = {"index": ("vectors", "embeddings"), "reports": ("images drawn from them", "samples")}
-"""Kind whose files name no sample -> what it holds, and the kind of its input that it has it from."""
+"""Kind whose files name no sample -> what it holds, and the kind of its input that it has it
+from.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Holder:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that was trained on a version that held some of the samples, or on one that cannot be asked any more."""
+    """A run that was trained on a version that held some of the samples, or on one that cannot be
+    asked any more.
+    """
 
     reference: str
     finished: bool
@@ -72,26 +78,46 @@ Read = dict[tuple[int, int], list[str]]
 
 
 def holders(root: Path, removed: Set[str]) -> list[Holder]:
-    """Every version of every name, and every unfinished build, that holds one of the samples on the list."""
+    """Every version of every name, and every unfinished build, that holds one of the samples on the
+    list.
+    """
     things, read = list(_things(root)), Read()
-    found = [holder for thing in things if thing.kind in _HOLDS and (holder := _holder(thing, removed, read))]
-    sources = {(holder.reference.partition("/")[0], holder.fingerprint): holder.keys for holder in found}
+    found = [
+        holder
+        for thing in things
+        if thing.kind in _HOLDS and (holder := _holder(thing, removed, read))
+    ]
+    sources = {
+        (holder.reference.partition("/")[0], holder.fingerprint): holder.keys for holder in found
+    }
     for thing in things:
         what, kind = _THROUGH.get(thing.kind, ("", ""))
-        keys = {key for fingerprint in thing.inputs.values() for key in sources.get((kind, fingerprint), ())}
+        keys = {
+            key
+            for fingerprint in thing.inputs.values()
+            for key in sources.get((kind, fingerprint), ())
+        }
         if keys:
             found.append(Holder(thing.reference, what, tuple(sorted(keys)), thing.fingerprint))
     return found + [Holder(error.where, MAY_HOLD, (), None) for error in unreadable(root)]
 
 
 def trained_on(root: Path, found: Iterable[Holder]) -> list[TrainedRun]:
-    """The runs, finished or not, among whose inputs is one of the holders, or something that is not under this root."""
+    """The runs, finished or not, among whose inputs is one of the holders, or something that is not
+    under this root.
+    """
     held = {holder.fingerprint: holder.reference for holder in found if holder.fingerprint}
     present = {artifact.fingerprint for artifact in artifacts(root)}
     runs = []
     for run in _things(root, "runs"):
-        named = {role: held[fingerprint] for role, fingerprint in run.inputs.items() if fingerprint in held}
-        unknown = tuple(role for role, fingerprint in run.inputs.items() if fingerprint not in present)
+        named = {
+            role: held[fingerprint]
+            for role, fingerprint in run.inputs.items()
+            if fingerprint in held
+        }
+        unknown = tuple(
+            role for role, fingerprint in run.inputs.items() if fingerprint not in present
+        )
         if named or unknown:
             runs.append(TrainedRun(run.reference, run.fingerprint is not None, named, unknown))
     return runs
@@ -103,7 +129,9 @@ def _things(root: Path, kind: str = "*") -> Iterator[_Thing]:
     for directory in unfinished(root, kind):
         plan, (its_kind, name, identity) = read_plan(directory), directory.parts[-3:]
         tables = partial(_finished_tables, directory)
-        yield _Thing(its_kind, f"{its_kind}/{name}@{identity}", plan.inputs if plan else {}, None, tables)
+        yield _Thing(
+            its_kind, f"{its_kind}/{name}@{identity}", plan.inputs if plan else {}, None, tables
+        )
 
 
 def _finished_tables(directory: Path) -> list[Path]:
@@ -111,18 +139,31 @@ def _finished_tables(directory: Path) -> list[Path]:
     remote.follow_records(directory)
     parts = []
     for record in layout.build_directory(directory).glob("*.part.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # cut by a crash: such a part counts as unwritten
+        with suppress(
+            OSError, ValueError, KeyError, TypeError
+        ):  # cut by a crash: such a part counts as unwritten
             parts.append(Part.from_json(json.loads(record.read_bytes())))
-    files = [(part.prefix, file) for part in parts for file in part.files if file.path.endswith(".parquet")]
+    files = [
+        (part.prefix, file)
+        for part in parts
+        for file in part.files
+        if file.path.endswith(".parquet")
+    ]
     return remote.local_paths(directory, files)
 
 
 def _holder(thing: _Thing, removed: Set[str], read: Read) -> Holder | None:
     try:
-        keys = sorted({key for path in thing.tables() for key in _on_list_in(path, thing.kind, removed, read)})
+        keys = sorted(
+            {key for path in thing.tables() for key in _on_list_in(path, thing.kind, removed, read)}
+        )
     except (FormatError, ArtifactDamaged):
         return Holder(thing.reference, MAY_HOLD, (), thing.fingerprint)
-    return Holder(thing.reference, _HOLDS[thing.kind], tuple(keys), thing.fingerprint) if keys else None
+    return (
+        Holder(thing.reference, _HOLDS[thing.kind], tuple(keys), thing.fingerprint)
+        if keys
+        else None
+    )
 
 
 def _on_list_in(path: Path, kind: str, removed: Set[str], read: Read) -> list[str]:
@@ -137,11 +178,15 @@ def _on_list_in(path: Path, kind: str, removed: Set[str], read: Read) -> list[st
 
 
 def _named_in(path: Path, kind: str) -> list[str]:
-    """Every sample that a table names. A rejected image is a row of its shard, but the shard does not hold it."""
+    """Every sample that a table names. A rejected image is a row of its shard, but the shard does
+    not hold it.
+    """
     if kind == "shards":
         return accepted(read_table(path, ["key", "status"]))["key"].to_pylist()
     if kind == "samples":
-        return pc.unique(pc.list_flatten(read_table(path, ["neighbor_keys"])["neighbor_keys"])).to_pylist()
+        return pc.unique(
+            pc.list_flatten(read_table(path, ["neighbor_keys"])["neighbor_keys"])
+        ).to_pylist()
     if kind == "neighbors":
         table = read_table(path, ["key", "keys"])
         return table["key"].to_pylist() + pc.unique(pc.list_flatten(table["keys"])).to_pylist()

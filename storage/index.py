@@ -1,4 +1,6 @@
-"""Index: the vectors of a database as one memory-mapped matrix and, for large sets, a faiss file over the same rows."""
+"""Index: the vectors of a database as one memory-mapped matrix and, for large sets, a faiss file
+over the same rows.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,20 +21,26 @@ ROUNDED_TWICE = 2e-3
 
 
 def write_vectors(
-    directory: Path, parts: Iterable[tuple[np.ndarray, np.ndarray]], rows: int, text_mean: np.ndarray | None = None
+    directory: Path,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    rows: int,
+    text_mean: np.ndarray | None = None,
 ) -> int:
-    """Write unit vectors [N, D] as float16, raw norms [N] as float32 (row = index id) and the means. Returns N = `rows`.
+    """Write unit vectors [N, D] as float16, raw norms [N] as float32 (row = index id) and the
+    means. Returns N = `rows`.
 
-    `parts`: vectors and norms of one part after the other, so that one is held in memory at a time; at least one. `text_mean`
-    [D]: mean unit vector of the captions; zeros are written where there are none. Raises FormatError for another number of
-    rows, and for a vector that is not finite.
+    `parts`: vectors and norms of one part after the other, so that one is held in memory at a time;
+    at least one. `text_mean` [D]: mean unit vector of the captions; zeros are written where there
+    are none. Raises FormatError for another number of rows, and for a vector that is not finite.
     """
     matrix: Any = None
     sums, norms, done = np.zeros(0), [], 0
     for vectors, lengths in parts:
         if matrix is None:
             shape = (rows, vectors.shape[1])
-            matrix = np.lib.format.open_memmap(directory / VECTORS_FILE, mode="w+", dtype=np.float16, shape=shape)
+            matrix = np.lib.format.open_memmap(
+                directory / VECTORS_FILE, mode="w+", dtype=np.float16, shape=shape
+            )
             sums = np.zeros(shape[1])
         if done + len(vectors) > rows or not np.isfinite(vectors).all():
             what = f"rows {done:,} to {done + len(vectors):,} of {rows:,} are too many, or hold NaN or infinity"
@@ -42,7 +50,11 @@ def write_vectors(
         norms.append(lengths)
         done += len(vectors)
     if done != rows:
-        raise FormatError(directory / VECTORS_FILE, f"{done:,} rows came, {rows:,} were told", "Embed the images again.")
+        raise FormatError(
+            directory / VECTORS_FILE,
+            f"{done:,} rows came, {rows:,} were told",
+            "Embed the images again.",
+        )
     matrix.flush()
     means = np.stack([sums / rows, np.zeros_like(sums) if text_mean is None else text_mean])
     np.save(directory / "means.npy", means.astype(np.float32), allow_pickle=False)
@@ -51,7 +63,9 @@ def write_vectors(
 
 
 def open_vectors(index: Artifact | Build) -> np.ndarray:
-    """Unit vectors [N, D] float16, memory-mapped: opening costs nothing, a row is read when it is used."""
+    """Unit vectors [N, D] float16, memory-mapped: opening costs nothing, a row is read when it is
+    used.
+    """
     return open_array(index.file(VECTORS_FILE))
 
 
@@ -61,7 +75,9 @@ def open_norms(index: Artifact | Build) -> np.ndarray:
 
 
 def open_means(index: Artifact | Build) -> np.ndarray:
-    """Mean unit vectors of the images and of their captions, float32 [2, D]; zeros for captions where there are none."""
+    """Mean unit vectors of the images and of their captions, float32 [2, D]; zeros for captions
+    where there are none.
+    """
     return open_array(index.file("means.npy"))
 
 
@@ -72,11 +88,16 @@ def faiss_file(index: Artifact | Build) -> Path | None:
 
 
 def index_of(root: Path, embeddings: Artifact) -> Artifact:
-    """The index over exactly these embeddings, under the same name; the current one if it fits. Its files are not looked at.
+    """The index over exactly these embeddings, under the same name; the current one if it fits. Its
+    files are not looked at.
 
     Raises ArtifactMissing when none was built from them.
     """
-    family = [a for a in artifacts(root, "index", embeddings.name) if a.inputs["embeddings"] == embeddings.fingerprint]
+    family = [
+        a
+        for a in artifacts(root, "index", embeddings.name)
+        if a.inputs["embeddings"] == embeddings.fingerprint
+    ]
     if not family:
         raise ArtifactMissing(
             f"index/{embeddings.name}",
@@ -89,8 +110,8 @@ def index_of(root: Path, embeddings: Artifact) -> Artifact:
 def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
     """The same, for use: its files have their sizes, and its rows are those of the embeddings.
 
-    Shapes are compared, and the first and the last vector; `rdm check` compares everything. Raises ArtifactMissing,
-    ArtifactDamaged or ArtifactMismatch.
+    Shapes are compared, and the first and the last vector; `rdm check` compares everything. Raises
+    ArtifactMissing, ArtifactDamaged or ArtifactMismatch.
     """
     index = index_of(root, embeddings)
     check(index, hashes=False)

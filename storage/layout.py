@@ -7,8 +7,9 @@
 <root>/embeddings/<name>/removed.txt      keys taken out of the database, one a line, only growing
 <root>/<kind>/<name>/current              one line: the id in use, replaced atomically
 
-Objects in a bucket have the same paths, except that each part's files lie in a folder of the attempt that wrote them,
-the part's prefix: <id>/<prefix>/... A root in a bucket is used through a local mirror of it: storage.remote.
+Objects in a bucket have the same paths, except that each part's files lie in a folder of the
+attempt that wrote them, the part's prefix: <id>/<prefix>/... A root in a bucket is used through a
+local mirror of it: storage.remote.
 """
 
 import re
@@ -18,7 +19,17 @@ from typing import Literal, get_args
 
 from storage.errors import StorageError
 
-Kind = Literal["shards", "embeddings", "index", "neighbors", "latents", "runs", "samples", "evaluations", "reports"]
+Kind = Literal[
+    "shards",
+    "embeddings",
+    "index",
+    "neighbors",
+    "latents",
+    "runs",
+    "samples",
+    "evaluations",
+    "reports",
+]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -32,21 +43,31 @@ def checked_name(name: str) -> str:
     Raises StorageError when it could escape the root ("../x"), hide (".x") or confuse a shell.
     """
     if not _NAME.fullmatch(name):
-        raise StorageError("name", f"{name!r} is not a valid artifact name", "Use 1 to 64 letters, digits, '-' and '_'.")
+        raise StorageError(
+            "name",
+            f"{name!r} is not a valid artifact name",
+            "Use 1 to 64 letters, digits, '-' and '_'.",
+        )
     return name
 
 
 def family_directory(root: Path, kind: str, name: str) -> Path:
     """The directory that holds every version of one artifact."""
     if kind not in KINDS:
-        raise StorageError("kind", f"{kind!r} is not a kind of artifact", f"Use one of: {', '.join(KINDS)}.")
+        raise StorageError(
+            "kind", f"{kind!r} is not a kind of artifact", f"Use one of: {', '.join(KINDS)}."
+        )
     return root / kind / checked_name(name)
 
 
 def artifact_directory(root: Path, kind: str, name: str, identity: str) -> Path:
     """The directory of one build: `<root>/<kind>/<name>/<id>`."""
     if not _ID.fullmatch(identity):
-        raise StorageError("id", f"{identity!r} is not an artifact id", "Ids are the 12 hex digits that `rdm show` lists.")
+        raise StorageError(
+            "id",
+            f"{identity!r} is not an artifact id",
+            "Ids are the 12 hex digits that `rdm show` lists.",
+        )
     return family_directory(root, kind, name) / identity
 
 
@@ -101,9 +122,19 @@ def part_file(directory: Path, prefix: str, relative: str) -> Path:
 
 
 def checked_part(name: str, prefix: str, paths: Iterable[str]) -> None:
-    """Raise ValueError when a part's name, prefix or files could lead out of the artifact's directory."""
-    inside = all(_PATH.fullmatch(path) and not {"", ".", ".."} & set(path.split("/")) for path in paths)
-    if not inside or not re.fullmatch("[0-9a-f]{8}|", prefix) or not _PATH.fullmatch(name) or "/" in name or name[0] == ".":
+    """Raise ValueError when a part's name, prefix or files could lead out of the artifact's
+    directory.
+    """
+    inside = all(
+        _PATH.fullmatch(path) and not {"", ".", ".."} & set(path.split("/")) for path in paths
+    )
+    if (
+        not inside
+        or not re.fullmatch("[0-9a-f]{8}|", prefix)
+        or not _PATH.fullmatch(name)
+        or "/" in name
+        or name[0] == "."
+    ):
         raise ValueError(f"part {name!r} lies outside its artifact")
 
 

@@ -14,7 +14,8 @@ SECONDS_BETWEEN_LOOKS = 0.1
 def exclusive(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[bool]:
     """Hold the lock of that file; yields whether somebody else held it first.
 
-    `waiting` is told once who holds it. Without `waiting` nobody is waited for: raises BlockingIOError at once.
+    `waiting` is told once who holds it. Without `waiting` nobody is waited for: raises
+    BlockingIOError at once.
     """
     descriptor, waited = _taken(path), False
     while descriptor is None:

@@ -17,9 +17,17 @@ def neighbors_schema(k: int) -> pa.Schema:
     return pa.schema(
         [
             column("key", pa.string(), "key of the query"),
-            column("rows", vector_type(k, pa.int64()), "database rows, nearest first; -1 where there are fewer than k"),
-            column("keys", vector_type(k, pa.string()), "keys of those rows; empty where the row is -1"),
-            column("scores", vector_type(k, pa.float32()), "cosine, falling; -2 where the row is -1"),
+            column(
+                "rows",
+                vector_type(k, pa.int64()),
+                "database rows, nearest first; -1 where there are fewer than k",
+            ),
+            column(
+                "keys", vector_type(k, pa.string()), "keys of those rows; empty where the row is -1"
+            ),
+            column(
+                "scores", vector_type(k, pa.float32()), "cosine, falling; -2 where the row is -1"
+            ),
         ],
         metadata={"doc": "one row a query; the database's fingerprint is among the inputs"},
     )
@@ -33,13 +41,23 @@ def write_neighbors(
     rows: np.ndarray,
     scores: np.ndarray,
 ) -> int:
-    """Write one part; `rows` int64 [Q, K] with NO_ROW for absent, `scores` float32 [Q, K]. Returns Q."""
+    """Write one part; `rows` int64 [Q, K] with NO_ROW for absent, `scores` float32 [Q, K]. Returns
+    Q.
+    """
     k = rows.shape[1]
     names = np.where(rows == NO_ROW, "", database_keys[rows])
     flat = pa.array(names.reshape(-1).tolist(), type=pa.string())
     keys = pa.FixedSizeListArray.from_arrays(flat, type=vector_type(k, pa.string()))
-    columns = [pa.array(query_keys, type=pa.string()), vector_array(rows), keys, vector_array(scores)]
-    write_table(directory / f"{part_name}.parquet", pa.Table.from_arrays(columns, schema=neighbors_schema(k)))
+    columns = [
+        pa.array(query_keys, type=pa.string()),
+        vector_array(rows),
+        keys,
+        vector_array(scores),
+    ]
+    write_table(
+        directory / f"{part_name}.parquet",
+        pa.Table.from_arrays(columns, schema=neighbors_schema(k)),
+    )
     return len(query_keys)
 
 

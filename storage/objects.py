@@ -1,7 +1,9 @@
-"""Objects behind a url, through fsspec: every request is bounded, repeated while the store is busy, and told when it fails.
+"""Objects behind a url, through fsspec: every request is bounded, repeated while the store is busy,
+and told when it fails.
 
-Nothing here knows artifacts. fsspec is imported with the first request, so a root on a disk never needs it. Messages
-hold urls, error codes and class names, never an error's own text: that may quote what was sent.
+Nothing here knows artifacts. fsspec is imported with the first request, so a root on a disk never
+needs it. Messages hold urls, error codes and class names, never an error's own text: that may quote
+what was sent.
 """
 
 import errno
@@ -30,12 +32,33 @@ SLOWEST_BYTES_PER_SECOND = 256 * 1024
 PIECE = 16 * 2**20
 """Bytes asked for at a time: what a cut line costs."""
 ATTEMPTS_OF_A_PART = 3
-"""S3: of each HTTP request inside an attempt, so that one busy moment does not repeat a long upload."""
+"""S3: of each HTTP request inside an attempt, so that one busy moment does not repeat a long
+upload.
+"""
 
-_REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
-_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}
+_REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AuthFailure",
+}
+_NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+}
 _NO_CREDENTIALS |= {"TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"}
-_BUSY = {"RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "Throttling", "ThrottlingException"}
+_BUSY = {
+    "RequestTimeout",
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "Throttling",
+    "ThrottlingException",
+}
 _BUSY |= {"ConditionalRequestConflict", "OperationAborted", "SlowDown"}
 _NETWORK = {"botocore", "aiobotocore", "aiohttp", "urllib3", "fsspec", "s3fs"}
 _OUR_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EISDIR, errno.ENOTDIR}
@@ -63,7 +86,9 @@ class Remote:
         self._ask("pipe_file", data)
 
     def create(self, data: bytes) -> bool:
-        """Put a small object unless there is one; whether it was put. A store that knows no such request just puts it."""
+        """Put a small object unless there is one; whether it was put. A store that knows no such
+        request just puts it.
+        """
         try:
             if self.read() is not None:
                 return False
@@ -76,14 +101,24 @@ class Remote:
 
     def upload(self, source: Path) -> None:
         """Put a file's bytes."""
-        self._ask("put_file", str(source), self._path, addressed=False, seconds=_seconds_for(source.stat().st_size))
+        self._ask(
+            "put_file",
+            str(source),
+            self._path,
+            addressed=False,
+            seconds=_seconds_for(source.stat().st_size),
+        )
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """The first `size` bytes, piece by piece, fewer when there are fewer. Raises FileNotFoundError."""
+        """The first `size` bytes, piece by piece, fewer when there are fewer. Raises
+        FileNotFoundError.
+        """
         for start in range(0, size, PIECE):
             end = min(start + PIECE, size)
             try:
-                yield bytes(self._ask("cat_file", start=start, end=end, seconds=_seconds_for(end - start)))
+                yield bytes(
+                    self._ask("cat_file", start=start, end=end, seconds=_seconds_for(end - start))
+                )
             except _Beyond:
                 return
 
@@ -99,13 +134,19 @@ class Remote:
             return
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every object below, by its path from here: one listing, not a request an object."""
+        """Bytes of every object below, by its path from here: one listing, not a request an
+        object.
+        """
         try:
             found = self._ask("find", detail=True, seconds=SECONDS_TO_LIST)
         except FileNotFoundError:
             return {}
         base = self._path.rstrip("/") + "/"
-        return {name.removeprefix(base): facts["size"] for name, facts in found.items() if name.startswith(base)}
+        return {
+            name.removeprefix(base): facts["size"]
+            for name, facts in found.items()
+            if name.startswith(base)
+        }
 
     def folders(self) -> list[str]:
         """Names of the folders right below."""
@@ -113,22 +154,36 @@ class Remote:
             found = self._ask("ls", detail=True, seconds=SECONDS_TO_LIST)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(facts["name"].rstrip("/").rpartition("/")[2] for facts in found if facts["type"] == "directory")
+        return sorted(
+            facts["name"].rstrip("/").rpartition("/")[2]
+            for facts in found
+            if facts["type"] == "directory"
+        )
 
     @property
     def _path(self) -> str:
         """What the file system calls it."""
         return str(file_system(self.url)._strip_protocol(self.url))
 
-    def _ask(self, method: str, *arguments: Any, seconds: float = 0, addressed: bool = True, **options: Any) -> Any:
+    def _ask(
+        self,
+        method: str,
+        *arguments: Any,
+        seconds: float = 0,
+        addressed: bool = True,
+        **options: Any,
+    ) -> Any:
         """One request, repeated while the store is busy or the line is cut.
 
-        Raises FileNotFoundError, FileExistsError, NotImplementedError, or Unreachable saying what is wrong.
+        Raises FileNotFoundError, FileExistsError, NotImplementedError, or Unreachable saying what
+        is wrong.
         """
         started, arguments = time.monotonic(), (self._path, *arguments) if addressed else arguments
         for attempt in range(ATTEMPTS):
             try:
-                return _once(file_system(self.url), method, seconds or _seconds_for(0), arguments, options)
+                return _once(
+                    file_system(self.url), method, seconds or _seconds_for(0), arguments, options
+                )
             except Exception as error:
                 told = _judged(self.url, error)
                 if told is error:
@@ -159,12 +214,22 @@ def file_system(url: str) -> Any:
 
         found = fsspec.filesystem(scheme, **_options(scheme))
     except ImportError as error:
-        extra = "pip install 'rdm[s3]'" if _is_s3(url) else f"pip install the fsspec file system for {scheme}://"
-        raise Unreachable(url, "the library for such urls is not installed", f"Run: {extra}") from error
+        extra = (
+            "pip install 'rdm[s3]'"
+            if _is_s3(url)
+            else f"pip install the fsspec file system for {scheme}://"
+        )
+        raise Unreachable(
+            url, "the library for such urls is not installed", f"Run: {extra}"
+        ) from error
     except ValueError as error:
-        raise Unreachable(url, f"{scheme}:// is no scheme that fsspec knows", "Correct the root.") from error
+        raise Unreachable(
+            url, f"{scheme}:// is no scheme that fsspec knows", "Correct the root."
+        ) from error
     if hasattr(found, "retries"):
-        found.retries = 1  # s3fs repeats some errors by itself; here all are repeated, and only once over
+        found.retries = (
+            1  # s3fs repeats some errors by itself; here all are repeated, and only once over
+        )
     return found
 
 
@@ -172,16 +237,23 @@ def _options(scheme: str) -> dict[str, Any]:
     if not _is_s3(f"{scheme}://"):
         return {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
     retries = {"total_max_attempts": ATTEMPTS_OF_A_PART, "mode": "standard"}
-    limits = {"connect_timeout": SECONDS_TO_CONNECT, "read_timeout": SECONDS_TO_ANSWER, "max_pool_connections": 32}
+    limits = {
+        "connect_timeout": SECONDS_TO_CONNECT,
+        "read_timeout": SECONDS_TO_ANSWER,
+        "max_pool_connections": 32,
+    }
     return {
         "endpoint_url": _endpoint(),
         "config_kwargs": limits | {"retries": retries},
         "use_listings_cache": False,
-        "max_concurrency": 1,  # otherwise every small read asks for the size first; files travel side by side instead
+        # otherwise every small read asks for the size first; files travel side by side instead
+        "max_concurrency": 1,
     }
 
 
-def _once(system: Any, method: str, seconds: float, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _once(
+    system: Any, method: str, seconds: float, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
     """The request itself; an asynchronous file system is given so many seconds and no more."""
     if not system.async_impl:
         return getattr(system, method)(*arguments, **options)
@@ -199,24 +271,43 @@ def _judged(url: str, error: Exception) -> Exception | None:
     code, status = _answer(error)
     name = type(error).__name__
     if code == "NoSuchBucket":
-        return Unreachable(url, f"there is no such bucket{_from_where(url)}", "Create it, or correct the root.")
+        return Unreachable(
+            url, f"there is no such bucket{_from_where(url)}", "Create it, or correct the root."
+        )
     if code == "InvalidRange" or status == 416:
         return _Beyond()
     if code == "NotImplemented":
         return NotImplementedError()
-    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | NotImplementedError | Unreachable):
+    if isinstance(
+        error,
+        FileNotFoundError
+        | FileExistsError
+        | NotADirectoryError
+        | NotImplementedError
+        | Unreachable,
+    ):
         return error
     if name in _NO_CREDENTIALS:
         cure = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         return Unreachable(url, f"there are no credentials for it ({name})", cure)
-    if code in _REFUSED or status in (401, 403) and code not in _BUSY or isinstance(error, PermissionError) and not code:
+    if (
+        code in _REFUSED
+        or status in (401, 403)
+        and code not in _BUSY
+        or isinstance(error, PermissionError)
+        and not code
+    ):
         cure = "Check the credentials and that they may list, read, write and delete there."
         return Unreachable(url, f"access is refused{_from_where(url)} ({_in_short(error)})", cure)
     if 300 <= status < 500 and status not in (408, 429) and code not in _BUSY:
         cure = f"Correct the root{_endpoint_hint(url) or ' or its options'}."
-        return Unreachable(url, f"the request is refused{_from_where(url)} ({_in_short(error)})", cure)
+        return Unreachable(
+            url, f"the request is refused{_from_where(url)} ({_in_short(error)})", cure
+        )
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
-        return Unreachable(url, "AWS_ENDPOINT_URL is not the url of an endpoint", "Write it as https://host:port.")
+        return Unreachable(
+            url, "AWS_ENDPOINT_URL is not the url of an endpoint", "Write it as https://host:port."
+        )
     if isinstance(error, OSError) and not code and error.errno in _OUR_DISK:
         return error
     repeatable = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK

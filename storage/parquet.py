@@ -16,7 +16,9 @@ def column(name: str, kind: pa.DataType, doc: str, nullable: bool = False) -> pa
 
 
 def vector_type(width: int, element: pa.DataType) -> pa.DataType:
-    """A fixed-size list whose elements are never null; DuckDB reads it as a list that casts to `FLOAT[<width>]`."""
+    """A fixed-size list whose elements are never null; DuckDB reads it as a list that casts to
+    `FLOAT[<width>]`.
+    """
     return pa.list_(pa.field("element", element, nullable=False), width)
 
 
@@ -37,7 +39,8 @@ def vectors_of(table: pa.Table, name: str) -> np.ndarray:
 
 
 def write_table(path: Path, table: pa.Table, plain: Sequence[str] = ()) -> None:
-    """Write with zstd and a page index; the columns in `plain` (vectors) uncompressed, without dictionary or statistics.
+    """Write with zstd and a page index; the columns in `plain` (vectors) uncompressed, without
+    dictionary or statistics.
 
     pyarrow's defaults read a float16 vector column fifteen times slower.
     """
@@ -45,7 +48,10 @@ def write_table(path: Path, table: pa.Table, plain: Sequence[str] = ()) -> None:
     with pq.ParquetWriter(
         path,
         table.schema,
-        compression={_leaf(table.schema.field(f)): "NONE" if f in plain else "ZSTD" for f in table.schema.names},
+        compression={
+            _leaf(table.schema.field(f)): "NONE" if f in plain else "ZSTD"
+            for f in table.schema.names
+        },
         use_dictionary=[leaf for leaf in leaves if _dictionary_pays(table.schema, leaf)],
         write_statistics=leaves,
         write_page_index=True,
@@ -60,11 +66,21 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         table = pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
-    except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a column's name is no text
-        raise FormatError(path, f"cannot be read as Parquet ({error})", "Run `rdm check`, then build it again.") from error
+    except (
+        pa.ArrowException,
+        ValueError,
+        OSError,
+    ) as error:  # ValueError: a column's name is no text
+        raise FormatError(
+            path, f"cannot be read as Parquet ({error})", "Run `rdm check`, then build it again."
+        ) from error
     missing = set(columns or ()) - set(table.schema.names)
     if missing:
-        raise FormatError(path, f"lacks the column(s) {', '.join(sorted(missing))}", "Build it again with this version.")
+        raise FormatError(
+            path,
+            f"lacks the column(s) {', '.join(sorted(missing))}",
+            "Build it again with this version.",
+        )
     return table
 
 

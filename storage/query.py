@@ -1,6 +1,8 @@
-"""SQL over everything that was built, by DuckDB: every kind of artifact is a view, and nothing can be written.
+"""SQL over everything that was built, by DuckDB: every kind of artifact is a view, and nothing can
+be written.
 
-The views cost nothing until a query names them. The same Parquet files open without this module too: docs/analysis.md.
+The views cost nothing until a query names them. The same Parquet files open without this module
+too: docs/analysis.md.
 """
 
 import json
@@ -47,21 +49,24 @@ class Query:
         return finite_rows(self.table)
 
     def save(self, path: Path) -> None:
-        """Write every row to a .parquet, .csv or .json file. Raises StorageError as `save_table` does."""
+        """Write every row to a .parquet, .csv or .json file. Raises StorageError as `save_table`
+        does.
+        """
         save_table(path, self.table)
 
 
 def query(root: Path, sql: str) -> Query:
     """Run one reading statement over the views of a root.
 
-    `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` (a row a logged step) and `evaluations` hold the
-    current version of every name, told apart by the column `artifact`; `embeddings."coco"` is one name alone and
-    `embeddings."coco@0123456789ab"` one version of it; `artifacts` has a row for every version. `pictures` says where in
-    its tar each stored image lies, `removed` what was taken out of each database, `seen` what every version of every run
-    was trained with. Of names that differ by case alone, one is meant when it is written as it is.
+    `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` (a row a logged step) and
+    `evaluations` hold the current version of every name, told apart by the column `artifact`;
+    `embeddings."coco"` is one name alone and `embeddings."coco@0123456789ab"` one version of it;
+    `artifacts` has a row for every version. `pictures` says where in its tar each stored image
+    lies, `removed` what was taken out of each database, `seen` what every version of every run was
+    trained with. Of names that differ by case alone, one is meant when it is written as it is.
 
-    Raises QueryError for anything but one SELECT, and for what DuckDB does not understand; ArtifactDamaged where a file of
-    what is asked for is absent or short.
+    Raises QueryError for anything but one SELECT, and for what DuckDB does not understand;
+    ArtifactDamaged where a file of what is asked for is absent or short.
     """
     if as_text(sql) != sql:
         raise QueryError("query", f"{sql} is not UTF-8", "Write it in UTF-8.")
@@ -80,8 +85,12 @@ def query(root: Path, sql: str) -> Query:
     except duckdb.Error as error:
         if absent := _NO_TABLE.search(str(error)):
             what = f"nothing of kind {absent[1].lower()} has been built under {root} yet"
-            raise QueryError("query", what, "Build one, or ask `artifacts` for what is there.") from error
-        raise QueryError("query", _told(error), f"Views: {', '.join(VIEWS)}; columns: DESCRIBE embeddings.") from error
+            raise QueryError(
+                "query", what, "Build one, or ask `artifacts` for what is there."
+            ) from error
+        raise QueryError(
+            "query", _told(error), f"Views: {', '.join(VIEWS)}; columns: DESCRIBE embeddings."
+        ) from error
     finally:
         connection.close()
 
@@ -91,10 +100,16 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:  # EXPLAIN ANALYZE would run what it explains
         given = f"it is {' and '.join(kinds)}" if kinds else "it is empty"
-        raise QueryError("query", f"{given}, where one SELECT is allowed", "Artifacts never change; read them with one SELECT.")
+        raise QueryError(
+            "query",
+            f"{given}, where one SELECT is allowed",
+            "Artifacts never change; read them with one SELECT.",
+        )
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -> tuple[str, list[Path]]:
+def _create_views(
+    connection: duckdb.DuckDBPyConnection, root: Path, sql: str
+) -> tuple[str, list[Path]]:
     """Make the views whose names occur in the query.
 
     Returns the query with these names as the views have them, and the files that they read.
@@ -103,10 +118,14 @@ def _create_views(connection: duckdb.DuckDBPyConnection, root: Path, sql: str) -
     current = {artifact.reference for artifact in every if is_current(root, artifact)}
     rows = [_artifact_row(artifact, current) for artifact in every]
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
-    files = _create_other_views(connection, root, outside.lower(), [a for a in every if a.reference in current])
+    files = _create_other_views(
+        connection, root, outside.lower(), [a for a in every if a.reference in current]
+    )
     for kind in (kind for kind in KINDS_SHOWN if kind in outside.lower()):
         connection.execute(f"CREATE SCHEMA {kind}")
-        all_of_kind = re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None  # not only shards."one"
+        all_of_kind = (
+            re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None
+        )  # not only shards."one"
         of_kind = [artifact for artifact in every if artifact.kind == kind]
         meant = _mentioned(kind, outside, of_kind, current)
         selects = []
@@ -136,11 +155,14 @@ def _mention(kind: str) -> re.Pattern[str]:
     return re.compile(rf'(\b{kind}"?\s*\.\s*)(?:"([^"]+)"|(\w+))', re.IGNORECASE)
 
 
-def _mentioned(kind: str, outside: str, of_kind: Sequence[Artifact], current: set[str]) -> dict[str, Artifact]:
-    """Name as it is written in the query -> the artifact that is meant; what is no artifact's name is left out.
+def _mentioned(
+    kind: str, outside: str, of_kind: Sequence[Artifact], current: set[str]
+) -> dict[str, Artifact]:
+    """Name as it is written in the query -> the artifact that is meant; what is no artifact's name
+    is left out.
 
-    Names are those of artifacts in any case, as SQL has it, unless they differ by case alone. Raises QueryError where one
-    is written as none of them is.
+    Names are those of artifacts in any case, as SQL has it, unless they differ by case alone.
+    Raises QueryError where one is written as none of them is.
     """
     named = {f"{artifact.name}@{artifact.id}": artifact for artifact in of_kind}
     named |= {artifact.name: artifact for artifact in of_kind if artifact.reference in current}
@@ -151,7 +173,9 @@ def _mentioned(kind: str, outside: str, of_kind: Sequence[Artifact], current: se
         if written in named:
             meant[written] = named[written]
         elif len(alike) > 1:
-            what = f"{kind}.{written} may be {' or '.join(sorted(alike))}, which differ by case alone"
+            what = (
+                f"{kind}.{written} may be {' or '.join(sorted(alike))}, which differ by case alone"
+            )
             raise QueryError("query", what, f'Write one as it is: {kind}."{sorted(alike)[0]}".')
         elif alike and alike[0].lower() not in {name.lower() for name in meant}:
             meant[alike[0]] = named[alike[0]]
@@ -159,13 +183,17 @@ def _mentioned(kind: str, outside: str, of_kind: Sequence[Artifact], current: se
 
 
 def _view_name(name: str, meant: Mapping[str, Artifact]) -> str:
-    """The name itself; numbered where another name in the query differs by case alone, which DuckDB does not tell apart."""
+    """The name itself; numbered where another name in the query differs by case alone, which DuckDB
+    does not tell apart.
+    """
     alike = sorted(other for other in meant if other.lower() == name.lower())
     return f"{name}~{alike.index(name)}" if len(alike) > 1 else name
 
 
 def _with_view_names(kind: str, sql: str, meant: Mapping[str, Artifact]) -> str:
-    """The query with every name that has a numbered view replaced by that; strings and comments stay."""
+    """The query with every name that has a numbered view replaced by that; strings and comments
+    stay.
+    """
     renamed = {name: _view_name(name, meant) for name in meant if _view_name(name, meant) != name}
     if not renamed:
         return sql
@@ -175,7 +203,9 @@ def _with_view_names(kind: str, sql: str, meant: Mapping[str, Artifact]) -> str:
         return f'{found[1]}"{renamed[written]}"' if written in renamed else found[0]
 
     pieces = _pieces(sql)
-    return "".join(piece if is_text else _mention(kind).sub(replaced, piece) for is_text, piece in pieces)
+    return "".join(
+        piece if is_text else _mention(kind).sub(replaced, piece) for is_text, piece in pieces
+    )
 
 
 def _create_other_views(
@@ -204,8 +234,14 @@ def _pieces(sql: str) -> list[tuple[bool, str]]:
     data, tokens = sql.encode(), duckdb.tokenize(sql)  # offsets count bytes
     ends = [start for start, _ in tokens[1:]] + [len(data)]
     silent = (duckdb.token_type.string_const, duckdb.token_type.comment)
-    cut = [(kind in silent, data[at:end].decode()) for (at, kind), end in zip(tokens, ends, strict=True)]
-    return [(is_text, "".join(piece for _, piece in run)) for is_text, run in groupby(cut, key=lambda piece: piece[0])]
+    cut = [
+        (kind in silent, data[at:end].decode())
+        for (at, kind), end in zip(tokens, ends, strict=True)
+    ]
+    return [
+        (is_text, "".join(piece for _, piece in run))
+        for is_text, run in groupby(cut, key=lambda piece: piece[0])
+    ]
 
 
 def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[str, list[Path]]:
@@ -216,10 +252,14 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
     if artifact.kind == "runs":
         metrics = artifact.file(METRICS_FILE)
         logged = read_metrics(metrics) if metrics.is_file() else []
-        table = pa.Table.from_pylist(logged) if logged else pa.table({"step": pa.array([], pa.int64())})
+        table = (
+            pa.Table.from_pylist(logged) if logged else pa.table({"step": pa.array([], pa.int64())})
+        )
     else:
         table = pa.table({"evaluation": [artifact.files(".json")[0].read_text(encoding="utf-8")]})
-    held = f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
+    held = (
+        f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
+    )
     connection.register(held.strip('"'), table)
     return f"SELECT * FROM {held}", []
 
@@ -241,7 +281,9 @@ _ARTIFACT_COLUMNS = (
 def _artifact_row(artifact: Artifact, current: set[str]) -> dict[str, Any]:
     plain = ("kind", "name", "id", "version", "rows", "bytes", "created_at", "fingerprint")
     nested = ("parameters", "inputs", "counts", "measured")
-    row = {name: getattr(artifact, name) for name in plain} | {"current": artifact.reference in current}
+    row = {name: getattr(artifact, name) for name in plain} | {
+        "current": artifact.reference in current
+    }
     return row | {name: json.dumps(dict(getattr(artifact, name)), default=str) for name in nested}
 
 

@@ -1,10 +1,12 @@
-"""A root in an object store, used through a local mirror of it; on a root on a disk every function here does nothing.
+"""A root in an object store, used through a local mirror of it; on a root on a disk every function
+here does nothing.
 
-`mirror_of("s3://bucket/some/prefix")` is a path, `remote_of` of that path, or of any below it, knows the url again:
-there is no state to lose, and code goes on to use paths. The bucket alone is the truth. The mirror holds copies: small
-files (manifests, part records, pointers) are asked for again each time, files of parts are fetched when they are used
-and believed once their hash was right, because their paths hold the prefix of the attempt that wrote them and so never
-mean other bytes. The mirror may be deleted while nothing runs.
+`mirror_of("s3://bucket/some/prefix")` is a path, `remote_of` of that path, or of any below it,
+knows the url again: there is no state to lose, and code goes on to use paths. The bucket alone is
+the truth. The mirror holds copies: small files (manifests, part records, pointers) are asked for
+again each time, files of parts are fetched when they are used and believed once their hash was
+right, because their paths hold the prefix of the attempt that wrote them and so never mean other
+bytes. The mirror may be deleted while nothing runs.
 """
 
 import errno
@@ -45,15 +47,20 @@ R = TypeVar("R")
 def root_of(text: str) -> Path:
     """A root as a person writes it: the path itself, or the mirror of a url.
 
-    `~` is the home, as a shell has it that was not asked: --root=~/data. Raises StorageError as `mirror_of` does, for a
-    path that is no UTF-8 (DuckDB opens no file below), and for one that is no folder and cannot become one.
+    `~` is the home, as a shell has it that was not asked: --root=~/data. Raises StorageError as
+    `mirror_of` does, for a path that is no UTF-8 (DuckDB opens no file below), and for one that is
+    no folder and cannot become one.
     """
     if as_text(text) != text:
-        raise StorageError("root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one.")
+        raise StorageError(
+            "root", f"'{text}' is not UTF-8", "Rename the folder, or choose another one."
+        )
     if "://" in text:
         return mirror_of(text)
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's fails where there is no such user
-    if path.parts[:1] and path.parts[0].startswith("~"):  # a folder's own name; Arrow would take it for a home
+    if path.parts[:1] and path.parts[0].startswith(
+        "~"
+    ):  # a folder's own name; Arrow would take it for a home
         path = path.absolute()
     there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
     if os.path.lexists(there) and not os.path.isdir(there):  # noqa: PTH112 - no error of its own
@@ -63,9 +70,11 @@ def root_of(text: str) -> Path:
 
 
 def mirror_of(url: str) -> Path:
-    """The local path that stands for a root in an object store: `<mirrors>/<scheme>/<rest of the url>`.
+    """The local path that stands for a root in an object store: `<mirrors>/<scheme>/<rest of the
+    url>`.
 
-    Raises StorageError for a url that is no plain folder: with credentials, a query, '..' or odd characters in it.
+    Raises StorageError for a url that is no plain folder: with credentials, a query, '..' or odd
+    characters in it.
     """
     scheme, separator, rest = url.partition("://")
     folders = (rest.removeprefix("/") if scheme == "file" else rest).removesuffix("/").split("/")
@@ -73,10 +82,18 @@ def mirror_of(url: str) -> Path:
     if not separator or not _SCHEME.fullmatch(scheme) or not plain:
         told = "a url" if "@" in url or "?" in url else repr(url)  # it may hold a secret
         what = f"{told} is not a root: a root is scheme://bucket/folder of letters, digits and . _ - + ="
-        raise StorageError("root", what, "Credentials and endpoint come from the environment: AWS_PROFILE, AWS_ENDPOINT_URL.")
+        raise StorageError(
+            "root",
+            what,
+            "Credentials and endpoint come from the environment: AWS_PROFILE, AWS_ENDPOINT_URL.",
+        )
     mirrors = _mirrors()
     if mirrors is None:
-        raise StorageError("root", f"{url!r} needs a local mirror, and there is no home directory", f"Set {SETTING}.")
+        raise StorageError(
+            "root",
+            f"{url!r} needs a local mirror, and there is no home directory",
+            f"Set {SETTING}.",
+        )
     return mirrors.joinpath(scheme, *folders)
 
 
@@ -105,7 +122,9 @@ def _mirrors() -> Path | None:
 def _resolved(setting: str) -> Path | None:
     try:
         return Path(setting).expanduser().resolve()
-    except RuntimeError:  # no home directory: then there is no mirror, and roots on a disk need none
+    except (
+        RuntimeError
+    ):  # no home directory: then there is no mirror, and roots on a disk need none
         return None
 
 
@@ -113,7 +132,9 @@ def _resolved(setting: str) -> Path | None:
 
 
 def read(path: Path) -> bytes | None:
-    """The bytes of a small file where the truth is, in the bucket or on the disk; None when there is none."""
+    """The bytes of a small file where the truth is, in the bucket or on the disk; None when there
+    is none.
+    """
     remote = remote_of(path)
     if remote:
         return remote.read()
@@ -146,8 +167,12 @@ def follow_all(root: Path, kind: str, name: str, *files: str) -> None:
         return
     kinds = [k for k in remote.folders() if k in layout.KINDS] if kind == "*" else [kind]
     names = [(k, n) for k in kinds for n in ((remote / k).folders() if name == "*" else [name])]
-    found = _side_by_side(lambda pair: [(*pair, i) for i in (remote / pair[0] / pair[1]).folders()], names)
-    there = {d for versions in found for version in versions if (d := _version_directory(root, version))}
+    found = _side_by_side(
+        lambda pair: [(*pair, i) for i in (remote / pair[0] / pair[1]).folders()], names
+    )
+    there = {
+        d for versions in found for version in versions if (d := _version_directory(root, version))
+    }
     gone = [m for m in root.glob(f"{kind}/{name}/*/manifest.json") if m.parent not in there]
     follow(*(directory / file for directory in sorted(there) for file in files), *gone)
 
@@ -156,7 +181,9 @@ def follow_records(directory: Path) -> None:
     """`follow` the part records of an unfinished build."""
     remote, build = remote_of(directory), layout.build_directory(directory)
     if remote:
-        names = [n for n in (remote / build.name).sizes() if n.endswith(".part.json") and "/" not in n]
+        names = [
+            n for n in (remote / build.name).sizes() if n.endswith(".part.json") and "/" not in n
+        ]
         follow(*{build / name for name in names}, *build.glob("*.part.json"))
 
 
@@ -181,7 +208,8 @@ def drop(path: Path) -> None:
 
 
 def remove_stored(directory: Path) -> None:
-    """Delete every object below a directory of the mirror: plan and manifest first, so that a kill leaves nothing half.
+    """Delete every object below a directory of the mirror: plan and manifest first, so that a kill
+    leaves nothing half.
 
     The directory in the mirror stays: it is for the caller to remove.
     """
@@ -191,14 +219,19 @@ def remove_stored(directory: Path) -> None:
         for first in ("plan.json", "manifest.json"):
             if first in names:
                 (remote / first).delete()
-        _side_by_side(lambda name: (remote / name).delete(), sorted(set(names) - {"plan.json", "manifest.json"}))
+        _side_by_side(
+            lambda name: (remote / name).delete(),
+            sorted(set(names) - {"plan.json", "manifest.json"}),
+        )
 
 
 # The files of parts
 
 
 def new_prefix(root: Path) -> str:
-    """A fresh prefix for a build attempt in an object store, where no lock keeps two machines apart; "" on a disk."""
+    """A fresh prefix for a build attempt in an object store, where no lock keeps two machines
+    apart; "" on a disk.
+    """
     return secrets.token_hex(4) if remote_of(root) else ""
 
 
@@ -208,8 +241,14 @@ def listed(parts: Iterable["Part"]) -> dict[str, tuple[str, "PartFile"]]:
 
 
 def local_path(directory: Path, files: Mapping[str, tuple[str, "PartFile"]], relative: str) -> Path:
-    """The path of a file or folder of an artifact; from an object store, what of it this mirror lacks is fetched first."""
-    names = [relative] if relative in files else [name for name in files if name.startswith(f"{relative}/")]
+    """The path of a file or folder of an artifact; from an object store, what of it this mirror
+    lacks is fetched first.
+    """
+    names = (
+        [relative]
+        if relative in files
+        else [name for name in files if name.startswith(f"{relative}/")]
+    )
     if not names:
         return directory / relative
     local_paths(directory, [files[name] for name in names])
@@ -220,7 +259,9 @@ def local_paths(directory: Path, files: Sequence[tuple[str, "PartFile"]]) -> lis
     """The paths of some files of an artifact, in order, fetched if they need to be."""
     paths = [layout.part_file(directory, prefix, file.path) for prefix, file in files]
     if remote_of(directory):
-        lacking = [(p, file) for p, (_, file) in zip(paths, files, strict=True) if _size(p) != file.bytes]
+        lacking = [
+            (p, file) for p, (_, file) in zip(paths, files, strict=True) if _size(p) != file.bytes
+        ]
         _side_by_side(lambda pair: _fetch(pair[0], pair[1].bytes, pair[1].sha256), lacking)
     return paths
 
@@ -238,7 +279,9 @@ def sizes_as_of(directory: Path, attempt: str) -> dict[str, int] | None:
 
 
 def altered(directory: Path, parts: Iterable["Part"]) -> dict[str, list[str]]:
-    """Part name -> which objects in the bucket have other bytes than were written: every one is read. {} on a disk."""
+    """Part name -> which objects in the bucket have other bytes than were written: every one is
+    read. {} on a disk.
+    """
     remote, found = remote_of(directory), dict[str, list[str]]()
     if remote is None:
         return found
@@ -249,7 +292,11 @@ def altered(directory: Path, parts: Iterable["Part"]) -> dict[str, list[str]]:
             right = _digest((remote / name).pieces(item[2].bytes)) == item[2].sha256
         except FileNotFoundError:
             return f"{name} is absent"
-        return "" if right else f"{name} has other bytes than when it was written; delete that object first"
+        return (
+            ""
+            if right
+            else f"{name} has other bytes than when it was written; delete that object first"
+        )
 
     items = [(part.name, part.prefix, file) for part in parts for file in part.files]
     for (part_name, _, _), told in zip(items, _side_by_side(reason, items), strict=True):
@@ -259,13 +306,17 @@ def altered(directory: Path, parts: Iterable["Part"]) -> dict[str, list[str]]:
 
 
 def share(source: Path, target: Path, size: int) -> None:
-    """The same bytes under a second name, in the bucket too; copied on a file system that knows no links."""
+    """The same bytes under a second name, in the bucket too; copied on a file system that knows no
+    links.
+    """
     one, other = remote_of(source), remote_of(target)
     if one and other:
         try:
             one.copy_to(other, size)
         except FileNotFoundError as error:
-            raise ArtifactDamaged(one.url, "it was deleted a moment ago", "Run the same command again.") from error
+            raise ArtifactDamaged(
+                one.url, "it was deleted a moment ago", "Run the same command again."
+            ) from error
         if not source.is_file():
             return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -278,9 +329,11 @@ def share(source: Path, target: Path, size: int) -> None:
 
 
 def write_manifest(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a manifest, which is the commit: by rename on a disk, in an object store by a PUT that fails if there is one.
+    """Write a manifest, which is the commit: by rename on a disk, in an object store by a PUT that
+    fails if there is one.
 
-    When another machine has published the same plan meanwhile, its manifest stands and the mirror gets it.
+    When another machine has published the same plan meanwhile, its manifest stands and the mirror
+    gets it.
     """
     remote = remote_of(path)
     if remote is None:
@@ -307,7 +360,9 @@ def _fetch(path: Path, size: int, sha256: str) -> None:
 
 
 def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
-    """Write an object beside, compare bytes and hash, rename. Raises ArtifactDamaged when they differ every time."""
+    """Write an object beside, compare bytes and hash, rename. Raises ArtifactDamaged when they
+    differ every time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -322,7 +377,9 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
         cure = "Delete that object, then run the command that builds it again."
         raise ArtifactDamaged(remote.url, "it has other bytes than its manifest says", cure)
     except FileNotFoundError as error:
-        raise ArtifactDamaged(remote.url, "it is absent", "Run the command that builds it again.") from error
+        raise ArtifactDamaged(
+            remote.url, "it is absent", "Run the command that builds it again."
+        ) from error
     finally:
         Path(beside).unlink(missing_ok=True)
 

@@ -2,8 +2,8 @@
 
 <root>/embeddings/<name>/removed.txt   one key a line, sorted, only growing
 
-A line is a sample's key, or an image's source key, which stands for every crop of it: those there are and those to come.
-Who still holds such samples: storage.holders.
+A line is a sample's key, or an image's source key, which stands for every crop of it: those there
+are and those to come. Who still holds such samples: storage.holders.
 """
 
 import re
@@ -30,31 +30,44 @@ def removals_file(root: Path, name: str) -> Path:
 def read_removals(root: Path, name: str) -> frozenset[str]:
     """The keys on a database's removal list; none when nothing was ever removed.
 
-    Raises FormatError when the list is gone although a version was made with one: nothing may come back.
+    Raises FormatError when the list is gone although a version was made with one: nothing may come
+    back.
     """
     path = removals_file(root, name)
     data = remote.read(path)
     if data is not None:
         return frozenset(_keys_in(data, path))
-    made_with = next((a for a in artifacts(root, "embeddings", name) if "removed" in a.parameters), None)
+    made_with = next(
+        (a for a in artifacts(root, "embeddings", name) if "removed" in a.parameters), None
+    )
     if made_with:
-        raise FormatError(path, f"is absent, although {made_with.reference} was made with it", "Put it back from a copy.")
+        raise FormatError(
+            path,
+            f"is absent, although {made_with.reference} was made with it",
+            "Put it back from a copy.",
+        )
     return frozenset()
 
 
 def add_removals(root: Path, name: str, keys: Iterable[str]) -> frozenset[str]:
-    """Put keys on a database's removal list and return the whole list. It is on the disk when this returns."""
+    """Put keys on a database's removal list and return the whole list. It is on the disk when this
+    returns.
+    """
     with exclusive(layout.publishing_lock_file(root, "embeddings", name), lambda _: None):
         before = read_removals(root, name)
         after = before | set(keys)
         if after != before:
-            write_bytes(removals_file(root, name), "".join(f"{key}\n" for key in sorted(after)).encode())
+            write_bytes(
+                removals_file(root, name), "".join(f"{key}\n" for key in sorted(after)).encode()
+            )
             remote.store(removals_file(root, name))
     return after
 
 
 def removal_parameters(removed: Set[str]) -> dict[str, str]:
-    """What a plan says of the list: nothing while it is empty, so that nothing is built anew for its sake."""
+    """What a plan says of the list: nothing while it is empty, so that nothing is built anew for
+    its sake.
+    """
     return {"removed": sha256_of(canonical_json(sorted(removed)))[:16]} if removed else {}
 
 
@@ -67,7 +80,9 @@ def read_keys(path: Path) -> tuple[str, ...]:
     try:
         keys = _keys_in(path.read_bytes(), path)
     except OSError as error:
-        raise StorageError(path, f"cannot be read ({error})", "Give a text file with one key a line.") from error
+        raise StorageError(
+            path, f"cannot be read ({error})", "Give a text file with one key a line."
+        ) from error
     wrong = next((key for key in keys if not _KEY.fullmatch(key)), None)
     if wrong is not None:
         cure = "Write one key a line and nothing else; a key holds letters, digits, - and _."
@@ -93,12 +108,16 @@ def source_key_of(key: str) -> str:
 
 
 def on_list(keys: Iterable[str], removed: Set[str]) -> list[str]:
-    """Those of the keys that are on the list, by themselves or by their source key, in the given order."""
+    """Those of the keys that are on the list, by themselves or by their source key, in the given
+    order.
+    """
     return [key for key in keys if key in removed or source_key_of(key) in removed]
 
 
 def removed_from_shard(shards: Artifact, part_name: str, removed: Set[str]) -> list[str]:
-    """The accepted samples of one shard that are on the list, sorted. Nothing is read while the list is empty."""
+    """The accepted samples of one shard that are on the list, sorted. Nothing is read while the
+    list is empty.
+    """
     if not removed:
         return []
     sidecar = accepted(read_sidecar(shards, part_name, ["key", "status"]))

@@ -35,8 +35,12 @@ CHECKPOINTS_KEPT = 2
 _STEP = re.compile(r"([0-9]{8,})/manifest\.json")
 
 
-def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], keep: int = CHECKPOINTS_KEPT) -> Path:
-    """Publish the state after `step` optimiser steps and drop all but the newest `keep` checkpoints."""
+def write_checkpoint(
+    run: Path, step: int, arrays: Mapping[str, np.ndarray], keep: int = CHECKPOINTS_KEPT
+) -> Path:
+    """Publish the state after `step` optimiser steps and drop all but the newest `keep`
+    checkpoints.
+    """
     target = _checkpoint_directory(run, step)
     scratch = target.with_name(f".{target.name}")
     for leftover in (scratch, target):
@@ -61,11 +65,15 @@ def write_checkpoint(run: Path, step: int, arrays: Mapping[str, np.ndarray], kee
 
 
 def write_snapshot(run: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep means of the weights as float16, with their hash beside; all of them stay until the run is published, and in it."""
+    """Keep means of the weights as float16, with their hash beside; all of them stay until the run
+    is published, and in it.
+    """
     half = {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in arrays.items()}
     path = _snapshot_file(run, step)
     write_bytes(path, save(half))
-    write_json(path.with_suffix(".json"), {"bytes": path.stat().st_size, "sha256": sha256_file(path)})
+    write_json(
+        path.with_suffix(".json"), {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    )
     store(path, path.with_suffix(".json"))
 
 
@@ -87,13 +95,19 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
             whole = False
         if not whole:
             cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} and train from the start."
-            raise ArtifactDamaged(path, "this snapshot of the weights' means is absent or damaged", cure)
+            raise ArtifactDamaged(
+                path, "this snapshot of the weights' means is absent or damaged", cure
+            )
     return paths
 
 
 def snapshots_of(run: Artifact) -> dict[int, Path]:
     """The files that `write_snapshot` left in a published run, by step, in their order."""
-    files = [path for path in run.files(".safetensors") if path.parent.name == layout.snapshots_directory(run.directory).name]
+    files = [
+        path
+        for path in run.files(".safetensors")
+        if path.parent.name == layout.snapshots_directory(run.directory).name
+    ]
     return {int(path.stem): path for path in sorted(files)}
 
 
@@ -102,13 +116,17 @@ def read_snapshot(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise FormatError(path, f"cannot be read ({error})", "Run `rdm check` on the run.") from error
+        raise FormatError(
+            path, f"cannot be read ({error})", "Run `rdm check` on the run."
+        ) from error
 
 
 def latest_checkpoint(run: Path) -> tuple[int, dict[str, np.ndarray]] | None:
-    """(step, arrays) of the newest whole checkpoint, or None. In an object store it is fetched, with the metrics up to it.
+    """(step, arrays) of the newest whole checkpoint, or None. In an object store it is fetched,
+    with the metrics up to it.
 
-    Raises FormatError, or ArtifactDamaged for one that is fetched, when its bytes are not those that were written.
+    Raises FormatError, or ArtifactDamaged for one that is fetched, when its bytes are not those
+    that were written.
     """
     _fetch_newest(run)
     whole = _whole_checkpoints(run)
@@ -152,7 +170,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def rewind_metrics(run: Path, step: int) -> None:
     """Drop the lines after `step`, so that a resumed run does not tell a step twice."""
     kept = [record for record in read_metrics(run / METRICS_FILE) if record["step"] <= step]
-    write_bytes(run / METRICS_FILE, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept).encode())
+    write_bytes(
+        run / METRICS_FILE, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept).encode()
+    )
 
 
 def _snapshot_file(run: Path, step: int) -> Path:
@@ -164,18 +184,24 @@ def _checkpoint_directory(run: Path, step: int) -> Path:
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:
-    return sorted(path.parent for path in layout.checkpoints_directory(run).glob("[0-9]*/manifest.json"))
+    return sorted(
+        path.parent for path in layout.checkpoints_directory(run).glob("[0-9]*/manifest.json")
+    )
 
 
 # The same in an object store: storage.remote
 
 
 def _store(target: Path, keep: int) -> None:
-    """Put a checkpoint into the bucket, its manifest last, and delete all but the newest `keep` there."""
+    """Put a checkpoint into the bucket, its manifest last, and delete all but the newest `keep`
+    there.
+    """
     remote, run = remote_of(target), target.parent.parent
     if remote is None:
         return
-    (remote / "manifest.json").delete()  # of this step, from an earlier attempt: its state is about to be replaced
+    (
+        remote / "manifest.json"
+    ).delete()  # of this step, from an earlier attempt: its state is about to be replaced
     if layout.plan_file(run).is_file():
         store(layout.plan_file(run))
     if (run / METRICS_FILE).is_file():
@@ -187,7 +213,9 @@ def _store(target: Path, keep: int) -> None:
 
 
 def _fetch_newest(run: Path) -> None:
-    """Fetch the newest checkpoint in the bucket and the metrics up to it, unless this mirror has one as new."""
+    """Fetch the newest checkpoint in the bucket and the metrics up to it, unless this mirror has
+    one as new.
+    """
     checkpoints = layout.checkpoints_directory(run)
     remote = remote_of(checkpoints)
     newest = max(_steps_in(remote), default="")
@@ -204,10 +232,17 @@ def _fetch(source: Remote, target: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         raw = (source / "manifest.json").read() or b""
-        fetch_object(source / STATE_FILE, scratch / STATE_FILE, source.sizes()[STATE_FILE], json.loads(raw)["sha256"])
+        fetch_object(
+            source / STATE_FILE,
+            scratch / STATE_FILE,
+            source.sizes()[STATE_FILE],
+            json.loads(raw)["sha256"],
+        )
     except (ValueError, KeyError, TypeError) as error:
         cure = "Delete it in the bucket to resume from the checkpoint before it."
-        raise ArtifactDamaged(source.url, f"not a whole checkpoint ({type(error).__name__})", cure) from error
+        raise ArtifactDamaged(
+            source.url, f"not a whole checkpoint ({type(error).__name__})", cure
+        ) from error
     write_bytes(scratch / "manifest.json", raw)
     metrics = (source / METRICS_FILE).read()
     if metrics is not None:

@@ -18,10 +18,28 @@ SAMPLES = pa.schema(
         column("seed", pa.int64(), "of the image's noise"),
         column("guidance_scale", pa.float32(), "strength of guidance"),
         column("weights", pa.string(), "fingerprint of the run that made it"),
-        column("database", pa.string(), "fingerprint of the database; null when none was used", nullable=True),
-        column("style_database", pa.string(), "fingerprint of the style's database, if another", nullable=True),
-        column("given_images", pa.list_(pa.string()), "sha256 of the image files that were part of the request"),
-        column("neighbor_keys", pa.list_(pa.string()), "keys of the retrieved images, nearest first; the style's come last"),
+        column(
+            "database",
+            pa.string(),
+            "fingerprint of the database; null when none was used",
+            nullable=True,
+        ),
+        column(
+            "style_database",
+            pa.string(),
+            "fingerprint of the style's database, if another",
+            nullable=True,
+        ),
+        column(
+            "given_images",
+            pa.list_(pa.string()),
+            "sha256 of the image files that were part of the request",
+        ),
+        column(
+            "neighbor_keys",
+            pa.list_(pa.string()),
+            "keys of the retrieved images, nearest first; the style's come last",
+        ),
         column("neighbor_scores", pa.list_(pa.float32()), "their cosines with the query"),
         column("licences", pa.list_(pa.string()), "their licences"),
         column("authors", pa.list_(pa.string()), "their authors"),
@@ -37,13 +55,19 @@ SAMPLES = pa.schema(
 )
 
 
-def write_samples(directory: Path, images: Sequence[bytes], records: Sequence[Mapping[str, Any]], grid: bytes) -> int:
-    """Write the encoded images under the names in their records, the table, and the contact sheet. Returns their number."""
+def write_samples(
+    directory: Path, images: Sequence[bytes], records: Sequence[Mapping[str, Any]], grid: bytes
+) -> int:
+    """Write the encoded images under the names in their records, the table, and the contact sheet.
+    Returns their number.
+    """
     for image, record in zip(images, records, strict=True):
         (directory / record["file"]).write_bytes(image)
     (directory / GRID_FILE).write_bytes(grid)
     names = SAMPLES.names
-    table = pa.Table.from_pylist([{name: record[name] for name in names} for record in records], schema=SAMPLES)
+    table = pa.Table.from_pylist(
+        [{name: record[name] for name in names} for record in records], schema=SAMPLES
+    )
     write_table(directory / SAMPLES_FILE, table)
     return len(images)
 

@@ -1,7 +1,9 @@
-"""Image shards: one WebDataset tar and one Parquet sidecar a part. A rejected image is a sidecar row with its reason.
+"""Image shards: one WebDataset tar and one Parquet sidecar a part. A rejected image is a sidecar
+row with its reason.
 
-The tar holds, for each accepted sample, `<key>.jpg|png`, `<key>.json` (the sidecar row) and `<key>.txt` (its first
-caption). The sidecar holds a row for every sample, accepted or not, in key order.
+The tar holds, for each accepted sample, `<key>.jpg|png`, `<key>.json` (the sidecar row) and
+`<key>.txt` (its first caption). The sidecar holds a row for every sample, accepted or not, in key
+order.
 """
 
 import io
@@ -23,21 +25,38 @@ from storage.parquet import column, read_table, vector_type, write_table
 SIDECAR = pa.schema(
     [
         column("key", pa.string(), "stable id of the sample: dataset, original id, crop"),
-        column("source_key", pa.string(), "dataset and original id: equal for every crop of one image"),
+        column(
+            "source_key", pa.string(), "dataset and original id: equal for every crop of one image"
+        ),
         column("status", pa.string(), "'ok' (in the tar) or 'rejected'"),
-        column("reason", pa.string(), "why it was rejected, in a word or two that can be counted", nullable=True),
+        column(
+            "reason",
+            pa.string(),
+            "why it was rejected, in a word or two that can be counted",
+            nullable=True,
+        ),
         column("detail", pa.string(), "the same in full, for a person", nullable=True),
         column("width", pa.int32(), "stored width in pixels, 0 if rejected"),
         column("height", pa.int32(), "stored height in pixels, 0 if rejected"),
-        column("original_width", pa.int32(), "upright width of the source image in pixels, 0 if it never opened"),
-        column("original_height", pa.int32(), "upright height of the source image in pixels, 0 if it never opened"),
+        column(
+            "original_width",
+            pa.int32(),
+            "upright width of the source image in pixels, 0 if it never opened",
+        ),
+        column(
+            "original_height",
+            pa.int32(),
+            "upright height of the source image in pixels, 0 if it never opened",
+        ),
         column("crop", vector_type(4, pa.int32()), "x0, y0, x1, y1 in the resized square frame"),
         column("sha256", pa.string(), "of the stored image bytes; empty if rejected"),
         column("captions", pa.list_(pa.string()), "texts that describe the image, possibly none"),
         column("labels", pa.list_(pa.string()), "class names, possibly none"),
         column("style", pa.string(), "style or medium", nullable=True),
         column("author", pa.string(), "who made the image", nullable=True),
-        column("licence", pa.string(), "licence of the image as its dataset states it", nullable=True),
+        column(
+            "licence", pa.string(), "licence of the image as its dataset states it", nullable=True
+        ),
         column("source_url", pa.string(), "page or file the image came from", nullable=True),
         column("split", pa.string(), "split of the dataset it belongs to", nullable=True),
     ],
@@ -80,8 +99,11 @@ class EncodedSample:
     extension: str = "png"
 
 
-def write_shard(directory: Path, part_name: str, samples: Iterable[EncodedSample]) -> tuple[int, dict[str, int]]:
-    """Write `<part>.tar` and `<part>.parquet`; return (rows, counts of 'ok' and of 'rejected: <reason>').
+def write_shard(
+    directory: Path, part_name: str, samples: Iterable[EncodedSample]
+) -> tuple[int, dict[str, int]]:
+    """Write `<part>.tar` and `<part>.parquet`; return (rows, counts of 'ok' and of 'rejected:
+    <reason>').
 
     Members carry no time, owner or mode of the machine, so equal samples give equal bytes.
     """
@@ -101,7 +123,9 @@ def write_shard(directory: Path, part_name: str, samples: Iterable[EncodedSample
     return len(rows), dict(counts)
 
 
-def read_sidecar(shards: Artifact, part_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_sidecar(
+    shards: Artifact, part_name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The sidecar rows of one part, rejected ones included."""
     return read_table(shards.file(f"{part_name}.parquet"), columns)
 
@@ -114,8 +138,9 @@ def accepted(sidecar: pa.Table) -> pa.Table:
 def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]:
     """(key, encoded image) of every accepted sample, in sidecar order.
 
-    Members are read in memory and never extracted, so no name in a tar can reach the file system. Raises FormatError
-    when the tar is damaged or does not hold exactly the accepted samples of its sidecar.
+    Members are read in memory and never extracted, so no name in a tar can reach the file system.
+    Raises FormatError when the tar is damaged or does not hold exactly the accepted samples of its
+    sidecar.
     """
     path = shards.file(f"{part_name}.tar")
     expected = iter(accepted(read_sidecar(shards, part_name, ["key", "status"]))["key"].to_pylist())
@@ -128,12 +153,24 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
                 key, _, extension = member.name.rpartition(".")
                 if extension not in ("jpg", "png"):
                     continue
-                plain = member.isreg() and not member.issparse()  # a sparse one may hold a terabyte of zeros
+                plain = (
+                    member.isreg() and not member.issparse()
+                )  # a sparse one may hold a terabyte of zeros
                 stream = tar.extractfile(member) if plain else None
                 if stream is None or key != next(expected, None):
-                    raise FormatError(path, f"member {member.name!r} is not the sample the sidecar lists next", cure)
+                    raise FormatError(
+                        path,
+                        f"member {member.name!r} is not the sample the sidecar lists next",
+                        cure,
+                    )
                 yield key, stream.read()
-    except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:  # tarfile believes any number
+    except (
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        OSError,
+    ) as error:  # tarfile believes any number
         raise FormatError(path, f"damaged tar ({error})", cure) from error
     absent = next(expected, None)
     if absent is not None:
@@ -141,9 +178,11 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
 
 
 def read_some_images(shards: Artifact, keys: Iterable[str]) -> dict[str, bytes]:
-    """Encoded images of the given keys; keys that the shards do not hold are absent from the answer.
+    """Encoded images of the given keys; keys that the shards do not hold are absent from the
+    answer.
 
-    A database of many shards is scanned by its sidecars; only tars that hold a wanted key are opened.
+    A database of many shards is scanned by its sidecars; only tars that hold a wanted key are
+    opened.
     """
     wanted = set(keys)
     found: dict[str, bytes] = {}

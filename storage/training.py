@@ -1,4 +1,6 @@
-"""The arrays of a training run, joined by key: latents, the neighbor rows of each, and the database's vectors."""
+"""The arrays of a training run, joined by key: latents, the neighbor rows of each, and the
+database's vectors.
+"""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from storage.removals import on_list, read_removals
 
 @dataclass(frozen=True)
 class TrainingArrays:
-    """Memory-mapped where they are large. N samples, M database rows, D dimensions, K stored neighbors."""
+    """Memory-mapped where they are large. N samples, M database rows, D dimensions, K stored
+    neighbors.
+    """
 
     latents: list[np.ndarray]
     """Raw latents, one array [n_i, C, h, w] a part; N over all of them."""
@@ -42,12 +46,15 @@ class TrainingArrays:
         return self.latents[0].shape[-1]
 
 
-def open_training_arrays(root: Path, references: Mapping[str, str], with_queries: bool = False) -> TrainingArrays:
-    """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them by key.
+def open_training_arrays(
+    root: Path, references: Mapping[str, str], with_queries: bool = False
+) -> TrainingArrays:
+    """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them
+    by key.
 
-    `with_queries` also reads the training images' own vectors, which are then held in memory.
-    What was removed from the queries' database is not trained on. Raises ArtifactMismatch when another latent has no row
-    in the neighbor table.
+    `with_queries` also reads the training images' own vectors, which are then held in memory. What
+    was removed from the queries' database is not trained on. Raises ArtifactMismatch when another
+    latent has no row in the neighbor table.
     """
     keys, latents = open_latents(open_artifact(root, "latents", references["latents"]))
     table = open_artifact(root, "neighbors", references["neighbors"])
@@ -65,7 +72,13 @@ def open_training_arrays(root: Path, references: Mapping[str, str], with_queries
     order = np.asarray([place[key] for key in keys], dtype=np.int64)
     queries = _queries_of(root, table, keys) if with_queries else (None, None)
     return TrainingArrays(
-        latents, rows[order], scores[order], open_vectors(index), open_norms(index), open_means(index), *queries
+        latents,
+        rows[order],
+        scores[order],
+        open_vectors(index),
+        open_norms(index),
+        open_means(index),
+        *queries,
     )
 
 
@@ -101,7 +114,9 @@ def _without_removed(
         return keys, latents
     kept, start = [], 0
     for array in latents:
-        rows = [row for row, key in enumerate(keys[start : start + len(array)]) if key not in removed]
+        rows = [
+            row for row, key in enumerate(keys[start : start + len(array)]) if key not in removed
+        ]
         kept.append(array if len(rows) == len(array) else array[rows])
         start += len(array)
     return [key for key in keys if key not in removed], kept

@@ -1,4 +1,6 @@
-"""The versions of an artifact, one after the other: when, from what, and what changed. How they go: storage.collect."""
+"""The versions of an artifact, one after the other: when, from what, and what changed. How they go:
+storage.collect.
+"""
 
 import json
 from collections import Counter
@@ -19,12 +21,16 @@ from storage.remote import remote_of
 
 @dataclass(frozen=True)
 class Change:
-    """One version against the one before it. Parts are compared by what they were made from, whatever they are called."""
+    """One version against the one before it. Parts are compared by what they were made from,
+    whatever they are called.
+    """
 
     against: int
     """Number of the version before."""
     parameters: tuple[tuple[str, Any, Any], ...]
-    """(key, before, now) of each parameter that differs; dots go inside, None where it is absent."""
+    """(key, before, now) of each parameter that differs; dots go inside, None where it is
+    absent.
+    """
     inputs: tuple[tuple[str, str | None, str | None], ...]
     """(role, fingerprint before, fingerprint now) of each input that differs."""
     taken_over: tuple[str, ...]
@@ -45,19 +51,28 @@ class Version:
     artifact: Artifact
     current: bool
     inputs: Mapping[str, tuple[str, str | None]]
-    """Role -> (fingerprint, reference of the artifact that has it, or None when it is not under this root)."""
+    """Role -> (fingerprint, reference of the artifact that has it, or None when it is not under
+    this root).
+    """
     change: Change | None
     """None for the first one that is still here."""
 
 
 def history(root: Path, kind: str, name: str) -> list[Version]:
-    """Every readable version of one kind and name, oldest first. Raises StorageError for an impossible kind or name."""
+    """Every readable version of one kind and name, oldest first. Raises StorageError for an
+    impossible kind or name.
+    """
     layout.family_directory(root, kind, name)
     everything = artifacts(root)
     known = by_fingerprint(everything)
     family = [artifact for artifact in everything if (artifact.kind, artifact.name) == (kind, name)]
     return [
-        Version(after, is_current(root, after), _inputs(after, known), change_between(before, after) if before else None)
+        Version(
+            after,
+            is_current(root, after),
+            _inputs(after, known),
+            change_between(before, after) if before else None,
+        )
         for before, after in zip([None, *family], family, strict=False)
     ]
 
@@ -85,7 +100,9 @@ def by_fingerprint(everything: Iterable[Artifact]) -> dict[str, list[Artifact]]:
     return known
 
 
-def _inputs(artifact: Artifact, known: Mapping[str, Sequence[Artifact]]) -> dict[str, tuple[str, str | None]]:
+def _inputs(
+    artifact: Artifact, known: Mapping[str, Sequence[Artifact]]
+) -> dict[str, tuple[str, str | None]]:
     """Of several artifacts with the same bytes, the newest of the same name, else the newest."""
     named, place = {}, layout.KINDS.index
     for role, fingerprint in artifact.inputs.items():
@@ -107,12 +124,20 @@ def _without(parts: Sequence[Part], others: Sequence[Part]) -> list[Part]:
     return found
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+def _differing(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[tuple[str, Any, Any], ...]:
     pairs = [(key, before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())]
-    return tuple(pair for pair in pairs if json.dumps(pair[1], sort_keys=True) != json.dumps(pair[2], sort_keys=True))
+    return tuple(
+        pair
+        for pair in pairs
+        if json.dumps(pair[1], sort_keys=True) != json.dumps(pair[2], sort_keys=True)
+    )
 
 
-def _rows_changed(before: Artifact, gone: Sequence[Part], after: Artifact, made: Sequence[Part]) -> tuple[int, int]:
+def _rows_changed(
+    before: Artifact, gone: Sequence[Part], after: Artifact, made: Sequence[Part]
+) -> tuple[int, int]:
     """Rows added and removed. Only the parts that changed are read."""
     try:
         old, new = _keys(before, gone), _keys(after, made)
@@ -123,14 +148,18 @@ def _rows_changed(before: Artifact, gone: Sequence[Part], after: Artifact, made:
 
 
 def _keys(artifact: Artifact, parts: Sequence[Part]) -> pa.Array:
-    """Raises FormatError when the parts' rows have no key, or a file cannot be read without fetching it."""
+    """Raises FormatError when the parts' rows have no key, or a file cannot be read without
+    fetching it.
+    """
     tables = []
     if remote_of(artifact.directory):
         raise FormatError(artifact.directory, "lies in an object store", "Count its rows.")
     for part in parts:
         paths = [artifact.file(f.path) for f in part.files if f.path.endswith(".parquet")]
         if not paths:
-            raise FormatError(artifact.directory, f"part {part.name} has no keys", "Count its rows.")
+            raise FormatError(
+                artifact.directory, f"part {part.name} has no keys", "Count its rows."
+            )
         tables += [read_table(path, ["key"]) for path in paths]
     keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())
     return keys.combine_chunks()

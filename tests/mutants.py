@@ -440,7 +440,8 @@ def _in_child(
 
 
 def run_tests(tree: Path, names: Iterable[str], seconds: float) -> tuple[int | None, str]:
-    """pytest's exit status in a child, None where the time ran out, and the first test that failed.
+    """pytest's exit status in a child, None where the time ran out, and the first test that
+    failed.
     """
 
     def work() -> int:
@@ -463,7 +464,8 @@ def run_tests(tree: Path, names: Iterable[str], seconds: float) -> tuple[int | N
 
 
 def tried(tree: Path, mutant: Mutant, names: list[str], seconds: float) -> tuple[str, str]:
-    """killed, timed out, survived, or untested where no test runs it; and the test that killed it.
+    """killed, timed out, survived, or untested where no test runs it; and the test that killed
+    it.
     """
     if not names:
         return "untested", ""

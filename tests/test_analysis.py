@@ -20,7 +20,9 @@ PYTHON = [body for kind, body in BLOCKS if kind == "python"]
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """A directory with data/: 40 shapes as the page names them, in a second version; neighbors; a folder with a broken file."""
+    """A directory with data/: 40 shapes as the page names them, in a second version; neighbors; a
+    folder with a broken file.
+    """
     place = tmp_path_factory.mktemp("reader")
     own = place / "own"
     own.mkdir()
@@ -30,15 +32,34 @@ def reader(tmp_path_factory):
         world = ["--set", "size=32", "--set", "encoding=png"]
         built_in = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
         for count in ("32", "40"):
-            assert main(["import", "shapes", "--name", "mine", *world, "--set", f"count={count}"]) == 0
+            assert (
+                main(["import", "shapes", "--name", "mine", *world, "--set", f"count={count}"]) == 0
+            )
             assert main(["build", "--name", "mine", "--shards", "mine", *built_in]) == 0
-        assert main(["neighbors", "--name", "mine", "--queries", "mine", "--database", "mine", "--set", "k=5"]) == 0
+        assert (
+            main(
+                [
+                    "neighbors",
+                    "--name",
+                    "mine",
+                    "--queries",
+                    "mine",
+                    "--database",
+                    "mine",
+                    "--set",
+                    "k=5",
+                ]
+            )
+            == 0
+        )
         assert main(["import", "folder", "own", "--name", "own"]) == 0
         yield place
 
 
 def test_every_block_is_of_a_kind_that_is_run_here():
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python"} and len(COMMANDS) >= 9 and len(PYTHON) == 6
+    assert (
+        {kind for kind, _ in BLOCKS} == {"sh", "python"} and len(COMMANDS) >= 9 and len(PYTHON) == 6
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[1:4]))
@@ -58,10 +79,14 @@ def nearest():
 
 def moved():
     first, last = sorted(
-        Path("data/embeddings/mine").glob("*/manifest.json"), key=lambda p: json.loads(p.read_text())["version"]
+        Path("data/embeddings/mine").glob("*/manifest.json"),
+        key=lambda p: json.loads(p.read_text())["version"],
     )
     tables = (pq.read_table(path.parent / "00000.parquet")["embedding"] for path in (first, last))
-    means = [np.stack(table.to_numpy(zero_copy_only=False)).astype(np.float32).mean(axis=0) for table in tables]
+    means = [
+        np.stack(table.to_numpy(zero_copy_only=False)).astype(np.float32).mean(axis=0)
+        for table in tables
+    ]
     distance = float(np.linalg.norm(means[1] - means[0]))
     assert distance > 0.01
     return f"moved by {str(distance)[:5]}"

@@ -1,4 +1,6 @@
-"""What must hold for the whole code base: arrows run downward only, imports stay light, functions stay short."""
+"""What must hold for the whole code base: arrows run downward only, imports stay light, functions
+stay short.
+"""
 
 import ast
 import os
@@ -12,12 +14,26 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "rdm_core", "storage")
 FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
-TREES = {path.relative_to(REPOSITORY).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+TREES = {
+    path.relative_to(REPOSITORY).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in FILES
+}
 MOST_LINES_IN_A_FILE = 400
 MOST_LINES_IN_A_FUNCTION = 60
 STORIES = {("rdm_core/train.py", "train")}
 """The functions that may be longer: each is told in one go."""
-HEAVY = {"torch", "torchvision", "diffusers", "open_clip", "faiss", "autofaiss", "prefect", "accelerate", "webdataset", "PIL"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "open_clip",
+    "faiss",
+    "autofaiss",
+    "prefect",
+    "accelerate",
+    "webdataset",
+    "PIL",
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -35,7 +51,12 @@ def run_python(code, *arguments):
     """A fresh interpreter in the repository; its output."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PREFECT_API_URL": ""}
     ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -43,7 +64,9 @@ def run_python(code, *arguments):
 
 def test_there_is_code_to_look_at():
     assert {path.split("/")[0] for path in TREES} == set(PACKAGES)
-    assert ("rdm_core/train.py", "train") in {(path, f.name) for path, tree in TREES.items() for f in functions(tree)}
+    assert ("rdm_core/train.py", "train") in {
+        (path, f.name) for path, tree in TREES.items() for f in functions(tree)
+    }
 
 
 # Imports
@@ -52,9 +75,13 @@ def test_there_is_code_to_look_at():
 def test_arrows_run_downward_only():
     """The contracts of import-linter in pyproject.toml."""
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
     assert f"{len(contracts)} kept, 0 broken" in ended.stdout
 
 
@@ -74,7 +101,9 @@ print(*sys.modules)
 
 
 def imported_at_module_level(tree):
-    """Top packages imported when the module is, those in `if` and `try` included, for type checking only excluded."""
+    """Top packages imported when the module is, those in `if` and `try` included, for type checking
+    only excluded.
+    """
     found, open_nodes = set(), list(tree.body)
     while open_nodes:
         node = open_nodes.pop()
@@ -116,7 +145,16 @@ def test_help_loads_neither_the_orchestrator_nor_a_model_library(arguments):
     report((HEAVY | {"pyarrow", "pydantic", "numpy"}) & set(loaded.split()))
 
 
-COMPILER = {"torch._dynamo", "torchvision", "open_clip", "timm", "diffusers", "accelerate", "autofaiss", "pandas"}
+COMPILER = {
+    "torch._dynamo",
+    "torchvision",
+    "open_clip",
+    "timm",
+    "diffusers",
+    "accelerate",
+    "autofaiss",
+    "pandas",
+}
 LOADED_BY = {
     "flows.show": HEAVY - {"PIL"},
     "storage.query": HEAVY,
@@ -129,7 +167,9 @@ LOADED_BY = {
     "flows.sample": COMPILER | {"prefect"},
     "flows.train_rdm": {"open_clip", "prefect", "autofaiss"},
 }
-"""Module -> what it must not load before it is known to be needed. Somebody waits: each takes half a second to two."""
+"""Module -> what it must not load before it is known to be needed. Somebody waits: each takes half
+a second to two.
+"""
 
 
 @pytest.mark.parametrize("module", LOADED_BY)
@@ -150,8 +190,13 @@ print("loaded:", *sys.modules)
 
 
 def test_only_what_records_a_run_imports_the_orchestrator():
-    theirs = {f"flows/{name}.py" for name in ("lost_runs", "notify", "recorded", "short_names", "work_pool")}
-    assert {path for path, tree in TREES.items() if "prefect" in imported_at_module_level(tree)} == theirs
+    theirs = {
+        f"flows/{name}.py"
+        for name in ("lost_runs", "notify", "recorded", "short_names", "work_pool")
+    }
+    assert {
+        path for path, tree in TREES.items() if "prefect" in imported_at_module_level(tree)
+    } == theirs
 
 
 LOOKING = "flows.duplicates, flows.map_database, flows.compare, flows.rehearse"
@@ -172,7 +217,11 @@ def test_nothing_reads_or_writes_a_pickle():
     violations = []
     for path, tree in TREES.items():
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        tensors = {call.func for call in calls if any(k.arg == "weights_only" and is_true(k) for k in call.keywords)}
+        tensors = {
+            call.func
+            for call in calls
+            if any(k.arg == "weights_only" and is_true(k) for k in call.keywords)
+        }
         for node in ast.walk(tree):
             names = []
             if isinstance(node, ast.Import):
@@ -183,13 +232,25 @@ def test_nothing_reads_or_writes_a_pickle():
             elif isinstance(node, ast.Attribute):
                 names = [] if node in tensors else [ast.unparse(node)]
             elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                names = [] if isinstance(node.value, ast.Constant) and node.value.value is False else ["allow_pickle"]
+                names = (
+                    []
+                    if isinstance(node.value, ast.Constant) and node.value.value is False
+                    else ["allow_pickle"]
+                )
             banned = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-            banned |= {"torch.load", "torch.save", "allow_pickle", "pandas.read_pickle", "pd.read_pickle"}
+            banned |= {
+                "torch.load",
+                "torch.save",
+                "allow_pickle",
+                "pandas.read_pickle",
+                "pd.read_pickle",
+            }
             violations += [f"{path}:{node.lineno}: {name}" for name in names if name in banned]
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
                 said = any(keyword.arg == "allow_pickle" for keyword in node.keywords)
-                violations += [] if said else [f"{path}:{node.lineno}: np.load without allow_pickle=False"]
+                violations += (
+                    [] if said else [f"{path}:{node.lineno}: np.load without allow_pickle=False"]
+                )
     report(violations)
 
 
@@ -218,7 +279,9 @@ def text_without_encoding(call):
 
 
 def test_text_is_read_and_written_in_an_encoding_that_is_said():
-    """In a locale that is not UTF-8 what one command wrote would otherwise be another text to the next."""
+    """In a locale that is not UTF-8 what one command wrote would otherwise be another text to the
+    next.
+    """
     violations = []
     for path, tree in TREES.items():
         for node in ast.walk(tree):
@@ -246,12 +309,20 @@ def test_a_call_whose_encoding_is_left_to_the_locale_is_noticed(code, silent):
 
 
 def test_no_file_is_too_long():
-    lengths = {path: len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in TREES}
-    report(f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_IN_A_FILE)
+    lengths = {
+        path: len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in TREES
+    }
+    report(
+        f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES_IN_A_FILE
+    )
 
 
 def test_no_function_is_too_long():
-    lengths = [(path, f.name, f.end_lineno - f.lineno + 1) for path, tree in TREES.items() for f in functions(tree)]
+    lengths = [
+        (path, f.name, f.end_lineno - f.lineno + 1)
+        for path, tree in TREES.items()
+        for f in functions(tree)
+    ]
     report(
         f"{path}::{name}: {lines} lines"
         for path, name, lines in lengths
@@ -268,7 +339,9 @@ def public_definitions(tree):
         if isinstance(node, (Function, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
-                methods = [n for n in node.body if isinstance(n, Function) and not n.name.startswith("_")]
+                methods = [
+                    n for n in node.body if isinstance(n, Function) and not n.name.startswith("_")
+                ]
                 yield from ((f"{node.name}.{method.name}", method) for method in methods)
 
 
@@ -288,11 +361,18 @@ def test_every_parameter_is_annotated():
     for path, tree in TREES.items():
         for function in functions(tree):
             spec = function.args
-            parameters = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
+            parameters = [
+                *spec.posonlyargs,
+                *spec.args,
+                *spec.kwonlyargs,
+                *filter(None, (spec.vararg, spec.kwarg)),
+            ]
             violations += [
                 f"{path}:{function.lineno}: {function.name}({parameter.arg})"
                 for parameter in parameters
                 if parameter.annotation is None and parameter.arg not in ("self", "cls")
             ]
-            violations += [] if function.returns else [f"{path}:{function.lineno}: {function.name} -> ?"]
+            violations += (
+                [] if function.returns else [f"{path}:{function.lineno}: {function.name} -> ?"]
+            )
     report(violations)

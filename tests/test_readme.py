@@ -30,14 +30,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server for all but the first command, which starts one of its own as a reader's would: that takes 10 s."""
+    """A Prefect server for all but the first command, which starts one of its own as a reader's
+    would: that takes 10 s.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = str(tmp_path_factory.mktemp("server"))
     environment = os.environ | {"PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--port", str(port)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as started:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as started:
         url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
@@ -49,16 +53,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         started.terminate()
 
 
-def run(command: str, workplace: Path, kind: str = "sh", server: str = "") -> subprocess.CompletedProcess:
+def run(
+    command: str, workplace: Path, kind: str = "sh", server: str = ""
+) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
     environment |= {"PREFECT_API_URL": server} if server else {}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start = ["bash", "-ec", command] if kind == "sh" else [sys.executable, "-c", command]
-    return subprocess.run(start, cwd=workplace, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        start, cwd=workplace, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
-    assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text", "bash"}  # bash: tests/flows/test_deployments.py
+    assert {kind for kind, _ in BLOCKS} <= {
+        "sh",
+        "python",
+        "text",
+        "bash",
+    }  # bash: tests/flows/test_deployments.py
     assert len(COMMANDS) > 12
 
 
@@ -66,7 +79,9 @@ def test_every_make_target_it_names_exists_and_would_run():
     targets = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert {"demo", "test"} <= targets
     for target in targets:
-        done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"make {target}: {done.stderr}"
 
 
@@ -79,9 +94,17 @@ def test_no_placeholder_is_left():
     assert not re.findall(r"@[A-Z_]+@", README)
 
 
-def test_commands_that_need_the_network_or_large_files_name_parameters_that_exist(capsys, monkeypatch, tmp_path):
+def test_commands_that_need_the_network_or_large_files_name_parameters_that_exist(
+    capsys, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
-    told = [line for kind, body in BLOCKS if kind == "text" for line in body.splitlines() if line.startswith("rdm ")]
+    told = [
+        line
+        for kind, body in BLOCKS
+        if kind == "text"
+        for line in body.splitlines()
+        if line.startswith("rdm ")
+    ]
     told += re.findall(r"`(rdm (?:average|train|build) [^`]*)`", README)
     assert len(told) > 5
     for line in told:
@@ -104,10 +127,14 @@ def test_its_commands_run_in_order_and_its_code_reads_what_they_built(workplace,
             assert done.returncode == 0, f"{body}\n{done.stderr[-2000:]}"
     assert len(list((workplace / "samples").glob("0*.png"))) == 4
     again = run(first, workplace, server=server)
-    assert " kept " in again.stderr and " built " not in again.stderr, "a second identical run does no work and says so"
+    assert " kept " in again.stderr and " built " not in again.stderr, (
+        "a second identical run does no work and says so"
+    )
 
 
-NEEDS = re.findall(r"^\| (\S+) \| (\d+) x (\d+) x \d+ \| (\S+) M \| (\S+) GB \| (\S+) GB \|$", README, re.MULTILINE)
+NEEDS = re.findall(
+    r"^\| (\S+) \| (\d+) x (\d+) x \d+ \| (\S+) M \| (\S+) GB \| (\S+) GB \|$", README, re.MULTILINE
+)
 
 
 @pytest.mark.long

@@ -36,7 +36,12 @@ PIGMENTS = {
     "pink": (0.98, 0.50, 0.74),
 }
 # Mean tone of the background and how far its pattern swings around it.
-TONES = {"light": (0.86, 0.0), "dark": (0.20, 0.0), "striped": (0.62, 0.15), "checkered": (0.62, 0.15)}
+TONES = {
+    "light": (0.86, 0.0),
+    "dark": (0.20, 0.0),
+    "striped": (0.62, 0.15),
+    "checkered": (0.62, 0.15),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,16 @@ class Scene:
     place: Callable[[Grid, Grid], Grid]  # distance at any other points
 
 
-def draw(shape: str, colour: str, style: str, background: str, position: str, size: str, side: int, seed: int) -> np.ndarray:
+def draw(
+    shape: str,
+    colour: str,
+    style: str,
+    background: str,
+    position: str,
+    size: str,
+    side: int,
+    seed: int,
+) -> np.ndarray:
     """Draw one picture; equal arguments give equal bytes.
 
     Returns uint8 [side, side, 3].  Raises KeyError for a name the world lacks.
@@ -67,7 +81,15 @@ def draw(shape: str, colour: str, style: str, background: str, position: str, si
     return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _arrange(shape: str, colour: str, background: str, position: str, size: str, n: int, rng: np.random.Generator) -> Scene:
+def _arrange(
+    shape: str,
+    colour: str,
+    background: str,
+    position: str,
+    size: str,
+    n: int,
+    rng: np.random.Generator,
+) -> Scene:
     """Place the shape with a little jitter and lay out the background's tones."""
     x, y = _grid(n)
     jitter = rng.uniform(-1, 1, 8)
@@ -135,7 +157,9 @@ def oil_painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         scene.tint.astype(np.float32) + (0.8 * varied + 0.05) * under.hue[..., None]
     )
     pigment = scene.pigment.astype(np.float32)
-    body = pigment * (0.95 + 0.20 * over.shade)[..., None] + 0.07 * over.hue[..., None] * (0.5 - varied)
+    body = pigment * (0.95 + 0.20 * over.shade)[..., None] + 0.07 * over.hue[..., None] * (
+        0.5 - varied
+    )
     canvas = np.where(inside[..., None], body, ground)
     relief = np.where(inside, over.relief, under.relief)
     n = len(relief)
@@ -190,14 +214,18 @@ def sketch(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     fill = _hatching(scene, angle, 0.15, wobble, rng) * (distance < 0)
     fill = np.clip(fill * (0.85 + 0.25 * tooth), 0, 1)
     again = scene.distance + 0.03 * _smooth_noise(rng, 4, n) + 0.012
-    line = np.maximum(_fall(np.abs(distance), 0.022, 0.05), 0.6 * _fall(np.abs(again), 0.012, 0.035))
+    line = np.maximum(
+        _fall(np.abs(distance), 0.022, 0.05), 0.6 * _fall(np.abs(again), 0.012, 0.035)
+    )
     line = np.clip(line * (0.95 + 0.2 * tooth), 0, 1)
     pigment = scene.pigment.astype(np.float32)
     canvas += (0.80 * fill)[..., None] * (pigment - canvas)
     return canvas + line[..., None] * (0.80 * pigment - canvas)
 
 
-def _hatching(scene: Scene, angle: float, spacing: float, wobble: Grid, rng: np.random.Generator) -> Grid:
+def _hatching(
+    scene: Scene, angle: float, spacing: float, wobble: Grid, rng: np.random.Generator
+) -> Grid:
     """Parallel pencil lines along `angle`, 0 (paper) .. 1 (pencil), `spacing` apart."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     across = (cos * scene.y - sin * scene.x) / np.float32(spacing) + np.float32(rng.random())

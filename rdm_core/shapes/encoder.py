@@ -1,7 +1,8 @@
 """A small CLIP for the built-in world, loaded by open_clip like any other.
 
     register()
-    model, _, preprocess = open_clip.create_model_and_transforms(MODEL_NAME, pretrained=str(WEIGHTS))
+    model, _, preprocess = open_clip.create_model_and_transforms(MODEL_NAME,
+    pretrained=str(WEIGHTS))
     tokenizer = open_clip.get_tokenizer(MODEL_NAME)
 
 Three files beside this one make it up: the architecture (open_clip's own JSON),

@@ -3,7 +3,8 @@
 It shares nothing with the CLIP that steers generation (other network, other
 training renders), so a sample cannot win by pleasing the encoder alone.
 
-    uint8 [N, H, W, 3] --resize to 32--> convolutions --mean over places--> features [N, 96] --> one head a factor
+    uint8 [N, H, W, 3] --resize to 32--> convolutions --mean over places--> features [N, 96] --> one
+    head a factor
 """
 
 from pathlib import Path
@@ -37,7 +38,9 @@ class ShapesOracle(nn.Module):
             _block(64, FEATURES),
             _block(FEATURES, FEATURES),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in world.VALUES.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(FEATURES, len(values)) for name, values in world.VALUES.items()}
+        )
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images float32 [N, 3, SIDE, SIDE] in -1..1 -> logits [N, values] of each factor."""
@@ -67,7 +70,10 @@ class ShapesOracle(nn.Module):
         """The value of each factor, as arrays of str [N], for uint8 images [N, H, W, 3]."""
         device = next(self.parameters()).device
         logits = self.classify(torch.from_numpy(self.features(images)).to(device))
-        return {name: np.array(world.VALUES[name])[scores.argmax(dim=1).cpu().numpy()] for name, scores in logits.items()}
+        return {
+            name: np.array(world.VALUES[name])[scores.argmax(dim=1).cpu().numpy()]
+            for name, scores in logits.items()
+        }
 
 
 def load_oracle(weights: Path = WEIGHTS) -> ShapesOracle:
@@ -83,7 +89,9 @@ def to_input(images: np.ndarray) -> torch.Tensor:
     Raises ValueError for arrays of another type or shape.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images are {images.dtype} {images.shape}; the oracle wants uint8 [N, H, W, 3]")
+        raise ValueError(
+            f"images are {images.dtype} {images.shape}; the oracle wants uint8 [N, H, W, 3]"
+        )
     floats = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     if floats.shape[-2:] == (SIDE, SIDE):
         return floats

@@ -1,4 +1,5 @@
-"""Train the small CLIP of the built-in world: `python -m rdm_core.shapes.train_clip --out clip.safetensors`.
+"""Train the small CLIP of the built-in world: `python -m rdm_core.shapes.train_clip --out
+clip.safetensors`.
 
     render -> resize as open_clip's transform does -> augment -> image tower --+
     captions of one to six factors -> tokens --------------> text tower  ------+-> InfoNCE
@@ -33,8 +34,12 @@ MAX_SCALE = 50.0  # of the logits; a colder softmax would pull images and texts 
 
 def main() -> None:
     """Render, train, measure on held-out renders, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where the weights go (.safetensors)"
+    )
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--images", type=int, default=24_000, help="how many renders to train on")
     parser.add_argument("--threads", type=int, default=2)
@@ -56,7 +61,9 @@ def main() -> None:
         samples = [world.sample("heldout", index, side) for index in range(1000)]
         images = embed_images(model, preprocess, [sample.pixels for sample in samples])
         measured = zero_shot(model, tokenizer, images, [sample.factors for sample in samples])
-        print(f"held out, {side} pixels:", {name: round(value, 4) for name, value in measured.items()})
+        print(
+            f"held out, {side} pixels:", {name: round(value, 4) for name, value in measured.items()}
+        )
 
 
 def training_images(count: int, processes: int) -> tuple[torch.Tensor, list[world.Factors]]:
@@ -66,7 +73,9 @@ def training_images(count: int, processes: int) -> tuple[torch.Tensor, list[worl
     """
     with Pool(processes) as pool:
         rendered = pool.map(_training_image, range(count), chunksize=256)
-    return torch.from_numpy(np.stack([pixels for pixels, _ in rendered])), [factors for _, factors in rendered]
+    return torch.from_numpy(np.stack([pixels for pixels, _ in rendered])), [
+        factors for _, factors in rendered
+    ]
 
 
 def _training_image(index: int) -> tuple[np.ndarray, world.Factors]:
@@ -98,7 +107,12 @@ def train(
     """Fit the model in place: AdamW, warm-up, cosine decay, one random caption a picture."""
     draw = random.Random(0)
     texts = _Texts(tokenizer)
-    codes = torch.tensor([[world.VALUES[name].index(getattr(one, name)) for name in world.FACTORS] for one in factors])
+    codes = torch.tensor(
+        [
+            [world.VALUES[name].index(getattr(one, name)) for name in world.FACTORS]
+            for one in factors
+        ]
+    )
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -121,7 +135,8 @@ def train(
         schedule.step()
         if step % 25 == 0 or step == steps - 1:
             print(
-                f"step {step:5d}  loss {loss.item():.3f}  scale {scale.item():.1f}  {time.time() - started:.0f} s", flush=True
+                f"step {step:5d}  loss {loss.item():.3f}  scale {scale.item():.1f}  {time.time() - started:.0f} s",
+                flush=True,
             )
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(MAX_SCALE))
@@ -136,12 +151,16 @@ class _Texts:
     def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens [B, L] and codes [B, 6], -1 where a factor is not named."""
         pairs = [self._one(text) for text in texts]
-        return torch.stack([tokens for tokens, _ in pairs]), torch.stack([codes for _, codes in pairs])
+        return torch.stack([tokens for tokens, _ in pairs]), torch.stack(
+            [codes for _, codes in pairs]
+        )
 
 
 def _codes(text: str) -> torch.Tensor:
     named = world.parse_caption(text)
-    return torch.tensor([world.VALUES[name].index(named[name]) if name in named else -1 for name in world.FACTORS])
+    return torch.tensor(
+        [world.VALUES[name].index(named[name]) if name in named else -1 for name in world.FACTORS]
+    )
 
 
 def matches(codes: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
@@ -149,7 +168,9 @@ def matches(codes: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
     return ((named[None] == -1) | (codes[:, None] == named[None])).all(dim=-1)
 
 
-def info_nce(images: torch.Tensor, captions: torch.Tensor, scale: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
+def info_nce(
+    images: torch.Tensor, captions: torch.Tensor, scale: torch.Tensor, match: torch.Tensor
+) -> torch.Tensor:
     """InfoNCE over unit vectors [B, D], without false negatives.
 
     Caption i belongs to image i.  Where another caption of the batch is true of
@@ -178,37 +199,54 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
         ]
     )
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    images = torch.lerp(images, blurred, torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.4))
+    images = torch.lerp(
+        images, blurred, torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.4)
+    )
     images = (images - 0.5) * (1 + 0.2 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.5
     images = images + 0.12 * (torch.rand(batch, 1, 1, 1) - 0.5)
     images = images + torch.randn_like(images) * 0.06 * torch.rand(batch, 1, 1, 1) ** 2
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     return ((images.clamp(0, 1) - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def save(model: open_clip.CLIP, path: Path) -> None:
     """Write the weights in half precision, which open_clip widens again on loading."""
-    state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
     save_file({name: value.contiguous() for name, value in state.items()}, path)
 
 
 @torch.inference_mode()
 def embed_images(
-    model: open_clip.CLIP, preprocess: Callable[[Image.Image], torch.Tensor], pictures: Sequence[np.ndarray]
+    model: open_clip.CLIP,
+    preprocess: Callable[[Image.Image], torch.Tensor],
+    pictures: Sequence[np.ndarray],
 ) -> torch.Tensor:
     """Unit vectors [N, D] of uint8 pictures [side, side, 3]."""
     batches = [
-        torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures[start : start + 256]])
+        torch.stack(
+            [preprocess(Image.fromarray(picture)) for picture in pictures[start : start + 256]]
+        )
         for start in range(0, len(pictures), 256)
     ]
     return torch.cat([model.encode_image(batch, normalize=True) for batch in batches])
 
 
 @torch.inference_mode()
-def embed_texts(model: open_clip.CLIP, tokenizer: Callable[[list[str]], torch.Tensor], texts: Sequence[str]) -> torch.Tensor:
+def embed_texts(
+    model: open_clip.CLIP, tokenizer: Callable[[list[str]], torch.Tensor], texts: Sequence[str]
+) -> torch.Tensor:
     """Unit vectors [N, D] of texts."""
     return torch.cat(
-        [model.encode_text(tokenizer(list(texts[start : start + 256])), normalize=True) for start in range(0, len(texts), 256)]
+        [
+            model.encode_text(tokenizer(list(texts[start : start + 256])), normalize=True)
+            for start in range(0, len(texts), 256)
+        ]
     )
 
 
@@ -224,9 +262,14 @@ def zero_shot(
     """
     accuracy = {}
     for name, values in world.VALUES.items():
-        prompts = [world.caption(world.Factors(**{**vars(factors[0]), name: value}), (name,)) for value in values]
+        prompts = [
+            world.caption(world.Factors(**{**vars(factors[0]), name: value}), (name,))
+            for value in values
+        ]
         nearest = (images @ embed_texts(model, tokenizer, prompts).T).argmax(dim=1).tolist()
-        hits = [values[row] == getattr(one, name) for row, one in zip(nearest, factors, strict=True)]
+        hits = [
+            values[row] == getattr(one, name) for row, one in zip(nearest, factors, strict=True)
+        ]
         accuracy[name] = sum(hits) / len(hits)
     return accuracy
 

@@ -1,6 +1,7 @@
 """Train the oracle: `python -m rdm_core.shapes.train_oracle --out oracle.safetensors`.
 
-    render split "oracle" -> resize to 32 -> blur, noise, shifts, light -> cross-entropy of six heads
+    render split "oracle" -> resize to 32 -> blur, noise, shifts, light -> cross-entropy of six
+    heads
 
 The gates the result must pass are in tests/rdm_core/shapes/test_oracle.py.
 """
@@ -24,8 +25,12 @@ BATCH = 256
 
 def main() -> None:
     """Render, train, save, measure on held-out renders."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where the weights go (.safetensors)"
+    )
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--images", type=int, default=12_000, help="how many renders to train on")
     parser.add_argument("--threads", type=int, default=2)
@@ -39,17 +44,22 @@ def main() -> None:
     save_file({name: value.contiguous() for name, value in oracle.state_dict().items()}, args.out)
     for side in SIDES:
         measured = accuracy(load_oracle(args.out), "heldout", 2000, side)
-        print(f"held out, {side} pixels:", {name: round(value, 4) for name, value in measured.items()})
+        print(
+            f"held out, {side} pixels:", {name: round(value, 4) for name, value in measured.items()}
+        )
 
 
 def training_images(count: int, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Render `count` images of split "oracle", alternating sides.
 
-    Returns images float32 [count, 3, SIDE, SIDE] in -1..1 and codes int64 [count, 6], in the order of world.FACTORS.
+    Returns images float32 [count, 3, SIDE, SIDE] in -1..1 and codes int64 [count, 6], in the order
+    of world.FACTORS.
     """
     with Pool(processes) as pool:
         rendered = pool.map(_training_image, range(count), chunksize=256)
-    return torch.cat([image for image, _ in rendered]), torch.tensor([codes for _, codes in rendered])
+    return torch.cat([image for image, _ in rendered]), torch.tensor(
+        [codes for _, codes in rendered]
+    )
 
 
 def _training_image(index: int) -> tuple[torch.Tensor, list[int]]:
@@ -59,10 +69,14 @@ def _training_image(index: int) -> tuple[torch.Tensor, list[int]]:
 
 
 def train(oracle: ShapesOracle, images: torch.Tensor, targets: torch.Tensor, steps: int) -> None:
-    """Fit the oracle in place: AdamW, one cycle of the learning rate, equal weight for each head."""
+    """Fit the oracle in place: AdamW, one cycle of the learning rate, equal weight for each
+    head.
+    """
     oracle.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=3e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 3e-3, total_steps=steps, pct_start=0.1
+    )
     started = time.time()
     for step in range(steps):
         rows = torch.randint(0, len(images), (BATCH,))
@@ -77,7 +91,10 @@ def train(oracle: ShapesOracle, images: torch.Tensor, targets: torch.Tensor, ste
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            shown = "  ".join(f"{name} {loss.item():.2f}" for name, loss in zip(world.FACTORS, losses, strict=True))
+            shown = "  ".join(
+                f"{name} {loss.item():.2f}"
+                for name, loss in zip(world.FACTORS, losses, strict=True)
+            )
             print(f"step {step:5d}  {shown}  {time.time() - started:.0f} s", flush=True)
 
 
@@ -96,8 +113,12 @@ def augment(images: torch.Tensor) -> torch.Tensor:
         ]
     )
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    images = torch.lerp(images, blurred, 0.8 * torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.5))
-    images = images * (1 + 0.3 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.3 * (torch.rand(batch, 1, 1, 1) - 0.5)
+    images = torch.lerp(
+        images, blurred, 0.8 * torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.5)
+    )
+    images = images * (1 + 0.3 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.3 * (
+        torch.rand(batch, 1, 1, 1) - 0.5
+    )
     images = images + torch.randn_like(images) * 0.2 * torch.rand(batch, 1, 1, 1) ** 2
     return images.clamp(-1, 1).contiguous(memory_format=torch.channels_last)
 
@@ -108,7 +129,12 @@ def accuracy(oracle: ShapesOracle, split: str, count: int, side: int) -> dict[st
     told = oracle.predict(np.stack([sample.pixels for sample in samples]))
     return {
         name: float(
-            np.mean([value == getattr(sample.factors, name) for value, sample in zip(told[name], samples, strict=True)])
+            np.mean(
+                [
+                    value == getattr(sample.factors, name)
+                    for value, sample in zip(told[name], samples, strict=True)
+                ]
+            )
         )
         for name in world.FACTORS
     }

@@ -83,13 +83,18 @@ def draw_factors(
     """
     if index < 0:
         raise ValueError(f"index of split {split!r} is {index}; it must be 0 or more")
-    choices = dict(zip(FACTORS, (shapes, colours, styles, backgrounds, positions, sizes), strict=True))
+    choices = dict(
+        zip(FACTORS, (shapes, colours, styles, backgrounds, positions, sizes), strict=True)
+    )
     for name, allowed in choices.items():
         unknown = [value for value in allowed if value not in VALUES[name]]
         if unknown or not allowed:
             raise ValueError(f"{name}s {tuple(allowed)!r}: choose one or more of {VALUES[name]!r}")
     rolls = np.random.default_rng(derive_seed("factors", split, index, seed)).random(len(FACTORS))
-    drawn = {name: choices[name][int(roll * len(choices[name]))] for name, roll in zip(FACTORS, rolls, strict=True)}
+    drawn = {
+        name: choices[name][int(roll * len(choices[name]))]
+        for name, roll in zip(FACTORS, rolls, strict=True)
+    }
     return Factors(**drawn)
 
 
@@ -108,7 +113,9 @@ def render(factors: Factors, side: int, seed: int) -> np.ndarray:
     return drawing.draw(**named, side=side, seed=seed)
 
 
-def sample(split: str, index: int, side: int, seed: int = 0, **restrictions: Sequence[str]) -> ShapesSample:
+def sample(
+    split: str, index: int, side: int, seed: int = 0, **restrictions: Sequence[str]
+) -> ShapesSample:
     """One picture of a split with its key, factors and full caption.
 
     `restrictions` are those of draw_factors (styles, shapes, colours, ...).
@@ -185,7 +192,11 @@ _SYNONYMS: dict[str, dict[str, str]] = {
         "oil painting": "(?:oil )?paint(?:ing|ings|ed)",
         "sketch": "sketch(?:es|ed)?|drawings?|pencil",
     },
-    "shape": {"cross": "cross(?:es)?", "circle": "circles?|dis[ck]s?", "crescent": "crescents?|moons?"},
+    "shape": {
+        "cross": "cross(?:es)?",
+        "circle": "circles?|dis[ck]s?",
+        "crescent": "crescents?|moons?",
+    },
     "position": {"centre": "cent(?:re|er)|middle"},
 }
 
@@ -198,7 +209,11 @@ def parse_caption(text: str) -> dict[str, str]:
     words = " ".join(re.findall(r"[a-z]+", text.lower()))
     found = {}
     for name, values in VALUES.items():
-        matches = [(match.start(), value) for value in values if (match := re.search(_pattern(name, value), words))]
+        matches = [
+            (match.start(), value)
+            for value in values
+            if (match := re.search(_pattern(name, value), words))
+        ]
         if matches:
             found[name] = min(matches)[1]
     return found

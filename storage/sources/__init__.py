@@ -1,4 +1,6 @@
-"""Readers of data sets as they lie on a user's disk: each lists its images with all that is known of them."""
+"""Readers of data sets as they lie on a user's disk: each lists its images with all that is known
+of them.
+"""
 
 from storage.sources.coco import read_coco
 from storage.sources.disk import NotAsListed, read_as_listed
@@ -8,7 +10,8 @@ from storage.sources.parts import cut_into_parts, origin_of
 from storage.sources.source import Listing, Reader, SourceImage, key_of
 from storage.sources.wikiart import read_wikiart
 
-# Every reader takes the data set's folder first, and as `ours` the root of this project's files, which it leaves out;
+# Every reader takes the data set's folder first, and as `ours` the root of this project's files,
+# which it leaves out;
 # what else it takes is in its own signature.
 SOURCES: dict[str, Reader] = {
     "coco": read_coco,

@@ -1,7 +1,9 @@
-"""The embedding archives released in 2022: `.npz` files of CLIP vectors cut from OpenImages, of which no image is known.
+"""The embedding archives released in 2022: `.npz` files of CLIP vectors cut from OpenImages, of
+which no image is known.
 
-Each holds `embedding` float16 [N, D] (as long as the encoder made them), `img_id` int64 [N] (a row of a list of files
-that was never published) and `patch_coords` int64 [N, 4] (x0, y0, x1, y1 in a centred square of 1200 pixels).
+Each holds `embedding` float16 [N, D] (as long as the encoder made them), `img_id` int64 [N] (a row
+of a list of files that was never published) and `patch_coords` int64 [N, 4] (x0, y0, x1, y1 in a
+centred square of 1200 pixels).
 """
 
 import zipfile
@@ -22,14 +24,19 @@ CURE = "Give the .npz files of the released database, downloaded whole."
 def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Keys, source keys, unit vectors float32 [N, D] and raw norms float32 [N] of one archive.
 
-    A key is made of what is known: the image's number and the patch's corner; a patch that comes twice gets a letter.
-    Raises FormatError, naming the array or row, for a file that is no such archive or holds a vector without direction.
+    A key is made of what is known: the image's number and the patch's corner; a patch that comes
+    twice gets a letter. Raises FormatError, naming the array or row, for a file that is no such
+    archive or holds a vector without direction.
     """
     arrays = _arrays(path)
     vectors = arrays["embedding"].astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1)
     if len(bad := np.flatnonzero(~np.isfinite(norms) | (norms == 0))):
-        raise FormatError(path, f"row {bad[0]} and {len(bad) - 1} more hold no direction (zero, NaN or infinite)", CURE)
+        raise FormatError(
+            path,
+            f"row {bad[0]} and {len(bad) - 1} more hold no direction (zero, NaN or infinite)",
+            CURE,
+        )
     sources = [f"openimages-2022/{number:08d}" for number in arrays["img_id"].tolist()]
     corners = arrays["patch_coords"][:, :2].tolist()
     seen: Counter[str] = Counter()
@@ -60,7 +67,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise FormatError(path, f"is no embedding archive ({error})", CURE) from error
     if len({len(array) for array in arrays.values()}) != 1 or arrays["patch_coords"].shape[1] != 4:
-        raise FormatError(path, f"its arrays do not belong together: { {n: a.shape for n, a in arrays.items()} }", CURE)
+        raise FormatError(
+            path,
+            f"its arrays do not belong together: { {n: a.shape for n, a in arrays.items()} }",
+            CURE,
+        )
     return arrays
 
 
@@ -68,7 +79,16 @@ def _check_header(path: Path, archive: zipfile.ZipFile, name: str, axes: int) ->
     """Look at what an array claims to be before a byte of it is unpacked."""
     with archive.open(f"{name}.npy") as stream:
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, _, kind = read(stream)
-    if len(shape) != axes or shape[0] > MOST_ROWS or (axes == 2 and shape[1] > MOST_DIMENSIONS) or kind.hasobject:
+    if (
+        len(shape) != axes
+        or shape[0] > MOST_ROWS
+        or (axes == 2 and shape[1] > MOST_DIMENSIONS)
+        or kind.hasobject
+    ):
         raise FormatError(path, f"{name} is {kind} {shape}", CURE)

@@ -17,7 +17,13 @@ is refused.
 """
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\3\4": "ZIP",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"(\xb5/\xfd": "zstd",
+}
 
 # What tells a data set's root folder from another: any of these names inside it.
 _MARKS = {
@@ -91,7 +97,11 @@ def check_metadata(path: Path, cure: str) -> None:
         )
     packed = next((name for begin, name in _PACKED.items() if head.startswith(begin)), None)
     if packed:
-        raise SourceError(path, f"is packed with {packed}", "Unpack it, under the name without the packer's suffix.")
+        raise SourceError(
+            path,
+            f"is packed with {packed}",
+            "Unpack it, under the name without the packer's suffix.",
+        )
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
@@ -105,7 +115,9 @@ def _bytes(path: Path, most: int = -1) -> bytes:
         ) from error
 
 
-def read_json(path: Path, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def read_json(
+    path: Path, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
     """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
 
     A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who

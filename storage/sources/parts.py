@@ -73,7 +73,8 @@ def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
 
 
 def origin_of(images: tuple[SourceImage, ...], parameters: Mapping[str, object]) -> str:
-    """Hash over all that determines a part: how images are stored, what is known of each, and its file's size and time.
+    """Hash over all that determines a part: how images are stored, what is known of each, and its
+    file's size and time.
 
     The folder a data set lies in is not part of it.
     """

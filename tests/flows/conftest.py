@@ -1,4 +1,6 @@
-"""One small world built once: every stage of the pipeline on 96 drawn images, for the tests of flows."""
+"""One small world built once: every stage of the pipeline on 96 drawn images, for the tests of
+flows.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -19,7 +21,9 @@ LICENCES = ("CC0-1.0", "CC-BY-4.0", None)
 
 @pytest.fixture(scope="session", autouse=True)
 def without_a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Surroundings as the command line prepares them; a server only for the tests that ask for one (`recorded`)."""
+    """Surroundings as the command line prepares them; a server only for the tests that ask for one
+    (`recorded`).
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", "")
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
@@ -62,7 +66,9 @@ class SmallWorld:
 
 
 def with_credits_of_its_own(drawn: Callable[..., Any]) -> Callable[..., Any]:
-    """The drawn world says the same of every image: where nothing differs, no order can be wrong."""
+    """The drawn world says the same of every image: where nothing differs, no order can be
+    wrong.
+    """
 
     def sample(index: int, config: Any) -> Any:
         made = drawn(index, config)
@@ -85,13 +91,24 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
 
     root = tmp_path_factory.mktemp("world")
     for name, styles in {"shapes": (), "sketches": ("sketch",)}.items():
-        drawn = {"size": 32, "encoding": "png", "count": 96, "split": name, "styles": styles, "images_per_part": 40}
+        drawn = {
+            "size": 32,
+            "encoding": "png",
+            "count": 96,
+            "split": name,
+            "styles": styles,
+            "images_per_part": 40,
+        }
         with pytest.MonkeyPatch.context() as patch:
             module = import_module("flows.import_images")
             credited = with_credits_of_its_own(module.shapes_sample)
             patch.setattr(module, "shapes_sample", credited)
             import_images(ImportImages(root=root, name=name, source="shapes", **drawn))
-        build_database(BuildDatabase(root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+        build_database(
+            BuildDatabase(
+                root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
+            )
+        )
     find_neighbors(FindNeighbors(root=root, name="shapes", queries="shapes", database="shapes"))
     encode_latents(EncodeLatents(root=root, name="shapes", shards="shapes"))
     return SmallWorld(root, train_rdm(TrainRDM(**_small_training(root, "small"))))
@@ -110,10 +127,19 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
     """The demo, once, with a tiny network; the study's networks are as small."""
     from flows import demo
 
-    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4, "remove_means": True}
+    network = {
+        "network": "transformer",
+        "channels": [32],
+        "depth": 1,
+        "head_channels": 16,
+        "patch": 4,
+        "remove_means": True,
+    }
     config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
     with pytest.MonkeyPatch.context() as patch:
-        small = {name: demo.PRESETS[name] | {"denoiser": network} for name in ("shapes", "shapes-unet")}
+        small = {
+            name: demo.PRESETS[name] | {"denoiser": network} for name in ("shapes", "shapes-unet")
+        }
         patch.setattr(demo, "PRESETS", demo.PRESETS | small)
         yield SmallDemo(config, demo.demo(config))
 
@@ -125,8 +151,21 @@ def small_training() -> Callable[..., dict]:
 
 
 def _small_training(root: Path, name: str, **training: object) -> dict:
-    settings = {"steps": 6, "batch": 8, "checkpoint_steps": 3, "log_steps": 1, "random_k": True, "k": 3} | training
-    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    settings = {
+        "steps": 6,
+        "batch": 8,
+        "checkpoint_steps": 3,
+        "log_steps": 1,
+        "random_k": True,
+        "k": 3,
+    } | training
+    network = {
+        "network": "transformer",
+        "channels": [32],
+        "depth": 1,
+        "head_channels": 16,
+        "patch": 4,
+    }
     inputs = {"latents": "shapes", "neighbors": "shapes", "database": "shapes"}
     return {
         "root": root,
@@ -141,7 +180,9 @@ def _small_training(root: Path, name: str, **training: object) -> dict:
 
 @pytest.fixture(scope="session")
 def in_one_process() -> Callable[..., Any]:
-    """in_one_process(function, ...) calls it, and trains in this process instead of one of its own."""
+    """in_one_process(function, ...) calls it, and trains in this process instead of one of its
+    own.
+    """
     from importlib import import_module
 
     from flows.train_worker import main

@@ -1,12 +1,14 @@
-"""The crash test: SIGKILL at a random moment, start again, and compare with a run that nobody killed.
+"""The crash test: SIGKILL at a random moment, start again, and compare with a run that nobody
+killed.
 
     python tests/flows/crash.py --kills 200 --seed 0
 
-One process, the nursery, imports every flow once and forks a child for each attempt: a child has run nothing before, as
-a fresh `rdm` has, but need not import for ten seconds. It leads a process group and runs one stage, or the demo in
-small. The harness kills the group at a moment drawn uniformly from the unbroken run's duration and starts the next
-attempt on the same root at once, while a training that lost its parent may still be dying. The last attempt of a round
-runs to its end; then the root must equal the unbroken run's file by file.
+One process, the nursery, imports every flow once and forks a child for each attempt: a child has
+run nothing before, as a fresh `rdm` has, but need not import for ten seconds. It leads a process
+group and runs one stage, or the demo in small. The harness kills the group at a moment drawn
+uniformly from the unbroken run's duration and starts the next attempt on the same root at once,
+while a training that lost its parent may still be dying. The last attempt of a round runs to its
+end; then the root must equal the unbroken run's file by file.
 """
 
 import argparse
@@ -54,7 +56,14 @@ FLOWS = {
 """Stage -> module, flow, parameters."""
 _BUILD = {"name": "shapes", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
 _NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
-_TRAINING = {"steps": 300, "batch": 8, "checkpoint_steps": 10, "log_steps": 5, "random_k": True, "k": 3}
+_TRAINING = {
+    "steps": 300,
+    "batch": 8,
+    "checkpoint_steps": 10,
+    "log_steps": 5,
+    "random_k": True,
+    "k": 3,
+}
 _MODEL = {"run": "shapes", "baseline": "shapes-without-neighbors"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "import": {"name": "shapes", "source": "shapes", "size": 32, "encoding": "png", "count": 320, "images_per_part": 20},
@@ -83,12 +92,20 @@ MOST_IN_A_ROW = 3
 MISSES = 30
 """Attempts in a row that may end before their kill comes, before we call the test broken."""
 PR_SET_PDEATHSIG = 1
-"""Linux: a child that dies with its parent, so that an interrupted harness leaves nothing at work."""
+"""Linux: a child that dies with its parent, so that an interrupted harness leaves nothing at
+work.
+"""
 MARK = "RDM_CRASH_ATTEMPT"
 """Environment variable by which the children of an attempt are known."""
 PHASES = ("before the build", "in its parts", "between two builds", "in a commit", "after the last")
 HEAD, FOOT = "<!-- crash-test -->", "<!-- /crash-test -->"
-TIMINGS = ("seconds", "milliseconds_per_query", "p50_milliseconds", "p95_milliseconds", "targets_met")
+TIMINGS = (
+    "seconds",
+    "milliseconds_per_query",
+    "p50_milliseconds",
+    "p95_milliseconds",
+    "targets_met",
+)
 """What two runs measure differently."""
 
 
@@ -100,7 +117,8 @@ class CrashTestFailed(Exception):
 
 
 def nursery() -> None:
-    """Fork a child for each order on standard input, {"stage", "root", "log", "mark"}, or reap one, {"reap"}.
+    """Fork a child for each order on standard input, {"stage", "root", "log", "mark"}, or reap one,
+    {"reap"}.
 
     The first order is {"warm up"}.
     """
@@ -156,10 +174,16 @@ def _flow(stage: str) -> Callable[[Path], Any]:
 
 
 def _make_the_demo_smaller(demo: Any) -> None:
-    """A smaller network, fewer sampler steps and several checkpoints; every stage is still there."""
+    """A smaller network, fewer sampler steps and several checkpoints; every stage is still
+    there.
+    """
     requests, evaluation = demo.requests, demo.evaluation_of
-    demo.requests = lambda config: [request.model_copy(update={"steps": 3}) for request in requests(config)]
-    demo.evaluation_of = lambda config: evaluation(config).model_copy(update={"seeds": 1, "steps": 2, "quality_images": 16})
+    demo.requests = lambda config: [
+        request.model_copy(update={"steps": 3}) for request in requests(config)
+    ]
+    demo.evaluation_of = lambda config: evaluation(config).model_copy(
+        update={"seeds": 1, "steps": 2, "quality_images": 16}
+    )
     demo.PRESETS["shapes"]["denoiser"] |= _NETWORK
     demo.PRESETS["shapes"]["training"]["checkpoint_steps"] = 3
 
@@ -189,7 +213,9 @@ class Attempt:
 
     def __init__(self, pid: int, mark: str, log: Path, reap: Callable[[], int]) -> None:
         self.pid, self.mark, self.log, self._reap = pid, mark, log, reap
-        self._descriptor = os.pidfd_open(pid)  # readable once it has ended; it is a zombie until it is reaped
+        self._descriptor = os.pidfd_open(
+            pid
+        )  # readable once it has ended; it is a zombie until it is reaped
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for its end, but not longer."""
@@ -212,7 +238,11 @@ class Attempt:
 
     def tail(self) -> str:
         """The last lines of what it said."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else ""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+            if self.log.exists()
+            else ""
+        )
 
 
 class Nursery:
@@ -221,7 +251,11 @@ class Nursery:
     def __init__(self, environment: dict[str, str]) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "--nursery"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
         )
         self._lock = threading.Lock()
 
@@ -264,7 +298,9 @@ class Kill:
     """Share of the unbroken run's duration."""
     phase: str
     done: float
-    """Share of the work that the next attempt finds finished: parts, or steps up to the newest checkpoint."""
+    """Share of the work that the next attempt finds finished: parts, or steps up to the newest
+    checkpoint.
+    """
 
     @property
     def in_the_middle(self) -> bool:
@@ -285,7 +321,10 @@ def share_done(made: Artifact, root: Path) -> float:
         return 1.0
     parts = sum(layout.part_record_file(directory, part.name).is_file() for part in made.parts)
     if parts < len(made.parts) and made.kind == "runs":
-        steps = [int(path.parent.name) for path in layout.checkpoints_directory(directory).glob("[0-9]*/manifest.json")]
+        steps = [
+            int(path.parent.name)
+            for path in layout.checkpoints_directory(directory).glob("[0-9]*/manifest.json")
+        ]
         return min(0.99, max(steps, default=0) / made.parameters["training"]["steps"])
     return parts / len(made.parts)
 
@@ -293,25 +332,40 @@ def share_done(made: Artifact, root: Path) -> float:
 def is_published(made: Artifact, root: Path) -> bool:
     """Whether nothing is left to do for it, not even to clear up."""
     directory = layout.artifact_directory(root, made.kind, made.name, made.id)
-    whole = layout.manifest_file(directory).is_file() and not layout.build_directory(directory).exists()
+    whole = (
+        layout.manifest_file(directory).is_file() and not layout.build_directory(directory).exists()
+    )
     return whole and current_id(root, made.kind, made.name) == made.id
 
 
-def landed(stage: str, made: list[Artifact], root: Path, pid: int, before: int, moment: float) -> Kill:
-    """Where the kill of that process landed; `before`: how many artifacts were published when the attempt began."""
+def landed(
+    stage: str, made: list[Artifact], root: Path, pid: int, before: int, moment: float
+) -> Kill:
+    """Where the kill of that process landed; `before`: how many artifacts were published when the
+    attempt began.
+    """
     shares = [share_done(artifact, root) for artifact in made]
     done = sum(is_published(artifact, root) for artifact in made)
-    held = [lock.parent.parent for lock in root.glob("*/*/*/.build/lock") if f"process {pid} " in lock.read_text()]
+    held = [
+        lock.parent.parent
+        for lock in root.glob("*/*/*/.build/lock")
+        if f"process {pid} " in lock.read_text()
+    ]
     if done == len(made):
         phase = "after the last"
     elif held:
         committing = any(
-            share == 1.0 and layout.artifact_directory(root, artifact.kind, artifact.name, artifact.id) in held
+            share == 1.0
+            and layout.artifact_directory(root, artifact.kind, artifact.name, artifact.id) in held
             for artifact, share in zip(made, shares, strict=True)
         )
         phase = "in a commit" if committing else "in its parts"
     else:
-        phase = "between two builds" if done > before or (before and len(made) > 1) else "before the build"
+        phase = (
+            "between two builds"
+            if done > before or (before and len(made) > 1)
+            else "before the build"
+        )
     return Kill(stage, moment, phase, statistics.mean(shares))
 
 
@@ -319,8 +373,13 @@ def differences(reference: Path, root: Path) -> list[str]:
     """What is not as the unbroken run left it; empty: nothing."""
     found = [f"unreadable: {error}" for error in unreadable(root)]
     found += [f"unfinished: {path}" for path in unfinished(root)]
-    one, other = ({a.reference: a.fingerprint for a in artifacts(place)} for place in (reference, root))
-    found += [f"{name}: fingerprint {other.get(name)} instead of {one.get(name)}" for name in _unequal(one, other)]
+    one, other = (
+        {a.reference: a.fingerprint for a in artifacts(place)} for place in (reference, root)
+    )
+    found += [
+        f"{name}: fingerprint {other.get(name)} instead of {one.get(name)}"
+        for name in _unequal(one, other)
+    ]
     for artifact in artifacts(root):
         try:
             check(artifact, hashes=True)
@@ -329,7 +388,11 @@ def differences(reference: Path, root: Path) -> list[str]:
     one, other = (_contents(place) for place in (reference, root))
     found += [f"{path}: is left over" for path in sorted(other.keys() - one.keys())]
     found += [f"{path}: is missing" for path in sorted(one.keys() - other.keys())]
-    return found + [f"{path}: has other content" for path in _unequal(one, other) if path in one and path in other]
+    return found + [
+        f"{path}: has other content"
+        for path in _unequal(one, other)
+        if path in one and path in other
+    ]
 
 
 def _unequal(one: dict[str, str], other: dict[str, str]) -> list[str]:
@@ -337,9 +400,14 @@ def _unequal(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 
 def _contents(root: Path) -> dict[str, str]:
-    """Relative path -> hash of the content, without what says when, how fast and where it was made."""
+    """Relative path -> hash of the content, without what says when, how fast and where it was
+    made.
+    """
     paths = (path for path in sorted(root.rglob("*")) if not path.is_dir())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(_content(path, root)).hexdigest() for path in paths}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(_content(path, root)).hexdigest()
+        for path in paths
+    }
 
 
 def _content(path: Path, root: Path) -> bytes:
@@ -353,11 +421,15 @@ def _content(path: Path, root: Path) -> bytes:
 
 
 def marked(mark: str) -> list[int]:
-    """Living processes that an attempt started: its forked child has the nursery's environment, theirs has the mark."""
+    """Living processes that an attempt started: its forked child has the nursery's environment,
+    theirs has the mark.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (
+                entry / "environ"
+            ).read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
 
@@ -389,9 +461,22 @@ class Result:
 class CrashTest:
     """`kills` kills over all stages; everything lies under `work`."""
 
-    def __init__(self, kills: int, seed: int, work: Path, nursery: Nursery, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        kills: int,
+        seed: int,
+        work: Path,
+        nursery: Nursery,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.result = Result()
-        self._kills, self._seed, self._work, self._nursery, self._say = kills, seed, work, nursery, say
+        self._kills, self._seed, self._work, self._nursery, self._say = (
+            kills,
+            seed,
+            work,
+            nursery,
+            say,
+        )
         self._stopped = threading.Event()
         self._watches: dict[str, list[threading.Thread]] = {stage: [] for stage in STAGES}
         self._duration: dict[str, float] = {}
@@ -404,9 +489,13 @@ class CrashTest:
         self._nursery.get_ready()
         demo_is_there: Future[Path] = Future()
         with ThreadPoolExecutor(2) as pool:
-            lanes = [pool.submit(self._lane, lane, demo_is_there) for lane in (self._demo, self._stages)]
+            lanes = [
+                pool.submit(self._lane, lane, demo_is_there) for lane in (self._demo, self._stages)
+            ]
         errors = [error for lane in lanes if (error := lane.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, _Stopped | InvalidStateError)):
+        for error in sorted(
+            errors, key=lambda error: isinstance(error, _Stopped | InvalidStateError)
+        ):
             raise error
         return self.result
 
@@ -434,7 +523,9 @@ class CrashTest:
             inputs = reference
         for stage in ON_THE_DEMO:
             inputs = self._work / "inputs" / stage
-            shutil.copytree(demo_is_there.result(), inputs, ignore=shutil.ignore_patterns("checkpoints"))
+            shutil.copytree(
+                demo_is_there.result(), inputs, ignore=shutil.ignore_patterns("checkpoints")
+            )
             self._killed(stage, inputs, self._unbroken(stage, inputs))
 
     def _unbroken(self, stage: str, inputs: Path) -> Path:
@@ -466,9 +557,13 @@ class CrashTest:
                 self.result.repeats += 1
             misses = 0 if kills else misses + 1
             if misses == MISSES:
-                raise CrashTestFailed(f"{stage}: {MISSES} attempts in a row ended before their kill came")
+                raise CrashTestFailed(
+                    f"{stage}: {MISSES} attempts in a row ended before their kill came"
+                )
 
-    def _round(self, stage: str, root: Path, made: list[Artifact], rng: random.Random, wanted: int) -> int:
+    def _round(
+        self, stage: str, root: Path, made: list[Artifact], rng: random.Random, wanted: int
+    ) -> int:
         """Up to `wanted` kills on one root, then an attempt to the end; how many there were."""
         duration = self._duration[stage]
         for number in range(wanted):
@@ -496,7 +591,9 @@ class CrashTest:
     def _start(self, stage: str, root: Path, name: str) -> Attempt:
         if self._stopped.is_set():
             raise _Stopped
-        self.result.attempts[stage] = self.result.attempts.get(stage, 0) + (not name.endswith("unbroken"))
+        self.result.attempts[stage] = self.result.attempts.get(stage, 0) + (
+            not name.endswith("unbroken")
+        )
         return self._nursery.start(stage, root, self._work / "logs" / f"{name}.log")
 
     def _finish(self, attempt: Attempt, root: Path, seconds: float) -> None:
@@ -504,10 +601,14 @@ class CrashTest:
         if not attempt.ends_within(seconds):
             attempt.kill()
             attempt.code()
-            raise CrashTestFailed(f"{root}: did not end within {seconds:.0f} s. Log {attempt.log}:\n{attempt.tail()}")
+            raise CrashTestFailed(
+                f"{root}: did not end within {seconds:.0f} s. Log {attempt.log}:\n{attempt.tail()}"
+            )
         code = attempt.code()
         if code:
-            raise CrashTestFailed(f"{root}: ended with exit code {code}. Log {attempt.log}:\n{attempt.tail()}")
+            raise CrashTestFailed(
+                f"{root}: ended with exit code {code}. Log {attempt.log}:\n{attempt.tail()}"
+            )
 
     def _compare(self, stage: str, reference: Path, root: Path) -> None:
         for watch in self._watches[stage]:
@@ -516,11 +617,15 @@ class CrashTest:
         found = self._survivors[stage] + differences(reference, root)
         if found:
             text = "\n  ".join(found[:20])
-            raise CrashTestFailed(f"{root} differs from {reference}, logs {self._work / 'logs'}/{root.name}-*:\n  {text}")
+            raise CrashTestFailed(
+                f"{root} differs from {reference}, logs {self._work / 'logs'}/{root.name}-*:\n  {text}"
+            )
         shutil.rmtree(root)
 
     def _watch(self, stage: str, attempt: Attempt) -> None:
-        """See that the trainings of a killed attempt end by themselves, beside whatever comes next."""
+        """See that the trainings of a killed attempt end by themselves, beside whatever comes
+        next.
+        """
         killed_at = time.monotonic()
 
         def watch() -> None:
@@ -554,10 +659,14 @@ class _Stopped(Exception):
 
 
 def quotas(kills: int) -> dict[str, int]:
-    """Kills of each stage: less than a tenth for the demo, the rest divided equally, what remains to the first stages."""
+    """Kills of each stage: less than a tenth for the demo, the rest divided equally, what remains
+    to the first stages.
+    """
     demo = max(1, kills // 12)
     each, more = divmod(kills - demo, len(STAGES) - 1)
-    return {stage: each + (place < more) for place, stage in enumerate(STAGES[:-1])} | {"demo": demo}
+    return {stage: each + (place < more) for place, stage in enumerate(STAGES[:-1])} | {
+        "demo": demo
+    }
 
 
 # -- the command
@@ -578,7 +687,10 @@ def table(result: Result) -> str:
         commits = sum(kill.phase == "in a commit" for kill in kills)
         attempts = sum(result.attempts.values()) if stage == "all" else result.attempts[stage]
         equal = sum(result.equal.values()) if stage == "all" else result.equal[stage]
-        moment, done = (statistics.median(values) for values in ([k.moment for k in kills], [k.done for k in kills]))
+        moment, done = (
+            statistics.median(values)
+            for values in ([k.moment for k in kills], [k.done for k in kills])
+        )
         lines.append(
             f"| {stage} | {len(kills)} | {len(middle)} | {commits} | {moment:.0%} | {done:.0%} | {attempts} "
             f"| yes, {equal} of {equal} roots |"
@@ -607,17 +719,25 @@ def told(result: Result, seed: int, seconds: float) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Of the nursery: no server, one thread, no GPU, so that every sum is taken in the same order."""
+    """Of the nursery: no server, one thread, no GPU, so that every sum is taken in the same
+    order.
+    """
     one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return one | {"PREFECT_API_URL": "", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def main() -> int:
     """The command."""
-    options = argparse.ArgumentParser(description="Kill every stage at random moments and compare with unbroken runs.")
-    options.add_argument("--kills", type=int, default=200, help="over all stages and the demo (default: 200)")
+    options = argparse.ArgumentParser(
+        description="Kill every stage at random moments and compare with unbroken runs."
+    )
+    options.add_argument(
+        "--kills", type=int, default=200, help="over all stages and the demo (default: 200)"
+    )
     options.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    options.add_argument("--into", type=Path, default=Path("docs/reliability.md"), help="page that takes the table")
+    options.add_argument(
+        "--into", type=Path, default=Path("docs/reliability.md"), help="page that takes the table"
+    )
     options.add_argument("--nursery", action="store_true", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.nursery:
@@ -628,7 +748,9 @@ def main() -> int:
     try:
         forks = Nursery(environment())
         try:
-            result = CrashTest(chosen.kills, chosen.seed, work / "test", forks, partial(print, flush=True)).run()
+            result = CrashTest(
+                chosen.kills, chosen.seed, work / "test", forks, partial(print, flush=True)
+            ).run()
         finally:
             forks.close()
     except CrashTestFailed as failure:

@@ -36,7 +36,9 @@ BUSY = "database is locked"
 clients ask again.
 """
 TWICE = "input_value={'type': 'auth'"
-"""A client of Prefect that had no answer in time greets the server twice, and then connects again."""
+"""A client of Prefect that had no answer in time greets the server twice, and then connects
+again.
+"""
 
 
 def small(file):

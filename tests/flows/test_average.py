@@ -27,40 +27,58 @@ def test_a_run_keeps_a_snapshot_of_its_means_at_every_checkpoint(run):
 
 
 def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_world):
-    made = average_run(AverageRun(root=small_world.root, name="mean-01", run="kept-means", length=0.1))
+    made = average_run(
+        AverageRun(root=small_world.root, name="mean-01", run="kept-means", length=0.1)
+    )
     denoiser, facts = load_denoiser(made.file("weights"))
     kept = read_snapshot(snapshots_of(run)[6])
     for name, parameter in denoiser.named_parameters():
-        np.testing.assert_allclose(parameter.detach().numpy(), kept[f"power/0.1/{name}"], rtol=0.01, atol=2e-3)
+        np.testing.assert_allclose(
+            parameter.detach().numpy(), kept[f"power/0.1/{name}"], rtol=0.01, atol=2e-3
+        )
     assert facts["ema_length"] == 0.1 and made.measured["profile_distance"] < 0.01
     card = (made.file("weights") / "README.md").read_text()
-    assert "running mean of length 0.1 (arXiv 2312.02696)" in card and "rdm sample --run mean-01" in card
+    assert (
+        "running mean of length 0.1 (arXiv 2312.02696)" in card
+        and "rdm sample --run mean-01" in card
+    )
     assert read_metrics(made.file("metrics.jsonl")) == read_metrics(run.file("metrics.jsonl"))
     request = {"root": small_world.root, "texts": ("a ring",), "count": 1, "steps": 2}
-    drawn = [sample_rdm(SampleRDM(**request, run=name, name=name)) for name in ("mean-01", "kept-means")]
+    drawn = [
+        sample_rdm(SampleRDM(**request, run=name, name=name)) for name in ("mean-01", "kept-means")
+    ]
     images = [sample.file("00000.png").read_bytes() for sample in drawn]
     assert images[0] != images[1], "other weights"
 
 
 def test_another_length_is_another_version_and_a_second_time_it_is_kept(run, small_world):
-    first, second = (average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=x)) for x in (0.1, 0.08))
+    first, second = (
+        average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=x))
+        for x in (0.1, 0.08)
+    )
     assert first.id != second.id
     again = average_run(AverageRun(root=small_world.root, name="m", run="kept-means", length=0.08))
     assert again.id == second.id and again.created_at == second.created_at
 
 
 def test_a_length_that_the_snapshots_do_not_give_is_refused(run, small_world):
-    with pytest.raises(StorageError, match="3 snapshots give no mean of length 0.28 .* Ask for a length between"):
+    with pytest.raises(
+        StorageError, match="3 snapshots give no mean of length 0.28 .* Ask for a length between"
+    ):
         average_run(AverageRun(root=small_world.root, name="x", run="kept-means", length=0.28))
 
 
 @pytest.mark.long
-def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(small_world, small_training):
+def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(
+    small_world, small_training
+):
     settings = small_training(small_world.root, "damaged", posthoc_ema=True, checkpoint_steps=3)
     made = train_rdm(TrainRDM(**settings))
     (made.directory / "snapshots" / ".00000003.safetensors-left").write_text("by a crash")
     snapshots_of(made)[3].write_bytes(b"other bytes")
-    with pytest.raises(ArtifactDamaged, match="absent or damaged. It cannot be made again: delete .*checkpoints"):
+    with pytest.raises(
+        ArtifactDamaged, match="absent or damaged. It cannot be made again: delete .*checkpoints"
+    ):
         train_rdm(TrainRDM(**settings))
     shutil.rmtree(made.directory / "checkpoints")
     again = train_rdm(TrainRDM(**settings))

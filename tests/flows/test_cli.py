@@ -35,32 +35,93 @@ def rdm(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["import", "coco", "--name", "x"], "path: the source 'coco' needs the directory it lies in"),
-        (["import", "shapes", "--name", "x", "--set", "coun=3"], "coun: there is no such parameter"),
-        (["import", "shapes", "--name", "x", "--set", "count=many"], "count: Input should be a valid integer"),
+        (
+            ["import", "coco", "--name", "x"],
+            "path: the source 'coco' needs the directory it lies in",
+        ),
+        (
+            ["import", "shapes", "--name", "x", "--set", "coun=3"],
+            "coun: there is no such parameter",
+        ),
+        (
+            ["import", "shapes", "--name", "x", "--set", "count=many"],
+            "count: Input should be a valid integer",
+        ),
         (["import", "shapes", "--name", "../x"], "name: "),
         (["import", "shapes"], "name: is needed"),
         (["import", "shapes", "--name", "x", "--set", "count"], "write KEY=VALUE"),
-        (["train", "--name", "x", "--preset", "shpes"], "--preset shpes: there is no such preset. Presets: shapes"),
+        (
+            ["train", "--name", "x", "--preset", "shpes"],
+            "--preset shpes: there is no such preset. Presets: shapes",
+        ),
         (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
-        (["sample", "--run", "r", "--text", "a", "--class", "b"], "texts and classes: classes stand alone"),
+        (
+            ["sample", "--run", "r", "--text", "a", "--class", "b"],
+            "texts and classes: classes stand alone",
+        ),
         (["sample", "--run", "r", "--set", "context=query"], "'query' needs texts or images"),
-        (["import", "shapes", "--name", "x", "--set", "name.x=3"], "'name' has no parameters inside"),
-        (["import", "shapes", "--name", "x", "--set", 'styles=["sketh"]'], "styles: 'sketh' is not one of"),
+        (
+            ["import", "shapes", "--name", "x", "--set", "name.x=3"],
+            "'name' has no parameters inside",
+        ),
+        (
+            ["import", "shapes", "--name", "x", "--set", 'styles=["sketh"]'],
+            "styles: 'sketh' is not one of",
+        ),
         (["import", "shapes", "--name", "x", "--set", "size=8"], "size: "),
-        (["import", "folder", "/tmp", "--name", "x", "--set", "count=64"], "count: is for the source 'shapes' alone"),
-        (["import", "wikiart", "/tmp", "--name", "x", "--set", 'styles=["sketch"]'], "styles: is for the source 'shapes'"),
-        (["import", "coco", "/tmp", "--name", "x", "--set", "author=me"], "author: is for the source 'folder' alone"),
-        (["import", "shapes", "--name", "x", "--set", "licence=mine"], "licence: is for the source 'folder' alone"),
+        (
+            ["import", "folder", "/tmp", "--name", "x", "--set", "count=64"],
+            "count: is for the source 'shapes' alone",
+        ),
+        (
+            ["import", "wikiart", "/tmp", "--name", "x", "--set", 'styles=["sketch"]'],
+            "styles: is for the source 'shapes'",
+        ),
+        (
+            ["import", "coco", "/tmp", "--name", "x", "--set", "author=me"],
+            "author: is for the source 'folder' alone",
+        ),
+        (
+            ["import", "shapes", "--name", "x", "--set", "licence=mine"],
+            "licence: is for the source 'folder' alone",
+        ),
         (["import", "shapes", "/tmp", "--name", "x"], "path: is not for shapes"),
-        (["import", "folder", "/tmp", "--name", "x", "--set", "frame=300"], "frame: is for crop=random"),
-        (["import", "coco", "/tmp", "--name", "x", "--set", "encoding=png", "--set", "quality=9"], "quality: is for enc"),
-        (["search", "--database", "x", "--text", "a", "--out", "/tmp/a  b/c.txt"], "out: /tmp/a  b/c.txt ends with n"),
+        (
+            ["import", "folder", "/tmp", "--name", "x", "--set", "frame=300"],
+            "frame: is for crop=random",
+        ),
+        (
+            [
+                "import",
+                "coco",
+                "/tmp",
+                "--name",
+                "x",
+                "--set",
+                "encoding=png",
+                "--set",
+                "quality=9",
+            ],
+            "quality: is for enc",
+        ),
+        (
+            ["search", "--database", "x", "--text", "a", "--out", "/tmp/a  b/c.txt"],
+            "out: /tmp/a  b/c.txt ends with n",
+        ),
         (["import", "shapes", "--name", "x", "--set", "split=../x"], "split: "),
-        (["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"], "split: 'tran' is not one of all, train, val"),
+        (
+            ["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"],
+            "split: 'tran' is not one of all, train, val",
+        ),
         (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
-        (["train", "--name", "x", "--set", "training.neighbor_dropout=7"], "training.neighbor_dropout: "),
-        (["train", *TRAINING, "--set", "training.batch=9", "--set", "processes=2"], "batch: 9 cannot be divided over 2"),
+        (
+            ["train", "--name", "x", "--set", "training.neighbor_dropout=7"],
+            "training.neighbor_dropout: ",
+        ),
+        (
+            ["train", *TRAINING, "--set", "training.batch=9", "--set", "processes=2"],
+            "batch: 9 cannot be divided over 2",
+        ),
         (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
         (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
         (["import", "floppy", "--name", "x"], "invalid choice"),
@@ -99,7 +160,9 @@ def test_every_preset_is_a_valid_set_of_parameters(rdm):
 def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
     assert "nothing has been built" in rdm("show")[1]
     with begin(tmp_path, Plan("shards", "mine", {"size": 32})) as build:
-        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {"ok": 3}))
+        part = build.write_part(
+            "00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {"ok": 3})
+        )
         made = build.commit([part], {})
     code, out, _ = rdm("show", "--json")
     assert code == 0 and json.loads(out)["artifacts"][0]["id"] == made.id
@@ -110,17 +173,25 @@ def test_show_lists_what_was_built_and_explains_one(rdm, tmp_path):
 def test_versions_are_told_and_old_ones_go(rdm, tmp_path):
     for size in (1, 2, 3):
         with begin(tmp_path, Plan("shards", "mine", {"size": size})) as build:
-            part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+            part = build.write_part(
+                "00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {})
+            )
             build.commit([part], {})
     with pytest.raises(KeyboardInterrupt), begin(tmp_path, Plan("runs", "left", {})) as build:
         build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
         raise KeyboardInterrupt
-    seen = [version["version"] for version in json.loads(rdm("log", "mine", "--json")[1])["versions"]]
+    seen = [
+        version["version"] for version in json.loads(rdm("log", "mine", "--json")[1])["versions"]
+    ]
     assert seen == [1, 2, 3] and "shards/mine version 3 (current)" in rdm("log", "shards/mine")[1]
     assert "1 would be removed" in rdm("gc", "--dry-run")[1]
     assert "1 were removed" in rdm("gc", "--unfinished", "runs/left")[1], "the build alone"
-    assert [one["version"] for one in json.loads(rdm("gc", "--json")[1])["removed"]] == [1], "2 stay unless told otherwise"
-    assert [one["version"] for one in json.loads(rdm("gc", "--keep", "1", "--json")[1])["removed"]] == [2]
+    assert [one["version"] for one in json.loads(rdm("gc", "--json")[1])["removed"]] == [1], (
+        "2 stay unless told otherwise"
+    )
+    assert [
+        one["version"] for one in json.loads(rdm("gc", "--keep", "1", "--json")[1])["removed"]
+    ] == [2]
 
 
 def test_a_removal_is_rehearsed_with_its_flags_and_refused_as_it_would_be(rdm, monkeypatch):
@@ -140,12 +211,20 @@ def test_an_evaluation_without_its_inputs_says_what_makes_them(rdm):
 
 
 def test_bad_data_exits_with_1_and_one_message(rdm, tmp_path):
-    wrong = (["show", "shards/none"], ["show", "none"], ["show", "no.png"], ["check", "shards/none"], ["log", "none"])
+    wrong = (
+        ["show", "shards/none"],
+        ["show", "none"],
+        ["show", "no.png"],
+        ["check", "shards/none"],
+        ["log", "none"],
+    )
     for arguments in (*wrong, ["gc", "--unfinished", "shards/none"]):
         code, out, err = rdm(*arguments)
         assert code == 1 and err.startswith("rdm: ") and "Traceback" not in err and not out
     with begin(tmp_path, Plan("shards", "mine", {})) as build:
-        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+        part = build.write_part(
+            "00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {})
+        )
         build.commit([part], {}).file("a").write_bytes(b"abd")
     code, _, err = rdm("check")
     assert code == 1 and "a has other bytes" in err
@@ -199,16 +278,26 @@ def test_a_signal_that_comes_while_the_interpreter_is_in_a_callback_is_not_lost(
 
 
 def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, monkeypatch):
-    told = {"a": [float("nan"), float("-inf")], "b": {"c": 0.1, "d": 2**70, "e": Path("x")}, "f": (1, None)}
+    told = {
+        "a": [float("nan"), float("-inf")],
+        "b": {"c": 0.1, "d": 2**70, "e": Path("x")},
+        "f": (1, None),
+    }
     monkeypatch.setattr(cli.commands, "run_show", lambda options: ("", told))
     code, out, _ = rdm("show", "--json")
     assert code == 0 and "NaN" not in out and "Infinity" not in out
-    assert json.loads(out) == {"a": [None, None], "b": {"c": 0.1, "d": 2**70, "e": "x"}, "f": [1, None]}
+    assert json.loads(out) == {
+        "a": [None, None],
+        "b": {"c": 0.1, "d": 2**70, "e": "x"},
+        "f": [1, None],
+    }
 
 
 def test_a_command_may_be_called_in_a_thread(tmp_path, capsys):
     ended = []
-    called = threading.Thread(target=lambda: ended.append(cli.main(["show", "--root", str(tmp_path)])))
+    called = threading.Thread(
+        target=lambda: ended.append(cli.main(["show", "--root", str(tmp_path)]))
+    )
     called.start()
     called.join()
     assert ended == [0] and "nothing has been built" in capsys.readouterr().out

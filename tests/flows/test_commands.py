@@ -1,4 +1,6 @@
-"""Every word of a command line reaches the parameter that it names, and the flow that it belongs to."""
+"""Every word of a command line reaches the parameter that it names, and the flow that it belongs
+to.
+"""
 
 import json
 from importlib import import_module

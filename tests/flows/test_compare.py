@@ -15,20 +15,43 @@ def versions(tmp_path_factory):
     """A database of 60 shapes, its next version with 80, and the first 60 under another encoder."""
     root = tmp_path_factory.mktemp("versions")
     for count in (60, 80):
-        drawn = {"source": "shapes", "size": 32, "encoding": "png", "count": count, "images_per_part": 40}
+        drawn = {
+            "source": "shapes",
+            "size": 32,
+            "encoding": "png",
+            "count": count,
+            "images_per_part": 40,
+        }
         import_images(ImportImages(root=root, name="shapes", **drawn))
-        build_database(BuildDatabase(root=root, name="shapes", shards="shapes", encoder="rdm-shapes", weights="built-in"))
-    build_database(BuildDatabase(root=root, name="other", shards="shapes", encoder="rdm-shapes", weights="random"))
-    old, new = (a.id for a in sorted(artifacts(root, "embeddings", "shapes"), key=lambda a: a.version))
+        build_database(
+            BuildDatabase(
+                root=root, name="shapes", shards="shapes", encoder="rdm-shapes", weights="built-in"
+            )
+        )
+    build_database(
+        BuildDatabase(
+            root=root, name="other", shards="shapes", encoder="rdm-shapes", weights="random"
+        )
+    )
+    old, new = (
+        a.id for a in sorted(artifacts(root, "embeddings", "shapes"), key=lambda a: a.version)
+    )
     return root, f"shapes@{old}", f"shapes@{new}"
 
 
 def test_a_version_with_more_rows_is_told_row_by_row(versions):
     root, old, new = versions
     text, value = compare(CompareDatabases(root=root, one=old, other=new, k=5))
-    assert (value["rows_kept"], value["rows_added"], value["rows_removed"], value["rows_changed"]) == (60, 20, 0, 0)
+    assert (
+        value["rows_kept"],
+        value["rows_added"],
+        value["rows_removed"],
+        value["rows_changed"],
+    ) == (60, 20, 0, 0)
     assert len(value["added"]) == 5 and "shapes-all-000060-00, " in text
-    assert value["shift"]["mean_distance"] > 0 and value["neighbor_recall"] == 1.0, "among the kept rows nothing moved"
+    assert value["shift"]["mean_distance"] > 0 and value["neighbor_recall"] == 1.0, (
+        "among the kept rows nothing moved"
+    )
     back = compare(CompareDatabases(root=root, one=new, other=old, k=5))[1]
     assert (back["rows_added"], back["rows_removed"]) == (0, 20)
     assert "licence CC0-1.0: 60 -> 80" in text

@@ -1,4 +1,6 @@
-"""rdm convert: what was released in 2022 becomes something to sample from, and nothing in it is run."""
+"""rdm convert: what was released in 2022 becomes something to sample from, and nothing in it is
+run.
+"""
 
 import re
 from dataclasses import replace
@@ -21,7 +23,13 @@ from storage.errors import FormatError
 from storage.samples import read_samples
 
 TINY_AUTOENCODER = replace(
-    originals.AUTOENCODERS["vq-f4"], name="vq-f4", channels=(32, 32, 32), codes=16, side=32, blocks=1, groups=8
+    originals.AUTOENCODERS["vq-f4"],
+    name="vq-f4",
+    channels=(32, 32, 32),
+    codes=16,
+    side=32,
+    blocks=1,
+    groups=8,
 )
 TINY = replace(
     originals.LAYOUTS["imagenet-2022"], channels=(32, 64), heads=(1, 2), attending=(1,), latent_side=8, blocks=1, groups=8,
@@ -37,19 +45,25 @@ def tiny_layouts(monkeypatch):
 
 def random_state(keys, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {name: 0.1 * torch.randn(shape, generator=generator) for name, (_, shape) in keys.items()}
+    return {
+        name: 0.1 * torch.randn(shape, generator=generator) for name, (_, shape) in keys.items()
+    }
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    state = random_state(originals.unet_keys(TINY)) | random_state(originals.unet_keys(TINY, ema=False), 1)
+    state = random_state(originals.unet_keys(TINY)) | random_state(
+        originals.unet_keys(TINY, ema=False), 1
+    )
     state |= random_state(originals.autoencoder_keys(TINY_AUTOENCODER, "first_stage_model."), 2)
     torch.save({"state_dict": state, "global_step": 7}, tmp_path / "model.ckpt")
     return tmp_path / "model.ckpt"
 
 
 def convert(root, files, layout="imagenet-2022", name="released", **more):
-    return convert_original(ConvertOriginal(root=root, name=name, files=tuple(files), layout=layout, **more))
+    return convert_original(
+        ConvertOriginal(root=root, name=name, files=tuple(files), layout=layout, **more)
+    )
 
 
 def test_every_layout_can_be_named_and_no_other():
@@ -60,9 +74,19 @@ def test_every_layout_can_be_named_and_no_other():
 def test_a_released_checkpoint_draws_from_text_without_a_database(tmp_path, checkpoint):
     run = convert(tmp_path, [checkpoint])
     assert convert(tmp_path, [checkpoint]).id == run.id
-    request = SampleRDM(root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=2, steps=3)
+    request = SampleRDM(
+        root=tmp_path,
+        name="s",
+        run="released",
+        texts=("a red circle",),
+        context="query",
+        count=2,
+        steps=3,
+    )
     records = read_samples(sample_rdm(request))
-    assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0]["database"] is None
+    assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0][
+        "database"
+    ] is None
     assert open_run(tmp_path, "released").sampler == "ddim-2022"
 
 
@@ -71,24 +95,47 @@ def test_a_run_of_2022_is_drawn_at_the_times_of_2022_unless_others_are_asked_for
     monkeypatch.setattr("flows.sample.generate", lambda *_, sampler, **__: asked.append(sampler))
     ours = OpenRun(None, None, None, None, {"latent_side": 8})
     theirs = replace(ours, facts=ours.facts | {"converted_from": {"file": "model.ckpt"}})
-    for run, how in ((theirs, {}), (theirs, {"sampler": None}), (theirs, {"sampler": "ddim"}), (ours, {})):
+    for run, how in (
+        (theirs, {}),
+        (theirs, {"sampler": None}),
+        (theirs, {"sampler": "ddim"}),
+        (ours, {}),
+    ):
         draw(run, None, [0], 30, **how)
     assert asked == ["ddim-2022", "ddim-2022", "ddim", None]
 
 
-def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(tmp_path, checkpoint, small_world):
+def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(
+    tmp_path, checkpoint, small_world
+):
     convert(small_world.root, [checkpoint])
-    asked = {"root": small_world.root, "run": "released", "count": 2, "steps": 3, "k": 3, "null": "zero"}
-    drawn = sample_rdm(SampleRDM(name="released", database="shapes", texts=("a red circle",), **asked))
-    assert all(len(record["neighbor_keys"]) == 2 and record["licences"] for record in read_samples(drawn))
+    asked = {
+        "root": small_world.root,
+        "run": "released",
+        "count": 2,
+        "steps": 3,
+        "k": 3,
+        "null": "zero",
+    }
+    drawn = sample_rdm(
+        SampleRDM(name="released", database="shapes", texts=("a red circle",), **asked)
+    )
+    assert all(
+        len(record["neighbor_keys"]) == 2 and record["licences"] for record in read_samples(drawn)
+    )
     unconditional = sample_rdm(SampleRDM(name="released-alone", database="sketches", **asked))
     assert all(len(record["neighbor_keys"]) == 3 for record in read_samples(unconditional))
-    with pytest.raises(RequestError, match="was converted and knows no database. Name one: --database"):
+    with pytest.raises(
+        RequestError, match="was converted and knows no database. Name one: --database"
+    ):
         sample_rdm(SampleRDM(name="nothing", texts=("a red circle",), **asked))
 
 
 def test_live_and_mean_weights_are_two_runs(tmp_path, checkpoint):
-    assert convert(tmp_path, [checkpoint]).fingerprint != convert(tmp_path, [checkpoint], ema=False).fingerprint
+    assert (
+        convert(tmp_path, [checkpoint]).fingerprint
+        != convert(tmp_path, [checkpoint], ema=False).fingerprint
+    )
 
 
 def test_an_encoder_of_another_width_is_refused(tmp_path, checkpoint):
@@ -97,7 +144,9 @@ def test_an_encoder_of_another_width_is_refused(tmp_path, checkpoint):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    absent = ConvertOriginal(root=tmp_path, name="x", files=(tmp_path / "absent.ckpt",), layout="imagenet-2022")
+    absent = ConvertOriginal(
+        root=tmp_path, name="x", files=(tmp_path / "absent.ckpt",), layout="imagenet-2022"
+    )
     with pytest.raises(RequestError, match="absent.ckpt: there is no such file"):
         convert_original(absent)
 
@@ -161,5 +210,7 @@ def test_archives_become_a_database_whose_keys_are_stable_and_whose_licences_are
 )
 def test_an_archive_that_is_none_is_refused_with_its_name(tmp_path, changed, told):
     with pytest.raises(FormatError, match=told) as caught:
-        convert(tmp_path, [archive(tmp_path / "part_1.npz", **changed)], layout="embeddings", **ENCODER)
+        convert(
+            tmp_path, [archive(tmp_path / "part_1.npz", **changed)], layout="embeddings", **ENCODER
+        )
     assert "part_1.npz" in str(caught.value)

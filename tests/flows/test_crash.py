@@ -1,4 +1,6 @@
-"""Twelve kills over all stages and the demo; `make crash-test` does two hundred. RDM_CRASH_SEED repeats one."""
+"""Twelve kills over all stages and the demo; `make crash-test` does two hundred. RDM_CRASH_SEED
+repeats one.
+"""
 
 import os
 import random
@@ -19,7 +21,9 @@ KILLS = 12
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """What twelve kills left; a difference from the unbroken run fails here, with the seed and the place."""
+    """What twelve kills left; a difference from the unbroken run fails here, with the seed and the
+    place.
+    """
     seed = int(os.environ.get("RDM_CRASH_SEED") or random.SystemRandom().randrange(1_000_000))
     work = tmp_path_factory.mktemp("crash")
     nursery = crash.Nursery(crash.environment())
@@ -30,10 +34,14 @@ def killed(tmp_path_factory):
         nursery.close()
 
 
-def test_every_stage_and_the_demo_end_with_the_bytes_of_an_unbroken_run_however_often_they_are_killed(killed):
+def test_every_stage_and_the_demo_end_with_the_bytes_of_an_unbroken_run_however_often_they_are_killed(
+    killed,
+):
     assert len(killed.kills) == KILLS
     assert {stage: len(killed.of(stage)) for stage in crash.STAGES} == crash.quotas(KILLS)
-    assert killed.equal.keys() == set(crash.STAGES), "the harness fails at the first root that is not equal"
+    assert killed.equal.keys() == set(crash.STAGES), (
+        "the harness fails at the first root that is not equal"
+    )
 
 
 def test_kills_land_in_the_middle_of_work(killed):
@@ -48,7 +56,9 @@ def test_a_training_ends_by_itself_when_its_parent_is_killed(killed):
 def built(root, data=b"abc"):
     """A root with one artifact."""
     with begin(root, Plan("shards", "mine", {"size": 32})) as build:
-        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(data), {}))
+        part = build.write_part(
+            "00000", "", lambda scratch: ((scratch / "a").write_bytes(data), {})
+        )
         return build.commit([part], {"seconds": random.random()})
 
 
@@ -64,11 +74,19 @@ def test_equal_work_at_another_place_and_time_is_no_difference(tmp_path):
         (lambda made: made.file("a").write_bytes(b"abd"), "a has other bytes"),
         (lambda made: made.file("a").unlink(), "a is absent"),
         (lambda made: made.file(".a-x1").write_bytes(b""), ".a-x1: is left over"),
-        (lambda made: layout.build_directory(made.directory).mkdir() or made.file(".build/lock").touch(), "lock: is left over"),
+        (
+            lambda made: (
+                layout.build_directory(made.directory).mkdir() or made.file(".build/lock").touch()
+            ),
+            "lock: is left over",
+        ),
         (lambda made: layout.manifest_file(made.directory).unlink(), "unfinished: "),
         (lambda made: layout.manifest_file(made.directory).write_text("{"), "unreadable: "),
         (lambda made: made.directory.with_name("current").unlink(), "current: is missing"),
-        (lambda made: made.directory.with_name("current").write_text("0" * 12), "current: has other content"),
+        (
+            lambda made: made.directory.with_name("current").write_text("0" * 12),
+            "current: has other content",
+        ),
     ],
 )
 def test_whatever_a_kill_could_leave_is_told(tmp_path, harm, told):
@@ -80,7 +98,9 @@ def test_whatever_a_kill_could_leave_is_told(tmp_path, harm, told):
 def test_other_bytes_in_a_whole_artifact_are_told(tmp_path):
     built(tmp_path / "one")
     built(tmp_path / "other", b"xyz")
-    assert any("fingerprint" in found for found in crash.differences(tmp_path / "one", tmp_path / "other"))
+    assert any(
+        "fingerprint" in found for found in crash.differences(tmp_path / "one", tmp_path / "other")
+    )
 
 
 def test_the_phase_of_a_kill_is_read_off_what_it_left(tmp_path):
@@ -94,7 +114,9 @@ def test_the_phase_of_a_kill_is_read_off_what_it_left(tmp_path):
     assert phase() == "before the build"
     with begin(root, Plan("shards", "mine", {"size": 32})) as build:
         assert phase() == "in its parts"
-        part = build.write_part("00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {}))
+        part = build.write_part(
+            "00000", "", lambda scratch: ((scratch / "a").write_bytes(b"abc"), {})
+        )
         assert phase() == "in a commit"
         build.commit([part], {})
     assert phase() == "after the last"

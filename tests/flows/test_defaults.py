@@ -1,7 +1,7 @@
 """What nobody asks for: the value of every parameter that is left out.
 
-A default is in the plan of all that was ever built with it. A change of one builds everything anew on every schedule, so
-it is made here too, on purpose; new parameters may be missing here.
+A default is in the plan of all that was ever built with it. A change of one builds everything anew
+on every schedule, so it is made here too, on purpose; new parameters may be missing here.
 """
 
 import json

@@ -15,27 +15,43 @@ def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo
     evaluation, report = small_demo.made
     measured = json.loads(evaluation.file(EVALUATION_FILE).read_text())
     assert set(measured["prompts"]) == set(ROWS["prompts"]), "the page's rows are the evaluation's"
-    assert set(measured["loss"]["means"]) == set(ROWS["loss"]) and set(measured["copies"]) == set(ROWS["copies"])
+    assert set(measured["loss"]["means"]) == set(ROWS["loss"]) and set(measured["copies"]) == set(
+        ROWS["copies"]
+    )
     assert set(measured["quality"]) == set(ROWS["quality"])
-    assert measured["prompts"]["return the neighbour"]["colour"]["mean"] > 0.8, "retrieval by text works"
+    assert measured["prompts"]["return the neighbour"]["colour"]["mean"] > 0.8, (
+        "retrieval by text works"
+    )
     assert measured["copies"]["return the neighbour"] == 1.0, "a returned image is a copy"
     assert measured["quality"]["return the neighbour"]["copy_rate"]["mean"] == 1.0
-    assert measured["quality"]["random database images"]["fd"]["mean"] < measured["quality"]["learned null"]["fd"]["mean"]
+    assert (
+        measured["quality"]["random database images"]["fd"]["mean"]
+        < measured["quality"]["learned null"]["fd"]["mean"]
+    )
     card = evaluation.file(CARD_FILE).read_text()
-    assert "return the neighbour" in summary(measured) and card.endswith(f"## Measured\n\n```text\n{summary(measured)}\n```\n")
+    assert "return the neighbour" in summary(measured) and card.endswith(
+        f"## Measured\n\n```text\n{summary(measured)}\n```\n"
+    )
     assert "licence of a database image" in card, "it is the run's model card"
     assert "was not measured" not in report.file("report.html").read_text()
     capfd.readouterr()
     again = demo(small_demo.config)
     said = capfd.readouterr().err
     assert " built " not in said and said.count(" kept ") >= 25
-    assert [artifact.fingerprint for artifact in again] == [evaluation.fingerprint, report.fingerprint]
+    assert [artifact.fingerprint for artifact in again] == [
+        evaluation.fingerprint,
+        report.fingerprint,
+    ]
 
 
 @pytest.mark.long
-def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditioner_may_not(small_demo):
+def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditioner_may_not(
+    small_demo,
+):
     quick = {"name": "judged", "seeds": 1, "steps": 2, "quality_images": 11}
-    config = evaluation_of(small_demo.config).model_copy(update=quick | {"judge_clip": "rdm-shapes:random"})
+    config = evaluation_of(small_demo.config).model_copy(
+        update=quick | {"judge_clip": "rdm-shapes:random"}
+    )
     measured = json.loads(evaluate_rdm(config).file(EVALUATION_FILE).read_text())
     assert set(measured["clip scores"]) == set(ROWS["prompts"]) - {"chance"}
     assert all(-1 <= score["mean"] <= 1 for score in measured["clip scores"].values())
@@ -43,9 +59,13 @@ def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditione
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
         evaluate_rdm(config.model_copy(update={"name": "own", "judge_clip": "rdm-shapes:built-in"}))
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
-        evaluate_rdm(config.model_copy(update={"name": "own", "extractor": "clip:rdm-shapes:built-in"}))
+        evaluate_rdm(
+            config.model_copy(update={"name": "own", "extractor": "clip:rdm-shapes:built-in"})
+        )
 
 
 def test_an_evaluation_of_what_is_not_there_says_what_makes_it(tmp_path):
-    with pytest.raises(ArtifactMissing, match="no artifact runs/shapes.*`rdm demo` makes everything"):
+    with pytest.raises(
+        ArtifactMissing, match="no artifact runs/shapes.*`rdm demo` makes everything"
+    ):
         evaluation_plan(evaluation_of(Demo(root=tmp_path)))

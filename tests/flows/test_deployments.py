@@ -1,4 +1,6 @@
-"""The path of a new user, for real: server, work pool, deploy, worker, run, cancel; and what stands in prefect.yaml."""
+"""The path of a new user, for real: server, work pool, deploy, worker, run, cancel; and what stands
+in prefect.yaml.
+"""
 
 import json
 import re
@@ -22,8 +24,12 @@ from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 
 FILE = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
-README_BLOCK = re.search(r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)[1]
-README_COMMANDS = [line.split() for line in README_BLOCK.splitlines() if not line.startswith("export")]
+README_BLOCK = re.search(
+    r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL
+)[1]
+README_COMMANDS = [
+    line.split() for line in README_BLOCK.splitlines() if not line.startswith("export")
+]
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 CONFIG = {
     "rebuild": Rebuild, "train-rdm": TrainRDM, "sample-rdm": SampleRDM, "evaluate-rdm": EvaluateRDM, "gc": CollectVersions,
@@ -78,21 +84,40 @@ def test_what_the_form_of_the_ui_sends_is_accepted_whole_and_with_one_parameter_
 
 
 def test_schedules_are_inactive_and_know_their_time_zone():
-    schedules = [schedule for deployment in DEPLOYMENTS.values() for schedule in deployment.get("schedules", [])]
+    schedules = [
+        schedule
+        for deployment in DEPLOYMENTS.values()
+        for schedule in deployment.get("schedules", [])
+    ]
     assert len(schedules) == 4
-    assert all(schedule["active"] is False and schedule["timezone"] and schedule["cron"] for schedule in schedules)
+    assert all(
+        schedule["active"] is False and schedule["timezone"] and schedule["cron"]
+        for schedule in schedules
+    )
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("prefect deployment run train-rdm", "prefect deployment run train-rdm/train-rdm"),
-        ("prefect deployment run rebuild-coco --watch", "prefect deployment run rebuild/rebuild-coco --watch"),
-        ("prefect deployment run --param train-rdm x/y", "prefect deployment run --param train-rdm x/y"),
+        (
+            "prefect deployment run rebuild-coco --watch",
+            "prefect deployment run rebuild/rebuild-coco --watch",
+        ),
+        (
+            "prefect deployment run --param train-rdm x/y",
+            "prefect deployment run --param train-rdm x/y",
+        ),
         ("prefect deployment run other", "prefect deployment run other"),
-        ("prefect deployment run train-rdm/train-rdm", "prefect deployment run train-rdm/train-rdm"),
+        (
+            "prefect deployment run train-rdm/train-rdm",
+            "prefect deployment run train-rdm/train-rdm",
+        ),
         ("prefect deployment inspect train-rdm", "prefect deployment inspect train-rdm/train-rdm"),
-        ("prefect deployment schedule resume gc 7e43", "prefect deployment schedule resume gc/gc 7e43"),
+        (
+            "prefect deployment schedule resume gc 7e43",
+            "prefect deployment schedule resume gc/gc 7e43",
+        ),
         ("prefect deployment ls", "prefect deployment ls"),
         ("prefect work-pool inspect gc", "prefect work-pool inspect gc"),
     ],
@@ -105,7 +130,10 @@ def test_the_short_form_is_completed_and_nothing_else_is_touched(typed, meant):
 
 def test_changes_reach_into_deployed_parameters():
     deployed = {"training": {"steps": 5, "batch": 8}, "name": "a"}
-    assert merged(deployed, {"training": {"steps": 9}}) == {"training": {"steps": 9, "batch": 8}, "name": "a"}
+    assert merged(deployed, {"training": {"steps": 9}}) == {
+        "training": {"steps": 9, "batch": 8},
+        "name": "a",
+    }
     assert deployed["training"]["steps"] == 5
 
 
@@ -135,14 +163,27 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     first = run_id_in(typed)
     project.ends(first, "COMPLETED")
     root = project.folder / "data"
-    assert {a.kind for a in artifacts(root)} == {"shards", "latents", "embeddings", "index", "neighbors", "runs", "samples"}
+    assert {a.kind for a in artifacts(root)} == {
+        "shards",
+        "latents",
+        "embeddings",
+        "index",
+        "neighbors",
+        "runs",
+        "samples",
+    }
     shown = {artifact["key"]: artifact for artifact in project.asked("/artifacts/filter", {})}
     assert {"tiny-progress", "tiny-loss", "tiny-preview-images"} <= set(shown)
     assert shown["tiny-progress"]["data"] == 100.0
     assert len(json.loads(shown["tiny-loss"]["data"])) >= 10
     lines = project.messages(first)
-    assert any(re.fullmatch(r"step 20 of 20 \(100 %\): loss \d\.\d{4}, [\d.]+ images a second", line) for line in lines)
-    assert not any(line.startswith("{") or "hook" in line or "do not exist" in line for line in lines)
+    assert any(
+        re.fullmatch(r"step 20 of 20 \(100 %\): loss \d\.\d{4}, [\d.]+ images a second", line)
+        for line in lines
+    )
+    assert not any(
+        line.startswith("{") or "hook" in line or "do not exist" in line for line in lines
+    )
 
     # the same again, by our own short form: nothing is done, and the UI says so
     again = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(TINY)))
@@ -150,16 +191,31 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     assert project.asked(f"/flow_runs/{again}")["state"]["name"] == "Cached"
 
     # a slip of the finger
-    wrong = subprocess.run(["rdm", "run", "trian-rdm"], env=project.environment, capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run(
+        ["rdm", "run", "trian-rdm"],
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert wrong.returncode == 1 and "Did you mean train-rdm?" in wrong.stderr
 
     # a long one, cancelled: its processes are gone within seconds and what it had learned is kept
-    long = TINY | {"name": "long", "training": TINY["training"] | {"steps": 100_000, "checkpoint_steps": 50_000}}
+    long = TINY | {
+        "name": "long",
+        "training": TINY["training"] | {"steps": 100_000, "checkpoint_steps": 50_000},
+    }
     third = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(long)))
-    project.wait(lambda: any(root.glob("runs/long/*/metrics.jsonl")), 90, "the long training did not start")
+    project.wait(
+        lambda: any(root.glob("runs/long/*/metrics.jsonl")), 90, "the long training did not start"
+    )
     project.typed("prefect", "flow-run", "cancel", third)
     project.ends(third, "CANCELLED", 60)
-    here = [p for p in psutil.process_iter(["cmdline"]) if str(root) in " ".join(p.info["cmdline"] or [])]
+    here = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(root) in " ".join(p.info["cmdline"] or [])
+    ]
     assert here == []
     step, _ = latest_checkpoint(next(root.glob("runs/long/*")))
     assert 0 < step < 50_000, "a state between two checkpoints, saved when it was asked to stop"

@@ -1,4 +1,6 @@
-"""What the user has set already, whatever it is: it is used as it is, or mended, and never guessed."""
+"""What the user has set already, whatever it is: it is used as it is, or mended, and never
+guessed.
+"""
 
 import os
 import subprocess
@@ -32,7 +34,16 @@ URL = 'PREFECT_API_URL = "http://127.0.0.1:4200/api"'
 
 @pytest.mark.parametrize(
     "where",
-    ["environment", "lower case", "profile", "named profile", "prefect.toml", "pyproject.toml", ".env", "profiles_path"],
+    [
+        "environment",
+        "lower case",
+        "profile",
+        "named profile",
+        "prefect.toml",
+        "pyproject.toml",
+        ".env",
+        "profiles_path",
+    ],
 )
 def test_a_configured_server_is_found_wherever_prefect_finds_it(where, tmp_path):
     mine = environment.os.environ
@@ -57,7 +68,9 @@ def test_a_configured_server_is_found_wherever_prefect_finds_it(where, tmp_path)
     assert server_is_configured()
 
 
-@pytest.mark.parametrize("text", ["", "active = 3", "[[", f'active = "gone"\n[profiles.b]\n{URL}', "[profiles]\nb = 1"])
+@pytest.mark.parametrize(
+    "text", ["", "active = 3", "[[", f'active = "gone"\n[profiles.b]\n{URL}', "[profiles]\nb = 1"]
+)
 def test_a_profile_without_a_server_is_none(text, tmp_path):
     profiles(tmp_path, text)
     assert not server_is_configured()
@@ -75,7 +88,10 @@ def test_an_empty_address_is_no_server_whatever_the_profile_says(empty, tmp_path
     assert not server_is_configured()
 
 
-@pytest.mark.parametrize(("stated", "required"), [("false", True), ("0", True), ("OFF", True), ("true", False), ("", False)])
+@pytest.mark.parametrize(
+    ("stated", "required"),
+    [("false", True), ("0", True), ("OFF", True), ("true", False), ("", False)],
+)
 def test_whoever_forbids_to_run_without_a_server_is_heard(stated, required):
     environment.os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = stated
     assert server_is_required() is required
@@ -121,14 +137,26 @@ def test_an_address_that_a_program_has_set_for_a_while_is_one():
 
 def test_what_the_user_has_set_is_left_alone(tmp_path):
     mine = environment.os.environ
-    mine |= {"PREFECT_CLIENT_MAX_RETRIES": "3", "OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "4,2"}
+    mine |= {
+        "PREFECT_CLIENT_MAX_RETRIES": "3",
+        "OMP_WAIT_POLICY": "ACTIVE",
+        "OMP_NUM_THREADS": "4,2",
+    }
     prepare(tmp_path / "data")
-    assert (mine["PREFECT_CLIENT_MAX_RETRIES"], mine["OMP_WAIT_POLICY"], mine["OMP_NUM_THREADS"]) == ("3", "ACTIVE", "4,2")
-    assert mine["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false" and mine["HOME"] == str(tmp_path / "user")
+    assert (
+        mine["PREFECT_CLIENT_MAX_RETRIES"],
+        mine["OMP_WAIT_POLICY"],
+        mine["OMP_NUM_THREADS"],
+    ) == ("3", "ACTIVE", "4,2")
+    assert mine["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false" and mine["HOME"] == str(
+        tmp_path / "user"
+    )
     assert not (tmp_path / "data").exists(), "a command that only looks makes no folder"
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize(
+    "name", ["HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"]
+)
 def test_this_machine_is_never_reached_through_a_proxy(name, tmp_path):
     mine = environment.os.environ
     mine |= {name: "http://127.0.0.1:9", "no_proxy": "example.org, localhost"}
@@ -160,19 +188,27 @@ def test_a_number_of_threads_that_is_none_is_as_if_it_were_not_set(threads, tmp_
 def test_a_user_without_a_home_is_at_home_in_the_root(home, tmp_path, monkeypatch):
     mine = environment.os.environ
     mine.pop("HOME") if home is None else mine.update(HOME=home)
-    monkeypatch.setattr(Path, "home", classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("no passwd entry"))))
+    monkeypatch.setattr(
+        Path,
+        "home",
+        classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("no passwd entry"))),
+    )
     prepare(tmp_path / "data")
     assert mine["HOME"] == str(tmp_path / "data" / ".home") and Path(mine["HOME"]).is_dir()
 
 
-def test_a_home_that_cannot_be_written_is_kept_for_the_weights_that_lie_there(tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_is_kept_for_the_weights_that_lie_there(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(environment.os, "access", lambda path, mode: not str(path).endswith("user"))
     (tmp_path / "user" / ".cache").mkdir()
     prepare(tmp_path / "data")
     assert environment.os.environ["HOME"] == str(tmp_path / "user")
     (tmp_path / "user" / ".cache").rmdir()
     prepare(tmp_path / "data")
-    assert environment.os.environ["HOME"] == str(tmp_path / "data" / ".home"), "as HOME=/ of any uid in a container"
+    assert environment.os.environ["HOME"] == str(tmp_path / "data" / ".home"), (
+        "as HOME=/ of any uid in a container"
+    )
 
 
 def test_a_home_that_may_not_be_looked_at_is_none(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""What an evaluation compares with what: each figure from the run, the images and the seeds that its name says."""
+"""What an evaluation compares with what: each figure from the run, the images and the seeds that
+its name says.
+"""
 
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -1,4 +1,6 @@
-"""What docs/reliability.md promises where the disk, the clock or the files themselves fail; the other rows name their tests."""
+"""What docs/reliability.md promises where the disk, the clock or the files themselves fail; the
+other rows name their tests.
+"""
 
 import os
 import subprocess
@@ -23,7 +25,9 @@ def shapes(root, name="a", **changes):
 
 
 def embedded(root, name="a"):
-    return embed_images(BuildDatabase(root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"))
+    return embed_images(
+        BuildDatabase(root=root, name=name, shards=name, encoder="rdm-shapes", weights="built-in")
+    )
 
 
 @pytest.fixture
@@ -33,7 +37,9 @@ def small_disk(tmp_path):
         pytest.skip("only root can mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("this system does not let us mount a small file system")
 
     def again(options):
@@ -45,7 +51,10 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(small_disk, tmp_path):
     disk, more, _ = small_disk
-    with pytest.raises(CannotWrite, match=r"shards/a.*No space left on device\. Free some space.*continues where it stopped"):
+    with pytest.raises(
+        CannotWrite,
+        match=r"shards/a.*No space left on device\. Free some space.*continues where it stopped",
+    ):
         shapes(disk / "root")
     finished = list((disk / "root").glob("shards/a/*/.build/*.part.json"))
     assert finished and artifacts(disk / "root") == []
@@ -53,11 +62,15 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(sma
     shards = shapes(disk / "root")
     check(shards)
     assert shards.fingerprint == shapes(tmp_path / "unbroken").fingerprint
-    assert [p.name for p in (disk / "root").rglob("*") if p.name.startswith(".build") or "-" in p.suffix] == []
+    assert [
+        p.name for p in (disk / "root").rglob("*") if p.name.startswith(".build") or "-" in p.suffix
+    ] == []
 
 
 def test_a_full_folder_for_temporary_files_stops_nothing(small_disk, tmp_path):
-    """What is written on the way lies in the root; the built-in encoder needs a few bytes elsewhere."""
+    """What is written on the way lies in the root; the built-in encoder needs a few bytes
+    elsewhere.
+    """
     disk, _, _ = small_disk
     shapes(tmp_path / "root", count=4)
     (disk / "fill").write_bytes(b"")
@@ -65,10 +78,25 @@ def test_a_full_folder_for_temporary_files_stops_nothing(small_disk, tmp_path):
         while True:
             filled.write(b"x" * 1024)
     command = [str(Path(sys.executable).parent / "rdm"), "build", "--root", str(tmp_path / "root")]
-    command += ["--name", "a", "--shards", "a", "--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
-    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(disk)}, capture_output=True, timeout=120)
+    command += [
+        "--name",
+        "a",
+        "--shards",
+        "a",
+        "--set",
+        "encoder=rdm-shapes",
+        "--set",
+        "weights=built-in",
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"TMPDIR": str(disk)}, capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
-    assert {artifact.kind for artifact in artifacts(tmp_path / "root")} == {"shards", "embeddings", "index"}
+    assert {artifact.kind for artifact in artifacts(tmp_path / "root")} == {
+        "shards",
+        "embeddings",
+        "index",
+    }
 
 
 def test_a_root_that_became_read_only_still_serves_what_is_finished(small_disk):
@@ -97,12 +125,22 @@ def test_damage_under_a_cached_state_is_rebuilt_and_never_served(damage, recorde
     with pytest.raises(ArtifactDamaged, match=r"00003\.tar"):
         embedded(tmp_path)
     state = import_images.flow(
-        ImportImages(root=tmp_path, name="a", source="shapes", size=32, encoding="png", count=200, images_per_part=20),
+        ImportImages(
+            root=tmp_path,
+            name="a",
+            source="shapes",
+            size=32,
+            encoding="png",
+            count=200,
+            images_per_part=20,
+        ),
         return_state=True,
     )
     assert state.name == "Completed", "work was done: this is no Cached"
     assert state.result().fingerprint == shards.fingerprint
-    assert embedded(tmp_path) == before, "the same bytes again, so what was made from them still stands"
+    assert embedded(tmp_path) == before, (
+        "the same bytes again, so what was made from them still stands"
+    )
 
 
 def test_a_flipped_bit_is_found_by_check_and_repaired_after_the_file_is_deleted(tmp_path):

@@ -1,4 +1,6 @@
-"""A training process cannot outlive the one that started it, keeps its state when asked to stop, and says why it ended."""
+"""A training process cannot outlive the one that started it, keeps its state when asked to stop,
+and says why it ended.
+"""
 
 import json
 import os
@@ -51,15 +53,18 @@ def test_a_training_ends_with_all_its_processes_when_its_parent_is_gone(tmp_path
 
 
 def test_a_failed_training_tells_its_last_lines_and_the_cure(tmp_path):
-    with pytest.raises(TrainingFailed, match=r"FileNotFoundError.*config\.json.*Change what it names") as caught:
+    with pytest.raises(
+        TrainingFailed, match=r"FileNotFoundError.*config\.json.*Change what it names"
+    ) as caught:
         launch_training(tmp_path, training(tmp_path))
     assert not caught.value.resumable, "it would only fail again"
 
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """worker(code) stands for the training: a process that needs no second to begin, without the leash that would end it
-    when we go; so what ends it here is what `launch_training` does."""
+    """worker(code) stands for the training: a process that needs no second to begin, without the
+    leash that would end it when we go; so what ends it here is what `launch_training` does.
+    """
 
     def begins(code):
         (tmp_path / "worker.py").write_text(code)
@@ -132,7 +137,9 @@ def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_
     code, began = {"deaf": -9, "hears": -15}[name], time.monotonic()
     with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
         launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
-    assert caught.value.resumable and time.monotonic() - began < 40, "nobody waited for its minute to end"
+    assert caught.value.resumable and time.monotonic() - began < 40, (
+        "nobody waited for its minute to end"
+    )
     left = int((tmp_path / f"{name}.py.child").read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
@@ -181,7 +188,9 @@ def test_what_a_training_tells_is_told_on_with_its_last_lines_and_every_record(
     worker(f"import sys\nprint({chr(10).join(lines)!r})\nsys.exit(3)\n")
     seen = []
     with pytest.raises(TrainingFailed) as caught:
-        launch_training(tmp_path, training(tmp_path, training={"steps": 3, "batch": 8}), seen.append)
+        launch_training(
+            tmp_path, training(tmp_path, training={"steps": 3, "batch": 8}), seen.append
+        )
     assert seen == records
     last = str(caught.value).split("Its last lines:\n")[1].splitlines()
     assert last == [*(f"line {number}" for number in range(12, 30)), "[1, 2]", '{"no": 1}']
@@ -194,8 +203,12 @@ def test_nothing_of_the_users_own_accelerate_settings_enters(tmp_path):
     command = launch_command(tmp_path, training(tmp_path, processes=2))
     assert command[command.index("--config_file") + 1] == str(tmp_path / "accelerate.json")
     assert "--multi_gpu" in command
-    two = launch_command(tmp_path, training(tmp_path, machines=2, main_process_ip="10.0.0.1"), rank=1)
-    assert two[two.index("--machine_rank") + 1] == "1" and two[two.index("--num_processes") + 1] == "2"
+    two = launch_command(
+        tmp_path, training(tmp_path, machines=2, main_process_ip="10.0.0.1"), rank=1
+    )
+    assert (
+        two[two.index("--machine_rank") + 1] == "1" and two[two.index("--num_processes") + 1] == "2"
+    )
     assert two[two.index("--main_process_ip") + 1] == "10.0.0.1" and "--multi_gpu" in two
 
 
@@ -218,7 +231,9 @@ def single(monkeypatch):
     launch._READY.clear()
 
 
-def test_a_single_process_is_told_of_its_run_and_of_nothing_that_is_not_the_trainings(single, tmp_path, monkeypatch):
+def test_a_single_process_is_told_of_its_run_and_of_nothing_that_is_not_the_trainings(
+    single, tmp_path, monkeypatch
+):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     monkeypatch.setenv("WORLD_SIZE", "4")
     records = []
@@ -239,7 +254,9 @@ def test_a_process_that_is_ready_is_taken_once_and_not_where_memory_is_tight(sin
     get_ready(training(tmp_path))
     ready = launch._READY[1]
     launch_training(tmp_path, training(tmp_path), records.append, tight=True)
-    assert records[2]["pid"] != ready.pid and ready.poll() is not None, "it would not give its memory back"
+    assert records[2]["pid"] != ready.pid and ready.poll() is not None, (
+        "it would not give its memory back"
+    )
     get_ready(training(tmp_path, processes=2))
     assert launch._READY == {}, "several are started by the launcher"
 
@@ -255,7 +272,9 @@ def test_a_process_that_waits_for_a_run_goes_when_nobody_will_name_one(tmp_path)
 @pytest.fixture
 def long_run(small_world, small_training):
     """A run that would take minutes, whose next checkpoint is far away."""
-    settings = small_training(small_world.root, "stopped", steps=3000, checkpoint_steps=3000, log_steps=1)
+    settings = small_training(
+        small_world.root, "stopped", steps=3000, checkpoint_steps=3000, log_steps=1
+    )
     return lambda **changes: TrainRDM(**settings | {"threads": 1} | changes)
 
 
@@ -281,9 +300,13 @@ def steps_told(root, name):
 
 
 @pytest.mark.long
-def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there_to_equal_weights(small_world, small_training):
+def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there_to_equal_weights(
+    small_world, small_training
+):
     root = small_world.root
-    settings = small_training(root, "whole", steps=60, checkpoint_steps=60, log_steps=7) | {"threads": 1}
+    settings = small_training(root, "whole", steps=60, checkpoint_steps=60, log_steps=7) | {
+        "threads": 1
+    }
     unbroken = train_rdm(TrainRDM(**settings))
     stop_when(lambda: steps_told(root, "halved") >= 2, stop_all)
     with pytest.raises(TrainingFailed, match="stopped after step") as caught:
@@ -293,7 +316,11 @@ def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there
     step, _ = latest_checkpoint(directory)
     assert 14 <= step < 60
     with pytest.raises(BuildRefused, match=r"training\.steps=60 \(now 61\)"):
-        train_rdm(TrainRDM(**settings | {"name": "halved", "training": settings["training"] | {"steps": 61}}))
+        train_rdm(
+            TrainRDM(
+                **settings | {"name": "halved", "training": settings["training"] | {"steps": 61}}
+            )
+        )
     resumed = train_rdm(TrainRDM(**settings | {"name": "halved"}))
     assert resumed.file(WEIGHTS).read_bytes() == unbroken.file(WEIGHTS).read_bytes()
     assert resumed.file(METRICS_FILE).read_bytes() == unbroken.file(METRICS_FILE).read_bytes()
@@ -311,7 +338,9 @@ def launched_once(config):
 
 
 @pytest.mark.long
-def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, long_run, monkeypatch):
+def test_a_training_past_its_time_ends_with_a_state_that_resumes(
+    small_world, long_run, monkeypatch
+):
     class Timer:
         """Goes off when the training has begun, however long this machine takes to begin."""
 
@@ -337,7 +366,9 @@ def test_a_training_past_its_time_ends_with_a_state_that_resumes(small_world, lo
 @pytest.mark.long
 def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_training):
     """SIGKILL of the training process alone, as the kernel does when memory is short."""
-    settings = small_training(small_world.root, "killed", steps=40, checkpoint_steps=10, log_steps=1) | {"threads": 1}
+    settings = small_training(
+        small_world.root, "killed", steps=40, checkpoint_steps=10, log_steps=1
+    ) | {"threads": 1}
     killed = []
 
     def kill():
@@ -349,7 +380,9 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_train
 
     stop_when(lambda: steps_told(small_world.root, "killed") >= 15, kill)
     run = train_rdm(TrainRDM(**settings))
-    assert killed and [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == list(range(1, 41))
+    assert killed and [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == list(
+        range(1, 41)
+    )
 
 
 def losses_of(run):
@@ -360,12 +393,16 @@ def losses_of(run):
 def told(monkeypatch):
     """Every record that a training tells while it runs."""
     records = []
-    monkeypatch.setattr("flows.train_rdm.TrainingProgress.watch", lambda self, record: records.append(record))
+    monkeypatch.setattr(
+        "flows.train_rdm.TrainingProgress.watch", lambda self, record: records.append(record)
+    )
     return records
 
 
 @pytest.mark.long
-def test_two_processes_learn_what_one_learns_and_resume_to_a_millionth(small_world, small_training, told):
+def test_two_processes_learn_what_one_learns_and_resume_to_a_millionth(
+    small_world, small_training, told
+):
     root = small_world.root
     settings = small_training(root, "both") | {"threads": 1, "processes": 2, "main_process_port": 0}
     unbroken = train_rdm(TrainRDM(**settings))
@@ -374,7 +411,9 @@ def test_two_processes_learn_what_one_learns_and_resume_to_a_millionth(small_wor
     stop_when(lambda: (root / "runs" / "broken").is_dir() and checkpoints(root, "broken"), stop_all)
     with pytest.raises(TrainingFailed):
         launched_once(TrainRDM(**settings | {"name": "broken"}))
-    assert losses_of(train_rdm(TrainRDM(**settings | {"name": "broken"}))) == pytest.approx(losses_of(unbroken), rel=1e-6)
+    assert losses_of(train_rdm(TrainRDM(**settings | {"name": "broken"}))) == pytest.approx(
+        losses_of(unbroken), rel=1e-6
+    )
 
 
 def checkpoints(root, name):
@@ -382,15 +421,24 @@ def checkpoints(root, name):
 
 
 @pytest.mark.long
-def test_two_machines_train_one_run_with_the_command_that_the_first_tells(small_world, small_training, told):
+def test_two_machines_train_one_run_with_the_command_that_the_first_tells(
+    small_world, small_training, told
+):
     port = free_port()
-    settings = small_training(small_world.root, "machines", steps=3, batch=8) | {"threads": 1, "machines": 2}
+    settings = small_training(small_world.root, "machines", steps=3, batch=8) | {
+        "threads": 1,
+        "machines": 2,
+    }
     config = TrainRDM(**settings | {"main_process_port": port})
     others = []
 
     def join():
         command = launch_command(run_directory(small_world.root, "machines"), config, rank=1)
-        others.append(subprocess.Popen(command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, start_new_session=True))
+        others.append(
+            subprocess.Popen(
+                command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, start_new_session=True
+            )
+        )
 
     stop_when(lambda: list((small_world.root / "runs" / "machines").glob("*/config.json")), join)
     run = train_rdm(config)
@@ -405,12 +453,20 @@ def free_port():
 
 
 @pytest.mark.long
-def test_how_the_loop_runs_is_no_part_of_the_plan_and_changes_nothing_but_rounding(small_world, small_training):
+def test_how_the_loop_runs_is_no_part_of_the_plan_and_changes_nothing_but_rounding(
+    small_world, small_training
+):
     events = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="[tensorboard] is not installed"
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="[tensorboard] is not installed",
     )
     settings, plain = small_training(small_world.root, "frugal"), small_world.run
-    frugal = {"accumulate": 2, "gradient_checkpointing": True, "channels_last": True, "tensorboard": True}
+    frugal = {
+        "accumulate": 2,
+        "gradient_checkpointing": True,
+        "channels_last": True,
+        "tensorboard": True,
+    }
     run = train_rdm(TrainRDM(**settings | {"execution": frugal}))
     assert run.id == plain.id and losses_of(run) == pytest.approx(losses_of(plain), rel=1e-4)
     told = events.EventAccumulator(str(run.directory / "tensorboard")).Reload()

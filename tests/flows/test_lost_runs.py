@@ -47,7 +47,9 @@ def test_a_resumed_run_knows_how_many_were_lost_before_it():
 def test_a_process_that_does_not_end_when_asked_is_killed_with_its_group(monkeypatch):
     monkeypatch.setattr(lost_runs, "SECONDS_TO_END", 0.5)
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True
+    )
     child.stdout.readline()
     began = time.monotonic()
     end_process(process_of(child.pid))
@@ -88,7 +90,9 @@ async def _has_pool(client):
 
 
 async def a_run(client, deployment, state, place, **options):
-    run = await client.create_flow_run_from_deployment(deployment, parameters={"config": {"a": 1}}, name="otter", **options)
+    run = await client.create_flow_run_from_deployment(
+        deployment, parameters={"config": {"a": 1}}, name="otter", **options
+    )
     await client.set_flow_run_state(run.id, Pending(), force=True)
     if state.type != StateType.PENDING:
         await client.set_flow_run_state(run.id, state, force=True)
@@ -129,7 +133,10 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         (resumed,) = await others(client, deployment, run)
         state = (await client.read_flow_run(run.id)).state
         assert state.type == StateType.CRASHED
-        assert state.message.endswith("Resumed as otter-2 (1 of at most 2 times).") and "\n" not in state.message
+        assert (
+            state.message.endswith("Resumed as otter-2 (1 of at most 2 times).")
+            and "\n" not in state.message
+        )
         assert (resumed.name, resumed.parameters, set(resumed.tags)) == (
             "otter-2",
             {"config": {"a": 1}},
@@ -138,7 +145,11 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         assert resumed.state.type == StateType.SCHEDULED
         # the same happens to it, and to the next
         for _ in range(2):
-            lost = next(r for r in [*await others(client, deployment, run)] if r.state.type == StateType.SCHEDULED)
+            lost = next(
+                r
+                for r in [*await others(client, deployment, run)]
+                if r.state.type == StateType.SCHEDULED
+            )
             await client.set_flow_run_state(lost.id, Running(), force=True)
             await client.update_flow_run(lost.id, infrastructure_pid=str(place_of(2**22 - 1)))
             await looks.look(set())
@@ -166,7 +177,9 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         ("Flow run encountered an exception: ValueError: the loss is nan", StateType.FAILED, 0),
     ],
 )
-def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_failed_by_itself_is_not(message, type_, resumed):
+def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_failed_by_itself_is_not(
+    message, type_, resumed
+):
     async def work(client):
         deployment = await deployed(client)
         run = await a_run(client, deployment, Failed(message=message), str(place_of(2**22 - 1)))
@@ -182,7 +195,9 @@ def test_a_run_whose_own_worker_lives_is_left_to_it_though_it_is_cancelled_or_it
         deployment = await deployed(client)
         worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         place = str(replace(place_of(2**22 - 1), worker=process_of(worker.pid)))
-        runs = [await a_run(client, deployment, state, place) for state in (Running(), Cancelling())]
+        runs = [
+            await a_run(client, deployment, state, place) for state in (Running(), Cancelling())
+        ]
         looks = LostRuns(client, POOL)
         await looks.look(set())
         types = [(await client.read_flow_run(run.id)).state.type for run in runs]
@@ -226,7 +241,10 @@ def test_a_run_that_cannot_be_looked_after_hides_no_other_and_a_deleted_deployme
         await looks.look(set())
         looks.ended = ended
         await looks.look(set())
-        assert "Not resumed: its deployment was deleted" in (await client.read_flow_run(lost.id)).state.message
+        assert (
+            "Not resumed: its deployment was deleted"
+            in (await client.read_flow_run(lost.id)).state.message
+        )
         assert (await client.read_flow_run(other.id)).state.type == StateType.CRASHED
 
     looked(work)
@@ -236,13 +254,17 @@ def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of
     monkeypatch,
 ):
     told = []
-    monkeypatch.setattr(lost_runs, "tell", lambda flow, run, state: told.append((run.id, flow.name, state.type)))
+    monkeypatch.setattr(
+        lost_runs, "tell", lambda flow, run, state: told.append((run.id, flow.name, state.type))
+    )
 
     async def work(client):
         deployment = await deployed(client)
         lost = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
         cancelled = await a_run(client, deployment, Cancelling(), of_a_gone_worker(2**22 - 1))
-        itself = await a_run(client, deployment, Crashed(message="by itself"), str(place_of(2**22 - 1)))
+        itself = await a_run(
+            client, deployment, Crashed(message="by itself"), str(place_of(2**22 - 1))
+        )
         looks = LostRuns(client, POOL)
         for _ in range(2):
             await looks.look(set())
@@ -262,7 +284,10 @@ def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
         deployment = await deployed(client, tags=())
         run = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
         await LostRuns(client, POOL).look(set())
-        assert "Not resumed: its deployment has no tag resume:N" in (await client.read_flow_run(run.id)).state.message
+        assert (
+            "Not resumed: its deployment has no tag resume:N"
+            in (await client.read_flow_run(run.id)).state.message
+        )
         assert await others(client, deployment, run) == []
 
     looked(work)
@@ -277,7 +302,10 @@ def test_runs_that_live_that_are_mine_or_that_have_just_begun_are_left_alone():
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         living = await a_run(client, deployment, Running(), str(place_of(child.pid)))
         await LostRuns(client, POOL).look({mine.id})
-        types = [(await client.read_flow_run(run.id)).state.type for run in (mine, fresh, elsewhere, living)]
+        types = [
+            (await client.read_flow_run(run.id)).state.type
+            for run in (mine, fresh, elsewhere, living)
+        ]
         assert types == [StateType.RUNNING, StateType.PENDING, StateType.RUNNING, StateType.RUNNING]
         child.kill()
         child.wait()
@@ -301,7 +329,9 @@ def test_a_run_that_never_began_goes_back_into_its_queue(monkeypatch):
 def test_a_cancelled_run_without_a_worker_is_cancelled_and_its_process_ended():
     async def work(client):
         deployment = await deployed(client)
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True
+        )
         run = await a_run(client, deployment, Running(), of_a_gone_worker(child.pid))
         await client.set_flow_run_state(run.id, Cancelling(), force=True)
         await LostRuns(client, POOL).look(set())
@@ -323,7 +353,9 @@ def test_a_run_of_another_machine_is_lost_after_two_looks_without_a_heartbeat_an
         looks = LostRuns(client, POOL)
         await asyncio.sleep(0.4)
         await looks.look(set())
-        assert (await client.read_flow_run(run.id)).state.type == StateType.RUNNING, "the server may have been away"
+        assert (await client.read_flow_run(run.id)).state.type == StateType.RUNNING, (
+            "the server may have been away"
+        )
         await asyncio.sleep(0.4)
         await looks.look(set())
         assert (await client.read_flow_run(run.id)).state.type == StateType.CRASHED
@@ -349,7 +381,9 @@ def test_a_heartbeat_keeps_a_run_of_another_machine(monkeypatch):
             await asyncio.sleep(0.35)
             await looks.look(set())
         assert (await client.read_flow_run(run.id)).state.type == StateType.RUNNING
-        assert since and all(timedelta(0) < datetime.now(UTC) - when < timedelta(seconds=30) for when in since)
+        assert since and all(
+            timedelta(0) < datetime.now(UTC) - when < timedelta(seconds=30) for when in since
+        )
 
     looked(work)
 
@@ -362,12 +396,16 @@ def test_heartbeats_are_found_by_their_run():
         run = await a_run(client, deployment, Running(), "elsewhere:1:7")
         looks, since = LostRuns(client, POOL), datetime.now(UTC) - timedelta(minutes=1)
         assert not await looks._beats(run, since)
-        emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        emit_event(
+            "prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+        )
         for _ in range(100):
             if await looks._beats(run, since):
                 break
             await asyncio.sleep(0.2)
         assert await looks._beats(run, since)
-        assert not await looks._beats(await a_run(client, deployment, Running(), "elsewhere:1:8"), since)
+        assert not await looks._beats(
+            await a_run(client, deployment, Running(), "elsewhere:1:8"), since
+        )
 
     looked(work)

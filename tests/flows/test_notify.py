@@ -1,4 +1,6 @@
-"""Somebody is told how a run ended: once, by the block that one setting names, and never at the run's expense."""
+"""Somebody is told how a run ended: once, by the block that one setting names, and never at the
+run's expense.
+"""
 
 from pathlib import Path
 
@@ -42,7 +44,11 @@ def test_a_failed_run_is_told_once_with_its_reason_though_a_stage_inside_it_fail
     with pytest.raises(ValueError, match="disk is full"):
         outer(True)
     (line,) = told()
-    assert line.startswith("rdm: outer Failed | ") and "the disk is full" in line and "and more" not in line
+    assert (
+        line.startswith("rdm: outer Failed | ")
+        and "the disk is full" in line
+        and "and more" not in line
+    )
 
 
 def test_success_is_told_only_where_it_is_asked_for(told, monkeypatch):

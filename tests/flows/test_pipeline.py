@@ -32,7 +32,14 @@ from storage.shards import read_sidecar
 
 
 def sample(small_world, name, **request):
-    common = {"root": small_world.root, "name": name, "run": "small", "steps": 2, "count": 2, "k": 3}
+    common = {
+        "root": small_world.root,
+        "name": name,
+        "run": "small",
+        "steps": 2,
+        "count": 2,
+        "k": 3,
+    }
     return sample_rdm(SampleRDM(**common | request))
 
 
@@ -50,21 +57,36 @@ def test_a_second_identical_run_keeps_every_artifact(small_world, small_training
     )
     import_images(again)
     build_database(
-        BuildDatabase(root=small_world.root, name="shapes", shards="shapes", encoder="rdm-shapes", weights="built-in")
+        BuildDatabase(
+            root=small_world.root,
+            name="shapes",
+            shards="shapes",
+            encoder="rdm-shapes",
+            weights="built-in",
+        )
     )
-    find_neighbors(FindNeighbors(root=small_world.root, name="shapes", queries="shapes", database="shapes"))
+    find_neighbors(
+        FindNeighbors(root=small_world.root, name="shapes", queries="shapes", database="shapes")
+    )
     encode_latents(EncodeLatents(root=small_world.root, name="shapes", shards="shapes"))
     train_rdm(TrainRDM(**small_training(small_world.root, "small")))
     said = capfd.readouterr().err
     assert said.count(" kept ") == 6 and " built " not in said
-    assert before == {a.directory: a.fingerprint for a in artifacts(small_world.root) if a.directory in before}
+    assert before == {
+        a.directory: a.fingerprint for a in artifacts(small_world.root) if a.directory in before
+    }
 
 
 def test_a_query_never_finds_its_own_image(small_world):
     keys, rows, scores = read_neighbors(open_artifact(small_world.root, "neighbors", "shapes"))
-    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"].to_pylist()
+    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])[
+        "key"
+    ].to_pylist()
     assert len(keys) == 96 and rows.shape == (96, 20)
-    assert all(key not in {database_keys[row] for row in near} for key, near in zip(keys, rows, strict=True))
+    assert all(
+        key not in {database_keys[row] for row in near}
+        for key, near in zip(keys, rows, strict=True)
+    )
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
@@ -98,7 +120,9 @@ def test_every_image_carries_who_stood_behind_it(small_world):
         assert len({*record["authors"]}) == 2, "no two of them say the same"
         assert record["weights"] == small_world.run.fingerprint
         _, inside = image_record(samples.file(record["file"]))
-        assert inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]
+        assert (
+            inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]
+        )
     assert np.asarray(Image.open(samples.file("00000.png"))).shape == (32, 32, 3)
     assert Image.open(samples.file("grid.png")).size[1] > 4 * 96
 
@@ -122,10 +146,14 @@ def test_a_class_draws_different_neighbors_for_each_image(small_world):
 def test_nothing_asked_starts_from_rows_that_training_retrieved(small_world):
     records = read_samples(sample(small_world, "nothing", count=3, top_m=0.1))
     _, rows, _ = read_neighbors(open_artifact(small_world.root, "neighbors", "shapes"))
-    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"].to_pylist()
+    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])[
+        "key"
+    ].to_pylist()
     retrieved = {database_keys[row] for row in rows[:, :3].ravel()}
     assert {record["query"] for record in records} <= retrieved
-    assert all(record["neighbor_keys"][0] == record["query"] for record in records), "rank 1 is the pseudo-query itself"
+    assert all(record["neighbor_keys"][0] == record["query"] for record in records), (
+        "rank 1 is the pseudo-query itself"
+    )
 
 
 def test_an_image_asks_with_its_own_vector_and_its_neighbors(small_world, tmp_path):
@@ -136,7 +164,9 @@ def test_an_image_asks_with_its_own_vector_and_its_neighbors(small_world, tmp_pa
 
 
 def test_another_database_is_used_without_touching_the_weights(small_world):
-    samples = sample(small_world, "swap", texts=("a red circle",), database="sketches", context="neighbors")
+    samples = sample(
+        small_world, "swap", texts=("a red circle",), database="sketches", context="neighbors"
+    )
     keys = {key for record in read_samples(samples) for key in record["neighbor_keys"]}
     assert keys and all(key.startswith("shapes-sketches-") for key in keys)
     assert samples.inputs["run"] == small_world.run.fingerprint
@@ -149,12 +179,22 @@ def test_the_same_request_gives_the_same_bytes(small_world):
 
 
 def test_a_database_from_another_encoder_is_refused_with_both_names(small_world):
-    other = BuildDatabase(root=small_world.root, name="foreign", shards="sketches", encoder="rdm-shapes", weights="random")
+    other = BuildDatabase(
+        root=small_world.root,
+        name="foreign",
+        shards="sketches",
+        encoder="rdm-shapes",
+        weights="random",
+    )
     build_database(other)
     with pytest.raises(ArtifactMismatch, match=r"foreign.*rdm-shapes.*rdm build"):
         sample(small_world, "refused", texts=("a red circle",), database="foreign")
     with pytest.raises(ArtifactMismatch, match="different encoders"):
-        find_neighbors(FindNeighbors(root=small_world.root, name="refused", queries="foreign", database="shapes"))
+        find_neighbors(
+            FindNeighbors(
+                root=small_world.root, name="refused", queries="foreign", database="shapes"
+            )
+        )
 
 
 def test_wrong_names_and_weights_are_told_and_leave_nothing(small_world, tmp_path):
@@ -166,7 +206,11 @@ def test_wrong_names_and_weights_are_told_and_leave_nothing(small_world, tmp_pat
         (ArtifactMissing, "Present: shapes, sketches", lambda: embed_images(misspelt)),
         (EncoderError, "neither a tag nor a file", lambda: embed_images(no_weights)),
         (SourceError, "captions_val2017.json", lambda: import_images(no_annotations)),
-        (RequestError, "smaller k", lambda: sample(small_world, "x", texts=("a",), k=500, context="neighbors")),
+        (
+            RequestError,
+            "smaller k",
+            lambda: sample(small_world, "x", texts=("a",), k=500, context="neighbors"),
+        ),
     ]
     for error, message, act in cases:
         with pytest.raises(error, match=message):
@@ -181,13 +225,17 @@ def without_annotations(folder):
 
 
 @pytest.mark.long
-def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, small_training, monkeypatch):
+def test_an_interrupted_run_resumes_and_ends_with_equal_weights(
+    small_world, small_training, monkeypatch
+):
     module = sys.modules["flows.train_rdm"]
     interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
 
     def dies_after_three_steps(run, *more):
         settings = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps(settings | {"training": settings["training"] | {"steps": 3}}))
+        (run / "config.json").write_text(
+            json.dumps(settings | {"training": settings["training"] | {"steps": 3}})
+        )
         module_launch(run, *more)
         raise KeyboardInterrupt
 
@@ -201,7 +249,14 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(small_world, sma
     assert resumed.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes() == (
         small_world.run.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes()
     )
-    assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_files_that_are_absent_or_forbidden_end_as_rows(small_world, tmp_path):
@@ -211,13 +266,21 @@ def test_files_that_are_absent_or_forbidden_end_as_rows(small_world, tmp_path):
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "license": 1} for i in (1, 2)]
     captions = [{"id": i, "image_id": i, "caption": "a thing"} for i in (1, 2)]
     licenses = [{"id": 1, "name": "CC", "url": "https://example.org"}]
-    for kind, more in {"captions": {"annotations": captions}, "instances": {"annotations": [], "categories": []}}.items():
+    for kind, more in {
+        "captions": {"annotations": captions},
+        "instances": {"annotations": [], "categories": []},
+    }.items():
         listed = {"images": images, "licenses": licenses} | more
         (coco / "annotations" / f"{kind}_val2017.json").write_text(json.dumps(listed))
-    shards = import_images(ImportImages(root=small_world.root, name="absent", source="coco", path=coco, size=16))
+    shards = import_images(
+        ImportImages(root=small_world.root, name="absent", source="coco", path=coco, size=16)
+    )
     rows = {row["key"]: row for row in read_sidecar(shards, "00000").to_pylist()}
     assert rows["coco-000000000001-00"]["status"] == "ok"
-    assert rows["coco-000000000002-00"]["reason"] == "missing file" and "000000000002" in rows["coco-000000000002-00"]["detail"]
+    assert (
+        rows["coco-000000000002-00"]["reason"] == "missing file"
+        and "000000000002" in rows["coco-000000000002-00"]["detail"]
+    )
 
 
 def test_a_kept_stage_is_shown_as_cached(recorded, small_world, small_training):
@@ -228,7 +291,9 @@ def test_a_kept_stage_is_shown_as_cached(recorded, small_world, small_training):
 
 
 def imported(root, folder, **changes):
-    return import_images(ImportImages(root=root, name="pictures", source="folder", path=folder, size=16, **changes))
+    return import_images(
+        ImportImages(root=root, name="pictures", source="folder", path=folder, size=16, **changes)
+    )
 
 
 @pytest.fixture
@@ -242,13 +307,21 @@ def pictures(tmp_path):
     return folder
 
 
-def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_them(pictures, tmp_path):
+def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_them(
+    pictures, tmp_path
+):
     root = tmp_path / "root"
     built = {}
     for version in ("first", "second"):
         shards = imported(root, pictures, images_per_part=4)
         embeddings, _ = build_database(
-            BuildDatabase(root=root, name="pictures", shards="pictures", encoder="rdm-shapes", weights="built-in")
+            BuildDatabase(
+                root=root,
+                name="pictures",
+                shards="pictures",
+                encoder="rdm-shapes",
+                weights="built-in",
+            )
         )
         latents = encode_latents(EncodeLatents(root=root, name="pictures", shards="pictures"))
         built[version] = (shards, embeddings, latents)
@@ -258,10 +331,14 @@ def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_th
         assert after.version == 2 and after.fingerprint != before.fingerprint
         old = {part.made_from for part in before.parts}
         new = [part for part in after.parts if part.made_from not in old]
-        assert len(before.parts) > 5 and len(new) <= 2, "the part with the new image, and perhaps the one it was cut from"
+        assert len(before.parts) > 5 and len(new) <= 2, (
+            "the part with the new image, and perhaps the one it was cut from"
+        )
         for part in after.parts:
             if part.made_from in old:
-                assert after.file(part.files[0].path).stat().st_nlink == 2, "shared with the version before"
+                assert after.file(part.files[0].path).stat().st_nlink == 2, (
+                    "shared with the version before"
+                )
     again = imported(root, pictures, images_per_part=4)
     assert again == built["second"][0], "unchanged input is a no-op"
 
@@ -327,21 +404,48 @@ def test_training_reads_the_version_it_began_with_while_a_new_one_is_published(p
 
 
 @pytest.mark.long
-def test_train_makes_what_is_missing_upstream_and_nothing_else(small_world, small_training, tmp_path):
+def test_train_makes_what_is_missing_upstream_and_nothing_else(
+    small_world, small_training, tmp_path
+):
     settings = small_training(tmp_path, "fresh", steps=2)
-    images = {"source": "shapes", "size": 32, "encoding": "png", "count": 96, "split": "shapes", "images_per_part": 40}
+    images = {
+        "source": "shapes",
+        "size": 32,
+        "encoding": "png",
+        "count": 96,
+        "split": "shapes",
+        "images_per_part": 40,
+    }
     upstream = {"images": images, "encoder": "rdm-shapes", "weights": "built-in"}
     run = train_rdm(TrainRDM(**settings | {"upstream": upstream, "preview": 1}))
     same = train_rdm(TrainRDM(**small_training(small_world.root, "twin", steps=2)))
     weights = "weights/network/diffusion_pytorch_model.safetensors"
-    assert run.file(weights).read_bytes() == same.file(weights).read_bytes(), "made on demand or by hand: the same bytes"
-    assert {a.kind for a in artifacts(tmp_path)} == {"shards", "latents", "embeddings", "index", "neighbors", "runs", "samples"}
+    assert run.file(weights).read_bytes() == same.file(weights).read_bytes(), (
+        "made on demand or by hand: the same bytes"
+    )
+    assert {a.kind for a in artifacts(tmp_path)} == {
+        "shards",
+        "latents",
+        "embeddings",
+        "index",
+        "neighbors",
+        "runs",
+        "samples",
+    }
     with pytest.raises(ArtifactMissing, match="no artifact shards/nothing"):
         train_rdm(TrainRDM(**settings | {"name": "y", "latents": "nothing", "upstream": {}}))
 
 
-def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_reach_is_told(small_world, capfd):
-    asked = {"root": small_world.root, "name": "sketches", "shards": "sketches", "encoder": "rdm-shapes", "weights": "built-in"}
+def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_reach_is_told(
+    small_world, capfd
+):
+    asked = {
+        "root": small_world.root,
+        "name": "sketches",
+        "shards": "sketches",
+        "encoder": "rdm-shapes",
+        "weights": "built-in",
+    }
     approximate = {"recipe": "autofaiss", "recall_k": 5, "latency_target_milliseconds": 1e-6}
     _, index = build_database(BuildDatabase(**asked, **approximate))
     assert index.measured["curve"][-1]["recall"] >= 0.95 and index.measured["bytes_per_row"] > 0
@@ -349,11 +453,15 @@ def test_an_approximate_index_has_its_curve_in_the_manifest_and_a_target_out_of_
     assert "not both targets are met" in capfd.readouterr().err
     (index.directory / "index.faiss").unlink()
     _, again = build_database(BuildDatabase(**asked, **approximate))
-    assert again.measured["targets_met"] is False and again.fingerprint == index.fingerprint, "told after a repair too"
+    assert again.measured["targets_met"] is False and again.fingerprint == index.fingerprint, (
+        "told after a repair too"
+    )
     build_database(BuildDatabase(**asked))  # the exact one is current again
 
 
-def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_each_other(small_world, monkeypatch):
+def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_each_other(
+    small_world, monkeypatch
+):
     streams, whole_stream = [], Encoder.encode_stream
 
     def counted(self, *values):
@@ -363,7 +471,13 @@ def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_ea
             yield vectors, norms
 
     monkeypatch.setattr(Encoder, "encode_stream", counted)
-    asked = {"root": small_world.root, "name": "one-go", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
+    asked = {
+        "root": small_world.root,
+        "name": "one-go",
+        "shards": "shapes",
+        "encoder": "rdm-shapes",
+        "weights": "built-in",
+    }
     made = embed_images(BuildDatabase(**asked, precision="float32"))
     assert [part.rows for part in made.parts] == [80, 16]
     assert streams == [[40, 40, 16]], "at most 64 at once, evenly, and none across the border"
@@ -372,21 +486,46 @@ def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_ea
     assert streams[1:] == [[40, 40], [16]] and again.fingerprint == made.fingerprint
 
 
-def test_a_database_keeps_the_precision_it_was_begun_in_unless_another_is_asked_for(small_world, monkeypatch):
-    asked = {"root": small_world.root, "name": "kept", "shards": "sketches", "encoder": "rdm-shapes", "weights": "built-in"}
+def test_a_database_keeps_the_precision_it_was_begun_in_unless_another_is_asked_for(
+    small_world, monkeypatch
+):
+    asked = {
+        "root": small_world.root,
+        "name": "kept",
+        "shards": "sketches",
+        "encoder": "rdm-shapes",
+        "weights": "built-in",
+    }
     module = sys.modules["flows.build_database"]
     monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
     first = embed_images(BuildDatabase(**asked))
     monkeypatch.setattr(module, "fastest_precision", lambda device: "float32")
-    assert embed_images(BuildDatabase(**asked)).id == first.id and first.parameters["precision"] == "bfloat16"
-    assert embed_images(BuildDatabase(**asked, precision="float32")).parameters["precision"] == "float32"
+    assert (
+        embed_images(BuildDatabase(**asked)).id == first.id
+        and first.parameters["precision"] == "bfloat16"
+    )
+    assert (
+        embed_images(BuildDatabase(**asked, precision="float32")).parameters["precision"]
+        == "float32"
+    )
     assert module.precision_for(BuildDatabase(**asked | {"name": "new"})) == "float32"
 
 
 def test_the_precision_of_the_encoder_is_recorded_and_its_databases_go_together(small_world):
-    asked = {"root": small_world.root, "name": "reduced", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
+    asked = {
+        "root": small_world.root,
+        "name": "reduced",
+        "shards": "shapes",
+        "encoder": "rdm-shapes",
+        "weights": "built-in",
+    }
     reduced = embed_images(BuildDatabase(**asked, precision="bfloat16"))
     full = open_artifact(small_world.root, "embeddings", "shapes")
-    assert reduced.parameters["precision"] == "bfloat16" and full.parameters["precision"] in ("float32", "bfloat16")
+    assert reduced.parameters["precision"] == "bfloat16" and full.parameters["precision"] in (
+        "float32",
+        "bfloat16",
+    )
     same_encoder(reduced, full)
-    assert (read_vectors(reduced)[0].astype(np.float32) * read_vectors(full)[0]).sum(axis=1).min() > 0.995
+    assert (read_vectors(reduced)[0].astype(np.float32) * read_vectors(full)[0]).sum(
+        axis=1
+    ).min() > 0.995

@@ -247,7 +247,13 @@ def test_a_run_writes_three_checkpoints_its_weights_and_what_is_made_upstream(tm
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for name in ("a", "b", "deep/c"):
         (tmp_path / "images" / name).touch()
-    images = {"source": "folder", "path": tmp_path / "images", "size": 32, "crop": "random", "crops_per_image": 2}
+    images = {
+        "source": "folder",
+        "path": tmp_path / "images",
+        "size": 32,
+        "crop": "random",
+        "crops_per_image": 2,
+    }
     inputs = {"latents": "l", "neighbors": "n", "database": "d"}
     config = TrainRDM(root=tmp_path, name="x", **inputs)
     assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7
@@ -272,15 +278,24 @@ def test_ways_to_run_the_loop_come_from_the_fastest_on_and_divide_the_batch():
 
 def test_the_disk_that_holds_the_root_or_will_is_asked(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("flows.preflight.shutil.disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=9))
+    monkeypatch.setattr(
+        "flows.preflight.shutil.disk_usage",
+        lambda path: asked.append(path) or SimpleNamespace(free=9),
+    )
     assert free_bytes(tmp_path / "not" / "yet") == 9 and asked == [tmp_path]
     assert in_gb(1_250_000_000) == "1.2 GB" and in_gb(49_000_000) == "0.0 GB"
 
 
-@pytest.mark.parametrize(("peak", "device", "tight"), [(41, "cpu", True), (40, "cpu", False), (41, "cuda", False)])
-def test_memory_is_tight_where_what_is_alive_fits_and_what_a_process_grows_to_does_not(peak, device, tight):
+@pytest.mark.parametrize(
+    ("peak", "device", "tight"), [(41, "cpu", True), (40, "cpu", False), (41, "cuda", False)]
+)
+def test_memory_is_tight_where_what_is_alive_fits_and_what_a_process_grows_to_does_not(
+    peak, device, tight
+):
     memory = SimpleNamespace(peak_bytes=peak, parameters=2_500_000)
     needs = TrainingNeeds(memory, device, 100, 2 * 10**9, 3 * 10**9, 2.0)
     assert needs.tight is tight
-    assert needs.text.endswith("(2.5 M parameters), 2.0 GB of the 3.0 GB free on the disk, 2.0 hours at the rate measured now")
+    assert needs.text.endswith(
+        "(2.5 M parameters), 2.0 GB of the 3.0 GB free on the disk, 2.0 hours at the rate measured now"
+    )
     assert "hours" not in replace(needs, hours=None).text

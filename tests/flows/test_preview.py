@@ -1,4 +1,6 @@
-"""What a training draws while it runs: the same samples at every checkpoint, each beside its neighbors' pictures."""
+"""What a training draws while it runs: the same samples at every checkpoint, each beside its
+neighbors' pictures.
+"""
 
 import numpy as np
 from PIL import Image
@@ -17,21 +19,34 @@ def test_the_drawn_samples_are_spread_over_the_training_set_and_never_more_than_
     assert preview_rows(8, 2).tolist() == [0, 1]
 
 
-def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_drew_nothing(small_world, small_training):
+def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_drew_nothing(
+    small_world, small_training
+):
     shown = train_rdm(TrainRDM(**small_training(small_world.root, "shown"), preview=2))
     assert sorted(path.name for path in preview_directory(shown.directory).iterdir()) == [
         "00000003.png", "00000006.png", "neighbors.png",
     ]  # fmt: skip
-    pictures = [np.asarray(Image.open(preview_directory(shown.directory) / f"0000000{step}.png")) for step in (3, 6)]
-    assert pictures[0].shape[0] >= 2 * CELL_PIXELS and pictures[0].shape[1] >= 4 * CELL_PIXELS, "a sample and 3 neighbors"
-    assert (pictures[0][:, :CELL_PIXELS] != pictures[1][:, :CELL_PIXELS]).any(), "the samples change"
-    assert (pictures[0][:, CELL_PIXELS + 4 :] == pictures[1][:, CELL_PIXELS + 4 :]).all(), "their neighbors do not"
+    pictures = [
+        np.asarray(Image.open(preview_directory(shown.directory) / f"0000000{step}.png"))
+        for step in (3, 6)
+    ]
+    assert pictures[0].shape[0] >= 2 * CELL_PIXELS and pictures[0].shape[1] >= 4 * CELL_PIXELS, (
+        "a sample and 3 neighbors"
+    )
+    assert (pictures[0][:, :CELL_PIXELS] != pictures[1][:, :CELL_PIXELS]).any(), (
+        "the samples change"
+    )
+    assert (pictures[0][:, CELL_PIXELS + 4 :] == pictures[1][:, CELL_PIXELS + 4 :]).all(), (
+        "their neighbors do not"
+    )
     assert newest_preview(shown.directory).name == "00000006.png"
     weights = "weights/network/diffusion_pytorch_model.safetensors"
     assert shown.file(weights).read_bytes() == small_world.run.file(weights).read_bytes()
 
 
-def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_it(recorded, tmp_path):
+def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_it(
+    recorded, tmp_path
+):
     noise = np.random.default_rng(0).integers(0, 256, (900, 1300, 3), np.uint8)
     path = tmp_path / "00000010.png"
     Image.fromarray(noise).save(path)
@@ -40,7 +55,9 @@ def test_pictures_of_a_training_take_one_row_of_prefects_database_and_little_of_
     @stage_flow("shows")
     def shows():
         for text in ("first", "second"):
-            shown.append(show_image("pictures", path, text, instead_of=shown[-1] if shown else None))
+            shown.append(
+                show_image("pictures", path, text, instead_of=shown[-1] if shown else None)
+            )
 
     shows()
     assert shown[0] is not None and shown[0] == shown[1]

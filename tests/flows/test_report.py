@@ -35,7 +35,11 @@ def both(colour, shape):
 
 
 def styles(photograph, oil_painting, sketch):
-    return {"photograph": around(photograph), "oil painting": around(oil_painting), "sketch": around(sketch)}
+    return {
+        "photograph": around(photograph),
+        "oil painting": around(oil_painting),
+        "sketch": around(sketch),
+    }
 
 
 EVALUATION = {
@@ -68,7 +72,9 @@ EVALUATION = {
 
 
 def picture(seed, side=16):
-    return encode(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8), "png")
+    return encode(
+        np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8), "png"
+    )
 
 
 def publish(root, kind, name, write, parameters=None, inputs=None, **measured) -> Artifact:
@@ -78,11 +84,22 @@ def publish(root, kind, name, write, parameters=None, inputs=None, **measured) -
 
 def publish_database(root, name="db", side=16, captions=HOSTILE):
     records = [
-        SampleRecord(key, key, width=side, height=side, sha256="0", captions=(captions,), author=HOSTILE, licence="CC-BY-4.0")
+        SampleRecord(
+            key,
+            key,
+            width=side,
+            height=side,
+            sha256="0",
+            captions=(captions,),
+            author=HOSTILE,
+            licence="CC-BY-4.0",
+        )
         for key in KEYS
     ]
     rejected = SampleRecord("db-x", "db-x", status="rejected", reason="truncated")
-    encoded = [EncodedSample(record, picture(i, side)) for i, record in enumerate(records)] + [EncodedSample(rejected)]
+    encoded = [EncodedSample(record, picture(i, side)) for i, record in enumerate(records)] + [
+        EncodedSample(rejected)
+    ]
     shards = publish(root, "shards", name, lambda scratch: write_shard(scratch, "00000", encoded))
     sidecar = pa.Table.from_pylist([record.__dict__ for record in records], schema=SIDECAR)
     vectors = np.eye(4, dtype=np.float32)[np.arange(len(KEYS)) % 4]
@@ -107,7 +124,14 @@ def publish_run(root, name, database, metrics=True):
             append_metrics(scratch, {"step": step, "loss": 1 / step + 0.1, "gradient_norm": 0.5})
         return 1, {}
 
-    return publish(root, "runs", name, write, {"encoder": ENCODER, "training": {"k": 4}}, {"database": database.fingerprint})
+    return publish(
+        root,
+        "runs",
+        name,
+        write,
+        {"encoder": ENCODER, "training": {"k": 4}},
+        {"database": database.fingerprint},
+    )
 
 
 def publish_samples(root, name, database, side=16, count=2, neighbors=3):
@@ -136,7 +160,9 @@ def publish_evaluation(root, measured=EVALUATION):
         (scratch / "evaluation.json").write_text(json.dumps(measured, sort_keys=True))
         return 1, {}
 
-    return publish(root, "evaluations", "shapes", write, {"measured": json.dumps(measured, sort_keys=True)})
+    return publish(
+        root, "evaluations", "shapes", write, {"measured": json.dumps(measured, sort_keys=True)}
+    )
 
 
 def publish_all(root, evaluation=EVALUATION, **database):
@@ -149,7 +175,13 @@ def publish_all(root, evaluation=EVALUATION, **database):
 
 def config(root, samples=(), artifacts=("shards/db", "embeddings/db", "index/db")):
     return WriteReport(
-        root=root, name="demo", run="shapes", baseline="without", evaluation="shapes", samples=samples, artifacts=artifacts
+        root=root,
+        name="demo",
+        run="shapes",
+        baseline="without",
+        evaluation="shapes",
+        samples=samples,
+        artifacts=artifacts,
     )
 
 
@@ -166,7 +198,11 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.references += [value for name, value in attributes if name in ("src", "href", "srcset", "xlink:href", "action")]
+        self.references += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "xlink:href", "action")
+        ]
         assert not any(name.startswith("on") for name, _ in attributes)
         if tag not in ("meta", "img"):
             self.open.append(tag)
@@ -187,7 +223,9 @@ def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
     publish_samples(tmp_path, "demo-text", database)
     text = page_text(tmp_path, samples=("demo-text",))
     checker = checked(text)
-    assert checker.references and all(reference.startswith(("data:", "#")) for reference in checker.references)
+    assert checker.references and all(
+        reference.startswith(("data:", "#")) for reference in checker.references
+    )
     assert "script" not in checker.tags and not re.search(r"url\(|@import", text)
     assert checker.tags.count("img") == 2 * (1 + 3) and checker.tags.count("h1") == 1
     targets = [reference[1:] for reference in checker.references if reference.startswith("#")]
@@ -211,59 +249,108 @@ def test_page_says_who_stood_behind_the_samples(tmp_path):
     cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     told = [cell[1:] for cell in cells if "author" in cell[3]]
     credits = [(f"db-{n}", f"author {n}", LICENCES[n] or "not stated") for n in (1, 2)] * 2
-    wanted = [[*credit, f"https://example.org/{n}.jpg"] for credit, n in zip(credits, (1, 2, 1, 2), strict=True)]
+    wanted = [
+        [*credit, f"https://example.org/{n}.jpg"]
+        for credit, n in zip(credits, (1, 2, 1, 2), strict=True)
+    ]
     assert [row[1:] for row in told] == wanted and [row[0] for row in told] == ["0", "0", "1", "1"]
-    assert "context query+neighbors, k = 4, guidance scale 2.0, 30 steps" in text and "Database db (6 rows)" in text
+    assert (
+        "context query+neighbors, k = 4, guidance scale 2.0, 30 steps" in text
+        and "Database db (6 rows)" in text
+    )
     assert 'alt="neighbor 1: a red circle"' in text and "https://example.org/0.jpg" in text
 
 
 def test_charts_and_tables_hold_the_measurements(tmp_path):
     publish_all(tmp_path)
     text = page_text(tmp_path)
-    assert text.count("<figure") == 2 and 'x="253.0" y="258" text-anchor="middle">optimiser step' in text
-    assert text.count('class="reference"') == 4 + 2 * 8, "loss without neighbors, and chance of two factors"
+    assert (
+        text.count("<figure") == 2
+        and 'x="253.0" y="258" text-anchor="middle">optimiser step' in text
+    )
+    assert text.count('class="reference"') == 4 + 2 * 8, (
+        "loss without neighbors, and chance of two factors"
+    )
     assert text.count('<line x1="23.8" x2="23.8" y1="1"') == 2 * 8, "chance is at 12.5 %"
-    assert text.count("<polyline") == 8 and ">without</text>" in text and "Training loss" in text and "Gradient norm" in text
-    assert "0.2000 [0.1900, 0.2100]" in text and "−20.0 % [−21.0, −19.0]" in text and "return the neighbour" in text
-    assert "+16.0 % [+15.0, +17.0]" in text and '<td class="n">12.5 %</td>' in text, "chance is exact"
+    assert (
+        text.count("<polyline") == 8
+        and ">without</text>" in text
+        and "Training loss" in text
+        and "Gradient norm" in text
+    )
+    assert (
+        "0.2000 [0.1900, 0.2100]" in text
+        and "−20.0 % [−21.0, −19.0]" in text
+        and "return the neighbour" in text
+    )
+    assert "+16.0 % [+15.0, +17.0]" in text and '<td class="n">12.5 %</td>' in text, (
+        "chance is exact"
+    )
     swapped = re.search('<tr><th scope="row">sketch</th>(.*?)</tr>', text)[1]
     shown = ["1.0 %", "3.0 %", "96.0 %", "70.0 %", "80.0 %"]  # oil, photograph, sketch
     assert [cell.split(" [")[0] for cell in re.findall("<td[^>]*>(.*?)</td>", swapped)] == shown
     assert "Drawn as oil painting" in text and "100.00 %" in text and "truncated (1)" in text
-    assert ENCODER["weights_sha256"] in text and "CC-BY-4.0" in text and "Total" in text and "&quot;training&quot;" in text
+    assert (
+        ENCODER["weights_sha256"] in text
+        and "CC-BY-4.0" in text
+        and "Total" in text
+        and "&quot;training&quot;" in text
+    )
 
 
 def test_rows_come_in_reading_order_whatever_the_order_of_the_file(tmp_path):
-    publish_all(tmp_path, evaluation=EVALUATION | {"prompts": EVALUATION["prompts"] | {"a new row": both(0, 0)}})
+    publish_all(
+        tmp_path,
+        evaluation=EVALUATION | {"prompts": EVALUATION["prompts"] | {"a new row": both(0, 0)}},
+    )
     text = page_text(tmp_path)
     names = re.findall(r'<th scope="row">([^<]*)</th>', text)
     losses, prompts = names.index("right neighbors"), names.index("text, context query")
     assert names[losses : losses + 4] == list(EVALUATION["loss"]["means"])
-    assert names[prompts : prompts + 9] == [*(name.replace("'", "&#x27;") for name in EVALUATION["prompts"]), "a new row"]
+    assert names[prompts : prompts + 9] == [
+        *(name.replace("'", "&#x27;") for name in EVALUATION["prompts"]),
+        "a new row",
+    ]
 
 
 def test_headlines_hold_when_the_numbers_do():
     found = findings.findings(EVALUATION)
     assert [finding.holds for finding in found] == [True, True, True]
-    assert "right neighbors lower the held-out loss" in found[0].headline and "loses 90 % of that gain." in found[0].detail
+    assert (
+        "right neighbors lower the held-out loss" in found[0].headline
+        and "loses 90 % of that gain." in found[0].detail
+    )
     assert "colour and shape" in found[1].headline and "chance 12.5 %" in found[1].detail
-    assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(finding.headline for finding in found)
+    assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(
+        finding.headline for finding in found
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(0.2, "they raise it"), (0.0, "includes zero"), (-0.005, "includes zero"), (0.005, "includes zero")],
+    [
+        (0.2, "they raise it"),
+        (0.0, "includes zero"),
+        (-0.005, "includes zero"),
+        (0.005, "includes zero"),
+    ],
 )
 def test_loss_headline_flips_with_the_numbers(change, reason):
     measured = copy.deepcopy(EVALUATION)
     measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
     finding = findings.findings(measured)[0]
-    assert finding.holds is False and "do NOT lower" in finding.headline and reason in finding.headline
+    assert (
+        finding.holds is False and "do NOT lower" in finding.headline and reason in finding.headline
+    )
     assert "that gain" not in finding.detail, "without a gain there is none to lose"
-    assert 'class="no"' in findings.finding_item(finding) and "Does not hold" in findings.finding_item(finding)
+    assert 'class="no"' in findings.finding_item(
+        finding
+    ) and "Does not hold" in findings.finding_item(finding)
 
 
-@pytest.mark.parametrize("lost, said", [(0.2, "does NOT depend"), (1.2, "worse than none"), (0.8, "80 % of that gain.")])
+@pytest.mark.parametrize(
+    "lost, said", [(0.2, "does NOT depend"), (1.2, "worse than none"), (0.8, "80 % of that gain.")]
+)
 def test_shuffling_is_told_as_it_is(lost, said):
     assert said in findings.shuffling_text(lost)
 
@@ -272,17 +359,28 @@ def test_prompt_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
     measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.135)
     finding = findings.findings(measured)[1]
-    assert finding.holds is False and "show the colour their text names, but NOT measurably the shape" in finding.headline
+    assert (
+        finding.holds is False
+        and "show the colour their text names, but NOT measurably the shape" in finding.headline
+    )
     measured["prompts"]["trained without neighbors"]["colour"] = around(0.95)
-    assert findings.findings(measured)[1].headline.startswith("Samples do NOT show what their text names")
+    assert findings.findings(measured)[1].headline.startswith(
+        "Samples do NOT show what their text names"
+    )
 
 
 def test_swap_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
-    for share in (0.02, 0.4):  # no more than elsewhere; more than elsewhere, but still not what most samples are
+    for share in (
+        0.02,
+        0.4,
+    ):  # no more than elsewhere; more than elsewhere, but still not what most samples are
         measured["swaps"]["sketch"]["styles"]["sketch"] = around(share)
         finding = findings.findings(measured)[2]
-        assert finding.holds is False and "does NOT reliably change the style to sketch." in finding.headline
+        assert (
+            finding.holds is False
+            and "does NOT reliably change the style to sketch." in finding.headline
+        )
 
 
 def test_nothing_measured_is_said_and_does_not_crash(tmp_path):
@@ -334,18 +432,26 @@ def test_second_run_is_kept_and_a_new_input_is_not(tmp_path):
     subject = report.open_subject(config(tmp_path))
     with begin(tmp_path, report.report_plan(config(tmp_path), subject)) as build:
         artifact = build.commit(report.write_page.fn(build, subject), {"seconds": 0.1})
-    assert [part.name for part in artifact.parts] == ["report"] and artifact.files(".html") == [artifact.file("report.html")]
+    assert [part.name for part in artifact.parts] == ["report"] and artifact.files(".html") == [
+        artifact.file("report.html")
+    ]
     with begin(tmp_path, report.report_plan(config(tmp_path), subject)) as again:
         assert again.finished == artifact
     publish_evaluation(tmp_path, EVALUATION | {"copies": {}})
-    assert report.report_plan(config(tmp_path), report.open_subject(config(tmp_path))).id != artifact.id
+    assert (
+        report.report_plan(config(tmp_path), report.open_subject(config(tmp_path))).id
+        != artifact.id
+    )
 
 
 def test_summary_is_short_plain_and_aligned():
     text = findings.summary(EVALUATION)
     lines = text.split("\n")
     assert len(lines) <= 32 and max(map(len, lines)) <= 100 and text.isascii()
-    assert "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]" in lines
+    assert (
+        "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]"
+        in lines
+    )
     assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
     assert len({line.index("[") for line in lines if "[0." in line}) == 1
     assert findings.summary({}).count("\n") == 4

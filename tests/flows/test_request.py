@@ -1,4 +1,6 @@
-"""Everything that can be asked of a run: what the denoiser is given, and what the record says of it."""
+"""Everything that can be asked of a run: what the denoiser is given, and what the record says of
+it.
+"""
 
 import numpy as np
 import pytest
@@ -63,12 +65,16 @@ def test_a_text_alone_opens_no_database(ask):
 def test_a_query_comes_before_its_neighbors_and_neighbors_alone_leave_it_out(ask, opened, picture):
     assert kinds(ask(texts=("a red circle",), count=1, k=3), opened) == [[TEXT, NEIGHBOR, NEIGHBOR]]
     assert kinds(ask(images=(picture,), count=1, k=3), opened) == [[QUERY, NEIGHBOR, NEIGHBOR]]
-    assert kinds(ask(images=(picture,), count=1, k=3, context="neighbors"), opened) == [[NEIGHBOR] * 3]
+    assert kinds(ask(images=(picture,), count=1, k=3, context="neighbors"), opened) == [
+        [NEIGHBOR] * 3
+    ]
     assert kinds(ask(images=(picture,), count=1, context="query"), opened) == [[QUERY]]
 
 
 def test_images_given_beside_a_text_take_places_of_its_neighbors(ask, opened, picture):
-    request = request_of(ask(texts=("a circle", "a star"), images=(picture, picture), count=1, k=4), opened)
+    request = request_of(
+        ask(texts=("a circle", "a star"), images=(picture, picture), count=1, k=4), opened
+    )
     assert request.retrieved.slots.tolist() == [[TEXT, NEIGHBOR, QUERY, QUERY]] * 2
     assert request.queries == ["a circle", "a star"]
     own, _ = opened.run.encoder.encode_images([decode(picture.read_bytes())])
@@ -78,14 +84,19 @@ def test_images_given_beside_a_text_take_places_of_its_neighbors(ask, opened, pi
 
 
 def test_given_images_are_in_the_record_by_their_bytes(ask, picture):
-    records = read_samples(sample_rdm(ask("given", texts=("a circle",), images=(picture,), count=1, k=2)))
+    records = read_samples(
+        sample_rdm(ask("given", texts=("a circle",), images=(picture,), count=1, k=2))
+    )
     assert len(records[0]["given_images"]) == 1 and len(records[0]["given_images"][0]) == 64
     assert records[0]["neighbor_keys"] == []
 
 
 def test_a_class_draws_its_neighbors_from_a_pool(ask, opened):
     request = request_of(ask(classes=("circle",), count=6, k=2, pool=10), opened)
-    assert request.retrieved.rows.shape == (6, 2) and len({tuple(rows) for rows in request.retrieved.rows.tolist()}) > 1
+    assert (
+        request.retrieved.rows.shape == (6, 2)
+        and len({tuple(rows) for rows in request.retrieved.rows.tolist()}) > 1
+    )
 
 
 def test_nothing_asked_is_answered_from_what_training_retrieved(ask, opened):
@@ -105,7 +116,9 @@ def test_every_neighbor_is_told_with_its_own_key_score_licence_author_and_addres
     config = ask(texts=("a red circle", "a blue star"), count=1, k=3, context="neighbors")
     records = records_of(config, opened, request_of(config, opened))
     columns = ["key", "licence", "author", "source_url"]
-    credits = {row["key"]: row for row in read_columns(opened.database.embeddings, columns).to_pylist()}
+    credits = {
+        row["key"]: row for row in read_columns(opened.database.embeddings, columns).to_pylist()
+    }
     vectors, _ = read_vectors(opened.database.embeddings)
     texts, _ = opened.run.encoder.encode_texts([record["query"] for record in records])
     for record, text in zip(records, texts, strict=True):
@@ -119,12 +132,20 @@ def test_every_neighbor_is_told_with_its_own_key_score_licence_author_and_addres
     assert records[0]["neighbor_keys"] != records[1]["neighbor_keys"]
 
 
-def test_steps_between_two_texts_begin_at_the_first_and_end_at_the_second_with_equal_noise(ask, opened):
-    request = request_of(ask(texts=("a red circle", "a blue star"), between=3, count=2, context="query"), opened)
+def test_steps_between_two_texts_begin_at_the_first_and_end_at_the_second_with_equal_noise(
+    ask, opened
+):
+    request = request_of(
+        ask(texts=("a red circle", "a blue star"), between=3, count=2, context="query"), opened
+    )
     ends, _ = opened.run.encoder.encode_texts(["a red circle", "a blue star"])
-    np.testing.assert_allclose(request.retrieved.vectors[[0, 1, 4, 5], 0], np.repeat(ends, 2, axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        request.retrieved.vectors[[0, 1, 4, 5], 0], np.repeat(ends, 2, axis=0), atol=1e-5
+    )
     assert request.seeds == [0, 1] * 3
-    assert request.queries[0] == "a red circle -> a blue star at 0.00" and request.queries[2].endswith("at 0.50")
+    assert request.queries[0] == "a red circle -> a blue star at 0.00" and request.queries[
+        2
+    ].endswith("at 0.50")
     with pytest.raises(ValueError, match="between: needs 2 or more steps between exactly two"):
         ask(texts=("a",), between=3)
 
@@ -139,7 +160,10 @@ def test_what_is_guided_away_from_changes_the_image_and_only_one_thing_can_be(as
         "late": {"guidance_interval": (0.0, 0.8)},
         "unguided": {"guidance_scale": 1.0},
     }
-    drawn = {way: images(sample_rdm(ask(f"away-{way}", **AWAY | more)))[0].tobytes() for way, more in ways.items()}
+    drawn = {
+        way: images(sample_rdm(ask(f"away-{way}", **AWAY | more)))[0].tobytes()
+        for way, more in ways.items()
+    }
     assert len(set(drawn.values())) == len(ways)
     with pytest.raises(ValueError, match="negative and null: guide away from one thing"):
         ask(negative="a", null="zero")
@@ -149,7 +173,10 @@ def test_what_is_guided_away_from_changes_the_image_and_only_one_thing_can_be(as
 def test_guiding_away_from_a_weaker_run_changes_the_image(ask, small_training, small_world):
     train_rdm(TrainRDM(**small_training(small_world.root, "weaker", steps=2)))
     ways = ({}, {"weaker_run": "weaker"}, {"guidance_scale": 1.0})
-    drawn = {images(sample_rdm(ask(f"from-{n}", **AWAY | more)))[0].tobytes() for n, more in enumerate(ways)}
+    drawn = {
+        images(sample_rdm(ask(f"from-{n}", **AWAY | more)))[0].tobytes()
+        for n, more in enumerate(ways)
+    }
     assert len(drawn) == len(ways)
 
 
@@ -162,12 +189,19 @@ def test_a_style_text_takes_over_late_and_its_neighbors_are_in_the_record(ask, s
     common = {"texts": ("a red circle",), "count": 1, "k": 2, "context": "neighbors"}
     plain = sample_rdm(ask("plain", **common))
     styled = sample_rdm(ask("styled", **common, style_text="a sketch", style_database="sketches"))
-    never = sample_rdm(ask("never", **common, style_text="a sketch", style_database="sketches", style_from_snr=1e9))
+    never = sample_rdm(
+        ask("never", **common, style_text="a sketch", style_database="sketches", style_from_snr=1e9)
+    )
     assert images(plain)[0].tobytes() != images(styled)[0].tobytes()
     assert images(plain)[0].tobytes() == images(never)[0].tobytes()
     record = read_samples(styled)[0]
     assert record["style_database"] and len(record["neighbor_keys"]) == 4
-    assert [key.startswith("shapes-sketches") for key in record["neighbor_keys"]] == [False, False, True, True]
+    assert [key.startswith("shapes-sketches") for key in record["neighbor_keys"]] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm++", "unipc"])
@@ -175,26 +209,46 @@ def test_what_the_mask_leaves_black_stays_as_it_was(ask, picture, tmp_path, samp
     mask = np.zeros((40, 48, 3), dtype=np.uint8)
     mask[:, 24:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    painted = ask(f"inpaint-{sampler.strip('+')}", inpaint=picture, mask=tmp_path / "mask.png", count=2, sampler=sampler)
+    painted = ask(
+        f"inpaint-{sampler.strip('+')}",
+        inpaint=picture,
+        mask=tmp_path / "mask.png",
+        count=2,
+        sampler=sampler,
+    )
     Image.fromarray(0 * mask).save(tmp_path / "black.png")
     same = {"inpaint": picture, "mask": tmp_path / "black.png", "count": 1}
     untouched = sample_rdm(ask(f"same-{sampler.strip('+')}", sampler=sampler, **same))
-    original = np.asarray(Image.open(picture).resize((38, 32), Image.Resampling.BICUBIC))[:, 3:35].astype(int)
+    original = np.asarray(Image.open(picture).resize((38, 32), Image.Resampling.BICUBIC))[
+        :, 3:35
+    ].astype(int)
     for image in images(sample_rdm(painted)):
         difference = np.abs(image.astype(int) - original)
         assert difference[:, :12].max() <= 3 and difference[:, 20:].mean() > 10
-    assert np.abs(images(untouched)[0].astype(int) - original).max() <= 3, "a black mask leaves nothing to paint"
+    assert np.abs(images(untouched)[0].astype(int) - original).max() <= 3, (
+        "a black mask leaves nothing to paint"
+    )
 
 
 def test_leaving_a_neighbor_out_is_measured_for_each_of_them(ask):
-    record = read_samples(sample_rdm(ask("behind", texts=("a red circle",), count=1, k=3, attribution=True)))[0]
+    record = read_samples(
+        sample_rdm(ask("behind", texts=("a red circle",), count=1, k=3, attribution=True))
+    )[0]
     assert len(record["attributions"]) == len(record["neighbor_keys"]) == 2
     assert all(change > 0 for change in record["attributions"])
-    assert read_samples(sample_rdm(ask("unasked", texts=("a red circle",), count=1)))[0]["attributions"] is None
+    assert (
+        read_samples(sample_rdm(ask("unasked", texts=("a red circle",), count=1)))[0][
+            "attributions"
+        ]
+        is None
+    )
 
 
 def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(ask):
-    with pytest.raises(RequestError, match="'ddim' does not fit a run trained with flow matching. Use one of: .*heun"):
+    with pytest.raises(
+        RequestError,
+        match="'ddim' does not fit a run trained with flow matching. Use one of: .*heun",
+    ):
         sample_rdm(ask("misfit", texts=("a",), sampler="ddim"))
 
 

@@ -122,9 +122,7 @@ def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_h
     assert dict(after.inputs) == fingerprints(newer), "nothing is unfinished any more"
 
 
-def test_with_nothing_newer_it_says_only_where_it_goes_on(
-    interrupted, root, in_one_process, capfd
-):
+def test_with_nothing_newer_it_says_only_where_it_goes_on(interrupted, root, in_one_process, capfd):
     (interrupted.images / "10.png").rename(interrupted.images.parent / "10.png")
     try:
         in_one_process(rebuild, rebuilt(interrupted, root))
@@ -223,8 +221,12 @@ def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in
     assert trained(in_one_process, config).id == left.name
 
 
-def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_belong_together(tmp_path, capsys, monkeypatch):
-    """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the first three."""
+def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_belong_together(
+    tmp_path, capsys, monkeypatch
+):
+    """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the
+    first three.
+    """
     from flows.build_database import build_database
     from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
     from flows.encode_latents import encode_latents
@@ -235,13 +237,23 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     here = {"root": tmp_path, "name": "a"}
 
     def stages(count):
-        yield import_images(ImportImages(**here, source="shapes", size=32, encoding="png", count=count))
-        yield build_database(BuildDatabase(**here, shards="a", encoder="rdm-shapes", weights="built-in"))
+        yield import_images(
+            ImportImages(**here, source="shapes", size=32, encoding="png", count=count)
+        )
+        yield build_database(
+            BuildDatabase(**here, shards="a", encoder="rdm-shapes", weights="built-in")
+        )
         yield encode_latents(EncodeLatents(**here, shards="a"))
         yield find_neighbors(FindNeighbors(**here, queries="a", database="a"))
 
     list(stages(40))
-    network = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
+    network = {
+        "network": "transformer",
+        "channels": [32],
+        "depth": 1,
+        "head_channels": 16,
+        "patch": 4,
+    }
     config = TrainRDM(
         root=tmp_path, name="run", latents="a", neighbors="a", database="a", denoiser=network, noise={"process": "flow"},
         training={"steps": 2, "batch": 8, "k": 3}, device="cpu",
@@ -251,15 +263,23 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     for _ in range(3):
         next(rebuild)
         assert {role: one.reference for role, one in training_inputs(config).items()} == before
-    # what was made in another way, or with images that were removed since, is no older version of the same
+    # what was made in another way, or with images that were removed since, is no older version of
+    # the same
     with monkeypatch.context() as patch:
-        patch.setattr("flows.train_rdm.artifacts", lambda *asked: [replace(a, parameters={}) for a in artifacts(*asked)])
+        patch.setattr(
+            "flows.train_rdm.artifacts",
+            lambda *asked: [replace(a, parameters={}) for a in artifacts(*asked)],
+        )
         with pytest.raises(ArtifactMismatch, match="Make it again"):
             training_inputs(config)
     capsys.readouterr()
     run = train_rdm(config)
     told = [line for line in capsys.readouterr().err.splitlines() if "was made from" in line]
-    assert len(told) == 1 and before["latents"].split("/")[1] in told[0] and before["database"].split("/")[1] in told[0]
+    assert (
+        len(told) == 1
+        and before["latents"].split("/")[1] in told[0]
+        and before["database"].split("/")[1] in told[0]
+    )
     next(rebuild)
     after = training_inputs(config)
     assert all(one.reference != before[role] for role, one in after.items())

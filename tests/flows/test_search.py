@@ -1,4 +1,6 @@
-"""What a database holds near a text, an image, a row or a vector, with the credit of every image."""
+"""What a database holds near a text, an image, a row or a vector, with the credit of every
+image.
+"""
 
 import json
 import re
@@ -44,7 +46,9 @@ def test_a_text_finds_what_it_names_with_scores_falling_and_credits(small_world)
 
 
 def test_a_row_finds_others_but_itself(small_world):
-    key = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"][7].as_py()
+    key = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])["key"][
+        7
+    ].as_py()
     assert key not in {hit["key"] for hit in hits(small_world, keys=(key,))}
     every = hits(small_world, keys=(key,), k=1000)
     assert len(every) == 95, "all but itself"
@@ -53,7 +57,9 @@ def test_a_row_finds_others_but_itself(small_world):
 def test_an_image_file_finds_itself(small_world, tmp_path):
     embeddings = open_artifact(small_world.root, "embeddings", "shapes")
     key = read_columns(embeddings, ["key"])["key"][3].as_py()
-    (tmp_path / "query.png").write_bytes(read_some_images(open_artifact(small_world.root, "shards", "shapes"), [key])[key])
+    (tmp_path / "query.png").write_bytes(
+        read_some_images(open_artifact(small_world.root, "shards", "shapes"), [key])[key]
+    )
     first = hits(small_world, images=(tmp_path / "query.png",))[0]
     assert first["key"] == key and first["score"] > 0.999
 
@@ -78,7 +84,9 @@ def test_vectors_of_any_length_find_their_rows(small_world, tmp_path):
     ],
     ids=["NaN", "zeros", "none", "dimension", "shape", "text"],
 )
-def test_vectors_that_are_no_queries_are_refused_with_their_file(small_world, tmp_path, vectors, told):
+def test_vectors_that_are_no_queries_are_refused_with_their_file(
+    small_world, tmp_path, vectors, told
+):
     np.save(tmp_path / "v.npy", vectors)
     with pytest.raises(RequestError, match=f"v.npy: .*{told}"):
         look(small_world, vectors=tmp_path / "v.npy")
@@ -100,21 +108,31 @@ def test_what_cannot_be_looked_for_is_refused_with_where_and_cure(small_world, t
 def test_other_weights_than_the_databases_are_refused(small_world, monkeypatch):
     other = encoders.encoder_of("rdm-shapes", "random")
     monkeypatch.setattr(encoders, "encoder_of", lambda name, weights: other)
-    with pytest.raises(ArtifactMismatch, match="Put the original weights back, or build the database again"):
+    with pytest.raises(
+        ArtifactMismatch, match="Put the original weights back, or build the database again"
+    ):
         look(small_world, texts=("a",))
 
 
-def test_the_same_weights_with_another_preprocessing_are_refused_by_its_name(small_world, monkeypatch):
+def test_the_same_weights_with_another_preprocessing_are_refused_by_its_name(
+    small_world, monkeypatch
+):
     encoder = encoders.encoder_of("rdm-shapes", "built-in")
-    monkeypatch.setattr(encoders, "encoder_of", lambda name, weights: replace(encoder, preparation=None))
-    with pytest.raises(ArtifactMismatch, match="but its resized_as is not. Build the database again"):
+    monkeypatch.setattr(
+        encoders, "encoder_of", lambda name, weights: replace(encoder, preparation=None)
+    )
+    with pytest.raises(
+        ArtifactMismatch, match="but its resized_as is not. Build the database again"
+    ):
         look(small_world, texts=("a",))
 
 
 def test_an_index_whose_rows_are_not_the_embeddings_is_refused(small_world, monkeypatch):
     embeddings = open_artifact(small_world.root, "embeddings", "shapes")
     monkeypatch.setattr("storage.index.open_vectors", lambda index: np.zeros((95, 64), np.float16))
-    with pytest.raises(ArtifactMismatch, match=r"index/shapes: it holds 96 norms and vectors \[95, 64\]"):
+    with pytest.raises(
+        ArtifactMismatch, match=r"index/shapes: it holds 96 norms and vectors \[95, 64\]"
+    ):
         searchable(small_world.root, embeddings)
 
 
@@ -126,16 +144,22 @@ def test_the_sheet_shows_every_hit_with_its_credit_and_fetches_nothing(small_wor
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-def test_a_picture_of_the_result_is_a_line_a_query_with_score_licence_and_author(small_world, tmp_path):
+def test_a_picture_of_the_result_is_a_line_a_query_with_score_licence_and_author(
+    small_world, tmp_path
+):
     look(small_world, texts=("a star", "a ring"), out=tmp_path / "found.png")
     cell = 96 + 3 * 12
     page = decode((tmp_path / "found.png").read_bytes())
     assert page.shape == (2 + 2 * (cell + 2), 2 + 5 * 98, 3)
-    assert (page[2 + 96 : 2 + cell] < 128).any(axis=(1, 2)).reshape(3, 12).any(axis=1).all(), "score, licence and author"
+    assert (page[2 + 96 : 2 + cell] < 128).any(axis=(1, 2)).reshape(3, 12).any(axis=1).all(), (
+        "score, licence and author"
+    )
 
 
 def test_the_result_is_json(small_world):
-    assert json.loads(json.dumps(look(small_world, texts=("a",))[1]))["database"].startswith("embeddings/shapes@")
+    assert json.loads(json.dumps(look(small_world, texts=("a",))[1]))["database"].startswith(
+        "embeddings/shapes@"
+    )
 
 
 def test_a_search_without_a_query_and_a_sheet_of_no_kind_are_refused():
@@ -149,7 +173,9 @@ def test_a_search_without_a_query_and_a_sheet_of_no_kind_are_refused():
 def test_a_result_is_saved_as_a_table_a_row_an_answer(small_world, tmp_path, ending):
     file = tmp_path / f"found.{ending}"
     text, value = look(small_world, texts=("a red circle", "a star"), k=2, out=file)
-    read = {"csv": polars.read_csv, "parquet": polars.read_parquet, "json": polars.read_json}[ending]
+    read = {"csv": polars.read_csv, "parquet": polars.read_parquet, "json": polars.read_json}[
+        ending
+    ]
     rows = read(file).to_dicts()
     assert f"table: {file}" in text and value["out"] == str(file)
     assert [(row["query"], row["rank"]) for row in rows] == [
@@ -195,5 +221,7 @@ def test_an_index_answers_as_comparing_everything_does(small_world, tmp_path):
     queries = queries_by_key(read_columns(embeddings, ["key"])["key"].to_pylist()[:3], indexed)
     assert searcher.index is not None
     found, exact = (found_rows(indexed, queries, 5, exact) for exact in (False, True))
-    assert [[hit["key"] for hit in query] for query in found] == [[hit["key"] for hit in query] for query in exact]
+    assert [[hit["key"] for hit in query] for query in found] == [
+        [hit["key"] for hit in query] for query in exact
+    ]
     assert all(len(query) == 5 for query in found)

@@ -1,4 +1,6 @@
-"""A configured server that cannot be used is one message with its cause and cure, within seconds."""
+"""A configured server that cannot be used is one message with its cause and cure, within
+seconds.
+"""
 
 import socket
 import threading

@@ -20,7 +20,11 @@ def root(tmp_path):
     """Two versions of one name, and something made from the first."""
     first = build_all(tmp_path)
     build_all(tmp_path, NEXT, contents=("00000", "changed"))
-    build_all(tmp_path, Plan("latents", "paintings", {}, {"shards": first.fingerprint}), contents=("latent",))
+    build_all(
+        tmp_path,
+        Plan("latents", "paintings", {}, {"shards": first.fingerprint}),
+        contents=("latent",),
+    )
     return tmp_path
 
 
@@ -48,7 +52,10 @@ def test_show_lists_what_cannot_be_read_and_what_is_not_finished_beside_the_rest
         str(left): None,
         str(build.directory): f"process {os.getpid()} on {os.uname().nodename}",
     }
-    assert f"{left.name}  1 parts so far, left; run its command again, or: rdm gc --unfinished runs/left" in text
+    assert (
+        f"{left.name}  1 parts so far, left; run its command again, or: rdm gc --unfinished runs/left"
+        in text
+    )
     assert f"{build.directory.name}  1 parts so far, being built by process {os.getpid()}" in text
 
 
@@ -118,7 +125,13 @@ def test_check_tells_of_everything_that_is_damaged_in_one_message(root):
     with pytest.raises(StorageError) as caught:
         checked_artifacts(root, None)
     told = str(caught.value)
-    for said in ("damaged: 3 of 3", "00001.tar has 5 bytes", "more/00001.txt is absent", "not a manifest", "builds it again"):
+    for said in (
+        "damaged: 3 of 3",
+        "00001.tar has 5 bytes",
+        "more/00001.txt is absent",
+        "not a manifest",
+        "builds it again",
+    ):
         assert said in told
     assert str(first.directory) in told and str(second.directory) in told
 
@@ -136,18 +149,30 @@ def test_check_of_one_artifact_looks_at_no_other(root):
 def test_log_tells_of_each_version_and_what_changed(root):
     first, second = artifacts(root, "shards")
     text, value = log_of(root, "shards/paintings")
-    assert [(v["version"], v["current"], v["rows"]) for v in value["versions"]] == [(1, False, 6), (2, True, 6)]
+    assert [(v["version"], v["current"], v["rows"]) for v in value["versions"]] == [
+        (1, False, 6),
+        (2, True, 6),
+    ]
     assert value["versions"][1]["change"]["parameters"] == (("crop", "center", "left"),)
     lines = text.splitlines()
-    assert lines[0].startswith(f"shards/paintings version 1  {first.id}  {first.created_at}  1.5 s  6 rows")
+    assert lines[0].startswith(
+        f"shards/paintings version 1  {first.id}  {first.created_at}  1.5 s  6 rows"
+    )
     assert f"shards/paintings version 2 (current)  {second.id}" in text
     assert '    crop: "center" -> "left"' in lines and "    input source: aa -> bb" in lines
-    assert lines[-1] == "    against version 1: parts 1 taken over, 1 made, 0 dropped; rows 0 added, 0 removed"
+    assert (
+        lines[-1]
+        == "    against version 1: parts 1 taken over, 1 made, 0 dropped; rows 0 added, 0 removed"
+    )
 
 
 def test_log_of_a_bare_name_tells_of_every_kind_and_where_each_came_from(root):
     text, value = log_of(root, "paintings")
-    assert [(v["kind"], v["version"]) for v in value["versions"]] == [("shards", 1), ("shards", 2), ("latents", 1)]
+    assert [(v["kind"], v["version"]) for v in value["versions"]] == [
+        ("shards", 1),
+        ("shards", 2),
+        ("latents", 1),
+    ]
     assert f"    from shards {artifacts(root, 'shards')[0].reference}" in text.splitlines()
     assert "    from source aa (no artifact under this root)" in text.splitlines()
 
@@ -157,7 +182,11 @@ def test_log_tells_of_versions_that_cannot_be_read_or_are_not_finished_too(root)
     stopped(root, Plan("runs", "paintings", {}))
     stopped(root, Plan("runs", "other", {}))
     text, value = log_of(root, "paintings")
-    assert len(value["versions"]) == 2 and len(value["unreadable"]) == 1 and len(value["unfinished"]) == 1
+    assert (
+        len(value["versions"]) == 2
+        and len(value["unreadable"]) == 1
+        and len(value["unfinished"]) == 1
+    )
     assert "cannot be read: " in text and "rdm gc --unfinished runs/paintings" in text
 
 
@@ -176,12 +205,20 @@ def test_gc_tells_what_went_what_it_freed_and_what_it_did_not_touch(root):
     (artifacts(root, "latents")[0].directory / "manifest.json").unlink()
     (artifacts(root, "shards")[0].directory / "plan.json").unlink()
     text, value = collected(root, 1, "", dry_run=True)
-    assert value["removed"] == [] and text == "0 would be removed, 0 bytes freed; 2 versions stay", "latents/x needs it"
+    assert (
+        value["removed"] == [] and text == "0 would be removed, 0 bytes freed; 2 versions stay"
+    ), "latents/x needs it"
     with begin(root, Plan("runs", "going", {})):
         text, value = collected(root, 1, "all", dry_run=False)
     freed = sum(one["freed"] for one in value["removed"])
-    assert [(one["what"], one["version"]) for one in value["removed"]] == [("unfinished", None), ("version", 1)]
+    assert [(one["what"], one["version"]) for one in value["removed"]] == [
+        ("unfinished", None),
+        ("version", 1),
+    ]
     assert value["freed"] == freed > 0 and len(value["untouched"]) == 1
-    assert f"2 were removed, {freed:,} bytes freed; 1 versions stay" in text and "not touched: process" in text
+    assert (
+        f"2 were removed, {freed:,} bytes freed; 1 versions stay" in text
+        and "not touched: process" in text
+    )
     assert "version 1" in text and "unfinished build" in text and unfinished(root) == []
     assert collected(root, 1, "", dry_run=False)[1]["removed"] == []

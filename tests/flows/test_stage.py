@@ -12,7 +12,14 @@ from storage.errors import StorageError
 
 @pytest.mark.parametrize(
     ("parts", "at_least", "sizes"),
-    [(3, 1, [1, 1, 1]), (3, 4, [3]), (9, 4, [4, 4, 1]), (450, 1, [3] * 150), (450, 2, [3] * 150), (0, 4, [])],
+    [
+        (3, 1, [1, 1, 1]),
+        (3, 4, [3]),
+        (9, 4, [4, 4, 1]),
+        (450, 1, [3] * 150),
+        (450, 2, [3] * 150),
+        (0, 4, []),
+    ],
 )
 def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts, at_least, sizes):
     wanted = {f"{number:05d}": "origin" for number in range(parts)}
@@ -23,7 +30,9 @@ def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts
 
 def test_only_what_a_run_fetches_is_counted_as_a_download(recorded, monkeypatch):
     counted = []
-    monkeypatch.setattr("flows.recorded.concurrency", lambda name: counted.append(name) or nullcontext())
+    monkeypatch.setattr(
+        "flows.recorded.concurrency", lambda name: counted.append(name) or nullcontext()
+    )
     monkeypatch.setattr(encoders, "load_encoder", lambda *asked: len(counted))
 
     def load(weights, number):
@@ -33,7 +42,11 @@ def test_only_what_a_run_fetches_is_counted_as_a_download(recorded, monkeypatch)
         alone.setattr(stage, "is_recorded", lambda: False)
         assert load("openai", 0) == 0, "without a server there is nobody to ask"
     in_a_run = flow(load, name="load")
-    assert [in_a_run(weights, 1) for weights in ("random", "built-in", str(Path(__file__)))] == [0, 0, 0]
+    assert [in_a_run(weights, 1) for weights in ("random", "built-in", str(Path(__file__)))] == [
+        0,
+        0,
+        0,
+    ]
     assert in_a_run("openai", 2) == 1 and counted == [stage.DOWNLOADS]
     assert in_a_run("", 3) == 2, "a hub's repository has no other weights"
 
@@ -86,7 +99,9 @@ def test_without_a_server_a_task_is_tried_again_as_with_one(passes, tries, monke
     with pytest.raises(ConnectionError):
         fetch(stage.whole({"a": 1}))
     assert tried == [{"a": 1}] * tries
-    assert len(waited) == tries - 1 and all(s <= w <= 2 * s for s, w in zip((5, 10), waited, strict=False))
+    assert len(waited) == tries - 1 and all(
+        s <= w <= 2 * s for s, w in zip((5, 10), waited, strict=False)
+    )
     tried.clear()
     with pytest.raises(ConnectionError):
         fetch.once()(1)

@@ -1,4 +1,6 @@
-"""The study: a quick part of it on a network of a minute, and the whole of it on networks that learned nothing."""
+"""The study: a quick part of it on a network of a minute, and the whole of it on networks that
+learned nothing.
+"""
 
 import json
 from types import SimpleNamespace
@@ -14,26 +16,43 @@ from flows.opening import open_run
 from flows.study import CLAIMS, claim_loss, claim_purity, claim_text, open_subject, study, table_of
 from flows.train_rdm import train_rdm
 
-SMALL = {"network": "transformer", "channels": [64], "depth": 2, "head_channels": 32, "patch": 4, "remove_means": True}
+SMALL = {
+    "network": "transformer",
+    "channels": [64],
+    "depth": 2,
+    "head_channels": 32,
+    "patch": 4,
+    "remove_means": True,
+}
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """The figures of T1, T3 and T4 for one small network after 180 steps; its twin is not trained."""
-    config = Study(root=tmp_path_factory.mktemp("quick"), scale=0.1, steps=180, images=32, sampler_steps=6)
+    """The figures of T1, T3 and T4 for one small network after 180 steps; its twin is not
+    trained.
+    """
+    config = Study(
+        root=tmp_path_factory.mktemp("quick"), scale=0.1, steps=180, images=32, sampler_steps=6
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"denoiser": SMALL}})
+        patch.setattr(
+            demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"denoiser": SMALL}}
+        )
         demo.prepare_world(config)
         train_rdm(demo.training(config, "study-0"))
         patch.setattr(module, "open_run", lambda root, name: open_run(root, "study-0"))
         patch.setattr(module, "same_but_for_neighbors", lambda run, twin: None)
         subject = open_subject(config, 0)
         return {
-            name: value for claim in (claim_loss, claim_purity, claim_text) for name, value in claim.fn(config, subject).items()
+            name: value
+            for claim in (claim_loss, claim_purity, claim_text)
+            for name, value in claim.fn(config, subject).items()
         }
 
 
-@pytest.mark.parametrize("name", ["T1 shuffled", "T4 colour, text alone", "T4 colour, text and neighbors"])
+@pytest.mark.parametrize(
+    "name", ["T1 shuffled", "T4 colour, text alone", "T4 colour, text and neighbors"]
+)
 def test_a_small_network_passes_after_a_minute(quick, name):
     (claim,) = [claim for claim in CLAIMS if claim.name == name]
     assert quick[name] >= claim.threshold
@@ -46,7 +65,11 @@ def test_a_small_network_is_on_its_way_after_a_minute(quick):
 
 @pytest.fixture(scope="module")
 def measured(small_demo):
-    return study(Study(root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2))
+    return study(
+        Study(
+            root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11, sampler_steps=2
+        )
+    )
 
 
 @pytest.mark.long
@@ -61,7 +84,9 @@ def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured
     lines = table_of(measured).splitlines()[2:]
     assert len(lines) == len(CLAIMS)
     assert all(line.rsplit("|", 2)[1].strip() in ("yes", "**no**") for line in lines)
-    assert lines[0].startswith("| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |")
+    assert lines[0].startswith(
+        "| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |"
+    )
 
 
 # What each claim compares with what
@@ -80,7 +105,9 @@ def judged_by(monkeypatch):
     monkeypatch.setattr(module, "draw_all", lambda config, *how, **more: Drawn(*how, **more))
     monkeypatch.setattr(module, "heldout_context", lambda config, subject: "near")
     monkeypatch.setattr(module, "nothing", lambda count, dimension: f"{count} nulls")
-    return lambda function: monkeypatch.setattr(module, "judged", lambda subject, drawn: function(drawn))
+    return lambda function: monkeypatch.setattr(
+        module, "judged", lambda subject, drawn: function(drawn)
+    )
 
 
 def subject(**more):
@@ -138,7 +165,9 @@ def test_the_networks_are_compared_at_enough_steps_and_the_samplers_at_few_and_m
 
     def by_steps(drawn):
         assert drawn.run.name == "run" and drawn.guidance.scale == 1.0
-        return {"fd": {("dpm++", 20): 1.0, (None, 100): 2.0}[drawn.how["sampler"], drawn.how["steps"]]}
+        return {
+            "fd": {("dpm++", 20): 1.0, (None, 100): 2.0}[drawn.how["sampler"], drawn.how["steps"]]
+        }
 
     judged_by(by_steps)
     assert module.claim_sampler.fn(ASKED, subject()) == {"S sampler": 0.5}
@@ -156,10 +185,14 @@ def test_shares_are_drawn_from_what_training_retrieved_and_ranked_against_precis
 
     monkeypatch.setattr(module, "training_counts", lambda run, database: "counts")
     monkeypatch.setattr(module, "draw_pseudo_queries", pseudo)
-    monkeypatch.setattr(module, "neighbors_only", lambda q, d, k: SimpleNamespace(context=(len(seen), k)))
+    monkeypatch.setattr(
+        module, "neighbors_only", lambda q, d, k: SimpleNamespace(context=(len(seen), k))
+    )
     asked = subject()
     asked.database.database = SimpleNamespace(vectors=lambda rows: np.eye(2), norms=np.ones(2))
-    judged_by(lambda drawn: {"precision": 1 - drawn.context[0] / 10, "recall": drawn.context[0] ** 2})
+    judged_by(
+        lambda drawn: {"precision": 1 - drawn.context[0] / 10, "recall": drawn.context[0] ** 2}
+    )
     found = module.claim_shares.fn(ASKED, asked)
     assert found == pytest.approx({"T5 precision": -1.0, "T5 recall": 1.0})
     assert tuple(seen) == module.SHARES
@@ -170,7 +203,11 @@ def test_shares_are_drawn_from_what_training_retrieved_and_ranked_against_precis
 def test_the_table_judges_each_claim_by_its_mean_and_direction(tmp_path):
     def figures(shift):
         values = {claim.name: claim.threshold for claim in CLAIMS}
-        return values | {"T1 gain": 0.1 + shift, "T2 distance": 0.9 + shift, "T2 recall": -0.2 + shift}
+        return values | {
+            "T1 gain": 0.1 + shift,
+            "T2 distance": 0.9 + shift,
+            "T2 recall": -0.2 + shift,
+        }
 
     measured = []
     for number, shift in enumerate((0.0, 0.02)):

@@ -20,7 +20,8 @@ SHAPES = ("import", "shapes", "--name", "a", "--set", "count=2", "--set", "size=
 
 
 def clean(folder, **changes):
-    """The surroundings of a user with a home and without a server; a value of None takes one out.
+    """The surroundings of a user with a home and without a server; a value of None takes one
+    out.
     """
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "RDM"))

@@ -61,7 +61,9 @@ def test_a_letter_that_the_terminal_lacks_is_escaped_and_boxes_are_drawn_with_wh
 
 @pytest.fixture
 def answers(monkeypatch, capfd):
-    """answers(error or (text, value), *words) -> exit code, standard output and error of `rdm show`."""
+    """answers(error or (text, value), *words) -> exit code, standard output and error of `rdm
+    show`.
+    """
     monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
 
     def asked(answer, *words):

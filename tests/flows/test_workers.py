@@ -1,4 +1,6 @@
-"""The same flows on a Dask cluster: one setting, equal fingerprints, a killed worker costs a retry and not the run."""
+"""The same flows on a Dask cluster: one setting, equal fingerprints, a killed worker costs a retry
+and not the run.
+"""
 
 import os
 import socket
@@ -40,7 +42,9 @@ def environment(request):
     if request.param == "recorded":
         request.getfixturevalue("recorded")
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    quiet |= {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}  # how long a lost scheduler is looked for
+    quiet |= {
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"
+    }  # how long a lost scheduler is looked for
     quiet |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     return os.environ | quiet
 
@@ -57,7 +61,9 @@ class Cluster:
     def start(self, name, *arguments):
         log = (self.folder / f"{name}.log").open("w")
         command = [str(BIN / "dask"), *arguments]
-        self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder)
+        self.processes[name] = subprocess.Popen(
+            command, stdout=log, stderr=log, env=self.environment, cwd=self.folder
+        )
 
     def worker(self, name, *more):
         alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, *more)
@@ -133,7 +139,9 @@ def test_tasks_are_done_beside_each_other_and_the_first_failure_is_raised(where,
         counting(None, fails=True)
 
 
-@pytest.mark.parametrize(("resources", "expected"), [([{}, {"GPU": 1}], True), ([{}, {"disk": 1}], False), ([], False)])
+@pytest.mark.parametrize(
+    ("resources", "expected"), [([{}, {"GPU": 1}], True), ([{}, {"disk": 1}], False), ([], False)]
+)
 def test_gpus_are_taken_one_by_one_only_where_workers_declare_them(resources, expected):
     class Client:
         def scheduler_info(self, n_workers):
@@ -143,20 +151,31 @@ def test_gpus_are_taken_one_by_one_only_where_workers_declare_them(resources, ex
 
 
 @pytest.mark.long
-def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_middle(cluster, tmp_path, environment):
+def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_middle(
+    cluster, tmp_path, environment
+):
     on_dask = subprocess.Popen(
-        [sys.executable, "-c", PIPELINE, str(tmp_path / "dask")], env=environment | {"RDM_DASK": cluster.address}
+        [sys.executable, "-c", PIPELINE, str(tmp_path / "dask")],
+        env=environment | {"RDM_DASK": cluster.address},
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "dask").glob("shards/*/*/.build/*.part.json")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "dask").glob("shards/*/*/.build/*.part.json"))
+        and time.monotonic() < deadline
+    ):
         assert on_dask.poll() is None
         time.sleep(0.05)
     cluster.processes["doomed"].kill()  # every worker is at it by now
     half_done = not list((tmp_path / "dask").glob("shards/*/*/manifest.json"))
-    on_threads = subprocess.run([sys.executable, "-c", PIPELINE, str(tmp_path / "threads")], env=environment, timeout=180)
+    on_threads = subprocess.run(
+        [sys.executable, "-c", PIPELINE, str(tmp_path / "threads")], env=environment, timeout=180
+    )
     assert on_threads.returncode == 0 and on_dask.wait(180) == 0
     assert half_done, "the worker was killed after the import had ended"
-    found = {name: {a.kind: a.fingerprint for a in artifacts(tmp_path / name)} for name in ("dask", "threads")}
+    found = {
+        name: {a.kind: a.fingerprint for a in artifacts(tmp_path / name)}
+        for name in ("dask", "threads")
+    }
     assert set(found["dask"]) == {"shards", "embeddings"} and found["dask"] == found["threads"]
     for artifact in artifacts(tmp_path / "dask"):
         check(artifact)
@@ -166,10 +185,14 @@ def test_a_cluster_gives_equal_fingerprints_though_a_worker_is_killed_in_the_mid
 
 
 @pytest.mark.long
-def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_stopped(cluster, tmp_path, environment):
+def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_stopped(
+    cluster, tmp_path, environment
+):
     root = tmp_path / "left"
     command = [sys.executable, "-c", PIPELINE, str(root)]
-    on_dask = subprocess.Popen(command, env=environment | {"RDM_DASK": cluster.address}, stderr=subprocess.PIPE, text=True)
+    on_dask = subprocess.Popen(
+        command, env=environment | {"RDM_DASK": cluster.address}, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not list(root.glob("shards/*/*/.build/*.part.json")) and time.monotonic() < deadline:
         assert on_dask.poll() is None
@@ -185,14 +208,21 @@ def test_a_run_whose_scheduler_is_gone_ends_with_an_error_and_goes_on_where_it_s
         check(artifact)
 
 
-@pytest.mark.parametrize("stated", ["yes", "LOCAL", "local ", "tcp://", "tcp://host", "host", "host:", "a b:1"])
+@pytest.mark.parametrize(
+    "stated", ["yes", "LOCAL", "local ", "tcp://", "tcp://host", "host", "host:", "a b:1"]
+)
 @pytest.mark.parametrize("asked", [dask_address, task_runner], ids=["alone", "recorded"])
 def test_a_cluster_that_is_no_address_is_refused_by_name(stated, asked, monkeypatch):
     monkeypatch.setenv("RDM_DASK", stated)
-    with pytest.raises(RequestError, match="RDM_DASK=.*neither local nor the address of a scheduler.*tcp://host:8786"):
+    with pytest.raises(
+        RequestError,
+        match="RDM_DASK=.*neither local nor the address of a scheduler.*tcp://host:8786",
+    ):
         asked()
 
 
-@pytest.mark.parametrize("stated", ["local", "tcp://127.0.0.1:8786", "host:8786", "tls://[::1]:8786", "tcp://a:1/"])
+@pytest.mark.parametrize(
+    "stated", ["local", "tcp://127.0.0.1:8786", "host:8786", "tls://[::1]:8786", "tcp://a:1/"]
+)
 def test_a_cluster_that_is_an_address_is_not_refused(stated):
     refuse_no_address(stated)

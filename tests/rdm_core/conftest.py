@@ -13,8 +13,12 @@ from rdm_core.shapes import encoder as shapes_encoder
 
 DIMENSION = 8
 TINY = {
-    "transformer": DenoiserConfig(network="transformer", channels=(32,), depth=1, head_channels=16, patch=4),
-    "unet": DenoiserConfig(network="unet", channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,)),
+    "transformer": DenoiserConfig(
+        network="transformer", channels=(32,), depth=1, head_channels=16, patch=4
+    ),
+    "unet": DenoiserConfig(
+        network="unet", channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,)
+    ),
 }
 PROCESSES = {
     "flow": FlowMatching(),
@@ -26,7 +30,9 @@ PROCESSES = {
 
 @pytest.fixture(params=list(TINY))
 def tiny_config(request) -> DenoiserConfig:
-    """Each network in turn, as small as it gets; for latents of 3 channels and vectors of DIMENSION."""
+    """Each network in turn, as small as it gets; for latents of 3 channels and vectors of
+    DIMENSION.
+    """
     return TINY[request.param]
 
 
@@ -38,7 +44,9 @@ def process(request) -> Process:
 
 @pytest.fixture
 def tiny_denoiser():
-    """A function: configuration -> a denoiser for [*, 3, 8, 8] whose every parameter, the nulls too, is away from zero."""
+    """A function: configuration -> a denoiser for [*, 3, 8, 8] whose every parameter, the nulls
+    too, is away from zero.
+    """
 
     def build(config: DenoiserConfig = TINY["transformer"], seed: int = 0) -> Denoiser:
         denoiser = build_denoiser(config, 3, 8, DIMENSION, seed)
@@ -54,7 +62,9 @@ def tiny_denoiser():
 
 @pytest.fixture
 def tiny_data():
-    """A function: sample count -> data of one colour each, whose own vector and nearest neighbor's tell the colour."""
+    """A function: sample count -> data of one colour each, whose own vector and nearest neighbor's
+    tell the colour.
+    """
 
     def build(count: int = 16, k: int = 2, seed: int = 0) -> TrainingData:
         rng = np.random.default_rng(seed)
@@ -65,7 +75,9 @@ def tiny_data():
         rows = np.stack([(np.arange(count) + i) % count for i in range(k)], axis=1)
         scores = np.tile(np.linspace(0.9, 0.5, k, dtype=np.float32), (count, 1))
         stored, norms, half = vectors.astype(np.float16), np.full(count, 10.0), count // 2
-        return TrainingData([latents[:half], latents[half:]], rows, scores, stored, norms, stored, norms)
+        return TrainingData(
+            [latents[:half], latents[half:]], rows, scores, stored, norms, stored, norms
+        )
 
     return build
 
@@ -78,6 +90,11 @@ def small() -> Encoder:
 
 @pytest.fixture(scope="session")
 def pictures() -> list[np.ndarray]:
-    """Noise of different sizes, taller and wider than high, smaller and larger than the tower's input."""
+    """Noise of different sizes, taller and wider than high, smaller and larger than the tower's
+    input.
+    """
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(64, 64), (40, 90), (200, 70), (65, 64), (9, 9)]]
+    return [
+        rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        for h, w in [(64, 64), (40, 90), (200, 70), (65, 64), (9, 9)]
+    ]

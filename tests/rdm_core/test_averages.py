@@ -10,7 +10,9 @@ STEPS = 400
 
 
 def by_hand(values, length):
-    """The mean of values[t - 1], t = 1..T, by its definition: weights in proportion to t^gamma, recursively exact."""
+    """The mean of values[t - 1], t = 1..T, by its definition: weights in proportion to t^gamma,
+    recursively exact.
+    """
     gamma, mean = exponent(length), values[0]
     for done in range(2, len(values) + 1):
         mean = mean + (1 - (1 - 1 / done) ** (gamma + 1)) * (values[done - 1] - mean)
@@ -54,7 +56,9 @@ def walk():
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_means_that_are_kept_are_those_of_the_definition(walk, length):
     steps, snapshots = walk
-    np.testing.assert_allclose(snapshots[STEPS][f"power/{length}/w"], by_hand(steps, length), atol=1e-4)
+    np.testing.assert_allclose(
+        snapshots[STEPS][f"power/{length}/w"], by_hand(steps, length), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("length", [0.04, 0.05, 0.08, 0.1, 0.15, 0.2])
@@ -66,7 +70,9 @@ def test_the_mean_of_another_length_is_mixed_from_the_snapshots(walk, length):
     wanted, span = by_hand(steps, length), np.ptp(steps, axis=0)
     assert (np.abs(found - wanted) / span).max() < 0.03
     assert weights.sum() == pytest.approx(1) and distance < FAR
-    assert np.abs(found - wanted).max() < np.abs(steps[-1] - wanted).max(), "nearer than the last weights themselves"
+    assert np.abs(found - wanted).max() < np.abs(steps[-1] - wanted).max(), (
+        "nearer than the last weights themselves"
+    )
 
 
 def test_a_length_that_was_kept_is_given_back_as_it_is(walk):
@@ -80,11 +86,17 @@ def test_a_length_that_was_kept_is_given_back_as_it_is(walk):
 
 @pytest.mark.parametrize("count", [1, 3, 6, 100])
 @pytest.mark.parametrize("length", [0.005, 0.02, 0.07, 0.2, 0.288])
-def test_a_mixture_never_scales_the_weights_and_says_when_it_is_far_from_what_was_asked(count, length):
+def test_a_mixture_never_scales_the_weights_and_says_when_it_is_far_from_what_was_asked(
+    count, length
+):
     at = [(kept, (number + 1) * 1000) for number in range(count) for kept in LENGTHS]
-    weights, distance = mixture([kept for kept, _ in at], [done for _, done in at], length, count * 1000)
+    weights, distance = mixture(
+        [kept for kept, _ in at], [done for _, done in at], length, count * 1000
+    )
     assert weights.sum() == pytest.approx(1, abs=1e-6)
-    assert distance > FAR or np.linalg.norm(weights) < 30, "rounded to float16, they are off by 0.4 % at most"
+    assert distance > FAR or np.linalg.norm(weights) < 30, (
+        "rounded to float16, they are off by 0.4 % at most"
+    )
     if length == 0.07:
         assert distance < FAR, "between the two that were kept, one snapshot is enough"
     if count == 1 and length in (0.005, 0.288):
@@ -95,6 +107,8 @@ def test_the_means_resume_where_they_were(walk):
     _, snapshots = walk
     means = PowerMeans([("w", torch.zeros(3))])
     means.restore(snapshots[100])
-    assert all((means.state()[name].numpy() == values).all() for name, values in snapshots[100].items())
+    assert all(
+        (means.state()[name].numpy() == values).all() for name, values in snapshots[100].items()
+    )
     with pytest.raises(KeyError, match="power/0.05/other"):
         PowerMeans([("other", torch.zeros(3))]).restore(snapshots[100])

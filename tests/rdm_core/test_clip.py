@@ -39,7 +39,10 @@ def test_vectors_are_unit_and_norms_are_those_of_the_raw_output(small, pictures)
             "images": small.model.encode_image(small.preprocess(pictures)).numpy(),
             "texts": small.model.encode_text(small.tokenizer(["a red circle", "a sketch"])).numpy(),
         }
-    found = {"images": small.encode_images(pictures), "texts": small.encode_texts(["a red circle", "a sketch"])}
+    found = {
+        "images": small.encode_images(pictures),
+        "texts": small.encode_texts(["a red circle", "a sketch"]),
+    }
     for kind, (vectors, norms) in found.items():
         assert vectors.dtype == norms.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -77,22 +80,36 @@ def test_even_batches_hold_everything_in_order_and_none_runs_half_empty(count):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("name", "weights"), [(SMALL, BUILT_IN), pytest.param("ViT-B-32", RANDOM, marks=pytest.mark.long)])
-def test_a_reduced_precision_gives_nearly_the_same_vectors_under_the_same_identity(precision, name, weights):
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [(SMALL, BUILT_IN), pytest.param("ViT-B-32", RANDOM, marks=pytest.mark.long)],
+)
+def test_a_reduced_precision_gives_nearly_the_same_vectors_under_the_same_identity(
+    precision, name, weights
+):
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
     full, reduced = load_encoder(name, weights), load_encoder(name, weights, precision=precision)
     cosines = (reduced.encode_images(images)[0] * full.encode_images(images)[0]).sum(axis=1)
     assert cosines.min() > 0.999 and reduced.identity == full.identity
-    np.testing.assert_array_equal(reduced.encode_texts(["a ring"])[0], full.encode_texts(["a ring"])[0])
+    np.testing.assert_array_equal(
+        reduced.encode_texts(["a ring"])[0], full.encode_texts(["a ring"])[0]
+    )
 
 
 def test_an_ensemble_of_prompts_is_the_unit_mean_over_templates(small):
-    sentences = ["a sketch of a ring", "a photograph of a ring", "a sketch of a star", "a photograph of a star"]
+    sentences = [
+        "a sketch of a ring",
+        "a photograph of a ring",
+        "a sketch of a star",
+        "a photograph of a star",
+    ]
     each = small.encode_texts(sentences)[0].reshape(2, 2, -1).mean(axis=1)
     found = small.encode_prompts(["ring", "star"], ["a sketch of a {}", "a photograph of a {}"])
     np.testing.assert_allclose(found, each / np.linalg.norm(each, axis=1, keepdims=True), atol=1e-5)
-    np.testing.assert_allclose(small.encode_prompts(["{}"]), small.encode_texts(["{}"])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        small.encode_prompts(["{}"]), small.encode_texts(["{}"])[0], atol=1e-6
+    )
     assert small.encode_prompts([]).shape == (0, small.dimension)
     with pytest.raises(RequestError, match="'a ring' has not exactly one {}"):
         small.encode_prompts(["ring"], ["a ring"])
@@ -125,7 +142,9 @@ def test_random_weights_are_the_same_on_every_load_and_leave_the_callers_randomn
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn)
     assert first.weights_sha256 == second.weights_sha256
-    np.testing.assert_array_equal(first.encode_texts(["a star"])[0], second.encode_texts(["a star"])[0])
+    np.testing.assert_array_equal(
+        first.encode_texts(["a star"])[0], second.encode_texts(["a star"])[0]
+    )
     assert first.weights_sha256 != small.weights_sha256
 
 
@@ -153,7 +172,11 @@ def test_an_identity_survives_json(vit):
         ("ViT-B-23", RANDOM, r"ViT-B-23.*no model of that name.*ViT-B-32"),
         ("ViT-B-32", "openia", r"ViT-B-32.*'openia' are neither a tag nor a file.*openai"),
         ("ViT-B-32", "", r"ViT-B-32.*'' are neither a tag nor a file.*'random'"),
-        ("ViT-B-32", "/no/such/file.safetensors", r"file.safetensors' are neither a tag nor a file"),
+        (
+            "ViT-B-32",
+            "/no/such/file.safetensors",
+            r"file.safetensors' are neither a tag nor a file",
+        ),
         ("ViT-B-32", BUILT_IN, r"ViT-B-32.*holds no weights of it.*rdm-shapes"),
         (
             "ViT-B-16-plus-240",
@@ -169,7 +192,9 @@ def test_what_cannot_be_loaded_is_refused_with_where_what_and_cure(name, weights
         load_encoder(name, weights)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "notes.pt", "notes.safetensors", "empty.pt", "partial.pt"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "notes.pt", "notes.safetensors", "empty.pt", "partial.pt"]
+)
 def test_a_file_that_is_not_these_weights_is_refused(name, tmp_path, small):
     file = tmp_path / name
     file.write_text("" if name == "empty.pt" else "These are notes.\n")
@@ -196,19 +221,28 @@ def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path):
 
 def test_an_encoder_error_keeps_its_parts_across_a_process_border():
     error = pickle.loads(pickle.dumps(EncoderError("here", "this", "do that")))
-    assert (error.where, error.what, error.cure, str(error)) == ("here", "this", "do that", "here: this. do that")
+    assert (error.where, error.what, error.cure, str(error)) == (
+        "here",
+        "this",
+        "do that",
+        "here: this. do that",
+    )
 
 
 def test_images_are_taken_as_rgb(vit):
     red = np.zeros((224, 224, 3), np.uint8)
     red[..., 0] = 255
-    mean, std = (np.array(vit.identity["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (
+        np.array(vit.identity["preprocessing"][key])[:, None, None] for key in ("mean", "std")
+    )
     expected = (red.transpose(2, 0, 1) / 255 - mean) / std
     np.testing.assert_allclose(vit.preprocess([red])[0].numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["MobileCLIP2-S0", "ViT-B-16-quickgelu", "ViT-L-14", "coca_ViT-B-32"])
+@pytest.mark.parametrize(
+    "name", ["MobileCLIP2-S0", "ViT-B-16-quickgelu", "ViT-L-14", "coca_ViT-B-32"]
+)
 def test_other_families_of_clip_embed_as_open_clip_would(name, pictures):
     encoder = load_encoder(name, RANDOM)
     ready = torch.stack([encoder.transform(Image.fromarray(picture)) for picture in pictures[:2]])

@@ -13,7 +13,9 @@ SLOTS = np.array([[TEXT, NEIGHBOR, ABSENT], [QUERY, NEIGHBOR, NEIGHBOR]])
 def drawn() -> Context:
     """Two sets of at most three vectors [2, 3, 4]."""
     rng = np.random.default_rng(0)
-    vectors, norms, scores = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4), (2, 3), (2, 3)))
+    vectors, norms, scores = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4), (2, 3), (2, 3))
+    )
     return Context.of(vectors, norms, scores, SLOTS)
 
 

@@ -45,9 +45,13 @@ def test_the_order_of_samples_does_not_depend_on_the_batch():
 
 @pytest.fixture
 def data() -> TrainingData:
-    """Six samples in parts of 1, 3 and 2 whose latents hold their number; a database of seven vectors in half precision."""
+    """Six samples in parts of 1, 3 and 2 whose latents hold their number; a database of seven
+    vectors in half precision.
+    """
     latents = np.broadcast_to(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), (6, 2, 4, 4))
-    rows = np.array([[0, 1, 2], [6, 5, 4], [3, NO_ROW, NO_ROW], [NO_ROW] * 3, [2, 2, 2], [5, 0, NO_ROW]])
+    rows = np.array(
+        [[0, 1, 2], [6, 5, 4], [3, NO_ROW, NO_ROW], [NO_ROW] * 3, [2, 2, 2], [5, 0, NO_ROW]]
+    )
     scores = np.where(rows == NO_ROW, -2, [0.9, 0.8, 0.7]).astype(np.float32)
     vectors, norms = unit(M, seed=0), np.arange(10, 10 + M)
     parts = [latents[:1], latents[1:4], latents[4:]]
@@ -62,7 +66,9 @@ def unit(count: int, seed: int, dimension: int = D) -> np.ndarray:
 
 def equal(a: Context, b: Context) -> bool:
     """Equal to the bit."""
-    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Context))
+    return all(
+        torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Context)
+    )
 
 
 # -- reading
@@ -82,9 +88,13 @@ def test_each_sample_has_its_own_neighbors(data):
     near = data.neighbor_rows[rows]
     present = near != NO_ROW
     np.testing.assert_array_equal(context.slots, np.where(present, NEIGHBOR, ABSENT))
-    np.testing.assert_allclose(context.vectors.numpy()[present], data.vectors[near[present]], atol=1e-3)
+    np.testing.assert_allclose(
+        context.vectors.numpy()[present], data.vectors[near[present]], atol=1e-3
+    )
     np.testing.assert_array_equal(context.norms.numpy()[present], 10 + near[present])
-    np.testing.assert_array_equal(context.scores.numpy()[present], data.neighbor_scores[rows][present])
+    np.testing.assert_array_equal(
+        context.scores.numpy()[present], data.neighbor_scores[rows][present]
+    )
     assert {context.vectors.dtype, context.norms.dtype, context.scores.dtype} == {torch.float32}
 
 
@@ -102,9 +112,13 @@ def test_the_k_nearest_are_taken(data):
 
 @pytest.mark.parametrize("how", [{"k": 4}, {"k": 2, "from_top": 4}])
 def test_more_neighbors_than_the_table_holds_are_refused(how, data):
-    with pytest.raises(RequestError, match=r"k: 4 neighbors asked of a table that holds 3.*Use k=3"):
+    with pytest.raises(
+        RequestError, match=r"k: 4 neighbors asked of a table that holds 3.*Use k=3"
+    ):
         context_of(data, **how)
-    with pytest.raises(RequestError, match=r"k: 4 neighbors asked of a table that holds 3.*Use k=3"):
+    with pytest.raises(
+        RequestError, match=r"k: 4 neighbors asked of a table that holds 3.*Use k=3"
+    ):
         data.neighbors(np.arange(6), k=4)
 
 
@@ -125,7 +139,9 @@ def test_a_sample_s_own_vector_comes_first_or_is_absent_where_it_is_dropped(data
 
 
 def test_a_query_token_without_the_images_vectors_is_refused(data):
-    with pytest.raises(RequestError, match=r"query_token: the training images' own vectors are absent.*Embed"):
+    with pytest.raises(
+        RequestError, match=r"query_token: the training images' own vectors are absent.*Embed"
+    ):
         context_of(replace(data, query_vectors=None), query_token=True, k=2)
 
 
@@ -135,7 +151,9 @@ def test_memory_maps_are_read_row_by_row(tmp_path):
     file.flush()
     mapped = np.memmap(tmp_path / "latents", dtype=np.float16, mode="r", shape=(8, 2, 4, 4))
     one = np.zeros((8, 1), int)
-    data = TrainingData([mapped], one, one.astype(np.float32), np.eye(1, D, dtype=np.float16), np.ones(1))
+    data = TrainingData(
+        [mapped], one, one.astype(np.float32), np.eye(1, D, dtype=np.float16), np.ones(1)
+    )
     raw = data.raw(np.array([7, 2]))
     assert raw.dtype == torch.float16
     assert raw[:, 1, 3, 3].tolist() == [7, 2]
@@ -155,17 +173,31 @@ def context_of(
     mine: slice = EVERY,
     **config,
 ) -> Context:
-    """The contexts that a step draws for all samples, or for `rows`, with everything at rest that is not asked for."""
+    """The contexts that a step draws for all samples, or for `rows`, with everything at rest that
+    is not asked for.
+    """
     config = TrainingConfig(**({"neighbor_dropout": 0.0} | config))
-    return training_context(data, config, query_token, np.arange(len(data)) if rows is None else rows, step, mine)
+    return training_context(
+        data, config, query_token, np.arange(len(data)) if rows is None else rows, step, mine
+    )
 
 
 @pytest.fixture
 def crowd() -> TrainingData:
-    """2000 samples with the same eight neighbors, told apart by their norms 0..7; scores 0.99, 0.9, .. 0.4, 0.3."""
+    """2000 samples with the same eight neighbors, told apart by their norms 0..7; scores 0.99, 0.9,
+    .. 0.4, 0.3.
+    """
     count, scores = 2000, [0.99, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
     rows, scores = np.tile(np.arange(8), (count, 1)), np.tile(np.float32(scores), (count, 1))
-    return TrainingData([np.zeros((count, 1))], rows, scores, unit(8, 0), np.arange(8), unit(count, 1), np.full(count, 50))
+    return TrainingData(
+        [np.zeros((count, 1))],
+        rows,
+        scores,
+        unit(8, 0),
+        np.arange(8),
+        unit(count, 1),
+        np.full(count, 50),
+    )
 
 
 def places(context: Context) -> np.ndarray:
@@ -197,7 +229,14 @@ def test_a_top_with_fewer_rows_than_k_gives_what_there_is(data):
 
 
 @pytest.mark.parametrize(
-    ("cap", "expected"), [(1.0, [0, 1, 2]), (0.95, [1, 2, 3]), (0.9, [1, 2, 3]), (0.45, [6, 7, -1]), (0.1, [-1, -1, -1])]
+    ("cap", "expected"),
+    [
+        (1.0, [0, 1, 2]),
+        (0.95, [1, 2, 3]),
+        (0.9, [1, 2, 3]),
+        (0.45, [6, 7, -1]),
+        (0.1, [-1, -1, -1]),
+    ],
 )
 def test_near_duplicates_are_passed_over_for_the_next_nearest(cap, expected, crowd):
     assert (places(context_of(crowd, k=3, score_cap=cap)) == expected).all()
@@ -211,8 +250,12 @@ def test_the_top_is_counted_without_near_duplicates(crowd):
 def test_random_k_keeps_the_nearest_and_draws_every_number_of_them_alike(crowd):
     drawn = places(context_of(crowd, k=4, random_k=True))
     counts = (drawn >= 0).sum(axis=1)
-    np.testing.assert_allclose(np.bincount(counts, minlength=5) / 2000, [0, 0.25, 0.25, 0.25, 0.25], atol=0.03)
-    assert all((row[:count] == np.arange(count)).all() for row, count in zip(drawn, counts, strict=True))
+    np.testing.assert_allclose(
+        np.bincount(counts, minlength=5) / 2000, [0, 0.25, 0.25, 0.25, 0.25], atol=0.03
+    )
+    assert all(
+        (row[:count] == np.arange(count)).all() for row, count in zip(drawn, counts, strict=True)
+    )
 
 
 def test_single_neighbors_are_left_out_at_the_share_asked_for(crowd):
@@ -279,6 +322,9 @@ def test_what_a_step_is_given_depends_on_seed_and_step_alone(crowd):
     assert equal(context_of(crowd, step=3, **EVERYTHING), first)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), drawn), "the caller's randomness is left alone"
-    for other in (context_of(crowd, step=4, **EVERYTHING), context_of(crowd, step=3, seed=1, **EVERYTHING)):
+    for other in (
+        context_of(crowd, step=4, **EVERYTHING),
+        context_of(crowd, step=3, seed=1, **EVERYTHING),
+    ):
         assert not torch.equal(other.slots, first.slots)
         assert not torch.equal(other.vectors, first.vectors)

@@ -109,7 +109,8 @@ HEIC = base64.b64decode(
 )
 """64 x 32 pixels, red left of blue."""
 
-# Decodes each file named on stdin; prints a JSON line: name, shape or reason, seconds, growth of the peak RSS in bytes.
+# Decodes each file named on stdin; prints a JSON line: name, shape or reason, seconds, growth of
+# the peak RSS in bytes.
 DECODE_ALL = """
 import json, resource, sys, time
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The denoiser: neighbors are a set, absent ones are absent, and what is saved is what was trained."""
+"""The denoiser: neighbors are a set, absent ones are absent, and what is saved is what was
+trained.
+"""
 
 import json
 import shutil
@@ -39,7 +41,9 @@ def config(request, tiny_config) -> DenoiserConfig:
 @pytest.fixture
 def noisy() -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy latents [B, 3, 8, 8] and network times [B]."""
-    return torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10.0, 500.0, 900.0])
+    return torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(
+        [10.0, 500.0, 900.0]
+    )
 
 
 def sets(count: int = K, seed: int = 1) -> Context:
@@ -67,17 +71,26 @@ def shuffled(context: Context, at: int | slice = slice(None)) -> Context:
 @torch.no_grad()
 def influence(denoiser: Denoiser, noisy, context: Context, changed: Context) -> list[float]:
     """How much each of the B predictions changes when the context does."""
-    return (denoiser(*noisy, context) - denoiser(*noisy, changed)).abs().amax(dim=(1, 2, 3)).tolist()
+    return (
+        (denoiser(*noisy, context) - denoiser(*noisy, changed)).abs().amax(dim=(1, 2, 3)).tolist()
+    )
 
 
 @torch.no_grad()
 def given(denoiser: Denoiser, noisy, context: Context) -> list[torch.Tensor]:
     """The tokens that the network attends to: [K', D] for each sample."""
     seen = []
-    hook = denoiser.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    hook = denoiser.network.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True
+    )
     denoiser(*noisy, context)
     hook.remove()
-    return [t[m] for t, m in zip(seen[0]["encoder_hidden_states"], seen[0]["encoder_attention_mask"], strict=True)]
+    return [
+        t[m]
+        for t, m in zip(
+            seen[0]["encoder_hidden_states"], seen[0]["encoder_attention_mask"], strict=True
+        )
+    ]
 
 
 FEWER = ([NEIGHBOR] * K, [NEIGHBOR] * 3 + [ABSENT] * 2, [NEIGHBOR] + [ABSENT] * 4)
@@ -87,9 +100,13 @@ def test_the_neighbors_have_no_order(config, tiny_denoiser, noisy):
     denoiser = tiny_denoiser(config)
     context = with_slots(sets(), *FEWER[:2], [TEXT] + FEWER[2][1:])
     order = torch.tensor([3, 0, 4, 1, 2])
-    mixed = Context(*(getattr(context, name)[:, order] for name in ("vectors", "norms", "scores", "slots")))
+    mixed = Context(
+        *(getattr(context, name)[:, order] for name in ("vectors", "norms", "scores", "slots"))
+    )
     with torch.no_grad():
-        torch.testing.assert_close(denoiser(*noisy, mixed), denoiser(*noisy, context), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            denoiser(*noisy, mixed), denoiser(*noisy, context), rtol=1e-4, atol=1e-5
+        )
     assert min(influence(denoiser, noisy, context, shuffled(context))) > 1e-3, "they do count"
 
 
@@ -121,7 +138,10 @@ def test_an_empty_set_is_the_null_and_the_null_alone(config, tiny_denoiser, nois
 
 
 def test_each_sample_has_its_own_set_or_none(config, tiny_denoiser, noisy):
-    denoiser, context = tiny_denoiser(config), with_slots(sets(), [NEIGHBOR] * K, [ABSENT] * K, [NEIGHBOR] * K)
+    denoiser, context = (
+        tiny_denoiser(config),
+        with_slots(sets(), [NEIGHBOR] * K, [ABSENT] * K, [NEIGHBOR] * K),
+    )
     found = influence(denoiser, noisy, context, shuffled(context))
     assert found[1] == 0
     assert min(found[0], found[2]) > 1e-3
@@ -141,7 +161,9 @@ def test_the_time_matters(tiny_config, tiny_denoiser, noisy):
     assert difference.abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
-TRANSFORMER = DenoiserConfig(network="transformer", channels=(32,), depth=1, head_channels=16, patch=4)
+TRANSFORMER = DenoiserConfig(
+    network="transformer", channels=(32,), depth=1, head_channels=16, patch=4
+)
 
 
 def untrained(**extras) -> Denoiser:
@@ -153,7 +175,9 @@ def untrained(**extras) -> Denoiser:
 def test_a_token_has_the_length_the_network_is_trained_with(context_norm):
     context = sets()
     tokens = untrained(context_norm=context_norm).tokens(context)
-    torch.testing.assert_close(tokens.norm(dim=-1), context.norms if context_norm == "raw" else torch.full((B, K), D**0.5))
+    torch.testing.assert_close(
+        tokens.norm(dim=-1), context.norms if context_norm == "raw" else torch.full((B, K), D**0.5)
+    )
     torch.testing.assert_close(cosine_similarity(tokens, context.vectors, dim=-1), torch.ones(B, K))
 
 
@@ -174,7 +198,9 @@ def test_what_the_set_encoder_adds_is_learned_from_the_start(noisy):
 
 @pytest.fixture
 def encoded():
-    """A function: context -> its tokens behind a set encoder whose every parameter is away from zero."""
+    """A function: context -> its tokens behind a set encoder whose every parameter is away from
+    zero.
+    """
     torch.manual_seed(0)
     encoder = SetEncoder(D, 2).eval()
     for parameter in encoder.parameters():
@@ -214,11 +240,15 @@ def test_the_query_is_marked_whether_text_or_image_and_neighbors_are_not(tiny_de
     assert not mark[2].any()
 
 
-def test_where_the_query_is_dropped_its_learned_null_stands_for_it_whatever_it_was(tiny_config, tiny_denoiser, noisy):
+def test_where_the_query_is_dropped_its_learned_null_stands_for_it_whatever_it_was(
+    tiny_config, tiny_denoiser, noisy
+):
     denoiser = tiny_denoiser(replace(tiny_config, query_token=True))
     context = with_slots(sets(), [ABSENT] + [NEIGHBOR] * 4)
     assert influence(denoiser, noisy, context, shuffled(context, 0)) == [0, 0, 0]
-    for tokens, expected in zip(given(denoiser, noisy, context), denoiser.tokens(context)[:, 1:], strict=True):
+    for tokens, expected in zip(
+        given(denoiser, noisy, context), denoiser.tokens(context)[:, 1:], strict=True
+    ):
         assert torch.equal(tokens, torch.cat([expected, denoiser.query_null[None]]))
 
 
@@ -226,13 +256,17 @@ def test_a_set_with_its_query_does_not_see_the_querys_null(tiny_config, tiny_den
     denoiser = tiny_denoiser(replace(tiny_config, query_token=True))
     for kind in (QUERY, TEXT):
         context = with_slots(sets(), [kind] + [NEIGHBOR] * 4)
-        for tokens, expected in zip(given(denoiser, noisy, context), denoiser.tokens(context), strict=True):
+        for tokens, expected in zip(
+            given(denoiser, noisy, context), denoiser.tokens(context), strict=True
+        ):
             assert torch.equal(tokens, expected)
 
 
 def test_the_querys_null_and_mark_are_learned(tiny_denoiser, noisy):
     denoiser = tiny_denoiser(replace(TRANSFORMER, query_token=True))
-    denoiser(*noisy, with_slots(sets(2), [ABSENT, NEIGHBOR], [QUERY, NEIGHBOR], [TEXT, NEIGHBOR])).square().mean().backward()
+    denoiser(
+        *noisy, with_slots(sets(2), [ABSENT, NEIGHBOR], [QUERY, NEIGHBOR], [TEXT, NEIGHBOR])
+    ).square().mean().backward()
     assert denoiser.query_null.grad.abs().max() > 0
     assert denoiser.query_kind.grad.abs().max() > 0
 
@@ -257,7 +291,9 @@ def test_means_are_no_parameters_and_zero_until_they_are_known():
 
 
 def test_means_of_raw_vectors_are_refused():
-    with pytest.raises(ValueError, match="remove_means: means are those of unit vectors; use context_norm=unit"):
+    with pytest.raises(
+        ValueError, match="remove_means: means are those of unit vectors; use context_norm=unit"
+    ):
         DenoiserConfig(remove_means=True, context_norm="raw")
 
 
@@ -297,7 +333,9 @@ def test_what_is_loaded_predicts_what_was_saved(config, tiny_denoiser, noisy, tm
     assert parameter_count(loaded) == parameter_count(denoiser)
 
 
-def test_a_folder_from_before_there_were_such_settings_is_one_without_them(folder, tiny_denoiser, noisy):
+def test_a_folder_from_before_there_were_such_settings_is_one_without_them(
+    folder, tiny_denoiser, noisy
+):
     file = folder / "context.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps({name: facts[name] for name in ("k", "dimension", "context_norm")}))
@@ -308,7 +346,9 @@ def test_a_folder_from_before_there_were_such_settings_is_one_without_them(folde
         assert torch.equal(loaded(*noisy, sets()), tiny_denoiser()(*noisy, sets()))
 
 
-@pytest.mark.parametrize("extra", [{"query_token": True}, {"set_layers": 1}, {"remove_means": True}])
+@pytest.mark.parametrize(
+    "extra", [{"query_token": True}, {"set_layers": 1}, {"remove_means": True}]
+)
 def test_a_folder_whose_settings_and_tensors_disagree_is_refused(extra, folder):
     file = folder / "context.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | extra))
@@ -318,7 +358,12 @@ def test_a_folder_whose_settings_and_tensors_disagree_is_refused(extra, folder):
 
 def test_only_safetensors_and_json_are_written(folder):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    expected = ["context.json", "context.safetensors", "network/config.json", "network/diffusion_pytorch_model.safetensors"]
+    expected = [
+        "context.json",
+        "context.safetensors",
+        "network/config.json",
+        "network/diffusion_pytorch_model.safetensors",
+    ]
     assert files == expected
 
 
@@ -348,7 +393,9 @@ def with_config(folder: Path, **changed) -> None:
 SPOILED: dict[str, Callable[[Path], object]] = {
     "no such folder": shutil.rmtree,
     "only the network": lambda folder: (folder / "context.json").unlink(),
-    "truncated": lambda folder: (folder / NETWORK).write_bytes((folder / NETWORK).read_bytes()[:1000]),
+    "truncated": lambda folder: (folder / NETWORK).write_bytes(
+        (folder / NETWORK).read_bytes()[:1000]
+    ),
     "only a pickle": only_a_pickle,
     "a tensor too few": without_a_tensor,
     "a block too many": lambda folder: with_config(folder, num_layers=0),
@@ -356,7 +403,9 @@ SPOILED: dict[str, Callable[[Path], object]] = {
     "a word for a number": lambda folder: with_config(folder, num_layers="two"),
     "no JSON": lambda folder: (folder / "context.json").write_text("{"),
     "other JSON": lambda folder: (folder / "context.json").write_text("[]"),
-    "null of another dimension": lambda folder: save_file({"null": torch.zeros(D + 1)}, folder / "context.safetensors"),
+    "null of another dimension": lambda folder: save_file(
+        {"null": torch.zeros(D + 1)}, folder / "context.safetensors"
+    ),
     "no null": lambda folder: save_file({"nil": torch.zeros(D)}, folder / "context.safetensors"),
 }
 
@@ -364,14 +413,23 @@ SPOILED: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("how", list(SPOILED))
 def test_a_folder_that_is_not_whole_is_refused(how, folder):
     SPOILED[how](folder)
-    with pytest.raises(WeightsError, match=r"weights: not a weights folder of this project \(.+\).*Give a run's name"):
+    with pytest.raises(
+        WeightsError,
+        match=r"weights: not a weights folder of this project \(.+\).*Give a run's name",
+    ):
         load_denoiser(folder)
 
 
 # The released 2022 configurations, and the parameters that their checkpoints hold.
 RELEASED = {
-    "imagenet-2022": (400.92, {"block_out_channels": [192, 384, 576, 960], "attention_head_dim": [6, 12, 18, 30]}),
-    "ffhq-2022": (414.71, {"block_out_channels": [224, 448, 672, 896], "attention_head_dim": [7, 14, 21, 28]}),
+    "imagenet-2022": (
+        400.92,
+        {"block_out_channels": [192, 384, 576, 960], "attention_head_dim": [6, 12, 18, 30]},
+    ),
+    "ffhq-2022": (
+        414.71,
+        {"block_out_channels": [224, 448, 672, 896], "attention_head_dim": [7, 14, 21, 28]},
+    ),
 }
 RELEASED_BOTH = {
     "sample_size": 64,
@@ -404,25 +462,43 @@ def test_the_2022_presets_are_the_released_networks(preset):
     with torch.device("meta"):
         denoiser = build_denoiser(DenoiserConfig(**PRESETS[preset]["denoiser"]), 3, 64, 512)
     config = denoiser.network.config
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    listed = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in config.items()
+    }
     assert {key: listed[key] for key in RELEASED_BOTH | own} == RELEASED_BOTH | own
     assert round(parameter_count(denoiser.network) / 1e6, 2) == millions
-    assert parameter_count(denoiser) == parameter_count(denoiser.network) + 512, "the null is all that is new"
+    assert parameter_count(denoiser) == parameter_count(denoiser.network) + 512, (
+        "the null is all that is new"
+    )
     assert denoiser.settings["context_norm"] == "raw"
     attentions = [module for module in denoiser.network.modules() if isinstance(module, Attention)]
-    assert {attention.inner_dim // attention.heads for attention in attentions} == {32}, "channels of a head at every level"
-    assert {m.eps for m in denoiser.network.modules() if isinstance(m, nn.GroupNorm)} == {1e-5, 1e-6}, "1e-6 before attention"
+    assert {attention.inner_dim // attention.heads for attention in attentions} == {32}, (
+        "channels of a head at every level"
+    )
+    assert {m.eps for m in denoiser.network.modules() if isinstance(m, nn.GroupNorm)} == {
+        1e-5,
+        1e-6,
+    }, "1e-6 before attention"
 
 
 def test_the_two_presets_of_the_built_in_world_are_equally_large():
     with torch.device("meta"):
-        shapes, unet = (build_denoiser(DenoiserConfig(**PRESETS[n]["denoiser"]), 3, 32, 64) for n in ("shapes", "shapes-unet"))
+        shapes, unet = (
+            build_denoiser(DenoiserConfig(**PRESETS[n]["denoiser"]), 3, 32, 64)
+            for n in ("shapes", "shapes-unet")
+        )
     assert abs(parameter_count(unet) / parameter_count(shapes) - 1) < 0.01
 
 
 def test_a_unet_of_any_widths_has_groups_that_divide_them():
-    config = DenoiserConfig(network="unet", channels=(24, 32), attention_levels=(1,), depth=1, head_channels=8)
-    groups = {m.num_groups for m in build_denoiser(config, 3, 8, D).network.modules() if isinstance(m, nn.GroupNorm)}
+    config = DenoiserConfig(
+        network="unet", channels=(24, 32), attention_levels=(1,), depth=1, head_channels=8
+    )
+    groups = {
+        m.num_groups
+        for m in build_denoiser(config, 3, 8, D).network.modules()
+        if isinstance(m, nn.GroupNorm)
+    }
     assert groups == {2}, "24 / 4 = 6 does not divide 32"
 
 

@@ -1,4 +1,6 @@
-"""Search by a bound finds exactly what comparing everything finds, in any precision and on any data."""
+"""Search by a bound finds exactly what comparing everything finds, in any precision and on any
+data.
+"""
 
 import numpy as np
 import pytest
@@ -18,11 +20,15 @@ from rdm_core.exact import (
     search_by_bound_on,
 )
 
-PRECISIONS = pytest.mark.parametrize("precision", [INT8, HALF], ids=lambda precision: precision.name)
+PRECISIONS = pytest.mark.parametrize(
+    "precision", [INT8, HALF], ids=lambda precision: precision.name
+)
 
 
 def unit(count, dimension=64, seed=0, clusters=0):
-    """Random unit vectors float32; around `clusters` centres, if any, so that many lie near to each other."""
+    """Random unit vectors float32; around `clusters` centres, if any, so that many lie near to each
+    other.
+    """
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, dimension))
     if clusters:
@@ -46,7 +52,10 @@ def blocks(rows=16_384, queries=256):
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
 @pytest.mark.parametrize("tile_rows, query_rows", [(3001, 7), (4096, 64), (100_000, 1024)])
 def test_nothing_is_missed(precision, clusters, stored, tile_rows, query_rows):
-    queries, vectors = unit(40, seed=1, clusters=clusters), unit(9000, clusters=clusters).astype(stored)
+    queries, vectors = (
+        unit(40, seed=1, clusters=clusters),
+        unit(9000, clusters=clusters).astype(stored),
+    )
     sizes = blocks(tile_rows, query_rows)
     rows, scores, given_up = search_by_bound(queries, vectors, 12, precision, blocks=sizes)
     assert given_up.mean() < 0.5, "most are searched"
@@ -60,7 +69,9 @@ def test_nothing_is_missed(precision, clusters, stored, tile_rows, query_rows):
 @PRECISIONS
 def test_equal_vectors_come_in_the_order_of_their_rows(precision):
     vectors = np.repeat(unit(1000), 30, axis=0)
-    rows, _, given_up = search_by_bound(vectors[::3000], vectors, 20, precision, blocks=blocks(4096))
+    rows, _, given_up = search_by_bound(
+        vectors[::3000], vectors, 20, precision, blocks=blocks(4096)
+    )
     np.testing.assert_array_equal(rows, 3000 * np.arange(10)[:, None] + np.arange(20))
     assert not given_up.any()
 
@@ -161,7 +172,9 @@ def test_a_query_that_one_device_gives_up_is_given_up():
 def test_a_device_is_left_out_rather_than_given_fewer_rows_than_are_asked_for(monkeypatch):
     asked = []
     by_bound = exact.search_by_bound
-    monkeypatch.setattr(exact, "search_by_bound", lambda *given: asked.append(len(given[1])) or by_bound(*given))
+    monkeypatch.setattr(
+        exact, "search_by_bound", lambda *given: asked.append(len(given[1])) or by_bound(*given)
+    )
     search_by_bound_on(["cpu"] * 4, unit(20, seed=5), unit(25), 10, HALF)
     assert sorted(asked) == [12, 13]
 
@@ -169,14 +182,20 @@ def test_a_device_is_left_out_rather_than_given_fewer_rows_than_are_asked_for(mo
 def test_int8_may_pay_only_where_its_product_is_faster(monkeypatch):
     for times, pays in (([1.0, 0.9], True), ([1.0, 1.1], False)):
         measured = iter(times)
-        monkeypatch.setattr(exact, "shortest_seconds", lambda work, measured=measured: next(measured))
+        monkeypatch.setattr(
+            exact, "shortest_seconds", lambda work, measured=measured: next(measured)
+        )
         assert int8_may_pay.__wrapped__() is pays
 
 
 def test_int8_is_not_taken_where_its_sums_saturate(monkeypatch):
     assert exact.int8_is_exact(), "on this machine"
     product = exact.int8_product
-    monkeypatch.setattr(exact, "int8_product", lambda queries, rows: product(queries, rows).clamp(-(2**15), 2**15 - 1))
+    monkeypatch.setattr(
+        exact,
+        "int8_product",
+        lambda queries, rows: product(queries, rows).clamp(-(2**15), 2**15 - 1),
+    )
     measured = iter([1.0, 0.1])
     monkeypatch.setattr(exact, "shortest_seconds", lambda work: next(measured))
     assert not int8_may_pay.__wrapped__()
@@ -202,7 +221,9 @@ def test_queries_that_are_given_up_are_searched_in_fp32(large, monkeypatch):
     monkeypatch.setattr(search, "int8_pays", lambda *given: True)
     asked = []
     in_fp32 = search.search_in_fp32
-    monkeypatch.setattr(search, "search_in_fp32", lambda q, *rest: asked.append(len(q)) or in_fp32(q, *rest))
+    monkeypatch.setattr(
+        search, "search_in_fp32", lambda q, *rest: asked.append(len(q)) or in_fp32(q, *rest)
+    )
     vectors = np.concatenate([unit(6000), near_to_each_other(4000)])
     vectors = vectors[np.random.default_rng(0).permutation(10_000)]
     queries = np.concatenate([unit(5, seed=9), near_to_each_other(3), unit(5, seed=10)])
@@ -233,7 +254,9 @@ def test_the_faster_way_is_found_by_timing_both_on_the_data_at_hand(large, monke
     timed("search_in_fp32", 1.5)
     queries, vectors = unit(3200, seed=6), unit(3000)
     assert search.int8_pays(queries, vectors, 8) is (slow == "faiss")
-    assert [name for name, _ in seen] == ["search_in_fp32"] + ["search_tile"] * (3 if slow == "int8" else 1)
+    assert [name for name, _ in seen] == ["search_in_fp32"] + ["search_tile"] * (
+        3 if slow == "int8" else 1
+    )
     for _, tried in seen:
         assert len(tried) == search.FEWEST_TRIED
         assert (tried[0] == queries[0]).all() and (tried[-1] == queries[-1]).all(), "evenly spread"
@@ -256,7 +279,9 @@ def test_no_trial_is_made_where_int8_cannot_pay(large, monkeypatch):
 def test_many_neighbors_are_searched_in_fp32(large, monkeypatch, k, rows):
     monkeypatch.setattr(search, "int8_pays", None)
     found, _ = search.search_exact(unit(400, seed=6), unit(rows), k)
-    np.testing.assert_array_equal(found[:, : min(k, rows)], by_hand(unit(400, seed=6), unit(rows), k)[0])
+    np.testing.assert_array_equal(
+        found[:, : min(k, rows)], by_hand(unit(400, seed=6), unit(rows), k)[0]
+    )
 
 
 @PRECISIONS

@@ -26,18 +26,26 @@ def test_a_clip_gives_unit_vectors():
 def test_a_timm_network_is_filled_from_a_file(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=0).eval()
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        tmp_path / "w.safetensors",
+    )
     features = load_features(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(network), is_training=False
+    )
     from PIL import Image
 
     with torch.no_grad():
-        expected = network(torch.stack([transform(Image.fromarray(image)) for image in IMAGES])).numpy()
+        expected = network(
+            torch.stack([transform(Image.fromarray(image)) for image in IMAGES])
+        ).numpy()
     np.testing.assert_allclose(features(IMAGES), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "name", ["inception", "clip:", "timm:", "timm:no_such_network:", "timm:test_resnet:absent.safetensors"]
+    "name",
+    ["inception", "clip:", "timm:", "timm:no_such_network:", "timm:test_resnet:absent.safetensors"],
 )
 def test_features_that_there_are_not_are_refused_with_the_cure(name):
     with pytest.raises(EncoderError, match="Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL"):

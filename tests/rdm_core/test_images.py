@@ -22,7 +22,8 @@ def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "side", "shape"), [(40, 60, 20, (20, 30)), (60, 40, 80, (120, 80)), (30, 47, 20, (20, 31))]
+    ("height", "width", "side", "shape"),
+    [(40, 60, 20, (20, 30)), (60, 40, 80, (120, 80)), (30, 47, 20, (20, 31))],
 )
 def test_the_shorter_side_is_scaled_and_the_longer_follows(height, width, side, shape):
     assert resize_shorter_side(noise(height, width), side).shape == (*shape, 3)
@@ -42,14 +43,18 @@ def test_the_centre_crop_is_the_middle_and_refuses_what_is_too_small():
         centre_crop(image, 41)
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 61), (61, 40), (300, 301), (50, 50), (17, 130), (17, 200)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 61), (61, 40), (300, 301), (50, 50), (17, 130), (17, 200)]
+)
 @pytest.mark.parametrize("size", [16, 33, 64])
 def test_the_centre_window_equals_scaling_then_cropping(height, width, size):
     image = np.array(Image.fromarray(noise(8, 8)).resize((width, height), Image.Resampling.BICUBIC))
     [(window, box)] = crop_windows(image, size)
     assert box == (0, 0, size, size)
     difference = np.abs(window.astype(int) - centre_crop(resize_shorter_side(image, size), size))
-    assert difference.max() <= (3 if width > 8 * height else 0), "only a long strip may differ, by rounding"
+    assert difference.max() <= (3 if width > 8 * height else 0), (
+        "only a long strip may differ, by rounding"
+    )
 
 
 def test_a_strip_of_any_length_gives_its_window_without_the_memory():
@@ -62,7 +67,9 @@ def test_a_strip_of_any_length_gives_its_window_without_the_memory():
 def test_random_windows_are_cut_where_their_boxes_say():
     image = noise(90, 130)
     frame = crop_windows(image, 64)[0][0]
-    windows = crop_windows(image, 16, "random", count=200, frame_side=64, rng=np.random.default_rng(0))
+    windows = crop_windows(
+        image, 16, "random", count=200, frame_side=64, rng=np.random.default_rng(0)
+    )
     assert len(windows) == 200
     for window, (x0, y0, x1, y1) in windows:
         assert window.shape == (16, 16, 3) and (x1 - x0, y1 - y0) == (16, 16)
@@ -70,7 +77,9 @@ def test_random_windows_are_cut_where_their_boxes_say():
 
 
 def test_random_windows_reach_every_place_alike():
-    windows = crop_windows(noise(), 16, "random", count=4000, frame_side=20, rng=np.random.default_rng(0))
+    windows = crop_windows(
+        noise(), 16, "random", count=4000, frame_side=20, rng=np.random.default_rng(0)
+    )
     corners = np.array([box[:2] for _, box in windows])
     counts = np.zeros((5, 5))
     np.add.at(counts, (corners[:, 1], corners[:, 0]), 1)
@@ -78,7 +87,9 @@ def test_random_windows_reach_every_place_alike():
 
 
 def test_a_window_as_large_as_its_frame_is_the_frame():
-    [(window, box)] = crop_windows(noise(), 32, "random", count=1, frame_side=32, rng=np.random.default_rng(0))
+    [(window, box)] = crop_windows(
+        noise(), 32, "random", count=1, frame_side=32, rng=np.random.default_rng(0)
+    )
     assert box == (0, 0, 32, 32) and np.array_equal(window, crop_windows(noise(), 32)[0][0])
 
 
@@ -102,7 +113,9 @@ def test_contradicting_crop_arguments_are_refused(arguments):
 
 def test_seeds_are_the_same_everywhere_and_parts_do_not_run_together():
     assert seed_of("crop", 0, "coco-000000000139") == 2174465335899562139
-    assert len({seed_of("ab", "c"), seed_of("a", "bc"), seed_of("abc"), seed_of(1), seed_of("1")}) == 5
+    assert (
+        len({seed_of("ab", "c"), seed_of("a", "bc"), seed_of("abc"), seed_of(1), seed_of("1")}) == 5
+    )
     assert all(0 <= seed_of(i) < 2**64 for i in range(50))
     seed_of("bad\udce9byte")
 
@@ -119,16 +132,27 @@ def test_encoding_is_deterministic_and_png_is_lossless():
 def test_jpeg_keeps_colour_detail_and_quality_matters():
     stripes = np.zeros((32, 32, 3), dtype=np.uint8)
     stripes[:, ::2], stripes[:, 1::2] = (255, 0, 0), (0, 0, 255)
-    assert np.abs(decode(encode(stripes, "jpg")).astype(int) - stripes).mean() < 3, "half colour resolution would blur"
+    assert np.abs(decode(encode(stripes, "jpg")).astype(int) - stripes).mean() < 3, (
+        "half colour resolution would blur"
+    )
     assert len(encode(noise(), "jpg", 50)) < len(encode(noise(), "jpg", 95))
 
 
 def test_a_grid_lays_images_row_by_row_on_white():
-    red, green, blue = (np.full((4, 6, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    red, green, blue = (
+        np.full((4, 6, 3), colour, dtype=np.uint8)
+        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    )
     sheet = grid([red, green, blue], columns=2, pad=1)
     assert sheet.shape == (11, 15, 3)
-    assert (sheet[1:5, 1:7] == red).all() and (sheet[1:5, 8:14] == green).all() and (sheet[6:10, 1:7] == blue).all()
-    assert (sheet[6:10, 8:14] == 255).all() and (sheet[0] == 255).all() and (sheet[:, 7] == 255).all()
+    assert (
+        (sheet[1:5, 1:7] == red).all()
+        and (sheet[1:5, 8:14] == green).all()
+        and (sheet[6:10, 1:7] == blue).all()
+    )
+    assert (
+        (sheet[6:10, 8:14] == 255).all() and (sheet[0] == 255).all() and (sheet[:, 7] == 255).all()
+    )
     assert grid(np.stack([red, red]), 2, 0).shape == (4, 12, 3)
     with pytest.raises(ValueError, match="a grid needs images"):
         grid([], 2)
@@ -141,7 +165,13 @@ def test_a_grid_puts_smaller_images_in_the_middle_of_their_cell():
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "bad",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
 )
 def test_what_is_no_uint8_rgb_image_is_refused_by_name(bad):
     for use in (
@@ -157,7 +187,10 @@ def test_what_is_no_uint8_rgb_image_is_refused_by_name(bad):
 def test_scaling_and_cropping_are_clips_own_to_the_bit(real_data):
     folder = real_data / "queries/clip_reference"
     tensors = np.load(folder / "image_tensors_fp32.npy")
-    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    mean, std = (
+        np.array([0.48145466, 0.4578275, 0.40821073]),
+        np.array([0.26862954, 0.26130258, 0.27577711]),
+    )
     for name, tensor in zip((folder / "names.txt").read_text().split(), tensors, strict=True):
         theirs = np.rint((tensor.transpose(1, 2, 0) * std + mean) * 255).astype(int)
         image = decode((folder / f"images/{name}.jpg").read_bytes())

@@ -1,4 +1,6 @@
-"""Latent spaces: pixels come back exactly; an autoencoder's moments are stored and read as they should be."""
+"""Latent spaces: pixels come back exactly; an autoencoder's moments are stored and read as they
+should be.
+"""
 
 import json
 
@@ -61,7 +63,9 @@ def test_pixels_have_no_posterior_to_draw_from():
 
 
 def test_what_lies_outside_the_range_is_clipped_when_decoded():
-    decoded = load_latent_space(PIXELS).decode(torch.tensor([-7.0, 7.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4))
+    decoded = load_latent_space(PIXELS).decode(
+        torch.tensor([-7.0, 7.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    )
     assert (decoded[0] == 0).all()
     assert (decoded[1] == 255).all()
 
@@ -81,7 +85,9 @@ def test_a_final_latent_is_the_scaled_mean_or_a_scaled_draw_of_the_posterior(spa
     mean, log_variance = raw.float().chunk(2, dim=1)
     torch.testing.assert_close(space.final(raw), mean * SCALING)
     noise = torch.randn(3, 4, 8, 8)
-    torch.testing.assert_close(space.final(raw, noise), (mean + torch.exp(log_variance / 2) * noise) * SCALING)
+    torch.testing.assert_close(
+        space.final(raw, noise), (mean + torch.exp(log_variance / 2) * noise) * SCALING
+    )
     assert not torch.allclose(space.final(raw, noise), space.final(raw, -noise))
 
 
@@ -135,7 +141,12 @@ def coded(tmp_path_factory):
 
 def test_an_autoencoder_with_a_codebook_stores_what_is_not_yet_quantised(coded):
     assert (type(coded.autoencoder), coded.channels, coded.factor) == (VQModel, 3, 4)
-    assert coded.identity == {"autoencoder": "tiny-vq", "weights_sha256": coded.weights_sha256, "channels": 3, "factor": 4}
+    assert coded.identity == {
+        "autoencoder": "tiny-vq",
+        "weights_sha256": coded.weights_sha256,
+        "channels": 3,
+        "factor": 4,
+    }
     raw = coded.encode(images(3))
     assert (raw.dtype, raw.shape) == (np.float16, (3, 3, 4, 4))
     pixels = torch.from_numpy(np.stack(images(3))).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -181,12 +192,21 @@ def spoil(folder, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "only a pickle", "config is no JSON", "a tensor too few", "a tensor of another shape"]
+    "how",
+    [
+        "truncated",
+        "only a pickle",
+        "config is no JSON",
+        "a tensor too few",
+        "a tensor of another shape",
+    ],
 )
 def test_a_damaged_folder_is_refused(how, space, tmp_path):
     space.autoencoder.save_pretrained(tmp_path / "damaged")
     spoil(tmp_path / "damaged", how)
-    with pytest.raises(WeightsError, match=r"autoencoder '.*damaged': cannot be loaded \(.+\).*Give 'pixels'"):
+    with pytest.raises(
+        WeightsError, match=r"autoencoder '.*damaged': cannot be loaded \(.+\).*Give 'pixels'"
+    ):
         load_latent_space(str(tmp_path / "damaged"))
 
 
@@ -198,10 +218,14 @@ def test_a_folder_of_another_network_is_refused(tmp_path):
         cross_attention_dim=8,
         layers_per_block=1,
     ).save_pretrained(tmp_path / "unet")
-    with pytest.raises(WeightsError, match=r"unet': cannot be loaded \(it is a UNet2DConditionModel\)"):
+    with pytest.raises(
+        WeightsError, match=r"unet': cannot be loaded \(it is a UNet2DConditionModel\)"
+    ):
         load_latent_space(str(tmp_path / "unet"))
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"cannot be loaded \(.+\).*AutoencoderKL.save_pretrained"):
+    with pytest.raises(
+        WeightsError, match=r"cannot be loaded \(.+\).*AutoencoderKL.save_pretrained"
+    ):
         load_latent_space(str(tmp_path))

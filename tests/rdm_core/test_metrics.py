@@ -8,7 +8,15 @@ import torch
 
 from rdm_core.data import TrainingData
 from rdm_core.latents import PIXELS, load_latent_space
-from rdm_core.metrics import Estimate, agreement, copy_rate, denoising_losses, estimate, estimate_over_seeds, nearest_distances
+from rdm_core.metrics import (
+    Estimate,
+    agreement,
+    copy_rate,
+    denoising_losses,
+    estimate,
+    estimate_over_seeds,
+    nearest_distances,
+)
 from rdm_core.noise import FlowMatching
 
 
@@ -44,7 +52,9 @@ def test_booleans_and_constants_can_be_estimated():
 def test_an_interval_over_seeds_is_students_and_one_seed_has_none():
     found = estimate_over_seeds([1.0, 2.0, 3.0])
     assert found.mean == 2
-    assert (found.high - found.low) / 2 == pytest.approx(4.3027 / 3**0.5, rel=1e-4), "t of two degrees of freedom"
+    assert (found.high - found.low) / 2 == pytest.approx(4.3027 / 3**0.5, rel=1e-4), (
+        "t of two degrees of freedom"
+    )
     assert estimate_over_seeds([5.0]) == Estimate(5, 5, 5, 1)
 
 
@@ -66,7 +76,9 @@ def watched(tiny_data):
 
     def build(count: int) -> Watched:
         data = tiny_data(count)
-        watched = Watched(**{field.name: getattr(data, field.name) for field in fields(TrainingData)})
+        watched = Watched(
+            **{field.name: getattr(data, field.name) for field in fields(TrainingData)}
+        )
         for name in ("given", "read"):
             object.__setattr__(watched, name, [])
         return watched
@@ -76,7 +88,9 @@ def watched(tiny_data):
 
 def losses(denoiser, data, process=None, **how) -> np.ndarray:
     """Two draws in pixel space."""
-    return denoising_losses(denoiser, process or FlowMatching(), load_latent_space(PIXELS), data, 2, draws=2, **how)
+    return denoising_losses(
+        denoiser, process or FlowMatching(), load_latent_space(PIXELS), data, 2, draws=2, **how
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 16])
@@ -121,7 +135,9 @@ def test_a_sample_without_neighbors_is_measured_with_the_null(tiny_denoiser, tin
 
 def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_denoiser, tiny_data):
     class Perfect(torch.nn.Module):
-        """Knows that each image is one colour, so what is left of it after the mean is noise; answers it, plus 2."""
+        """Knows that each image is one colour, so what is left of it after the mean is noise;
+        answers it, plus 2.
+        """
 
         null = torch.zeros(1)
 
@@ -157,6 +173,8 @@ def test_the_copy_rate_is_the_share_of_samples_nearer_than_real_images_are():
 
 
 def test_agreement_is_1_where_what_is_shown_was_wanted():
-    np.testing.assert_array_equal(agreement(["red", "blue", "red"], ["red", "red", "red"]), [1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(
+        agreement(["red", "blue", "red"], ["red", "red", "red"]), [1.0, 0.0, 1.0]
+    )
     with pytest.raises(ValueError, match="shorter|longer"):
         agreement(["red"], ["red", "red"])

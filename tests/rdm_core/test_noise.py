@@ -44,11 +44,15 @@ def test_corrupting_by_steps_is_what_diffusers_does(x0_and_noise):
     x0, noise = x0_and_noise
     scheduler = diffusers_schedule()
     noisy, target = Diffusion().corrupt(x0, noise, SOME_STEPS / 1000)
-    torch.testing.assert_close(noisy, scheduler.add_noise(x0, noise, SOME_STEPS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        noisy, scheduler.add_noise(x0, noise, SOME_STEPS), rtol=1e-5, atol=1e-5
+    )
     assert torch.equal(target, noise)
     again, velocity = Diffusion(velocity=True).corrupt(x0, noise, SOME_STEPS / 1000)
     assert torch.equal(again, noisy)
-    torch.testing.assert_close(velocity, scheduler.get_velocity(x0, noise, SOME_STEPS), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        velocity, scheduler.get_velocity(x0, noise, SOME_STEPS), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_corrupting_along_the_flow_is_what_diffusers_does(x0_and_noise):
@@ -95,14 +99,18 @@ def test_the_target_tells_image_and_noise_and_the_image_tells_the_target(process
     found_x0, found_noise = process.clean(noisy, target, times)
     torch.testing.assert_close(found_x0, x0, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found_noise, noise, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(process.prediction_of(noisy, x0, times), target, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        process.prediction_of(noisy, x0, times), target, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_prediction_comes_back_from_the_image_it_stands_for(process, x0_and_noise):
     x, prediction = x0_and_noise
     times = torch.tensor([0.1, 0.3, 0.5, 0.8, 0.9])
     x0, _ = process.clean(x, prediction, times)
-    torch.testing.assert_close(process.prediction_of(x, x0, times), prediction, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        process.prediction_of(x, x0, times), prediction, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_pure_noise_still_tells_the_image_by_its_velocity(x0_and_noise):
@@ -126,13 +134,17 @@ def test_min_snr_weights_are_those_of_the_paper_with_diffusers_ratios(velocity, 
     found = Diffusion(velocity=velocity, min_snr_gamma=gamma).loss_weights(steps / 1000)
     snr = compute_snr(diffusers_schedule(), steps)
     kept = torch.minimum(snr, torch.full_like(snr, gamma))
-    torch.testing.assert_close(found, kept / (snr + 1) if velocity else kept / snr, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        found, kept / (snr + 1) if velocity else kept / snr, rtol=1e-4, atol=1e-7
+    )
     assert found.max() <= 1
     assert (found > 0).all()
 
 
 def test_min_snr_weighs_the_image_error_by_the_capped_ratio_whatever_is_predicted(x0_and_noise):
-    """An error of the image e is an error of the noise of size sqrt(snr) e, and of the velocity of sqrt(snr + 1) e."""
+    """An error of the image e is an error of the noise of size sqrt(snr) e, and of the velocity of
+    sqrt(snr + 1) e.
+    """
     x0, noise = x0_and_noise
     times = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8])
     losses = []
@@ -158,7 +170,9 @@ def test_times_are_in_range_and_follow_the_generator(process):
 
 
 def test_diffusion_times_are_all_thousand_steps_alike():
-    steps = Diffusion().network_time(Diffusion().draw_times(200_000, torch.Generator().manual_seed(0)))
+    steps = Diffusion().network_time(
+        Diffusion().draw_times(200_000, torch.Generator().manual_seed(0))
+    )
     counted = torch.bincount(steps.long(), minlength=1000)
     assert len(counted) == 1000
     assert torch.equal(steps, steps.round())
@@ -182,7 +196,9 @@ def test_flow_times_are_logit_normal(mean):
 
 def test_a_configuration_names_its_process():
     assert process_of(NoiseConfig(process="flow", time_mean=1.0)) == FlowMatching(1.0)
-    assert process_of(NoiseConfig(process="epsilon", beta_start=0.001, beta_end=0.012)) == Diffusion(0.001, 0.012)
+    assert process_of(
+        NoiseConfig(process="epsilon", beta_start=0.001, beta_end=0.012)
+    ) == Diffusion(0.001, 0.012)
     asked = NoiseConfig(process="velocity", min_snr_gamma=5, zero_terminal_snr=True)
     assert process_of(asked) == Diffusion(velocity=True, min_snr_gamma=5, zero_terminal_snr=True)
 
@@ -190,11 +206,23 @@ def test_a_configuration_names_its_process():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"process": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr: needs process=velocity, is epsilon"),
-        ({"process": "flow", "zero_terminal_snr": True}, "zero_terminal_snr: needs process=velocity, is flow"),
-        ({"process": "flow", "min_snr_gamma": 5.0}, "min_snr_gamma: flow weighs by how times are drawn; use time_mean"),
+        (
+            {"process": "epsilon", "zero_terminal_snr": True},
+            "zero_terminal_snr: needs process=velocity, is epsilon",
+        ),
+        (
+            {"process": "flow", "zero_terminal_snr": True},
+            "zero_terminal_snr: needs process=velocity, is flow",
+        ),
+        (
+            {"process": "flow", "min_snr_gamma": 5.0},
+            "min_snr_gamma: flow weighs by how times are drawn; use time_mean",
+        ),
         ({"min_snr_gamma": -1.0}, r"min_snr_gamma: is -1.0, must be between 0 and"),
-        ({"beta_start": 0.02}, r"beta_start, beta_end: are 0.02 and 0.0195, must rise between 0 and 1"),
+        (
+            {"beta_start": 0.02},
+            r"beta_start, beta_end: are 0.02 and 0.0195, must rise between 0 and 1",
+        ),
         ({"beta_end": 1.0}, r"beta_start, beta_end: are 0.0015 and 1.0"),
     ],
 )

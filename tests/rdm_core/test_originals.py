@@ -1,7 +1,9 @@
-"""The 2022 checkpoints: every tensor of every release has its place, and what is converted computes what the original did.
+"""The 2022 checkpoints: every tensor of every release has its place, and what is converted computes
+what the original did.
 
-What the original is made of and computes is told a second time here, on its own names, and shares nothing with the
-converter. No released file is needed: weights are random, those that start at zero included.
+What the original is made of and computes is told a second time here, on its own names, and shares
+nothing with the converter. No released file is needed: weights are random, those that start at zero
+included.
 """
 
 import os
@@ -83,7 +85,12 @@ RELEASED = {
     "vqgan-f16": Autoencoder(128, (1, 1, 2, 2, 4), 256, (16,), 256, 16384),
     "kl-f16": Autoencoder(128, (1, 1, 2, 2, 4), 256, (16,), 16, 0),
 }
-MILLIONS = {"imagenet-2022": 400.92, "imagenet-in-db-2022": 400.92, "ffhq-2022": 414.71, "laion-768-2022": 1335.48}
+MILLIONS = {
+    "imagenet-2022": 400.92,
+    "imagenet-in-db-2022": 400.92,
+    "ffhq-2022": 414.71,
+    "laion-768-2022": 1335.48,
+}
 MILLIONS |= {"vq-f4": 55.32, "kl-f16": 69.61, "vqgan-f16": 76.07, "vq-f16": 69.59}
 
 
@@ -95,21 +102,32 @@ def layer(name: str, *shape: int, bias: bool = True) -> Shapes:
 def residual_block(name: str, given: int, width: int, time: int) -> Shapes:
     shapes = layer(f"{name}.in_layers.0", given) | layer(f"{name}.in_layers.2", width, given, 3, 3)
     shapes |= layer(f"{name}.emb_layers.1", width, time)
-    shapes |= layer(f"{name}.out_layers.0", width) | layer(f"{name}.out_layers.3", width, width, 3, 3)
+    shapes |= layer(f"{name}.out_layers.0", width) | layer(
+        f"{name}.out_layers.3", width, width, 3, 3
+    )
     return shapes | (layer(f"{name}.skip_connection", width, given, 1, 1) if given != width else {})
 
 
 def spatial_transformer(name: str, width: int, context: int) -> Shapes:
     shapes = layer(f"{name}.norm", width)
-    shapes |= layer(f"{name}.proj_in", width, width, 1, 1) | layer(f"{name}.proj_out", width, width, 1, 1)
+    shapes |= layer(f"{name}.proj_in", width, width, 1, 1) | layer(
+        f"{name}.proj_out", width, width, 1, 1
+    )
     block = f"{name}.transformer_blocks.0"
     for attention, source in (("attn1", width), ("attn2", context)):
         shapes |= layer(f"{block}.{attention}.to_q", width, width, bias=False)
         shapes |= layer(f"{block}.{attention}.to_k", width, source, bias=False)
         shapes |= layer(f"{block}.{attention}.to_v", width, source, bias=False)
         shapes |= layer(f"{block}.{attention}.to_out.0", width, width)
-    shapes |= layer(f"{block}.ff.net.0.proj", 8 * width, width) | layer(f"{block}.ff.net.2", width, 4 * width)
-    return shapes | layer(f"{block}.norm1", width) | layer(f"{block}.norm2", width) | layer(f"{block}.norm3", width)
+    shapes |= layer(f"{block}.ff.net.0.proj", 8 * width, width) | layer(
+        f"{block}.ff.net.2", width, 4 * width
+    )
+    return (
+        shapes
+        | layer(f"{block}.norm1", width)
+        | layer(f"{block}.norm2", width)
+        | layer(f"{block}.norm3", width)
+    )
 
 
 def unet_shapes(unet: Unet) -> Shapes:
@@ -128,12 +146,16 @@ def unet_shapes(unet: Unet) -> Shapes:
         if level != len(unet.multiples) - 1:
             shapes |= layer(f"input_blocks.{block}.0.op", width, width, 3, 3)
             kept, block, rate = [*kept, width], block + 1, 2 * rate
-    shapes |= residual_block("middle_block.0", width, width, time) | residual_block("middle_block.2", width, width, time)
+    shapes |= residual_block("middle_block.0", width, width, time) | residual_block(
+        "middle_block.2", width, width, time
+    )
     shapes |= spatial_transformer("middle_block.1", width, unet.context)
     block = 0
     for level, multiple in reversed(list(enumerate(unet.multiples))):
         for place in range(3):
-            shapes |= residual_block(f"output_blocks.{block}.0", width + kept.pop(), unet.width * multiple, time)
+            shapes |= residual_block(
+                f"output_blocks.{block}.0", width + kept.pop(), unet.width * multiple, time
+            )
             width, following = unet.width * multiple, 1
             if rate in unet.attention_rates:
                 shapes |= spatial_transformer(f"output_blocks.{block}.1", width, unet.context)
@@ -160,14 +182,20 @@ def plain_attention(name: str, width: int) -> Shapes:
 
 
 def middle(half: str, width: int) -> Shapes:
-    shapes = plain_block(f"{half}.mid.block_1", width, width) | plain_attention(f"{half}.mid.attn_1", width)
+    shapes = plain_block(f"{half}.mid.block_1", width, width) | plain_attention(
+        f"{half}.mid.attn_1", width
+    )
     return shapes | plain_block(f"{half}.mid.block_2", width, width)
 
 
 def autoencoder_shapes(auto: Autoencoder) -> Shapes:
     """Original name -> shape."""
     z, moments, last = auto.latent, auto.latent * (1 if auto.codes else 2), len(auto.multiples) - 1
-    shapes, width, resolution = layer("encoder.conv_in", auto.width, 3, 3, 3), auto.width, auto.resolution
+    shapes, width, resolution = (
+        layer("encoder.conv_in", auto.width, 3, 3, 3),
+        auto.width,
+        auto.resolution,
+    )
     for level, multiple in enumerate(auto.multiples):
         for j in range(2):
             shapes |= plain_block(f"encoder.down.{level}.block.{j}", width, auto.width * multiple)
@@ -177,14 +205,20 @@ def autoencoder_shapes(auto: Autoencoder) -> Shapes:
         if level != last:
             shapes |= layer(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
             resolution //= 2
-    shapes |= middle("encoder", width) | layer("encoder.norm_out", width) | layer("encoder.conv_out", moments, width, 3, 3)
+    shapes |= (
+        middle("encoder", width)
+        | layer("encoder.norm_out", width)
+        | layer("encoder.conv_out", moments, width, 3, 3)
+    )
     shapes |= layer("quant_conv", moments, moments, 1, 1) | layer("post_quant_conv", z, z, 1, 1)
     if auto.codes:
         shapes |= layer("quantize.embedding", auto.codes, z, bias=False)
     shapes |= layer("decoder.conv_in", width, z, 3, 3) | middle("decoder", width)
     for level in range(last, -1, -1):
         for j in range(3):
-            shapes |= plain_block(f"decoder.up.{level}.block.{j}", width, auto.width * auto.multiples[level])
+            shapes |= plain_block(
+                f"decoder.up.{level}.block.{j}", width, auto.width * auto.multiples[level]
+            )
             width = auto.width * auto.multiples[level]
             if resolution in auto.attention_resolutions:
                 shapes |= plain_attention(f"decoder.up.{level}.attn.{j}", width)
@@ -216,13 +250,19 @@ BUFFERS = dict.fromkeys(
 
 
 def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor]) -> State:
-    """All that a release's state_dict holds: live weights, their running mean, the autoencoder, its loss, buffers."""
+    """All that a release's state_dict holds: live weights, their running mean, the autoencoder, its
+    loss, buffers.
+    """
     shapes: Shapes = {name: (length,) for name, length in BUFFERS.items()} | {
         "model_ema.decay": (),
         "model_ema.num_updates": (),
     }
-    shapes |= {called(name): shape for name, shape in unet_shapes(unet).items() for called in (live, mean)}
-    shapes |= {f"first_stage_model.{name}": shape for name, shape in autoencoder_shapes(auto).items()}
+    shapes |= {
+        called(name): shape for name, shape in unet_shapes(unet).items() for called in (live, mean)
+    }
+    shapes |= {
+        f"first_stage_model.{name}": shape for name, shape in autoencoder_shapes(auto).items()
+    }
     shapes["first_stage_model.loss.discriminator.main.0.weight"] = (64, 3, 4, 4)
     return {name: make(shape) for name, shape in shapes.items()}
 
@@ -258,10 +298,18 @@ CONFIGURED["imagenet-in-db-2022"] = CONFIGURED["imagenet-2022"]
 @pytest.mark.parametrize(("ema", "called"), [(False, live), (True, mean)])
 def test_every_tensor_of_a_released_unet_has_its_place(name, ema, called):
     assert UNETS.keys() == LAYOUTS.keys()
-    layout, expected = LAYOUTS[name], {called(key): shape for key, shape in unet_shapes(UNETS[name]).items()}
+    layout, expected = (
+        LAYOUTS[name],
+        {called(key): shape for key, shape in unet_shapes(UNETS[name]).items()},
+    )
     assert {key: tuple(shape) for key, (_, shape) in unet_keys(layout, ema).items()} == expected
-    network = convert_unet(checkpoint(UNETS[name], RELEASED[layout.autoencoder], of_no_size), layout, ema)
-    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 2) == MILLIONS[name]
+    network = convert_unet(
+        checkpoint(UNETS[name], RELEASED[layout.autoencoder], of_no_size), layout, ema
+    )
+    assert (
+        round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 2)
+        == MILLIONS[name]
+    )
     configured = COMMON | CONFIGURED[name]
     assert {key: network.config[key] for key in configured} == configured
 
@@ -271,15 +319,22 @@ def test_every_tensor_of_a_released_unet_has_its_place(name, ema, called):
 def test_every_tensor_of_a_released_autoencoder_has_its_place(name, prefix):
     assert RELEASED.keys() == AUTOENCODERS.keys()
     expected = {prefix + key: shape for key, shape in autoencoder_shapes(RELEASED[name]).items()}
-    assert {key: tuple(shape) for key, (_, shape) in autoencoder_keys(AUTOENCODERS[name], prefix).items()} == expected
-    state = {key: of_no_size(shape) for key, shape in expected.items()} | {f"{prefix}loss.logvar": of_no_size(())}
+    assert {
+        key: tuple(shape)
+        for key, (_, shape) in autoencoder_keys(AUTOENCODERS[name], prefix).items()
+    } == expected
+    state = {key: of_no_size(shape) for key, shape in expected.items()} | {
+        f"{prefix}loss.logvar": of_no_size(())
+    }
     parameters = list(convert_autoencoder(state, AUTOENCODERS[name]).parameters())
     assert round(sum(parameter.numel() for parameter in parameters) / 1e6, 2) == MILLIONS[name]
 
 
 def test_what_a_network_was_trained_between_is_the_released_one():
     wanted = ("beta_end", "context_norm", "autoencoder", "encoder", "encoder_weights")
-    facts = {name: tuple(getattr(layout, key) for key in wanted) for name, layout in LAYOUTS.items()}
+    facts = {
+        name: tuple(getattr(layout, key) for key in wanted) for name, layout in LAYOUTS.items()
+    }
     small = (0.0195, "raw", "vq-f4", "ViT-B-32", "openai")
     assert facts == dict.fromkeys(list(LAYOUTS)[:3], small) | {
         "laion-768-2022": (0.015, "unit", "kl-f16", "ViT-L-14", "openai")
@@ -301,9 +356,17 @@ def normed(state: State, name: str, x: torch.Tensor, eps: float) -> torch.Tensor
     return functional.group_norm(x, GROUPS, state[f"{name}.weight"], state[f"{name}.bias"], eps)
 
 
-def convolved(state: State, name: str, x: torch.Tensor, stride: int = 1, padding: int | None = None) -> torch.Tensor:
+def convolved(
+    state: State, name: str, x: torch.Tensor, stride: int = 1, padding: int | None = None
+) -> torch.Tensor:
     weight = state[f"{name}.weight"]
-    return functional.conv2d(x, weight, state[f"{name}.bias"], stride, weight.shape[-1] // 2 if padding is None else padding)
+    return functional.conv2d(
+        x,
+        weight,
+        state[f"{name}.bias"],
+        stride,
+        weight.shape[-1] // 2 if padding is None else padding,
+    )
 
 
 def mapped(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -311,14 +374,26 @@ def mapped(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def layer_normed(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    return functional.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
+    return functional.layer_norm(
+        x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5
+    )
 
 
 def resblock(state: State, name: str, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    h = convolved(state, f"{name}.in_layers.2", functional.silu(normed(state, f"{name}.in_layers.0", x, 1e-5)))
+    h = convolved(
+        state, f"{name}.in_layers.2", functional.silu(normed(state, f"{name}.in_layers.0", x, 1e-5))
+    )
     h = h + mapped(state, f"{name}.emb_layers.1", functional.silu(time))[:, :, None, None]
-    h = convolved(state, f"{name}.out_layers.3", functional.silu(normed(state, f"{name}.out_layers.0", h, 1e-5)))
-    return h + (convolved(state, f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in state else x)
+    h = convolved(
+        state,
+        f"{name}.out_layers.3",
+        functional.silu(normed(state, f"{name}.out_layers.0", h, 1e-5)),
+    )
+    return h + (
+        convolved(state, f"{name}.skip_connection", x)
+        if f"{name}.skip_connection.weight" in state
+        else x
+    )
 
 
 def attended(state: State, name: str, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -337,16 +412,22 @@ def transformed(state: State, name: str, x: torch.Tensor, context: torch.Tensor)
     own = layer_normed(state, f"{block}.norm1", h)
     h = h + attended(state, f"{block}.attn1", own, own)
     h = h + attended(state, f"{block}.attn2", layer_normed(state, f"{block}.norm2", h), context)
-    value, gate = mapped(state, f"{block}.ff.net.0.proj", layer_normed(state, f"{block}.norm3", h)).chunk(2, dim=-1)
+    value, gate = mapped(
+        state, f"{block}.ff.net.0.proj", layer_normed(state, f"{block}.norm3", h)
+    ).chunk(2, dim=-1)
     h = h + mapped(state, f"{block}.ff.net.2", value * functional.gelu(gate))
     return x + convolved(state, f"{name}.proj_out", h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 def doubled(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    return convolved(state, f"{name}.conv", x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+    return convolved(
+        state, f"{name}.conv", x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    )
 
 
-def block_applied(state: State, name: str, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+def block_applied(
+    state: State, name: str, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor
+) -> torch.Tensor:
     """A block's parts one after the other; each part's names say what it is."""
     for place in count():
         part = f"{name}.{place}"
@@ -365,10 +446,16 @@ def block_applied(state: State, name: str, x: torch.Tensor, time: torch.Tensor, 
     raise AssertionError("a block ends")
 
 
-def original_unet(state: State, x: torch.Tensor, steps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """Noise predicted for x [B, C, h, w] at steps [B] with context [B, K, D]; `state` as in `unet_shapes`."""
+def original_unet(
+    state: State, x: torch.Tensor, steps: torch.Tensor, context: torch.Tensor
+) -> torch.Tensor:
+    """Noise predicted for x [B, C, h, w] at steps [B] with context [B, K, D]; `state` as in
+    `unet_shapes`.
+    """
     half = state["time_embed.0.weight"].shape[1] // 2
-    angles = steps[:, None] * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / half)
+    angles = steps[:, None] * torch.exp(
+        -torch.log(torch.tensor(10000.0)) * torch.arange(half) / half
+    )
     time = mapped(state, "time_embed.0", torch.cat([angles.cos(), angles.sin()], dim=1))
     time = mapped(state, "time_embed.2", functional.silu(time))
     kept = []
@@ -377,14 +464,18 @@ def original_unet(state: State, x: torch.Tensor, steps: torch.Tensor, context: t
         kept.append(x)
     x = block_applied(state, "middle_block", x, time, context)
     for i in range(9):
-        x = block_applied(state, f"output_blocks.{i}", torch.cat([x, kept.pop()], dim=1), time, context)
+        x = block_applied(
+            state, f"output_blocks.{i}", torch.cat([x, kept.pop()], dim=1), time, context
+        )
     return convolved(state, "out.2", functional.silu(normed(state, "out.0", x, 1e-5)))
 
 
 def plain_resblock(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     h = convolved(state, f"{name}.conv1", functional.silu(normed(state, f"{name}.norm1", x, 1e-6)))
     h = convolved(state, f"{name}.conv2", functional.silu(normed(state, f"{name}.norm2", h, 1e-6)))
-    return h + (convolved(state, f"{name}.nin_shortcut", x) if f"{name}.nin_shortcut.weight" in state else x)
+    return h + (
+        convolved(state, f"{name}.nin_shortcut", x) if f"{name}.nin_shortcut.weight" in state else x
+    )
 
 
 def plainly_attended(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -393,11 +484,15 @@ def plainly_attended(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     h = normed(state, f"{name}.norm", x, 1e-6)
     query, key, value = (convolved(state, f"{name}.{part}", h).flatten(2) for part in "qkv")
     weights = (query.transpose(1, 2) @ key / x.shape[1] ** 0.5).softmax(dim=-1)
-    return x + convolved(state, f"{name}.proj_out", (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:]))
+    return x + convolved(
+        state, f"{name}.proj_out", (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+    )
 
 
 def middle_applied(state: State, half: str, x: torch.Tensor) -> torch.Tensor:
-    x = plainly_attended(state, f"{half}.mid.attn_1", plain_resblock(state, f"{half}.mid.block_1", x))
+    x = plainly_attended(
+        state, f"{half}.mid.attn_1", plain_resblock(state, f"{half}.mid.block_1", x)
+    )
     return plain_resblock(state, f"{half}.mid.block_2", x)
 
 
@@ -409,8 +504,16 @@ def original_encode(state: State, levels: int, x: torch.Tensor) -> torch.Tensor:
             x = plain_resblock(state, f"encoder.down.{level}.block.{j}", x)
             x = plainly_attended(state, f"encoder.down.{level}.attn.{j}", x)
         if level != levels - 1:  # padded on the right and below only
-            x = convolved(state, f"encoder.down.{level}.downsample.conv", functional.pad(x, (0, 1, 0, 1)), 2, 0)
-    x = functional.silu(normed(state, "encoder.norm_out", middle_applied(state, "encoder", x), 1e-6))
+            x = convolved(
+                state,
+                f"encoder.down.{level}.downsample.conv",
+                functional.pad(x, (0, 1, 0, 1)),
+                2,
+                0,
+            )
+    x = functional.silu(
+        normed(state, "encoder.norm_out", middle_applied(state, "encoder", x), 1e-6)
+    )
     return convolved(state, "quant_conv", convolved(state, "encoder.conv_out", x))
 
 
@@ -424,24 +527,35 @@ def original_decode(state: State, levels: int, z: torch.Tensor) -> torch.Tensor:
     """Latents -> images; where there is a codebook, they are quantised first."""
     if "quantize.embedding.weight" in state:
         z = state["quantize.embedding.weight"][original_codes(state, z)].movedim(-1, 1)
-    x = middle_applied(state, "decoder", convolved(state, "decoder.conv_in", convolved(state, "post_quant_conv", z)))
+    x = middle_applied(
+        state,
+        "decoder",
+        convolved(state, "decoder.conv_in", convolved(state, "post_quant_conv", z)),
+    )
     for level in reversed(range(levels)):
         for j in range(3):
             x = plain_resblock(state, f"decoder.up.{level}.block.{j}", x)
             x = plainly_attended(state, f"decoder.up.{level}.attn.{j}", x)
         x = doubled(state, f"decoder.up.{level}.upsample", x) if level != 0 else x
-    return convolved(state, "decoder.conv_out", functional.silu(normed(state, "decoder.norm_out", x, 1e-6)))
+    return convolved(
+        state, "decoder.conv_out", functional.silu(normed(state, "decoder.norm_out", x, 1e-6))
+    )
 
 
 def original_ddim(predict: Callable, x: torch.Tensor, steps: int, beta_end: float) -> torch.Tensor:
-    """DDIM without noise: steps 1, 1 + 1000/S, ... in falling order, the last one towards step 0."""
+    """DDIM without noise: steps 1, 1 + 1000/S, ... in falling order, the last one towards step
+    0.
+    """
     betas = torch.linspace(0.0015**0.5, beta_end**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1 - betas).cumprod(dim=0).tolist()
     indices = list(range(1, 1000, 1000 // steps))
     for place in reversed(range(steps)):
         now, following = kept[indices[place]], kept[indices[place - 1]] if place else kept[0]
         noise = predict(x, torch.full((len(x),), indices[place]))
-        x = following**0.5 * (x - (1 - now) ** 0.5 * noise) / now**0.5 + (1 - following) ** 0.5 * noise
+        x = (
+            following**0.5 * (x - (1 - now) ** 0.5 * noise) / now**0.5
+            + (1 - following) ** 0.5 * noise
+        )
     return x
 
 
@@ -503,7 +617,9 @@ def context_of(name: str) -> tuple[Context, torch.Tensor]:
     vectors = functional.normalize(torch.randn(B, K, UNET[name].context), dim=-1)
     norms = 10 + torch.randn(B, K)
     given = vectors * norms[..., None] if name == "imagenet-2022" else vectors
-    return Context(vectors, norms, torch.ones(B, K), torch.full((B, K), NEIGHBOR, dtype=torch.int8)), given
+    return Context(
+        vectors, norms, torch.ones(B, K), torch.full((B, K), NEIGHBOR, dtype=torch.int8)
+    ), given
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -521,7 +637,10 @@ def test_a_guided_sampling_run_ends_where_the_originals_does(name, state):
         null = original_unet(original, x, steps, torch.zeros_like(given))
         return null + 2 * (original_unet(original, x, steps, given) - null)
 
-    denoiser, process = convert_denoiser(state, layout), process_of(NoiseConfig(beta_end=layout.beta_end))
+    denoiser, process = (
+        convert_denoiser(state, layout),
+        process_of(NoiseConfig(beta_end=layout.beta_end)),
+    )
 
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
         time = process.network_time(torch.full((B,), t))
@@ -529,16 +648,26 @@ def test_a_guided_sampling_run_ends_where_the_originals_does(name, state):
         return null + 2 * (denoiser(x, time, context) - null)
 
     found = sample_ddim_2022(process, predict, x, 5, lambda: torch.randn_like(x))
-    expected = original_ddim(original_predict, x, 5, {"imagenet-2022": 0.0195, "laion-768-2022": 0.015}[name])
+    expected = original_ddim(
+        original_predict, x, 5, {"imagenet-2022": 0.0195, "laion-768-2022": 0.015}[name]
+    )
     assert difference(found, expected) < SAME
     assert difference(x, expected) > 0.1, "it has gone somewhere"
 
 
 @torch.no_grad()
 def test_a_prediction_is_the_originals_with_any_number_of_neighbors(name, state):
-    unet, network, original = UNET[name], convert_unet(state, LAYOUT[name]), part_of(state, UNET[name], mean)
+    unet, network, original = (
+        UNET[name],
+        convert_unet(state, LAYOUT[name]),
+        part_of(state, UNET[name], mean),
+    )
     for k in (1, 4, 20):
-        inputs = torch.randn(B, unet.latent, 16, 16), torch.tensor([1, 801]), torch.randn(B, k, unet.context)
+        inputs = (
+            torch.randn(B, unet.latent, 16, 16),
+            torch.tensor([1, 801]),
+            torch.randn(B, k, unet.context),
+        )
         assert difference(network(*inputs).sample, original_unet(original, *inputs)) < SAME
 
 
@@ -569,21 +698,34 @@ def test_another_network_would_be_noticed(name, state):
     for key in unet_shapes(unet):
         if any(part in key for part in ("input_blocks.0.0", "out_layers.3", "skip_connection")):
             state[mean(key)] *= 0.01
-    inputs = torch.randn(B, unet.latent, 16, 16), torch.tensor([1, 801]), torch.randn(B, K, unet.context)
-    expected, right = original_unet(part_of(state, unet, mean), *inputs), convert_unet(state, layout)
+    inputs = (
+        torch.randn(B, unet.latent, 16, 16),
+        torch.tensor([1, 801]),
+        torch.randn(B, K, unet.context),
+    )
+    expected, right = (
+        original_unet(part_of(state, unet, mean), *inputs),
+        convert_unet(state, layout),
+    )
     assert difference(right(*inputs).sample, expected) < SAME
     wrong = {"other_heads": convert_unet(state, replace(layout, heads=(1, 2, 3)))}
     for change in (other_order, other_frequencies, other_eps, other_eps_before_attention):
         wrong[change.__name__] = deepcopy(right)
         change(wrong[change.__name__])
-    differences = {what: difference(network(*inputs).sample, expected) for what, network in wrong.items()}
+    differences = {
+        what: difference(network(*inputs).sample, expected) for what, network in wrong.items()
+    }
     assert min(differences.values()) > 10 * SAME, differences
 
 
 @torch.no_grad()
 def test_the_running_mean_and_the_live_weights_are_told_apart(name, state):
     unet, layout = UNET[name], LAYOUT[name]
-    inputs = torch.randn(B, unet.latent, 16, 16), torch.tensor([1, 801]), torch.randn(B, K, unet.context)
+    inputs = (
+        torch.randn(B, unet.latent, 16, 16),
+        torch.tensor([1, 801]),
+        torch.randn(B, K, unet.context),
+    )
     of_mean, of_live = (convert_unet(state, layout, ema)(*inputs).sample for ema in (True, False))
     assert difference(of_mean, original_unet(part_of(state, unet, mean), *inputs)) < SAME
     assert difference(of_live, original_unet(part_of(state, unet, live), *inputs)) < SAME
@@ -601,7 +743,10 @@ def test_an_autoencoder_encodes_and_decodes_as_the_original(kind):
     found = encoded.latents if isinstance(autoencoder, VQModel) else encoded.latent_dist.parameters
     assert difference(found, expected) < SAME
     latents = expected[:, : AUTO[kind].latent]
-    assert difference(autoencoder.decode(latents).sample, original_decode(state, levels, latents)) < SAME
+    assert (
+        difference(autoencoder.decode(latents).sample, original_decode(state, levels, latents))
+        < SAME
+    )
     if AUTO[kind].codes:
         codes = autoencoder.quantize(latents)[2][2].view(B, *latents.shape[2:])
         assert torch.equal(codes, original_codes(state, latents))
@@ -611,7 +756,9 @@ def test_an_autoencoder_encodes_and_decodes_as_the_original(kind):
 def test_a_denoisers_checkpoint_holds_its_autoencoder(name, state):
     kind = LAYOUT[name].autoencoder
     own = {key: state[f"first_stage_model.{key}"] for key in autoencoder_shapes(AUTO[kind])}
-    of_both, of_own = (convert_autoencoder(given, AUTO_LAYOUT[kind]).state_dict() for given in (state, own))
+    of_both, of_own = (
+        convert_autoencoder(given, AUTO_LAYOUT[kind]).state_dict() for given in (state, own)
+    )
     assert of_both.keys() == of_own.keys()
     assert all(torch.equal(of_both[key], of_own[key]) for key in of_own)
 
@@ -627,11 +774,16 @@ def test_a_converted_denoiser_is_saved_and_loaded_as_any_other(name, state, tmp_
     assert facts["context_norm"] == LAYOUT[name].context_norm
     saved = loaded.state_dict()
     assert all(torch.equal(tensor, saved[key]) for key, tensor in denoiser.state_dict().items())
-    assert all(torch.equal(state[key], before[key]) for key in before), "the checkpoint is as it was"
+    assert all(torch.equal(state[key], before[key]) for key in before), (
+        "the checkpoint is as it was"
+    )
 
 
 def test_half_a_checkpoints_precision_gives_a_network_of_full_precision():
-    state = {key: random_tensor(shape).half() for key, shape in autoencoder_shapes(AUTO["kl-f16"]).items()}
+    state = {
+        key: random_tensor(shape).half()
+        for key, shape in autoencoder_shapes(AUTO["kl-f16"]).items()
+    }
     autoencoder = convert_autoencoder(state, AUTO_LAYOUT["kl-f16"])
     assert {tensor.dtype for tensor in autoencoder.state_dict().values()} == {torch.float32}
     assert torch.equal(autoencoder.quant_conv.weight, state["quant_conv.weight"].float())
@@ -655,8 +807,14 @@ def released(name: str) -> State:
     ("spoil", "told"),
     [
         (lambda state, key: state.pop(key), "absent: 1, the first {key}"),
-        (lambda state, key: state.update({key: of_no_size((4, 4))}), r"of another shape: 1, the first {key}, \[4, 4\] instead"),
-        (lambda state, key: state.update({f"{key}x": of_no_size((4,))}), "too many: 1, the first {key}x"),
+        (
+            lambda state, key: state.update({key: of_no_size((4, 4))}),
+            r"of another shape: 1, the first {key}, \[4, 4\] instead",
+        ),
+        (
+            lambda state, key: state.update({f"{key}x": of_no_size((4,))}),
+            "too many: 1, the first {key}x",
+        ),
         (
             lambda state, key: state.update({"cond_stage_model.w": of_no_size((4,))}),
             "too many: 1, the first cond_stage_model.w",
@@ -667,7 +825,8 @@ def test_a_tensor_that_does_not_fit_is_named(called, spoil, told):
     state, key = released("ffhq-2022"), called("middle_block.1.proj_in.weight")
     spoil(state, key)
     with pytest.raises(
-        WeightsError, match="checkpoint read as 'ffhq-2022': " + told.format(key=key.replace(".", r"\."))
+        WeightsError,
+        match="checkpoint read as 'ffhq-2022': " + told.format(key=key.replace(".", r"\.")),
     ) as error:
         convert_unet(state, LAYOUTS["ffhq-2022"], ema=called is mean)
     assert "fetch the file again" in str(error.value)
@@ -678,12 +837,19 @@ def test_a_tensor_that_does_not_fit_is_named(called, spoil, told):
     ("key", "shape", "told"),
     [
         ("decoder.mid.attn_1.q.weight", None, "absent: 1, the first {}decoder.mid.attn_1.q.weight"),
-        ("decoder.mid.attn_1.q.weight", (512, 512), "of another shape: 1, the first {}decoder.mid.attn_1.q.weight"),
+        (
+            "decoder.mid.attn_1.q.weight",
+            (512, 512),
+            "of another shape: 1, the first {}decoder.mid.attn_1.q.weight",
+        ),
         ("encoder.more.weight", (2,), "too many: 1, the first {}encoder.more.weight"),
     ],
 )
 def test_a_tensor_that_does_not_fit_an_autoencoder_is_named(prefix, key, shape, told):
-    state = {prefix + name: of_no_size(shape) for name, shape in autoencoder_shapes(RELEASED["vq-f4"]).items()}
+    state = {
+        prefix + name: of_no_size(shape)
+        for name, shape in autoencoder_shapes(RELEASED["vq-f4"]).items()
+    }
     state.pop(prefix + key, None)
     state |= {prefix + key: of_no_size(shape)} if shape else {}
     with pytest.raises(WeightsError, match="checkpoint read as 'vq-f4': " + told.format(prefix)):
@@ -694,7 +860,11 @@ def test_a_tensor_that_does_not_fit_an_autoencoder_is_named(prefix, key, shape, 
     ("given", "asked", "told"),
     [
         ("ffhq-2022", "imagenet-2022", "of the layout ffhq-2022: give that one"),
-        ("imagenet-2022", "laion-768-2022", "of the layout imagenet-2022 or imagenet-in-db-2022: give that one"),
+        (
+            "imagenet-2022",
+            "laion-768-2022",
+            "of the layout imagenet-2022 or imagenet-in-db-2022: give that one",
+        ),
         ("laion-768-2022", "ffhq-2022", "of the layout laion-768-2022: give that one"),
     ],
 )
@@ -703,7 +873,9 @@ def test_the_layout_that_a_checkpoint_has_is_named(given, asked, told):
         convert_denoiser(released(given), LAYOUTS[asked])
 
 
-@pytest.mark.parametrize(("given", "asked"), [("vqgan-f16", "vq-f16"), ("kl-f16", "vq-f4"), ("vq-f4", "kl-f16")])
+@pytest.mark.parametrize(
+    ("given", "asked"), [("vqgan-f16", "vq-f16"), ("kl-f16", "vq-f4"), ("vq-f4", "kl-f16")]
+)
 def test_the_layout_that_an_autoencoder_has_is_named(given, asked):
     state = {name: of_no_size(shape) for name, shape in autoencoder_shapes(RELEASED[given]).items()}
     with pytest.raises(WeightsError, match=f"of the layout {given}: give that one"):
@@ -711,8 +883,14 @@ def test_the_layout_that_an_autoencoder_has_is_named(given, asked):
 
 
 def test_a_checkpoint_without_a_running_mean_says_so():
-    state = {name: tensor for name, tensor in released("ffhq-2022").items() if not name.startswith("model_ema.")}
-    with pytest.raises(WeightsError, match="absent: 688, the first model_ema.diffusion_model.*ema=False"):
+    state = {
+        name: tensor
+        for name, tensor in released("ffhq-2022").items()
+        if not name.startswith("model_ema.")
+    }
+    with pytest.raises(
+        WeightsError, match="absent: 688, the first model_ema.diffusion_model.*ema=False"
+    ):
         convert_unet(state, LAYOUTS["ffhq-2022"])
 
 
@@ -751,8 +929,15 @@ class Touch:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_named_and_not_run(zipped, tmp_path):
     trace = tmp_path / "it-ran"
-    torch.save({"state_dict": TENSORS, "x": Touch(trace)}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=rf"a.ckpt: its pickle asks for {os.system.__module__}.system, and only tensors"):
+    torch.save(
+        {"state_dict": TENSORS, "x": Touch(trace)},
+        tmp_path / "a.ckpt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(
+        WeightsError,
+        match=rf"a.ckpt: its pickle asks for {os.system.__module__}.system, and only tensors",
+    ):
         read_checkpoint(tmp_path / "a.ckpt")
     assert not trace.exists()
 
@@ -761,9 +946,12 @@ def test_a_harmless_class_in_a_pickle_is_named_with_a_cure(tmp_path, monkeypatch
     module = ModuleType("lightning_of_2022")
     monkeypatch.setitem(sys.modules, "lightning_of_2022", module)
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": "lightning_of_2022"})
-    torch.save(LIGHTNING | {"callbacks": {module.ModelCheckpoint: {"best": 1}}}, tmp_path / "model.ckpt")
+    torch.save(
+        LIGHTNING | {"callbacks": {module.ModelCheckpoint: {"best": 1}}}, tmp_path / "model.ckpt"
+    )
     with pytest.raises(
-        WeightsError, match=r"asks for lightning_of_2022.ModelCheckpoint, .*Only if you trust its maker"
+        WeightsError,
+        match=r"asks for lightning_of_2022.ModelCheckpoint, .*Only if you trust its maker",
     ) as told:
         read_checkpoint(tmp_path / "model.ckpt")
     command = str(told.value).split('python -c "')[1].removesuffix('"')
@@ -780,10 +968,16 @@ def cut(path, write: Callable) -> None:
 REFUSED = {
     "half.ckpt": (lambda path: cut(path, READABLE["whole.ckpt"]), "is no whole checkpoint"),
     "half-oldest.ckpt": (lambda path: cut(path, READABLE["oldest.ckpt"]), "is no whole checkpoint"),
-    "half.safetensors": (lambda path: cut(path, READABLE["bare.safetensors"]), "is no whole checkpoint"),
+    "half.safetensors": (
+        lambda path: cut(path, READABLE["bare.safetensors"]),
+        "is no whole checkpoint",
+    ),
     "empty.ckpt": (lambda path: path.write_bytes(b""), "is no whole checkpoint"),
     "page.ckpt": (lambda path: path.write_text("<html>404</html>"), "is no whole checkpoint"),
-    "page.safetensors": (lambda path: path.write_text("<html>404</html>"), "is no whole checkpoint"),
+    "page.safetensors": (
+        lambda path: path.write_text("<html>404</html>"),
+        "is no whole checkpoint",
+    ),
     "folder.ckpt": (lambda path: path.mkdir(), "is no whole checkpoint"),
     "absent.ckpt": (lambda path: None, "there is no such file"),
     "absent.safetensors": (lambda path: None, "there is no such file"),

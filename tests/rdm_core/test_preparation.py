@@ -39,7 +39,11 @@ def levels(images, config):
     own = image_transform_v2(PreprocessCfg(**config), is_train=False)
     fast = preparation.normalised(preparation.resized(images))
     slow = torch.stack([own(Image.fromarray(image)) for image in images])
-    return ((fast - slow).abs() * 255 * torch.tensor(config["std"])[:, None, None]).amax(dim=(1, 2, 3)).numpy()
+    return (
+        ((fast - slow).abs() * 255 * torch.tensor(config["std"])[:, None, None])
+        .amax(dim=(1, 2, 3))
+        .numpy()
+    )
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
@@ -51,17 +55,24 @@ def test_an_image_of_the_right_size_is_not_touched():
     assert levels([smooth(64, 64)], CLIP).max() < 1e-3
 
 
-@pytest.mark.parametrize("other", [{"interpolation": "bilinear"}, {"resize_mode": "longest"}, {"size": (64, 32)}])
+@pytest.mark.parametrize(
+    "other", [{"interpolation": "bilinear"}, {"resize_mode": "longest"}, {"size": (64, 32)}]
+)
 def test_what_it_cannot_do_is_left_to_the_models_own_transform(other):
     assert preparation_of(CLIP | other) is None
 
 
 def test_vectors_of_real_images_agree_with_the_models_own_transform(real_data):
-    paths = sorted((real_data / "coco").rglob("*.jpg"))[:24] + sorted((real_data / "wikiart").rglob("*.jpg"))[:8]
+    paths = (
+        sorted((real_data / "coco").rglob("*.jpg"))[:24]
+        + sorted((real_data / "wikiart").rglob("*.jpg"))[:8]
+    )
     images = [decode(path.read_bytes()) for path in paths]
     encoder = load_encoder("rdm-shapes", BUILT_IN)
     with torch.no_grad():
-        own = encoder.model.encode_image(torch.stack([encoder.transform(Image.fromarray(image)) for image in images])).numpy()
+        own = encoder.model.encode_image(
+            torch.stack([encoder.transform(Image.fromarray(image)) for image in images])
+        ).numpy()
     own /= np.linalg.norm(own, axis=1, keepdims=True)
     cosines = (encoder.encode_images(images)[0] * own).sum(axis=1)
     assert cosines.min() > 0.9999
@@ -73,11 +84,17 @@ def jpeg(image, **how):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("how", [{"quality": 95, "subsampling": 0}, {"quality": 80}, {"progressive": True}], ids=str)
-def test_a_stored_jpeg_has_the_pixels_that_the_careful_decoder_gives_and_does_without_it(how, monkeypatch):
+@pytest.mark.parametrize(
+    "how", [{"quality": 95, "subsampling": 0}, {"quality": 80}, {"progressive": True}], ids=str
+)
+def test_a_stored_jpeg_has_the_pixels_that_the_careful_decoder_gives_and_does_without_it(
+    how, monkeypatch
+):
     data = jpeg(smooth(100, 130), **how)
     careful = decode(data)
-    monkeypatch.setattr("rdm_core.preparation.decode", lambda data: pytest.fail("the slow way was taken"))
+    monkeypatch.setattr(
+        "rdm_core.preparation.decode", lambda data: pytest.fail("the slow way was taken")
+    )
     np.testing.assert_array_equal(decode_stored(data), careful)
 
 
@@ -130,7 +147,11 @@ print(preparing, torch.get_num_threads(), ThreadPoolExecutor(1).submit(torch.get
 
 def test_the_threads_that_prepare_compute_alone_and_the_others_as_before():
     told = subprocess.run(
-        [sys.executable, "-c", THREADS], env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", THREADS],
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert told.stdout.strip() == "[1, 1, 1, 1] 2 2"
 

@@ -11,14 +11,21 @@ def clumps(count=40, seed=0):
     """Three clumps of unit vectors, and which is which."""
     rng = np.random.default_rng(seed)
     centres = 3 * rng.standard_normal((3, 16))
-    vectors = np.concatenate([centre + 0.3 * rng.standard_normal((count, 16)) for centre in centres]).astype(np.float32)
+    vectors = np.concatenate(
+        [centre + 0.3 * rng.standard_normal((count, 16)) for centre in centres]
+    ).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.repeat(np.arange(3), count)
 
 
 def test_what_lies_together_stays_together():
     vectors, clump = clumps()
     placed = project(vectors, perplexity=10)
-    assert placed.shape == (120, 2) and placed.dtype == np.float32 and placed.min() == 0 and placed.max() == 1
+    assert (
+        placed.shape == (120, 2)
+        and placed.dtype == np.float32
+        and placed.min() == 0
+        and placed.max() == 1
+    )
     distances = np.linalg.norm(placed[:, None] - placed[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (clump[distances.argmin(axis=1)] == clump).mean() > 0.98

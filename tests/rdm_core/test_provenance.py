@@ -10,7 +10,13 @@ from rdm_core.errors import RequestError
 from rdm_core.provenance import RECORD as RECORD_KEYWORD
 from rdm_core.provenance import encode_png, read_record
 
-RECORD = {"query": "ein Kreis ○ 🎨", "seed": 7, "neighbor_keys": ["a", "ä"], "scores": [0.25, -1.0], "database": None}
+RECORD = {
+    "query": "ein Kreis ○ 🎨",
+    "seed": 7,
+    "neighbor_keys": ["a", "ä"],
+    "scores": [0.25, -1.0],
+    "database": None,
+}
 
 
 @pytest.fixture
@@ -44,7 +50,9 @@ def saved_again(data: bytes, **how) -> bytes:
 
 @pytest.mark.parametrize("how", [{"format": "png"}, {"format": "jpeg"}], ids=["png", "jpeg"])
 def test_an_image_that_was_saved_again_is_refused_by_name(how, image):
-    with pytest.raises(RequestError, match=r"a/b.png: holds no record of how it was made.*rdm sample"):
+    with pytest.raises(
+        RequestError, match=r"a/b.png: holds no record of how it was made.*rdm sample"
+    ):
         read_record(saved_again(encode_png(image, RECORD), **how), "a/b.png")
 
 

@@ -9,7 +9,9 @@ from rdm_core.quality import MEASURES, frechet_distance, kernel_distance, qualit
 
 
 def cloud(count=400, width=6, seed=0, shift=0.0, scale=1.0):
-    return (shift + scale * np.random.default_rng(seed).standard_normal((count, width))).astype(np.float32)
+    return (shift + scale * np.random.default_rng(seed).standard_normal((count, width))).astype(
+        np.float32
+    )
 
 
 def test_the_frechet_distance_is_the_closed_form_of_two_gaussians():
@@ -17,13 +19,21 @@ def test_the_frechet_distance_is_the_closed_form_of_two_gaussians():
     means = np.square(a.mean(0) - b.mean(0)).sum()
     one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = np.sqrt(np.linalg.eigvals(one @ other).real).sum()
-    assert frechet_distance(a, b) == pytest.approx(means + np.trace(one) + np.trace(other) - 2 * root, rel=1e-4)
+    assert frechet_distance(a, b) == pytest.approx(
+        means + np.trace(one) + np.trace(other) - 2 * root, rel=1e-4
+    )
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_kernel_distance_is_zero_on_average_between_draws_of_one_distribution_and_seeded():
-    assert abs(kernel_distance(cloud(), cloud(seed=1))) < 0.02 < kernel_distance(cloud(), cloud(seed=1, shift=1.0))
-    assert kernel_distance(cloud(), cloud(seed=1), seed=3) == kernel_distance(cloud(), cloud(seed=1), seed=3)
+    assert (
+        abs(kernel_distance(cloud(), cloud(seed=1)))
+        < 0.02
+        < kernel_distance(cloud(), cloud(seed=1, shift=1.0))
+    )
+    assert kernel_distance(cloud(), cloud(seed=1), seed=3) == kernel_distance(
+        cloud(), cloud(seed=1), seed=3
+    )
 
 
 def test_samples_of_the_real_distribution_score_well_in_everything_and_copy_nothing():

@@ -45,7 +45,9 @@ def database() -> Database:
 
 def nearest(k: int) -> np.ndarray:
     """Rows [3, k] by hand."""
-    return np.argsort(-(QUERIES.vectors @ VECTORS.astype(np.float16).astype(np.float32).T), axis=1)[:, :k]
+    return np.argsort(-(QUERIES.vectors @ VECTORS.astype(np.float16).astype(np.float32).T), axis=1)[
+        :, :k
+    ]
 
 
 def check(found: Retrieved, count: int, slots: int) -> None:
@@ -53,7 +55,13 @@ def check(found: Retrieved, count: int, slots: int) -> None:
     assert len(found) == count
     assert found.vectors.shape == (count, slots, DIMENSION)
     assert all(getattr(found, name).shape == (count, slots) for name in FIELDS[1:])
-    assert [getattr(found, name).dtype for name in FIELDS] == [np.float32, np.float32, np.int8, np.int64, np.float32]
+    assert [getattr(found, name).dtype for name in FIELDS] == [
+        np.float32,
+        np.float32,
+        np.int8,
+        np.int64,
+        np.float32,
+    ]
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=-1), 1, atol=1e-6)
 
 
@@ -62,7 +70,9 @@ def same(a: Retrieved, b: Retrieved) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
 
 
-@pytest.mark.parametrize(("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"])
+@pytest.mark.parametrize(
+    ("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"]
+)
 def test_the_query_alone_needs_no_database(queries, kind):
     found = query_only(queries, None, 4)
     check(found, 3, 1)
@@ -85,7 +95,9 @@ def test_neighbors_are_the_nearest_rows_with_their_own_norms_and_not_the_query(d
     assert same(neighbors_only(IMAGES, database, 4), found)
 
 
-@pytest.mark.parametrize(("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"])
+@pytest.mark.parametrize(
+    ("queries", "kind"), [(QUERIES, TEXT), (IMAGES, QUERY)], ids=["text", "image"]
+)
 def test_query_and_neighbors_is_the_query_first_then_one_neighbor_less(queries, kind, database):
     found = query_and_neighbors(queries, database, 4)
     check(found, 3, 4)
@@ -106,18 +118,25 @@ def test_the_strategies_are_known_by_name():
 
 @pytest.mark.parametrize("name", ["query+neighbors", "neighbors"])
 def test_neighbors_without_a_database_are_refused(name):
-    with pytest.raises(RequestError, match=r"database: this context needs neighbors.*context 'query'"):
+    with pytest.raises(
+        RequestError, match=r"database: this context needs neighbors.*context 'query'"
+    ):
         STRATEGIES[name](QUERIES, None, 4)
 
 
 def test_more_neighbors_than_rows_are_refused(database):
-    with pytest.raises(RequestError, match=r"k: 51 neighbors asked of a database of 50 rows.*smaller k"):
+    with pytest.raises(
+        RequestError, match=r"k: 51 neighbors asked of a database of 50 rows.*smaller k"
+    ):
         neighbors_only(QUERIES, database, ROWS + 1)
     with pytest.raises(RequestError, match="k: 51 neighbors asked of a database of 50 rows"):
         query_and_neighbors(QUERIES, database, ROWS + 2)
     with pytest.raises(RequestError, match="k: 51 neighbors asked of a database of 50 rows"):
         neighbors_from_pool(QUERIES, database, ROWS + 1, 100, np.random.default_rng(0))
-    for found in (neighbors_only(QUERIES, database, ROWS), query_and_neighbors(QUERIES, database, ROWS + 1)):
+    for found in (
+        neighbors_only(QUERIES, database, ROWS),
+        query_and_neighbors(QUERIES, database, ROWS + 1),
+    ):
         assert (found.slots != ABSENT).all()
 
 
@@ -138,7 +157,10 @@ def test_what_the_index_does_not_find_is_absent(tmp_path):
 
 
 def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
-    drawn = [neighbors_from_pool(QUERIES, database, 3, 10, np.random.default_rng(seed)) for seed in range(200)]
+    drawn = [
+        neighbors_from_pool(QUERIES, database, 3, 10, np.random.default_rng(seed))
+        for seed in range(200)
+    ]
     again = neighbors_from_pool(QUERIES, database, 3, 10, np.random.default_rng(0))
     np.testing.assert_array_equal(again.rows, drawn[0].rows)
     assert len({found.rows.tobytes() for found in drawn}) > 100
@@ -156,14 +178,20 @@ def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
 
 
 def test_each_query_draws_from_its_pool_on_its_own(database):
-    found = neighbors_from_pool(QUERIES.take(np.zeros(20, int)), database, 3, 10, np.random.default_rng(0))
+    found = neighbors_from_pool(
+        QUERIES.take(np.zeros(20, int)), database, 3, 10, np.random.default_rng(0)
+    )
     assert len({row.tobytes() for row in found.rows}) > 10
 
 
 def test_a_pool_may_be_the_whole_database_but_not_smaller_than_k(database):
-    assert (neighbors_from_pool(QUERIES, database, 3, 1000, np.random.default_rng(0)).slots == NEIGHBOR).all()
+    assert (
+        neighbors_from_pool(QUERIES, database, 3, 1000, np.random.default_rng(0)).slots == NEIGHBOR
+    ).all()
     np.testing.assert_array_equal(
-        neighbors_from_pool(QUERIES, database, 4, 4, np.random.default_rng(0)).rows, nearest(4), "a pool of k is the neighbors"
+        neighbors_from_pool(QUERIES, database, 4, 4, np.random.default_rng(0)).rows,
+        nearest(4),
+        "a pool of k is the neighbors",
     )
     with pytest.raises(RequestError, match=r"pool: 3 rows cannot give 4 neighbors.*at least k"):
         neighbors_from_pool(QUERIES, database, 4, 3, np.random.default_rng(0))
@@ -179,7 +207,11 @@ def test_what_the_denoiser_is_given_is_what_was_retrieved(database):
 
 
 def test_joined_contexts_lie_side_by_side(database):
-    parts = [query_only(IMAGES, None, 1), neighbors_only(QUERIES, database, 2), query_only(QUERIES, None, 1)]
+    parts = [
+        query_only(IMAGES, None, 1),
+        neighbors_only(QUERIES, database, 2),
+        query_only(QUERIES, None, 1),
+    ]
     together = joined(*parts)
     check(together, 3, 4)
     np.testing.assert_array_equal(together.slots, [[QUERY, NEIGHBOR, NEIGHBOR, TEXT]] * 3)
@@ -242,20 +274,26 @@ def test_between_two_queries_lies_the_great_circle_at_even_speed():
     whole = np.arccos((QUERIES.vectors * OTHERS.vectors).sum(axis=1))
     np.testing.assert_allclose(angles, whole[:, None] * SHARES, atol=2e-3)
     for query in range(3):
-        plane = np.linalg.svd(np.stack([QUERIES.vectors[query], OTHERS.vectors[query]]), full_matrices=False)[2]
+        plane = np.linalg.svd(
+            np.stack([QUERIES.vectors[query], OTHERS.vectors[query]]), full_matrices=False
+        )[2]
         np.testing.assert_allclose(found[query] @ plane.T @ plane, found[query], atol=1e-6)
 
 
 def test_between_two_queries_norms_are_mixed_and_a_text_stays_a_text():
     found = interpolated(QUERIES, OTHERS, SHARES)
-    np.testing.assert_allclose(found.norms.reshape(3, 4), [[7, 8, 9, 11], [8, 8.5, 9, 10], [9, 9, 9, 9]])
+    np.testing.assert_allclose(
+        found.norms.reshape(3, 4), [[7, 8, 9, 11], [8, 8.5, 9, 10], [9, 9, 9, 9]]
+    )
     assert found.texts
     assert not interpolated(IMAGES, IMAGES, SHARES).texts
 
 
 def test_between_two_equal_queries_there_is_only_that_query():
     nearly = QUERIES.vectors + 1e-6
-    nearly = Queries(nearly / np.linalg.norm(nearly, axis=1, keepdims=True), QUERIES.norms, texts=True)
+    nearly = Queries(
+        nearly / np.linalg.norm(nearly, axis=1, keepdims=True), QUERIES.norms, texts=True
+    )
     for other in (QUERIES, nearly):
         for step in range(len(SHARES)):
             np.testing.assert_allclose(between(QUERIES, other)[:, step], QUERIES.vectors, atol=1e-5)
@@ -274,7 +312,9 @@ RANKED = [5, 1, 3, 7, 2, 6, 9]
 """Rows that were retrieved, most often first, equal counts by row."""
 
 
-@pytest.mark.parametrize(("top_m", "kept"), [(1, 7), (5 / 7, 5), (0.5, 4), (2 / 7, 2), (0.2, 1), (0.001, 1)])
+@pytest.mark.parametrize(
+    ("top_m", "kept"), [(1, 7), (5 / 7, 5), (0.5, 4), (2 / 7, 2), (0.2, 1), (0.001, 1)]
+)
 def test_pseudo_queries_are_drawn_among_the_share_most_often_retrieved(top_m, kept):
     drawn = draw_pseudo_queries(COUNTS, top_m, 500, np.random.default_rng(0), weighted=False)
     assert drawn.shape == (500,)
@@ -285,12 +325,18 @@ def test_pseudo_queries_are_uniform_or_weighted_by_count():
     uniform = draw_pseudo_queries(COUNTS, 1, 20_000, np.random.default_rng(0), weighted=False)
     weighted = draw_pseudo_queries(COUNTS, 1, 20_000, np.random.default_rng(0), weighted=True)
     retrieved = COUNTS > 0
-    np.testing.assert_allclose(np.bincount(uniform, minlength=10) / 20_000, retrieved / retrieved.sum(), atol=0.015)
-    np.testing.assert_allclose(np.bincount(weighted, minlength=10) / 20_000, COUNTS / COUNTS.sum(), atol=0.015)
+    np.testing.assert_allclose(
+        np.bincount(uniform, minlength=10) / 20_000, retrieved / retrieved.sum(), atol=0.015
+    )
+    np.testing.assert_allclose(
+        np.bincount(weighted, minlength=10) / 20_000, COUNTS / COUNTS.sum(), atol=0.015
+    )
 
 
 def test_pseudo_queries_depend_on_the_seed_alone():
-    first, again, other = (draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(seed), True) for seed in (0, 0, 1))
+    first, again, other = (
+        draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(seed), True) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -302,5 +348,7 @@ def test_an_impossible_share_is_refused(top_m):
 
 
 def test_a_database_nothing_was_retrieved_from_has_no_proposal():
-    with pytest.raises(RequestError, match=r"proposal: no database row was ever retrieved.*neighbor table"):
+    with pytest.raises(
+        RequestError, match=r"proposal: no database row was ever retrieved.*neighbor table"
+    ):
         draw_pseudo_queries(np.zeros(5, int), 1, 5, np.random.default_rng(0), weighted=False)

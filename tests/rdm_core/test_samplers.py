@@ -1,4 +1,6 @@
-"""Samplers: the same steps as diffusers' schedulers, and near the truth where the truth is known."""
+"""Samplers: the same steps as diffusers' schedulers, and near the truth where the truth is
+known.
+"""
 
 import math
 
@@ -51,7 +53,9 @@ def no_noise() -> torch.Tensor:
     raise AssertionError("a deterministic sampler asked for noise")
 
 
-def drawn(process: Process, name: str | None, predict: Predict, x: torch.Tensor, steps: int) -> torch.Tensor:
+def drawn(
+    process: Process, name: str | None, predict: Predict, x: torch.Tensor, steps: int
+) -> torch.Tensor:
     """What the sampler of that name makes of x, without fresh noise."""
     return sampler_of(process, name, steps, 0.0)(process, predict, x, steps, no_noise, 0.0)
 
@@ -71,17 +75,28 @@ def visited(process: Process, name: str | None, steps: int) -> list[float]:
 # -- against diffusers
 
 
-def assert_steps_are_diffusers(sampler: Sampler, process: Diffusion, steps: int, eta: float = 0.0, **schedule) -> None:
+def assert_steps_are_diffusers(
+    sampler: Sampler, process: Diffusion, steps: int, eta: float = 0.0, **schedule
+) -> None:
     """The same times and the same x at each of them, and in the end."""
     kind = "v_prediction" if process.velocity else "epsilon"
     scheduler = DDIMScheduler(
-        1000, 0.0015, 0.0195, "scaled_linear", clip_sample=False, set_alpha_to_one=False, prediction_type=kind, **schedule
+        1000,
+        0.0015,
+        0.0195,
+        "scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=kind,
+        **schedule,
     )
     scheduler.set_timesteps(steps)
     generator, expected = torch.Generator().manual_seed(3), [start()]
     for step in scheduler.timesteps:
         prediction = fake_network(expected[-1], int(step) / 1000)
-        expected.append(scheduler.step(prediction, step, expected[-1], eta=eta, generator=generator).prev_sample)
+        expected.append(
+            scheduler.step(prediction, step, expected[-1], eta=eta, generator=generator).prev_sample
+        )
 
     found, times, fresh = [], [], torch.Generator().manual_seed(3)
 
@@ -116,20 +131,28 @@ def test_ddim_2022_with_fresh_noise_is_the_2022_papers_sampler(eta, velocity):
 @pytest.mark.parametrize("process", ["epsilon", "velocity"])
 @pytest.mark.parametrize("steps", [1, 10, 50, 100, 500])
 def test_ddim_is_diffusers_with_trailing_steps(steps, process):
-    """Where the steps divide 1000: elsewhere diffusers' own steps do not end where its next ones begin."""
+    """Where the steps divide 1000: elsewhere diffusers' own steps do not end where its next ones
+    begin.
+    """
     assert_steps_are_diffusers(sample_ddim, PROCESSES[process], steps, timestep_spacing="trailing")
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim_from_pure_noise_is_diffusers_with_trailing_steps(eta):
     process = PROCESSES["zero terminal"]
-    assert_steps_are_diffusers(sample_ddim, process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    assert_steps_are_diffusers(
+        sample_ddim, process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True
+    )
 
 
 def test_eta_changes_what_is_drawn():
     generator = torch.Generator().manual_seed(0)
-    noisy = sample_ddim(Diffusion(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), 1.0)
-    assert not torch.allclose(noisy, drawn(Diffusion(), "ddim", fake_network, start(), 20), atol=1e-2)
+    noisy = sample_ddim(
+        Diffusion(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), 1.0
+    )
+    assert not torch.allclose(
+        noisy, drawn(Diffusion(), "ddim", fake_network, start(), 20), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
@@ -138,7 +161,9 @@ def test_euler_is_diffusers_euler_at_equally_spaced_times(steps):
     scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
     expected = start()
     for step in scheduler.timesteps:
-        expected = scheduler.step(fake_network(expected, float(step) / 1000), step, expected).prev_sample
+        expected = scheduler.step(
+            fake_network(expected, float(step) / 1000), step, expected
+        ).prev_sample
     found = drawn(FlowMatching(), "euler", fake_network, start(), steps)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -162,9 +187,13 @@ MEAN, DEVIATION = 0.3, 0.5
 
 
 def error(process: Process, name: str, steps: int) -> float:
-    """How far the mean and the standard deviation of what is drawn are from the data's; noise to image is affine here."""
+    """How far the mean and the standard deviation of what is drawn are from the data's; noise to
+    image is affine here.
+    """
     noise = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
-    at_zero, at_one = drawn(process, name, towards(process, MEAN, DEVIATION), noise, steps).flatten().tolist()
+    at_zero, at_one = (
+        drawn(process, name, towards(process, MEAN, DEVIATION), noise, steps).flatten().tolist()
+    )
     return max(abs(at_zero - MEAN), abs(at_one - at_zero - DEVIATION))
 
 
@@ -198,7 +227,9 @@ def test_the_solvers_take_every_number_of_steps_from_full_noise_too(name, steps)
 
 
 def test_the_times_of_the_release_are_its_own():
-    assert grid_of_2022(30) == [1 + 33 * i for i in range(31)][::-1], "31 evaluations for 30, from 991 on"
+    assert grid_of_2022(30) == [1 + 33 * i for i in range(31)][::-1], (
+        "31 evaluations for 30, from 991 on"
+    )
     assert len(grid_of_2022(150)) == 167
     for steps in (2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500):
         assert grid_of_2022(steps) == (torch.arange(0, 1000, 1000 // steps) + 1).flip(0).tolist()
@@ -212,7 +243,9 @@ def test_the_times_of_the_release_are_its_own():
 def test_no_number_of_steps_shifts_the_mean_of_what_is_drawn(steps, process):
     """A start below full noise would: by 0.023 at 334 steps and 0.033 at 600."""
     noise = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    found = drawn(PROCESSES[process], "ddim", towards(PROCESSES[process], MEAN, DEVIATION), noise, steps)
+    found = drawn(
+        PROCESSES[process], "ddim", towards(PROCESSES[process], MEAN, DEVIATION), noise, steps
+    )
     assert found.item() == pytest.approx(MEAN, abs=0.003)
 
 
@@ -223,7 +256,10 @@ def test_more_steps_come_nearer_to_the_right_mean_and_deviation(process, name):
     assert errors[2] < 0.015
 
 
-@pytest.mark.parametrize(("process", "name"), [(p, name) for p, name in FITTING if name not in ("euler", "ddim", "ddim-2022")])
+@pytest.mark.parametrize(
+    ("process", "name"),
+    [(p, name) for p, name in FITTING if name not in ("euler", "ddim", "ddim-2022")],
+)
 def test_at_20_steps_the_second_order_is_far_nearer_than_the_first(process, name):
     plain = "euler" if process == "flow" else "ddim"
     assert error(PROCESSES[process], name, 20) < error(PROCESSES[process], plain, 20) / 4
@@ -259,7 +295,12 @@ def test_eulers_error_falls_with_the_steps_and_heuns_with_their_square():
     """dx/dt = x from 1 to 0 divides by e."""
     for name, fall in (("euler", 10), ("heun", 100)):
         errors = [
-            (drawn(FlowMatching(), name, lambda x, t: x, start().double(), steps) - start() / math.e).abs().max()
+            (
+                drawn(FlowMatching(), name, lambda x, t: x, start().double(), steps)
+                - start() / math.e
+            )
+            .abs()
+            .max()
             for steps in (5, 50, 500)
         ]
         assert errors[0] / errors[1] == pytest.approx(fall, rel=0.3)
@@ -283,7 +324,9 @@ def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name
         assert len(set(times)) == steps, "no time comes twice"
 
 
-@pytest.mark.parametrize(("process", "name"), [("flow", "unipc"), ("epsilon", "dpm++"), ("zero terminal", "ddim")])
+@pytest.mark.parametrize(
+    ("process", "name"), [("flow", "unipc"), ("epsilon", "dpm++"), ("zero terminal", "ddim")]
+)
 def test_as_many_steps_as_the_process_has_can_be_visited(process, name):
     assert len(visited(PROCESSES[process], name, 1000)) == 1000
 
@@ -315,11 +358,23 @@ def test_a_sampler_is_known_by_name():
 @pytest.mark.parametrize(
     ("process", "name", "usable"),
     [
-        ("flow", "ddim-2022", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
+        (
+            "flow",
+            "ddim-2022",
+            r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\.",
+        ),
         ("flow", "ddim", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
         ("flow", "plms", r"trained with flow matching. Use one of: euler, heun, dpm\+\+, unipc\."),
-        ("epsilon", "heun", r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\."),
-        ("velocity", "euler", r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\."),
+        (
+            "epsilon",
+            "heun",
+            r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\.",
+        ),
+        (
+            "velocity",
+            "euler",
+            r"trained with a diffusion process. Use one of: ddim, ddim-2022, dpm\+\+, unipc\.",
+        ),
     ],
 )
 def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(process, name, usable):
@@ -327,14 +382,22 @@ def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(process, name
         sampler_of(PROCESSES[process], name, 10, 0.0)
 
 
-@pytest.mark.parametrize(("process", "name"), [("flow", None), ("flow", "heun"), ("epsilon", "dpm++"), ("velocity", "unipc")])
+@pytest.mark.parametrize(
+    ("process", "name"),
+    [("flow", None), ("flow", "heun"), ("epsilon", "dpm++"), ("velocity", "unipc")],
+)
 def test_an_eta_that_would_not_be_used_is_refused(process, name):
-    with pytest.raises(RequestError, match=r"eta: 0.5, but the sampler '.+' adds no noise.*Use eta=0, or sampler=ddim"):
+    with pytest.raises(
+        RequestError,
+        match=r"eta: 0.5, but the sampler '.+' adds no noise.*Use eta=0, or sampler=ddim",
+    ):
         sampler_of(PROCESSES[process], name, 10, 0.5)
     assert sampler_of(Diffusion(), "ddim", 10, 0.5) is sample_ddim
     assert sampler_of(Diffusion(), "ddim-2022", 10, 0.5) is sample_ddim_2022
 
 
 def test_more_steps_than_the_process_has_are_refused(process):
-    with pytest.raises(RequestError, match=r"steps: 1001 steps of a process that has 1000.*at most 1000"):
+    with pytest.raises(
+        RequestError, match=r"steps: 1001 steps of a process that has 1000.*at most 1000"
+    ):
         sampler_of(process, None, 1001, 0.0)

@@ -1,4 +1,6 @@
-"""Search: exact is exact, own images are left out, an approximate index answers in the same terms."""
+"""Search: exact is exact, own images are left out, an approximate index answers in the same
+terms.
+"""
 
 import faiss
 import numpy as np
@@ -48,7 +50,9 @@ def test_exact_search_is_brute_force_whatever_the_tiles(queries, tile_rows):
 @pytest.mark.parametrize("k", [1, 3, 7, 20, 120])
 @pytest.mark.parametrize("queries", [3, 40], ids=lambda n: f"{n} queries")
 def test_equal_scores_are_ordered_by_row_whatever_the_tiles(queries, k, tile_rows):
-    corners = np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32) - 0.5  # unit, all products exact
+    corners = (
+        np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32) - 0.5
+    )  # unit, all products exact
     rows, _ = search_exact(corners[:queries], corners, k, tile_rows)
     np.testing.assert_array_equal(rows, by_hand(corners[:queries], corners, k)[0])
 
@@ -72,10 +76,14 @@ def test_half_precision_from_a_memory_map_is_searched_as_stored(tmp_path):
 
 
 def crops(images: int, most: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of 1..most crops of each image, crops of one image near each other, and the image each came from."""
+    """Vectors of 1..most crops of each image, crops of one image near each other, and the image
+    each came from.
+    """
     rng = np.random.default_rng(seed)
     sources = np.repeat(np.arange(images), rng.integers(1, most + 1, images))
-    vectors = unit(images)[sources] + 0.05 * rng.standard_normal((len(sources), 32)).astype(np.float32)
+    vectors = unit(images)[sources] + 0.05 * rng.standard_normal((len(sources), 32)).astype(
+        np.float32
+    )
     order = rng.permutation(len(sources))
     vectors = vectors[order] / np.linalg.norm(vectors[order], axis=1, keepdims=True)
     return vectors, np.array([f"image-{i}" for i in sources[order]])
@@ -95,7 +103,9 @@ def test_neighbors_leave_out_every_crop_of_the_querys_own_image_and_are_still_k(
 
 def test_queries_from_elsewhere_lose_nothing():
     vectors, sources = crops(images=10, most=3)
-    rows, scores = search_neighbors(unit(4, seed=5), np.array(["x", "y", "z", "x"]), vectors, sources, k=5)
+    rows, scores = search_neighbors(
+        unit(4, seed=5), np.array(["x", "y", "z", "x"]), vectors, sources, k=5
+    )
     expected_rows, expected_scores = search_exact(unit(4, seed=5), vectors, 5)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_array_equal(scores, expected_scores)
@@ -114,7 +124,9 @@ def test_a_list_shortened_by_the_querys_own_image_is_padded():
 def test_a_group_of_hundreds_is_left_out_whole_and_lists_are_still_k():
     vectors = unit(2000)
     groups = np.asarray([f"author-{i % 4}" for i in range(2000)], dtype=object)
-    vectors[groups == "author-0"] = vectors[0] + 0.1 * vectors[groups == "author-0"]  # 500 works near to each other
+    vectors[groups == "author-0"] = (
+        vectors[0] + 0.1 * vectors[groups == "author-0"]
+    )  # 500 works near to each other
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows, _ = search_neighbors(vectors[:3], groups[:3], vectors, groups, k=7)
     every = vectors[:3].astype(np.float64) @ vectors.astype(np.float64).T
@@ -127,7 +139,9 @@ def test_groups_of_two_kinds_are_both_left_out_and_none_is_no_group():
     authors = np.asarray(["Ada" if i % 2 else None for i in range(60)], dtype=object)
     groups = np.stack([sources, authors], axis=1)
     rows, _ = search_neighbors(unit(60)[:2], groups[:2], unit(60), groups, k=20)
-    assert 0 not in rows[0] and any(authors[row] is None for row in rows[0]), "an unknown author excludes nobody"
+    assert 0 not in rows[0] and any(authors[row] is None for row in rows[0]), (
+        "an unknown author excludes nobody"
+    )
     assert all(authors[row] is None for row in rows[1]), "Ada's own are left out"
 
 
@@ -136,13 +150,15 @@ def test_planted_duplicates_above_the_cap_are_passed_over():
     copies = np.concatenate([vectors[:10] + 0.01 * unit(10, seed=7 + i) for i in range(50)])
     database = np.concatenate([vectors, copies / np.linalg.norm(copies, axis=1, keepdims=True)])
     nobody = np.asarray([None] * 800, dtype=object)
-    rows, scores = search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5, score_cap=0.99)
+    rows, scores = search_neighbors(
+        vectors[:10], nobody[:10], database, nobody, k=5, score_cap=0.99
+    )
     assert (scores <= 0.99).all() and (scores > NO_SCORE).all()
     every = np.where((full := vectors[:10] @ database.T) > 0.99, -np.inf, full)
     np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :5])
-    assert (search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5)[1][:, 0] > 0.999).all(), (
-        "without a cap they come"
-    )
+    assert (
+        search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5)[1][:, 0] > 0.999
+    ).all(), "without a cap they come"
 
 
 def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_search_finds(tmp_path):
@@ -158,19 +174,26 @@ def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_sea
     exact, exact_scores = search_exact(queries, vectors, 10)
     assert recall_at_k(found, exact) > 0.9
     assert (found.dtype, scores.dtype) == (np.int64, np.float32)
-    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5, err_msg="a score is a cosine, larger is nearer")
+    np.testing.assert_allclose(
+        scores[:, 0], exact_scores[:, 0], atol=1e-5, err_msg="a score is a cosine, larger is nearer"
+    )
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
 def test_too_little_memory_for_an_index_is_refused(tmp_path):
-    with pytest.raises(RequestError, match=r"1KB is not enough for an index over 1,200 vectors of dimension 32.*Give more"):
+    with pytest.raises(
+        RequestError,
+        match=r"1KB is not enough for an index over 1,200 vectors of dimension 32.*Give more",
+    ):
         build_index(unit(1200), tmp_path / "index.faiss", memory="1KB")
     assert not (tmp_path / "index.faiss").exists()
 
 
 @pytest.fixture
 def inverted_lists(tmp_path):
-    """The file of an index that looks at one of eight lists only, so that it finds less than is there."""
+    """The file of an index that looks at one of eight lists only, so that it finds less than is
+    there.
+    """
     index = faiss.index_factory(32, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(unit(400))
     index.add(unit(400))
@@ -179,19 +202,36 @@ def inverted_lists(tmp_path):
 
 
 def test_an_index_is_set_to_the_least_effort_that_reaches_the_recall_asked_for(inverted_lists):
-    curve = tune_index(inverted_lists, unit(50, seed=3), search_exact(unit(50, seed=3), unit(400), 10)[0], recall_target=0.999)
+    curve = tune_index(
+        inverted_lists,
+        unit(50, seed=3),
+        search_exact(unit(50, seed=3), unit(400), 10)[0],
+        recall_target=0.999,
+    )
     assert curve[0].setting == "nprobe=8" and curve[-1].recall >= 0.999, "all eight lists"
     assert all(0 < setting.p50_milliseconds <= setting.p95_milliseconds for setting in curve)
     found, _ = Searcher(unit(400), inverted_lists).search(unit(50, seed=3), 10)
-    np.testing.assert_array_equal(found, search_exact(unit(50, seed=3), unit(400), 10)[0], "the setting is in the file")
+    np.testing.assert_array_equal(
+        found, search_exact(unit(50, seed=3), unit(400), 10)[0], "the setting is in the file"
+    )
 
 
 def test_a_graph_is_searched_harder_until_it_finds_enough_and_the_curve_rises(tmp_path):
     index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
     index.add(unit(3000))
     faiss.write_index(index, str(tmp_path / "i"))
-    low = tune_index(tmp_path / "i", unit(100, seed=3), search_exact(unit(100, seed=3), unit(3000), 10)[0], recall_target=0.5)
-    high = tune_index(tmp_path / "i", unit(100, seed=3), search_exact(unit(100, seed=3), unit(3000), 10)[0], recall_target=0.9)
+    low = tune_index(
+        tmp_path / "i",
+        unit(100, seed=3),
+        search_exact(unit(100, seed=3), unit(3000), 10)[0],
+        recall_target=0.5,
+    )
+    high = tune_index(
+        tmp_path / "i",
+        unit(100, seed=3),
+        search_exact(unit(100, seed=3), unit(3000), 10)[0],
+        recall_target=0.9,
+    )
     assert low[-1].recall >= 0.5 and high[-1].recall >= 0.9 and len(high) > len(low)
     assert [s.setting for s in high[:2]] == ["efSearch=8", "efSearch=16"]
     recalls = [setting.recall for setting in high]
@@ -202,13 +242,21 @@ def test_a_target_out_of_reach_leaves_the_most_effort_and_an_exhaustive_index_ha
     index = faiss.index_factory(32, "HNSW4", faiss.METRIC_INNER_PRODUCT)
     index.add(unit(200))
     faiss.write_index(index, str(tmp_path / "i"))
-    curve = tune_index(tmp_path / "i", unit(20, seed=3), search_exact(unit(20, seed=3), unit(200), 10)[0], recall_target=1.1)
+    curve = tune_index(
+        tmp_path / "i",
+        unit(20, seed=3),
+        search_exact(unit(20, seed=3), unit(200), 10)[0],
+        recall_target=1.1,
+    )
     assert curve[-1].setting == "efSearch=4096"
     flat = faiss.IndexFlatIP(32)
     flat.add(unit(200))
     faiss.write_index(flat, str(tmp_path / "flat"))
     (only,) = tune_index(
-        tmp_path / "flat", unit(20, seed=3), search_exact(unit(20, seed=3), unit(200), 10)[0], recall_target=1.0
+        tmp_path / "flat",
+        unit(20, seed=3),
+        search_exact(unit(20, seed=3), unit(200), 10)[0],
+        recall_target=1.0,
     )
     assert (only.setting, only.recall) == ("exhaustive", 1.0)
 
@@ -235,7 +283,9 @@ def test_recall_is_the_share_of_exact_rows_found():
     exact = np.array([[0, 1, 2, 3], [4, 5, NO_ROW, NO_ROW]])
     assert recall_at_k(exact, exact) == 1
     assert recall_at_k(exact[:, ::-1], exact) == 1, "order does not count"
-    assert recall_at_k(np.array([[0, 1, 8, 9], [4, NO_ROW, NO_ROW, NO_ROW]]), exact) == pytest.approx(3 / 6)
+    assert recall_at_k(
+        np.array([[0, 1, 8, 9], [4, NO_ROW, NO_ROW, NO_ROW]]), exact
+    ) == pytest.approx(3 / 6)
     assert recall_at_k(np.full((2, 4), NO_ROW), exact) == 0
     assert recall_at_k(exact, np.full((2, 4), NO_ROW)) == 1, "there was nothing to find"
 
@@ -244,7 +294,9 @@ def test_vectors_from_outside_become_unit_queries():
     raw = 5 * unit(3)
     np.testing.assert_allclose(unit_queries(raw, 32, "here"), unit(3), atol=1e-6)
     assert unit_queries(raw[0], 32, "here").shape == (1, 32)
-    assert unit_queries(np.full(32, 1e30, np.float32), 32, "here")[0, 0] == pytest.approx(32**-0.5), "no overflow"
+    assert unit_queries(np.full(32, 1e30, np.float32), 32, "here")[0, 0] == pytest.approx(
+        32**-0.5
+    ), "no overflow"
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,17 @@ FACTS = {
 
 @pytest.fixture
 def trained(tiny_config, tiny_denoiser, tiny_data):
-    """Three steps of training: the configuration, the denoiser with its running mean, and the last state."""
+    """Three steps of training: the configuration, the denoiser with its running mean, and the last
+    state.
+    """
     kept = []
     tiny_config = replace(tiny_config, **EXTRAS)
     training = TrainingConfig(steps=3, batch=4, learning_rate=1e-2, warmup_steps=1, k=2)
     hooks = Hooks(log=lambda record, speed: None, save=lambda step, state: kept.append(state))
     space = load_latent_space(PIXELS)
-    denoiser = train(tiny_denoiser(tiny_config), FlowMatching(), space, tiny_data(), training, hooks)
+    denoiser = train(
+        tiny_denoiser(tiny_config), FlowMatching(), space, tiny_data(), training, hooks
+    )
     return tiny_config, denoiser, kept[-1]
 
 
@@ -45,18 +49,26 @@ def test_the_running_mean_is_what_is_published(trained, tmp_path):
     assert published.keys() == expected.keys()
     for name, parameter in expected.items():
         assert torch.equal(published[name], parameter), name
-    different = [not torch.equal(p, torch.from_numpy(state[f"weights/{n}"])) for n, p in published.items()]
+    different = [
+        not torch.equal(p, torch.from_numpy(state[f"weights/{n}"])) for n, p in published.items()
+    ]
     assert any(different), "the mean differs from the last step's weights"
     assert torch.equal(loaded.means, denoiser.means)
     assert denoiser.means.any()
-    told = {"dimension": 8, "context_norm": config.context_norm, "parameters": parameter_count(denoiser)}
+    told = {
+        "dimension": 8,
+        "context_norm": config.context_norm,
+        "parameters": parameter_count(denoiser),
+    }
     assert facts == FACTS | EXTRAS | told
 
 
 def test_a_state_without_a_tensor_cannot_be_published(trained, tmp_path):
     config, _, state = trained
     with pytest.raises(KeyError, match="ema/null"):
-        publish_weights(tmp_path, config, {name: a for name, a in state.items() if name != "ema/null"}, FACTS)
+        publish_weights(
+            tmp_path, config, {name: a for name, a in state.items() if name != "ema/null"}, FACTS
+        )
     assert not (tmp_path / "context.json").exists()
 
 

@@ -11,7 +11,9 @@ def writer(part_name, content=None):
     """Two files a part, one of them in a folder."""
 
     def write(scratch):
-        (scratch / f"{part_name}.tar").write_bytes(f"images of {content or part_name}".encode() * 50)
+        (scratch / f"{part_name}.tar").write_bytes(
+            f"images of {content or part_name}".encode() * 50
+        )
         (scratch / "more").mkdir()
         (scratch / "more" / f"{part_name}.txt").write_text(content or part_name)
         return 3, {"ok": 2, "rejected: too small": 1}
@@ -22,7 +24,8 @@ def writer(part_name, content=None):
 def build_all(root, plan=PLAN, contents=PART_NAMES, written=None):
     """What a flow does: keep a finished build, keep whole parts, write the others, commit.
 
-    Part i is made from contents[i]; the names of those that had to be written are added to `written`.
+    Part i is made from contents[i]; the names of those that had to be written are added to
+    `written`.
     """
     with begin(root, plan) as build:
         if build.finished:
@@ -40,4 +43,6 @@ def build_all(root, plan=PLAN, contents=PART_NAMES, written=None):
 
 
 def files_under(directory):
-    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    )

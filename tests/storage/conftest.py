@@ -19,7 +19,9 @@ LICENCES = ("CC-BY", None, "CC0")
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Artifact]:
-    """make(kind, name, writer, ...) publishes under tmp_path; each writer(scratch, part_name) writes one part."""
+    """make(kind, name, writer, ...) publishes under tmp_path; each writer(scratch, part_name)
+    writes one part.
+    """
 
     def made(kind, name, *writers, parameters=None, inputs=None, measured=None):
         with begin(tmp_path, Plan(kind, name, parameters or {}, inputs or {})) as build:
@@ -28,7 +30,11 @@ def make(tmp_path: Path) -> Callable[..., Artifact]:
             parts = []
             for number, write in enumerate(writers):
                 part_name = f"{number:05d}"
-                parts.append(build.write_part(part_name, "", lambda scratch, w=write, n=part_name: counted(w(scratch, n))))
+                parts.append(
+                    build.write_part(
+                        part_name, "", lambda scratch, w=write, n=part_name: counted(w(scratch, n))
+                    )
+                )
             return build.commit(parts, measured or {})
 
     return made
@@ -41,7 +47,9 @@ def counted(result):
 
 @pytest.fixture
 def sample() -> Callable[..., EncodedSample]:
-    """sample(3) is an accepted sample with every field filled; keywords replace fields, reason= makes a reject."""
+    """sample(3) is an accepted sample with every field filled; keywords replace fields, reason=
+    makes a reject.
+    """
 
     def made(number, image=None, extension="png", **fields):
         values = {
@@ -53,7 +61,11 @@ def sample() -> Callable[..., EncodedSample]:
             "licence": LICENCES[number % len(LICENCES)],
             "source_url": f"https://example.org/{number}",
         }
-        values |= {"status": "rejected"} if "reason" in fields else {"width": 4, "height": 4, "sha256": "0" * 64}
+        values |= (
+            {"status": "rejected"}
+            if "reason" in fields
+            else {"width": 4, "height": 4, "sha256": "0" * 64}
+        )
         data = b"PNG bytes %d" % number if image is None else image
         return EncodedSample(SampleRecord(**(values | fields)), data, extension)
 
@@ -63,12 +75,16 @@ def sample() -> Callable[..., EncodedSample]:
 @pytest.fixture
 def sidecar(sample: Callable[..., EncodedSample]) -> Callable[[int], pa.Table]:
     """sidecar(n) is the table of n accepted samples."""
-    return lambda n: pa.Table.from_pylist([asdict(sample(i).record) for i in range(n)], schema=SIDECAR)
+    return lambda n: pa.Table.from_pylist(
+        [asdict(sample(i).record) for i in range(n)], schema=SIDECAR
+    )
 
 
 @pytest.fixture
 def unit_vectors() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """unit_vectors(n, d) -> seeded unit vectors float32 [n, d] and the norms float32 [n] they had."""
+    """unit_vectors(n, d) -> seeded unit vectors float32 [n, d] and the norms float32 [n] they
+    had.
+    """
 
     def made(n, d=8, seed=0):
         raw = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
@@ -80,5 +96,7 @@ def unit_vectors() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test pulls the plug, and each fsync costs 10 ms. That they are called is tested in test_atomic."""
+    """No test pulls the plug, and each fsync costs 10 ms. That they are called is tested in
+    test_atomic.
+    """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -1,4 +1,6 @@
-"""As much of S3 as our client uses, over real HTTP on loopback, in memory, with switches for what goes wrong out there."""
+"""As much of S3 as our client uses, over real HTTP on loopback, in memory, with switches for what
+goes wrong out there.
+"""
 
 import base64
 import socket
@@ -45,7 +47,9 @@ class S3:
     buckets: set = field(default_factory=lambda: {"bucket"})
     objects: dict = field(default_factory=dict)
     log: list = field(default_factory=list)
-    """(method, "bucket/key"), in order of arrival; LIST for a listing, COPY for a server-side copy."""
+    """(method, "bucket/key"), in order of arrival; LIST for a listing, COPY for a server-side
+    copy.
+    """
     switches: Switches = field(default_factory=Switches)
     before_put: object = None
     """Called with "bucket/key" before anything is stored."""
@@ -76,7 +80,9 @@ def serving():
 
     server = Server(("127.0.0.1", 0), Bound)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield state
@@ -119,9 +125,17 @@ class Handler(BaseHTTPRequestHandler):
     def handled(self, method):
         parts = urlsplit(self.path)
         name = unquote(parts.path).lstrip("/")
-        query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        query = {
+            key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()
+        }
         bucket, _, key = name.partition("/")
-        shown = "LIST" if method == "GET" and not key else "COPY" if "x-amz-copy-source" in self.headers else method
+        shown = (
+            "LIST"
+            if method == "GET" and not key
+            else "COPY"
+            if "x-amz-copy-source" in self.headers
+            else method
+        )
         with self.s3.lock:
             self.s3.log.append((shown, name if key else f"{name}/{query.get('prefix', '')}"))
             number = len(self.s3.log)
@@ -130,14 +144,20 @@ class Handler(BaseHTTPRequestHandler):
         body = self.body(method)
         if body is None:
             return
-        if self.s3.take("busy") or self.s3.switches.busy_every and number % self.s3.switches.busy_every == 0:
+        if (
+            self.s3.take("busy")
+            or self.s3.switches.busy_every
+            and number % self.s3.switches.busy_every == 0
+        ):
             self.refuse(503, "SlowDown")
         elif f"Credential={KEY}/" not in self.headers.get("Authorization", ""):
             self.refuse(403, "InvalidAccessKeyId")
         elif bucket not in self.s3.buckets:
             self.refuse(404, "NoSuchBucket")
         else:
-            getattr(self, f"{shown.lower()}_object" if shown != "LIST" else "listing")(name, query, body)
+            getattr(self, f"{shown.lower()}_object" if shown != "LIST" else "listing")(
+                name, query, body
+            )
 
     def body(self, method):
         """The request's body, or None when the line is cut."""
@@ -193,7 +213,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.refuse(416, "InvalidRange")
                 return
             status, data = 206, data[int(start) : int(end) + 1 if end else None]
-            headers["Content_Range"] = f"bytes {start}-{int(start) + len(data) - 1}/{len(self.s3.objects[name])}"
+            headers["Content_Range"] = (
+                f"bytes {start}-{int(start) + len(data) - 1}/{len(self.s3.objects[name])}"
+            )
         self.answer(status, data, **headers)
 
     head_object = get_object
@@ -209,7 +231,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, ETag=f'"{query["partNumber"]}"')
             return
         with self.s3.lock:
-            there = name in self.s3.objects and self.s3.knows_if_none_match and "If-None-Match" in self.headers
+            there = (
+                name in self.s3.objects
+                and self.s3.knows_if_none_match
+                and "If-None-Match" in self.headers
+            )
             if not there:
                 self.s3.objects[name] = body
         if there:
@@ -231,7 +257,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.s3.before_put:
             self.s3.before_put(name)
         self.s3.objects[name] = source
-        self.answer(200, b"<CopyObjectResult><ETag>x</ETag></CopyObjectResult>", Content_Type="application/xml")
+        self.answer(
+            200,
+            b"<CopyObjectResult><ETag>x</ETag></CopyObjectResult>",
+            Content_Type="application/xml",
+        )
 
     def delete_object(self, name, query, body):
         if "uploadId" in query:
@@ -247,19 +277,29 @@ class Handler(BaseHTTPRequestHandler):
             text = f"<InitiateMultipartUploadResult><UploadId>{number}</UploadId></InitiateMultipartUploadResult>"
         else:
             pieces = self.s3.uploads.pop(query["uploadId"])
-            listed = [int(one.text) for one in ET.fromstring(body).iter() if one.tag.endswith("PartNumber")]
+            listed = [
+                int(one.text)
+                for one in ET.fromstring(body).iter()
+                if one.tag.endswith("PartNumber")
+            ]
             self.s3.objects[name] = b"".join(pieces[number] for number in listed)
             text = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
         self.answer(200, text.encode(), Content_Type="application/xml")
 
     def listing(self, name, query, body):
-        bucket, prefix, delimiter = name.strip("/"), query.get("prefix", ""), query.get("delimiter", "")
+        bucket, prefix, delimiter = (
+            name.strip("/"),
+            query.get("prefix", ""),
+            query.get("delimiter", ""),
+        )
         found = {}
         for full in sorted(self.s3.objects):
             key = full.partition("/")[2]
             if full.startswith(f"{bucket}/") and key.startswith(prefix):
                 end = key.find(delimiter, len(prefix)) if delimiter else -1
-                found[key if end < 0 else key[: end + 1]] = None if end >= 0 else len(self.s3.objects[full])
+                found[key if end < 0 else key[: end + 1]] = (
+                    None if end >= 0 else len(self.s3.objects[full])
+                )
         after = [item for item in found.items() if item[0] > query.get("continuation-token", "")]
         page, rest = after[: self.s3.page], after[self.s3.page :]
         text = "".join(
@@ -267,6 +307,12 @@ class Handler(BaseHTTPRequestHandler):
             f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>x</ETag></Contents>"
             for key, size in page
         )  # fmt: skip
-        more = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if rest else ""
+        more = (
+            f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if rest else ""
+        )
         text += f"<IsTruncated>{str(bool(rest)).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>{more}"
-        self.answer(200, f"<ListBucketResult>{text}</ListBucketResult>".encode(), Content_Type="application/xml")
+        self.answer(
+            200,
+            f"<ListBucketResult>{text}</ListBucketResult>".encode(),
+            Content_Type="application/xml",
+        )

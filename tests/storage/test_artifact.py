@@ -1,4 +1,6 @@
-"""What is published: identities, what a manifest says, what damage is told, which version is current."""
+"""What is published: identities, what a manifest says, what damage is told, which version is
+current.
+"""
 
 import json
 import threading
@@ -33,7 +35,10 @@ def artifact(tmp_path):
 
 def test_the_plan_id_does_not_follow_the_order_of_keys():
     swapped = Plan("shards", "paintings", {"crop": "center", "size": 64}, {"source": "aa"})
-    nested = [Plan("shards", "a", {"encoder": dict(pairs)}) for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)])]
+    nested = [
+        Plan("shards", "a", {"encoder": dict(pairs)})
+        for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)])
+    ]
     assert swapped.id == PLAN.id
     assert nested[0].id == nested[1].id
 
@@ -59,7 +64,9 @@ def test_the_plan_id_does_not_follow_the_name():
 
 
 def test_ids_and_fingerprints_are_the_same_on_every_machine(artifact):
-    """Literal values: if one changes, every artifact out there is rebuilt; then FORMAT_VERSION must change too."""
+    """Literal values: if one changes, every artifact out there is rebuilt; then FORMAT_VERSION must
+    change too.
+    """
     assert PLAN.id == "e08ba7514186"
     assert artifact.fingerprint == "33efaa9cd2e7c89f"
 
@@ -67,7 +74,9 @@ def test_ids_and_fingerprints_are_the_same_on_every_machine(artifact):
 def test_equal_bytes_give_equal_fingerprints_and_other_bytes_others(tmp_path, artifact):
     assert build_all(tmp_path / "elsewhere").fingerprint == artifact.fingerprint
     with begin(tmp_path / "third", PLAN) as build:
-        renamed = build.commit([build.write_part(name, "", writer(name)) for name in ("00000", "00002")], {})
+        renamed = build.commit(
+            [build.write_part(name, "", writer(name)) for name in ("00000", "00002")], {}
+        )
     assert renamed.fingerprint != artifact.fingerprint
 
 
@@ -77,7 +86,12 @@ def test_equal_bytes_give_equal_fingerprints_and_other_bytes_others(tmp_path, ar
 def test_a_finished_artifact_says_what_is_in_it(tmp_path, artifact):
     opened = open_artifact(tmp_path, "shards", "paintings")
     assert opened == artifact
-    assert (opened.kind, opened.name, opened.id, opened.version) == ("shards", "paintings", PLAN.id, 1)
+    assert (opened.kind, opened.name, opened.id, opened.version) == (
+        "shards",
+        "paintings",
+        PLAN.id,
+        1,
+    )
     assert opened.reference == f"shards/paintings@{PLAN.id}"
     assert (opened.parameters, opened.inputs) == (PLAN.parameters, PLAN.inputs)
     assert opened.measured == {"seconds": 1.5}
@@ -101,8 +115,12 @@ def short(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(("damage", "told"), [(absent, "is absent"), (short, "has 749 bytes instead of 750")])
-def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(damage, told, tmp_path, artifact):
+@pytest.mark.parametrize(
+    ("damage", "told"), [(absent, "is absent"), (short, "has 749 bytes instead of 750")]
+)
+def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(
+    damage, told, tmp_path, artifact
+):
     damage(artifact.file("00001.tar"))
     for reference in ("paintings", f"paintings@{artifact.id}"):
         with pytest.raises(ArtifactDamaged, match=f"00001.tar {told}.*build") as caught:
@@ -115,7 +133,9 @@ def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(d
             open_artifact(tmp_path, "shards", "paintings")
     assert build_all(tmp_path).fingerprint == artifact.fingerprint
     assert open_artifact(tmp_path, "shards", "paintings").parts == artifact.parts
-    assert artifact.file("00000.tar").stat().st_ino == whole, "only the damaged part was written again"
+    assert artifact.file("00000.tar").stat().st_ino == whole, (
+        "only the damaged part was written again"
+    )
 
 
 def test_a_flipped_bit_is_found_by_hashes_and_by_nothing_less(tmp_path, artifact):
@@ -131,14 +151,19 @@ def test_a_flipped_bit_is_found_by_hashes_and_by_nothing_less(tmp_path, artifact
 def test_every_damaged_file_is_named(artifact):
     artifact.file("00000.tar").unlink()
     artifact.file("more/00001.txt").write_text("longer than it was")
-    with pytest.raises(ArtifactDamaged, match="00000.tar is absent; more/00001.txt has 18 bytes instead of 5"):
+    with pytest.raises(
+        ArtifactDamaged, match="00000.tar is absent; more/00001.txt has 18 bytes instead of 5"
+    ):
         check(artifact)
 
 
 @pytest.mark.parametrize(
     ("manifest", "told"),
     [
-        ({"format": FORMAT_VERSION + 1}, f"format {FORMAT_VERSION + 1}, this version reads {FORMAT_VERSION}"),
+        (
+            {"format": FORMAT_VERSION + 1},
+            f"format {FORMAT_VERSION + 1}, this version reads {FORMAT_VERSION}",
+        ),
         ({"format": str(FORMAT_VERSION)}, f"format '{FORMAT_VERSION}'"),
         ({}, "not a manifest"),
         ([], "not a manifest"),
@@ -149,9 +174,15 @@ def test_every_damaged_file_is_named(artifact):
         (b"\xff\xfe", "not a manifest "),
     ],
 )
-def test_a_manifest_this_version_does_not_read_is_refused_and_does_not_hide_the_others(manifest, told, tmp_path, artifact):
+def test_a_manifest_this_version_does_not_read_is_refused_and_does_not_hide_the_others(
+    manifest, told, tmp_path, artifact
+):
     other = build_all(tmp_path, Plan("shards", "photos", {}))
-    raw = manifest if isinstance(manifest, bytes) else (manifest if manifest == "{" else json.dumps(manifest)).encode()
+    raw = (
+        manifest
+        if isinstance(manifest, bytes)
+        else (manifest if manifest == "{" else json.dumps(manifest)).encode()
+    )
     artifact.file("manifest.json").write_bytes(raw)
     with pytest.raises((ArtifactDamaged, FormatError), match=f"manifest.json: {told}"):
         open_artifact(tmp_path, "shards", "paintings")
@@ -208,7 +239,9 @@ def test_a_new_version_becomes_current_and_the_old_one_stays_open_by_id(tmp_path
     assert open_artifact(tmp_path, "shards", f"paintings@{artifact.id}") == artifact
     assert is_current(tmp_path, newer)
     assert not is_current(tmp_path, artifact)
-    assert artifacts(tmp_path, "shards", "paintings") == [artifact, newer], "in the order they were published"
+    assert artifacts(tmp_path, "shards", "paintings") == [artifact, newer], (
+        "in the order they were published"
+    )
     assert (artifact.version, newer.version) == (1, 2)
 
 
@@ -251,12 +284,16 @@ def test_a_reader_beside_a_switching_pointer_always_sees_one_whole_version(tmp_p
 
 
 def test_what_is_missing_is_told_with_what_is_there(tmp_path):
-    with pytest.raises(ArtifactMissing, match="no artifact shards/photos.*Nothing of kind shards has been built"):
+    with pytest.raises(
+        ArtifactMissing, match="no artifact shards/photos.*Nothing of kind shards has been built"
+    ):
         open_artifact(tmp_path, "shards", "photos")
     for name in ("paintings", "drawings"):
         build_all(tmp_path, Plan("shards", name, {}))
     build_all(tmp_path, Plan("latents", "other", {}))
-    with pytest.raises(ArtifactMissing, match=r"no artifact shards/photos\. Present: drawings, paintings\."):
+    with pytest.raises(
+        ArtifactMissing, match=r"no artifact shards/photos\. Present: drawings, paintings\."
+    ):
         open_artifact(tmp_path, "shards", "photos")
     with pytest.raises(ArtifactMissing, match="0123456789ab: it has no manifest"):
         open_artifact(tmp_path, "shards", "paintings@0123456789ab")
@@ -288,7 +325,9 @@ def test_a_root_can_be_moved(tmp_path):
 
 
 @pytest.mark.parametrize("depth", range(4), ids=["root", "kind", "name", "version"])
-def test_a_folder_that_may_not_be_looked_into_is_told_and_not_passed_over(depth, tmp_path, artifact, monkeypatch):
+def test_a_folder_that_may_not_be_looked_into_is_told_and_not_passed_over(
+    depth, tmp_path, artifact, monkeypatch
+):
     closed = (tmp_path, *reversed(artifact.directory.parents[:2]), artifact.directory)[depth]
     monkeypatch.setattr(artifact_module.os, "access", lambda path, mode: path != closed)
     with pytest.raises(StorageError, match="may not be looked into") as refused:

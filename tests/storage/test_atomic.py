@@ -11,7 +11,10 @@ from storage.atomic import canonical_json, publish, sha256_file, sha256_of, writ
 
 
 def test_equal_values_give_equal_bytes_whatever_the_key_order():
-    assert canonical_json({"b": [1, 2.5], "a": {"d": None, "c": "é"}}) == '{"a":{"c":"é","d":null},"b":[1,2.5]}'.encode()
+    assert (
+        canonical_json({"b": [1, 2.5], "a": {"d": None, "c": "é"}})
+        == '{"a":{"c":"é","d":null},"b":[1,2.5]}'.encode()
+    )
     assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
 
 
@@ -39,7 +42,9 @@ def test_a_write_replaces_the_file_and_makes_its_directories(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_bytes_and_no_temporary_file(moment, tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_bytes_and_no_temporary_file(
+    moment, tmp_path, monkeypatch
+):
     target = tmp_path / "current"
     write_bytes(target, b"old")
 
@@ -56,8 +61,12 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_no_temporary_file(moment, t
 def test_bytes_are_on_the_disk_before_the_rename_and_the_name_after_it(tmp_path, monkeypatch):
     order = []
     real_fsync, real_replace = atomic.fsync_path, Path.replace
-    monkeypatch.setattr(atomic, "fsync_path", lambda path: (order.append(path), real_fsync(path))[1])
-    monkeypatch.setattr(Path, "replace", lambda s, t: (order.append("rename"), real_replace(s, t))[1])
+    monkeypatch.setattr(
+        atomic, "fsync_path", lambda path: (order.append(path), real_fsync(path))[1]
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda s, t: (order.append("rename"), real_replace(s, t))[1]
+    )
     (tmp_path / "scratch").write_bytes(b"x")
     publish(tmp_path / "scratch", tmp_path / "a")
     assert order == [tmp_path / "scratch", "rename", tmp_path]
@@ -69,4 +78,6 @@ def test_what_is_published_can_be_read_by_everyone(tmp_path):
     private.mkdir(mode=0o700)
     publish(private, tmp_path / "folder")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755, "a directory without x cannot be entered"
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755, (
+        "a directory without x cannot be entered"
+    )

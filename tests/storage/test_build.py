@@ -62,7 +62,12 @@ def test_a_build_stopped_in_its_second_part_keeps_the_first_and_ends_as_if_unbro
     unbroken = build_all(tmp_path / "unbroken")
     stop_after(tmp_path, PLAN, "00000")
     directory = tmp_path / "shards" / "paintings" / PLAN.id
-    assert files_under(directory) == [".build/00000.part.json", "00000.tar", "more/00000.txt", "plan.json"]
+    assert files_under(directory) == [
+        ".build/00000.part.json",
+        "00000.tar",
+        "more/00000.txt",
+        "plan.json",
+    ]
     with pytest.raises(ArtifactMissing):
         open_artifact(tmp_path, "shards", "paintings")
     written = []
@@ -95,7 +100,9 @@ held.__enter__().write_part("00000", "", dies)
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     assert dead.returncode == 9
     directory = tmp_path / "shards" / "paintings" / PLAN.id
-    assert [name for name in files_under(directory) if name.endswith("00000.tar")] != [], "the dead run left scratch"
+    assert [name for name in files_under(directory) if name.endswith("00000.tar")] != [], (
+        "the dead run left scratch"
+    )
     with begin(tmp_path, PLAN):
         assert files_under(directory) == [".build/lock", "plan.json"]
 
@@ -113,8 +120,12 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("second", [False, True], ids=["first version", "next version"])
-def test_a_build_killed_at_any_step_shows_nothing_half_and_resumes_to_the_same_bytes(way, second, tmp_path, monkeypatch):
-    """Before each call of each kind the root is copied as it lies: that copy is what a killed process would leave."""
+def test_a_build_killed_at_any_step_shows_nothing_half_and_resumes_to_the_same_bytes(
+    way, second, tmp_path, monkeypatch
+):
+    """Before each call of each kind the root is copied as it lies: that copy is what a killed
+    process would leave.
+    """
     plan = NEXT if second else PLAN
     contents = ("00000", "changed") if second else ("00000", "00001")
 
@@ -167,12 +178,16 @@ def test_a_part_record_cut_by_a_power_failure_is_not_believed(record, tmp_path):
         assert build.existing_part("00000", "00000") is None
 
 
-def test_a_part_whose_bytes_changed_is_found_before_publishing_and_made_again_by_the_next_run(tmp_path):
+def test_a_part_whose_bytes_changed_is_found_before_publishing_and_made_again_by_the_next_run(
+    tmp_path,
+):
     unbroken = build_all(tmp_path / "unbroken")
     stop_after(tmp_path, PLAN, "00000")
     path = tmp_path / "shards" / "paintings" / PLAN.id / "00000.tar"
     path.write_bytes(path.read_bytes().replace(b"images", b"imagez"))
-    with pytest.raises(ArtifactDamaged, match=r"00000.tar has other bytes.*Run the same command again"):
+    with pytest.raises(
+        ArtifactDamaged, match=r"00000.tar has other bytes.*Run the same command again"
+    ):
         build_all(tmp_path)
     assert artifacts(tmp_path) == []
     written = []
@@ -184,7 +199,9 @@ def test_a_build_that_lost_a_file_cannot_be_committed(tmp_path):
     with begin(tmp_path, PLAN) as build:
         part = build.write_part("00000", "", writer("00000"))
         build.file("00000.tar").unlink()
-        with pytest.raises(ArtifactDamaged, match=r"00000.tar is absent.*Run the same command again"):
+        with pytest.raises(
+            ArtifactDamaged, match=r"00000.tar is absent.*Run the same command again"
+        ):
             build.commit([part], {})
         assert not build.file("manifest.json").exists()
 
@@ -247,16 +264,26 @@ def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_i
 
 
 def test_different_builds_of_one_name_never_wait_for_each_other(tmp_path):
-    with begin(tmp_path, PLAN) as one, begin(tmp_path, Plan("shards", "paintings", {"size": 1}), pytest.fail) as other:
+    with (
+        begin(tmp_path, PLAN) as one,
+        begin(tmp_path, Plan("shards", "paintings", {"size": 1}), pytest.fail) as other,
+    ):
         parts = [build.write_part("00000", "", writer("00000")) for build in (one, other)]
-        assert {build.commit([part], {}).version for build, part in zip((one, other), parts, strict=True)} == {1, 2}
+        assert {
+            build.commit([part], {}).version
+            for build, part in zip((one, other), parts, strict=True)
+        } == {1, 2}
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path):
     code = "import sys, time; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
-    code += "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); "
+    code += (
+        "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); "
+    )
     code += "print('in', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), HERE], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), HERE], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout.readline() == "in\n"
     threading.Timer(0.5, holder.kill).start()
     told = []
@@ -270,20 +297,29 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path):
 # Other parameters, other inputs
 
 
-def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_each_parameter_and_both_values(tmp_path):
+def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_each_parameter_and_both_values(
+    tmp_path,
+):
     stop_after(tmp_path, PLAN, "00000")
-    other = Plan("shards", "paintings", {"size": 32, "crop": "center", "deep": {"er": True}}, PLAN.inputs)
+    other = Plan(
+        "shards", "paintings", {"size": 32, "crop": "center", "deep": {"er": True}}, PLAN.inputs
+    )
     with pytest.raises(BuildRefused) as caught, begin(tmp_path, other):
         pass
     assert "deep.er=null (now true), size=64 (now 32)" in str(caught.value)
-    assert "crop" not in str(caught.value) and "rdm gc --unfinished shards/paintings" in str(caught.value)
+    assert "crop" not in str(caught.value) and "rdm gc --unfinished shards/paintings" in str(
+        caught.value
+    )
     assert has_finished_work(tmp_path / "shards" / "paintings" / PLAN.id), "and it is not touched"
 
 
 def test_an_unfinished_build_without_work_stands_in_nobodys_way(tmp_path):
     code = "import os, sys; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
     code += "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path), HERE], timeout=60).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), HERE], timeout=60).returncode
+        == 9
+    )
     assert unfinished(tmp_path)
     build_all(tmp_path, Plan("shards", "paintings", {"size": 32}))
     assert unfinished(tmp_path) == []
@@ -298,7 +334,10 @@ def test_changed_input_makes_only_the_changed_parts_and_shares_the_others(tmp_pa
     assert newer.file("more/00002.txt").read_text() == "00001"
     check(newer)
     check(open_artifact(tmp_path, "shards", f"paintings@{artifact.id}"))
-    assert newer.fingerprint == build_all(tmp_path / "fresh", NEXT, ("new", "00000", "00001")).fingerprint
+    assert (
+        newer.fingerprint
+        == build_all(tmp_path / "fresh", NEXT, ("new", "00000", "00001")).fingerprint
+    )
 
 
 def test_a_damaged_version_gives_nothing_to_the_next(tmp_path, artifact):
@@ -330,13 +369,19 @@ def test_a_file_system_without_links_gets_copies(tmp_path, artifact, monkeypatch
 # What the disk refuses
 
 
-@pytest.mark.parametrize(("number", "cure"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "the right to write")])
-def test_what_the_disk_refuses_is_told_with_the_cure_and_costs_no_finished_part(number, cure, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "cure"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "the right to write")]
+)
+def test_what_the_disk_refuses_is_told_with_the_cure_and_costs_no_finished_part(
+    number, cure, tmp_path
+):
     def fails(scratch):
         raise OSError(number, os.strerror(number))
 
     with (
-        pytest.raises(CannotWrite, match=f"{os.strerror(number)}.*{cure}.*continues where it stopped"),
+        pytest.raises(
+            CannotWrite, match=f"{os.strerror(number)}.*{cure}.*continues where it stopped"
+        ),
         begin(tmp_path, PLAN) as build,
     ):
         build.write_part("00000", "00000", writer("00000"))
@@ -346,7 +391,9 @@ def test_what_the_disk_refuses_is_told_with_the_cure_and_costs_no_finished_part(
     assert written == ["00001"]
 
 
-def test_a_finished_artifact_is_kept_on_a_root_that_cannot_be_written(tmp_path, artifact, monkeypatch):
+def test_a_finished_artifact_is_kept_on_a_root_that_cannot_be_written(
+    tmp_path, artifact, monkeypatch
+):
     def refuses(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -354,7 +401,10 @@ def test_a_finished_artifact_is_kept_on_a_root_that_cannot_be_written(tmp_path, 
         monkeypatch.setattr(place, name, refuses)
     with begin(tmp_path, PLAN) as build:
         assert build.finished == artifact
-    with pytest.raises(CannotWrite, match="Read-only file system.*choose another root"), begin(tmp_path, NEXT):
+    with (
+        pytest.raises(CannotWrite, match="Read-only file system.*choose another root"),
+        begin(tmp_path, NEXT),
+    ):
         pass
 
 

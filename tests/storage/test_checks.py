@@ -16,7 +16,9 @@ ENCODER = {
 @pytest.fixture
 def embeddings(make):
     """embeddings(name, ...) with ENCODER, some of its values replaced."""
-    return lambda name, **changed: make("embeddings", name, parameters={"encoder": ENCODER | changed})
+    return lambda name, **changed: make(
+        "embeddings", name, parameters={"encoder": ENCODER | changed}
+    )
 
 
 def test_two_artifacts_of_one_encoder_belong_together(embeddings):
@@ -24,7 +26,13 @@ def test_two_artifacts_of_one_encoder_belong_together(embeddings):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"model": "ViT-L-14"}, {"weights_sha256": "bbbb"}, {"dimension": 768}, {"preprocessing": {"size": 224}}]
+    "changed",
+    [
+        {"model": "ViT-L-14"},
+        {"weights_sha256": "bbbb"},
+        {"dimension": 768},
+        {"preprocessing": {"size": 224}},
+    ],
 )
 def test_any_other_encoder_is_a_mismatch(changed, embeddings):
     with pytest.raises(ArtifactMismatch, match="different encoders"):
@@ -51,13 +59,17 @@ def test_what_differs_between_two_encoders_is_named_inside_their_preprocessing_t
 
 def test_an_artifact_goes_with_the_input_it_records(make, embeddings):
     database = embeddings("a")
-    made_with(make("neighbors", "n", inputs={"database": database.fingerprint}), "database", database)
+    made_with(
+        make("neighbors", "n", inputs={"database": database.fingerprint}), "database", database
+    )
 
 
 @pytest.mark.parametrize("inputs", [{"database": "0" * 16}, {}, {"queries": "same"}])
 def test_an_artifact_made_with_something_else_is_a_mismatch(inputs, make, embeddings):
     database = embeddings("a")
-    inputs = {role: database.fingerprint if value == "same" else value for role, value in inputs.items()}
+    inputs = {
+        role: database.fingerprint if value == "same" else value for role, value in inputs.items()
+    }
     neighbors = make("neighbors", "n", inputs=inputs)
     with pytest.raises(ArtifactMismatch) as caught:
         made_with(neighbors, "database", database)

@@ -46,7 +46,9 @@ def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
     build_all(tmp_path, shards(1))  # asked for again: the oldest is current
     done = collect(tmp_path, keep=1)
     assert versions(tmp_path) == [1, 4]
-    assert [(one.reference, one.version) for one in done.removed] == [(a.reference, a.version) for a in made[1:3]]
+    assert [(one.reference, one.version) for one in done.removed] == [
+        (a.reference, a.version) for a in made[1:3]
+    ]
     assert not made[1].directory.exists() and not made[2].directory.exists()
     assert done.kept == {made[0].reference: "current", made[3].reference: "one of the newest 1"}
     assert open_artifact(tmp_path, "shards", "paintings") == made[0]
@@ -68,14 +70,20 @@ def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
     assert files_under(run.directory) == before
     done = collect(tmp_path, keep=1)
     assert done == told
-    assert [(one.reference, one.what, one.freed) for one in done.removed] == [(run.reference, "states", 1000)]
+    assert [(one.reference, one.what, one.freed) for one in done.removed] == [
+        (run.reference, "states", 1000)
+    ]
     assert run.reference in done.kept
-    assert files_under(run.directory) == [path for path in before if not path.startswith("checkpoints")]
+    assert files_under(run.directory) == [
+        path for path in before if not path.startswith("checkpoints")
+    ]
     check(open_artifact(tmp_path, "runs", "r"), hashes=True)
     assert collect(tmp_path, keep=1).removed == ()
 
 
-def test_training_states_stay_with_an_unfinished_run_and_where_only_unfinished_builds_are_to_go(tmp_path):
+def test_training_states_stay_with_an_unfinished_run_and_where_only_unfinished_builds_are_to_go(
+    tmp_path,
+):
     run, left = trained(tmp_path, "r"), stopped(tmp_path, Plan("runs", "x", {}), "00000")
     state = left / "checkpoints" / "00000001" / "state.safetensors"
     state.parent.mkdir(parents=True)
@@ -109,12 +117,17 @@ def test_what_kept_versions_are_made_from_stays_through_any_number_of_steps(tmp_
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
     build_all(tmp_path, shards(3), contents=("another",))
-    embeddings = build_all(tmp_path, Plan("embeddings", "x", {}, {"shards": old.fingerprint}), contents=("vectors",))
+    embeddings = build_all(
+        tmp_path, Plan("embeddings", "x", {}, {"shards": old.fingerprint}), contents=("vectors",)
+    )
     build_all(tmp_path, Plan("embeddings", "x", {"later": 1}))
     run = build_all(tmp_path, Plan("runs", "r", {}, {"database": embeddings.fingerprint}))
     done = collect(tmp_path, keep=1)
     assert versions(tmp_path) == [1, 3] and versions(tmp_path, "embeddings", "x") == [1, 2]
-    assert done.kept[old.reference] == f"input of {embeddings.reference} (input of {run.reference} (current))"
+    assert (
+        done.kept[old.reference]
+        == f"input of {embeddings.reference} (input of {run.reference} (current))"
+    )
 
 
 def test_what_an_unfinished_build_is_made_from_stays_until_the_build_is_dropped(tmp_path):
@@ -158,13 +171,20 @@ def test_a_dry_run_tells_what_a_real_one_does_and_changes_nothing(tmp_path):
 
 def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
     build_all(tmp_path, shards(7, source="aa"), contents=("one", "two"))
-    build_all(tmp_path, shards(7, source="bb"), contents=("one", "two", "three"))  # shares all of the first
+    build_all(
+        tmp_path, shards(7, source="bb"), contents=("one", "two", "three")
+    )  # shares all of the first
     build_all(tmp_path, shards(7, source="cc"), contents=("one", "four"))  # shares one part of it
     first, second, third = artifacts(tmp_path)
     assert third.file("00000.tar").stat().st_nlink == 3
-    size = {name: part.files for name, part in zip(("one", "two", "three"), second.parts, strict=True)}
+    size = {
+        name: part.files for name, part in zip(("one", "two", "three"), second.parts, strict=True)
+    }
     size = {name: sum(f.bytes for f in files) for name, files in size.items()}
-    plain = [sum((a.directory / name).stat().st_size for name in ("plan.json", "manifest.json")) for a in (first, second)]
+    plain = [
+        sum((a.directory / name).stat().st_size for name in ("plan.json", "manifest.json"))
+        for a in (first, second)
+    ]
     told = collect(tmp_path, keep=1)
     assert [one.freed for one in told.removed] == [plain[0], plain[1] + size["two"] + size["three"]]
     check(open_artifact(tmp_path, "shards", "paintings"))
@@ -179,7 +199,10 @@ def test_a_build_that_somebody_is_at_is_never_touched(tmp_path):
         before = everything_under(tmp_path)
         for dry_run in (True, False):
             done = collect(tmp_path, keep=1, unfinished_of="all", dry_run=dry_run)
-            assert done.removed == () and f"process {os.getpid()}" in done.untouched[f"shards/paintings@{PLAN.id}"]
+            assert (
+                done.removed == ()
+                and f"process {os.getpid()}" in done.untouched[f"shards/paintings@{PLAN.id}"]
+            )
         assert everything_under(tmp_path) == before
 
 
@@ -202,7 +225,9 @@ def training(root, plan):
 
 
 @pytest.mark.parametrize("resumed", [begin, training])
-def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(resumed, tmp_path, monkeypatch):
+def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(
+    resumed, tmp_path, monkeypatch
+):
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
     plan = Plan("runs", "x", {}, {"shards": old.fingerprint})
@@ -254,7 +279,10 @@ def test_dropping_a_damaged_version_that_was_being_repaired_leaves_no_pointer_to
     made = build_all(tmp_path)
     made.file("00000.tar").write_bytes(b"short")
     stopped(tmp_path, PLAN)
-    assert unfinished(tmp_path) == [made.directory] and current_id(tmp_path, "shards", "paintings") == made.id
+    assert (
+        unfinished(tmp_path) == [made.directory]
+        and current_id(tmp_path, "shards", "paintings") == made.id
+    )
     collect(tmp_path, unfinished_of="shards/paintings")
     with pytest.raises(ArtifactMissing, match="there is no artifact shards/paintings"):
         open_artifact(tmp_path, "shards", "paintings")
@@ -270,17 +298,29 @@ def test_a_name_under_which_nothing_was_begun_is_told(tmp_path):
 
 # Killed half way
 
-WAYS = {"removal of a file": "unlink", "removal of a directory": "rmdir", "anything forced to the disk": "fsync"}
+WAYS = {
+    "removal of a file": "unlink",
+    "removal of a directory": "rmdir",
+    "anything forced to the disk": "fsync",
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes_it(way, tmp_path, monkeypatch):
-    """Before each call the root is copied as it lies: that copy is what a killed process would leave."""
+def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes_it(
+    way, tmp_path, monkeypatch
+):
+    """Before each call the root is copied as it lies: that copy is what a killed process would
+    leave.
+    """
 
     def prepared(root):
         for size in (1, 2, 3):
             source = build_all(root, shards(size), contents=(str(size),))
-            build_all(root, Plan("latents", "x", {}, {"shards": source.fingerprint}), contents=(f"latent {size}",))
+            build_all(
+                root,
+                Plan("latents", "x", {}, {"shards": source.fingerprint}),
+                contents=(f"latent {size}",),
+            )
         run = stopped(root, Plan("runs", "r", {}), "00000")
         (run / "checkpoints" / "00000003").mkdir(parents=True)
         (run / "checkpoints" / "00000003" / "manifest.json").write_text("{}")
@@ -305,11 +345,17 @@ def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes
         seen = {artifact.fingerprint: artifact for artifact in artifacts(copy)}
         for artifact in seen.values():
             check(artifact)
-            assert seen.keys() >= set(artifact.inputs.values()), "what is made from others goes before them"
+            assert seen.keys() >= set(artifact.inputs.values()), (
+                "what is made from others goes before them"
+            )
         for directory in copy.glob("*/*/*/"):
             files = files_under(directory)
-            assert {"plan.json", "manifest.json", ".build/lock"} & set(files) or not files, "the lock goes last"
-        assert all((directory / ".build" / "00000.part.json").is_file() for directory in unfinished(copy)), "or it is nothing"
+            assert {"plan.json", "manifest.json", ".build/lock"} & set(files) or not files, (
+                "the lock goes last"
+            )
+        assert all(
+            (directory / ".build" / "00000.part.json").is_file() for directory in unfinished(copy)
+        ), "or it is nothing"
         collect(copy, keep=1, unfinished_of="all")
         assert files_under(copy) == files_under(unbroken)
         assert not list(copy.glob("shards/*/*/.build")), "no empty directory either"
@@ -320,12 +366,22 @@ def test_what_a_killed_collection_left_goes_with_the_next_and_nothing_else_does(
     left = tmp_path / "shards" / "paintings" / "0123456789ab"
     (left / "more").mkdir(parents=True)
     (left / "more" / "00000.txt").write_text("half removed")
-    for strange in ("shards/paintings/notes", "elsewhere/x/0123456789ab", "shards/.hidden/0123456789ab"):
+    for strange in (
+        "shards/paintings/notes",
+        "elsewhere/x/0123456789ab",
+        "shards/.hidden/0123456789ab",
+    ):
         (tmp_path / strange).mkdir(parents=True)
     done = collect(tmp_path)
-    assert [(one.directory, one.what, one.freed) for one in done.removed] == [(left, "leftover", 12)]
+    assert [(one.directory, one.what, one.freed) for one in done.removed] == [
+        (left, "leftover", 12)
+    ]
     assert not left.exists() and versions(tmp_path) == [1]
-    assert {path.name for path in (tmp_path / "shards" / "paintings").iterdir()} == {made.id, "current", "notes"}
+    assert {path.name for path in (tmp_path / "shards" / "paintings").iterdir()} == {
+        made.id,
+        "current",
+        "notes",
+    }
     assert Path(tmp_path / "elsewhere/x/0123456789ab").is_dir()
 
 
@@ -348,10 +404,19 @@ def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_see
     for size in (1, 2, 3):
         build_all(seen_from("one"), shards(size))
     told = collect(seen_from("one"), keep=1, dry_run=True)
-    assert collect(seen_from("one"), keep=1) == told and [one.version for one in told.removed] == [1, 2]
+    assert collect(seen_from("one"), keep=1) == told and [one.version for one in told.removed] == [
+        1,
+        2,
+    ]
     assert all(one.freed > 1000 and not one.directory.exists() for one in told.removed)
-    assert [path.name for path in stored.glob("shards/paintings/*/manifest.json")] == ["manifest.json"]
-    assert not [path for path in stored.rglob("*") if path.is_file() and told.removed[0].directory.name in path.parts]
+    assert [path.name for path in stored.glob("shards/paintings/*/manifest.json")] == [
+        "manifest.json"
+    ]
+    assert not [
+        path
+        for path in stored.rglob("*")
+        if path.is_file() and told.removed[0].directory.name in path.parts
+    ]
     assert versions(seen_from("other")) == [3]
     check(open_artifact(seen_from("other"), "shards", "paintings"))
 
@@ -359,10 +424,15 @@ def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_see
 def test_in_a_bucket_only_what_is_named_is_taken_for_unfinished_or_left_over(bucket):
     seen_from, stored = bucket
     stopped(seen_from("one"), PLAN, "00000")
-    left = stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"  # as before the plan of a build is up
+    left = (
+        stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"
+    )  # as before the plan of a build is up
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     assert collect(seen_from("other")).removed == () and left.is_file()
     done = collect(seen_from("other"), None, unfinished_of="shards/paintings")
-    assert [(one.what, one.directory.name) for one in done.removed] == [("unfinished", PLAN.id), ("leftover", "0123456789ab")]
+    assert [(one.what, one.directory.name) for one in done.removed] == [
+        ("unfinished", PLAN.id),
+        ("leftover", "0123456789ab"),
+    ]
     assert not [path for path in stored.rglob("*") if path.is_file()]

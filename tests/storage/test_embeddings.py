@@ -1,4 +1,6 @@
-"""Embeddings: unit vectors that come back as written, in row order, and that anybody's SQL can search."""
+"""Embeddings: unit vectors that come back as written, in row order, and that anybody's SQL can
+search.
+"""
 
 import duckdb
 import numpy as np
@@ -19,14 +21,18 @@ from storage.parquet import read_table, vectors_of
 
 @pytest.fixture
 def embeddings(make, sidecar, unit_vectors):
-    """embeddings(5, 3) publishes two parts of 5 and 3 rows; the vectors are those of unit_vectors(8)."""
+    """embeddings(5, 3) publishes two parts of 5 and 3 rows; the vectors are those of
+    unit_vectors(8).
+    """
 
     def made(*rows):
         vectors, norms = unit_vectors(sum(rows))
         whole, ends = sidecar(sum(rows)), np.cumsum(rows)
         pieces = [slice(end - n, end) for end, n in zip(ends, rows, strict=True)]
         writers = [
-            lambda d, n, p=p: write_embeddings(d, n, whole.slice(p.start, p.stop - p.start), vectors[p], norms[p])
+            lambda d, n, p=p: write_embeddings(
+                d, n, whole.slice(p.start, p.stop - p.start), vectors[p], norms[p]
+            )
             for p in pieces
         ]
         return make("embeddings", "a", *writers)
@@ -42,21 +48,29 @@ def test_vectors_and_norms_come_back_in_row_order_over_all_parts(embeddings, uni
     assert read.dtype == read_norms.dtype == np.float32
     np.testing.assert_allclose(read, vectors, atol=1e-3)
     np.testing.assert_array_equal(read_norms, norms)
-    assert read_columns(artifact, ["key"])["key"].to_pylist() == [f"folder-{i}-00" for i in range(9)]
+    assert read_columns(artifact, ["key"])["key"].to_pylist() == [
+        f"folder-{i}-00" for i in range(9)
+    ]
 
 
-def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them(embeddings, monkeypatch):
+def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them(
+    embeddings, monkeypatch
+):
     artifact = embeddings(5, 1, 3, 2)
     opened = []
     real = module.read_table
-    monkeypatch.setattr(module, "read_table", lambda path, columns: opened.append(path.name) or real(path, columns))
+    monkeypatch.setattr(
+        module, "read_table", lambda path, columns: opened.append(path.name) or real(path, columns)
+    )
     rows = [8, 0, 6, 4, 8]
     table = read_rows(artifact, rows, ["key", "author"])
     assert table["key"].to_pylist() == [f"folder-{row}-00" for row in rows]
     assert table.schema.names == ["key", "author"]
     assert opened == ["00000.parquet", "00002.parquet"]
     every = list(range(11))[::-1]
-    assert read_rows(artifact, every, ["key"])["key"].to_pylist() == [f"folder-{row}-00" for row in every]
+    assert read_rows(artifact, every, ["key"])["key"].to_pylist() == [
+        f"folder-{row}-00" for row in every
+    ]
     assert read_rows(artifact, [], ["key"]).num_rows == 0
 
 
@@ -88,14 +102,18 @@ def test_what_an_analyst_filters_on_travels_with_each_vector(embeddings, sidecar
 def test_sql_computes_inner_products_on_the_embedding_as_a_float_array(embeddings, unit_vectors):
     path = embeddings(6).file("00000.parquet")
     vectors, _ = unit_vectors(6)
-    assert duckdb.sql(f"SELECT typeof(embedding) FROM '{path}' LIMIT 1").fetchall() == [("FLOAT[]",)]
+    assert duckdb.sql(f"SELECT typeof(embedding) FROM '{path}' LIMIT 1").fetchall() == [
+        ("FLOAT[]",)
+    ]
     query = ", ".join(str(float(value)) for value in vectors[2])
     rows = duckdb.sql(
         f"SELECT key, array_inner_product(embedding::FLOAT[8], [{query}]::FLOAT[8]) AS score FROM '{path}' ORDER BY score DESC"
     ).fetchall()
     scores = dict(rows)
     assert rows[0][0] == "folder-2-00"
-    np.testing.assert_allclose([scores[f"folder-{i}-00"] for i in range(6)], vectors @ vectors[2], atol=2e-3)
+    np.testing.assert_allclose(
+        [scores[f"folder-{i}-00"] for i in range(6)], vectors @ vectors[2], atol=2e-3
+    )
 
 
 def test_a_part_without_an_accepted_image_is_an_empty_table(make, sidecar, unit_vectors):
@@ -103,7 +121,9 @@ def test_a_part_without_an_accepted_image_is_an_empty_table(make, sidecar, unit_
     artifact = make(
         "embeddings",
         "a",
-        lambda d, n: write_embeddings(d, n, sidecar(0), np.empty((0, 8), np.float32), np.empty(0, np.float32)),
+        lambda d, n: write_embeddings(
+            d, n, sidecar(0), np.empty((0, 8), np.float32), np.empty(0, np.float32)
+        ),
         lambda d, n: write_embeddings(d, n, sidecar(2), vectors, norms),
     )
     read, read_norms = read_vectors(artifact)
@@ -112,7 +132,11 @@ def test_a_part_without_an_accepted_image_is_an_empty_table(make, sidecar, unit_
 
 
 def test_a_database_of_nothing_is_refused(make, sidecar):
-    empty = make("embeddings", "a", lambda d, n: write_embeddings(d, n, sidecar(0), np.empty((0, 8)), np.empty(0)))
+    empty = make(
+        "embeddings",
+        "a",
+        lambda d, n: write_embeddings(d, n, sidecar(0), np.empty((0, 8)), np.empty(0)),
+    )
     with pytest.raises(FormatError, match="holds no embedding. Import images that can be read"):
         read_vectors(empty)
 
@@ -134,9 +158,13 @@ def test_licences_are_counted_most_first(make, sidecar, sample, unit_vectors):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-def test_a_vector_without_a_direction_is_refused_when_it_is_read(make, sidecar, unit_vectors, value):
+def test_a_vector_without_a_direction_is_refused_when_it_is_read(
+    make, sidecar, unit_vectors, value
+):
     vectors, norms = unit_vectors(4)
     vectors[2] = value
-    artifact = make("embeddings", "e", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms))
+    artifact = make(
+        "embeddings", "e", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms)
+    )
     with pytest.raises(FormatError, match="00000.parquet: the vector of row 2 has no direction"):
         read_vectors(artifact)

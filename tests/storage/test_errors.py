@@ -10,7 +10,11 @@ from storage import errors
 from storage.errors import CannotWrite, StorageError, told_by_cause
 from storage.remote import root_of
 
-ALL = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, StorageError)]
+ALL = [
+    value
+    for _, value in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(value, StorageError)
+]
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -30,7 +34,9 @@ def test_the_docstring_is_the_whole_tree():
 
 def test_a_path_is_named_as_it_is_and_one_of_a_mirror_by_its_url(tmp_path, monkeypatch):
     odd = tmp_path / "two  spaces" / "naïve {x} %d"
-    assert str(StorageError(odd, "it is gone", "Look.")).startswith(f"{tmp_path}/two  spaces/naïve {{x}} %d: it is gone. ")
+    assert str(StorageError(odd, "it is gone", "Look.")).startswith(
+        f"{tmp_path}/two  spaces/naïve {{x}} %d: it is gone. "
+    )
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
     root = root_of("s3://bucket/a/b")
     error = StorageError(root / "shards" / "mine", "it is gone", "Look.")
@@ -44,7 +50,11 @@ def test_a_root_that_is_no_folder_and_can_become_none_is_refused(tmp_path):
     file.write_bytes(b"x")
     gone.symlink_to("nowhere")
     link.symlink_to(tmp_path)
-    refused = {file: "file' is no folder", file / "a/b": "file' is no folder", gone / "a": "gone' is a link that leads to no"}
+    refused = {
+        file: "file' is no folder",
+        file / "a/b": "file' is no folder",
+        gone / "a": "gone' is a link that leads to no",
+    }
     for path, told in refused.items():
         with pytest.raises(StorageError, match=f"{told}.* Give a folder"):
             root_of(str(path))

@@ -65,7 +65,12 @@ def type_text(kind, width):
 def test_the_table_of_a_schema_is_the_schema(name):
     schema, width = SCHEMAS[name]
     declared = [
-        [field.name, type_text(field.type, width), "yes" if field.nullable else "no", field.metadata[b"doc"].decode()]
+        [
+            field.name,
+            type_text(field.type, width),
+            "yes" if field.nullable else "no",
+            field.metadata[b"doc"].decode(),
+        ]
         for field in schema
     ]
     assert table_after(f"Schema `{name}` of ") == declared
@@ -77,7 +82,9 @@ def test_every_schema_has_a_table():
         name
         for path in Path(storage.__file__).parent.glob("*.py")
         if path.name not in ("views.py", "saved.py")  # of answers, which nothing stores
-        for name in re.findall(r"^(?:def )?(\w+)\(?.*(?: = |-> )pa\.[sS]chema\b", path.read_text(), re.M)
+        for name in re.findall(
+            r"^(?:def )?(\w+)\(?.*(?: = |-> )pa\.[sS]chema\b", path.read_text(), re.M
+        )
     }
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"
 
@@ -99,13 +106,19 @@ def test_the_version_is_the_one_the_code_writes():
 
 def test_the_fields_of_plan_and_manifest_are_the_documented_ones(small):
     directory = small["embeddings"].directory
-    plan, manifest = (json.loads((directory / name).read_text()) for name in ("plan.json", "manifest.json"))
+    plan, manifest = (
+        json.loads((directory / name).read_text()) for name in ("plan.json", "manifest.json")
+    )
     assert set(plan) == {"kind", "name", "parameters", "inputs"}
     assert all(f"`{field}`" in TEXT.split("## plan.json")[1].split("##")[0] for field in plan)
     documented = {row[0]: row[1] for row in table_after("## manifest.json")}
     assert set(manifest) == set(documented)
-    assert [row[0] for row in table_after("Each part, in the manifest")] == [field.name for field in fields(Part)]
-    assert [row[0] for row in table_after("Each file of a part:")] == [field.name for field in fields(PartFile)]
+    assert [row[0] for row in table_after("Each part, in the manifest")] == [
+        field.name for field in fields(Part)
+    ]
+    assert [row[0] for row in table_after("Each file of a part:")] == [
+        field.name for field in fields(PartFile)
+    ]
     assert set(manifest["parts"][0]) == {field.name for field in fields(Part)}
     assert set(manifest["parts"][0]["files"][0]) == {field.name for field in fields(PartFile)}
     kinds = {"integer": int, "string": str, "object": dict, "array of parts": list}
@@ -121,14 +134,25 @@ def test_both_identities_can_be_computed_from_the_description(small):
     for artifact in small.values():
         manifest = json.loads((artifact.directory / "manifest.json").read_text(encoding="utf-8"))
         identity = {name: manifest[name] for name in ("format", "kind", "parameters", "inputs")}
-        assert hashlib.sha256(canonical(identity)).hexdigest()[:12] == manifest["id"] == artifact.directory.name
-        files = [[file["path"], file["sha256"]] for part in manifest["parts"] for file in part["files"]]
+        assert (
+            hashlib.sha256(canonical(identity)).hexdigest()[:12]
+            == manifest["id"]
+            == artifact.directory.name
+        )
+        files = [
+            [file["path"], file["sha256"]] for part in manifest["parts"] for file in part["files"]
+        ]
         assert hashlib.sha256(canonical(files)).hexdigest()[:16] == manifest["fingerprint"]
         for part in manifest["parts"]:
-            assert [file["path"] for file in part["files"]] == sorted(file["path"] for file in part["files"])
+            assert [file["path"] for file in part["files"]] == sorted(
+                file["path"] for file in part["files"]
+            )
             for file in part["files"]:
                 raw = (artifact.directory / file["path"]).read_bytes()
-                assert (len(raw), hashlib.sha256(raw).hexdigest()) == (file["bytes"], file["sha256"])
+                assert (len(raw), hashlib.sha256(raw).hexdigest()) == (
+                    file["bytes"],
+                    file["sha256"],
+                )
 
 
 # Examples
@@ -136,16 +160,24 @@ def test_both_identities_can_be_computed_from_the_description(small):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch, sample, unit_vectors):
-    """data/<kind>/paintings of each kind the examples read, in the working directory; 6 images, the last one rejected."""
+    """data/<kind>/paintings of each kind the examples read, in the working directory; 6 images, the
+    last one rejected.
+    """
     root = tmp_path / "data"
-    images = [sample(i, captions=("café",) if i else ()) for i in range(5)] + [sample(5, reason="too small")]
+    images = [sample(i, captions=("café",) if i else ()) for i in range(5)] + [
+        sample(5, reason="too small")
+    ]
     images[0] = sample(0, key="folder-a-00", source_key="folder-a")
     vectors, norms = unit_vectors(5)
     made = {}
 
     def publish(kind, writers, inputs=None, **measured):
-        with begin(root, Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {})) as build:
-            made[kind] = build.commit([build.write_part(name, "", write) for name, write in writers.items()], measured)
+        with begin(
+            root, Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {})
+        ) as build:
+            made[kind] = build.commit(
+                [build.write_part(name, "", write) for name, write in writers.items()], measured
+            )
 
     publish(
         "shards",
@@ -158,8 +190,14 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
     publish(
         "embeddings",
         {
-            "00000": lambda d: (write_embeddings(d, "00000", sidecars[0], vectors[:3], norms[:3]), {}),
-            "00001": lambda d: (write_embeddings(d, "00001", sidecars[1], vectors[3:], norms[3:]), {}),
+            "00000": lambda d: (
+                write_embeddings(d, "00000", sidecars[0], vectors[:3], norms[:3]),
+                {},
+            ),
+            "00001": lambda d: (
+                write_embeddings(d, "00001", sidecars[1], vectors[3:], norms[3:]),
+                {},
+            ),
         },
         {"shards": made["shards"].fingerprint},
         seconds=1.5,
@@ -167,7 +205,10 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
     publish("index", {"index": lambda d: (write_vectors(d, [(vectors, norms)], len(vectors)), {})})
     keys = np.asarray([key for table in sidecars for key in table["key"].to_pylist()], dtype=object)
     rows, scores = np.array([[1, 2], [0, -1]]), np.array([[0.5, 0.25], [0.5, -2]], np.float32)
-    publish("neighbors", {"00000": lambda d: (write_neighbors(d, "00000", ["q0", "q1"], keys, rows, scores), {})})
+    publish(
+        "neighbors",
+        {"00000": lambda d: (write_neighbors(d, "00000", ["q0", "q1"], keys, rows, scores), {})},
+    )
     record = {
         "file": "00000.png", "query": "a cat", "seed": 1, "guidance_scale": 2, "weights": "w", "database": "d",
         "neighbor_keys": ["a", "b", "c"], "neighbor_scores": [0.9, 0.8, 0.7], "licences": ["CC0", "CC0", "CC-BY"],
@@ -203,7 +244,9 @@ def test_the_example_for_nearest_images_runs(small, unit_vectors):
     order = sorted(range(1, 5), key=lambda i: -float(vectors[0] @ vectors[i]))
     rows = answer("other.embedding")
     assert [key for key, _, _ in rows] == [f"folder-{i}-00" for i in order]
-    np.testing.assert_allclose([score for _, _, score in rows], [vectors[0] @ vectors[i] for i in order], atol=2e-3)
+    np.testing.assert_allclose(
+        [score for _, _, score in rows], [vectors[0] @ vectors[i] for i in order], atol=2e-3
+    )
     licences = {1: None, 2: "CC0", 3: "CC-BY", 4: None}
     assert [licence for _, licence, _ in rows] == [licences[i] for i in order]
 
@@ -232,7 +275,12 @@ def test_the_example_for_rejects_runs(small):
 def test_the_example_for_a_manifest_runs(small):
     embeddings = small["embeddings"]
     assert answer("manifest.json") == [
-        ("paintings", embeddings.fingerprint, {"shards": small["shards"].fingerprint}, {"seconds": 1.5})
+        (
+            "paintings",
+            embeddings.fingerprint,
+            {"shards": small["shards"].fingerprint},
+            {"seconds": 1.5},
+        )
     ]
 
 
@@ -258,7 +306,12 @@ def test_the_example_for_an_index_reads_our_matrix(small):
 
 def test_webdataset_gives_each_image_record_and_caption(small, make, sample):
     webdataset = pytest.importorskip("webdataset")
-    samples = [sample(0, image=b"p"), sample(1, image=b"j", extension="jpg"), sample(2, captions=()), sample(3, reason="x")]
+    samples = [
+        sample(0, image=b"p"),
+        sample(1, image=b"j", extension="jpg"),
+        sample(2, captions=()),
+        sample(3, reason="x"),
+    ]
     path = make("shards", "b", lambda d, n: write_shard(d, n, samples)).file("00000.tar")
     read = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [one["__key__"] for one in read] == ["folder-0-00", "folder-1-00", "folder-2-00"]

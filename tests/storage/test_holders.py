@@ -18,25 +18,59 @@ from storage.shards import write_shard
 
 @pytest.fixture
 def world(make, sample, sidecar, unit_vectors):
-    """Samples 0 to 3 in every kind; each made from those above it. world["embeddings"] and so on."""
+    """Samples 0 to 3 in every kind; each made from those above it. world["embeddings"] and so
+    on.
+    """
     keys = [f"folder-{number}-00" for number in range(4)]
     vectors, norms = unit_vectors(4)
     rows = np.array([[1, 2], [2, NO_ROW]])
-    record = {"file": "0.png", "query": "a text", "seed": 0, "guidance_scale": 1.0, "weights": "", "database": None}
-    record |= {"neighbor_scores": [1.0], "licences": [None], "authors": [None], "source_urls": [None]}
+    record = {
+        "file": "0.png",
+        "query": "a text",
+        "seed": 0,
+        "guidance_scale": 1.0,
+        "weights": "",
+        "database": None,
+    }
+    record |= {
+        "neighbor_scores": [1.0],
+        "licences": [None],
+        "authors": [None],
+        "source_urls": [None],
+    }
     record |= {"style_database": None, "given_images": [], "attributions": None}
     record |= {"neighbor_keys": [keys[1]]}
     made = {}
 
     def add(kind, write, *inputs, name="a"):
-        made[kind] = make(kind, name, write, inputs={role: made[role].fingerprint for role in inputs})
+        made[kind] = make(
+            kind, name, write, inputs={role: made[role].fingerprint for role in inputs}
+        )
 
-    add("shards", lambda d, n: write_shard(d, n, [*map(sample, range(4)), sample(9, reason="too small")]))
+    add(
+        "shards",
+        lambda d, n: write_shard(d, n, [*map(sample, range(4)), sample(9, reason="too small")]),
+    )
     add("embeddings", lambda d, n: write_embeddings(d, n, sidecar(4), vectors, norms), "shards")
     add("index", lambda d, n: write_vectors(d, [(vectors, norms)], len(vectors)), "embeddings")
-    add("neighbors", lambda d, n: write_neighbors(d, n, keys[:2], np.array(keys), rows, rows / 4), "embeddings")
-    add("latents", lambda d, n: write_latents(d, n, keys[:3], np.zeros((3, 3, 4, 4), np.uint8)), "shards")
-    add("runs", lambda d, n: (d / "metrics.jsonl").write_text("{}"), "embeddings", "index", "neighbors", "latents")
+    add(
+        "neighbors",
+        lambda d, n: write_neighbors(d, n, keys[:2], np.array(keys), rows, rows / 4),
+        "embeddings",
+    )
+    add(
+        "latents",
+        lambda d, n: write_latents(d, n, keys[:3], np.zeros((3, 3, 4, 4), np.uint8)),
+        "shards",
+    )
+    add(
+        "runs",
+        lambda d, n: (d / "metrics.jsonl").write_text("{}"),
+        "embeddings",
+        "index",
+        "neighbors",
+        "latents",
+    )
     add("samples", lambda d, n: write_samples(d, [b"PNG"], [record], b"PNG"), "runs")
     add("evaluations", lambda d, n: (d / "evaluation.json").write_text("{}"), "runs")
     add("reports", lambda d, n: (d / "report.html").write_text("x"), "runs", "samples")
@@ -44,16 +78,24 @@ def world(make, sample, sidecar, unit_vectors):
 
 
 def held(root, *removed):
-    return {holder.reference.partition("/")[0]: list(holder.keys) for holder in holders(root, set(removed))}
+    return {
+        holder.reference.partition("/")[0]: list(holder.keys)
+        for holder in holders(root, set(removed))
+    }
 
 
 def test_every_kind_that_holds_or_names_a_sample_is_listed_with_what_it_holds(world, tmp_path):
     one, three = "folder-1-00", "folder-3-00"
-    everywhere = {kind: [one] for kind in ("shards", "embeddings", "index", "neighbors", "latents", "samples", "reports")}
+    everywhere = {
+        kind: [one]
+        for kind in ("shards", "embeddings", "index", "neighbors", "latents", "samples", "reports")
+    }
     assert held(tmp_path, "folder-1") == everywhere
     for number in (0, 2):  # one is only a query, one only a neighbor
         key = f"folder-{number}-00"
-        assert held(tmp_path, key) == {k: [key] for k in ("shards", "embeddings", "index", "latents", "neighbors")}
+        assert held(tmp_path, key) == {
+            k: [key] for k in ("shards", "embeddings", "index", "latents", "neighbors")
+        }
     assert held(tmp_path, three) == {kind: [three] for kind in ("shards", "embeddings", "index")}
     assert held(tmp_path, "folder-1", three)["embeddings"] == [one, three]
     assert held(tmp_path, "folder-9", "folder-7") == {}, "a rejected image is a row, but not held"
@@ -64,7 +106,10 @@ def test_a_run_is_listed_with_the_inputs_that_held_them(world, tmp_path):
     roles = ("embeddings", "index", "neighbors", "latents")
     assert run.reference == world["runs"].reference and run.finished and run.unknown == ()
     assert run.held == {role: world[role].reference for role in roles}
-    assert set(trained_on(tmp_path, holders(tmp_path, {"folder-3"}))[0].held) == {"embeddings", "index"}
+    assert set(trained_on(tmp_path, holders(tmp_path, {"folder-3"}))[0].held) == {
+        "embeddings",
+        "index",
+    }
     assert trained_on(tmp_path, holders(tmp_path, {"folder-7"})) == []
 
 
@@ -72,7 +117,10 @@ def test_a_run_that_is_still_being_trained_is_listed(world, tmp_path):
     inputs = {"latents": world["latents"].fingerprint}
     with begin(tmp_path, Plan("runs", "b", {}, inputs)) as build:
         runs = trained_on(tmp_path, holders(tmp_path, {"folder-1"}))
-        assert [(run.reference, run.finished) for run in runs][1] == (f"runs/b@{build.plan.id}", False)
+        assert [(run.reference, run.finished) for run in runs][1] == (
+            f"runs/b@{build.plan.id}",
+            False,
+        )
 
 
 def test_a_run_whose_input_is_gone_is_listed_as_one_that_nobody_can_tell_of(world, tmp_path):
@@ -83,7 +131,9 @@ def test_a_run_whose_input_is_gone_is_listed_as_one_that_nobody_can_tell_of(worl
 
 def test_an_unfinished_build_holds_what_its_finished_parts_hold(tmp_path, sidecar, unit_vectors):
     with pytest.raises(KeyboardInterrupt), begin(tmp_path, Plan("embeddings", "b", {})) as build:
-        build.write_part("00000", "", lambda d: (write_embeddings(d, "00000", sidecar(2), *unit_vectors(2)), {}))
+        build.write_part(
+            "00000", "", lambda d: (write_embeddings(d, "00000", sidecar(2), *unit_vectors(2)), {})
+        )
         (build.directory / ".build" / "00001.part.json").write_text("{")
         raise KeyboardInterrupt
     (holder,) = holders(tmp_path, {"folder-1"})
@@ -95,5 +145,7 @@ def test_what_cannot_be_read_may_hold_them(world, tmp_path):
     world["embeddings"].file("00000.parquet").unlink()
     manifest = world["samples"].directory / "manifest.json"
     manifest.write_text(json.dumps({"format": 99}))
-    unknown = {holder.reference for holder in holders(tmp_path, {"folder-7"}) if holder.what == MAY_HOLD}
+    unknown = {
+        holder.reference for holder in holders(tmp_path, {"folder-7"}) if holder.what == MAY_HOLD
+    }
     assert unknown == {world["latents"].reference, world["embeddings"].reference, str(manifest)}

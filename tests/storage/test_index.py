@@ -7,7 +7,16 @@ from storage.artifact import Plan, open_artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import ArtifactDamaged, ArtifactMismatch, ArtifactMissing, FormatError
-from storage.index import FAISS_FILE, VECTORS_FILE, faiss_file, index_of, open_index_of, open_norms, open_vectors, write_vectors
+from storage.index import (
+    FAISS_FILE,
+    VECTORS_FILE,
+    faiss_file,
+    index_of,
+    open_index_of,
+    open_norms,
+    open_vectors,
+    write_vectors,
+)
 
 
 @pytest.fixture
@@ -16,7 +25,10 @@ def index(make, unit_vectors):
 
     def made(fingerprint, seed=0, name="a"):
         return make(
-            "index", name, lambda d, n: write_vectors(d, [unit_vectors(6, seed=seed)], 6), inputs={"embeddings": fingerprint}
+            "index",
+            name,
+            lambda d, n: write_vectors(d, [unit_vectors(6, seed=seed)], 6),
+            inputs={"embeddings": fingerprint},
         )
 
     return made
@@ -25,7 +37,9 @@ def index(make, unit_vectors):
 @pytest.fixture
 def embeddings(make):
     """embeddings(text) publishes an embeddings artifact whose bytes follow from the text."""
-    return lambda text: make("embeddings", "a", lambda d, n: (d / n).write_text(text) and None, parameters={"text": text})
+    return lambda text: make(
+        "embeddings", "a", lambda d, n: (d / n).write_text(text) and None, parameters={"text": text}
+    )
 
 
 def test_vectors_and_norms_come_back_memory_mapped(index, unit_vectors):
@@ -86,25 +100,35 @@ def test_embeddings_without_an_index_are_told_how_to_get_one(tmp_path, index, em
     index("00", name="a")
     index(embeddings("x").fingerprint, name="other")
     with pytest.raises(
-        ArtifactMissing, match=f"index/a: no index .* {embeddings('x').fingerprint}. Build .*rdm build --name a"
+        ArtifactMissing,
+        match=f"index/a: no index .* {embeddings('x').fingerprint}. Build .*rdm build --name a",
     ):
         index_of(tmp_path, embeddings("x"))
 
 
 @pytest.fixture
 def of_rows(make, sidecar, unit_vectors):
-    """of_rows(vectors, norms) publishes embeddings of ten rows in two parts, and an index over them or over those given."""
+    """of_rows(vectors, norms) publishes embeddings of ten rows in two parts, and an index over them
+    or over those given.
+    """
 
     def made(*given):
         vectors, norms = unit_vectors(10)
         writers = [
-            lambda d, n, at=at: write_embeddings(d, n, sidecar(10).slice(at, 5), vectors[at : at + 5], norms[at : at + 5])
+            lambda d, n, at=at: write_embeddings(
+                d, n, sidecar(10).slice(at, 5), vectors[at : at + 5], norms[at : at + 5]
+            )
             for at in (0, 5)
         ]
         embeddings = make("embeddings", "a", *writers, parameters={"encoder": {"dimension": 8}})
         rows = given or (vectors, norms)
-        of = {"inputs": {"embeddings": embeddings.fingerprint}, "parameters": {"first": rows[0][0].tolist()}}
-        return embeddings, make("index", "a", lambda d, n: write_vectors(d, [rows], len(rows[0])), **of)
+        of = {
+            "inputs": {"embeddings": embeddings.fingerprint},
+            "parameters": {"first": rows[0][0].tolist()},
+        }
+        return embeddings, make(
+            "index", "a", lambda d, n: write_vectors(d, [rows], len(rows[0])), **of
+        )
 
     return made
 
@@ -117,7 +141,10 @@ def test_an_index_is_opened_for_use_when_its_rows_are_those_of_the_embeddings(tm
 @pytest.mark.parametrize(
     ("altered", "message"),
     [
-        (lambda v, n: (v[2:], n[2:]), r"it holds 8 norms and vectors \[8, 8\], the embeddings are \[10, 8\]"),
+        (
+            lambda v, n: (v[2:], n[2:]),
+            r"it holds 8 norms and vectors \[8, 8\], the embeddings are \[10, 8\]",
+        ),
         (lambda v, n: (v[:, :7], n), r"vectors \[10, 7\]"),
         (lambda v, n: (v[::-1], n), "its first or last vector is not that of the embeddings"),
         (lambda v, n: (np.concatenate([v[:9], -v[9:]]), n), "its first or last vector"),

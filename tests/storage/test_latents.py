@@ -32,7 +32,9 @@ def test_raw_latents_come_back_bit_for_bit_with_their_keys(dtype, make):
 
 
 def test_a_part_of_nothing_has_no_rows(make):
-    keys, (array,) = open_latents(make("latents", "a", lambda d, n: write_latents(d, n, [], raw(0))))
+    keys, (array,) = open_latents(
+        make("latents", "a", lambda d, n: write_latents(d, n, [], raw(0)))
+    )
     assert keys == []
     assert array.shape == (0, 8, 4, 4)
 

@@ -5,10 +5,36 @@ import pytest
 from storage.artifact import Plan, artifacts, open_artifact
 from storage.build import begin
 from storage.errors import StorageError
-from storage.layout import KINDS, artifact_directory, checked_name, manifest_file, part_record_file, plan_file, pointer_file
+from storage.layout import (
+    KINDS,
+    artifact_directory,
+    checked_name,
+    manifest_file,
+    part_record_file,
+    plan_file,
+    pointer_file,
+)
 
 ID = "0123456789ab"
-BAD_NAMES = ["../x", "..", ".", ".x", "-x", "_x", "", "a/b", "a\\b", "/etc", "a b", "a\n", "a.b", "a@b", "a*", "é", "x" * 65]
+BAD_NAMES = [
+    "../x",
+    "..",
+    ".",
+    ".x",
+    "-x",
+    "_x",
+    "",
+    "a/b",
+    "a\\b",
+    "/etc",
+    "a b",
+    "a\n",
+    "a.b",
+    "a@b",
+    "a*",
+    "é",
+    "x" * 65,
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -31,7 +57,9 @@ def test_a_reference_cannot_leave_the_root(reference, tmp_path):
         open_artifact(tmp_path, "shards", reference)
 
 
-@pytest.mark.parametrize("identity", ["..", "0123", ID + "0", ID.upper(), "../../../etc", "g" * 12, ID + "\n"])
+@pytest.mark.parametrize(
+    "identity", ["..", "0123", ID + "0", ID.upper(), "../../../etc", "g" * 12, ID + "\n"]
+)
 def test_an_id_is_12_hex_digits_and_nothing_else(identity, tmp_path):
     with pytest.raises(StorageError, match="not an artifact id"):
         artifact_directory(tmp_path, "shards", "a", identity)
@@ -40,7 +68,9 @@ def test_an_id_is_12_hex_digits_and_nothing_else(identity, tmp_path):
 
 
 def test_an_unknown_kind_names_the_kinds(tmp_path):
-    with pytest.raises(StorageError, match="'shard' is not a kind of artifact.*shards, embeddings, index"):
+    with pytest.raises(
+        StorageError, match="'shard' is not a kind of artifact.*shards, embeddings, index"
+    ):
         open_artifact(tmp_path, "shard", "a")
 
 

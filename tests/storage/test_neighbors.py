@@ -52,7 +52,9 @@ def test_no_queries_are_an_empty_table(make):
     empty = make(
         "neighbors",
         "a",
-        lambda d, n: write_neighbors(d, n, [], DATABASE_KEYS, np.empty((0, 3), np.int64), np.empty((0, 3), np.float32)),
+        lambda d, n: write_neighbors(
+            d, n, [], DATABASE_KEYS, np.empty((0, 3), np.int64), np.empty((0, 3), np.float32)
+        ),
     )
     keys, rows, scores = read_neighbors(empty)
     assert (keys, rows.shape, scores.shape) == ([], (0, 3), (0, 3))
@@ -63,7 +65,9 @@ def test_arrays_of_another_type_are_stored_as_the_declared_one(make):
     artifact = make(
         "neighbors",
         "a",
-        lambda d, n: write_neighbors(d, n, ["q0", "q1"], DATABASE_KEYS, ROWS.astype(np.int32), SCORES.astype(np.float64)),
+        lambda d, n: write_neighbors(
+            d, n, ["q0", "q1"], DATABASE_KEYS, ROWS.astype(np.int32), SCORES.astype(np.float64)
+        ),
     )
     assert read_table(artifact.file("00000.parquet")).schema.equals(neighbors_schema(3))
     np.testing.assert_array_equal(read_neighbors(artifact)[1], ROWS)
@@ -71,7 +75,12 @@ def test_arrays_of_another_type_are_stored_as_the_declared_one(make):
 
 @pytest.mark.parametrize(
     ("keys", "scores"),
-    [(["q0"], SCORES), (["q0", "q1", "q2"], SCORES), (["q0", "q1"], SCORES[:, :2]), (["q0", "q1"], SCORES[:1])],
+    [
+        (["q0"], SCORES),
+        (["q0", "q1", "q2"], SCORES),
+        (["q0", "q1"], SCORES[:, :2]),
+        (["q0", "q1"], SCORES[:1]),
+    ],
 )
 def test_arrays_of_another_shape_are_not_written(keys, scores, tmp_path):
     with pytest.raises((ValueError, TypeError)):

@@ -1,4 +1,6 @@
-"""Requests to an object store: which answers are asked for again, which are told at once, and in which words."""
+"""Requests to an object store: which answers are asked for again, which are told at once, and in
+which words.
+"""
 
 import errno
 from types import SimpleNamespace

@@ -23,7 +23,11 @@ def table_of(n):
     vectors = np.arange(3 * n, dtype=np.float16).reshape(n, 3)
     values = [[f"k{i}" for i in range(n)], vector_array(vectors), [["a", "b"]] * n, [None] * n]
     return pa.Table.from_arrays(
-        [v if isinstance(v, pa.Array) else pa.array(v, f.type) for v, f in zip(values, SCHEMA, strict=True)], schema=SCHEMA
+        [
+            v if isinstance(v, pa.Array) else pa.array(v, f.type)
+            for v, f in zip(values, SCHEMA, strict=True)
+        ],
+        schema=SCHEMA,
     )
 
 
@@ -81,7 +85,9 @@ def test_equal_tables_give_equal_bytes(tmp_path):
 
 
 def test_a_null_where_none_may_be_is_not_written(tmp_path):
-    table = pa.Table.from_arrays([pa.array(["a", None])], schema=pa.schema([column("key", pa.string(), "")]))
+    table = pa.Table.from_arrays(
+        [pa.array(["a", None])], schema=pa.schema([column("key", pa.string(), "")])
+    )
     with pytest.raises(pa.ArrowInvalid, match="non-nullable"):
         write_table(tmp_path / "a.parquet", table)
 
@@ -94,7 +100,9 @@ def test_only_the_columns_asked_for_are_read(tmp_path):
 
 def test_a_missing_column_is_named(tmp_path):
     write_table(tmp_path / "a.parquet", table_of(2))
-    with pytest.raises(FormatError, match=r"a.parquet: lacks the column\(s\) embedding, norm\. Build it again"):
+    with pytest.raises(
+        FormatError, match=r"a.parquet: lacks the column\(s\) embedding, norm\. Build it again"
+    ):
         read_table(tmp_path / "a.parquet", ["key", "norm", "embedding"])
 
 

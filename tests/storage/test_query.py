@@ -23,7 +23,11 @@ from storage.shards import read_images, write_shard
 @pytest.fixture
 def root(tmp_path, make, sample, sidecar, unit_vectors):
     """Two names of shards, one of embeddings with an older version, a neighbor table and a run."""
-    make("shards", "coco", lambda d, n: write_shard(d, n, [sample(0), sample(1), sample(2, reason="truncated")]))
+    make(
+        "shards",
+        "coco",
+        lambda d, n: write_shard(d, n, [sample(0), sample(1), sample(2, reason="truncated")]),
+    )
     make("shards", "own", lambda d, n: write_shard(d, n, [sample(3, author=None, licence=None)]))
     for rows in (2, 3):
         write = lambda d, n, rows=rows: write_embeddings(d, n, sidecar(rows), *unit_vectors(rows))  # noqa: E731
@@ -31,8 +35,16 @@ def root(tmp_path, make, sample, sidecar, unit_vectors):
     keys = np.asarray(["a", "b"], dtype=object)
     table = (np.asarray([[0, 1]]), np.asarray([[0.9, 0.5]], np.float32))
     make("neighbors", "coco", lambda d, n: write_neighbors(d, n, ["q"], keys, *table))
-    make("runs", "first", lambda d, n: [append_metrics(d, {"step": s, "loss": 1 / s}) for s in (1, 2)] and 2)
-    make("evaluations", "first", lambda d, n: (d / "evaluation.json").write_text('{"loss": {"mean": 0.5}}') and 1)
+    make(
+        "runs",
+        "first",
+        lambda d, n: [append_metrics(d, {"step": s, "loss": 1 / s}) for s in (1, 2)] and 2,
+    )
+    make(
+        "evaluations",
+        "first",
+        lambda d, n: (d / "evaluation.json").write_text('{"loss": {"mean": 0.5}}') and 1,
+    )
     return tmp_path
 
 
@@ -57,7 +69,11 @@ def test_a_run_that_logged_nothing_has_no_rows(make, root):
 
 def test_one_name_and_one_version_of_it_can_be_asked_for(root):
     old, new = sorted(artifacts(root, "embeddings", "coco"), key=lambda a: a.version)
-    assert rows(root, 'SELECT count(*) FROM embeddings."coco"') == rows(root, "SELECT count(*) FROM embeddings.coco") == [(3,)]
+    assert (
+        rows(root, 'SELECT count(*) FROM embeddings."coco"')
+        == rows(root, "SELECT count(*) FROM embeddings.coco")
+        == [(3,)]
+    )
     assert rows(root, f'SELECT count(*) FROM embeddings."coco@{old.id}"') == [(2,)]
     added = f'SELECT key FROM embeddings."coco@{new.id}" WHERE key NOT IN (SELECT key FROM embeddings."coco@{old.id}")'
     assert rows(root, added) == [("folder-2-00",)]
@@ -65,7 +81,8 @@ def test_one_name_and_one_version_of_it_can_be_asked_for(root):
 
 def test_the_artifacts_themselves_are_a_view(root):
     found = rows(
-        root, "SELECT version, current, rows, parameters->>'$.rows' FROM artifacts WHERE kind = 'embeddings' ORDER BY 1"
+        root,
+        "SELECT version, current, rows, parameters->>'$.rows' FROM artifacts WHERE kind = 'embeddings' ORDER BY 1",
     )
     assert found == [(1, False, 2, "2"), (2, True, 3, "3")]
 
@@ -124,7 +141,9 @@ def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == found.rows()
     assert json.loads((tmp_path / "out.json").read_text()) == found.rows()
     with (tmp_path / "out.csv").open() as file:
-        assert [json.loads(row["captions"]) for row in csv.DictReader(file)] == [row["captions"] for row in found.rows()]
+        assert [json.loads(row["captions"]) for row in csv.DictReader(file)] == [
+            row["captions"] for row in found.rows()
+        ]
     with pytest.raises(StorageError, match="its ending is none of .parquet, .csv, .json"):
         found.save(tmp_path / "out.xlsx")
 
@@ -159,12 +178,18 @@ def test_which_runs_were_trained_with_an_image_is_asked_over_all_versions(root, 
     old, new = sorted(artifacts(root, "embeddings", "coco"), key=lambda a: a.version)
     table = open_artifact(root, "neighbors", "coco")
     for at, embeddings in enumerate((old, new)):
-        inputs = {"database": embeddings.fingerprint, "neighbors": table.fingerprint, "latents": "gone"}
+        inputs = {
+            "database": embeddings.fingerprint,
+            "neighbors": table.fingerprint,
+            "latents": "gone",
+        }
         write = lambda d, n, at=at: append_metrics(d, {"step": at}) or 1  # noqa: E731
         make("runs", "trained", write, inputs=inputs)
     first, second = sorted(artifacts(root, "runs", "trained"), key=lambda a: a.version)
     asked = "SELECT run, id, role, artifact FROM seen WHERE key = '{}' ORDER BY version"
-    assert rows(root, asked.format("folder-2-00")) == [("trained", second.id, "database", new.reference)]
+    assert rows(root, asked.format("folder-2-00")) == [
+        ("trained", second.id, "database", new.reference)
+    ]
     assert rows(root, asked.format("a")) == [
         ("trained", run.id, "neighbors", table.reference) for run in (first, second)
     ]
@@ -177,7 +202,9 @@ def test_a_kind_of_which_nothing_is_there_has_no_rows_or_is_named(tmp_path):
         assert rows(tmp_path, f"SELECT artifact FROM {kind}") == []
     assert rows(tmp_path, "SELECT file FROM samples WHERE list_contains(neighbor_keys, 'a')") == []
     for kind in ("embeddings", "Neighbors", "latents"):
-        with pytest.raises(QueryError, match=f"nothing of kind {kind.lower()} has been built under"):
+        with pytest.raises(
+            QueryError, match=f"nothing of kind {kind.lower()} has been built under"
+        ):
             query(tmp_path, f"SELECT * FROM {kind}")
 
 
@@ -187,19 +214,31 @@ def test_where_no_run_is_there_none_has_seen_anything(tmp_path):
 
 def test_an_unfinished_build_is_not_seen(root):
     with begin(root, Plan("shards", "half", {}, {})):
-        assert rows(root, "SELECT DISTINCT artifact FROM shards ORDER BY 1") == [("coco",), ("own",)]
+        assert rows(root, "SELECT DISTINCT artifact FROM shards ORDER BY 1") == [
+            ("coco",),
+            ("own",),
+        ]
 
 
 def test_columns_of_one_name_are_told_apart_and_none_is_lost(root, tmp_path):
-    found = query(root, "SELECT a.key, b.key, a.key AS key_1, 1 AS n FROM shards a, shards b WHERE a.key < b.key ORDER BY ALL")
-    assert list(found.rows()[0]) == ["key", "key_1", "key_1_1", "n"] and len(set(found.rows()[0].values())) == 3
+    found = query(
+        root,
+        "SELECT a.key, b.key, a.key AS key_1, 1 AS n FROM shards a, shards b WHERE a.key < b.key ORDER BY ALL",
+    )
+    assert (
+        list(found.rows()[0]) == ["key", "key_1", "key_1_1", "n"]
+        and len(set(found.rows()[0].values())) == 3
+    )
     found.save(tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
         assert [{**row, "n": int(row["n"])} for row in csv.DictReader(file)] == found.rows()
 
 
 def test_what_json_or_a_file_cannot_hold_is_told_or_told_otherwise(root, tmp_path):
-    found = query(root, "SELECT 'nan'::FLOAT AS x, [1.5, 'inf'::FLOAT] AS y, INTERVAL 1 DAY AS z, [DATE '2020-01-01'] AS d")
+    found = query(
+        root,
+        "SELECT 'nan'::FLOAT AS x, [1.5, 'inf'::FLOAT] AS y, INTERVAL 1 DAY AS z, [DATE '2020-01-01'] AS d",
+    )
     (row,) = found.rows()
     assert (row["x"], row["y"]) == (None, [1.5, None])
     for ending in ("csv", "json"):
@@ -216,7 +255,12 @@ def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root
     assert rows(root, 'SELECT count(*) > 0 FROM shards."own"') == [(True,)]
     others = "SELECT count(*) > 0 FROM artifacts WHERE kind <> 'shards' AND name <> 'é' -- don't open shards.coco"
     assert rows(root, others) == [(True,)]
-    for sql in ('SELECT * FROM shards."coco"', "SELECT * FROM shards", "SELECT 'é', * FROM Shards", "DESCRIBE shards"):
+    for sql in (
+        'SELECT * FROM shards."coco"',
+        "SELECT * FROM shards",
+        "SELECT 'é', * FROM Shards",
+        "DESCRIBE shards",
+    ):
         with pytest.raises(ArtifactDamaged, match="00000.parquet has .*builds it again"):
             query(root, sql)
 
@@ -245,12 +289,19 @@ def test_names_that_differ_by_case_alone_are_told_apart(three_cases):
 
 
 def test_a_name_that_may_be_two_is_refused_with_both(three_cases):
-    with pytest.raises(QueryError, match=r'shards.cOCO may be COCO or Coco or coco, which differ by case alone.*shards."COCO"'):
+    with pytest.raises(
+        QueryError,
+        match=r'shards.cOCO may be COCO or Coco or coco, which differ by case alone.*shards."COCO"',
+    ):
         query(three_cases, "SELECT * FROM shards.cOCO")
 
 
 def test_one_name_may_be_written_in_any_case(root):
-    assert rows(root, 'SELECT count(*) FROM shards."OWN"') == rows(root, "SELECT count(*) FROM Shards.Own") == [(1,)]
+    assert (
+        rows(root, 'SELECT count(*) FROM shards."OWN"')
+        == rows(root, "SELECT count(*) FROM Shards.Own")
+        == [(1,)]
+    )
     assert rows(root, 'SELECT count(*) FROM shards."OWN" JOIN shards.own USING (key)') == [(1,)]
 
 
@@ -261,7 +312,11 @@ def test_a_message_keeps_the_spaces_of_a_path(root):
 
 @pytest.mark.parametrize("kind", ['"embeddings"', '"EMBEDDINGS"', '"embeddings" ', "Embeddings"])
 def test_a_kind_may_stand_in_quotes(kind, root):
-    assert rows(root, f'SELECT count(*) FROM {kind}."coco"') == rows(root, f"SELECT count(*) FROM {kind}") == [(3,)]
+    assert (
+        rows(root, f'SELECT count(*) FROM {kind}."coco"')
+        == rows(root, f"SELECT count(*) FROM {kind}")
+        == [(3,)]
+    )
 
 
 def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
@@ -269,7 +324,9 @@ def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
         ([["a", None]], {"b": [None]})]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", ["'infinity'::TIMESTAMP", "'290000-01-01'::DATE", "'-infinity'::TIMESTAMPTZ"])
+@pytest.mark.parametrize(
+    "value", ["'infinity'::TIMESTAMP", "'290000-01-01'::DATE", "'-infinity'::TIMESTAMPTZ"]
+)
 @pytest.mark.parametrize("ending", ["", ".json", ".csv"])
 def test_a_date_that_python_has_none_for_is_told(value, ending, root, tmp_path):
     asked = query(root, f"SELECT {value} AS d")

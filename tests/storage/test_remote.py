@@ -1,4 +1,6 @@
-"""A root in an object store: whole or absent there too, whatever the network does. Against real HTTP that speaks S3."""
+"""A root in an object store: whole or absent there too, whatever the network does. Against real
+HTTP that speaks S3.
+"""
 
 import errno
 import json
@@ -21,9 +23,25 @@ from building import PART_NAMES, PLAN, build_all, files_under, writer
 from s3_server import Switches, serving
 
 from storage import objects
-from storage.artifact import Plan, artifacts, check, current_id, fingerprint_of, open_artifact, unreadable, with_fingerprint
+from storage.artifact import (
+    Plan,
+    artifacts,
+    check,
+    current_id,
+    fingerprint_of,
+    open_artifact,
+    unreadable,
+    with_fingerprint,
+)
 from storage.build import begin, has_finished_work, unfinished
-from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite, StorageError, Unreachable
+from storage.errors import (
+    ArtifactDamaged,
+    ArtifactMissing,
+    BuildRefused,
+    CannotWrite,
+    StorageError,
+    Unreachable,
+)
 from storage.remote import mirror_of, remote_of, remove_stored, root_of
 from storage.runs import (
     append_metrics,
@@ -56,13 +74,28 @@ def server():
 def s3(server, monkeypatch):
     """The server, empty and well, with the environment that leads to it."""
     server.objects, server.log, server.buckets, server.uploads = {}, [], {"bucket"}, {}
-    server.switches, server.before_put, server.page, server.knows_if_none_match = Switches(), None, 1000, True
-    environment = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
-    environment |= {"AWS_ENDPOINT_URL": server.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nowhere"}
+    server.switches, server.before_put, server.page, server.knows_if_none_match = (
+        Switches(),
+        None,
+        1000,
+        True,
+    )
+    environment = {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    environment |= {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nowhere",
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects, "SECONDS_BEFORE_RETRY", 0.01)
-    monkeypatch.setattr(objects, "ATTEMPTS_OF_A_PART", 1)  # botocore's own waits are up to a second and more
+    monkeypatch.setattr(
+        objects, "ATTEMPTS_OF_A_PART", 1
+    )  # botocore's own waits are up to a second and more
     return server
 
 
@@ -79,7 +112,9 @@ def machine(s3, tmp_path, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """impatient() is a block with few attempts; impatient(0.5) also with so many seconds to connect and to answer."""
+    """impatient() is a block with few attempts; impatient(0.5) also with so many seconds to connect
+    and to answer.
+    """
 
     @contextmanager
     def block(seconds=None):
@@ -105,13 +140,17 @@ def stop_after(root, plan, *names):
 
 
 def bytes_of(artifact):
-    return {f.path: artifact.file(f.path).read_bytes() for part in artifact.parts for f in part.files}
+    return {
+        f.path: artifact.file(f.path).read_bytes() for part in artifact.parts for f in part.files
+    }
 
 
 # One build
 
 
-def test_an_artifact_opens_from_an_empty_mirror_with_the_same_fingerprint_and_bytes(machine, tmp_path):
+def test_an_artifact_opens_from_an_empty_mirror_with_the_same_fingerprint_and_bytes(
+    machine, tmp_path
+):
     on_disk = build_all(tmp_path / "disk")
     built = build_all(machine("a"))
     root = machine("b")
@@ -129,23 +168,33 @@ def test_nothing_is_downloaded_before_it_is_asked_for_and_nothing_twice(machine,
     root = machine("b")
     s3.log.clear()
     opened = open_artifact(root, "shards", "paintings")
-    assert s3.log == [("GET", f"{HERE[:-13]}/current"), ("GET", f"{HERE}/manifest.json"), ("LIST", f"{HERE}/")]
+    assert s3.log == [
+        ("GET", f"{HERE[:-13]}/current"),
+        ("GET", f"{HERE}/manifest.json"),
+        ("LIST", f"{HERE}/"),
+    ]
     s3.log.clear()
     for _ in range(2):
         assert opened.file("00001.tar").read_bytes() == b"images of 00001" * 50
         assert len(opened.files(".tar")) == 2
     asked = s3.names("GET")
     assert sorted(name.rpartition("/")[2] for name in asked) == ["00000.tar", "00001.tar"]
-    assert files_under(opened.directory) == sorted([*(name.removeprefix(f"{HERE}/") for name in asked), "manifest.json"])
+    assert files_under(opened.directory) == sorted(
+        [*(name.removeprefix(f"{HERE}/") for name in asked), "manifest.json"]
+    )
 
 
-def test_the_manifest_is_put_after_every_other_object_of_its_version_and_the_pointer_after_it(machine, s3):
+def test_the_manifest_is_put_after_every_other_object_of_its_version_and_the_pointer_after_it(
+    machine, s3
+):
     build_all(machine("a"))
     puts = [name.rpartition("/")[2] for name in s3.names("PUT")]
     assert puts[-2:] == ["manifest.json", "current"]
     assert set(Counter(puts).values()) == {1}, "no object is written twice"
     for part in PART_NAMES:
-        assert puts.index(f"{part}.part.json") > max(puts.index(f"{part}.tar"), puts.index(f"{part}.txt"))
+        assert puts.index(f"{part}.part.json") > max(
+            puts.index(f"{part}.tar"), puts.index(f"{part}.txt")
+        )
     assert puts.index("plan.json") < puts.index("00000.part.json")
     assert not [name for name in s3.objects if ".build" in name], "the part records are gone"
 
@@ -171,7 +220,9 @@ def test_two_that_ask_for_the_same_file_at_once_fetch_it_once(machine, s3):
     s3.log.clear()
     s3.switches.seconds = 0.2
     with ThreadPoolExecutor(2) as pool:
-        found = [future.result() for future in [pool.submit(opened.file, "00000.tar") for _ in range(2)]]
+        found = [
+            future.result() for future in [pool.submit(opened.file, "00000.tar") for _ in range(2)]
+        ]
     assert found[0] == found[1] and found[0].read_bytes() == b"images of 00000" * 50
     assert len(s3.names("GET")) == 1
 
@@ -189,9 +240,14 @@ def test_a_pointer_is_never_taken_from_the_mirror(machine):
 
 def test_what_is_missing_is_told_by_its_url_with_what_is_there(machine):
     build_all(machine("a"))
-    with pytest.raises(ArtifactMissing, match=rf"{URL}/shards: there is no artifact shards/photos. Present: paintings."):
+    with pytest.raises(
+        ArtifactMissing,
+        match=rf"{URL}/shards: there is no artifact shards/photos. Present: paintings.",
+    ):
         open_artifact(machine("b"), "shards", "photos")
-    with pytest.raises(ArtifactMissing, match=rf"{URL}/shards/paintings/0123456789ab: it has no manifest"):
+    with pytest.raises(
+        ArtifactMissing, match=rf"{URL}/shards/paintings/0123456789ab: it has no manifest"
+    ):
         open_artifact(machine("b"), "shards", "paintings@0123456789ab")
 
 
@@ -214,8 +270,12 @@ def test_a_bucket_copied_to_a_disk_is_a_root_as_it_stands(machine, s3, tmp_path)
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["first version", "next version"])
-def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_ends_the_same(second, machine, s3, tmp_path):
-    """Before each PUT bucket and mirror are copied as they lie: that is what a killed process would leave."""
+def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_ends_the_same(
+    second, machine, s3, tmp_path
+):
+    """Before each PUT bucket and mirror are copied as they lie: that is what a killed process would
+    leave.
+    """
     plan, contents = (NEXT, ("00000", "changed")) if second else (PLAN, PART_NAMES)
     unbroken = build_all(tmp_path / "disk", plan, contents).fingerprint
     if second:
@@ -224,7 +284,9 @@ def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_e
 
     def killed_here(name):
         copy = tmp_path / f"left-{len(left)}"
-        left.append((name, dict(s3.objects), shutil.copytree(mirror, copy, ignore_dangling_symlinks=True)))
+        left.append(
+            (name, dict(s3.objects), shutil.copytree(mirror, copy, ignore_dangling_symlinks=True))
+        )
 
     root = machine("killed")
     s3.before_put = killed_here
@@ -232,18 +294,24 @@ def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_e
     s3.before_put = None
     assert len(left) == 9
     for name, stored, copy in left:
-        for where in (f"empty-{copy.name}",) if second else (copy.name, f"empty-{copy.name}"):  # another machine, or the same
+        for where in (
+            (f"empty-{copy.name}",) if second else (copy.name, f"empty-{copy.name}")
+        ):  # another machine, or the same
             s3.objects = dict(stored)
             root = machine(where)
             found = artifacts(root)
             for seen in found:
                 check(seen)
-            assert [a.id for a in found] == [PLAN.id] * second + [plan.id] * (name.endswith("current"))
+            assert [a.id for a in found] == [PLAN.id] * second + [plan.id] * (
+                name.endswith("current")
+            )
             assert build_all(root, plan, contents).fingerprint == unbroken, name
             check(open_artifact(root, "shards", "paintings"))
 
 
-def test_a_process_killed_while_it_uploads_leaves_its_finished_part_to_another_machine(machine, s3, tmp_path):
+def test_a_process_killed_while_it_uploads_leaves_its_finished_part_to_another_machine(
+    machine, s3, tmp_path
+):
     code = """
 import os, sys
 sys.path.append(sys.argv[1])
@@ -252,7 +320,9 @@ from storage.remote import mirror_of
 build_all(mirror_of(sys.argv[2]))
 """
     environment = os.environ | {"RDM_MIRROR": str(tmp_path / "dead")}
-    child = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), URL], env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), URL], env=environment
+    )
     s3.before_put = lambda name: name.endswith("00001.tar") and child.send_signal(signal.SIGKILL)
     assert child.wait(60) == -signal.SIGKILL
     s3.before_put, written = None, []
@@ -281,7 +351,9 @@ def test_a_build_goes_on_with_files_of_parts_that_another_machine_wrote(machine,
 
 
 def test_workers_with_empty_mirrors_write_parts_that_the_first_machine_publishes(machine, tmp_path):
-    """The machines of a cluster name their mirrors alike: an empty one is a machine that has not taken part yet."""
+    """The machines of a cluster name their mirrors alike: an empty one is a machine that has not
+    taken part yet.
+    """
     with begin(machine("a"), PLAN) as build:
         parts = []
         for name in PART_NAMES:
@@ -303,11 +375,15 @@ def test_a_part_whose_objects_were_deleted_meanwhile_is_written_again(machine, s
     assert written == ["00000", "00001"]
 
 
-def test_a_part_lost_between_writing_and_publishing_is_told_and_made_again_by_the_next_run(machine, s3):
+def test_a_part_lost_between_writing_and_publishing_is_told_and_made_again_by_the_next_run(
+    machine, s3
+):
     with begin(machine("a"), PLAN) as build:
         parts = [build.write_part(name, name, writer(name)) for name in PART_NAMES]
         del s3.objects[next(name for name in s3.objects if name.endswith("00001.tar"))]
-        with pytest.raises(ArtifactDamaged, match=r"s3://.*00001.tar is absent. Run the same command again"):
+        with pytest.raises(
+            ArtifactDamaged, match=r"s3://.*00001.tar is absent. Run the same command again"
+        ):
             build.commit(parts, {})
     assert artifacts(machine("a")) == []
     written = []
@@ -320,7 +396,10 @@ def test_a_part_altered_here_before_publishing_is_not_believed_in_the_bucket_eit
     with begin(machine("a"), PLAN) as build:
         parts = [build.write_part(name, name, writer(name)) for name in PART_NAMES]
         build.file("00001.tar").write_bytes(b"x" * 750)
-        with pytest.raises(ArtifactDamaged, match="00001.tar has other bytes than when it was written. Run the same command"):
+        with pytest.raises(
+            ArtifactDamaged,
+            match="00001.tar has other bytes than when it was written. Run the same command",
+        ):
             build.commit(parts, {})
     written = []
     assert build_all(machine("b"), written=written).fingerprint == FINGERPRINT
@@ -337,8 +416,15 @@ def test_changed_input_copies_unchanged_parts_inside_the_bucket(machine, s3):
     written = []
     newer = build_all(root, NEXT, ("new", "00000", "00001"), written)
     assert (written, newer.version) == (["00000"], 2)
-    assert [name.rpartition("/")[2] for name in s3.names("COPY")] == ["00001.tar", "00001.txt", "00002.tar", "00002.txt"]
-    assert not [name for name in s3.names("GET") if name.endswith((".tar", ".txt"))], "nothing came down"
+    assert [name.rpartition("/")[2] for name in s3.names("COPY")] == [
+        "00001.tar",
+        "00001.txt",
+        "00002.tar",
+        "00002.txt",
+    ]
+    assert not [name for name in s3.names("GET") if name.endswith((".tar", ".txt"))], (
+        "nothing came down"
+    )
     check(newer)
     assert newer.file("more/00002.txt").read_text() == "00001"
     for part in old.parts:
@@ -377,7 +463,10 @@ def test_removing_takes_plan_and_manifest_first(machine, s3):
     built = build_all(machine("a"))
     s3.log.clear()
     remove_stored(built.directory)
-    assert [name.rpartition("/")[2] for name in s3.names("DELETE")][:2] == ["plan.json", "manifest.json"]
+    assert [name.rpartition("/")[2] for name in s3.names("DELETE")][:2] == [
+        "plan.json",
+        "manifest.json",
+    ]
     assert [name for name in s3.objects if PLAN.id in name] == []
     assert artifacts(machine("a")) == []
 
@@ -385,7 +474,9 @@ def test_removing_takes_plan_and_manifest_first(machine, s3):
 # Two at once
 
 
-def test_two_machines_that_build_the_same_at_once_end_with_one_whole_artifact(machine, s3, tmp_path):
+def test_two_machines_that_build_the_same_at_once_end_with_one_whole_artifact(
+    machine, s3, tmp_path
+):
     """Their bytes differ, as those of two GPUs do; the files are of equal size."""
     code = """
 import sys, time
@@ -410,7 +501,9 @@ with begin(mirror_of(sys.argv[2]), PLAN) as build:
     for letter in "xy":
         command = [sys.executable, "-c", code, str(Path(__file__).parent), URL, letter]
         environment = os.environ | {"RDM_MIRROR": str(tmp_path / letter)}
-        children.append(subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, stderr=-1, text=True))
+        children.append(
+            subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, stderr=-1, text=True)
+        )
     for child in children:
         assert child.stdout.readline() == "in\n"
     told = []
@@ -424,16 +517,21 @@ with begin(mirror_of(sys.argv[2]), PLAN) as build:
     opened = open_artifact(machine("reader"), "shards", "paintings")
     check(opened)
     assert set(told) == {opened.fingerprint}, "both saw the one that was first"
-    assert len({name.split("/")[6] for name in data_objects(s3)}) == 2, "both wrote all of their parts"
+    assert len({name.split("/")[6] for name in data_objects(s3)}) == 2, (
+        "both wrote all of their parts"
+    )
     published = bytes_of(opened)
     for letter in "xy":  # and each mirror gives the bytes of that one
         assert bytes_of(open_artifact(machine(letter), "shards", "paintings")) == published
 
 
 @pytest.mark.parametrize(
-    ("moment", "knows_if_none_match"), [("part.json", True), ("manifest.json", True), ("part.json", False)]
+    ("moment", "knows_if_none_match"),
+    [("part.json", True), ("manifest.json", True), ("part.json", False)],
 )
-def test_who_comes_second_adopts_what_was_published_and_leaves_it_alone(moment, knows_if_none_match, machine, s3):
+def test_who_comes_second_adopts_what_was_published_and_leaves_it_alone(
+    moment, knows_if_none_match, machine, s3
+):
     s3.knows_if_none_match = knows_if_none_match
     first = build_all(machine("a"), contents=("first", "00001"))
     published, s3.objects = s3.objects, {}
@@ -480,12 +578,16 @@ def test_trouble_that_passes_costs_time_only(trouble, machine, s3):
     assert opened.fingerprint == FINGERPRINT
     assert bytes_of(opened)["00001.tar"] == b"images of 00001" * 50
     check(opened)
-    assert {"busy_every", "seconds"} & set(TROUBLES[trouble]) or before != met or before != s3.switches, "it was met"
+    assert (
+        {"busy_every", "seconds"} & set(TROUBLES[trouble]) or before != met or before != s3.switches
+    ), "it was met"
     assert [a.version for a in artifacts(machine("c"))] == [1]
 
 
 def test_a_lost_answer_to_the_commit_itself_is_a_commit(machine, s3):
-    s3.before_put = lambda name: name.endswith("manifest.json") and setattr(s3.switches, "lost_answers", 1)
+    s3.before_put = lambda name: (
+        name.endswith("manifest.json") and setattr(s3.switches, "lost_answers", 1)
+    )
     assert build_all(machine("a")).fingerprint == FINGERPRINT
     assert s3.names("PUT").count(f"{HERE}/manifest.json") == 2
     check(open_artifact(machine("b"), "shards", "paintings"))
@@ -499,7 +601,9 @@ LASTING = {
 
 
 @pytest.mark.parametrize("trouble", LASTING)
-def test_trouble_that_stays_ends_in_bounded_time_with_one_told_error_and_nothing_published(trouble, machine, s3, impatient):
+def test_trouble_that_stays_ends_in_bounded_time_with_one_told_error_and_nothing_published(
+    trouble, machine, s3, impatient
+):
     switches, reason = LASTING[trouble]
     s3.switches, started = Switches(**switches), time.monotonic()
     with impatient(0.5 if "seconds" in switches else None), pytest.raises(Unreachable) as caught:
@@ -513,8 +617,12 @@ def test_trouble_that_stays_ends_in_bounded_time_with_one_told_error_and_nothing
     assert build_all(machine("a")).fingerprint == FINGERPRINT
 
 
-@pytest.mark.parametrize("switches", [{"cut_get": 10**6}, {"trickle": 0.1}], ids=["always cut", "a byte at a time"])
-def test_a_download_that_never_ends_is_given_up_and_leaves_nothing_half(switches, machine, s3, impatient):
+@pytest.mark.parametrize(
+    "switches", [{"cut_get": 10**6}, {"trickle": 0.1}], ids=["always cut", "a byte at a time"]
+)
+def test_a_download_that_never_ends_is_given_up_and_leaves_nothing_half(
+    switches, machine, s3, impatient
+):
     build_all(machine("a"))
     root = machine("b")
     opened, started = open_artifact(root, "shards", "paintings"), time.monotonic()
@@ -531,7 +639,10 @@ def test_bytes_that_are_always_wrong_are_never_served_and_told_with_the_cure(mac
     build_all(machine("a"))
     opened = open_artifact(machine("b"), "shards", "paintings")
     s3.switches.wrong = 10**6
-    with pytest.raises(ArtifactDamaged, match=r"s3://.*00000.tar: it has other bytes than its manifest says. Delete that obj"):
+    with pytest.raises(
+        ArtifactDamaged,
+        match=r"s3://.*00000.tar: it has other bytes than its manifest says. Delete that obj",
+    ):
         opened.file("00000.tar")
     assert files_under(opened.directory) == ["manifest.json"]
 
@@ -548,16 +659,23 @@ def test_a_large_object_comes_in_pieces_and_a_cut_costs_one_of_them(machine, s3,
 
 def test_a_large_file_goes_up_in_parts_each_of_which_may_be_repeated(machine, s3, monkeypatch):
     monkeypatch.setattr(objects, "ATTEMPTS_OF_A_PART", 3)
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 1000 if size > 2000 else 10**6)
+    monkeypatch.setattr(
+        "s3fs.core.calculate_chunksize", lambda size, chunksize=None: 1000 if size > 2000 else 10**6
+    )
 
     def write(scratch):
         (scratch / "large.tar").write_bytes(bytes(range(250)) * 20)
         return 1, {}
 
-    s3.before_put = lambda name: s3.uploads.get("1", {}).keys() == {1, 2} and setattr(s3.switches, "busy", 1)
+    s3.before_put = lambda name: (
+        s3.uploads.get("1", {}).keys() == {1, 2} and setattr(s3.switches, "busy", 1)
+    )
     with begin(machine("a"), PLAN) as build:
         build.commit([build.write_part("00000", "", write)], {})
-    assert s3.log.count(("PUT", next(name for name in s3.objects if name.endswith("large.tar")))) == 5 + 1
+    assert (
+        s3.log.count(("PUT", next(name for name in s3.objects if name.endswith("large.tar"))))
+        == 5 + 1
+    )
     opened = open_artifact(machine("b"), "shards", "paintings")
     assert opened.file("large.tar").read_bytes() == bytes(range(250)) * 20
     assert s3.uploads == {}, "no upload was left open"
@@ -592,7 +710,10 @@ def test_a_deleted_or_truncated_object_is_never_served_and_rebuilt(harm, where, 
     built = build_all(machine("a"))
     root = machine(where)
     harm(s3, next(name for name in data_objects(s3) if name.endswith("00001.tar")))
-    with pytest.raises(ArtifactDamaged, match=f"{URL}/shards/paintings/{PLAN.id}: 00001.tar .*Run the command that builds"):
+    with pytest.raises(
+        ArtifactDamaged,
+        match=f"{URL}/shards/paintings/{PLAN.id}: 00001.tar .*Run the command that builds",
+    ):
         open_artifact(root, "shards", "paintings")
     written = []
     again = build_all(root, written=written)
@@ -602,7 +723,9 @@ def test_a_deleted_or_truncated_object_is_never_served_and_rebuilt(harm, where, 
     check(open_artifact(machine("reader"), "shards", "paintings"))
 
 
-def test_a_repair_that_is_killed_before_any_request_that_changes_something_ends_well(machine, s3, tmp_path):
+def test_a_repair_that_is_killed_before_any_request_that_changes_something_ends_well(
+    machine, s3, tmp_path
+):
     build_all(machine("a"))
     deleted(s3, next(name for name in data_objects(s3) if name.endswith("00001.tar")))
     left, root = [], machine("b")
@@ -622,10 +745,14 @@ def test_a_flipped_object_is_found_by_check_and_when_it_is_fetched_and_healed_as
     name = next(name for name in data_objects(s3) if name.endswith("00001.tar"))
     s3.objects[name] = b"J" + s3.objects[name][1:]
     opened = open_artifact(machine("b"), "shards", "paintings")
-    with pytest.raises(ArtifactDamaged, match="/00001.tar has other bytes .*; delete that object first") as caught:
+    with pytest.raises(
+        ArtifactDamaged, match="/00001.tar has other bytes .*; delete that object first"
+    ) as caught:
         check(opened)
     assert "00000.tar" not in str(caught.value)
-    with pytest.raises(ArtifactDamaged, match=rf"s3://{name}: it has other bytes .* Delete that object, then run"):
+    with pytest.raises(
+        ArtifactDamaged, match=rf"s3://{name}: it has other bytes .* Delete that object, then run"
+    ):
         opened.file("00001.tar")
     deleted(s3, name)
     assert build_all(machine("b")).fingerprint == FINGERPRINT
@@ -658,10 +785,20 @@ def test_an_artifact_deleted_in_the_bucket_is_not_served_from_the_mirror(machine
 
 @pytest.mark.parametrize(
     "lie",
-    ["../../../../../../../outside.tar", "/tmp/outside.tar", "a/../../outside.tar", "", "more//x", "more/./x", "a\\..\\b"],
+    [
+        "../../../../../../../outside.tar",
+        "/tmp/outside.tar",
+        "a/../../outside.tar",
+        "",
+        "more//x",
+        "more/./x",
+        "a\\..\\b",
+    ],
 )
 @pytest.mark.parametrize("where", ["path", "prefix", "name"])
-def test_a_manifest_that_leads_out_of_its_directory_is_refused_and_nothing_is_written_there(lie, where, machine, s3, tmp_path):
+def test_a_manifest_that_leads_out_of_its_directory_is_refused_and_nothing_is_written_there(
+    lie, where, machine, s3, tmp_path
+):
     build_all(machine("a"))
     value = json.loads(s3.objects[f"{HERE}/manifest.json"])
     part = value["parts"][0]
@@ -679,7 +816,11 @@ def test_a_manifest_that_leads_out_of_its_directory_is_refused_and_nothing_is_wr
 
 def test_names_in_a_bucket_that_are_not_ours_are_left_alone(machine, s3):
     build_all(machine("a"))
-    for name in ("other/x/y/manifest.json", "shards/a b/0123456789ab/manifest.json", f"shards/..x/{PLAN.id}/manifest.json"):
+    for name in (
+        "other/x/y/manifest.json",
+        "shards/a b/0123456789ab/manifest.json",
+        f"shards/..x/{PLAN.id}/manifest.json",
+    ):
         s3.objects[f"bucket/some/root/{name}"] = b"{}"
     assert [a.name for a in artifacts(machine("b"))] == ["paintings"]
     assert unreadable(machine("b")) == []
@@ -688,7 +829,9 @@ def test_names_in_a_bucket_that_are_not_ours_are_left_alone(machine, s3):
 # Told
 
 
-def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(machine, s3, impatient, monkeypatch):
+def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(
+    machine, s3, impatient, monkeypatch
+):
     root, told = machine("a"), []
 
     def refused(match):
@@ -698,7 +841,9 @@ def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(mach
             told.append(str(caught.value))
 
     s3.buckets.clear()
-    refused(rf"^{URL}.*: there is no such bucket at 127.0.0.1:\d+. Create it, or correct the root.$")
+    refused(
+        rf"^{URL}.*: there is no such bucket at 127.0.0.1:\d+. Create it, or correct the root.$"
+    )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     fresh_clients()
     refused(
@@ -732,7 +877,10 @@ def fresh_clients():
 
 def test_no_credential_gets_into_the_bucket_or_the_mirror(machine, s3, tmp_path):
     build_all(machine("a"))
-    texts = [*s3.objects.values(), *(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())]
+    texts = [
+        *s3.objects.values(),
+        *(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()),
+    ]
     assert texts and not [text for text in texts if SECRET.encode() in text or b"127.0.0.1" in text]
 
 
@@ -752,7 +900,9 @@ def test_a_url_that_is_no_plain_folder_is_refused(url, tmp_path, monkeypatch):
         mirror_of(url)
 
 
-@pytest.mark.parametrize("url", [f"s3://key:{SECRET}@bucket/a", f"abfs://box/a?sig={SECRET}", f"s3://k@b/{SECRET}/../a"])
+@pytest.mark.parametrize(
+    "url", [f"s3://key:{SECRET}@bucket/a", f"abfs://box/a?sig={SECRET}", f"s3://k@b/{SECRET}/../a"]
+)
 def test_a_refused_url_is_not_repeated_when_it_may_hold_a_secret(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path))
     with pytest.raises(StorageError) as caught:
@@ -760,7 +910,10 @@ def test_a_refused_url_is_not_repeated_when_it_may_hold_a_secret(url, tmp_path, 
     assert SECRET not in str(caught.value) and "AWS_PROFILE" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", URL, "file:///a/b_c/d-e.f=1", "hdfs://host:8020/a", "memory://a", "gs://b/c"])
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket", URL, "file:///a/b_c/d-e.f=1", "hdfs://host:8020/a", "memory://a", "gs://b/c"],
+)
 def test_a_mirror_knows_its_url_again(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
     root = mirror_of(url)
@@ -774,7 +927,13 @@ def test_a_mirror_knows_its_url_again(url, tmp_path, monkeypatch):
 
 def test_paths_outside_every_mirror_have_no_remote(tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
-    outside = (tmp_path, Path("data"), tmp_path / "mirror", tmp_path / "mirror" / "s3", tmp_path / "mirror/s3/b/../../x")
+    outside = (
+        tmp_path,
+        Path("data"),
+        tmp_path / "mirror",
+        tmp_path / "mirror" / "s3",
+        tmp_path / "mirror/s3/b/../../x",
+    )
     assert [remote_of(path) for path in outside] == [None] * 5
     monkeypatch.delenv("RDM_MIRROR")
     monkeypatch.delenv("HOME")
@@ -823,7 +982,9 @@ def test_snapshots_are_found_on_another_machine_and_a_lost_one_is_told(run, s3):
     there = run("b")
     files = whole_snapshots(there, [1, 2])
     assert [read_snapshot(path)["power/0.1/w"].tolist() for path in files] == [[1.0] * 3, [2.0] * 3]
-    with pytest.raises(ArtifactDamaged, match="00000003.safetensors: this snapshot of the weights' means is absent"):
+    with pytest.raises(
+        ArtifactDamaged, match="00000003.safetensors: this snapshot of the weights' means is absent"
+    ):
         whole_snapshots(there, [1, 2, 3])
     files[0].write_bytes(b"other")
     with pytest.raises(ArtifactDamaged, match="00000001.safetensors: .*absent or damaged"):
@@ -837,7 +998,9 @@ def test_a_checkpoint_is_resumed_on_another_machine_with_the_metrics_up_to_it(ru
         write_checkpoint(here, step, state(step))
     kept = {name.split("/checkpoints/")[1] for name in s3.objects if "/checkpoints/" in name}
     files = ("state.safetensors", "manifest.json", "metrics.jsonl")
-    assert kept == {f"0000000{step}/{file}" for step in (2, 3) for file in files}, "old ones are dropped there too"
+    assert kept == {f"0000000{step}/{file}" for step in (2, 3) for file in files}, (
+        "old ones are dropped there too"
+    )
     there = run("b")
     append_metrics(there, {"step": 1, "of": "an earlier attempt here"})
     step, arrays = latest_checkpoint(there)
@@ -974,5 +1137,7 @@ def test_a_root_may_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert root_of("~/data") == tmp_path / "data", "as --root=~/data leaves it to us"
-    assert root_of("./~/data") == tmp_path / "~/data", "a folder of that name, which Arrow would take for the home"
+    assert root_of("./~/data") == tmp_path / "~/data", (
+        "a folder of that name, which Arrow would take for the home"
+    )
     assert root_of("~no-such-user/data") == tmp_path / "~no-such-user/data"

@@ -26,7 +26,10 @@ def test_the_list_only_grows_and_is_one_sorted_key_a_line(tmp_path):
     assert add_removals(tmp_path, "a", ["b-00", "a"]) == {"a", "b-00"}
     assert add_removals(tmp_path, "a", ["c"]) == {"a", "b-00", "c"}
     assert removals_file(tmp_path, "a").read_text() == "a\nb-00\nc\n"
-    assert read_removals(tmp_path, "a") == {"a", "b-00", "c"} and read_removals(tmp_path, "b") == frozenset()
+    assert (
+        read_removals(tmp_path, "a") == {"a", "b-00", "c"}
+        and read_removals(tmp_path, "b") == frozenset()
+    )
 
 
 def test_a_key_that_is_on_the_list_changes_nothing_on_the_disk(tmp_path):
@@ -49,14 +52,23 @@ def test_two_that_remove_at_once_lose_no_key(tmp_path):
         one.start()
     for one in both:
         one.join(60)
-    assert read_removals(tmp_path, "a") == {f"{who}-{number}" for who in "xy" for number in range(20)}
+    assert read_removals(tmp_path, "a") == {
+        f"{who}-{number}" for who in "xy" for number in range(20)
+    }
 
 
 def test_a_list_that_is_gone_is_told_before_a_key_can_come_back(tmp_path, make):
     removed = add_removals(tmp_path, "a", ["x"])
-    make("embeddings", "a", lambda scratch, name: (scratch / name).write_bytes(b"rows"), parameters=removal_parameters(removed))
+    make(
+        "embeddings",
+        "a",
+        lambda scratch, name: (scratch / name).write_bytes(b"rows"),
+        parameters=removal_parameters(removed),
+    )
     removals_file(tmp_path, "a").unlink()
-    with pytest.raises(FormatError, match=r"removed.txt: is absent, although embeddings/a@.* Put it back"):
+    with pytest.raises(
+        FormatError, match=r"removed.txt: is absent, although embeddings/a@.* Put it back"
+    ):
         read_removals(tmp_path, "a")
     with pytest.raises(FormatError):
         add_removals(tmp_path, "a", ["y"])
@@ -64,7 +76,11 @@ def test_a_list_that_is_gone_is_told_before_a_key_can_come_back(tmp_path, make):
 
 def test_a_plan_says_nothing_of_an_empty_list_and_the_same_of_equal_ones():
     assert removal_parameters(frozenset()) == {}
-    assert removal_parameters({"a", "b"}) == removal_parameters(frozenset(["b", "a"])) != removal_parameters({"a"})
+    assert (
+        removal_parameters({"a", "b"})
+        == removal_parameters(frozenset(["b", "a"]))
+        != removal_parameters({"a"})
+    )
 
 
 def test_a_key_names_one_crop_and_a_source_key_every_crop():
@@ -76,7 +92,9 @@ def test_a_key_names_one_crop_and_a_source_key_every_crop():
 
 def test_a_file_of_keys_may_hold_blank_lines_comments_windows_line_ends_and_repeats(tmp_path):
     path = tmp_path / "keys.txt"
-    path.write_bytes("\ufeffa-00\r\n\r\n# asked for on Monday\r\n  b  # by mail\r\na-00\r\n".encode())
+    path.write_bytes(
+        "\ufeffa-00\r\n\r\n# asked for on Monday\r\n  b  # by mail\r\na-00\r\n".encode()
+    )
     assert read_keys(path) == ("a-00", "b")
     for wrong in (tmp_path, tmp_path / "none"):
         with pytest.raises(StorageError, match="cannot be read"):
@@ -109,19 +127,33 @@ def test_a_file_that_holds_anything_but_keys_is_refused(content, told, tmp_path)
 def test_a_shard_names_its_accepted_samples_on_the_list(make, sample):
     samples = [sample(1), sample(2, reason="too small"), sample(3)]
     shards = make("shards", "a", lambda scratch, name: write_shard(scratch, name, samples))
-    assert removed_from_shard(shards, "00000", {"folder-3", "folder-2", "folder-1-00"}) == ["folder-1-00", "folder-3-00"]
+    assert removed_from_shard(shards, "00000", {"folder-3", "folder-2", "folder-1-00"}) == [
+        "folder-1-00",
+        "folder-3-00",
+    ]
     shards.file("00000.parquet").unlink()
     assert removed_from_shard(shards, "00000", frozenset()) == [], "an empty list costs nothing"
 
 
-def test_a_filtered_part_is_bit_by_bit_the_part_that_never_held_them(tmp_path, make, sidecar, unit_vectors):
+def test_a_filtered_part_is_bit_by_bit_the_part_that_never_held_them(
+    tmp_path, make, sidecar, unit_vectors
+):
     vectors, norms = unit_vectors(6)
-    whole = make("embeddings", "a", lambda scratch, name: write_embeddings(scratch, name, sidecar(6), vectors, norms))
+    whole = make(
+        "embeddings",
+        "a",
+        lambda scratch, name: write_embeddings(scratch, name, sidecar(6), vectors, norms),
+    )
     source, rest = whole.file("00000.parquet"), [1, 2, 3, 5]
     assert write_embeddings_without(source, tmp_path, "new", {"folder-0-00", "folder-4-00"}) == 4
     write_embeddings(tmp_path, "never", sidecar(6).take(rest), vectors[rest], norms[rest])
     assert (tmp_path / "new.parquet").read_bytes() == (tmp_path / "never.parquet").read_bytes()
-    assert write_embeddings_without(source, tmp_path, "none", {f"folder-{number}-00" for number in range(6)}) == 0
+    assert (
+        write_embeddings_without(
+            source, tmp_path, "none", {f"folder-{number}-00" for number in range(6)}
+        )
+        == 0
+    )
     assert read_table(tmp_path / "none.parquet").schema.equals(embeddings_schema(8))
 
 

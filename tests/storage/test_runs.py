@@ -39,7 +39,10 @@ def run(tmp_path):
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
-    arrays = state(7) | {"half": np.arange(6, dtype=np.float16).reshape(2, 3).T, "scalar": np.float32(0.5).reshape(())}
+    arrays = state(7) | {
+        "half": np.arange(6, dtype=np.float16).reshape(2, 3).T,
+        "scalar": np.float32(0.5).reshape(()),
+    }
     assert write_checkpoint(tmp_path, 7, arrays) == tmp_path / "checkpoints" / "00000007"
     step, read = latest_checkpoint(tmp_path)
     assert step == 7
@@ -73,7 +76,9 @@ def test_the_newest_whole_checkpoint_wins_by_step_and_not_by_time(run):
 def test_a_checkpoint_without_a_manifest_does_not_count(run):
     unfinished = run / "checkpoints" / "00000300"
     unfinished.mkdir()
-    (unfinished / "state.safetensors").write_bytes((run / "checkpoints/00000200/state.safetensors").read_bytes())
+    (unfinished / "state.safetensors").write_bytes(
+        (run / "checkpoints/00000200/state.safetensors").read_bytes()
+    )
     assert latest_checkpoint(run)[0] == 200
     write_checkpoint(run, 300, state(300))
     assert latest_checkpoint(run)[0] == 300
@@ -85,7 +90,11 @@ def test_a_checkpoint_killed_while_written_leaves_the_one_before(moment, run, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, {"state": "save_file", "manifest": "write_json", "rename": "publish"}[moment], killed)
+        patch.setattr(
+            runs,
+            {"state": "save_file", "manifest": "write_json", "rename": "publish"}[moment],
+            killed,
+        )
         with pytest.raises(KeyboardInterrupt):
             write_checkpoint(run, 300, state(300))
     assert "00000300" not in steps_in(run)
@@ -125,7 +134,10 @@ def cut(raw):
 def test_altered_bytes_are_refused_with_the_way_back(damage, run):
     path = run / "checkpoints/00000200/state.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(FormatError, match="state.safetensors: other bytes than were written. Delete .*00000200 to resume"):
+    with pytest.raises(
+        FormatError,
+        match="state.safetensors: other bytes than were written. Delete .*00000200 to resume",
+    ):
         latest_checkpoint(run)
 
 
@@ -138,7 +150,9 @@ def test_a_lost_state_is_refused_with_the_way_back(run):
 @pytest.mark.parametrize("manifest", ["", "{", "[]", "{}", '{"step": 200}'])
 def test_an_unreadable_manifest_is_refused_with_the_way_back(manifest, run):
     (run / "checkpoints/00000200/manifest.json").write_text(manifest)
-    with pytest.raises(FormatError, match="Delete .*00000200 to resume from the checkpoint before it"):
+    with pytest.raises(
+        FormatError, match="Delete .*00000200 to resume from the checkpoint before it"
+    ):
         latest_checkpoint(run)
 
 
@@ -157,7 +171,9 @@ def test_metrics_come_back_line_by_line(tmp_path):
     for record in records:
         append_metrics(tmp_path, record)
     assert read_metrics(tmp_path / METRICS_FILE) == records
-    assert [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()] == records
+    assert [
+        json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()
+    ] == records
 
 
 def test_a_run_that_has_not_logged_has_no_metrics(tmp_path):
@@ -181,7 +197,12 @@ def test_a_resumed_run_tells_no_step_twice(tmp_path):
     rewind_metrics(tmp_path, 2)
     for step in (3, 4):
         append_metrics(tmp_path, {"step": step, "try": 2})
-    assert [(r["step"], r["try"]) for r in read_metrics(tmp_path / METRICS_FILE)] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [(r["step"], r["try"]) for r in read_metrics(tmp_path / METRICS_FILE)] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 2),
+    ]
 
 
 def test_a_rewind_to_the_start_leaves_an_empty_file(tmp_path):

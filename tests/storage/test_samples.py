@@ -29,7 +29,9 @@ RECORDS = [
 
 @pytest.fixture
 def samples(make):
-    return make("samples", "a", lambda d, n: write_samples(d, [b"first", b"second"], RECORDS, b"grid"))
+    return make(
+        "samples", "a", lambda d, n: write_samples(d, [b"first", b"second"], RECORDS, b"grid")
+    )
 
 
 def test_records_come_back_in_sampling_order(samples):
@@ -38,19 +40,29 @@ def test_records_come_back_in_sampling_order(samples):
 
 
 def test_every_image_lies_under_the_name_in_its_record(samples):
-    assert [samples.file(record["file"]).read_bytes() for record in read_samples(samples)] == [b"first", b"second"]
+    assert [samples.file(record["file"]).read_bytes() for record in read_samples(samples)] == [
+        b"first",
+        b"second",
+    ]
     assert samples.file(GRID_FILE).read_bytes() == b"grid"
     assert read_table(samples.file(SAMPLES_FILE)).schema.equals(SAMPLES)
 
 
 def test_what_the_table_has_no_column_for_stays_out_of_it(make):
     records = [record | {"steps": 50} for record in RECORDS]
-    assert read_samples(make("samples", "b", lambda d, n: write_samples(d, [b"1", b"2"], records, b""))) == RECORDS
+    assert (
+        read_samples(
+            make("samples", "b", lambda d, n: write_samples(d, [b"1", b"2"], records, b""))
+        )
+        == RECORDS
+    )
 
 
 def test_a_record_without_a_column_is_not_written(tmp_path):
     with pytest.raises(KeyError, match="licences"):
-        write_samples(tmp_path, [b"1"], [{k: v for k, v in RECORDS[0].items() if k != "licences"}], b"")
+        write_samples(
+            tmp_path, [b"1"], [{k: v for k, v in RECORDS[0].items() if k != "licences"}], b""
+        )
     assert not (tmp_path / SAMPLES_FILE).exists()
 
 
@@ -62,7 +74,9 @@ def test_as_many_images_as_records_are_needed(tmp_path):
 def test_a_table_that_lacks_a_column_is_refused(make):
     def without_authors(scratch, part_name):
         write_samples(scratch, [b"1", b"2"], RECORDS, b"")
-        write_table(scratch / SAMPLES_FILE, read_table(scratch / SAMPLES_FILE).drop_columns(["authors"]))
+        write_table(
+            scratch / SAMPLES_FILE, read_table(scratch / SAMPLES_FILE).drop_columns(["authors"])
+        )
 
     with pytest.raises(FormatError, match=r"samples.parquet: lacks the column\(s\) authors"):
         read_samples(make("samples", "a", without_authors))

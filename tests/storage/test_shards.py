@@ -9,18 +9,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import FormatError
-from storage.shards import SIDECAR, accepted, read_images, read_sidecar, read_some_images, write_shard
+from storage.shards import (
+    SIDECAR,
+    accepted,
+    read_images,
+    read_sidecar,
+    read_some_images,
+    write_shard,
+)
 
 
 @pytest.fixture
 def shards(make):
     """shards(samples, ...) publishes one part for each list of samples."""
-    return lambda *parts: make("shards", "a", *[lambda d, n, s=s: write_shard(d, n, s) for s in parts])
+    return lambda *parts: make(
+        "shards", "a", *[lambda d, n, s=s: write_shard(d, n, s) for s in parts]
+    )
 
 
 @pytest.fixture
 def with_tar(make):
-    """with_tar(samples, raw) publishes a shard whose sidecar is true and whose tar is `raw` instead."""
+    """with_tar(samples, raw) publishes a shard whose sidecar is true and whose tar is `raw`
+    instead.
+    """
 
     def made(samples, raw):
         def write(scratch, part_name):
@@ -70,7 +81,11 @@ def everything_under(directory):
 
 
 def test_images_come_back_as_they_were_in_sidecar_order(shards, sample):
-    samples = [sample(2, image=b"two"), sample(0, image=b""), sample(1, image=b"one" * 500, extension="jpg")]
+    samples = [
+        sample(2, image=b"two"),
+        sample(0, image=b""),
+        sample(1, image=b"one" * 500, extension="jpg"),
+    ]
     artifact = shards(samples)
     assert list(read_images(artifact, "00000")) == [
         ("folder-2-00", b"two"),
@@ -80,7 +95,9 @@ def test_images_come_back_as_they_were_in_sidecar_order(shards, sample):
 
 
 def test_a_tar_holds_image_record_and_first_caption_of_each_accepted_sample(shards, sample):
-    artifact = shards([sample(0), sample(1, captions=(), extension="jpg"), sample(2, reason="too small")])
+    artifact = shards(
+        [sample(0), sample(1, captions=(), extension="jpg"), sample(2, reason="too small")]
+    )
     with tarfile.open(artifact.file("00000.tar")) as tar:
         assert tar.getnames() == [
             "folder-0-00.png", "folder-0-00.json", "folder-0-00.txt", "folder-1-00.jpg", "folder-1-00.json",
@@ -94,7 +111,11 @@ def test_a_tar_holds_image_record_and_first_caption_of_each_accepted_sample(shar
 
 def test_a_rejected_image_is_a_sidecar_row_with_its_reason_and_nothing_else(shards, sample):
     artifact = shards(
-        [sample(0), sample(1, reason="too small", detail="3 x 4 pixels, less than 64"), sample(2, reason="no image")]
+        [
+            sample(0),
+            sample(1, reason="too small", detail="3 x 4 pixels, less than 64"),
+            sample(2, reason="no image"),
+        ]
     )
     rows = read_sidecar(artifact, "00000")
     assert rows["status"].to_pylist() == ["ok", "rejected", "rejected"]
@@ -136,7 +157,14 @@ def test_other_samples_give_another_fingerprint(make, sample):
 def test_a_member_says_nothing_of_the_machine_that_wrote_it(shards, sample):
     with tarfile.open(shards([sample(0)]).file("00000.tar")) as tar:
         for member in tar:
-            assert (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode) == (0, 0, 0, "", "", 0o644)
+            assert (
+                member.mtime,
+                member.uid,
+                member.gid,
+                member.uname,
+                member.gname,
+                member.mode,
+            ) == (0, 0, 0, "", "", 0o644)
 
 
 def test_the_sidecar_has_the_declared_schema_even_without_a_row(shards, sample):
@@ -159,7 +187,11 @@ def test_some_images_are_found_across_shards_and_only_their_tars_are_opened(shar
 
 def sparse(name):
     info = tarfile.TarInfo(name)
-    info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 24), "GNU.sparse.name": name}
+    info.pax_headers = {
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.size": str(1 << 24),
+        "GNU.sparse.name": name,
+    }
     return info
 
 
@@ -213,9 +245,13 @@ def test_a_hostile_tar_is_refused_and_touches_no_file(raw, with_tar, sample, tmp
 
 @pytest.mark.parametrize("keep", [0, 100, 511, 512, 520, 1023, 1024, 1536, 2048, 2560, 3072])
 def test_a_truncated_tar_never_gives_a_truncated_image(keep, with_tar, sample):
-    """Each member is a 512 byte header and 512 bytes of data, so every kind of cut is among them."""
+    """Each member is a 512 byte header and 512 bytes of data, so every kind of cut is among
+    them.
+    """
     images = [bytes([i]) * 300 for i in range(3)]
-    artifact = with_tar([sample(i, image=images[i], captions=()) for i in range(3)], lambda raw: raw[:keep])
+    artifact = with_tar(
+        [sample(i, image=images[i], captions=()) for i in range(3)], lambda raw: raw[:keep]
+    )
     got = []
     with pytest.raises(FormatError, match="00000.tar: "):
         for _, image in read_images(artifact, "00000"):
@@ -231,13 +267,17 @@ def test_a_flipped_bit_in_a_header_is_refused(with_tar, sample):
 
 def test_a_missing_sample_is_named(with_tar, sample):
     artifact = with_tar([sample(0), sample(1)], tar_of((PNG, b"x")))
-    with pytest.raises(FormatError, match="the sidecar lists 'folder-1-00', the tar does not hold it"):
+    with pytest.raises(
+        FormatError, match="the sidecar lists 'folder-1-00', the tar does not hold it"
+    ):
         list(read_images(artifact, "00000"))
 
 
 def test_an_unexpected_member_is_named(with_tar, sample):
     artifact = with_tar([sample(0)], tar_of((PNG, b"x"), ("stranger.png", b"x")))
-    with pytest.raises(FormatError, match="member 'stranger.png' is not the sample the sidecar lists next"):
+    with pytest.raises(
+        FormatError, match="member 'stranger.png' is not the sample the sidecar lists next"
+    ):
         list(read_images(artifact, "00000"))
 
 
@@ -258,7 +298,9 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_real_tar_of_something_else_is_refused_and_touches_no_file(name, real_data, with_tar, sample, tmp_path):
+def test_a_real_tar_of_something_else_is_refused_and_touches_no_file(
+    name, real_data, with_tar, sample, tmp_path
+):
     artifact = with_tar([sample(0)], (real_data / "awkward/tars" / name).read_bytes())
     before = everything_under(tmp_path)
     with pytest.raises(FormatError, match="00000.tar: "):
@@ -266,11 +308,15 @@ def test_a_real_tar_of_something_else_is_refused_and_touches_no_file(name, real_
     assert everything_under(tmp_path) == before
 
 
-def test_a_tar_another_program_wrote_is_read_if_it_holds_what_the_sidecar_lists(real_data, with_tar, sample):
+def test_a_tar_another_program_wrote_is_read_if_it_holds_what_the_sidecar_lists(
+    real_data, with_tar, sample
+):
     keys = ["123_456", "208_495", "321_421", "389_535"]
     raw = (real_data / "awkward/tars/clip-retrieval/image1.tar").read_bytes()
     artifact = with_tar([sample(i, key=key) for i, key in enumerate(keys)], raw)
     images = dict(read_images(artifact, "00000"))
     assert list(images) == keys
-    assert all(image.startswith(b"\xff\xd8") and image.endswith(b"\xff\xd9") for image in images.values())
+    assert all(
+        image.startswith(b"\xff\xd8") and image.endswith(b"\xff\xd9") for image in images.values()
+    )
     assert [len(image) for image in images.values()] == [7421, 18569, 26726, 25591]

@@ -19,7 +19,9 @@ from storage.training import open_training_arrays
 
 @pytest.fixture
 def references(make, unit_vectors):
-    """references(latent keys of each part, query keys) publishes the three artifacts; query i has the neighbor row 10 + i."""
+    """references(latent keys of each part, query keys) publishes the three artifacts; query i has
+    the neighbor row 10 + i.
+    """
 
     def made(latent_keys, query_keys, **inputs):
         def latents(keys):
@@ -37,20 +39,30 @@ def references(make, unit_vectors):
                 lambda d, n: write_neighbors(d, n, list(query_keys), database_keys, rows, scores),
                 inputs=inputs,
             ),
-            "index": make("index", "i", lambda d, n: write_vectors(d, [unit_vectors(30)], 30, text_mean=np.full(8, 0.5))),
+            "index": make(
+                "index",
+                "i",
+                lambda d, n: write_vectors(d, [unit_vectors(30)], 30, text_mean=np.full(8, 0.5)),
+            ),
         }
         return {role: f"{artifact.name}@{artifact.id}" for role, artifact in artifacts.items()}
 
     return made
 
 
-def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path, references, unit_vectors):
+def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(
+    tmp_path, references, unit_vectors
+):
     arrays = open_training_arrays(tmp_path, references(["ca", "b"], "abxc"))
-    assert [int(array[i, 0, 0, 0]) for array in arrays.latents for i in range(len(array))] == [ord(key) for key in "cab"]
+    assert [int(array[i, 0, 0, 0]) for array in arrays.latents for i in range(len(array))] == [
+        ord(key) for key in "cab"
+    ]
     assert arrays.neighbor_rows.tolist() == [[13], [10], [11]]
     np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
     np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
-    np.testing.assert_allclose(arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6)
+    np.testing.assert_allclose(
+        arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6
+    )
     np.testing.assert_allclose(arrays.neighbor_scores, [[0.13], [0.10], [0.11]], atol=1e-6)
     assert arrays.query_vectors is None
     assert arrays.side == 4
@@ -58,7 +70,9 @@ def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(tmp_path
 
 def test_large_arrays_are_memory_mapped(tmp_path, references):
     arrays = open_training_arrays(tmp_path, references(["ab"], "ab"))
-    assert all(isinstance(array, np.memmap) for array in [*arrays.latents, arrays.vectors, arrays.norms])
+    assert all(
+        isinstance(array, np.memmap) for array in [*arrays.latents, arrays.vectors, arrays.norms]
+    )
 
 
 def test_a_latent_without_neighbors_is_a_mismatch_that_counts_and_names(tmp_path, references):
@@ -79,7 +93,11 @@ def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, reference
         open_training_arrays(tmp_path, wanted)
     add_removals(tmp_path, "q", ["d"])
     arrays = open_training_arrays(tmp_path, wanted)
-    assert [[int(image[0, 0, 0]) for image in array] for array in arrays.latents] == [[ord("b")], [], [ord("e"), ord("f")]]
+    assert [[int(image[0, 0, 0]) for image in array] for array in arrays.latents] == [
+        [ord("b")],
+        [],
+        [ord("e"), ord("f")],
+    ]
     assert arrays.neighbor_rows.tolist() == [[10], [11], [12]] and arrays.side == 4
     assert isinstance(arrays.latents[2], np.memmap), "a part that held none of them is not read"
 
@@ -99,7 +117,9 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     tmp_path, references, make, sidecar, sample, unit_vectors
 ):
     vectors, norms = unit_vectors(4, seed=9)
-    table = pa.Table.from_pylist([asdict(sample(i, key=key).record) for i, key in enumerate("dbca")], schema=SIDECAR)
+    table = pa.Table.from_pylist(
+        [asdict(sample(i, key=key).record) for i, key in enumerate("dbca")], schema=SIDECAR
+    )
     queries = make("embeddings", "q", lambda d, n: write_embeddings(d, n, table, vectors, norms))
     wanted = references(["ca", "b"], "abxc", queries=queries.fingerprint)
     arrays = open_training_arrays(tmp_path, wanted, with_queries=True)
@@ -107,5 +127,8 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     np.testing.assert_allclose(arrays.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
     np.testing.assert_array_equal(arrays.query_norms, norms[[2, 3, 1]])
     shutil.rmtree(queries.directory)
-    with pytest.raises(ArtifactMismatch, match="neighbors/n: the embeddings of its queries are no longer.*query_token"):
+    with pytest.raises(
+        ArtifactMismatch,
+        match="neighbors/n: the embeddings of its queries are no longer.*query_token",
+    ):
         open_training_arrays(tmp_path, wanted, with_queries=True)

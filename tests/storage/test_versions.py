@@ -15,11 +15,19 @@ NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
 
 @pytest.fixture
 def database(tmp_path, sidecar, unit_vectors):
-    """database(source, [0, 1], [2]) publishes a version with a part for each list of sample numbers."""
+    """database(source, [0, 1], [2]) publishes a version with a part for each list of sample
+    numbers.
+    """
 
     def made(source, *parts):
         with begin(tmp_path, Plan("embeddings", "paintings", {}, {"shards": source})) as build:
-            return build.commit([build.existing_part(*named(i, p)) or written(build, i, p) for i, p in enumerate(parts)], {})
+            return build.commit(
+                [
+                    build.existing_part(*named(i, p)) or written(build, i, p)
+                    for i, p in enumerate(parts)
+                ],
+                {},
+            )
 
     def named(place, numbers):
         return f"{place:05d}", f"made from {numbers}"
@@ -28,21 +36,34 @@ def database(tmp_path, sidecar, unit_vectors):
         name, origin = named(place, numbers)
         vectors, norms = unit_vectors(len(numbers))
         rows = sidecar(10).take(numbers)
-        return build.write_part(name, origin, lambda scratch: (write_embeddings(scratch, name, rows, vectors, norms), {}))
+        return build.write_part(
+            name,
+            origin,
+            lambda scratch: (write_embeddings(scratch, name, rows, vectors, norms), {}),
+        )
 
     return made
 
 
 def test_a_history_tells_of_each_version_when_how_large_from_what_and_which_is_current(tmp_path):
     source = build_all(tmp_path)
-    first = build_all(tmp_path, Plan("latents", "a", {}, {"shards": source.fingerprint, "other": "not here"}))
+    first = build_all(
+        tmp_path, Plan("latents", "a", {}, {"shards": source.fingerprint, "other": "not here"})
+    )
     second = build_all(tmp_path, Plan("latents", "a", {}, {"shards": source.fingerprint}))
     build_all(tmp_path, Plan("latents", "b", {}))
     one, two = history(tmp_path, "latents", "a")
     assert (one.artifact, two.artifact) == (first, second)
     assert (one.current, two.current) == (False, True)
-    assert one.inputs == {"shards": (source.fingerprint, source.reference), "other": ("not here", None)}
-    assert (one.artifact.version, two.artifact.version, two.artifact.measured["seconds"]) == (1, 2, 1.5)
+    assert one.inputs == {
+        "shards": (source.fingerprint, source.reference),
+        "other": ("not here", None),
+    }
+    assert (one.artifact.version, two.artifact.version, two.artifact.measured["seconds"]) == (
+        1,
+        2,
+        1.5,
+    )
     assert one.change is None and two.change.against == 1
 
 
@@ -57,20 +78,26 @@ def test_a_change_names_the_parameters_and_inputs_that_differ_with_both_values(t
     assert change.inputs == (("more", "x", None), ("source", "aa", "bb"))
 
 
-def test_a_change_tells_parts_taken_over_from_parts_made_and_dropped_whatever_they_are_called(tmp_path):
+def test_a_change_tells_parts_taken_over_from_parts_made_and_dropped_whatever_they_are_called(
+    tmp_path,
+):
     build_all(tmp_path, contents=("one", "two", "three", "four"))
     build_all(tmp_path, NEXT, contents=("new", "one", "changed"))
     change = history(tmp_path, "shards", "paintings")[1].change
     assert change.taken_over == ("00001",)
     assert change.made == ("00000", "00002")
-    assert change.dropped == ("00001", "00003"), "their content is gone and no part of their name was made"
+    assert change.dropped == ("00001", "00003"), (
+        "their content is gone and no part of their name was made"
+    )
 
 
 def test_rows_are_counted_by_key_where_the_rows_have_keys(database, tmp_path):
     database("aa", [0, 1, 2, 9], [3, 4], [5])
     database("bb", [0, 1, 6], [3, 4], [2, 7, 8])
     change = history(tmp_path, "embeddings", "paintings")[1].change
-    assert (change.rows_added, change.rows_removed) == (3, 2), "6, 7, 8 came, 5, 9 went, 2 has moved"
+    assert (change.rows_added, change.rows_removed) == (3, 2), (
+        "6, 7, 8 came, 5, 9 went, 2 has moved"
+    )
     assert change.taken_over == ("00001",)
 
 
@@ -95,7 +122,9 @@ def test_rows_are_counted_by_number_where_they_have_no_key_or_cannot_be_read(dat
 
 
 def test_a_version_that_is_gone_or_damaged_hides_no_other(tmp_path):
-    versions = [build_all(tmp_path, Plan("shards", "paintings", {"size": size})) for size in (1, 2, 3, 4)]
+    versions = [
+        build_all(tmp_path, Plan("shards", "paintings", {"size": size})) for size in (1, 2, 3, 4)
+    ]
     (versions[1].directory / "manifest.json").write_text("{")
     (versions[2].directory / "manifest.json").unlink()
     seen = history(tmp_path, "shards", "paintings")

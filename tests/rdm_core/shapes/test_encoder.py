@@ -19,7 +19,9 @@ RENDERS = 600
 def clip():
     """Model, transform and tokenizer, got the way any open_clip model is."""
     encoder.register()
-    model, _, preprocess = open_clip.create_model_and_transforms(encoder.MODEL_NAME, pretrained=str(encoder.WEIGHTS))
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        encoder.MODEL_NAME, pretrained=str(encoder.WEIGHTS)
+    )
     return model.eval(), preprocess, open_clip.get_tokenizer(encoder.MODEL_NAME)
 
 
@@ -27,7 +29,9 @@ def clip():
 def heldout(clip):
     """{side: (unit vectors [600, D], factors)} of renders that no training saw."""
     model, preprocess, _ = clip
-    drawn = {side: [world.sample("heldout", index, side) for index in range(RENDERS)] for side in SIDES}
+    drawn = {
+        side: [world.sample("heldout", index, side) for index in range(RENDERS)] for side in SIDES
+    }
     return {
         side: (
             train_clip.embed_images(model, preprocess, [sample.pixels for sample in samples]),
@@ -131,7 +135,10 @@ def test_a_caption_retrieves_an_image_that_shows_its_factors(clip, heldout, side
     images, factors = heldout[side]
     texts = captions_of(factors)
     nearest = (train_clip.embed_texts(model, tokenizer, texts) @ images.T).argmax(dim=1)
-    assert np.mean([texts[row] == own for row, own in zip(nearest.tolist(), texts, strict=True)]) >= 0.90
+    assert (
+        np.mean([texts[row] == own for row, own in zip(nearest.tolist(), texts, strict=True)])
+        >= 0.90
+    )
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -144,7 +151,9 @@ def test_images_and_texts_live_apart_as_in_any_clip(clip, heldout, side):
 
 
 def _probe(images: torch.Tensor, texts: torch.Tensor) -> float:
-    """Accuracy of least squares fitted on the even rows, at telling images from texts on the odd ones."""
+    """Accuracy of least squares fitted on the even rows, at telling images from texts on the odd
+    ones.
+    """
 
     def rows(start: int) -> tuple[torch.Tensor, torch.Tensor]:
         both = torch.cat([images[start::2], texts[start::2]])
@@ -168,13 +177,19 @@ def test_infonce_does_not_punish_another_caption_that_is_also_true():
     vectors = torch.nn.functional.normalize(torch.ones(2, 4), dim=1)  # all alike
     also_true = torch.ones(2, 2, dtype=torch.bool)
     assert train_clip.info_nce(vectors, vectors, torch.tensor(50.0), also_true) == 0
-    assert train_clip.info_nce(vectors, vectors, torch.tensor(50.0), torch.eye(2, dtype=torch.bool)) > 0.6
+    assert (
+        train_clip.info_nce(vectors, vectors, torch.tensor(50.0), torch.eye(2, dtype=torch.bool))
+        > 0.6
+    )
 
 
 def test_a_caption_matches_the_images_that_show_all_it_names():
     codes = torch.tensor([[0, 1, 2], [0, 2, 2]])
     named = torch.tensor([[0, -1, -1], [0, 1, -1], [-1, -1, -1], [1, -1, -1]])
-    assert train_clip.matches(codes, named).tolist() == [[True, True, True, False], [True, False, True, False]]
+    assert train_clip.matches(codes, named).tolist() == [
+        [True, True, True, False],
+        [True, False, True, False],
+    ]
 
 
 def test_training_images_are_resized_as_the_transform_resizes_them(clip):
@@ -183,6 +198,9 @@ def test_training_images_are_resized_as_the_transform_resizes_them(clip):
     drawn = world.sample("clip", 0, 32)
     assert factors == drawn.factors
     expected = preprocess(train_clip.Image.fromarray(drawn.pixels))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     actual = (torch.tensor(pixels).permute(2, 0, 1) / 255 - mean) / std
     assert torch.allclose(actual, expected, atol=1e-5)

@@ -51,7 +51,9 @@ def test_pure_noise_does_not_pass_for_every_shape_alike(oracle):
     assert (told["shape"] == truth).mean() < 0.4
 
 
-def test_features_have_one_row_a_picture_and_predict_does_not_depend_on_the_company(oracle, pictures):
+def test_features_have_one_row_a_picture_and_predict_does_not_depend_on_the_company(
+    oracle, pictures
+):
     features = oracle.features(pictures)
     assert features.shape == (40, module.FEATURES)
     assert features.dtype == np.float32
@@ -71,7 +73,12 @@ def test_no_pictures_give_no_rows(oracle):
 
 
 @pytest.mark.parametrize(
-    "images", [np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8), np.zeros((2, 3, 32, 32), np.uint8)]
+    "images",
+    [
+        np.zeros((2, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((2, 3, 32, 32), np.uint8),
+    ],
 )
 def test_arrays_that_are_not_pictures_are_refused(oracle, images):
     with pytest.raises(ValueError, match="the oracle wants uint8"):

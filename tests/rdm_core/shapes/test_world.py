@@ -58,7 +58,10 @@ def test_another_process_with_another_hash_seed_draws_the_same_picture():
         env={"PYTHONHASHSEED": "5", "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
     here = world.sample("train", 11, 32)
-    assert run.stdout.split() == [*here.caption.split(), hashlib.sha256(here.pixels.tobytes()).hexdigest()]
+    assert run.stdout.split() == [
+        *here.caption.split(),
+        hashlib.sha256(here.pixels.tobytes()).hexdigest(),
+    ]
 
 
 @pytest.mark.parametrize("side", [16, 32, 50, 64, 128])
@@ -78,12 +81,16 @@ def test_another_seed_moves_nuisance_but_not_the_picture(factors):
 @pytest.mark.parametrize("name", world.FACTORS)
 def test_every_factor_changes_the_pixels(name):
     renders = {
-        value: world.render(world.Factors(**{**vars(RED_CIRCLE), name: value}), 32, seed=4).astype(float)
+        value: world.render(world.Factors(**{**vars(RED_CIRCLE), name: value}), 32, seed=4).astype(
+            float
+        )
         for value in world.VALUES[name]
     }
     for one, other in islice(product(renders, renders), None):
         if one != other:
-            assert np.abs(renders[one] - renders[other]).mean() > 1, f"{one} and {other} look the same"
+            assert np.abs(renders[one] - renders[other]).mean() > 1, (
+                f"{one} and {other} look the same"
+            )
 
 
 @pytest.mark.parametrize("style", world.STYLES)
@@ -99,7 +106,9 @@ def test_the_same_seed_shows_the_same_picture_at_32_and_64_pixels(style):
 @pytest.mark.parametrize("shape", world.SHAPES)
 def test_a_small_shape_is_at_least_ten_pixels_across_and_never_cut_off(shape, style):
     for position, size in product(world.POSITIONS, world.SIZES):
-        pixels = world.render(world.Factors(shape, "red", style, "light", position, size), 32, seed=1).astype(float)
+        pixels = world.render(
+            world.Factors(shape, "red", style, "light", position, size), 32, seed=1
+        ).astype(float)
         vivid = pixels.max(axis=2) - pixels.min(axis=2) > 70
         rows, columns = np.flatnonzero(vivid.any(axis=1)), np.flatnonzero(vivid.any(axis=0))
         assert max(np.ptp(rows), np.ptp(columns)) + 1 >= 10
@@ -112,7 +121,10 @@ def test_splits_are_independent_streams():
     def stream(split: str) -> list[world.Factors]:
         return [world.draw_factors(split, index) for index in range(300)]
 
-    same = sum(one.shape == other.shape for one, other in zip(stream("train"), stream("heldout"), strict=True))
+    same = sum(
+        one.shape == other.shape
+        for one, other in zip(stream("train"), stream("heldout"), strict=True)
+    )
     assert 15 < same < 65, "about one shape in eight agrees by chance"
     assert stream("train") == stream("train")
 
@@ -121,7 +133,10 @@ def test_the_seed_of_a_sample_changes_its_factors_and_its_pixels():
     ones = [world.sample("train", index, 32, seed=0) for index in range(8)]
     others = [world.sample("train", index, 32, seed=1) for index in range(8)]
     assert [one.factors for one in ones] != [other.factors for other in others]
-    assert all(not np.array_equal(one.pixels, other.pixels) for one, other in zip(ones, others, strict=True))
+    assert all(
+        not np.array_equal(one.pixels, other.pixels)
+        for one, other in zip(ones, others, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", world.FACTORS)
@@ -141,7 +156,10 @@ def test_a_restricted_style_leaves_the_other_factors_as_they_were():
 
 
 def test_restrictions_reach_the_samples():
-    samples = [world.sample("train", index, 16, shapes=("star", "ring"), colours=("blue",)) for index in range(20)]
+    samples = [
+        world.sample("train", index, 16, shapes=("star", "ring"), colours=("blue",))
+        for index in range(20)
+    ]
     assert {sample.factors.shape for sample in samples} == {"star", "ring"}
     assert {sample.factors.colour for sample in samples} == {"blue"}
 
@@ -153,12 +171,17 @@ def test_a_sample_carries_its_key_and_full_caption():
 
 
 def test_captions_name_what_is_included_and_nothing_else():
-    assert world.caption(RED_CIRCLE) == "a photograph of a small red circle at the top left on a dark background"
+    assert (
+        world.caption(RED_CIRCLE)
+        == "a photograph of a small red circle at the top left on a dark background"
+    )
     assert world.caption(RED_CIRCLE, ("colour", "shape")) == "a red circle"
     assert world.caption(RED_CIRCLE, ("colour",)) == "a red object"
     orange = world.Factors("star", "orange", "oil painting", "light", "centre", "large")
     assert world.caption(orange, ("style",)) == "an oil painting"
-    assert world.caption(orange, ("style", "colour", "shape")) == "an oil painting of an orange star"
+    assert (
+        world.caption(orange, ("style", "colour", "shape")) == "an oil painting of an orange star"
+    )
     assert world.caption(orange, ("shape", "position")) == "a star in the centre"
 
 
@@ -176,8 +199,14 @@ def test_every_training_caption_is_true_of_its_picture():
     ("text", "named"),
     [
         ("A Photo of three RED stars!", {"style": "photograph", "colour": "red", "shape": "star"}),
-        ("pencil drawing of a moon in the middle", {"style": "sketch", "shape": "crescent", "position": "centre"}),
-        ("a painting, light and airy, of a pink ring", {"style": "oil painting", "colour": "pink", "shape": "ring"}),
+        (
+            "pencil drawing of a moon in the middle",
+            {"style": "sketch", "shape": "crescent", "position": "centre"},
+        ),
+        (
+            "a painting, light and airy, of a pink ring",
+            {"style": "oil painting", "colour": "pink", "shape": "ring"},
+        ),
         ("a dog crossing the starry street", {}),
         ("", {}),
     ],
@@ -190,7 +219,10 @@ def test_a_prompt_is_understood_by_the_factors_it_names(text, named):
     ("call", "message"),
     [
         (lambda: world.render(RED_CIRCLE, 15, 0), "side is 15"),
-        (lambda: world.render(world.Factors(**{**vars(RED_CIRCLE), "colour": "mauve"}), 32, 0), "colour is 'mauve'"),
+        (
+            lambda: world.render(world.Factors(**{**vars(RED_CIRCLE), "colour": "mauve"}), 32, 0),
+            "colour is 'mauve'",
+        ),
         (lambda: world.draw_factors("train", -1), "index of split 'train' is -1"),
         (lambda: world.draw_factors("train", 0, styles=("mosaic",)), "'mosaic'"),
         (lambda: world.draw_factors("train", 0, shapes=()), "shapes"),

@@ -1,4 +1,6 @@
-"""The embedding archives of 2022: keys that never change, vectors with a direction, nothing unpacked that claims too much."""
+"""The embedding archives of 2022: keys that never change, vectors with a direction, nothing
+unpacked that claims too much.
+"""
 
 import io
 import zipfile

@@ -28,7 +28,9 @@ def line(
 
 
 def write_openimages(root: Path, lines: list[str] | None = None) -> Path:
-    """train/ holds aa, bb, cc; validation/ holds dd, which no list names; ee is listed and absent."""
+    """train/ holds aa, bb, cc; validation/ holds dd, which no list names; ee is listed and
+    absent.
+    """
     for split, names in {"train": ("aa", "bb", "cc"), "validation": ("dd",)}.items():
         (root / split).mkdir(parents=True)
         for name in names:
@@ -284,14 +286,16 @@ def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):
 
 def test_a_class_with_two_names_has_neither_and_is_counted(tmp_path):
     path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
-    path.write_bytes(path.read_bytes() + b"/m/1,Turtle\n/m/2,\"Bow, arrow\"\n")
+    path.write_bytes(path.read_bytes() + b'/m/1,Turtle\n/m/2,"Bow, arrow"\n')
     listing = read_openimages(tmp_path)
     assert listing.images[0].labels == ("/m/1", "Bow, arrow")
     assert listing.notes["class_names_that_contradict"] == 1
 
 
 def test_what_two_rows_say_differently_of_an_image_is_taken_from_neither(tmp_path):
-    write_openimages(tmp_path, [line("aa"), line("aa", author="Bob", rotation="90"), line("bb"), line("bb")])
+    write_openimages(
+        tmp_path, [line("aa"), line("aa", author="Bob", rotation="90"), line("bb"), line("bb")]
+    )
     listing = read_openimages(tmp_path)
     first, second = listing.images[:2]
     assert (first.author, first.licence, first.rotation_degrees) == (None, LICENCE, 0)

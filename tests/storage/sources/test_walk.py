@@ -1,4 +1,6 @@
-"""What lies under a folder, in every reader: nothing of it ends a listing, and our own root is left out."""
+"""What lies under a folder, in every reader: nothing of it ends a listing, and our own root is left
+out.
+"""
 
 import json
 import os

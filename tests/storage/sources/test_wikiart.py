@@ -17,7 +17,9 @@ GRIS, KLEE, ABSENT = (
 
 
 def write_wikiart(root: Path) -> Path:
-    """Two Cubist paintings, one of them in every list; a listed Ukiyo-e that is absent; a folder of something else."""
+    """Two Cubist paintings, one of them in every list; a listed Ukiyo-e that is absent; a folder of
+    something else.
+    """
     for folder in ("Cubism", "Style", "Genre", "Artist", "api"):
         (root / folder).mkdir()
     for name in (GRIS, KLEE):
