@@ -35,7 +35,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "everything": {
         "preset": "shapes",
         "denoiser": {"query_token": True, "set_layers": 1},
-        "training": {"posthoc_ema": True, "weight_decay": 0.1},
+        "training": {"posthoc_ema": True, "weight_decay": 0.1, "precision": "bf16"},
         "context": {"from_top": 8, "each_neighbor_dropout": 0.2, "query_dropout": 0.3},
         "draw": {"sampler": "dpm++", "guidance_interval": [0.2, 0.9]},
     },

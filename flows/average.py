@@ -1,17 +1,19 @@
 """run --snapshots of its means--> the same network with a running mean of another length."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from flows.config import AverageRun
+from flows.opening import facts_of, space_of_run
 from flows.progress import Clock
 from flows.revisions import plan_of
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from rdm_core.averages import FAR, LENGTHS, mixed, mixture
-from rdm_core.denoiser import load_denoiser
-from rdm_core.weights import set_parameters
+from rdm_core.families import load_model
+from rdm_core.families.family import set_parameters
 from storage.artifact import Artifact, Part, Plan, open_artifact
 from storage.build import Build
 from storage.errors import StorageError
@@ -43,7 +45,7 @@ def average_run(config: AverageRun) -> Artifact:
         )
         if distance > FAR:
             what = f"its {len(snapshots)} snapshots give no mean of length {config.length} (the profile is {distance:.2f} off)"
-            cure = "Ask for a length between 0.05 and 0.1, or train with a smaller training.checkpoint_steps."
+            cure = "Ask for a length between 0.05 and 0.1, or train with a smaller training.snapshot_steps."
             raise StorageError(f"runs/{run.name}", what, cure)
         parts = write_average(
             whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config
@@ -72,12 +74,13 @@ def write_average(
     """The weights with the mixed parameters, and the metrics of the run."""
 
     def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
-        denoiser, facts = load_denoiser(run.file("weights"))
-        names = [name for name, _ in denoiser.named_parameters()]
-        set_parameters(
-            denoiser, mixed(map(read_snapshot, files), shares.reshape(-1, len(LENGTHS)), names)
-        )
-        denoiser.save(scratch / "weights", {**facts, "ema_length": config.length})
+        facts = facts_of(run)
+        model = load_model(run.file("weights"), facts, space_of_run(run, facts))
+        names = [name for name, _ in model.named_parameters()]
+        of_each = shares.reshape(-1, len(LENGTHS))
+        set_parameters(model, mixed(map(read_snapshot, files), of_each, names))
+        (scratch / "weights").mkdir()
+        model.save(scratch / "weights", replace(facts, ema_length=config.length))
         card = (run.file("weights") / "README.md").read_text(encoding="utf-8")
         mean = f"{config.name}: the same run with a running mean of length {config.length} (arXiv 2312.02696), mixed from "
         mean += f'{len(files)} snapshots of {run.reference}. Use: `rdm sample --run {config.name} --text "..."`.'

@@ -5,14 +5,16 @@ record. Unknown keys and wrong values are refused by name before anything runs. 
 loads neither Prefect nor torch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from flows.idle import refuse_idle
 from flows.parameters import (
     Count,
+    DrawSettings,
     FlowConfig,
     GuidanceScale,
     Neighbors,
@@ -20,7 +22,8 @@ from flows.parameters import (
     SamplerSteps,
     Seed,
 )
-from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
+from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
+from rdm_core.families import FAMILIES, config_of
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,6 +45,25 @@ VOCABULARY = {
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy
 to import here.
 """
+
+
+def one_of(kinds: Mapping[str, type]) -> Any:
+    """Any of some classes, told apart by `family`, which is the first one's unless given."""
+    if len(kinds) == 1:
+        return next(iter(kinds.values()))
+    first = next(iter(kinds))
+    tagged = tuple(Annotated[kind, Tag(name)] for name, kind in kinds.items())
+
+    def family_in(value: Any) -> str:
+        given = value.get("family", first) if isinstance(value, dict) else value.family
+        return str(given)
+
+    return Annotated[Union[tagged], Discriminator(family_in)]  # noqa: UP007 - made here
+
+
+_CONFIGS = {family: config_of(family) for family in FAMILIES}
+AnyModel: Any = one_of(_CONFIGS)
+"""What can be chosen about a model: the configuration of its family."""
 
 
 class Images(Parameters):
@@ -257,12 +279,18 @@ class TrainRDM(FlowConfig):
     """Neighbor table of the training images."""
     database: str
     """Database the table was made with."""
-    denoiser: DenoiserConfig = DenoiserConfig()
-    """The network."""
-    noise: NoiseConfig = NoiseConfig()
-    """The forward process."""
+    model: AnyModel = Field(default_factory=next(iter(_CONFIGS.values())))
+    """The model, by its family."""
+    context: ContextConfig = ContextConfig()
+    """Which neighbors a sample is trained with."""
     training: TrainingConfig = TrainingConfig()
-    """The run."""
+    """How the weights are learned."""
+    start_from: str | None = None
+    """A run whose weights the training begins with, to train on from there; unless given it begins
+    with random ones.
+    """
+    reporting: ReportingConfig = ReportingConfig()
+    """What is told and kept on the way."""
     execution: ExecutionConfig = ExecutionConfig()
     """How the loop runs: memory and speed, not what is learned."""
     processes: int = Field(1, ge=1, le=10_000)
@@ -347,12 +375,10 @@ class EvaluateRDM(FlowConfig):
     """Colour-and-shape prompts a measurement."""
     seeds: int = Field(3, ge=1, le=10_000)
     """Sampling seeds a measurement is repeated with."""
-    guidance_scale: GuidanceScale = 2.0
-    """Of every sampled image."""
     k: Neighbors = 4
     """Vectors in a context."""
-    steps: SamplerSteps = 12
-    """Sampler steps."""
+    draw: DrawSettings = {}
+    """How images are drawn: settings of the run's family, as in `rdm sample`."""
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
     extractor: str = "oracle"

@@ -28,16 +28,17 @@ from flows.stage import (
     whole,
 )
 from rdm_core.clip import Encoder
-from rdm_core.config import NoiseConfig
-from rdm_core.denoiser import parameter_count
 from rdm_core.errors import RequestError
+from rdm_core.families.facts import RunFacts
+from rdm_core.families.family import Model
 from rdm_core.latents import load_latent_space
 from rdm_core.originals import (
     AUTOENCODERS,
     LAYOUTS,
     UnetLayout,
     convert_autoencoder,
-    convert_denoiser,
+    convert_model,
+    model_config,
     read_checkpoint,
 )
 from rdm_core.weights import model_card
@@ -108,11 +109,12 @@ def write_converted(
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         folder = scratch / "weights"
-        denoiser = convert_denoiser(state, layout, config.ema)
         autoencoder: Any = convert_autoencoder(state, AUTOENCODERS[layout.autoencoder])
         autoencoder.save_pretrained(folder / AUTOENCODER_FOLDER)
-        facts = converted_facts(config, layout, encoder, folder / AUTOENCODER_FOLDER)
-        denoiser.save(folder, facts | {"parameters": parameter_count(denoiser)})
+        space = load_latent_space(str(folder / AUTOENCODER_FOLDER))
+        model = convert_model(state, layout, space, config.ema)
+        facts = converted_facts(config, layout, encoder, model)
+        model.save(folder, facts)
         card = model_card(config.name, facts, {"not stated": 0})
         (folder / "README.md").write_text(card, encoding="utf-8")
         return 1, {}
@@ -121,25 +123,30 @@ def write_converted(
 
 
 def converted_facts(
-    config: ConvertOriginal, layout: UnetLayout, encoder: Encoder, autoencoder: Path
-) -> dict[str, Any]:
+    config: ConvertOriginal, layout: UnetLayout, encoder: Encoder, model: Model
+) -> RunFacts:
     """What a run of our own would say of itself; what it was trained on was never published with
     it.
     """
-    space = load_latent_space(str(autoencoder)).identity
-    return {
-        "encoder": encoder.identity,
-        "encoder_weights": config.encoder_weights or layout.encoder_weights,
-        "space": space | {"path": AUTOENCODER_FOLDER},
-        "latent_side": layout.latent_side,
-        "noise": asdict(NoiseConfig(process="epsilon", beta_end=layout.beta_end)),
-        "k": TRAINED_K,
-        "random_k": False,
-        "neighbor_dropout": 0.0,
-        "steps": 0,
-        "trained_on": {},
-        "converted_from": {"file": config.files[0].name, "layout": layout.name, "ema": config.ema},
-    }
+    return RunFacts(
+        family=model.family,
+        model=asdict(model_config(layout)),
+        encoder=encoder.identity,
+        encoder_weights=config.encoder_weights or layout.encoder_weights,
+        space=model.works_in.identity,
+        space_path=AUTOENCODER_FOLDER,
+        latent_side=layout.latent_side,
+        k=TRAINED_K,
+        random_k=False,
+        neighbor_dropout=0.0,
+        steps=0,
+        parameters=model.parameter_count,
+        converted_from={
+            "file": config.files[0].name,
+            "layout": layout.name,
+            "ema": config.ema,
+        },
+    )
 
 
 def convert_autoencoder_file(config: ConvertOriginal) -> Path:

@@ -106,8 +106,8 @@ def shapes_source(config: Demo | Study, name: str, source: dict[str, Any]) -> Im
 
 def twin_of(run: TrainRDM) -> TrainRDM:
     """The same network, trained without neighbors."""
-    training = dataclasses.replace(run.training, neighbor_dropout=1.0)
-    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "training": training})
+    context = dataclasses.replace(run.context, neighbor_dropout=1.0)
+    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "context": context})
 
 
 def training(
@@ -129,8 +129,7 @@ def requests(config: Demo) -> list[SampleRDM]:
     common: dict[str, Any] = {
         "root": config.root,
         "run": "shapes",
-        "guidance_scale": 2.0,
-        "steps": 30,
+        "draw": {"guidance_scale": 2.0, "steps": 30},
         "seed": config.seed,
     }
     return [
@@ -168,6 +167,7 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         swaps=SWAPS,
         prompts=max(8, int(64 * min(1.0, config.scale))),
         seeds=2,
+        draw={"steps": 12},
         quality_images=max(11, int(128 * min(1.0, config.scale))),
     )
 

@@ -1,5 +1,6 @@
 """Encoders by name, and the one that something was made with."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ def forget_encoders() -> None:
     _loaded.cache_clear()
 
 
-def the_encoder(wanted: dict[str, Any], weights: str, whose: str, again: str) -> Encoder:
+def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str) -> Encoder:
     """The encoder with the identity `wanted`, from weights of that name, for one who was made with
     it.
 

@@ -6,7 +6,7 @@ on.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,19 @@ import numpy as np
 from flows.config import EvaluateRDM
 from flows.database import OpenDatabase
 from flows.findings import summary
-from flows.opening import OpenRun, open_database, open_run
+from flows.opening import OpenRun, drawn_how, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
 from flows.revisions import plan_of
 from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
-from flows.train_worker import data_of
+from flows.training_data import open_training_data
 from rdm_core.clip import Encoder, load_encoder
-from rdm_core.context import nothing
 from rdm_core.data import TrainingData
 from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.features import load_features
-from rdm_core.generate import Guidance
-from rdm_core.metrics import agreement, copy_rate, denoising_losses, estimate, estimate_over_seeds
+from rdm_core.metrics import agreement, copy_rate, estimate, estimate_over_seeds, held_out_losses
 from rdm_core.quality import MEASURES, quality
 from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
 from rdm_core.shapes import world
@@ -40,7 +38,6 @@ from storage.build import Build
 from storage.checks import made_with, same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.shards import read_images
-from storage.training import open_training_arrays
 
 EVALUATION_FILE = "evaluation.json"
 CARD_FILE = "model-card.md"
@@ -134,18 +131,15 @@ def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
 
     def compared(of: OpenRun) -> dict[str, Any]:
         chosen = {
-            part: of.artifact.parameters[part]
-            for part in ("denoiser", "noise", "space", "training")
+            part: of.artifact.parameters[part] for part in ("model", "space", "context", "training")
         }
-        return chosen | {
-            "training": chosen["training"] | {"neighbor_dropout": None, "posthoc_ema": None}
-        }
+        return chosen | {"context": chosen["context"] | {"neighbor_dropout": None}}
 
-    if compared(run) != compared(baseline) or baseline.facts["neighbor_dropout"] != 1:
+    if compared(run) != compared(baseline) or baseline.facts.neighbor_dropout != 1:
         raise ArtifactMismatch(
             f"runs/{run.artifact.name} and runs/{baseline.artifact.name}",
             "the second is not the first's network trained without neighbors",
-            "Train it with equal parameters and --set training.neighbor_dropout=1.",
+            "Train it with equal parameters and --set context.neighbor_dropout=1.",
         )
 
 
@@ -181,9 +175,7 @@ def measure_loss(
     data = heldout_data(config, run)
 
     def losses(of: OpenRun, **how: bool) -> np.ndarray:
-        return denoising_losses(
-            of.denoiser, of.process, of.space, data, min(config.k, run.facts["k"]), **how
-        )
+        return held_out_losses(of.model, data, min(config.k, run.facts.k), **how)
 
     found = {
         "right neighbors": losses(run),
@@ -208,11 +200,9 @@ def measure_loss(
 def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
     """The held-out images with their neighbors in the run's database."""
     references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
-    trained = run.facts["trained_on"]["index"]
-    references |= {"index": f"{trained['name']}@{trained['id']}"}
-    return data_of(
-        open_training_arrays(config.root, references, run.denoiser.settings["query_token"])
-    )
+    trained = run.facts.trained_on["index"]
+    references |= {"index": trained.reference}
+    return open_training_data(config.root, references, run.model.reads)
 
 
 @stage_task(name="measure-quality")
@@ -230,8 +220,10 @@ def measure_quality(
     )
     data = heldout_data(config, run)
     rows = np.arange(min(config.quality_images, len(data)))
-    near = data.neighbors(rows, min(config.k, run.facts["k"]))
-    null, without = (nothing(len(rows), of.denoiser.dimension) for of in (run, baseline))
+    near = data.neighbors(rows, min(config.k, run.facts.k))
+    null, without = (of.model.null(len(rows)) for of in (run, baseline))
+    how = drawn_how(run.facts, config.draw)
+    unguided = replace(how, guidance_scale=1.0)
     total = database.database.rows
     table: dict[str, list[dict[str, float]]] = {name: [] for name in QUALITY_ROWS}
     returned = database_images(database, data.neighbor_rows[rows, 0])
@@ -241,14 +233,10 @@ def measure_quality(
             total, len(rows), replace=total < len(rows)
         )
         drawn = {
-            "held-out neighbors": draw(run, near, seeds, config.steps, guidance=Guidance(1.0)),
-            "held-out neighbors, guided": draw(
-                run, near, seeds, config.steps, guidance=Guidance(config.guidance_scale)
-            ),
-            "learned null": draw(run, null, seeds, config.steps, guidance=Guidance(0.0)),
-            "trained without neighbors": draw(
-                baseline, without, seeds, config.steps, guidance=Guidance(0.0)
-            ),
+            "held-out neighbors": draw(run, near, seeds, unguided),
+            "held-out neighbors, guided": draw(run, near, seeds, how),
+            "learned null": draw(run, null, seeds, unguided),
+            "trained without neighbors": draw(baseline, without, seeds, unguided),
             RETURNED: returned,
             "random database images": database_images(database, random_rows),
         }
@@ -313,7 +301,7 @@ def another_clip(name: str, run: OpenRun) -> Encoder:
     """
     model, _, weights = name.partition(":")
     judge = load_encoder(model, weights, best_device())
-    if judge.identity == run.facts["encoder"]:
+    if judge.identity == run.facts.encoder:
         raise ArtifactMismatch(
             f"CLIP {name!r}", "it is the encoder the run was conditioned on", "Name another one."
         )
@@ -371,13 +359,12 @@ def draws(config: EvaluateRDM, run: OpenRun, retrieved: Retrieved | None) -> lis
     """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context, the
     null for None.
     """
-    context = retrieved.context if retrieved else nothing(config.prompts, run.denoiser.dimension)
-    guidance = Guidance(config.guidance_scale if retrieved else 0.0)
+    how = drawn_how(run.facts, config.draw)
+    context = retrieved.context if retrieved else run.model.null(config.prompts)
+    if retrieved is None:
+        how = replace(how, guidance_scale=1.0)
     firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
-    return [
-        draw(run, context, range(f, f + config.prompts), config.steps, guidance=guidance)
-        for f in firsts
-    ]
+    return [draw(run, context, range(first, first + config.prompts), how) for first in firsts]
 
 
 def chance() -> dict[str, Any]:
@@ -430,8 +417,8 @@ def heldout_images(config: EvaluateRDM) -> np.ndarray:
 
 def known_images(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> np.ndarray:
     """Every training and database image: uint8 [N, H, W, 3]."""
-    latents = run.facts["trained_on"]["latents"]
-    trained = open_artifact(config.root, "latents", f"{latents['name']}@{latents['id']}")
+    latents = run.facts.trained_on["latents"]
+    trained = open_artifact(config.root, "latents", latents.reference)
     shards = dict.fromkeys([database.embeddings.inputs["shards"], trained.inputs["shards"]])
     return np.concatenate([images_of(config.root, fingerprint) for fingerprint in shards])
 

@@ -1,17 +1,22 @@
 """A run's weights, ready to compute, and the database it draws from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from flows.database import OpenDatabase, searchable
 from flows.encoders import the_encoder
 from rdm_core.clip import Encoder
-from rdm_core.config import NoiseConfig
-from rdm_core.denoiser import Denoiser, load_denoiser
+from rdm_core.config import DrawConfig
 from rdm_core.device import best_device
+from rdm_core.errors import RequestError
+from rdm_core.families import draw_settings, load_model, read_facts
+from rdm_core.families.facts import RunFacts
+from rdm_core.families.family import Model
 from rdm_core.latents import LatentSpace, load_latent_space
-from rdm_core.noise import Process, process_of
 from storage.artifact import Artifact, open_artifact
 from storage.checks import encoder_difference, encoder_text
 from storage.errors import ArtifactMismatch
@@ -22,53 +27,69 @@ class OpenRun:
     """A run's weights, ready to draw."""
 
     artifact: Artifact
-    denoiser: Denoiser
-    process: Process
-    space: LatentSpace
-    facts: dict[str, Any]
-
-    @property
-    def sampler(self) -> str | None:
-        """What to draw with unless something is asked for: a run of 2022 as it was then; None: the
-        process's plain one.
-        """
-        return "ddim-2022" if self.facts.get("converted_from") else None
+    model: Model
+    facts: RunFacts
 
     @property
     def encoder(self) -> Encoder:
         """The encoder of its contexts; raises what `the_encoder` raises."""
-        return the_encoder(
-            self.facts["encoder"],
-            self.facts["encoder_weights"],
-            f"runs/{self.artifact.name}",
-            "train again",
-        )
+        where = f"runs/{self.artifact.name}"
+        return the_encoder(self.facts.encoder, self.facts.encoder_weights, where, "train again")
+
+
+def facts_of(run: Artifact) -> RunFacts:
+    """What a run says of itself, without loading its weights. Raises what `read_facts` raises."""
+    return read_facts(run.file("weights"))
+
+
+def drawn_how(facts: RunFacts, settings: Mapping[str, Any]) -> DrawConfig:
+    """The settings of a run's family, with what was asked for in place of its defaults.
+
+    Raises RequestError naming a setting that the family does not have, or that is out of range.
+    """
+    kind = draw_settings(facts.family)
+    released = kind.as_released() if facts.converted_from else {}
+    try:
+        return TypeAdapter(kind).validate_python({**released, **settings})
+    except ValidationError as error:
+        problems = [_problem(one, kind, facts.family) for one in error.errors()]
+        cure = f"Settings of {facts.family}: {', '.join(asdict(kind()))}."
+        raise RequestError("draw", "; ".join(problems), cure) from error
+
+
+def _problem(error: Any, kind: type, family: str) -> str:
+    name = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{name} is no setting of the family {family}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def open_run(root: Path, reference: str) -> OpenRun:
-    """Load a run's weights onto the best device."""
+    """Load a run's weights onto the best device.
+
+    Raises ArtifactMismatch when its autoencoder is another one now, and WeightsError when its
+    weights are not those of a run of this version.
+    """
     artifact = open_artifact(root, "runs", reference)
-    denoiser, facts = load_denoiser(artifact.file("weights"))
-    inside = (
-        artifact.file("weights") / facts["space"]["path"]
-    )  # a converted run brings its autoencoder
-    space = load_latent_space(str(inside if inside.is_dir() else facts["space"]["path"])).to(
-        best_device()
-    )
-    wanted = {key: value for key, value in facts["space"].items() if key != "path"}
-    if space.identity != wanted:
+    facts = facts_of(artifact)
+    space = space_of_run(artifact, facts).to(best_device())
+    model = load_model(artifact.file("weights"), facts, space).to(best_device())
+    return OpenRun(artifact, model, facts)
+
+
+def space_of_run(artifact: Artifact, facts: RunFacts) -> LatentSpace:
+    """The latent space of a run. Raises ArtifactMismatch when its weights are others now."""
+    inside = artifact.file("weights") / facts.space_path  # a converted run brings its autoencoder
+    space = load_latent_space(str(inside if inside.is_dir() else facts.space_path))
+    if space.identity != facts.space:
+        was = facts.space["weights_sha256"]
         raise ArtifactMismatch(
-            f"autoencoder {facts['space']['path']!r}",
-            f"its weights are {space.weights_sha256} now, {artifact.name!r} was trained with {wanted['weights_sha256']}",
+            f"autoencoder {facts.space_path!r}",
+            f"its weights are {space.weights_sha256} now, {artifact.name!r} was trained with {was}",
             "Put the original autoencoder back, or train again.",
         )
-    return OpenRun(
-        artifact,
-        denoiser.to(best_device()),
-        process_of(NoiseConfig(**facts["noise"])),
-        space,
-        facts,
-    )
+    return space
 
 
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
@@ -77,13 +98,15 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
     Raises ArtifactMismatch when it was embedded by another encoder, and what `searchable` raises.
     """
     embeddings = open_artifact(root, "embeddings", reference)
-    if embeddings.parameters["encoder"] != run.facts["encoder"]:
-        model = run.facts["encoder"]
+    model = run.facts.encoder
+    if embeddings.parameters["encoder"] != model:
+        difference = encoder_difference(embeddings.parameters["encoder"], model)
         raise ArtifactMismatch(
             f"database {reference!r}",
-            f"embedded by {encoder_text(embeddings)}, while the run {run.artifact.name!r} was trained with "
-            f"{model['model']} with weights {model['weights_sha256']} ({model['dimension']}-d); these differ in "
-            + encoder_difference(embeddings.parameters["encoder"], model),
-            f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
+            f"embedded by {encoder_text(embeddings)}, while the run {run.artifact.name!r} was "
+            f"trained with {model['model']} with weights {model['weights_sha256']} "
+            f"({model['dimension']}-d); these differ in {difference}",
+            f"Build it again with the run's encoder: rdm build --name {embeddings.name} "
+            f"--set encoder={model['model']} ...",
         )
     return searchable(root, embeddings)

@@ -31,7 +31,8 @@ Neighbors = Annotated[int, Field(ge=1, le=10_000)]
 SamplerSteps = Annotated[int, Field(ge=1, le=1000)]
 """As many as a diffusion has."""
 GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
+DrawSettings = dict[str, Any]
+"""Settings for drawing: those of the family of a run, which is known when the run is."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 

@@ -19,6 +19,7 @@ from flows.config import BuildDatabase, Images, Rebuild, TrainRDM
 from flows.encode_latents import space_of
 from flows.launch import on_gpu
 from flows.upstream import embedding, found
+from rdm_core.families.facts import Shape
 from rdm_core.needs import (
     MemoryNeeded,
     device_memory_bytes,
@@ -45,17 +46,6 @@ class PreflightFailed(StorageError):
     """What is asked for cannot be done here; the message names each thing that is missing, and what
     would do.
     """
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a denoiser is built for: latents [channels, side, side] and context vectors of a
-    dimension.
-    """
-
-    channels: int
-    side: int
-    dimension: int
 
 
 @dataclass(frozen=True)
@@ -189,7 +179,7 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
         latents = f"latents of {shape.channels} x {shape.side} x {shape.side}"
         what = f"the network cannot be built for {latents}: {error}"
         raise PreflightFailed(
-            where, what, "Change denoiser or training. Nothing has been started."
+            where, what, "Change model or training. Nothing has been started."
         ) from error
     device = _device(config)
     # The processes of one machine share the memory of a CPU, and each has a GPU of its own.
@@ -227,10 +217,8 @@ def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
         execution = replace(
             config.execution, accumulate=accumulate, gradient_checkpointing=checkpointing
         )
-        if (
-            _memory(config.model_copy(update={"execution": execution}), shape).peak_bytes
-            <= available
-        ):
+        changed = config.model_copy(update={"execution": execution})
+        if _memory(changed, shape).peak_bytes <= available:
             more = " --set execution.gradient_checkpointing=true" if checkpointing else ""
             return f"it fits with --set execution.accumulate={accumulate}{more}"
     others = "take a smaller network, latents of an autoencoder, or precision bf16"
@@ -311,12 +299,12 @@ def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
 
 def _asked(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
     """What rdm_core.needs wants to know, in its order."""
-    network = (config.denoiser, config.noise, config.training, config.execution)
     return (
-        *network,
-        shape.channels,
-        shape.side,
-        shape.dimension,
+        config.model,
+        config.training,
+        config.execution,
+        config.context.k,
+        shape,
         _device(config),
         config.processes * config.machines,
     )

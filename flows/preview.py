@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.training_data import open_training_data
 from rdm_core.decode import decode
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from storage.artifact import Artifact, with_fingerprint
 from storage.embeddings import read_columns
 from storage.neighbors import NO_ROW
 from storage.shards import read_some_images
-from storage.training import open_training_arrays
 
 NEIGHBORS_FILE = "neighbors.png"
-SAMPLER_STEPS = 20
 
 
 def preview_directory(run: Path) -> Path:
@@ -38,8 +37,8 @@ def write_preview_neighbors(
     """The pictures of the drawn samples' neighbors, a line each, nearest first; white where an
     image is not at hand.
     """
-    arrays = open_training_arrays(root, references)
-    rows = arrays.neighbor_rows[preview_rows(count, len(arrays.neighbor_rows)), :k]
+    data = open_training_data(root, references)
+    rows = data.neighbor_rows[preview_rows(count, len(data)), :k]
     keys = np.asarray(read_columns(database, ["key"])["key"].to_pylist(), dtype=object)
     shards = with_fingerprint(root, "shards", database.inputs["shards"])
     found = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}

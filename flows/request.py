@@ -3,7 +3,7 @@ up here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,8 @@ from flows.parameters import path_as_text
 from flows.progress import say
 from flows.query_image import query_image
 from flows.sample_config import SampleRDM
-from rdm_core.context import zeros
 from rdm_core.errors import RequestError
-from rdm_core.generate import Guidance, Known, Style, known_of
+from rdm_core.families.family import Beside
 from rdm_core.retrieve import (
     STRATEGIES,
     Queries,
@@ -53,11 +52,10 @@ class Request:
     queries: list[str]
     retrieved: Retrieved
     seeds: list[int]
-    guidance: Guidance = field(default_factory=Guidance)
-    style: Style | None = None
     styled: Retrieved | None = None
     """Where the style's vectors came from."""
-    known: Known | None = None
+    beside: Beside = Beside()
+    """What the model is given beside the contexts."""
 
 
 def request_of(config: SampleRDM, opened: Opened) -> Request:
@@ -70,33 +68,30 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
     # to the next.
     seeds = [config.seed + (i % config.count if config.between else i) for i in range(len(names))]
     styled = _style_of(config, opened, len(names))
-    return Request(
-        names, retrieved, seeds, guidance_of(config, opened.run),
-        Style(styled.context, config.style_from_snr) if styled else None, styled, _known(config, opened.run),
-    )  # fmt: skip
+    return Request(names, retrieved, seeds, styled, beside_of(config, opened.run, styled))
 
 
-def guidance_of(config: SampleRDM, run: OpenRun) -> Guidance:
-    """How strongly, when, and away from what."""
-    guidance = Guidance(config.guidance_scale, config.guidance_interval)
+def beside_of(config: SampleRDM, run: OpenRun, styled: Retrieved | None) -> Beside:
+    """What a drawing is given beside its contexts: what to go away from, a style, an image."""
+    negative = weaker = image = mask = None
     if config.negative is not None:
-        return replace(
-            guidance, away_from=query_only(text_queries(run, [config.negative]), None, 1).context
-        )
-    if config.null == "zero":
-        return replace(guidance, away_from=zeros(1, run.denoiser.dimension))
+        negative = query_only(text_queries(run, [config.negative]), None, 1).context
     if config.weaker_run is not None:
-        weaker = open_run(config.root, config.weaker_run)
-        if (
-            weaker.facts["space"] != run.facts["space"]
-            or weaker.facts["noise"] != run.facts["noise"]
-        ):
-            what = f"{config.weaker_run!r} works in another latent space or noise process than {config.run!r}"
-            raise RequestError(
-                "weaker_run", what, "Give an earlier or smaller run trained like the first."
-            )
-        return replace(guidance, weaker=weaker.denoiser)
-    return guidance
+        weaker = weaker_run(config, run).model
+    if config.inpaint is not None and config.mask is not None:
+        image, mask = query_image(config.inpaint), query_image(config.mask)
+    return Beside(negative, weaker, styled.context if styled else None, image, mask)
+
+
+def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
+    """The run to guide away from. Raises RequestError when it works in another latent space."""
+    assert config.weaker_run is not None, "asked for"
+    weaker = open_run(config.root, config.weaker_run)
+    if weaker.facts.family != run.facts.family or weaker.facts.space != run.facts.space:
+        what = f"{config.weaker_run!r} is of another family or latent space than {config.run!r}"
+        cure = "Give an earlier or smaller run trained like the first."
+        raise RequestError("weaker_run", what, cure)
+    return weaker
 
 
 def text_queries(run: OpenRun, texts: Sequence[str]) -> Queries:
@@ -139,9 +134,8 @@ def _asked(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
     if config.between:
         shares = np.linspace(0, 1, config.between).tolist()
         first, last = (queries.take(np.full(config.count, end)) for end in (0, 1))
-        order = (
-            np.arange(config.count * config.between).reshape(config.count, -1).T.ravel()
-        )  # a step's images together
+        # a step's images together
+        order = np.arange(config.count * config.between).reshape(config.count, -1).T.ravel()
         steps = [
             f"{names[0]} -> {names[1]} at {share:.2f}"
             for share in shares
@@ -169,10 +163,8 @@ def _pseudo(
     A database the run was not trained with has no such counts; then every row is as likely as any
     other.
     """
-    trained_here = (
-        run.facts["trained_on"].get("database", {}).get("fingerprint")
-        == database.embeddings.fingerprint
-    )
+    own = run.facts.trained_on.get("database")
+    trained_here = own is not None and own.fingerprint == database.embeddings.fingerprint
     if trained_here:
         counts = training_counts(run, database)
     else:
@@ -196,11 +188,9 @@ def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
     """How often the run's training set retrieved each row of the database it was trained with:
     int64 [N].
     """
-    table = run.facts["trained_on"]["neighbors"]
-    _, rows, _ = read_neighbors(
-        open_artifact(database.root, "neighbors", f"{table['name']}@{table['id']}")
-    )
-    return retrieval_counts(rows[:, : run.facts["k"]], database.database.rows)
+    table = run.facts.trained_on["neighbors"]
+    _, rows, _ = read_neighbors(open_artifact(database.root, "neighbors", table.reference))
+    return retrieval_counts(rows[:, : run.facts.k], database.database.rows)
 
 
 def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None:
@@ -213,12 +203,3 @@ def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None
     if opened.style_database is None:
         return query_only(queries, None, 1)
     return neighbors_only(queries, opened.style_database.database, config.k)
-
-
-def _known(config: SampleRDM, run: OpenRun) -> Known | None:
-    """What stays of the image to be painted over: everything but the white of the mask."""
-    if config.inpaint is None or config.mask is None:
-        return None
-    return known_of(
-        run.space, run.facts["latent_side"], query_image(config.inpaint), query_image(config.mask)
-    )

@@ -15,7 +15,13 @@ from storage.build import read_plan, unfinished
 from storage.errors import ArtifactDamaged, BuildRefused
 from storage.runs import latest_step
 
-KINDS = {"latents": "latents", "neighbors": "neighbors", "database": "embeddings", "index": "index"}
+KINDS = {
+    "latents": "latents",
+    "neighbors": "neighbors",
+    "database": "embeddings",
+    "index": "index",
+    "start_from": "runs",
+}
 """Role of a run's input -> its kind."""
 OF_INPUTS = ("encoder", "space")
 """Parameters in a run's plan that its inputs bring along."""
@@ -52,6 +58,8 @@ def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
     """Unfinished runs of this name that learn the same, on whatever inputs; the furthest first."""
     found = [run for path in unfinished(config.root, "runs", config.name) if (run := begun(path))]
     alike = [run for run in found if _without(run.plan.parameters) == _without(learned)]
+    started = config.start_from is not None
+    alike = [run for run in alike if ("start_from" in run.plan.inputs) == started]
     # One of another format would not be found again under its id.
     alike = [run for run in alike if run.plan.id == run.directory.name]
     return sorted(alike, key=lambda run: run.step, reverse=True)
@@ -62,9 +70,10 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
 
     Raises BuildRefused when one of them is gone, damaged, or not what is asked for.
     """
-    found = {role: _version(config, role, run.plan.inputs.get(role, "")) for role in KINDS}
+    roles = [role for role in KINDS if role != "start_from" or config.start_from]
+    found = {role: _version(config, role, run.plan.inputs.get(role, "")) for role in roles}
     inputs = {role: one for role, one in found.items() if isinstance(one, Artifact)}
-    if len(inputs) < len(KINDS):
+    if len(inputs) < len(roles):
         told = ", ".join(f"{role} {_named(one)}" for role, one in found.items())
         what = f"the unfinished run {run.directory.name}, {at_step(run.step, run.steps)}, "
         raise BuildRefused(f"runs/{config.name}", what + f"was begun on {told}", _cure(config))

@@ -3,23 +3,26 @@ seed.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from flows.artifacts import show_image
 from flows.database import OpenDatabase
-from flows.opening import OpenRun, open_database, open_run
+from flows.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.progress import Clock, bar
 from flows.query_image import checked_image
 from flows.request import Opened, Request, request_of
 from flows.revisions import plan_of
 from flows.sample_config import SampleRDM
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from rdm_core.config import DrawConfig
 from rdm_core.context import Context
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.generate import generate
+from rdm_core.families.facts import RunFacts
+from rdm_core.families.family import Beside
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
@@ -85,7 +88,33 @@ def sample_plan(config: SampleRDM) -> Plan:
         for name in ("inpaint", "mask")
         if (path := getattr(config, name))
     }
-    return plan_of("samples", config.name, config.parameters(*REFERENCES, *FILES) | files, inputs)
+    how = asdict(checked_draw(config, facts_of(run)))
+    parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
+    return plan_of("samples", config.name, parameters, inputs)
+
+
+GIVEN = {
+    "negative": "negative",
+    "weaker_run": "weaker",
+    "style_text": "style",
+    "inpaint": "image",
+    "mask": "mask",
+}
+"""Parameters of a request -> what a family is given of it: `rdm_core.families.family.Beside`."""
+
+
+def checked_draw(config: SampleRDM, facts: RunFacts) -> DrawConfig:
+    """The settings that a request's images are drawn with.
+
+    Raises RequestError, before any weights are loaded, for a setting or a parameter that the run's
+    family has no use for.
+    """
+    how = drawn_how(facts, config.draw)
+    for parameter, beside in GIVEN.items():
+        if getattr(config, parameter) is not None and beside not in how.takes:
+            what = f"the family {facts.family} has no use for it"
+            raise RequestError(parameter, what, "Leave it out.")
+    return how
 
 
 def open_all(config: SampleRDM) -> Opened:
@@ -111,8 +140,8 @@ def needs_database(config: SampleRDM) -> bool:
 
 def database_of(run: OpenRun) -> str:
     """The database a run was trained with, in the version it was trained with."""
-    trained = known_database(run.artifact, run.facts["trained_on"].get("database"))
-    return f"{trained['name']}@{trained['id']}"
+    trained = known_database(run.artifact, run.facts.trained_on.get("database"))
+    return str(trained.reference)
 
 
 def known_database(run: Artifact, database: Any) -> Any:
@@ -149,30 +178,22 @@ def draw_request(
     config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved
 ) -> np.ndarray:
     """The request's images uint8 [B, H, W, 3], drawn with some contexts."""
-    how = {"guidance": request.guidance, "sampler": config.sampler, "eta": config.eta}
-    return draw(
-        run,
-        retrieved.context,
-        request.seeds,
-        config.steps,
-        **how,
-        style=request.style,
-        known=request.known,
-    )
+    how = checked_draw(config, run.facts)
+    return draw(run, retrieved.context, request.seeds, how, request.beside)
 
 
 def draw(
-    run: OpenRun, context: Context, seeds: Sequence[int], steps: int, **how: Any
+    run: OpenRun,
+    context: Context,
+    seeds: Sequence[int],
+    how: DrawConfig,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> np.ndarray:
-    """Images uint8 [B, H, W, 3], one a seed; `how` as in `rdm_core.generate.generate`, but for the
-    sampler that a run of 2022 is drawn with.
-    """
-    how["sampler"] = how.get("sampler") or run.sampler
+    """Images uint8 [B, H, W, 3], one a seed, with a bar of how many are drawn."""
     with bar(len(seeds), "sample", "image") as shown:
-        return generate(
-            run.denoiser, run.process, run.space, context, seeds, side=run.facts["latent_side"], steps=steps, **how,
-            progress=lambda done: shown.update(done - shown.n),
-        )  # fmt: skip
+        return run.model.draw(
+            context, seeds, how, beside, lambda done: shown.update(done - shown.n)
+        )
 
 
 def attribution(
@@ -199,9 +220,10 @@ def attribution(
 
 def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict[str, Any]]:
     """One row an image: the sample table's columns."""
+    how = checked_draw(config, opened.run.facts)
     common = {
-        "guidance_scale": config.guidance_scale,
-        "steps": config.steps,
+        "guidance_scale": how.guidance_scale,
+        "steps": getattr(how, "steps", None),
         "weights": opened.run.artifact.fingerprint,
         "database": opened.database.embeddings.fingerprint if opened.database else None,
         "style_database": opened.style_database.embeddings.fingerprint

@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from flows.parameters import FlowConfig, GuidanceScale, Neighbors, SamplerSteps, Seed, Share
-from rdm_core.config import MOST
+from flows.parameters import DrawSettings, FlowConfig, Neighbors, Seed
 
 
 class SampleRDM(FlowConfig):
@@ -48,23 +47,10 @@ class SampleRDM(FlowConfig):
     """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
     seed: Seed = 0
     """Image i is drawn from seed + i."""
-    steps: SamplerSteps = 50
-    """Sampler steps."""
-    sampler: Literal["ddim", "ddim-2022", "euler", "heun", "dpm++", "unipc"] | None = None
-    """Unless set: euler for runs trained with flow matching, ddim-2022 for converted ones, ddim for
-    the others. ddim takes as many steps as asked for, from pure noise on; ddim-2022 those of the
-    release: 31 for 30, from 991 of 1000 on.
-    """
-    eta: float = Field(0.0, ge=0, le=1)
-    """ddim, ddim-2022: fresh noise at each step; 1 is the 2022 paper's setting."""
-    guidance_scale: GuidanceScale = 2.0
-    """0: without neighbors; 1: no guidance; above: stronger."""
-    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
-    """Times (1 = pure noise) between which guidance acts."""
+    draw: DrawSettings = {}
+    """How images are drawn: settings of the run's family, as `rdm sample --help` lists them."""
     negative: str | None = None
     """A prompt to guide away from, in place of the null."""
-    null: Literal["learned", "zero"] = "learned"
-    """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
     weaker_run: str | None = None
     """Guide away from what this run, a smaller or shorter one, makes of the same context."""
     style_text: str | None = None
@@ -75,8 +61,6 @@ class SampleRDM(FlowConfig):
     """style_text: database its neighbors are taken from; without one the text alone is the
     style.
     """
-    style_from_snr: float = Field(1.0, gt=0, le=MOST)
-    """style_text: signal-to-noise ratio (of powers) at which it takes over."""
     inpaint: Path | None = None
     """An image to be painted over where the mask is white; the rest of it stays."""
     mask: Path | None = None
@@ -105,19 +89,8 @@ class SampleRDM(FlowConfig):
 
     @model_validator(mode="after")
     def _one_way_to_guide(self) -> "SampleRDM":
-        ways = {
-            "negative": self.negative is not None,
-            "null": self.null == "zero",
-            "weaker_run": self.weaker_run is not None,
-        }
-        if sum(ways.values()) > 1:
-            raise ValueError(
-                f"{' and '.join(way for way, on in ways.items() if on)}: guide away from one thing"
-            )
-        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
-            raise ValueError(
-                f"guidance_interval: {self.guidance_interval} does not rise between 0 and 1"
-            )
+        if self.negative is not None and self.weaker_run is not None:
+            raise ValueError("negative and weaker_run: guide away from one thing")
         if (self.inpaint is None) != (self.mask is None):
             raise ValueError("inpaint and mask: give both or none")
         if self.style_database is not None and self.style_text is None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -25,16 +26,15 @@ from flows.evaluate import (
     same_but_for_neighbors,
     write_evaluation,
 )
-from flows.opening import OpenRun, open_database, open_run
+from flows.opening import OpenRun, drawn_how, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries, training_counts
 from flows.revisions import plan_of
 from flows.sample import database_of, draw
 from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
 from flows.train_rdm import train_rdm, training_plan
-from rdm_core.context import Context, nothing, zeros
-from rdm_core.generate import Guidance
-from rdm_core.metrics import denoising_losses, estimate_over_seeds
+from rdm_core.context import Context
+from rdm_core.metrics import estimate_over_seeds, held_out_losses
 from rdm_core.quality import quality
 from rdm_core.retrieve import (
     Database,
@@ -243,7 +243,7 @@ def open_subject(config: Study, seed: int) -> Subject:
 def claim_loss(config: Study, subject: Subject) -> dict[str, float]:
     """Held-out denoising loss at equal times and noise."""
     run, data = subject.run, heldout_data(subject.evaluation, subject.run)
-    measure = partial(denoising_losses, run.denoiser, run.process, run.space, data, run.facts["k"])
+    measure = partial(held_out_losses, run.model, data, run.facts.k)
     right, null, shuffled = (
         measure(**how).mean() for how in ({}, {"null": True}, {"shuffled": True})
     )
@@ -259,9 +259,9 @@ def claim_distance(config: Study, subject: Subject) -> dict[str, float]:
     any.
     """
     near = heldout_context(config, subject)
-    drawn = judged(subject, draw_all(config, subject.run, near, Guidance(1.0)))
-    alone = nothing(config.images, subject.twin.denoiser.dimension)
-    twin = judged(subject, draw_all(config, subject.twin, alone, Guidance(0.0)))
+    drawn = judged(subject, draw_all(config, subject.run, near, 1.0))
+    alone = subject.twin.model.null(config.images)
+    twin = judged(subject, draw_all(config, subject.twin, alone, 1.0))
     return {
         "T2 distance": drawn["fd"] / twin["fd"],
         "T2 recall": drawn["recall"] - twin["recall"],
@@ -291,8 +291,8 @@ def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
     count = max(8, config.images // 16)
     picked = np.random.default_rng(0).integers(0, len(rows), count)
     queries = Queries(restricted.vectors(picked), restricted.norms[picked], texts=False)
-    context = neighbors_only(queries, restricted, subject.run.facts["k"]).context
-    images = draw_all(config, subject.run, context, Guidance(config.guidance_scale))
+    context = neighbors_only(queries, restricted, subject.run.facts.k).context
+    images = draw_all(config, subject.run, context, config.guidance_scale)
     return float((load_oracle().predict(images)[factor] == value).mean())
 
 
@@ -312,13 +312,13 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
     own = Queries(*run.encoder.encode_images(images), texts=False)
     contexts = {
         "text alone": query_only(texts, None, 1),
-        "text and neighbors": query_and_neighbors(texts, database, run.facts["k"]),
+        "text and neighbors": query_and_neighbors(texts, database, run.facts.k),
         "image": query_only(own, None, 1),
     }
     right = {}
     for how, retrieved in contexts.items():
         shown = load_oracle().predict(
-            draw_all(config, run, retrieved.context, Guidance(config.guidance_scale))
+            draw_all(config, run, retrieved.context, config.guidance_scale)
         )
         right[how] = {
             f: float(np.mean([a == getattr(b, f) for a, b in zip(shown[f], wanted, strict=True)]))
@@ -347,8 +347,8 @@ def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
             counts, share, config.images, np.random.default_rng(0), weighted=False
         )
         queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
-        context = neighbors_only(queries, database, run.facts["k"]).context
-        drawn.append(judged(subject, draw_all(config, run, context, Guidance(1.0))))
+        context = neighbors_only(queries, database, run.facts.k).context
+        drawn.append(judged(subject, draw_all(config, run, context, 1.0)))
     return {
         f"T5 {measure}": rank_correlation(SHARES, [row[measure] for row in drawn])
         for measure in ("precision", "recall")
@@ -367,11 +367,11 @@ def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
     """
     near, found = heldout_context(config, subject), {}
     for scale in SCALES:
-        zero = Guidance(scale, away_from=zeros(1, subject.run.denoiser.dimension))
-        learned, untrained = (
-            judged(subject, draw_all(config, subject.run, near, guidance))["fd"]
-            for guidance in (Guidance(scale), zero)
-        )
+        of_null = [
+            judged(subject, draw_all(config, subject.run, near, scale, null=null))["fd"]
+            for null in ("learned", "zero")
+        ]
+        learned, untrained = of_null
         found[f"T6 scale {scale:g}"] = learned / untrained
     return found
 
@@ -383,7 +383,7 @@ def claim_network(config: Study, subject: Subject) -> dict[str, float]:
     """
     near = heldout_context(config, subject)
     ours, theirs = (
-        judged(subject, draw_all(config, run, near, Guidance(1.0), steps=50))["fd"]
+        judged(subject, draw_all(config, run, near, 1.0, steps=50))["fd"]
         for run in (subject.run, subject.rival)
     )
     return {"N network": ours / theirs}
@@ -396,7 +396,7 @@ def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
     few, many = (
         judged(
             subject,
-            draw_all(config, subject.run, near, Guidance(1.0), steps=steps, sampler=sampler),
+            draw_all(config, subject.run, near, 1.0, steps=steps, sampler=sampler),
         )["fd"]
         for sampler, steps in (("dpm++", 20), (None, 100))
     )
@@ -406,22 +406,20 @@ def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
 def heldout_context(config: Study, subject: Subject) -> Context:
     """The neighbors of as many held-out images as are drawn."""
     data = heldout_data(subject.evaluation, subject.run)
-    return data.neighbors(np.arange(config.images) % len(data), subject.run.facts["k"])
+    return data.neighbors(np.arange(config.images) % len(data), subject.run.facts.k)
 
 
 def draw_all(
     config: Study,
     run: OpenRun,
     context: Context,
-    guidance: Guidance,
-    steps: int | None = None,
-    sampler: str | None = None,
+    guidance_scale: float,
+    **settings: Any,
 ) -> np.ndarray:
     """One image a context, equal seeds in every call."""
+    chosen = {"steps": config.sampler_steps, "guidance_scale": guidance_scale} | settings
     seeds = range(20_000, 20_000 + len(context.vectors))
-    return draw(
-        run, context, seeds, steps or config.sampler_steps, guidance=guidance, sampler=sampler
-    )
+    return draw(run, context, seeds, drawn_how(run.facts, chosen))
 
 
 def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:

@@ -14,6 +14,7 @@ from flows.config import TrainRDM
 from flows.encode_latents import space_of
 from flows.encoders import forget_encoders
 from flows.launch import TrainingFailed, launch_command, launch_training, on_gpu
+from flows.opening import facts_of
 from flows.preflight import check_training
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
@@ -33,13 +34,16 @@ from flows.stage import (
     whole,
 )
 from flows.upstream import make_missing
-from rdm_core.weights import model_card, publish_weights
+from rdm_core.families import family_of
+from rdm_core.families.facts import RunFacts, Shape, Version
+from rdm_core.train import set_running_mean
+from rdm_core.weights import model_card
 from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
 from storage.embeddings import licence_counts
-from storage.errors import StorageError
+from storage.errors import ArtifactMismatch, StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
 from storage.runs import (
@@ -60,7 +64,7 @@ WHERE = (
         "main_process_port",
         "timeout_seconds",
     ),
-    *("upstream", "preview", "execution"),
+    *("upstream", "preview", "reporting", "execution"),
 )
 """Parameters that say where, how and how long a run goes, how its inputs were come by, what is
 shown: not what is learned.
@@ -157,13 +161,40 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     index = open_index_of(config.root, database)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
-    if config.training.k > neighbors.parameters["k"]:
+    if config.context.k > neighbors.parameters["k"]:
         raise StorageError(
             f"neighbors/{config.neighbors}",
-            f"it stores {neighbors.parameters['k']} neighbors, training.k asks for {config.training.k}",
+            f"it stores {neighbors.parameters['k']} neighbors, context.k asks for {config.context.k}",
             "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
         )
-    return {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
+    inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
+    if config.start_from is not None:
+        inputs["start_from"] = run_to_start_from(config, latents, database)
+    return inputs
+
+
+def run_to_start_from(config: TrainRDM, latents: Artifact, database: Artifact) -> Artifact:
+    """The run whose weights a training begins with.
+
+    Raises ArtifactMismatch when it is of another family, or works in another latent space or with
+    another encoder.
+    """
+    assert config.start_from is not None, "asked for"
+    run = open_artifact(config.root, "runs", config.start_from)
+    facts = facts_of(run)
+    differing = {
+        "family": (facts.family, config.model.family),
+        "latent space": (facts.space, latents.parameters["space"]),
+        "encoder": (facts.encoder, database.parameters["encoder"]),
+    }
+    for what, (its, asked) in differing.items():
+        if its != asked:
+            raise ArtifactMismatch(
+                f"start_from={config.start_from}",
+                f"that run is of another {what}: {its}, while this training asks for {asked}",
+                f"Start from a run of the same {what}, or leave start_from out.",
+            )
+    return run
 
 
 def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bool]) -> Artifact:
@@ -216,9 +247,9 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
 
 def learned(config: TrainRDM) -> dict[str, Any]:
     """The parameters of a run's plan that its inputs do not bring along."""
-    parameters = config.parameters("latents", "neighbors", "database", *WHERE)
-    if not config.training.posthoc_ema:
-        del parameters["training"]["posthoc_ema"]  # what is not kept changes nothing
+    parameters = config.parameters("latents", "neighbors", "database", "start_from", *WHERE)
+    if not config.training.posthoc_ema:  # what is not kept changes nothing
+        del parameters["training"]["posthoc_ema"], parameters["training"]["snapshot_steps"]
     return parameters | revision_of("runs")
 
 
@@ -237,23 +268,17 @@ def run_training(
     build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False
 ) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
-    references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
-    settings: dict[str, Any] = {
+    references = {role: f"{one.name}@{one.id}" for role, one in inputs.items()}
+    settings = config.model_dump(mode="json") | {
         "root": str(config.root.resolve()),
         "inputs": references,
-        "denoiser": asdict(config.denoiser),
+        "autoencoder": inputs["latents"].measured["autoencoder_path"],
+        "on_gpu": on_gpu(config),
     }
-    settings |= {part: asdict(getattr(config, part)) for part in ("noise", "training", "execution")}
-    settings["autoencoder"] = inputs["latents"].measured["autoencoder_path"]
-    settings |= {"preview": config.preview, "on_gpu": on_gpu(config)}
     if config.preview:
+        database, count = inputs["database"], config.preview
         write_preview_neighbors(
-            config.root,
-            build.directory,
-            references,
-            inputs["database"],
-            config.preview,
-            config.training.k,
+            config.root, build.directory, references, database, count, config.context.k
         )
     write_json(build.file("config.json"), settings)
     step = latest_step(build.directory)
@@ -289,10 +314,14 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
     """
     checkpoint = latest_checkpoint(build.directory)
     assert checkpoint is not None, "the worker saves its last step"
-    facts = run_facts(config, inputs)
+    shape = shape_of(inputs)
+    model = family_of(config.model.family).build(config.model, shape)
+    set_running_mean(model, checkpoint[1])
+    facts = run_facts(config, inputs, shape, model.parameter_count)
 
     def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
-        publish_weights(scratch / "weights", config.denoiser, checkpoint[1], facts)
+        (scratch / "weights").mkdir()
+        model.save(scratch / "weights", facts)
         card = model_card(config.name, facts, licence_counts(inputs["database"]))
         (scratch / "weights" / "README.md").write_text(card, encoding="utf-8")
         return 1, {}
@@ -302,8 +331,7 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         return len(read_metrics(scratch / METRICS_FILE)), {}
 
     def write_snapshots(scratch: Path) -> tuple[int, dict[str, int]]:
-        # at the steps where the loop keeps a state
-        every, last = config.training.checkpoint_steps, config.training.steps
+        every, last = config.training.snapshot_steps, config.training.steps
         files = whole_snapshots(build.directory, sorted({*range(every, last, every), last}))
         (scratch / files[0].parent.name).mkdir()
         for path in files:
@@ -321,24 +349,35 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
     )
 
 
-def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """What somebody with the weights alone needs to know: encoder, space, noise, k, and what they
+def shape_of(inputs: Mapping[str, Artifact]) -> Shape:
+    """What a run's model is built for."""
+    _, latents = open_latents(inputs["latents"])
+    channels = inputs["latents"].parameters["space"]["channels"]
+    dimension = inputs["database"].parameters["encoder"]["dimension"]
+    return Shape(channels, latents[0].shape[-1], dimension)
+
+
+def run_facts(
+    config: TrainRDM, inputs: Mapping[str, Artifact], shape: Shape, parameters: int
+) -> RunFacts:
+    """What somebody with the weights alone needs to know: what they are, what they read, what they
     were trained on.
     """
-    latents = inputs["latents"]
-    space = dict(latents.parameters["space"])
-    return {
-        "encoder": inputs["database"].parameters["encoder"],
-        "encoder_weights": inputs["database"].measured["weights"],
-        "space": space | {"path": latents.measured["autoencoder_path"]},
-        "latent_side": open_latents(latents)[1][0].shape[-1],
-        "noise": asdict(config.noise),
-        "k": config.training.k,
-        "random_k": config.training.random_k,
-        "neighbor_dropout": config.training.neighbor_dropout,
-        "steps": config.training.steps,
-        "trained_on": {
-            role: {"name": a.name, "id": a.id, "fingerprint": a.fingerprint}
-            for role, a in inputs.items()
+    latents, database = inputs["latents"], inputs["database"]
+    return RunFacts(
+        family=config.model.family,
+        model=asdict(config.model),
+        encoder=database.parameters["encoder"],
+        encoder_weights=database.measured["weights"],
+        space=latents.parameters["space"],
+        space_path=latents.measured["autoencoder_path"],
+        latent_side=shape.side,
+        k=config.context.k,
+        random_k=config.context.random_k,
+        neighbor_dropout=config.context.neighbor_dropout,
+        steps=config.training.steps,
+        parameters=parameters,
+        trained_on={
+            role: Version(one.name, one.id, one.fingerprint) for role, one in inputs.items()
         },
-    }
+    )

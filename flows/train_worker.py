@@ -20,15 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from flows.leash import line_from_parent
-from flows.preview import SAMPLER_STEPS, preview_rows, write_preview
-from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
+from flows.preview import preview_rows, write_preview
+from flows.training_data import open_training_data
+from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import NETWORKS, Denoiser, build_denoiser
-from rdm_core.generate import Guidance, generate
+from rdm_core.families import (
+    FAMILIES,
+    config_of,
+    draw_settings,
+    family_of,
+    load_model,
+    read_facts,
+)
+from rdm_core.families.facts import Shape
+from rdm_core.families.family import Model
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace, load_latent_space
-from rdm_core.noise import Process, process_of
 from rdm_core.train import Hooks, State, TrainingStopped, train
+from storage.artifact import open_artifact
 from storage.errors import told_by_cause
 from storage.layout import training_lock_file
 from storage.locks import exclusive
@@ -39,7 +48,6 @@ from storage.runs import (
     write_checkpoint,
     write_snapshot,
 )
-from storage.training import TrainingArrays, open_training_arrays
 
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a run that was asked to stop and saved its state."""
@@ -51,26 +59,14 @@ def main(run: Path) -> None:
     settings = json.loads((run / "config.json").read_bytes())
     if not settings["on_gpu"]:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    config = TrainingConfig(**settings["training"])
-    network, execution = (
-        DenoiserConfig(**settings["denoiser"]),
-        ExecutionConfig(**settings["execution"]),
-    )
-    arrays = open_training_arrays(Path(settings["root"]), settings["inputs"], network.query_token)
+    training = TrainingConfig.of(settings["training"])
+    context = ContextConfig.of(settings["context"])
+    execution = ExecutionConfig.of(settings["execution"])
+    reporting = ReportingConfig.of(settings["reporting"])
     space = load_latent_space(settings["autoencoder"])
-    denoiser = build_denoiser(
-        network, space.channels, arrays.side, arrays.vectors.shape[1], config.seed
-    )
-    if network.remove_means:
-        denoiser.set_means(arrays.means)
-    data = data_of(arrays)
-    process = process_of(NoiseConfig(**settings["noise"]))
-    count = settings["preview"]
-    drawing = (
-        partial(draw_preview, run, process, space, data, config, arrays.side, count)
-        if count
-        else None
-    )
+    model, data = model_and_data(settings, space, training.seed)
+    drawing = partial(draw_preview, run, data, context.k, settings["preview"])
+    hooks = hooks_of(run, reporting, drawing if settings["preview"] else None)
     # A worker whose parent was killed may still be on its way out: two must never write one run's
     # checkpoints.
     alone = exclusive(training_lock_file(run), tell) if is_main_process() else nullcontext()
@@ -78,53 +74,43 @@ def main(run: Path) -> None:
         resume = latest_checkpoint(run)
         if is_main_process():
             rewind_metrics(run, resume[0] if resume else 0)
-        train(
-            denoiser,
-            process,
-            space,
-            data,
-            config,
-            hooks_of(run, execution, drawing),
-            resume,
-            execution,
-        )
+        train(model, data, training, hooks, resume, context, execution, reporting)
 
 
-def data_of(arrays: TrainingArrays) -> TrainingData:
-    """Training data as the core knows it."""
-    return TrainingData(
-        arrays.latents, arrays.neighbor_rows, arrays.neighbor_scores, arrays.vectors, arrays.norms,
-        arrays.query_vectors, arrays.query_norms,
-    )  # fmt: skip
+def model_and_data(
+    settings: Mapping[str, Any], space: LatentSpace, seed: int
+) -> tuple[Model, TrainingData]:
+    """The model as a training begins with it, and what it is trained on."""
+    root, inputs = Path(settings["root"]), settings["inputs"]
+    family = settings["model"]["family"]
+    config = config_of(family).of(settings["model"])
+    data = open_training_data(root, inputs, config.reads)
+    shape = Shape(space.channels, data.side, data.dimension)
+    model = family_of(family).build(config, shape, space, seed)
+    if data.means is not None:
+        model.set_means(data.means)
+    if "start_from" in inputs:
+        weights = open_artifact(root, "runs", inputs["start_from"]).file("weights")
+        model.begin_with(load_model(weights, read_facts(weights), space))
+    return model, data
 
 
 def draw_preview(
-    run: Path, process: Process, space: LatentSpace, data: TrainingData, config: TrainingConfig, side: int, count: int,
-    step: int, denoiser: Denoiser,
-) -> None:  # fmt: skip
+    run: Path, data: TrainingData, k: int, count: int, step: int, model: Model
+) -> None:
     """The same samples at every checkpoint, for the same neighbors and noise."""
-    context = data.neighbors(preview_rows(count, len(data)), config.k)
-    seeds = range(len(context.vectors))
-    images = generate(
-        denoiser,
-        process,
-        space,
-        context,
-        seeds,
-        side=side,
-        steps=SAMPLER_STEPS,
-        guidance=Guidance(1.0),
-    )
-    write_preview(run, step, images)
+    context = data.neighbors(preview_rows(count, len(data)), k)
+    how = draw_settings(model.family).preview()
+    write_preview(run, step, model.draw(context, range(len(context.vectors)), how))
 
 
 def hooks_of(
-    run: Path, execution: ExecutionConfig, show: Callable[[int, Denoiser], None] | None
+    run: Path, reporting: ReportingConfig, show: Callable[[int, Model], None] | None
 ) -> Hooks:
     """Metrics to the run's file and to standard output, checkpoints and pictures to the run's
     directory.
     """
-    board = event_writer(run) if execution.tensorboard and is_main_process() else None
+    board = event_writer(run) if reporting.tensorboard and is_main_process() else None
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         with told_by_cause(run):
@@ -159,7 +145,7 @@ def event_writer(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "execution.tensorboard: not installed. Run: pip install 'rdm[tensorboard]'"
+            "reporting.tensorboard: not installed. Run: pip install 'rdm[tensorboard]'"
         ) from error
     return SummaryWriter(str(run / "tensorboard"))
 
@@ -172,19 +158,15 @@ def is_main_process() -> bool:
 def run_told() -> Path:
     """The directory named by a line of standard input; what will be needed is imported before."""
     with large_import():
-        import diffusers
-
-        assert all(hasattr(diffusers, network) for network in NETWORKS), (
-            "imported now, as it is used"
-        )
+        for family in FAMILIES:
+            family_of(family).import_networks()
     return Path(line_from_parent())
 
 
 if __name__ == "__main__":
     atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
-    if (
-        os.environ.get("WORLD_SIZE", "1") == "1"
-    ):  # several would stop at different steps: they end at once
+    # several would stop at different steps: they end at once
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:
         main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_told())

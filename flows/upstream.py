@@ -35,7 +35,7 @@ def make_missing(config: TrainRDM) -> None:
     elif not has_index(config, database):
         index_embeddings(embedding(config, config.database, config.database), database)
     if found(config, "neighbors", config.neighbors) is None:
-        k = max(config.upstream.k, config.training.k)
+        k = max(config.upstream.k, config.context.k)
         queries = ensured_queries(config)
         find_neighbors(
             FindNeighbors(

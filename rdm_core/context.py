@@ -4,6 +4,7 @@ what each of them is.
 B samples, K slots, D the encoder's dimension. A set has no order; a slot's place says nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -27,6 +28,8 @@ class Context:
     """Cosine with the query [B, K]; 1 for the query itself."""
     slots: torch.Tensor
     """int8 [B, K], one of the kinds above."""
+    references: torch.Tensor | None = None
+    """Raw latents of the neighbors [B, K, C, h, w], for families that read them."""
 
     @property
     def mask(self) -> torch.Tensor:
@@ -40,11 +43,19 @@ class Context:
 
     def to(self, device: torch.device) -> "Context":
         """Itself on a device."""
-        return Context(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, chosen: slice | torch.Tensor) -> "Context":
         """The sets of some samples."""
-        return Context(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return self._each(lambda tensor: tensor[chosen])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Context":
+        changed = {
+            field.name: change(value)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Context(**changed)
 
     @classmethod
     def of(

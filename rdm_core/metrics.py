@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from rdm_core.context import nothing
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import Denoiser
-from rdm_core.latents import LatentSpace
-from rdm_core.noise import Process
+from rdm_core.families.family import Model
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,8 @@ def estimate_over_seeds(values: Sequence[float]) -> Estimate:
 
 
 @torch.no_grad()
-def denoising_losses(
-    denoiser: Denoiser,
-    process: Process,
-    space: LatentSpace,
+def held_out_losses(
+    model: Model,
     data: TrainingData,
     k: int,
     *,
@@ -60,13 +55,13 @@ def denoising_losses(
     batch: int = 128,
     seed: int = 0,
 ) -> np.ndarray:
-    """Mean denoising loss of each sample of `data` [N] at fixed times and noise, so that two calls
-    can be paired.
+    """The model's mean loss on each sample of `data` [N], everything random fixed by the seed, so
+    that two calls can be paired.
 
     `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of
-    another one. Times are the process's own, stratified by drawing `draws` for each sample.
+    another one. Each sample is drawn for `draws` times.
     """
-    count, device = len(data), denoiser.null.device
+    count = len(data)
     losses = np.zeros(count)
     generator = torch.Generator().manual_seed(seed)
     other = np.roll(np.random.default_rng(seed).permutation(count), 1)
@@ -74,18 +69,12 @@ def denoising_losses(
     for _ in range(draws):
         for start in range(0, count, batch):
             rows = np.arange(start, min(start + batch, count))
-            context = (
-                nothing(len(rows), denoiser.dimension)
-                if null
-                else data.neighbors(other[rows] if shuffled else rows, k)
-            )
-            times = process.draw_times(len(rows), generator)
-            x0 = space.final(data.raw(rows))
-            noisy, target = process.corrupt(x0, torch.randn(x0.shape, generator=generator), times)
-            prediction = denoiser(
-                noisy.to(device), process.network_time(times).to(device), context.to(device)
-            ).cpu()
-            losses[rows] += (prediction - target).square().mean(dim=(1, 2, 3)).numpy() / draws
+            if null:
+                context = model.null(len(rows))
+            else:
+                context = data.neighbors(other[rows] if shuffled else rows, k)
+            inputs = model.inputs(data, rows, slice(None), context, generator)
+            losses[rows] += model(inputs.to(model.device)).cpu().numpy() / draws
     return losses
 
 

@@ -22,12 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rdm_core.averages import LENGTHS, PowerMeans
-from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
-from rdm_core.context import Context
-from rdm_core.denoiser import Denoiser, build_denoiser, parameter_count
+from rdm_core.config import ExecutionConfig, TrainingConfig
+from rdm_core.families import family_of
+from rdm_core.families.facts import Shape
+from rdm_core.families.family import Model
 from rdm_core.memory import within_container
-from rdm_core.noise import Process, process_of
-from rdm_core.train import apply_execution, piece_size, weighted_error
+from rdm_core.train import piece_size
 
 PASSES = 5
 """That a rate is the median of, at most."""
@@ -49,14 +49,18 @@ class MemoryNeeded:
 
 
 def memory_needed(
-    config: DenoiserConfig, noise: NoiseConfig, training: TrainingConfig,
-    execution: ExecutionConfig, channels: int, side: int, dimension: int, device: torch.device,
+    config: Any,
+    training: TrainingConfig,
+    execution: ExecutionConfig,
+    k: int,
+    shape: Shape,
+    device: torch.device,
     processes: int = 1,
-) -> MemoryNeeded:  # fmt: skip
+) -> MemoryNeeded:
     """Follow two steps of one of `processes` processes on such a device, which need not be there.
 
-    For final latents [*, channels, side, side] and context vectors of `dimension`; as without
-    `execution.compile` and `channels_last`. Not counted is what is not a tensor: libraries, their
+    `config` is a family's, k the most neighbors of a sample; as without `execution.compile` and
+    `channels_last`. Not counted is what is not a tensor: libraries, their
     work space, CUDA's context, and freed blocks that an allocator keeps. On a CPU glibc makes 1 to
     2.5 times as much of it, unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
 
@@ -65,32 +69,32 @@ def memory_needed(
     piece, on_cuda = piece_size(training, execution, processes), device.type == "cuda"
     quiet = warnings.catch_warnings(action="ignore", category=UserWarning)  # of deep copies
     with quiet, _NoBytes(), _LiveBytes() as live:
-        process = process_of(noise)
-        denoiser = build_denoiser(config, channels, side, dimension).train()
-        optimizer = torch.optim.AdamW(denoiser.parameters(), foreach=on_cuda)  # torch's own choice
-        ema = EMAModel(denoiser.parameters(), foreach=True)
-        means = PowerMeans(denoiser.named_parameters()) if training.posthoc_ema else None
-        buckets = [torch.empty_like(weights) for weights in denoiser.parameters() if processes > 1]
-        apply_execution(denoiser, replace(execution, compile=False, channels_last=False))
+        model = family_of(config.family).build(config, shape).train()
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=on_cuda)  # torch's own choice
+        ema = EMAModel(model.parameters(), foreach=True)
+        means = PowerMeans(model.named_parameters()) if training.posthoc_ema else None
+        buckets = [torch.empty_like(weights) for weights in model.parameters() if processes > 1]
+        model.execute(replace(execution, compile=False, channels_last=False))
         if on_cuda and training.precision == "bf16":
-            _norms_in_float32(denoiser)
+            _norms_in_float32(model)
         # A CPU has the whole batch of this step and the next: raw latents and two kinds of noise.
-        samples = torch.empty(0 if on_cuda else 2, 3, training.batch, channels, side, side)
+        latents = (training.batch, shape.channels, shape.side, shape.side)
+        samples = torch.empty(0 if on_cuda else 2, 3, *latents)
         for done in (1, 2):  # Adam's moments are there from the second step on
             optimizer.zero_grad(set_to_none=True)
             for _ in range(min(execution.accumulate, 2)):  # gradients are from the second piece on
-                _error_of(denoiser, process, training, piece).backward()
-            nn.utils.clip_grad_norm_(denoiser.parameters(), training.clip_norm)
+                _loss_of(model, training, piece, k).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
             optimizer.step()
-            ema.step(denoiser.parameters())
+            ema.step(model.parameters())
             if means:
                 means.update(done)
         copies = 4 + (len(LENGTHS) if means else 0)
-        checkpoint_bytes = copies * sum(weights.nbytes for weights in denoiser.parameters())
+        checkpoint_bytes = copies * sum(weights.nbytes for weights in model.parameters())
         peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
         state_bytes = live.bytes - samples.nbytes
         del buckets
-    return MemoryNeeded(parameter_count(denoiser), state_bytes, checkpoint_bytes, peak_bytes)
+    return MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
 
 
 def device_memory_bytes(device: torch.device) -> int:
@@ -101,10 +105,15 @@ def device_memory_bytes(device: torch.device) -> int:
 
 
 def measured_rate(
-    config: DenoiserConfig, noise: NoiseConfig, training: TrainingConfig,
-    execution: ExecutionConfig, channels: int, side: int, dimension: int, device: torch.device,
-    processes: int = 1, seconds: float = 5.0,
-) -> float:  # fmt: skip
+    config: Any,
+    training: TrainingConfig,
+    execution: ExecutionConfig,
+    k: int,
+    shape: Shape,
+    device: torch.device,
+    processes: int = 1,
+    seconds: float = 5.0,
+) -> float:
     """Images a second of one process on a device: the median of passes forward and backward.
 
     They begin with one sample and double up to the training's own piece while they are short; the
@@ -118,14 +127,13 @@ def measured_rate(
     piece, count = piece_size(training, execution, processes), 1
     passes_seconds: list[float] = []  # of `count` samples each
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        denoiser = build_denoiser(config, channels, side, dimension).train().to(device)
-        process = process_of(noise)
-        apply_execution(denoiser, replace(execution, compile=False))
+        model = family_of(config.family).build(config, shape).train().to(device)
+        model.execute(replace(execution, compile=False))
         first = time.monotonic()
         end = first + seconds
         while len(passes_seconds) < PASSES and (not passes_seconds or time.monotonic() < end):
             began = time.monotonic()
-            _error_of(denoiser, process, training, count).backward()
+            _loss_of(model, training, count, k).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             passes_seconds.append(time.monotonic() - began)
@@ -142,24 +150,16 @@ def training_hours(training: TrainingConfig, images_per_second: float, processes
     return training.steps * training.batch / (images_per_second * processes) / 3600
 
 
-def _error_of(
-    denoiser: Denoiser, process: Process, training: TrainingConfig, count: int
-) -> torch.Tensor:
+def _loss_of(model: Model, training: TrainingConfig, count: int, k: int) -> torch.Tensor:
     """The loss of `count` made-up samples."""
-    device, network = denoiser.null.device, denoiser.network.config
-    shape = (count, network.in_channels, network.sample_size, network.sample_size)
-    x0, noise = (torch.randn(shape, device=device) for _ in range(2))
-    ones = torch.ones(count, training.k + denoiser.settings["query_token"], device=device)
-    vectors = torch.randn(*ones.shape, denoiser.dimension, device=device)
-    times = torch.rand(count, device=device)
-    context = Context(vectors, ones, ones, ones.to(torch.int8))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
-    return weighted_error(denoiser, process, x0, noise, times, context, autocast)
+    device = model.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+        return model(model.example(count, k, device)).mean()
 
 
-def _norms_in_float32(denoiser: Denoiser) -> None:
+def _norms_in_float32(model: Model) -> None:
     """What CUDA's autocast does and the CPU's, under which everything is followed, does not."""
-    for module in denoiser.modules():
+    for module in model.modules():
         if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             module.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
 

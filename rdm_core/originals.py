@@ -21,8 +21,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from safetensors.torch import load_file
 
-from rdm_core.denoiser import Denoiser
 from rdm_core.errors import WeightsError
+from rdm_core.families.diffusion.config import Config, DenoiserConfig, NoiseConfig
+from rdm_core.families.diffusion.denoiser import Denoiser
+from rdm_core.families.diffusion.model import Diffusion
+from rdm_core.families.diffusion.noise import process_of
+from rdm_core.families.facts import Shape
+from rdm_core.latents import LatentSpace
 
 State = Mapping[str, torch.Tensor]
 Keys = Mapping[str, tuple[str, torch.Size]]
@@ -338,13 +343,37 @@ def convert_denoiser(state: State, layout: UnetLayout, ema: bool = True) -> Deno
     network: Any = convert_unet(state, layout, ema)
     if layout.context_norm == "unit":
         # It was trained with vectors of length 1, a Denoiser gives it length sqrt(D). Only the keys
-        # and values of the
-        # cross-attention see them, linearly and without bias, so that the factor can go into their
-        # weights.
+        # and values of the cross-attention see them, linearly and without bias, so that the factor
+        # can go into their weights.
         for name, parameter in network.named_parameters():
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 parameter.data = parameter.data / layout.context_dimension**0.5
-    return Denoiser(network, layout.context_dimension, layout.context_norm).eval()
+    config = model_config(layout).denoiser
+    return Denoiser(network, layout.context_dimension, config).eval()
+
+
+def convert_model(
+    state: State, layout: UnetLayout, space: LatentSpace, ema: bool = True
+) -> Diffusion:
+    """A checkpoint's denoiser as a model of ours, in a latent space.
+
+    Raises WeightsError as `convert_unet` does.
+    """
+    denoiser = convert_denoiser(state, layout, ema)
+    noise = process_of(model_config(layout).noise)
+    shape = Shape(layout.latent_channels, layout.latent_side, layout.context_dimension)
+    return Diffusion(denoiser, noise, shape, space).eval()
+
+
+def model_config(layout: UnetLayout) -> Config:
+    """What training such a model here would be asked for."""
+    denoiser = DenoiserConfig(
+        channels=layout.channels,
+        depth=layout.blocks,
+        attention_levels=layout.attending,
+        context_norm=layout.context_norm,
+    )
+    return Config(denoiser=denoiser, noise=NoiseConfig(beta_end=layout.beta_end))
 
 
 def _converted(

@@ -1,4 +1,5 @@
-"""The training loop: denoising with neighbors as context, one flat function.
+"""The training loop, one flat function. It knows losses, and nothing of what a model's family makes
+them of.
 
 Every random choice of a step is a function of (seed, step), so the state that resumes is weights,
 their running means, the optimiser's moments and the step, nothing else.
@@ -7,7 +8,7 @@ their running means, the optimiser's moments and the step, nothing else.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdm_core.averages import PowerMeans
-from rdm_core.config import ExecutionConfig, TrainingConfig
-from rdm_core.context import Context, nothing
+from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
 from rdm_core.data import TrainingData, rows_of_step, training_context
-from rdm_core.denoiser import Denoiser
-from rdm_core.latents import LatentSpace
-from rdm_core.noise import Process
+from rdm_core.families.family import Inputs, Model
 
 State = dict[str, np.ndarray]
 
@@ -44,9 +42,9 @@ class Hooks:
     process only.
     """
     snapshot: Callable[[int, State], None] = lambda step, means: None
-    """Takes (steps done, the means of posthoc_ema) at every checkpoint."""
-    show: Callable[[int, Denoiser], None] | None = None
-    """Takes (steps done, the denoiser with its running-mean weights) at every checkpoint, to draw
+    """Takes (steps done, the means of posthoc_ema) every `snapshot_steps`."""
+    show: Callable[[int, Model], None] | None = None
+    """Takes (steps done, the model with its running-mean weights) at every checkpoint, to draw
     something with.
     """
 
@@ -64,91 +62,63 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * min(warm, left if config.cooldown else 1.0)
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """One process's share of a step: everything but the weights. B samples."""
-
-    raw: torch.Tensor
-    """Raw latents [B, C, h, w]."""
-    posterior_noise: torch.Tensor
-    """What a sample of the autoencoder's posterior is made with, like the final latents."""
-    noise: torch.Tensor
-    """What the latents are corrupted with, like the final latents."""
-    times: torch.Tensor
-    """float [B] in 0..1."""
-    context: Context
-
-
 def step_inputs(
+    model: Model,
     data: TrainingData,
-    process: Process,
-    channels: int,
     config: TrainingConfig,
-    query_token: bool,
+    context: ContextConfig,
     step: int,
     mine: slice,
-) -> StepInputs:
+) -> Inputs:
     """Draw everything random of a step for the whole batch, and read this process's share `mine` of
     it.
     """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     rows = rows_of_step(len(data), config.batch, step, config.seed)
-    times = process.draw_times(config.batch, generator)[mine]
-    raw = data.raw(rows[mine])
-    shape = (config.batch, channels, *raw.shape[2:])
-    noise, posterior_noise = (torch.randn(shape, generator=generator)[mine] for _ in range(2))
-    return StepInputs(
-        raw,
-        posterior_noise,
-        noise,
-        times,
-        training_context(data, config, query_token, rows, step, mine),
-    )
+    retrieved = training_context(data, context, model.reads.query, rows, config.seed, step, mine)
+    return model.inputs(data, rows, mine, retrieved, generator)
 
 
 def train(  # noqa: C901 - the one long function
-    denoiser: Denoiser,
-    process: Process,
-    space: LatentSpace,
+    model: Model,
     data: TrainingData,
     config: TrainingConfig,
     hooks: Hooks,
     resume: tuple[int, State] | None = None,
+    context: ContextConfig = ContextConfig(),  # noqa: B008 - frozen
     execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008 - frozen
-) -> Denoiser:
-    """Train until `config.steps` and return the denoiser with its running-mean weights.
+    reporting: ReportingConfig = ReportingConfig(),  # noqa: B008 - frozen
+) -> Model:
+    """Train until `config.steps` and return the model with its running-mean weights.
 
     `resume` is what `hooks.save` was last given. The batch is divided over Accelerate's processes.
     """
     # -- set up: network, optimiser, running mean, devices
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     piece = piece_size(config, execution, accelerator.num_processes)
-    denoiser.train().to(accelerator.device)
+    model.train().to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
-    power_means = PowerMeans(denoiser.named_parameters()) if config.posthoc_ema else None
+    ema = EMAModel(model.parameters(), decay=config.ema_decay, foreach=True)
+    power_means = PowerMeans(model.named_parameters()) if config.posthoc_ema else None
     first = 0
     losses: list[torch.Tensor] = []
     if resume is not None:
         first, state = resume
-        losses = restore_state(state, denoiser, ema, optimizer)
+        losses = restore_state(state, model, ema, optimizer)
         if power_means:
             power_means.restore(state)
-    flops_per_image = 3 * forward_flops(
-        denoiser, space.channels, data.latents[0].shape[-1]
-    )  # backward costs two forwards
+    flops_per_image = 3 * forward_flops(model)  # backward costs two forwards
     peak = matmul_flops_per_second(accelerator.device, config.precision) * accelerator.num_processes
-    apply_execution(denoiser, execution)
-    model, optimizer = accelerator.prepare(denoiser, optimizer)
+    model.execute(execution)
+    trained, optimizer = accelerator.prepare(model, optimizer)
     share = piece * execution.accumulate
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    query_token = denoiser.settings["query_token"]
     reader = ThreadPoolExecutor(1)  # reads the next step's samples while this one computes
 
-    def read(step: int) -> StepInputs:
-        return step_inputs(data, process, space.channels, config, query_token, step, mine)
+    def read(step: int) -> Inputs:
+        return step_inputs(model, data, config, context, step, mine)
 
     following = reader.submit(read, first)
     started, started_step = time.monotonic(), first
@@ -163,72 +133,66 @@ def train(  # noqa: C901 - the one long function
         optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=accelerator.device)
         for number, rows in enumerate(torch.arange(share).split(piece)):
-            x0 = space.final(inputs.raw[rows], inputs.posterior_noise[rows]).to(accelerator.device)
-            times, noise = inputs.times[rows].to(accelerator.device), inputs.noise[rows].to(x0)
-            context = inputs.context.rows(rows).to(accelerator.device)
             last = number + 1 == execution.accumulate
-            with nullcontext() if last else accelerator.no_sync(model):
-                error = weighted_error(
-                    model, process, x0, noise, times, context, accelerator.autocast()
-                )
-                loss = error / execution.accumulate
+            with nullcontext() if last else accelerator.no_sync(trained):
+                each = trained(inputs.rows(rows).to(accelerator.device))
+                loss = each.mean() / execution.accumulate
                 accelerator.backward(loss)
             step_loss += loss.detach()
 
         # -- update weights and their running mean
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+        gradient_norm = accelerator.clip_grad_norm_(trained.parameters(), config.clip_norm)
         optimizer.step()
-        ema.step(denoiser.parameters())
+        ema.step(model.parameters())
         if power_means:
             power_means.update(step + 1)
         losses.append(step_loss)
 
         # -- report
         done = step + 1
-        keep = done % config.checkpoint_steps == 0 or done == config.steps
-        if (
-            done % config.log_steps == 0 or keep
-        ):  # no state is kept whose losses nobody has looked at
+        keep = done % reporting.checkpoint_steps == 0 or done == config.steps
+        # no state is kept whose losses nobody has looked at
+        if done % reporting.log_steps == 0 or keep:
             mean_loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
             if not np.isfinite([mean_loss, float(gradient_norm)]).all():
                 what = f"the loss is {mean_loss}, its gradient's norm {float(gradient_norm)}"
-                raise FloatingPointError(
-                    f"step {done}: {what}; lower the learning rate or use precision fp32"
-                )
+                cure = "lower the learning rate or use precision fp32"
+                raise FloatingPointError(f"step {done}: {what}; {cure}")
             if accelerator.is_main_process:
                 rate = (done - started_step) * config.batch / (time.monotonic() - started)
                 record = {"step": done, "loss": mean_loss, "gradient_norm": float(gradient_norm)}
                 speed = {
                     "images_per_second": rate,
                     "flop_utilisation": rate * flops_per_image / peak,
+                    "processes": accelerator.num_processes,
                 }
-                speed |= {"processes": accelerator.num_processes}
                 hooks.log(record | {"learning_rate": learning_rate(config, step)}, speed)
             losses.clear()
+
+        # -- keep means to mix others of
+        snapshot = done % config.snapshot_steps == 0 or done == config.steps
+        if power_means and snapshot and accelerator.is_main_process:
+            hooks.snapshot(done, arrays_of(power_means.state()))
 
         # -- keep a state that resumes, and show what it draws
         stopping = hooks.stopping() and done < config.steps
         if accelerator.is_main_process and (keep or stopping):
             means = arrays_of(power_means.state()) if power_means else {}
-            if means and keep:
-                hooks.snapshot(
-                    done, means
-                )  # before the checkpoint: a run that resumes from there has it
-            hooks.save(done, capture_state(denoiser, ema, optimizer, losses) | means)
+            hooks.save(done, capture_state(model, ema, optimizer, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
-            ema.store(denoiser.parameters())
-            ema.copy_to(denoiser.parameters())
-            hooks.show(done, denoiser.eval())
-            ema.restore(denoiser.train().parameters())
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            hooks.show(done, model.eval())
+            ema.restore(model.train().parameters())
         if stopping:
             reader.shutdown(cancel_futures=True)
             raise TrainingStopped(f"stopped after step {done}, whose state is kept")
 
     reader.shutdown()
-    ema.copy_to(denoiser.parameters())
-    return denoiser.eval()
+    ema.copy_to(model.parameters())
+    return model.eval()
 
 
 def piece_size(config: TrainingConfig, execution: ExecutionConfig, processes: int) -> int:
@@ -241,39 +205,13 @@ def piece_size(config: TrainingConfig, execution: ExecutionConfig, processes: in
     return config.batch // (processes * execution.accumulate)
 
 
-def weighted_error(
-    model: nn.Module, process: Process, x0: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, context: Context,
-    autocast: AbstractContextManager[None],
-) -> torch.Tensor:  # fmt: skip
-    """The loss [] of some samples: clean latents and noise [B, C, h, w], times [B] in 0..1, their
-    contexts; the network alone runs under `autocast`.
-    """
-    noisy, target = process.corrupt(x0, noise, times)
-    with autocast:
-        prediction = model(noisy, process.network_time(times), context)
-    squares = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-    return (process.loss_weights(times) * squares).mean()
-
-
-def apply_execution(denoiser: Denoiser, execution: ExecutionConfig) -> None:
-    """Switch on what changes the speed and memory of the network and not what it learns."""
-    if execution.gradient_checkpointing:
-        denoiser.network.enable_gradient_checkpointing()
-    if execution.channels_last:
-        denoiser.network.to(memory_format=torch.channels_last)
-    if execution.compile:
-        denoiser.network.compile()
-
-
 @torch.no_grad()
-def forward_flops(denoiser: Denoiser, channels: int, side: int) -> int:
-    """Floating-point operations of one image's forward pass, counted while it runs; a product and
-    its sum count as two.
+def forward_flops(model: Model) -> int:
+    """Floating-point operations of one image's forward pass with one neighbor, counted while it
+    runs; a product and its sum count as two.
     """
-    device = denoiser.null.device
-    x, time_ = torch.zeros(1, channels, side, side, device=device), torch.zeros(1, device=device)
-    with FlopCounterMode(display=False) as counter:
-        denoiser(x, time_, nothing(1, denoiser.dimension).to(device))
+    with FlopCounterMode(display=False) as counter, torch.random.fork_rng([]):
+        model(model.example(1, 1, model.device))
     return counter.get_total_flops()
 
 
@@ -297,33 +235,47 @@ def matmul_flops_per_second(device: torch.device, precision: str, seconds: float
 
 
 def capture_state(
-    denoiser: Denoiser,
+    model: nn.Module,
     ema: EMAModel,
     optimizer: torch.optim.Optimizer,
     losses: Sequence[torch.Tensor] = (),
 ) -> State:
-    """Weights, running mean, optimiser moments, and the losses that no line has told yet, as named
-    arrays.
+    """Weights, running mean, optimiser moments, buffers, and the losses of the steps that no line
+    of metrics has told of yet, as named arrays.
     """
-    names = [name for name, _ in denoiser.named_parameters()]
-    moments = optimizer.state_dict()["state"]
-    state: dict[str, torch.Tensor] = {
-        f"weights/{name}": parameter for name, parameter in denoiser.named_parameters()
-    }
-    state |= {f"ema/{name}": shadow for name, shadow in zip(names, ema.shadow_params, strict=True)}
-    state |= {
-        f"adam/{key}/{names[i]}": value
-        for i, values in moments.items()
-        for key, value in values.items()
-    }
-    state |= {
-        f"buffers/{name}": buffer
-        for name, buffer in denoiser.named_buffers()
-        if not name.startswith("network.")
-    }
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
+    state: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        state[f"weights/{name}"] = parameter
+    for name, shadow in zip(names, ema.shadow_params, strict=True):
+        state[f"ema/{name}"] = shadow
+    for i, moments in optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            state[f"adam/{key}/{names[i]}"] = value
+    for name, buffer in kept_buffers(model).items():
+        state[f"buffers/{name}"] = buffer
     state["ema_steps"] = torch.tensor(ema.optimization_step)
-    state["untold_losses"] = torch.stack([*losses]) if losses else torch.zeros(0)
+    state["pending_losses"] = torch.stack([*losses]) if losses else torch.zeros(0)
     return arrays_of(state)
+
+
+def kept_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that belong to a model's state, by name."""
+    parameters = dict(model.named_parameters())
+    return {name: value for name, value in model.state_dict().items() if name not in parameters}
+
+
+def set_running_mean(model: nn.Module, state: State) -> None:
+    """Give a model the running mean of its parameters, and its buffers, from a state.
+
+    Raises KeyError naming the first tensor that the state lacks.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(state[f"ema/{name}"]))
+        for name, buffer in kept_buffers(model).items():
+            buffer.copy_(torch.from_numpy(state[f"buffers/{name}"]))
 
 
 def arrays_of(tensors: Mapping[str, torch.Tensor]) -> State:
@@ -332,31 +284,26 @@ def arrays_of(tensors: Mapping[str, torch.Tensor]) -> State:
 
 
 def restore_state(
-    state: State, denoiser: Denoiser, ema: EMAModel, optimizer: torch.optim.Optimizer
+    state: State, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> list[torch.Tensor]:
-    """Undo `capture_state`; returns the untold losses. Raises KeyError naming the first tensor that
-    the state lacks.
+    """Undo `capture_state`; returns the pending losses. Raises KeyError naming the first tensor
+    that the state lacks.
     """
-    names = [name for name, _ in denoiser.named_parameters()]
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    names = [name for name, _ in model.named_parameters()]
     with torch.no_grad():
-        for i, (name, parameter) in enumerate(denoiser.named_parameters()):
+        for i, (name, parameter) in enumerate(model.named_parameters()):
             parameter.copy_(torch.from_numpy(state[f"weights/{name}"]))
             ema.shadow_params[i].copy_(torch.from_numpy(state[f"ema/{name}"]))
-        for name, buffer in denoiser.named_buffers():
-            if not name.startswith("network."):
-                buffer.copy_(torch.from_numpy(state[f"buffers/{name}"]))
+        for name, buffer in kept_buffers(model).items():
+            buffer.copy_(torch.from_numpy(state[f"buffers/{name}"]))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, array in state.items():
         if name.startswith("adam/"):
             _, key, parameter_name = name.split("/", 2)
-            moments.setdefault(names.index(parameter_name), {})[key] = torch.from_numpy(
-                array.copy()
-            )
+            moment = torch.from_numpy(array.copy())
+            moments.setdefault(names.index(parameter_name), {})[key] = moment
     ema.optimization_step = int(state["ema_steps"])
-    optimizer.load_state_dict(
-        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    return [
-        loss.to(next(denoiser.parameters()).device)
-        for loss in torch.from_numpy(state["untold_losses"].copy())
-    ]
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    device = next(model.parameters()).device
+    return [loss.to(device) for loss in torch.from_numpy(state["pending_losses"].copy())]

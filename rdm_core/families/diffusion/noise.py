@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 
-from rdm_core.config import NoiseConfig
+from rdm_core.families.diffusion.config import NoiseConfig
 
 NETWORK_TIMES = 1000
 

@@ -6,7 +6,6 @@ vector, which is what guidance is trained with; the 2022 model used a zero vecto
 """
 
 import json
-from collections.abc import Mapping
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from rdm_core.config import DenoiserConfig
 from rdm_core.context import QUERY, TEXT, Context
 from rdm_core.errors import WeightsError
+from rdm_core.families.diffusion.config import DenoiserConfig
 from rdm_core.importing import large_import
 
 NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
@@ -36,30 +35,21 @@ class Denoiser(nn.Module):
     means: torch.Tensor
     """With `remove_means`: the mean unit vectors of images and of texts [2, D]."""
 
-    def __init__(
-        self,
-        network: Any,
-        dimension: int,
-        context_norm: str,
-        query_token: bool = False,
-        set_layers: int = 0,
-        remove_means: bool = False,
-    ) -> None:
-        """The last four as in `rdm_core.config.DenoiserConfig`; the means are zero until `means` is
-        filled.
+    def __init__(self, network: Any, dimension: int, config: DenoiserConfig) -> None:
+        """A network, and the context that its configuration asks for; the means are zero until
+        `set_means` fills them.
         """
         super().__init__()
         self.network = network
         self.dimension = dimension
-        self.settings: dict[str, Any] = {"context_norm": context_norm, "query_token": query_token}
-        self.settings |= {"set_layers": set_layers, "remove_means": remove_means}
+        self.config = config
         self.null = nn.Parameter(torch.zeros(dimension))
-        if query_token:
+        if config.query_token:
             self.query_null = nn.Parameter(torch.zeros(dimension))
             self.query_kind = nn.Parameter(torch.zeros(dimension))
-        if set_layers:
-            self.set_encoder = SetEncoder(dimension, set_layers)
-        if remove_means:
+        if config.set_layers:
+            self.set_encoder = SetEncoder(dimension, config.set_layers)
+        if config.remove_means:
             self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
 
     def tokens(self, context: Context) -> torch.Tensor:
@@ -67,20 +57,19 @@ class Denoiser(nn.Module):
         gives is masked later.
         """
         vectors, slots = context.vectors, context.slots[..., None]
-        if self.settings["remove_means"]:
+        if self.config.remove_means:
             centred = functional.normalize(
                 vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1
             )
-            vectors = torch.where(
-                vectors.any(dim=-1, keepdim=True), centred, vectors
-            )  # the zero null of 2022 stays zero
-        raw = self.settings["context_norm"] == "raw"
+            # the zero null of 2022 stays zero
+            vectors = torch.where(vectors.any(dim=-1, keepdim=True), centred, vectors)
+        raw = self.config.context_norm == "raw"
         tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
-        if self.settings["query_token"]:
+        if self.config.query_token:
             tokens = torch.where(
                 (slots == QUERY) | (slots == TEXT), tokens + self.query_kind, tokens
             )
-        if self.settings["set_layers"]:
+        if self.config.set_layers:
             tokens = self.set_encoder(tokens, context.scores, context.mask)
         return tokens
 
@@ -91,7 +80,7 @@ class Denoiser(nn.Module):
         """
         mask, tokens = context.mask, self.tokens(context)
         empty = ~mask.any(dim=1)
-        if self.settings["query_token"]:  # where no query is given its learned null stands for it
+        if self.config.query_token:  # where no query is given its learned null stands for it
             without = ~((context.slots == QUERY) | (context.slots == TEXT)).any(dim=1) & ~empty
             tokens = torch.cat([tokens, self.query_null.expand(len(tokens), 1, -1)], dim=1)
             mask = torch.cat([mask, without[:, None]], dim=1)
@@ -108,15 +97,12 @@ class Denoiser(nn.Module):
         """
         self.means.copy_(torch.from_numpy(np.array(means)))
 
-    def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `network/` (a diffusers folder), `context.safetensors` (all else that was learned)
-        and `context.json` (its settings and what `facts` say).
+    def save(self, directory: Path) -> None:
+        """Write `network/` (a diffusers folder) and `context.safetensors` (all else that was
+        learned).
         """
         self.network.save_pretrained(directory / "network", safe_serialization=True)
         save_file(self._own_state(), directory / "context.safetensors")
-        settings = {"dimension": self.dimension, **self.settings, **facts}
-        told = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        (directory / "context.json").write_text(told, encoding="utf-8")
 
     def _own_state(self) -> dict[str, torch.Tensor]:
         own = {
@@ -169,18 +155,11 @@ def build_denoiser(
         torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
     network = build(config, channels, side, dimension)
-    return Denoiser(
-        network,
-        dimension,
-        config.context_norm,
-        config.query_token,
-        config.set_layers,
-        config.remove_means,
-    )
+    return Denoiser(network, dimension, config)
 
 
-def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser in a weights folder and the facts saved with it.
+def load_denoiser(directory: Path, config: DenoiserConfig, dimension: int) -> Denoiser:
+    """The denoiser in a weights folder, for context vectors of `dimension`.
 
     Raises WeightsError when the folder is not one that `Denoiser.save` wrote.
     """
@@ -188,7 +167,6 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
         import diffusers
 
     try:
-        facts = json.loads((directory / "context.json").read_bytes())
         kind = json.loads((directory / "network" / "config.json").read_bytes())["_class_name"]
         if kind not in NETWORKS:
             raise ValueError(f"{kind} is none of {', '.join(NETWORKS)}")
@@ -199,17 +177,11 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
         )
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
-        options = {
-            name: facts[name]
-            for name in ("query_token", "set_layers", "remove_means")
-            if name in facts
-        }
-        denoiser = Denoiser(network, facts["dimension"], facts["context_norm"], **options)
+        denoiser = Denoiser(network, dimension, config)
         own = load_file(directory / "context.safetensors")
         if wrong := sorted(own.keys() ^ denoiser._own_state().keys()):
-            raise ValueError(
-                f"{len(wrong)} tensors of the context are absent or too many, {wrong[0]} among them"
-            )
+            what = "tensors of the context are absent or too many"
+            raise ValueError(f"{len(wrong)} {what}, {wrong[0]} among them")
         denoiser.load_state_dict(own, strict=False)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0][:200]
@@ -218,12 +190,7 @@ def load_denoiser(directory: Path) -> tuple[Denoiser, dict[str, Any]]:
             f"not a weights folder of this project ({first})",
             "Give a run's name or its weights folder.",
         ) from error
-    return denoiser.eval(), facts
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return denoiser.eval()
 
 
 def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:

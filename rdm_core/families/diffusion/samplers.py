@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from rdm_core.errors import RequestError
+from rdm_core.families.diffusion.noise import NETWORK_TIMES, FlowMatching, Process
 from rdm_core.importing import large_import
-from rdm_core.noise import NETWORK_TIMES, FlowMatching, Process
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
 FreshNoise = Callable[[], torch.Tensor]

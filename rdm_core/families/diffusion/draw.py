@@ -9,12 +9,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rdm_core.context import Context, nothing
-from rdm_core.denoiser import Denoiser
+from rdm_core.context import Context, nothing, zeros
+from rdm_core.errors import RequestError
+from rdm_core.families.diffusion.config import Draw
+from rdm_core.families.diffusion.denoiser import Denoiser
+from rdm_core.families.diffusion.noise import Process
+from rdm_core.families.diffusion.samplers import Predict, sampler_of
+from rdm_core.families.family import Beside
 from rdm_core.images import centre_crop, resize_shorter_side
 from rdm_core.latents import LatentSpace
-from rdm_core.noise import Process
-from rdm_core.samplers import Predict, sampler_of
+
+BATCH = 64
+"""Images drawn together."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +41,6 @@ class Guidance:
     """
     weaker: Denoiser | None = None
     """The reference is this network with the same context (autoguidance, arXiv 2406.02507)."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """A second context that takes over once the signal is strong: content early, style late."""
-
-    context: Context
-    """B sets."""
-    from_snr: float
-    """Signal-to-noise ratio alpha^2 / sigma^2 from which on it is used."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +88,32 @@ def generate(
     space: LatentSpace,
     context: Context,
     seeds: Sequence[int],
-    *,
-    side: int,
-    steps: int,
-    guidance: Guidance = Guidance(),  # noqa: B008 - frozen
-    sampler: str | None = None,
-    eta: float = 0.0,
-    style: Style | None = None,
-    known: Known | None = None,
-    batch: int = 64,
+    how: Draw,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
+    weaker: Denoiser | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draw one image a seed: uint8 [B, H, W, 3]. `context` holds B sets, `side` is the latent's.
+    """Draw one image a seed: uint8 [B, H, W, 3]. `context` holds B sets; `weaker` is the network of
+    `beside.weaker`.
 
     Raises RequestError for a sampler, eta or number of steps that does not fit the process.
     """
-    draw = sampler_of(process, sampler, steps, eta)
+    draw = sampler_of(process, how.sampler, how.steps, how.eta)
+    guidance = guidance_of(denoiser, how, beside, weaker)
+    side = denoiser.network.config.sample_size
+    known = None
+    if beside.image is not None and beside.mask is not None:
+        known = known_of(space, side, beside.image, beside.mask)
     device = denoiser.null.device
     shape = (space.channels, side, side)
     images = []
-    for start in range(0, len(seeds), batch):
-        part = slice(start, min(start + batch, len(seeds)))
-        guided = _guidance_of(guidance, part, device)
+    for start in range(0, len(seeds), BATCH):
+        part = slice(start, min(start + BATCH, len(seeds)))
+        guided = _guidance_for(guidance, part, device)
         predict = _guided(denoiser, process, context.rows(part).to(device), guided)
-        if style is not None:
-            late = _guided(denoiser, process, style.context.rows(part).to(device), guided)
-            predict = _switched(process, predict, late, style.from_snr)
+        if beside.style is not None:
+            late = _guided(denoiser, process, beside.style.rows(part).to(device), guided)
+            predict = _switched(process, predict, late, how.style_from_snr)
         given = known.rows(part, device) if known is not None else None
         if given is not None:
             predict = _inpainted(process, predict, given)
@@ -126,12 +122,30 @@ def generate(
         def fresh(generators: list[torch.Generator] = generators) -> torch.Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
-        final = draw(process, predict, fresh(), steps, fresh, eta)
-        images.append(
-            space.decode(given.over(final) if given is not None else final)
-        )  # DDIM ends at the least noisy time
+        final = draw(process, predict, fresh(), how.steps, fresh, how.eta)
+        if given is not None:  # DDIM ends at the least noisy time
+            final = given.over(final)
+        images.append(space.decode(final))
         progress(part.stop)
     return np.concatenate(images)
+
+
+def guidance_of(denoiser: Denoiser, how: Draw, beside: Beside, weaker: Denoiser | None) -> Guidance:
+    """What is guided away from: a negative prompt, the zero vector of 2022, a weaker network, or
+    the learned null.
+
+    Raises RequestError for more than one of them.
+    """
+    given = {
+        "negative": beside.negative is not None,
+        "null": how.null == "zero",
+        "weaker_run": weaker is not None,
+    }
+    if sum(given.values()) > 1:
+        what = " and ".join(name for name, on in given.items() if on)
+        raise RequestError(what, "are two things to guide away from", "Keep one of them.")
+    away_from = zeros(1, denoiser.dimension) if how.null == "zero" else beside.negative
+    return Guidance(how.guidance_scale, how.guidance_interval, away_from, weaker)
 
 
 def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Guidance) -> Predict:
@@ -144,9 +158,10 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
         scale = guidance.scale if low <= t <= high else 1.0
         if scale == 1.0:
             return denoiser(x, time, context)
-        other = (
-            guidance.weaker(x, time, context) if guidance.weaker else denoiser(x, time, reference)
-        )
+        if guidance.weaker:
+            other = guidance.weaker(x, time, context)
+        else:
+            other = denoiser(x, time, reference)
         return other + scale * (denoiser(x, time, context) - other) if scale else other
 
     return predict
@@ -172,7 +187,7 @@ def _inpainted(process: Process, predict: Predict, given: Known) -> Predict:
     return wrapped
 
 
-def _guidance_of(guidance: Guidance, part: slice, device: torch.device) -> Guidance:
+def _guidance_for(guidance: Guidance, part: slice, device: torch.device) -> Guidance:
     reference = guidance.away_from
     if reference is None:
         return guidance

@@ -1,0 +1,148 @@
+"""The data of a training: latents, the neighbor rows of each, and the database's vectors, joined by
+key.
+"""
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+import numpy as np
+
+from rdm_core.data import NO_ROW, References, StoredLatents, TrainingData
+from rdm_core.families.facts import Reads
+from storage.artifact import (
+    Artifact,
+    all_with_fingerprint,
+    artifacts,
+    open_artifact,
+    with_fingerprint,
+)
+from storage.embeddings import read_columns, read_vectors
+from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.index import open_means, open_norms, open_vectors
+from storage.latents import open_latents
+from storage.neighbors import read_neighbors
+from storage.removals import on_list, read_removals
+from storage.shards import accepted, read_sidecar
+
+
+def open_training_data(
+    root: Path,
+    references: Mapping[str, str],
+    reads: Reads = Reads(),  # noqa: B008 - frozen
+) -> TrainingData:
+    """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them
+    by key, with what else a family reads of them.
+
+    Large arrays are memory-mapped; the training images' own vectors are held in memory. What was
+    removed from the queries' database is not trained on. Raises ArtifactMismatch when another
+    latent has no row in the neighbor table.
+    """
+    of_latents = open_artifact(root, "latents", references["latents"])
+    keys, latents = open_latents(of_latents)
+    table = open_artifact(root, "neighbors", references["neighbors"])
+    query_keys, rows, scores = read_neighbors(table)
+    index = open_artifact(root, "index", references["index"])
+    place = {key: i for i, key in enumerate(query_keys)}
+    keys, latents = _without_removed(root, table, keys, latents, place.keys())
+    absent = [key for key in keys if key not in place]
+    if absent:
+        raise ArtifactMismatch(
+            f"latents/{references['latents']}",
+            f"{len(absent):,} samples have no neighbors in {references['neighbors']}, "
+            f"the first is {absent[0]!r}",
+            "Find neighbors for the embeddings of the same shards.",
+        )
+    order = np.asarray([place[key] for key in keys], dtype=np.int64)
+    query_vectors, query_norms = _queries_of(root, table, keys) if reads.query else (None, None)
+    return TrainingData(
+        latents=StoredLatents(latents),
+        neighbor_rows=rows[order],
+        neighbor_scores=scores[order],
+        vectors=open_vectors(index),
+        norms=open_norms(index),
+        means=open_means(index),
+        query_vectors=query_vectors,
+        query_norms=query_norms,
+        keys=keys,
+        captions=_captions_of(root, of_latents, keys) if reads.captions else None,
+        references=_references_of(root, table, of_latents) if reads.references else None,
+    )
+
+
+def _captions_of(root: Path, latents: Artifact, keys: list[str]) -> list[list[str]]:
+    """The captions of each training image, in the order of `keys`. Raises ArtifactMissing."""
+    shards = with_fingerprint(root, "shards", latents.inputs["shards"])
+    if shards is None:
+        what = "its shards are no longer under this root, and the model reads captions"
+        raise ArtifactMissing(f"latents/{latents.name}", what, "Import the images again.")
+    captions: dict[str, list[str]] = {}
+    for part in shards.parts:
+        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
+        captions |= zip(sidecar["key"].to_pylist(), sidecar["captions"].to_pylist(), strict=True)
+    return [captions[key] or [] for key in keys]
+
+
+def _references_of(root: Path, table: Artifact, alike: Artifact) -> References:
+    """Latents of the database's rows: of the same space and kind as those trained on.
+
+    Raises ArtifactMissing where the database's images were not encoded so.
+    """
+    database = with_fingerprint(root, "embeddings", table.inputs["database"])
+    shards = database.inputs["shards"] if database is not None else ""
+    encoded = [
+        one
+        for one in artifacts(root, "latents")
+        if one.inputs["shards"] == shards and one.parameters == alike.parameters
+    ]
+    if database is None or not encoded:
+        name = database.name if database is not None else table.inputs["database"]
+        what = "its images are not encoded as the training images are, and the model reads them"
+        cure = f"rdm encode --name {name} --shards {name}, with the autoencoder of the latents."
+        raise ArtifactMissing(f"database {name}", what, cure)
+    keys, arrays = open_latents(encoded[-1])
+    place = {key: i for i, key in enumerate(keys)}
+    rows = read_columns(database, ["key"])["key"].to_pylist()
+    places = np.asarray([place.get(key, NO_ROW) for key in rows], dtype=np.int64)
+    return References(StoredLatents(arrays), places)
+
+
+def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors and norms of the table's queries, in the order of `keys`."""
+    queries = with_fingerprint(root, "embeddings", table.inputs["queries"])
+    if queries is None:
+        raise ArtifactMismatch(
+            f"neighbors/{table.name}",
+            "the embeddings of its queries are no longer under this root, and the network wants the "
+            "images' own vectors",
+            "Embed the training shards and find their neighbors again, or train a model "
+            "that does not read them.",
+        )
+    vectors, norms = read_vectors(queries)
+    place = {key: i for i, key in enumerate(read_columns(queries, ["key"])["key"].to_pylist())}
+    order = np.asarray([place[key] for key in keys], dtype=np.int64)
+    return vectors[order].astype(np.float16), norms[order]
+
+
+def _without_removed(
+    root: Path, table: Artifact, keys: list[str], latents: list[np.ndarray], present: Set[str]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Latents and keys without those that the table lacks as they were removed.
+
+    Removed from any database that has the queries' bytes: no table says which of them was searched
+    for. Only the parts that held them are read.
+    """
+    absent = [key for key in keys if key not in present]
+    fingerprint = table.inputs.get("queries", "")
+    queries = all_with_fingerprint(root, "embeddings", fingerprint) if absent else []
+    listed = [read_removals(root, name) for name in sorted({artifact.name for artifact in queries})]
+    removed = set(on_list(absent, frozenset().union(*listed)))
+    if not removed:
+        return keys, latents
+    kept, start = [], 0
+    for array in latents:
+        rows = [
+            row for row, key in enumerate(keys[start : start + len(array)]) if key not in removed
+        ]
+        kept.append(array if len(rows) == len(array) else array[rows])
+        start += len(array)
+    return [key for key in keys if key not in removed], kept

@@ -1,0 +1,167 @@
+"""What can be chosen about a diffusion model, and how it is drawn from. Importing this costs nothing."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from rdm_core import config
+from rdm_core.config import MOST, DrawConfig, require, require_between
+from rdm_core.families.facts import ModelConfig, Reads
+
+
+@dataclass(frozen=True)
+class DenoiserConfig(config.Config):
+    """The network that predicts noise, and how it sees its neighbors."""
+
+    network: Literal["transformer", "unet"] = "unet"
+    """transformer: diffusers' PixArt layout; unet: diffusers' UNet2DConditionModel, the family of
+    the 2022 model.
+    """
+    channels: tuple[int, ...] = (192, 384, 576, 960)
+    """unet: channels a level. transformer: one number, the width."""
+    depth: int = 2
+    """unet: residual blocks a level. transformer: blocks."""
+    head_channels: int = 32
+    """Channels of one attention head."""
+    attention_levels: tuple[int, ...] = (1, 2, 3)
+    """unet: levels (0 = full resolution) with cross-attention to the neighbors."""
+    patch: int = 2
+    """transformer: side of a token in latent pixels."""
+    context_norm: Literal["unit", "raw"] = "unit"
+    """unit: vectors of length sqrt(D), so that each entry is of order 1; raw: the encoder's own
+    length, as in 2022.
+    """
+    query_token: bool = False
+    """The training image's own vector is in the context too, with a learned mark; False, as in
+    2022: neighbors alone.
+    """
+    set_layers: int = 0
+    """Layers of a transformer that lets the vectors see each other and their scores first; 0, as in
+    2022: none.
+    """
+    remove_means: bool = False
+    """Subtract the database's mean image vector, or mean text vector, which closes most of the gap
+    between the two.
+    """
+
+    def check(self) -> None:
+        """As in `Config`."""
+        require_between(self, ("depth", "patch"), 1, 1000)
+        require_between(self, ("head_channels",), 1, 65_536)
+        require_between(self, ("set_layers",), 0, 1000)
+        if self.remove_means and self.context_norm == "raw":
+            raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
+        if not self.channels or min(self.channels) < 1 or max(self.channels) > 65_536:
+            raise ValueError(
+                f"channels: is {self.channels}, must be one or more widths from 1 to 65536"
+            )
+        if any(not 0 <= level < 1000 for level in self.attention_levels):
+            raise ValueError(
+                f"attention_levels: is {self.attention_levels}, must be levels from 0 on"
+            )
+        if self.network == "transformer" and self.channels[0] % self.head_channels:
+            raise ValueError(
+                f"channels: {self.channels[0]} cannot be divided into heads of {self.head_channels}"
+            )
+
+
+@dataclass(frozen=True)
+class NoiseConfig(config.Config):
+    """The forward process and what the network predicts."""
+
+    process: Literal["flow", "epsilon", "velocity"] = "epsilon"
+    """flow: straight paths, logit-normal times. On 1000 steps of scaled-linear betas, epsilon: the
+    noise is predicted, as in 2022; velocity: noise and image together.
+    """
+    time_mean: float = 0.0
+    """flow: mean of the logit of a time; above 0 more noise, below 0 less."""
+    beta_start: float = 0.0015
+    """epsilon, velocity: first beta."""
+    beta_end: float = 0.0195
+    """epsilon, velocity: last beta."""
+    min_snr_gamma: float = 0.0
+    """epsilon, velocity: signal-to-noise ratio above which a time counts no more; 5 is usual, 0
+    weighs all times equally.
+    """
+    zero_terminal_snr: bool = False
+    """velocity: the last step is pure noise, so that very dark and very bright images can be
+    drawn.
+    """
+
+    def check(self) -> None:
+        """As in `Config`."""
+        if self.zero_terminal_snr and self.process != "velocity":
+            raise ValueError(
+                f"zero_terminal_snr: needs process=velocity, is {self.process}: "
+                "pure noise says nothing of itself"
+            )
+        if self.min_snr_gamma and self.process == "flow":
+            raise ValueError("min_snr_gamma: flow weighs by how times are drawn; use time_mean")
+        require_between(self, ("min_snr_gamma",), 0, 1_000_000)
+        require_between(self, ("time_mean",), -20, 20)
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start, beta_end: are {self.beta_start} and {self.beta_end}, "
+                "must rise between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class Config(ModelConfig):
+    """Latents are denoised; the vectors of neighbors are attended to (RDM, arXiv 2204.11824)."""
+
+    family: Literal["diffusion"] = "diffusion"
+    """Selects this family."""
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    """The network."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """The forward process."""
+
+    @property
+    def reads(self) -> Reads:
+        """As in `ModelConfig`."""
+        return Reads(query=self.denoiser.query_token)
+
+
+@dataclass(frozen=True)
+class Draw(DrawConfig):
+    """How samples are denoised."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"negative", "weaker", "style", "image", "mask"})
+
+    steps: int = 50
+    """Sampler steps."""
+    sampler: Literal["ddim", "ddim-2022", "euler", "heun", "dpm++", "unipc"] | None = None
+    """Unless set: euler for runs trained with flow matching, ddim-2022 for converted ones, ddim for
+    the others. ddim takes as many steps as asked for, from pure noise on; ddim-2022 those of the
+    release: 31 for 30, from 991 of 1000 on.
+    """
+    eta: float = 0.0
+    """ddim, ddim-2022: fresh noise at each step; 1 is the 2022 paper's setting."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times (1 = pure noise) between which guidance acts (arXiv 2404.07724)."""
+    null: Literal["learned", "zero"] = "learned"
+    """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
+    style_from_snr: float = 1.0
+    """style_text: signal-to-noise ratio (of powers) at which it takes over."""
+
+    def check(self) -> None:
+        """As in `Config`."""
+        super().check()
+        require_between(self, ("steps",), 1, 1000)
+        require_between(self, ("eta",), 0, 1)
+        require(self, ("style_from_snr",), lambda value: 0 < value <= MOST, "above 0")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"guidance_interval: {self.guidance_interval} does not rise between 0 and 1"
+            )
+
+    @classmethod
+    def as_released(cls) -> dict[str, Any]:
+        """The sampler of 2022."""
+        return {"sampler": "ddim-2022"}
+
+    @classmethod
+    def preview(cls) -> Self:
+        """Few steps."""
+        return cls(guidance_scale=1.0, steps=20)

@@ -1,0 +1,116 @@
+"""What is known of a model beside its weights: what it reads, what it is built for, what it is of.
+
+Importing this file costs nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from rdm_core.config import Config
+
+Stored = Literal["pixels", "moments", "codes"]
+"""What an artifact of latents holds: images, an encoder's output, or positions in a codebook."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a family wants of the training data beside the vectors of neighbors."""
+
+    stored: tuple[Stored, ...] = ("pixels", "moments")
+    """Latents that it can be trained on."""
+    query: bool = False
+    """The training images' own vectors."""
+    captions: bool = False
+    """The training images' captions."""
+    references: bool = False
+    """The latents of the neighbors."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """What can be chosen about a model. A family adds its own choices, the field `family` first."""
+
+    @property
+    def reads(self) -> Reads:
+        """What such a model wants of the training data."""
+        return Reads()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model is built for."""
+
+    channels: int
+    """Of a final latent."""
+    side: int
+    """Of a latent."""
+    dimension: int
+    """Of a context's vectors, D."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """An artifact that a run was trained on."""
+
+    name: str
+    id: str
+    fingerprint: str
+
+    @property
+    def reference(self) -> str:
+        """name@id."""
+        return f"{self.name}@{self.id}"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What somebody with the weights alone needs to know. Saved beside them as `model.json`."""
+
+    family: str
+    """One of `rdm_core.families.FAMILIES`."""
+    model: Mapping[str, Any]
+    """The family's configuration."""
+    encoder: Mapping[str, Any]
+    """Identity of the encoder of its contexts: model, weights_sha256, dimension, ..."""
+    encoder_weights: str
+    """Where that encoder's weights come from: a tag, a file."""
+    space: Mapping[str, Any]
+    """Identity of its latent space: autoencoder, weights_sha256, channels, factor."""
+    space_path: str
+    """Where that autoencoder lies: pixels, a folder, a hub id, or a folder beside the weights."""
+    latent_side: int
+    """Side of a latent."""
+    k: int
+    """Most neighbors in a context of its training."""
+    random_k: bool
+    """Whether it was trained with any number of them up to k."""
+    neighbor_dropout: float
+    """Share of samples it was trained on without neighbors; 1: it never saw one."""
+    steps: int
+    """Optimiser steps; 0 where nobody told."""
+    parameters: int
+    """Trainable numbers."""
+    trained_on: Mapping[str, Version] = field(default_factory=dict)
+    """Role (latents, neighbors, database, index) -> artifact; empty where nobody told."""
+    ema_length: float | None = None
+    """Of the running mean that was chosen after the training, if one was."""
+    converted_from: Mapping[str, Any] | None = None
+    """The released file it was read from: file, layout, ema."""
+
+    @property
+    def shape(self) -> Shape:
+        """What the model is built for."""
+        return Shape(self.space["channels"], self.latent_side, self.encoder["dimension"])
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "RunFacts":
+        """From the JSON of a `model.json`. Raises ValueError naming what is absent or unknown."""
+        names = {one.name for one in fields(cls)}
+        if unknown := sorted(told.keys() - names):
+            raise ValueError(f"{', '.join(unknown)}: unknown")
+        trained_on = {role: Version(**one) for role, one in told.get("trained_on", {}).items()}
+        try:
+            return cls(**{**told, "trained_on": trained_on})
+        except TypeError as error:
+            raise ValueError(str(error)) from error
