@@ -96,7 +96,7 @@ print(*names)
 print(*sys.modules)
 """
     names, loaded = run_python(code).splitlines()
-    assert {"storage.artifact", "storage.sources.coco", "storage.training"} <= set(names.split())
+    assert {"storage.artifact", "storage.sources.coco", "storage.neighbors"} <= set(names.split())
     report(HEAVY & set(loaded.split()))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from flows import environment
 from flows.config import Demo
+from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
 from storage.artifact import Artifact
 
 LICENCES = ("CC0-1.0", "CC-BY-4.0", None)
@@ -138,7 +139,9 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
     config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
     with pytest.MonkeyPatch.context() as patch:
         small = {
-            name: demo.PRESETS[name] | {"denoiser": network} for name in ("shapes", "shapes-unet")
+            name: demo.PRESETS[name]
+            | {"model": demo.PRESETS[name]["model"] | {"denoiser": network}}
+            for name in ("shapes", "shapes-unet")
         }
         patch.setattr(demo, "PRESETS", demo.PRESETS | small)
         yield SmallDemo(config, demo.demo(config))
@@ -146,19 +149,23 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
 
 @pytest.fixture(scope="session")
 def small_training() -> Callable[..., dict]:
-    """Makes the parameters of a run that takes seconds: (root, name, **training)."""
+    """Makes the parameters of a run that takes seconds: (root, name, **settings of any part)."""
     return _small_training
 
 
-def _small_training(root: Path, name: str, **training: object) -> dict:
+PARTS = {"context": ContextConfig, "training": TrainingConfig, "reporting": ReportingConfig}
+
+
+def _small_training(root: Path, name: str, **changes: object) -> dict:
     settings = {
         "steps": 6,
         "batch": 8,
         "checkpoint_steps": 3,
+        "snapshot_steps": 3,
         "log_steps": 1,
         "random_k": True,
         "k": 3,
-    } | training
+    } | changes
     network = {
         "network": "transformer",
         "channels": [32],
@@ -167,13 +174,16 @@ def _small_training(root: Path, name: str, **training: object) -> dict:
         "patch": 4,
     }
     inputs = {"latents": "shapes", "neighbors": "shapes", "database": "shapes"}
+    parts: dict[str, dict] = {part: {} for part in PARTS}
+    for key, value in settings.items():
+        part = next(part for part, kind in PARTS.items() if key in kind.__dataclass_fields__)
+        parts[part][key] = value
     return {
         "root": root,
         "name": name,
         **inputs,
-        "denoiser": network,
-        "noise": {"process": "flow"},
-        "training": settings,
+        "model": {"denoiser": network, "noise": {"process": "flow"}},
+        **parts,
         "device": "cpu",
     }
 

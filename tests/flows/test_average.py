@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from rdm_core.denoiser import load_denoiser
 
 from flows.average import average_run
 from flows.config import AverageRun, TrainRDM
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
-from rdm_core.denoiser import load_denoiser
 from storage.errors import ArtifactDamaged, StorageError
 from storage.runs import read_metrics, read_snapshot, snapshots_of
 

@@ -19,7 +19,9 @@ from flows.remove import remove_keys
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm, training_inputs, training_plan
+from flows.training_data import open_training_data
 from flows.upstream import make_missing
+from rdm_core.families.facts import Reads
 from storage.artifact import artifacts, is_current, open_artifact
 from storage.collect import collect
 from storage.embeddings import read_columns
@@ -28,7 +30,6 @@ from storage.layout import pointer_file
 from storage.neighbors import read_neighbors
 from storage.shards import read_sidecar
 from storage.sources import key_of
-from storage.training import open_training_arrays
 
 ENCODER = {"encoder": "rdm-shapes", "weights": "built-in"}
 LEAST_WHOLE = 6
@@ -160,8 +161,8 @@ def can_be_trained_on(config, count):
     make_missing(config)
     inputs = training_inputs(config)
     references = {role: f"{artifact.name}@{artifact.id}" for role, artifact in inputs.items()}
-    arrays = open_training_arrays(config.root, references, with_queries=True)
-    assert len(arrays.neighbor_rows) == len(arrays.query_vectors) == count
+    data = open_training_data(config.root, references, Reads(query=True))
+    assert len(data.neighbor_rows) == len(data.query_vectors) == count
     return training_plan(config, inputs)
 
 

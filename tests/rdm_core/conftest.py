@@ -4,28 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from tiny import DIMENSION, PROCESSES, TINY
+
+import rdm_core.train
 from rdm_core.clip import BUILT_IN, Encoder, load_encoder
-from rdm_core.config import DenoiserConfig
-from rdm_core.data import TrainingData
-from rdm_core.denoiser import Denoiser, build_denoiser
-from rdm_core.noise import Diffusion, FlowMatching, Process
+from rdm_core.data import StoredLatents, TrainingData
+from rdm_core.families.diffusion.config import DenoiserConfig
+from rdm_core.families.diffusion.denoiser import Denoiser, build_denoiser
+from rdm_core.families.diffusion.model import Diffusion
+from rdm_core.families.diffusion.noise import FlowMatching, Process
+from rdm_core.families.facts import Shape
+from rdm_core.latents import PIXELS, load_latent_space
 from rdm_core.shapes import encoder as shapes_encoder
 
-DIMENSION = 8
-TINY = {
-    "transformer": DenoiserConfig(
-        network="transformer", channels=(32,), depth=1, head_channels=16, patch=4
-    ),
-    "unet": DenoiserConfig(
-        network="unet", channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,)
-    ),
-}
-PROCESSES = {
-    "flow": FlowMatching(),
-    "epsilon": Diffusion(),
-    "velocity": Diffusion(velocity=True),
-    "zero terminal": Diffusion(velocity=True, zero_terminal_snr=True),
-}
+PEAK = 1e12
+"""Operations a second of the device that a test trains on."""
 
 
 @pytest.fixture(params=list(TINY))
@@ -61,6 +54,30 @@ def tiny_denoiser():
 
 
 @pytest.fixture
+def tiny_model(tiny_denoiser):
+    """A function: configuration, seed, process -> a model in pixel space that denoises with such a
+    denoiser.
+    """
+
+    def build(
+        config: DenoiserConfig = TINY["transformer"],
+        seed: int = 0,
+        process: Process = FlowMatching(),  # noqa: B008 - frozen
+    ) -> Diffusion:
+        denoiser, space = tiny_denoiser(config, seed), load_latent_space(PIXELS)
+        return Diffusion(denoiser, process, Shape(space.channels, 8, DIMENSION), space).eval()
+
+    return build
+
+
+@pytest.fixture
+def peak(monkeypatch) -> float:
+    """Nothing is measured when a training begins: the device's limit is known."""
+    monkeypatch.setattr(rdm_core.train, "matmul_flops_per_second", lambda device, precision: PEAK)
+    return PEAK
+
+
+@pytest.fixture
 def tiny_data():
     """A function: sample count -> data of one colour each, whose own vector and nearest neighbor's
     tell the colour.
@@ -75,8 +92,9 @@ def tiny_data():
         rows = np.stack([(np.arange(count) + i) % count for i in range(k)], axis=1)
         scores = np.tile(np.linspace(0.9, 0.5, k, dtype=np.float32), (count, 1))
         stored, norms, half = vectors.astype(np.float16), np.full(count, 10.0), count // 2
+        parts = StoredLatents([latents[:half], latents[half:]])
         return TrainingData(
-            [latents[:half], latents[half:]], rows, scores, stored, norms, stored, norms
+            parts, rows, scores, stored, norms, query_vectors=stored, query_norms=norms
         )
 
     return build

@@ -6,8 +6,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.training_utils import compute_snr
 
-from rdm_core.config import NoiseConfig
-from rdm_core.noise import Diffusion, FlowMatching, process_of
+from rdm_core.families.diffusion.config import NoiseConfig
+from rdm_core.families.diffusion.noise import Diffusion, FlowMatching, process_of
 
 SHAPE = (5, 3, 4, 4)
 SOME_STEPS = torch.tensor([0, 1, 499, 998, 999])

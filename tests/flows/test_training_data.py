@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from flows.training_data import open_training_data
+from rdm_core.families.facts import Reads
 from storage.embeddings import write_embeddings
 from storage.errors import ArtifactMismatch
 from storage.index import write_vectors
@@ -14,7 +16,6 @@ from storage.latents import write_latents
 from storage.neighbors import write_neighbors
 from storage.removals import add_removals
 from storage.shards import SIDECAR
-from storage.training import open_training_arrays
 
 
 @pytest.fixture
@@ -53,32 +54,32 @@ def references(make, unit_vectors):
 def test_each_latent_gets_the_neighbors_of_its_key_whatever_their_order(
     tmp_path, references, unit_vectors
 ):
-    arrays = open_training_arrays(tmp_path, references(["ca", "b"], "abxc"))
-    assert [int(array[i, 0, 0, 0]) for array in arrays.latents for i in range(len(array))] == [
+    data = open_training_data(tmp_path, references(["ca", "b"], "abxc"))
+    assert [int(array[i, 0, 0, 0]) for array in data.latents.arrays for i in range(len(array))] == [
         ord(key) for key in "cab"
     ]
-    assert arrays.neighbor_rows.tolist() == [[13], [10], [11]]
-    np.testing.assert_array_equal(arrays.vectors, unit_vectors(30)[0].astype(np.float16))
-    np.testing.assert_array_equal(arrays.norms, unit_vectors(30)[1])
+    assert data.neighbor_rows.tolist() == [[13], [10], [11]]
+    np.testing.assert_array_equal(data.vectors, unit_vectors(30)[0].astype(np.float16))
+    np.testing.assert_array_equal(data.norms, unit_vectors(30)[1])
     np.testing.assert_allclose(
-        arrays.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6
+        data.means, [unit_vectors(30)[0].mean(axis=0), np.full(8, 0.5)], atol=1e-6
     )
-    np.testing.assert_allclose(arrays.neighbor_scores, [[0.13], [0.10], [0.11]], atol=1e-6)
-    assert arrays.query_vectors is None
-    assert arrays.side == 4
+    np.testing.assert_allclose(data.neighbor_scores, [[0.13], [0.10], [0.11]], atol=1e-6)
+    assert data.query_vectors is None
+    assert data.side == 4
 
 
 def test_large_arrays_are_memory_mapped(tmp_path, references):
-    arrays = open_training_arrays(tmp_path, references(["ab"], "ab"))
+    data = open_training_data(tmp_path, references(["ab"], "ab"))
     assert all(
-        isinstance(array, np.memmap) for array in [*arrays.latents, arrays.vectors, arrays.norms]
+        isinstance(array, np.memmap) for array in [*data.latents.arrays, data.vectors, data.norms]
     )
 
 
 def test_a_latent_without_neighbors_is_a_mismatch_that_counts_and_names(tmp_path, references):
     wanted = references(["abcd"], "bd")
     with pytest.raises(ArtifactMismatch) as caught:
-        open_training_arrays(tmp_path, wanted)
+        open_training_data(tmp_path, wanted)
     assert str(caught.value) == (
         f"latents/{wanted['latents']}: 2 samples have no neighbors in {wanted['neighbors']}, the first is 'a'. "
         "Find neighbors for the embeddings of the same shards."
@@ -90,16 +91,16 @@ def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, reference
     wanted = references(["abc", "d", "ef"], "bef", queries=queries.fingerprint)
     add_removals(tmp_path, "q", ["a", "c"])
     with pytest.raises(ArtifactMismatch, match="1 samples have no neighbors.*the first is 'd'"):
-        open_training_arrays(tmp_path, wanted)
+        open_training_data(tmp_path, wanted)
     add_removals(tmp_path, "q", ["d"])
-    arrays = open_training_arrays(tmp_path, wanted)
-    assert [[int(image[0, 0, 0]) for image in array] for array in arrays.latents] == [
+    data = open_training_data(tmp_path, wanted)
+    assert [[int(image[0, 0, 0]) for image in array] for array in data.latents.arrays] == [
         [ord("b")],
         [],
         [ord("e"), ord("f")],
     ]
-    assert arrays.neighbor_rows.tolist() == [[10], [11], [12]] and arrays.side == 4
-    assert isinstance(arrays.latents[2], np.memmap), "a part that held none of them is not read"
+    assert data.neighbor_rows.tolist() == [[10], [11], [12]] and data.side == 4
+    assert isinstance(data.latents[2], np.memmap), "a part that held none of them is not read"
 
 
 def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
@@ -110,7 +111,7 @@ def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
         queries = make("embeddings", name, lambda d, n: (d / n).write_bytes(b"rows"))
     wanted = references(["abc"], "bc", queries=queries.fingerprint)
     add_removals(tmp_path, "q", ["a"])
-    assert open_training_arrays(tmp_path, wanted).neighbor_rows.tolist() == [[10], [11]]
+    assert open_training_data(tmp_path, wanted).neighbor_rows.tolist() == [[10], [11]]
 
 
 def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
@@ -122,13 +123,13 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     )
     queries = make("embeddings", "q", lambda d, n: write_embeddings(d, n, table, vectors, norms))
     wanted = references(["ca", "b"], "abxc", queries=queries.fingerprint)
-    arrays = open_training_arrays(tmp_path, wanted, with_queries=True)
-    assert arrays.query_vectors.dtype == np.float16
-    np.testing.assert_allclose(arrays.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
-    np.testing.assert_array_equal(arrays.query_norms, norms[[2, 3, 1]])
+    data = open_training_data(tmp_path, wanted, Reads(query=True))
+    assert data.query_vectors.dtype == np.float16
+    np.testing.assert_allclose(data.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
+    np.testing.assert_array_equal(data.query_norms, norms[[2, 3, 1]])
     shutil.rmtree(queries.directory)
     with pytest.raises(
         ArtifactMismatch,
         match="neighbors/n: the embeddings of its queries are no longer.*query_token",
     ):
-        open_training_arrays(tmp_path, wanted, with_queries=True)
+        open_training_data(tmp_path, wanted, Reads(query=True))
