@@ -66,7 +66,8 @@ def open_training_arrays(
     if absent:
         raise ArtifactMismatch(
             f"latents/{references['latents']}",
-            f"{len(absent):,} samples have no neighbors in {references['neighbors']}, the first is {absent[0]!r}",
+            f"{len(absent):,} samples have no neighbors in {references['neighbors']}, "
+            f"the first is {absent[0]!r}",
             "Find neighbors for the embeddings of the same shards.",
         )
     order = np.asarray([place[key] for key in keys], dtype=np.int64)
@@ -88,8 +89,10 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
     if queries is None:
         raise ArtifactMismatch(
             f"neighbors/{table.name}",
-            "the embeddings of its queries are no longer under this root, and the network wants the images' own vectors",
-            "Embed the training shards and find their neighbors again, or train with denoiser.query_token=false.",
+            "the embeddings of its queries are no longer under this root, "
+            "and the network wants the images' own vectors",
+            "Embed the training shards and find their neighbors again, "
+            "or train with denoiser.query_token=false.",
         )
     vectors, norms = read_vectors(queries)
     place = {key: i for i, key in enumerate(read_columns(queries, ["key"])["key"].to_pylist())}
