@@ -15,37 +15,44 @@ _SHAPES_TRAINING = {
 # name: denoiser, noise, training; what is not named keeps its default in rdm_core.config
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {
-        "denoiser": {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 4,
-                     "remove_means": True},
+        "denoiser": {"network": "transformer", "channels": [128], "depth": 4,
+                     "head_channels": 32, "patch": 4, "remove_means": True},
         "noise": {"process": "flow", "time_mean": 1.0},
         "training": _SHAPES_TRAINING,
     },
     # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
     "shapes-unet": {
-        "denoiser": {"network": "unet", "channels": [16, 32, 48, 56], "attention_levels": [1, 2, 3], "depth": 1,
-                     "head_channels": 16, "remove_means": True},
+        "denoiser": {"network": "unet", "channels": [16, 32, 48, 56],
+                     "attention_levels": [1, 2, 3], "depth": 1, "head_channels": 16,
+                     "remove_means": True},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
         "training": _SHAPES_TRAINING,
     },
     "imagenet-2022": {  # 400.92 M parameters on 64x64x3 latents
-        "denoiser": {"network": "unet", "channels": [192, 384, 576, 960], "attention_levels": [1, 2, 3], "context_norm": "raw"},
+        "denoiser": {"network": "unet", "channels": [192, 384, 576, 960],
+                     "attention_levels": [1, 2, 3], "context_norm": "raw"},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
         "training": {"batch": 64, "neighbor_dropout": 0.0},
     },
     "ffhq-2022": {  # 414.71 M parameters on 64x64x3 latents
-        "denoiser": {"network": "unet", "channels": [224, 448, 672, 896], "attention_levels": [1, 2, 3], "context_norm": "raw"},
+        "denoiser": {"network": "unet", "channels": [224, 448, 672, 896],
+                     "attention_levels": [1, 2, 3], "context_norm": "raw"},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195},
         "training": {"batch": 64, "warmup_steps": 10_000, "neighbor_dropout": 0.0},
     },
     "laion-768-2022": {  # 1335.48 M parameters on 48x48x16 latents
-        "denoiser": {"network": "unet", "channels": [448, 896, 1344, 1792], "attention_levels": [0, 1, 2]},
+        "denoiser": {"network": "unet", "channels": [448, 896, 1344, 1792],
+                     "attention_levels": [0, 1, 2]},
         "noise": {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.015},
-        "training": {"batch": 64, "k": 20, "random_k": True, "from_top": 20, "neighbor_dropout": 0.0},
+        "training": {"batch": 64, "k": 20, "random_k": True, "from_top": 20,
+                     "neighbor_dropout": 0.0},
     },
     "transformer-256": {  # flow matching on 32x32 latents of 256 px images
-        "denoiser": {"network": "transformer", "channels": [768], "depth": 12, "head_channels": 64, "patch": 2},
+        "denoiser": {"network": "transformer", "channels": [768], "depth": 12,
+                     "head_channels": 64, "patch": 2},
         "noise": {"process": "flow"},
-        "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000, "k": 8, "random_k": True, "precision": "bf16"},
+        "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000, "k": 8,
+                     "random_k": True, "precision": "bf16"},
     },
 }  # fmt: skip
 
