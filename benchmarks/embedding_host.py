@@ -47,7 +47,8 @@ def main() -> None:
             ]
             mine, peer = (images / min(column) for column in zip(*times, strict=True))
             print(
-                f"{width}x{height}: ours {mine:,.0f} images/s, open_clip over webdataset {peer:,.0f}, ratio {mine / peer:.2f}"
+                f"{width}x{height}: ours {mine:,.0f} images/s, open_clip over webdataset "
+                f"{peer:,.0f}, ratio {mine / peer:.2f}"
             )
 
 

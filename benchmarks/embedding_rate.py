@@ -41,7 +41,10 @@ def main() -> None:
             row = json.loads(
                 subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
             )
-            told = f"{row['seconds']:.1f} s, {1000 * row['seconds'] / count:.2f} ms each, peak {row['peak_mb']:.0f} MB"
+            told = (
+                f"{row['seconds']:.1f} s, {1000 * row['seconds'] / count:.2f} ms each, "
+                f"peak {row['peak_mb']:.0f} MB"
+            )
             print(f"{count:>7,} images: {told}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         if options.one:

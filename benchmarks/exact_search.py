@@ -116,7 +116,8 @@ def by_index(queries: np.ndarray, vectors: np.ndarray, known: np.ndarray, peer: 
         recipe = search.build_index(vectors, path)
         built = time.process_time() - began
         print(
-            f"  autofaiss {recipe}: built in {built:.0f} CPU s, {path.stat().st_size / len(vectors):,.0f} bytes a row"
+            f"  autofaiss {recipe}: built in {built:.0f} CPU s, "
+            f"{path.stat().st_size / len(vectors):,.0f} bytes a row"
         )
         told(f"autofaiss {recipe} as it is by default", queries, vectors, path, known, peer)
         for target in RECALL_TARGETS:
@@ -139,7 +140,8 @@ def told(
     found, took = timed(lambda: searcher.search(queries, K)[0])
     rate = QUERIES / took
     print(
-        f"  {way}: {rate:,.0f} queries/s, ratio {rate / peer:.2f}, recall {recall_at_k(found, known):.5f}",
+        f"  {way}: {rate:,.0f} queries/s, ratio {rate / peer:.2f}, "
+        f"recall {recall_at_k(found, known):.5f}",
         flush=True,
     )
 

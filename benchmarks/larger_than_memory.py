@@ -82,9 +82,11 @@ def search(path: Path, queries: int) -> None:
         if line.startswith("RssAnon")
     )
     print(
-        f"{len(vectors):,} rows, {path.stat().st_size / 1e9:.1f} GB: opened in {1000 * opened:.1f} ms, {queries} queries in "
-        f"{seconds:.1f} s ({queries / seconds:.1f}/s), {private / 1e6:.2f} GB of private memory at the end; worst 20th score "
-        f"{scores[:, -1].min():.3f}"
+        f"{len(vectors):,} rows, {path.stat().st_size / 1e9:.1f} GB: "
+        f"opened in {1000 * opened:.1f} ms, "
+        f"{queries} queries in {seconds:.1f} s ({queries / seconds:.1f}/s), "
+        f"{private / 1e6:.2f} GB of private memory at the end; "
+        f"worst 20th score {scores[:, -1].min():.3f}"
     )
 
 

@@ -56,10 +56,14 @@ def main() -> None:
             written, read = best(writes[path]), best(reads[path])
             megabytes = path.stat().st_size / 1e6
             print(
-                f"{path.name}: write {size / written:.2f} GB/s, read to a matrix {size / read:.2f} GB/s, {megabytes:,.0f} MB"
+                f"{path.name}: write {size / written:.2f} GB/s, "
+                f"read to a matrix {size / read:.2f} GB/s, {megabytes:,.0f} MB"
             )
         query = vectors[0].astype(np.float32).tolist()
-        score = f"SELECT key, array_inner_product(embedding::FLOAT[{DIMENSION}], $1::FLOAT[{DIMENSION}]) s FROM '{ours}'"
+        score = (
+            "SELECT key, array_inner_product("
+            f"embedding::FLOAT[{DIMENSION}], $1::FLOAT[{DIMENSION}]) s FROM '{ours}'"
+        )
         asked: dict[str, Callable[[], Any]] = {
             "DuckDB, rows of each licence": lambda: duckdb.sql(
                 f"SELECT licence, count(*) FROM '{ours}' GROUP BY 1"

@@ -88,13 +88,16 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
     )
     seconds = time.perf_counter() - began
     print(
-        f"autoencoder: {AUTOENCODER_STEPS} steps of 8 in {seconds:.1f} s, mean squared error {error:.4f} of [-1, 1]"
+        f"autoencoder: {AUTOENCODER_STEPS} steps of 8 in {seconds:.1f} s, "
+        f"mean squared error {error:.4f} of [-1, 1]"
     )
     autoencoder.save_pretrained(root / "autoencoder")
-    told("encode coco", lambda: encode_latents(EncodeLatents(root=root, name="coco", shards="coco",
-                                                             autoencoder=str(root / "autoencoder"))))  # fmt: skip
-    told("neighbors of coco in openimages", lambda: find_neighbors(
-        FindNeighbors(root=root, name="coco", queries="coco", database="openimages")))  # fmt: skip
+    encoding = EncodeLatents(
+        root=root, name="coco", shards="coco", autoencoder=str(root / "autoencoder")
+    )
+    told("encode coco", lambda: encode_latents(encoding))
+    finding = FindNeighbors(root=root, name="coco", queries="coco", database="openimages")
+    told("neighbors of coco in openimages", lambda: find_neighbors(finding))
     training = {
         "steps": steps,
         "batch": 16,

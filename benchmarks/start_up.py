@@ -18,14 +18,16 @@ from pathlib import Path
 
 RDM = [str(Path(sys.executable).parent / "rdm")]
 ENCODER = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
+SMALL = ["--set", "count=64", "--set", "size=32", "--set", "encoding=png"]
+MINE = ["--latents", "mine", "--neighbors", "mine", "--database", "mine"]
 SIX = {
-    "import": ["import", "shapes", "--set", "count=64", "--set", "size=32", "--set", "encoding=png"],
+    "import": ["import", "shapes", *SMALL],
     "build": ["build", "--shards", "mine", *ENCODER],
     "neighbors": ["neighbors", "--queries", "mine", "--database", "mine"],
     "encode": ["encode", "--shards", "mine"],
-    "train": ["train", "--latents", "mine", "--neighbors", "mine", "--database", "mine", "--preset", "shapes"],
+    "train": ["train", *MINE, "--preset", "shapes"],
     "sample": ["sample", "--run", "mine", "--text", "a red circle", "--set", "count=1"],
-}  # fmt: skip
+}
 LOOKS = {
     "search": ["search", "--database", "mine", "--text", "a red circle"],
     "show": ["show"],

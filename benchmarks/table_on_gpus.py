@@ -41,9 +41,8 @@ def main() -> None:
         write(path, options.rows)
         vectors = np.load(path, mmap_mode="r")
         queries = np.concatenate(list(clip_like(options.queries, seed=1)))
-        search_by_bound_on(
-            options.devices, queries[:K], vectors[: 100 * K], K, HALF
-        )  # what a device does once
+        # what a device does once
+        search_by_bound_on(options.devices, queries[:K], vectors[: 100 * K], K, HALF)
         began = time.perf_counter()
         found, _, given_up = search_by_bound_on(options.devices, queries, vectors, K, HALF)
         seconds = time.perf_counter() - began
@@ -53,13 +52,16 @@ def main() -> None:
     operations = 2 * DIMENSION * options.rows * options.queries
     share = operations / seconds / (1e12 * options.teraflops * len(options.devices))
     print(
-        f"{options.queries:,} queries x {options.rows:,} rows on {', '.join(options.devices)}: {seconds:.1f} s"
+        f"{options.queries:,} queries x {options.rows:,} rows on "
+        f"{', '.join(options.devices)}: {seconds:.1f} s"
     )
     print(
-        f"{options.queries / seconds:,.0f} queries/s, {operations / seconds / 1e12:,.2f} TFLOP/s, {share:.1%} of the limit"
+        f"{options.queries / seconds:,.0f} queries/s, "
+        f"{operations / seconds / 1e12:,.2f} TFLOP/s, {share:.1%} of the limit"
     )
     print(
-        f"recall {recall:.5f} over {min(JUDGED, options.queries)} queries; {given_up.sum()} given up"
+        f"recall {recall:.5f} over {min(JUDGED, options.queries)} queries; "
+        f"{given_up.sum()} given up"
     )
 
 

@@ -33,7 +33,8 @@ def main() -> None:
     pairs = [(loop_seconds(steps), bare_seconds(steps)) for _ in range(3)]
     loop, bare = sorted(pairs, key=lambda pair: pair[1] / pair[0])[1]
     print(
-        f"whole loop {steps / loop:.2f} steps/s, bare network {steps / bare:.2f} steps/s, ratio {bare / loop:.3f}"
+        f"whole loop {steps / loop:.2f} steps/s, "
+        f"bare network {steps / bare:.2f} steps/s, ratio {bare / loop:.3f}"
     )
 
 

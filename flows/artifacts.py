@@ -145,8 +145,7 @@ def in_a_flow() -> bool:
 def _shown(show: Callable[[], Any]) -> Any:
     try:
         return show() if in_a_flow() else None
-    except (
-        Exception
-    ) as error:  # Prefect's server may be restarting: the work matters more than its picture
+    except Exception as error:
+        # Prefect's server may be restarting: the work matters more than its picture
         detail(f"not shown in Prefect: {type(error).__name__}: {error}")
         return None

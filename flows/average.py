@@ -44,8 +44,14 @@ def average_run(config: AverageRun) -> Artifact:
             [length for length, _ in at], [step for _, step in at], config.length, max(snapshots)
         )
         if distance > FAR:
-            what = f"its {len(snapshots)} snapshots give no mean of length {config.length} (the profile is {distance:.2f} off)"
-            cure = "Ask for a length between 0.05 and 0.1, or train with a smaller training.snapshot_steps."
+            what = (
+                f"its {len(snapshots)} snapshots give no mean of length {config.length} "
+                f"(the profile is {distance:.2f} off)"
+            )
+            cure = (
+                "Ask for a length between 0.05 and 0.1, or train with a smaller "
+                "training.snapshot_steps."
+            )
             raise StorageError(f"runs/{run.name}", what, cure)
         parts = write_average(
             whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config
@@ -82,8 +88,11 @@ def write_average(
         (scratch / "weights").mkdir()
         model.save(scratch / "weights", replace(facts, ema_length=config.length))
         card = (run.file("weights") / "README.md").read_text(encoding="utf-8")
-        mean = f"{config.name}: the same run with a running mean of length {config.length} (arXiv 2312.02696), mixed from "
-        mean += f'{len(files)} snapshots of {run.reference}. Use: `rdm sample --run {config.name} --text "..."`.'
+        mean = (
+            f"{config.name}: the same run with a running mean of length {config.length} "
+            f"(arXiv 2312.02696), mixed from {len(files)} snapshots of {run.reference}. "
+            f'Use: `rdm sample --run {config.name} --text "..."`.'
+        )
         (scratch / "weights" / "README.md").write_text(f"{card}\n{mean}\n", encoding="utf-8")
         return 1, {}
 

@@ -167,7 +167,8 @@ def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> Non
         raise BuildRefused(
             f"embeddings/{config.name}",
             "keys were removed from it while this build was embedding them",
-            f"Drop this build and run the same command again: rdm gc --unfinished embeddings/{config.name}",
+            "Drop this build and run the same command again: "
+            f"rdm gc --unfinished embeddings/{config.name}",
         )
 
 
@@ -342,8 +343,12 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
         and written.p95_milliseconds <= config.latency_target_milliseconds
     )
     if not met:
-        told = f"recall {written.recall} (asked: {config.recall_target}), 95 % of queries within {written.p95_milliseconds} ms "
-        told += f"(asked: {config.latency_target_milliseconds}): not both targets are met; try recipe=exact"
+        told = (
+            f"recall {written.recall} (asked: {config.recall_target}), "
+            f"95 % of queries within {written.p95_milliseconds} ms "
+            f"(asked: {config.latency_target_milliseconds}): "
+            "not both targets are met; try recipe=exact"
+        )
         say("index", config.name, told)
     curve = (
         json.loads(build.file(CURVE_FILE).read_bytes()) if build.file(CURVE_FILE).is_file() else {}

@@ -48,5 +48,7 @@ def doubt_of(cap: Cap, images: int) -> str | None:
     """Why a calibrated cap should not be believed, or None."""
     if cap.mistaken <= MOST_MISTAKEN:
         return None
-    told = f"{100 * cap.mistaken:.1f} % of the {images:,} images it was calibrated with"
-    return f"{told} have a different picture above it: here the encoder does not tell copies from likeness"
+    return (
+        f"{100 * cap.mistaken:.1f} % of the {images:,} images it was calibrated with "
+        "have a different picture above it: here the encoder does not tell copies from likeness"
+    )

@@ -57,12 +57,12 @@ def _answered(text: str) -> int:
     try:
         tell(text)
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # the interpreter would complain once more when it ends
+        # the interpreter would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
             _complain(
-                f"rdm: the answer cannot be written: {error.strerror or error}. What was asked for is done."
+                f"rdm: the answer cannot be written: {error.strerror or error}. "
+                "What was asked for is done."
             )
             return 1
     return 0
@@ -149,7 +149,10 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--dry-run", action="store_true", help="print the resolved parameters and stop"
             )
-            made.epilog = "For --set see flows/config.py, sample_config.py and look_config.py; resolved: --dry-run."
+            made.epilog = (
+                "For --set see flows/config.py, sample_config.py and look_config.py; "
+                "resolved: --dry-run."
+            )
         made.set_defaults(command=command)
         return made
 
@@ -254,7 +257,10 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several"
     )
     one.add_argument("--k", type=int, help="rows found for each (default: 12)")
-    saved = "contact sheet: .html with credits, .png with what of them fits; table: .csv, .parquet, .json"
+    saved = (
+        "contact sheet: .html with credits, .png with what of them fits; "
+        "table: .csv, .parquet, .json"
+    )
     one.add_argument("--out", type=Path, metavar="FILE", help=saved)
     one = add(
         "map", "a database on one page: embeddings on a plane, with pictures", commands.run_map

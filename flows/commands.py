@@ -127,9 +127,8 @@ def run_sample(options: argparse.Namespace) -> Result:
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
     config = configured(options, SampleRDM, **flags)
     if options.out and not options.dry_run:
-        options.out.mkdir(
-            parents=True, exist_ok=True
-        )  # before the work: a wrong place is told at once
+        # before the work: a wrong place is told at once
+        options.out.mkdir(parents=True, exist_ok=True)
     text, value = _stage(options, config, "flows.sample", "sample_rdm", _sampled)
     if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
@@ -176,7 +175,10 @@ def run_evaluate(options: argparse.Namespace) -> Result:
     except UsageError as error:
         if "is needed" not in str(error):
             raise
-        made = "rdm demo makes these, and evaluates them; rdm show evaluations/shapes lists what it gave"
+        made = (
+            "rdm demo makes these, and evaluates them; "
+            "rdm show evaluations/shapes lists what it gave"
+        )
         raise UsageError(f"{error}\n{made}") from error
     return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
 
@@ -269,10 +271,8 @@ def run_run(options: argparse.Namespace) -> Result:
     if options.dry_run:
         return json.dumps(changes, indent=2), changes
     started = run_deployed(options.deployment, changes)
-    return (
-        f"{started['deployment']}: started {started['name']} ({started['id']})\n{started['url']}".rstrip(),
-        started,
-    )
+    told = f"{started['deployment']}: started {started['name']} ({started['id']})"
+    return f"{told}\n{started['url']}".rstrip(), started
 
 
 def run_show(options: argparse.Namespace) -> Result:

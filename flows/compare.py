@@ -81,7 +81,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
         for name, a in (("one", one), ("other", other))
     ]
     lines.append(
-        f"rows kept {value['rows_kept']:,}, added {value['rows_added']:,}, removed {value['rows_removed']:,}"
+        f"rows kept {value['rows_kept']:,}, added {value['rows_added']:,}, "
+        f"removed {value['rows_removed']:,}"
     )
     for what in ("added", "removed"):
         if value[what]:
@@ -99,7 +100,10 @@ def _lines(value: dict[str, Any]) -> list[str]:
     else:
         lines.append("other encoder: vectors are not compared")
     if "neighbor_recall" in value:
-        told = f"{100 * value['neighbor_recall']:.1f} % of the {value['k']} nearest kept rows are the same"
+        told = (
+            f"{100 * value['neighbor_recall']:.1f} % "
+            f"of the {value['k']} nearest kept rows are the same"
+        )
         lines.append(f"{told} ({value['queries']:,} rows asked)")
     else:
         lines.append("too few kept rows to compare neighbors")

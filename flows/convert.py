@@ -83,7 +83,10 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
         config.encoder or layout.encoder, config.encoder_weights or layout.encoder_weights
     )
     if encoder.dimension != layout.context_dimension:
-        what = f"{encoder.name} makes vectors of {encoder.dimension}, {layout.name} takes {layout.context_dimension}"
+        what = (
+            f"{encoder.name} makes vectors of {encoder.dimension}, "
+            f"{layout.name} takes {layout.context_dimension}"
+        )
         raise RequestError(
             "encoder", what, f"Leave it out: {layout.encoder} with {layout.encoder_weights}."
         )

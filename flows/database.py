@@ -32,9 +32,8 @@ class OpenDatabase:
     @property
     def encoder(self) -> Encoder:
         """The encoder that embedded it; raises what `the_encoder` raises."""
-        from flows.encoders import (
-            the_encoder,
-        )  # half of what a search takes to start, and not every search needs it
+        # half of what a search takes to start, and not every search needs it
+        from flows.encoders import the_encoder
 
         made, weights = self.embeddings, self.embeddings.measured["weights"]
         return the_encoder(

@@ -67,8 +67,9 @@ def duplicates(config: FindDuplicates) -> Result:
         for (q, r), s in zip(pairs[worst], found[worst], strict=True)
     ]
     value: dict[str, Any] = {
-        "database": embeddings.reference, "other": other.reference, "cap": cap, "calibrated_with": images,
-        "pairs": listed, "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
+        "database": embeddings.reference, "other": other.reference,
+        "cap": cap, "calibrated_with": images, "pairs": listed,
+        "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
         "rows_with_k_copies": full,
     }  # fmt: skip
     surplus = [] if config.other else surplus_keys(pairs, keys)
@@ -148,7 +149,8 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
     lines = [f"cosine above {value['cap']:.4f} ({how})"]
     share = value["rows"] / max(1, value["of_rows"])
     lines.append(
-        f"{len(value['pairs']):,} pairs; {value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)"
+        f"{len(value['pairs']):,} pairs; "
+        f"{value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)"
     )
     if value["rows_with_k_copies"]:
         told = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"

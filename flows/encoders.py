@@ -41,9 +41,15 @@ def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str)
         return encoder
     where = f"encoder {wanted['model']!r}"
     if encoder.weights_sha256 != wanted["weights_sha256"]:
-        what = f"weights {weights!r} are {encoder.weights_sha256} now, {whose} was made with {wanted['weights_sha256']}"
+        what = (
+            f"weights {weights!r} are {encoder.weights_sha256} now, "
+            f"{whose} was made with {wanted['weights_sha256']}"
+        )
         raise ArtifactMismatch(where, what, f"Put the original weights back, or {again}.")
-    what = f"its weights are those {whose} was made with, but its {encoder_difference(wanted, encoder.identity)} is not"
+    what = (
+        f"its weights are those {whose} was made with, "
+        f"but its {encoder_difference(wanted, encoder.identity)} is not"
+    )
     raise ArtifactMismatch(
         where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it."
     )

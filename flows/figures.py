@@ -22,8 +22,9 @@ MOST_PICTURES, MOST_SAMPLES, MOST_NEIGHBORS = 400, 12, 8
 MB.
 """
 PROSE = (
-    "The first picture of a row is the sample. The others are its neighbors: the database images whose vectors the "
-    "model was given, nearest first, each with its score, the cosine with the query."
+    "The first picture of a row is the sample. The others are its neighbors: the database images "
+    "whose vectors the model was given, nearest first, each with its score, the cosine with the "
+    "query."
 )
 
 
@@ -49,8 +50,11 @@ def sampled_set(root: Path, samples: Artifact, most: int) -> Html:
         "query+neighbors" if kind in ("texts", "images") else "neighbors"
     )
     what = kind or "nothing: pseudo-queries, rows of the database itself"
-    facts = f"Asked with {what}. Database {name}; context {context}, k = {asked.get('k', ABSENT)}, guidance scale "
-    facts += f"{asked.get('guidance_scale', ABSENT)}, {asked.get('steps', ABSENT)} steps; {len(records):,} samples"
+    facts = (
+        f"Asked with {what}. Database {name}; context {context}, k = {asked.get('k', ABSENT)}, "
+        f"guidance scale {asked.get('guidance_scale', ABSENT)}, "
+        f"{asked.get('steps', ABSENT)} steps; {len(records):,} samples"
+    )
     facts += f", the first {most} of them shown." if len(records) > most else "."
     shown = records[:most]
     neighbors = neighbor_pictures(

@@ -24,32 +24,48 @@ TEXT, CHANCE = "text, context query+neighbors", "chance"
 ROWS = {
     "loss": (RIGHT, "shuffled neighbors", "learned null", WITHOUT),
     "prompts": (
-        "text, context query", TEXT, "text, context neighbors", "another prompt's context", "learned null", WITHOUT,
-        "return the neighbour", CHANCE,
+        "text, context query", TEXT, "text, context neighbors", "another prompt's context",
+        "learned null", WITHOUT, "return the neighbour", CHANCE,
     ),
     "quality": (
-        "held-out neighbors", "held-out neighbors, guided", "learned null", WITHOUT, "return the neighbour",
-        "random database images",
+        "held-out neighbors", "held-out neighbors, guided", "learned null", WITHOUT,
+        "return the neighbour", "random database images",
     ),
     "copies": ("samples", "return the neighbour", "held-out images, by definition"),
 }  # fmt: skip
 """The order of rows: evaluation.json is sorted by name. What is not listed comes last."""
 PROSE = {
-    "loss": "The mean squared error of the network's prediction on images it has never seen; lower is better. Shuffled: each "
-    "image is given the neighbors of another one. Learned null: the same weights, given nothing. Changes are paired by image.",
-    "prompts": "How often a classifier that shares nothing with the model sees in an image the colour and the shape its prompt "
-    "names. “Return the neighbour” draws nothing and hands over the nearest database image: what retrieval alone achieves. "
-    "The dashed mark is chance.",
-    "swaps": "The same weights and the same prompts, which name no style, with databases that hold one style each. The style "
-    "drawn should be the database's, and the colour and shape should still be the prompt's.",
-    "quality": "Sets of images drawn for the neighbors of unseen images, compared with those unseen images in the features of "
-    "a network that the model was not conditioned on. Distances: lower is better. Precision: do samples look real; recall: "
-    "is everything real reached. The last rows draw nothing. Intervals are over sampling seeds.",
-    "copies": "The share of samples that lie nearer to a training or database image than 1 % of unseen images do: about 1 % "
-    "is what chance gives, more means that the model repeats what it was shown. These are shares without an interval.",
+    "loss": (
+        "The mean squared error of the network's prediction on images it has never seen; lower is "
+        "better. Shuffled: each image is given the neighbors of another one. Learned null: the "
+        "same weights, given nothing. Changes are paired by image."
+    ),
+    "prompts": (
+        "How often a classifier that shares nothing with the model sees in an image the colour "
+        "and the shape its prompt names. “Return the neighbour” draws nothing and hands over the "
+        "nearest database image: what retrieval alone achieves. The dashed mark is chance."
+    ),
+    "swaps": (
+        "The same weights and the same prompts, which name no style, with databases that hold one "
+        "style each. The style drawn should be the database's, and the colour and shape should "
+        "still be the prompt's."
+    ),
+    "quality": (
+        "Sets of images drawn for the neighbors of unseen images, compared with those unseen "
+        "images in the features of a network that the model was not conditioned on. Distances: "
+        "lower is better. Precision: do samples look real; recall: is everything real reached. "
+        "The last rows draw nothing. Intervals are over sampling seeds."
+    ),
+    "copies": (
+        "The share of samples that lie nearer to a training or database image than 1 % of unseen "
+        "images do: about 1 % is what chance gives, more means that the model repeats what it was "
+        "shown. These are shares without an interval."
+    ),
 }
-QUALITY_COLUMNS = {"fd": "Fréchet", "kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density",
-                   "coverage": "Coverage", "copy_rate": "Copy rate"}  # fmt: skip
+QUALITY_COLUMNS = {
+    "fd": "Fréchet", "kid": "KID", "precision": "Precision", "recall": "Recall",
+    "density": "Density", "coverage": "Coverage", "copy_rate": "Copy rate",
+}  # fmt: skip
 NOT_MEASURED = note("This was not measured.")
 
 
@@ -140,9 +156,13 @@ def prompts_finding(measured: Mapping[str, Any]) -> Finding:
         for factor in text
     }
     shown, missed = (" and ".join(f for f in works if works[f] is flag) for flag in (True, False))
-    headline = f"Samples show the {shown} their text names{f', but NOT measurably the {missed}' if missed else ''}."
+    but = f", but NOT measurably the {missed}" if missed else ""
+    headline = f"Samples show the {shown} their text names{but}."
     if not shown:
-        headline = "Samples do NOT show what their text names more often than chance and than without neighbors."
+        headline = (
+            "Samples do NOT show what their text names more often than chance "
+            "and than without neighbors."
+        )
     numbers = [
         f"{factor.capitalize()} {percent(text[factor])}; {WITHOUT} {percent(without[factor])}; "
         f"chance {percent(chance[factor]['mean'])}."
@@ -174,8 +194,8 @@ def swaps_finding(measured: Mapping[str, Any]) -> Finding:
     if failed:
         headline = f"Another database does NOT reliably change the style to {' or '.join(failed)}."
     numbers = [
-        f"{style.capitalize()} database: {percent(shares[style][style])} of the samples are of that style, "
-        f"against {percent(best[style])} with another one."
+        f"{style.capitalize()} database: {percent(shares[style][style])} of the samples "
+        f"are of that style, against {percent(best[style])} with another one."
         for style in shares
     ]
     return Finding(not failed, headline, " ".join(numbers))
@@ -306,9 +326,8 @@ def summary(evaluation: Mapping[str, Any]) -> str:
         )
     lines.append(f"{'prompt agreement':<34}{'colour':<28}shape")
     for name, row in ordered(evaluation, "prompts").items():
-        lines.append(
-            f"  {name:<32}{agreement_text(name, row, 'colour'):<28}{agreement_text(name, row, 'shape')}"
-        )
+        colour, shape = (agreement_text(name, row, factor) for factor in ("colour", "shape"))
+        lines.append(f"  {name:<32}{colour:<28}{shape}")
     lines.append(f"{'database swap':<34}share drawn in its style")
     for style, row in (found(evaluation, "swaps") or {}).items():
         lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")

@@ -34,7 +34,8 @@ LAST_LINES = 20
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's progress, in the run's log."""
 _ERROR = re.compile(
-    r"(?:\[rank\d+\]: ?)?(?P<cause>(?:\w+\.)+[A-Z]\w*: .*|[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
+    r"(?:\[rank\d+\]: ?)?"
+    r"(?P<cause>(?:\w+\.)+[A-Z]\w*: .*|[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
 )
 """The last line of a traceback."""
 _KILLED = re.compile(r"Signal \d+ \(SIG\w+\) received by PID")
@@ -96,7 +97,10 @@ def launch_training(
             watchdog.cancel()
             _LIVE.discard(child)
     if late.is_set():
-        cure = "Run the same command again: it resumes from the last checkpoint. Or raise timeout_seconds."
+        cure = (
+            "Run the same command again: it resumes from the last checkpoint. "
+            "Or raise timeout_seconds."
+        )
         late_by = f"runs/{run.parent.name}: training did not end within {config.timeout_seconds} s."
         raise TrainingFailed(f"{late_by} {cure}", resumable=False)
     if child.returncode:
@@ -179,12 +183,8 @@ def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
         "--machine_rank",
         str(rank),
     ]
-    command += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]  # precision is the training loop's own
+    # precision is the training loop's own
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     # torchrun underneath; on CPUs it talks over gloo
     command += ["--multi_gpu", "--main_process_port", str(config.main_process_port)]
     command += ["--main_process_ip", config.main_process_ip]

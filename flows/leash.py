@@ -21,9 +21,8 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         said = b""
-        while byte := os.read(
-            0, 1
-        ):  # the bare descriptor: a buffered reader's lock would outlive the interpreter
+        # the bare descriptor: a buffered reader's lock would outlive the interpreter
+        while byte := os.read(0, 1):
             said += byte
             if byte == b"\n":
                 _lines.put(said[:-1])
@@ -45,7 +44,6 @@ if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    except (
-        subprocess.CalledProcessError
-    ) as error:  # what went wrong stands above; where it was started from does not help
+    except subprocess.CalledProcessError as error:
+        # what went wrong stands above; where it was started from does not help
         sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)

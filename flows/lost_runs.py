@@ -5,7 +5,8 @@ the run would stay `Running` for ever and hold its slot. So the worker of our wo
 (flows.work_pool) looks, when it starts and at every poll, whether the process of each unfinished
 run still lives:
 
-    here        by its process, unless the worker that started it lives and looks itself (flows.place)
+    here        by its process, unless the worker that started it lives and looks itself
+                (flows.place)
     elsewhere   by its heartbeats: none for HEARTBEATS_MISSED_SECONDS, at two looks that far apart
 
 Policy: a deployment with the tag `resume:3` has its lost runs resumed at most three times, each
@@ -135,9 +136,8 @@ class LostRuns:
                     await self._end(run)
             except httpx.TransportError:  # the server is away, for the others too
                 raise
-            except (
-                Exception
-            ) as error:  # one that Prefect refuses must not hide the others, nor end the worker
+            except Exception as error:
+                # one that Prefect refuses must not hide the others, nor end the worker
                 logger.error(
                     "%s could not be looked after: %s: %s", run.name, type(error).__name__, error
                 )

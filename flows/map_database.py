@@ -30,12 +30,18 @@ TOLD = ("captions", "labels", "style", "author", "licence", "source_url")
 """What is told of the row under the pointer."""
 SCRIPT = Path(__file__).with_name("map.js")
 STYLE = """
-#map{width:100%;height:min(80vh,56rem);border:1px solid var(--line);border-radius:.3rem;touch-action:none;cursor:crosshair}
-main{max-width:none}body{max-width:90rem}.beside{display:grid;grid-template-columns:1fr 16rem;gap:1rem}
-@media(max-width:50rem){.beside{grid-template-columns:1fr}}#legend{list-style:none;padding:0;font-size:.85rem}
-#legend button{font:inherit;color:inherit;background:none;border:0;padding:.1rem;cursor:pointer;text-align:left}
-#legend button[aria-pressed=false]{opacity:.35}#legend span{display:inline-block;width:.8em;height:.8em;margin-right:.4em;
-border-radius:50%}#told{font-size:.85rem;overflow-wrap:anywhere}#told dt{color:var(--soft)}#told dd{margin:0 0 .4rem}
+#map{width:100%;height:min(80vh,56rem);border:1px solid var(--line);border-radius:.3rem;\
+touch-action:none;cursor:crosshair}
+main{max-width:none}body{max-width:90rem}.beside{display:grid;grid-template-columns:1fr 16rem;\
+gap:1rem}
+@media(max-width:50rem){.beside{grid-template-columns:1fr}}\
+#legend{list-style:none;padding:0;font-size:.85rem}
+#legend button{font:inherit;color:inherit;background:none;border:0;padding:.1rem;cursor:pointer;\
+text-align:left}
+#legend button[aria-pressed=false]{opacity:.35}#legend span{display:inline-block;width:.8em;\
+height:.8em;margin-right:.4em;
+border-radius:50%}#told{font-size:.85rem;overflow-wrap:anywhere}#told dt{color:var(--soft)}\
+#told dd{margin:0 0 .4rem}
 #atlas{display:none}#picture{width:12rem;height:12rem;background:var(--tint);border-radius:.2rem}
 """
 
@@ -94,12 +100,21 @@ def map_page(
     embeddings = database.embeddings
     data = {
         "points": [[round(float(x), 4), round(float(y), 4)] for x, y in places],
-        "keys": columns["key"], "cell": side, "across": across(len(places)),
+        "keys": columns["key"],
+        "cell": side,
+        "across": across(len(places)),
         "told": {name: [_text(value) for value in columns[name]] for name in TOLD},
-        "columns": {name: coloured(columns[name]) for name in COLUMNS if any(_first(value) for value in columns[name])},
-    }  # fmt: skip
-    facts = f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. Near rows have near vectors; the "
-    facts += "sizes of clumps and the distances between them mean nothing (t-SNE). Drag to move, wheel to come nearer."
+        "columns": {
+            name: coloured(columns[name])
+            for name in COLUMNS
+            if any(_first(value) for value in columns[name])
+        },
+    }
+    facts = (
+        f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. "
+        "Near rows have near vectors; the sizes of clumps and the distances between them mean "
+        "nothing (t-SNE). Drag to move, wheel to come nearer."
+    )
     controls = element("p", element("label", "Colour by ", element("select", id="colour")))
     beside = element(
         "div",

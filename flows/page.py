@@ -24,42 +24,63 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46.0, 460.0, 10.0, 222.0, 480, 264
 _MOST_POINTS = 500
 
+# a backslash at the end of a line: in the page it and the next are one
 STYLE = """
-:root{color-scheme:light dark;--bg:#fdfdfb;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;--tint:#f1f3f5;
+:root{color-scheme:light dark;--bg:#fdfdfb;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;\
+--tint:#f1f3f5;
 --a:#1d4ed8;--b:#b45309;--good:#15703a;--bad:#b42318}
-@media(prefers-color-scheme:dark){:root{--bg:#13161a;--fg:#e7e9ec;--soft:#9da7b1;--line:#343b43;--tint:#1d2227;
+@media(prefers-color-scheme:dark){:root{--bg:#13161a;--fg:#e7e9ec;--soft:#9da7b1;--line:#343b43;\
+--tint:#1d2227;
 --a:#8db4ff;--b:#f7b267;--good:#7fdc9f;--bad:#ff9c93}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:62rem;padding:1.5rem 1.1rem 4rem;background:var(--bg);color:var(--fg);
 font:1rem/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;text-size-adjust:100%}
-h1{font-size:1.9rem;line-height:1.2;margin:.3em 0}h2{font-size:1.35rem;margin:2.8rem 0 .6rem;padding-top:.7rem;
-border-top:1px solid var(--line)}h3{font-size:1.08rem;margin:1.9rem 0 .4rem}p,ul,ol{max-width:46rem;margin:.6rem 0}
+h1{font-size:1.9rem;line-height:1.2;margin:.3em 0}\
+h2{font-size:1.35rem;margin:2.8rem 0 .6rem;padding-top:.7rem;
+border-top:1px solid var(--line)}h3{font-size:1.08rem;margin:1.9rem 0 .4rem}\
+p,ul,ol{max-width:46rem;margin:.6rem 0}
 .lead{font-size:1.12rem}.soft,caption,figcaption{color:var(--soft);font-size:.9rem}a{color:var(--a)}
-nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;padding:0;list-style:none;font-size:.9rem;max-width:none}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;padding:0;list-style:none;font-size:.9rem;\
+max-width:none}
 .findings{list-style:none;padding:0;display:grid;gap:.7rem;max-width:none}
-.findings li{border:1px solid var(--line);border-left:.35rem solid var(--soft);border-radius:.3rem;padding:.7rem 1rem}
+.findings li{border:1px solid var(--line);border-left:.35rem solid var(--soft);border-radius:.3rem;\
+padding:.7rem 1rem}
 .findings .yes{border-left-color:var(--good)}.findings .no{border-left-color:var(--bad)}
 .findings p{margin:.25rem 0 0;max-width:none}bdi{color:var(--fg);font-weight:600}
 .verdict{font-size:.74rem;letter-spacing:.06em;text-transform:uppercase;color:var(--soft)}
-.yes .verdict{color:var(--good)}.no .verdict{color:var(--bad)}.findings strong{display:block;font-size:1.1rem}
+.yes .verdict{color:var(--good)}.no .verdict{color:var(--bad)}\
+.findings strong{display:block;font-size:1.1rem}
 .scroll{overflow-x:auto;margin:1rem 0}
 table{min-width:17rem;border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-caption{text-align:left;padding:0 0 .4rem;caption-side:top}th,td{padding:.34rem .9rem .34rem 0;text-align:left;
-border-bottom:1px solid var(--line);vertical-align:middle}thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
-tbody th{font-weight:400}td.n,th.n{text-align:right;white-space:nowrap}tr.total>*{font-weight:600;border-bottom:0}
+caption{text-align:left;padding:0 0 .4rem;caption-side:top}\
+th,td{padding:.34rem .9rem .34rem 0;text-align:left;
+border-bottom:1px solid var(--line);vertical-align:middle}\
+thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
+tbody th{font-weight:400}td.n,th.n{text-align:right;white-space:nowrap}\
+tr.total>*{font-weight:600;border-bottom:0}
 figure{margin:0;min-width:0}.sets,.charts{display:grid;gap:1rem 1.5rem;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,27rem),1fr))}
-.row{display:flex;flex-wrap:wrap;gap:.4rem;align-items:flex-start}.row div{font-size:.75rem;color:var(--soft);text-align:center}
-.row img,.none{display:block;width:4.2rem;height:4.2rem;object-fit:cover;border-radius:.2rem;background:var(--tint)}
-.row .drawn{margin-right:.55rem;padding-right:.95rem;border-right:1px solid var(--line);color:var(--fg)}
-.row .drawn img{width:6rem;height:6rem}.none{display:grid;place-items:center;font-size:.65rem}.px{image-rendering:pixelated}
-svg{display:block;max-width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}.axis{stroke:var(--line);stroke-width:1}
-.s0{stroke:var(--a)}.s1{stroke:var(--b)}.s2{stroke:var(--good)}.s3{stroke:var(--bad)}polyline,.key{fill:none;stroke-width:2}
-.raw{stroke-width:1;opacity:.3}.s1.mean,.s1.key{stroke-dasharray:7 3}.whisker{stroke:var(--a);stroke-width:2.5}
+.row{display:flex;flex-wrap:wrap;gap:.4rem;align-items:flex-start}\
+.row div{font-size:.75rem;color:var(--soft);text-align:center}
+.row img,.none{display:block;width:4.2rem;height:4.2rem;object-fit:cover;border-radius:.2rem;\
+background:var(--tint)}
+.row .drawn{margin-right:.55rem;padding-right:.95rem;border-right:1px solid var(--line);\
+color:var(--fg)}
+.row .drawn img{width:6rem;height:6rem}.none{display:grid;place-items:center;font-size:.65rem}\
+.px{image-rendering:pixelated}
+svg{display:block;max-width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}\
+.axis{stroke:var(--line);stroke-width:1}
+.s0{stroke:var(--a)}.s1{stroke:var(--b)}.s2{stroke:var(--good)}.s3{stroke:var(--bad)}\
+polyline,.key{fill:none;stroke-width:2}
+.raw{stroke-width:1;opacity:.3}.s1.mean,.s1.key{stroke-dasharray:7 3}\
+.whisker{stroke:var(--a);stroke-width:2.5}
 .dot{fill:var(--a)}.reference{stroke:var(--b);stroke-dasharray:2 2}.bar{width:9rem;min-width:6rem}
-details{margin:.6rem 0}summary{cursor:pointer;color:var(--a)}pre,code{font:.82rem/1.45 ui-monospace,Menlo,Consolas,monospace}
-pre{background:var(--tint);padding:.8rem;border-radius:.3rem;white-space:pre-wrap;overflow-wrap:anywhere}
-@media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}figure,tr,.findings li{break-inside:avoid}
+details{margin:.6rem 0}summary{cursor:pointer;color:var(--a)}\
+pre,code{font:.82rem/1.45 ui-monospace,Menlo,Consolas,monospace}
+pre{background:var(--tint);padding:.8rem;border-radius:.3rem;white-space:pre-wrap;\
+overflow-wrap:anywhere}
+@media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}\
+figure,tr,.findings li{break-inside:avoid}
 h2,h3{break-after:avoid}.scroll{overflow:visible}*{print-color-adjust:exact}
 details::details-content{content-visibility:visible;block-size:auto}}
 """
@@ -95,7 +116,8 @@ def document(title: str, *body: object, script: str = "") -> Html:
     """The whole page; a script runs at its end, and no other can."""
     policy = _POLICY
     if script:
-        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -206,21 +228,10 @@ def interval_bar(
 
     drawn = [element("line", x1=5, x2=155, y1=9, y2=9, class_="axis")]
     if reference is not None and math.isfinite(reference):
-        drawn.append(
-            element(
-                "line", x1=place(reference), x2=place(reference), y1=1, y2=17, class_="reference"
-            )
-        )
-    drawn.append(
-        element(
-            "line",
-            x1=place(estimate["low"]),
-            x2=place(estimate["high"]),
-            y1=9,
-            y2=9,
-            class_="whisker",
-        )
-    )
+        mark = place(reference)
+        drawn.append(element("line", x1=mark, x2=mark, y1=1, y2=17, class_="reference"))
+    left, right = place(estimate["low"]), place(estimate["high"])
+    drawn.append(element("line", x1=left, x2=right, y1=9, y2=9, class_="whisker"))
     drawn.append(element("circle", cx=place(estimate["mean"]), cy=9, r=4, class_="dot"))
     return element("svg", *drawn, viewBox="0 0 160 18", class_="bar", aria_hidden="true")
 
@@ -251,36 +262,18 @@ def line_chart(
 
     def polyline(line: Sequence[Point], class_: str) -> Html:
         thin = line[:: max(1, -(-len(line) // _MOST_POINTS))]
-        return element(
-            "polyline",
-            points=" ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin),
-            class_=class_,
-        )
+        points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin)
+        return element("polyline", points=points, class_=class_)
 
     drawn = [element("title", title)]
     for y in log_ticks(y_low, y_high):
-        drawn.append(
-            element(
-                "line", x1=_LEFT, x2=_RIGHT, y1=f"{y_of(y):.1f}", y2=f"{y_of(y):.1f}", class_="axis"
-            )
-        )
-        drawn.append(
-            element("text", f"{y:g}", x=_LEFT - 6, y=f"{y_of(y) + 4:.1f}", text_anchor="end")
-        )
+        at, below = f"{y_of(y):.1f}", f"{y_of(y) + 4:.1f}"
+        drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=at, y2=at, class_="axis"))
+        drawn.append(element("text", f"{y:g}", x=_LEFT - 6, y=below, text_anchor="end"))
     for x in linear_ticks(x_low, x_high):
-        drawn.append(
-            element(
-                "line",
-                x1=f"{x_of(x):.1f}",
-                x2=f"{x_of(x):.1f}",
-                y1=_BOTTOM,
-                y2=_BOTTOM + 5,
-                class_="axis",
-            )
-        )
-        drawn.append(
-            element("text", f"{x:,.10g}", x=f"{x_of(x):.1f}", y=_BOTTOM + 18, text_anchor="middle")
-        )
+        at = f"{x_of(x):.1f}"
+        drawn.append(element("line", x1=at, x2=at, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
+        drawn.append(element("text", f"{x:,.10g}", x=at, y=_BOTTOM + 18, text_anchor="middle"))
     drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
     drawn.append(
         element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle")

@@ -172,10 +172,8 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     where = f"train {config.name}"
     try:
         memory = _memory(config, shape)
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # what torch says of a network that its latents do not fit
+    except (ValueError, RuntimeError) as error:
+        # what torch says of a network that its latents do not fit
         latents = f"latents of {shape.channels} x {shape.side} x {shape.side}"
         what = f"the network cannot be built for {latents}: {error}"
         raise PreflightFailed(

@@ -93,7 +93,10 @@ def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
         )
     both = [key for key in asked if key in single & sources]
     if both:
-        cure = "Name the image's crops one by one, or the whole image that the crop is of. Nothing was changed."
+        cure = (
+            "Name the image's crops one by one, or the whole image that the crop is of. "
+            "Nothing was changed."
+        )
         raise StorageError(
             config.keys_file,
             f"both one crop of an image and another image are called {few(both)}",
@@ -120,7 +123,8 @@ def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
             raise BuildRefused(
                 f"embeddings/{config.database}",
                 "an unfinished build with other parameters stands in the way",
-                f"Nothing was changed. Finish it, or drop it: rdm gc --unfinished embeddings/{config.database}",
+                "Nothing was changed. Finish it, or drop it: "
+                f"rdm gc --unfinished embeddings/{config.database}",
             )
 
 
@@ -169,13 +173,17 @@ def holder_line(holder: Mapping[str, Any]) -> str:
     """One that holds the samples: what of them, and how it goes."""
     what = f"{holder['what']} ({len(holder['keys'])})" if holder["keys"] else holder["what"]
     stays = f"stays: {holder['stays_because']}" if holder["stays_because"] else "stays"
-    return f"  {holder['reference']:<44} {what:<28} {'goes with rdm gc --keep 1' if holder['goes_with_gc'] else stays}"
+    then = "goes with rdm gc --keep 1" if holder["goes_with_gc"] else stays
+    return f"  {holder['reference']:<44} {what:<28} {then}"
 
 
 def _rehearsed(value: Mapping[str, Any], runs: list[TrainedRun]) -> list[str]:
     rows = value["rows_removed"]
     lines = [
-        f"{len(rows):,} rows would be taken out of the database {value['database']}; nothing has changed"
+        (
+            f"{len(rows):,} rows would be taken out of the database {value['database']}; "
+            "nothing has changed"
+        )
     ]
     lines += [f"  {key}" for key in rows[:MOST_KEYS_TOLD]]
     lines += [f"  and {len(rows) - MOST_KEYS_TOLD:,} more (all of them: --json)"] * (

@@ -251,7 +251,10 @@ def current(root: Path, kind: str, name: str) -> Artifact | None:
 def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     database = removal.config.database
     lines = [
-        f"{removal.rows:,} rows taken out of the database {database}; no build brings them back: {value['removal_list']}"
+        (
+            f"{removal.rows:,} rows taken out of the database {database}; "
+            f"no build brings them back: {value['removal_list']}"
+        )
     ]
     lines += ["", "published without them:"]
     lines += [
@@ -278,7 +281,16 @@ def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "Older versions go with: rdm gc --keep 1. What is an input of something else stays until that is built again.",
-        "Shards, and the latents made from them, keep an image until it is taken out of the source and imported again.",
-        f"A run draws from the version it was trained with unless it is told another: rdm sample --database {database}",
+        (
+            "Older versions go with: rdm gc --keep 1. "
+            "What is an input of something else stays until that is built again."
+        ),
+        (
+            "Shards, and the latents made from them, keep an image "
+            "until it is taken out of the source and imported again."
+        ),
+        (
+            "A run draws from the version it was trained with unless it is told another: "
+            f"rdm sample --database {database}"
+        ),
     ]

@@ -46,10 +46,15 @@ from storage.runs import METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"
 PROSE = {
-    "lead": "A retrieval-augmented diffusion model draws an image from the CLIP vectors of its k nearest neighbors in a "
-    "database of images. This page shows what one such model draws, and measures whether it uses what it is given.",
-    "intervals": "A range in brackets, and the line through a dot, is the 95 % bootstrap interval of the number before it; it "
-    "has no width where all images agree. Chance is exact.",
+    "lead": (
+        "A retrieval-augmented diffusion model draws an image from the CLIP vectors of its k "
+        "nearest neighbors in a database of images. This page shows what one such model draws, "
+        "and measures whether it uses what it is given."
+    ),
+    "intervals": (
+        "A range in brackets, and the line through a dot, is the 95 % bootstrap interval of the "
+        "number before it; it has no width where all images agree. Chance is exact."
+    ),
     "recall": "Recall@k is the share of the exact k nearest neighbors that the index finds.",
     "stages": "What each took and when it was built: rdm log kind/name.",
 }
@@ -183,8 +188,10 @@ def retrieval_table(subject: Subject) -> list[Html]:
     """Each index: recipe and measured recall."""
     rows = [
         [
-            index.name, f"{index.rows:,}", index.parameters.get("recipe", ABSENT), index.measured.get("k", ABSENT),
-            percent(index.measured.get("recall_at_k"), 2), index.measured.get("recall_queries", ABSENT),
+            index.name, f"{index.rows:,}",
+            index.parameters.get("recipe", ABSENT), index.measured.get("k", ABSENT),
+            percent(index.measured.get("recall_at_k"), 2),
+            index.measured.get("recall_queries", ABSENT),
         ]
         for index in subject.of_kind("index")
     ]  # fmt: skip

@@ -204,8 +204,11 @@ def sheet_html(
 ) -> Html:
     """Pictures with their scores, and below each query the credit of every one."""
     embeddings = database.embeddings
-    facts = f"Database {embeddings.name} ({embeddings.rows:,} rows), encoder {encoder_text(embeddings)}. "
-    facts += "Scores are cosines, to within 0.0005: rows are stored as float16."
+    facts = (
+        f"Database {embeddings.name} ({embeddings.rows:,} rows), "
+        f"encoder {encoder_text(embeddings)}. "
+        "Scores are cosines, to within 0.0005: rows are stored as float16."
+    )
     parts: list[Html] = []
     for query in found:
         cells = []
@@ -221,10 +224,16 @@ def sheet_html(
             )
         head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
         credits = [
-            [hit["key"], number(hit["score"], 3), " · ".join(hit["captions"][:1]), hit["licence"] or "not stated",
-             hit["author"] or "not stated", hit["source_url"] or "not stated"]
+            [
+                hit["key"],
+                number(hit["score"], 3),
+                " · ".join(hit["captions"][:1]),
+                hit["licence"] or "not stated",
+                hit["author"] or "not stated",
+                hit["source_url"] or "not stated",
+            ]
             for hit in query["found"]
-        ]  # fmt: skip
+        ]
         listed = table("Who made them", head, credits)
         parts += [element("h2", query["query"]), element("div", *cells, class_="row"), listed]
     return document(f"{title} in {embeddings.name}", element("h1", title), note(facts), *parts)

@@ -37,7 +37,8 @@ def table_of_artifacts(root: Path) -> Result:
     """
     rows = [_row(root, artifact) for artifact in artifacts(root)]
     lines = [
-        f"{r['kind']:<12} {r['name']:<28} {r['id']}{'*' if r['current'] else ' '} {r['rows']:>9,} rows {r['bytes']:>14,} bytes"
+        f"{r['kind']:<12} {r['name']:<28} {r['id']}{'*' if r['current'] else ' '} "
+        f"{r['rows']:>9,} rows {r['bytes']:>14,} bytes"
         for r in rows
     ]
     more, value = _not_whole(root)
@@ -93,7 +94,10 @@ def checked_artifacts(root: Path, reference: str | None) -> Result:
             wrong.append(error)
     if wrong:
         told = "".join(f"\n  {error.where}: {error.what}" for error in wrong)
-        cure = "\nRun the command that builds it again: what is whole is kept. Old versions go with rdm gc --keep 1."
+        cure = (
+            "\nRun the command that builds it again: what is whole is kept. "
+            "Old versions go with rdm gc --keep 1."
+        )
         raise ArtifactDamaged(root, f"damaged: {len(wrong)} of {len(found) + unread}{told}", cure)
     files = sum(len(part.files) for artifact in found for part in artifact.parts)
     value = {"artifacts": len(found), "files": files}
@@ -129,7 +133,8 @@ def collected(root: Path, keep: int | None, unfinished_of: str, dry_run: bool) -
     total = sum(one.freed for one in done.removed)
     would = "would be" if dry_run else "were"
     lines.append(
-        f"{len(done.removed)} {would} removed, {total:,} bytes freed; {len(done.kept)} versions stay"
+        f"{len(done.removed)} {would} removed, {total:,} bytes freed; "
+        f"{len(done.kept)} versions stay"
     )
     removed = [
         {"artifact": r.reference, "what": r.what, "version": r.version, "freed": r.freed}
@@ -212,7 +217,8 @@ def _version_lines(version: Version) -> list[str]:
     artifact, seconds = version.artifact, version.artifact.measured.get("seconds")
     took = f"  {seconds:,.1f} s" if isinstance(seconds, int | float) else ""
     size = f"{artifact.rows:,} rows  {artifact.bytes:,} bytes"
-    head = f"{artifact.kind}/{artifact.name} version {artifact.version}{' (current)' if version.current else ''}"
+    current = " (current)" if version.current else ""
+    head = f"{artifact.kind}/{artifact.name} version {artifact.version}{current}"
     lines = [f"{head}  {artifact.id}  {artifact.created_at}{took}  {size}"]
     lines += [
         f"    from {role} {named or f'{f} (no artifact under this root)'}"
@@ -227,7 +233,10 @@ def _change_lines(change: Change) -> list[str]:
         for key, before, now in change.parameters
     ]
     lines += [f"    input {role}: {before} -> {now}" for role, before, now in change.inputs]
-    parts = f"{len(change.taken_over):,} taken over, {len(change.made):,} made, {len(change.dropped):,} dropped"
+    parts = (
+        f"{len(change.taken_over):,} taken over, {len(change.made):,} made, "
+        f"{len(change.dropped):,} dropped"
+    )
     rows = f"{change.rows_added:,} added, {change.rows_removed:,} removed"
     return [*lines, f"    against version {change.against}: parts {parts}; rows {rows}"]
 

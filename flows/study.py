@@ -444,7 +444,8 @@ def table_of(measured: Sequence[Artifact]) -> str:
         )
         wanted = f"{'≥' if claim.at_least else '≤'} {_number(claim.threshold, claim)}"
         lines.append(
-            f"| {claim.name} | {claim.asks} | {wanted} | {numbers} | {'yes' if holds else '**no**'} |"
+            f"| {claim.name} | {claim.asks} | {wanted} | {numbers} "
+            f"| {'yes' if holds else '**no**'} |"
         )
     return "\n".join(lines)
 

@@ -85,9 +85,8 @@ class RDMWorker(ProcessWorker):
     async def _start(
         self, task: asyncio.Task[None], run_once: bool, with_healthcheck: bool
     ) -> None:
-        with suppress(
-            ValueError, RuntimeError, NotImplementedError
-        ):  # not in the main thread: somebody else stops us
+        # not in the main thread: somebody else stops us
+        with suppress(ValueError, RuntimeError, NotImplementedError):
             for sign in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(sign, self._asked_to_stop, task)
         try:
@@ -136,9 +135,8 @@ class RDMWorker(ProcessWorker):
 
     async def _end_run(self, run_id: Any, process: Process) -> None:
         await asyncio.to_thread(end_process, process)
-        for _ in range(
-            int(10 * SECONDS_FOR_A_GOODBYE)
-        ):  # until its supervisor has seen it, and said what it saw
+        # until its supervisor has seen it, and said what it saw
+        for _ in range(int(10 * SECONDS_FOR_A_GOODBYE)):
             if run_id not in self._processes:
                 break
             await asyncio.sleep(0.1)
@@ -152,9 +150,8 @@ class RDMWorker(ProcessWorker):
         if self._has_successfully_synced:
             try:
                 await self._lost_runs.look({*self._processes, *self._submitting_flow_run_ids})
-            except (
-                httpx.TransportError
-            ) as error:  # the server is away; taking runs will say so, and wait
+            except httpx.TransportError as error:
+                # the server is away; taking runs will say so, and wait
                 self._logger.debug("Lost runs were not looked for: %s", error)
             except Exception as error:  # whatever Prefect answers: runs are taken all the same
                 self._logger.error(

@@ -31,7 +31,8 @@ def exponent(length: float) -> float:
     """
     if not 0 < length <= LONGEST:
         raise ValueError(
-            f"length: is {length}, must be above 0 and at most {LONGEST}, which is nearly the mean over all steps"
+            f"length: is {length}, must be above 0 and at most {LONGEST}, "
+            "which is nearly the mean over all steps"
         )
     roots = np.roots([1, 7, 16 - length**-2, 12 - length**-2])
     return float(roots.real.max())

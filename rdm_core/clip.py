@@ -221,11 +221,13 @@ def load_encoder(
             tokenizer = tokenizer_of(source)
             model.eval().requires_grad_(False)
             dimension = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-        except (
-            Exception
-        ) as error:  # open_clip and the hub raise many kinds; all mean the same to the user
-            cure = "Give a tag that `open_clip.list_pretrained()` shows for this model, the path of a local file or directory "
-            cure += "of it, or 'random'; tags and hub ids need the network once."
+        except Exception as error:
+            # open_clip and the hub raise many kinds; all mean the same to the user
+            cure = (
+                "Give a tag that `open_clip.list_pretrained()` shows for this model, "
+                "the path of a local file or directory of it, or 'random'; "
+                "tags and hub ids need the network once."
+            )
             if getattr(error, "name", "") == "transformers" or "pip install transformers" in str(
                 error
             ):
@@ -238,9 +240,10 @@ def load_encoder(
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     model.visual.to(PRECISIONS[precision])
     return Encoder(
-        name=source.name, weights_sha256=digest.hexdigest()[:16], dimension=dimension, model=model, transform=transform,
-        preparation=preparation_of(model.visual.preprocess_cfg), tokenizer=tokenizer, device=torch.device(device),
-        precision=precision,
+        name=source.name, weights_sha256=digest.hexdigest()[:16], dimension=dimension,
+        model=model, transform=transform,
+        preparation=preparation_of(model.visual.preprocess_cfg), tokenizer=tokenizer,
+        device=torch.device(device), precision=precision,
     )  # fmt: skip
 
 

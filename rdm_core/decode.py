@@ -109,9 +109,8 @@ def _rejected_by_cause(data: bytes, limits: DecodeLimits) -> Iterator[None]:
         yield
     except ImageRejected:
         raise
-    except (
-        Exception
-    ) as error:  # decoders raise some twenty types on hostile bytes; none is swallowed
+    except Exception as error:
+        # decoders raise some twenty types on hostile bytes; none is swallowed
         if is_avif(data) and isinstance(error, UnidentifiedImageError):
             _check_avif_size(data, limits)
         raise rejection(error, data) from error
@@ -145,9 +144,8 @@ def _stored(image: Image.Image, stripped: Bare) -> Stored:
     profile = stripped.profile or image.info.get("icc_profile")
     depth, white_is_zero = stripped.depth, False
     tags = getattr(image, "tag_v2", None)
-    if tags is not None and image.mode.startswith(
-        "I;16"
-    ):  # a TIFF: Pillow neither scales nor inverts these
+    # a TIFF: Pillow neither scales nor inverts these
+    if tags is not None and image.mode.startswith("I;16"):
         depth, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0
     return Stored(
         profile if isinstance(profile, bytes) else None, stripped.clear, depth, white_is_zero

@@ -101,7 +101,10 @@ def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
     tag, _, path = weights.partition("@")
     tags, path = ([tag], path) if tag in tags and path else (tags, weights)
     if not Path(path).is_file():
-        cure = f"Tags of this model: {', '.join(tags) or 'none'}. Or give the path of a local file or directory, or 'random'."
+        cure = (
+            f"Tags of this model: {', '.join(tags) or 'none'}. "
+            "Or give the path of a local file or directory, or 'random'."
+        )
         raise EncoderError(
             f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure
         )
@@ -150,7 +153,10 @@ def _require_directory_of(name: str, directory: Path) -> None:
         ]
         other += ["text_cfg"] * (_text_tower(held) != _text_tower(known))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        cure = f"Give a directory as the hub gives it: {CONFIG_FILE}, weights, and the tokenizer if the model has its own."
+        cure = (
+            f"Give a directory as the hub gives it: {CONFIG_FILE}, weights, "
+            "and the tokenizer if the model has its own."
+        )
         raise EncoderError(
             where, f"it says no model ({type(error).__name__}: {error})", cure
         ) from error

@@ -3,7 +3,8 @@
 CoreError          base: says where it happened, what is wrong and what cures it
   EncoderError     an encoder or its weights cannot be loaded
   WeightsError     a weights folder cannot be used
-  RequestError     a sampling request that makes no sense (k larger than the database, an unknown class, ...)
+  RequestError     a sampling request that makes no sense (k larger than the database, an unknown
+                   class, ...)
 """
 
 from pathlib import Path

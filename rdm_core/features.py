@@ -3,7 +3,8 @@ F].
 
 oracle                       the classifier of the built-in world; needs no file
 clip:MODEL:WEIGHTS           an open_clip image tower, as `rdm_core.clip.load_encoder` takes it
-timm:MODEL or timm:MODEL:FILE   any network of timm, such as vit_base_patch14_dinov2 or inception_v3, from the hub or a file
+timm:MODEL or timm:MODEL:FILE   any network of timm, such as vit_base_patch14_dinov2 or
+                                inception_v3, from the hub or a file
 """
 
 from collections.abc import Callable, Sequence

@@ -30,7 +30,8 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     width, height = _scaled_size(image, side)
     if width * height > 400_000_000:
         raise ValueError(
-            f"{image.shape[1]}x{image.shape[0]} at shorter side {side} would be {width}x{height} pixels"
+            f"{image.shape[1]}x{image.shape[0]} at shorter side {side} "
+            f"would be {width}x{height} pixels"
         )
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -96,7 +97,8 @@ def crop_windows(
         raise ValueError(f"mode is {mode!r}, must be 'centre' or 'random'")
     if rng is None or frame_side is None or frame_side < size or count < 1:
         raise ValueError(
-            f"mode 'random' needs rng, count >= 1 and frame_side >= {size}: {rng=} {count=} {frame_side=}"
+            f"mode 'random' needs rng, count >= 1 and frame_side >= {size}: "
+            f"{rng=} {count=} {frame_side=}"
         )
     frame = _centre_square(image, frame_side)
     corners = rng.integers(0, frame_side - size, size=(count, 2), endpoint=True)
@@ -139,9 +141,8 @@ def seed_of(*parts: str | int) -> int:
     digest = hashlib.sha256()
     for part in parts:
         text = f"{type(part).__name__}:{part}".encode("utf-8", "surrogatepass")
-        digest.update(
-            len(text).to_bytes(8, "big") + text
-        )  # the length keeps ("ab", "c") from being ("a", "bc")
+        # the length keeps ("ab", "c") from being ("a", "bc")
+        digest.update(len(text).to_bytes(8, "big") + text)
     return int.from_bytes(digest.digest()[:8], "big")
 
 

@@ -85,9 +85,8 @@ class LatentSpace:
         nearest codes.
         """
         if self.autoencoder is not None:
-            final = final.to(
-                self.autoencoder.device
-            ).float()  # near-ties between codes fall otherwise in half precision
+            # near-ties between codes fall otherwise in half precision
+            final = final.to(self.autoencoder.device).float()
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         pixels = ((final.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
@@ -115,8 +114,8 @@ def load_latent_space(name: str) -> LatentSpace:
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).strip().split("\n")[0][:200]
         cure = (
-            "Give 'pixels', a folder that AutoencoderKL.save_pretrained or VQModel.save_pretrained wrote, or a hub id "
-            "(the network is needed once)."
+            "Give 'pixels', a folder that AutoencoderKL.save_pretrained or VQModel.save_pretrained "
+            "wrote, or a hub id (the network is needed once)."
         )
         raise WeightsError(f"autoencoder {name!r}", f"cannot be loaded ({first})", cure) from error
     autoencoder.eval().requires_grad_(False)

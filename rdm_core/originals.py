@@ -95,9 +95,8 @@ _LAION = UnetLayout(
     context_dimension=768, context_norm="unit", encoder="ViT-L-14",
 )  # fmt: skip
 _FFHQ = replace(_IMAGENET, name="ffhq-2022", channels=(224, 448, 672, 896), heads=(7, 14, 21, 28))
-_IN_DB = replace(
-    _IMAGENET, name="imagenet-in-db-2022"
-)  # the same network, trained on another database
+# the same network, trained on another database
+_IN_DB = replace(_IMAGENET, name="imagenet-in-db-2022")
 LAYOUTS = {layout.name: layout for layout in (_IMAGENET, _IN_DB, _FFHQ, _LAION)}
 
 _VQ_F4 = AutoencoderLayout("vq-f4", (128, 256, 512), latent_channels=3, codes=8192)
@@ -163,8 +162,9 @@ def build_autoencoder(layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
 # Names
 
 _UNET_ENDS = {
-    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2", "input_blocks.0.0": "conv_in",
-    "middle_block.1": "mid_block.attentions.0", "out.0": "conv_norm_out", "out.2": "conv_out",
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in", "middle_block.1": "mid_block.attentions.0",
+    "out.0": "conv_norm_out", "out.2": "conv_out",
 }  # fmt: skip
 _UNET_MIDDLE = {"middle_block.0": "mid_block.resnets.0", "middle_block.2": "mid_block.resnets.1"}
 _UNET_RESNET = {
@@ -195,18 +195,16 @@ def unet_names(layout: UnetLayout) -> dict[str, str]:
     last, stride = len(layout.channels) - 1, layout.blocks + 1
     for level in range(last + 1):
         down, up, first = f"down_blocks.{level}", f"up_blocks.{level}", level * stride
-        for j in range(
-            layout.blocks
-        ):  # one further, since the first block is the input's convolution
+        # one further, since the first block is the input's convolution
+        for j in range(layout.blocks):
             resnets[f"input_blocks.{first + j + 1}.0"] = f"{down}.resnets.{j}"
             names[f"input_blocks.{first + j + 1}.1"] = f"{down}.attentions.{j}"
         names[f"input_blocks.{first + stride}.0.op"] = f"{down}.downsamplers.0.conv"
         for j in range(stride):
             resnets[f"output_blocks.{first + j}.0"] = f"{up}.resnets.{j}"
             names[f"output_blocks.{first + j}.1"] = f"{up}.attentions.{j}"
-        place = (
-            2 if last - level in layout.attending else 1
-        )  # behind the attention, where there is one
+        # behind the attention, where there is one
+        place = 2 if last - level in layout.attending else 1
         names[f"output_blocks.{first + layout.blocks}.{place}.conv"] = f"{up}.upsamplers.0.conv"
     return names | _inside(resnets, _UNET_RESNET)
 
@@ -225,9 +223,8 @@ def autoencoder_names(layout: AutoencoderLayout) -> dict[str, str]:
         names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
         resnets |= {f"{half}.mid.block_{j + 1}": f"{half}.mid_block.resnets.{j}" for j in (0, 1)}
         attentions[f"{half}.mid.attn_1"] = f"{half}.mid_block.attentions.0"
-    for level in range(
-        last + 1
-    ):  # the decoder's levels are numbered as the encoder's; diffusers counts them as they come
+    # the decoder's levels are numbered as the encoder's; diffusers counts them as they come
+    for level in range(last + 1):
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{last - level}"
         names[f"encoder.down.{level}.downsample.conv"] = f"{down}.downsamplers.0.conv"
         names[f"decoder.up.{level}.upsample.conv"] = f"{up}.upsamplers.0.conv"
@@ -296,10 +293,13 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
 _LIVE, _EMA, _AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
 _LOSSES = ("loss.", "first_stage_model.loss.")
 _BUFFERS = {
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
-    "model_ema.decay", "model_ema.num_updates", "unconditional_guidance_vex", "sos_token", "mask_token",
+    "betas", "alphas_cumprod", "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance", "posterior_log_variance_clipped",
+    "posterior_mean_coef1", "posterior_mean_coef2",
+    "model_ema.decay", "model_ema.num_updates",
+    "unconditional_guidance_vex", "sos_token", "mask_token",
 }  # fmt: skip
 """What a checkpoint holds beside networks: the noise schedule, the running mean's count, what no
 released model learned.
@@ -460,9 +460,8 @@ def read_checkpoint(path: Path | str) -> dict[str, torch.Tensor]:
 
 def _unpickled(path: Path) -> Any:
     with path.open("rb") as file:
-        mappable = (
-            file.read(2) == b"PK"
-        )  # a zip; the oldest format is a bare pickle, which has to be read whole
+        # a zip; the oldest format is a bare pickle, which has to be read whole
+        mappable = file.read(2) == b"PK"
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
 
 
@@ -473,7 +472,8 @@ def _unreadable(path: Path, message: str) -> WeightsError:
         return WeightsError(
             path,
             f"its pickle asks for {wanted[1]}, and only tensors are unpickled here",
-            f"Only if you trust its maker, since this runs any code in it, make {safe} where that class is installed, and "
+            "Only if you trust its maker, since this runs any code in it, "
+            f"make {safe} where that class is installed, and "
             f'give that: python -c "import torch; torch.save({load}, {str(safe)!r})"',
         )
     first = message.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0][:200]

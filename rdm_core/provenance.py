@@ -30,7 +30,10 @@ def read_record(data: bytes, where: str) -> dict[str, Any]:
 
     `where` names the file in the message.
     """
-    cure = "Only images that `rdm sample` wrote carry one, as long as no other program saved them again."
+    cure = (
+        "Only images that `rdm sample` wrote carry one, "
+        "as long as no other program saved them again."
+    )
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             record = json.loads(image.text[RECORD])  # type: ignore[attr-defined]

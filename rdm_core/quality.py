@@ -83,9 +83,8 @@ def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> flo
     """Squared maximum mean discrepancy under a polynomial kernel of degree 3."""
     size = min(KID_SUBSET_SIZE, len(samples), len(real))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it says that it keeps the features, which are ours already
+        # it says that it keeps the features, which are ours already
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(
             feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=size

@@ -124,9 +124,8 @@ def search_in_fp32(
     room = torch.empty(min(tile_rows, len(vectors)), vectors.shape[1])
     for start in range(0, len(vectors), tile_rows):
         tile = vectors[start : start + tile_rows]
-        if (
-            tile.dtype != np.float32
-        ):  # numpy's own conversion from float16 takes eight times as long
+        # numpy's own conversion from float16 takes eight times as long
+        if tile.dtype != np.float32:
             tile = room[: len(tile)].copy_(torch.from_numpy(np.array(tile))).numpy()
         near, at = _nearest(queries, tile, k)
         rows = np.concatenate([rows, at + start], axis=1)
@@ -242,7 +241,10 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
         verbose=logging.CRITICAL,  # what it would say is in the exception
     )
     if index is None:
-        what = f"{memory} is not enough for an index over {vectors.shape[0]:,} vectors of dimension {vectors.shape[1]}"
+        what = (
+            f"{memory} is not enough for an index over {vectors.shape[0]:,} vectors "
+            f"of dimension {vectors.shape[1]}"
+        )
         raise RequestError("index memory", what, "Give more, for example 4G, or search exactly.")
     faiss.write_index(index, str(path))
     return str(infos["index_key"])

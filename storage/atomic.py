@@ -40,9 +40,8 @@ def place(source: Path, target: Path) -> None:
     may not be yet.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.chmod(
-        0o755 if source.is_dir() else 0o644
-    )  # born private; what is published is for every reader
+    # born private; what is published is for every reader
+    source.chmod(0o755 if source.is_dir() else 0o644)
     fsync_path(source)
     source.replace(target)
 

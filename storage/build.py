@@ -105,9 +105,8 @@ class Build:
         parent = layout.build_directory(self.directory)
         with told_by_cause(self.directory):
             if self.prefix:
-                parent.mkdir(
-                    parents=True, exist_ok=True
-                )  # the build was begun on another machine of the cluster
+                # the build was begun on another machine of the cluster
+                parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
             try:
                 rows, counts = write(scratch)
@@ -328,9 +327,8 @@ def _prepare(directory: Path, plan: Plan) -> None:
     for scratch in layout.build_directory(directory).iterdir():
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
-    beside = (
-        () if remote.remote_of(directory) else directory.glob(".*-*")
-    )  # in a mirror, readers write there too
+    # in a mirror, readers write there too
+    beside = () if remote.remote_of(directory) else directory.glob(".*-*")
     for temporary in [*beside, *layout.build_directory(directory).glob(".*-*")]:
         temporary.unlink(missing_ok=True)
     manifest = layout.manifest_file(directory)
@@ -386,7 +384,8 @@ def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
                 if differing:
                     raise BuildRefused(
                         f"{plan.kind}/{plan.name}",
-                        f"an unfinished build under this name was asked for with {', '.join(differing)}",
+                        "an unfinished build under this name was asked "
+                        f"for with {', '.join(differing)}",
                         "Finish it with those values, take another --name, or drop it: "
                         f"rdm gc --unfinished {plan.kind}/{plan.name}",
                     )

@@ -30,9 +30,11 @@ def same_encoder(one: Artifact, other: Artifact) -> None:
     if one.parameters["encoder"] != other.parameters["encoder"]:
         raise ArtifactMismatch(
             f"{one.kind}/{one.name} and {other.kind}/{other.name}",
-            f"they come from different encoders: {encoder_text(one)}, and {encoder_text(other)}; these differ in "
+            f"they come from different encoders: {encoder_text(one)}, and {encoder_text(other)}; "
+            "these differ in "
             + encoder_difference(one.parameters["encoder"], other.parameters["encoder"]),
-            "Embed one of them again with the other's encoder: rdm build --set encoder=... --set weights=...",
+            "Embed one of them again with the other's encoder: "
+            "rdm build --set encoder=... --set weights=...",
         )
 
 
@@ -41,7 +43,8 @@ def made_with(artifact: Artifact, role: str, other: Artifact) -> None:
     if artifact.inputs.get(role) != other.fingerprint:
         raise ArtifactMismatch(
             f"{artifact.kind}/{artifact.name}",
-            f"made with {role} {artifact.inputs.get(role)}, while {other.kind}/{other.name} is {other.fingerprint}",
+            f"made with {role} {artifact.inputs.get(role)}, "
+            f"while {other.kind}/{other.name} is {other.fingerprint}",
             f"Make it again, or name the version it was made with: {other.name}@<id>.",
         )
 

@@ -70,9 +70,8 @@ def collect(
     unfinished builds that go too. What somebody is building is never touched. Raises StorageError
     for a wrong `keep` or name, CannotWrite.
     """
-    if (
-        keep is not None and keep < 1
-    ):  # else the newest number could go, and the next version would get it again
+    # else the newest number could go, and the next version would get it again
+    if keep is not None and keep < 1:
         raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
     selected = _selected(root, unfinished_of)
     builds = {
@@ -317,9 +316,8 @@ def _remove(root: Path, doomed: Removed) -> str:
         return f"{holder(layout.lock_file(directory))} is at it"
     finally:
         for empty in (layout.build_directory(directory), directory):
-            with suppress(
-                OSError
-            ):  # not empty: it stays, or somebody has begun to build there anew
+            # not empty: it stays, or somebody has begun to build there anew
+            with suppress(OSError):
                 empty.rmdir()
     return ""
 
@@ -341,9 +339,8 @@ def _changed_since(root: Path, doomed: Removed) -> str:
     if current_id(root, kind, name) == identity:
         if published:
             return "it has just become current"
-        remote.drop(
-            layout.pointer_file(root, kind, name)
-        )  # it leads to a version that was damaged and now goes
+        # it leads to a version that was damaged and now goes
+        remote.drop(layout.pointer_file(root, kind, name))
     return ""
 
 

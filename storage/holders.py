@@ -139,9 +139,8 @@ def _finished_tables(directory: Path) -> list[Path]:
     remote.follow_records(directory)
     parts = []
     for record in layout.build_directory(directory).glob("*.part.json"):
-        with suppress(
-            OSError, ValueError, KeyError, TypeError
-        ):  # cut by a crash: such a part counts as unwritten
+        # cut by a crash: such a part counts as unwritten
+        with suppress(OSError, ValueError, KeyError, TypeError):
             parts.append(Part.from_json(json.loads(record.read_bytes())))
     files = [
         (part.prefix, file)

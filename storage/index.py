@@ -43,7 +43,10 @@ def write_vectors(
             )
             sums = np.zeros(shape[1])
         if done + len(vectors) > rows or not np.isfinite(vectors).all():
-            what = f"rows {done:,} to {done + len(vectors):,} of {rows:,} are too many, or hold NaN or infinity"
+            what = (
+                f"rows {done:,} to {done + len(vectors):,} of {rows:,} "
+                "are too many, or hold NaN or infinity"
+            )
             raise FormatError(directory / VECTORS_FILE, what, "Embed the images again.")
         matrix[done : done + len(vectors)] = vectors
         sums += vectors.sum(axis=0, dtype=np.float64)
@@ -117,11 +120,17 @@ def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
     check(index, hashes=False)
     vectors, norms = open_vectors(index), open_norms(index)
     expected = (embeddings.rows, embeddings.parameters["encoder"]["dimension"])
-    what = f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, the embeddings are {list(expected)}"
+    what = (
+        f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, "
+        f"the embeddings are {list(expected)}"
+    )
     if fits := vectors.shape == expected and norms.shape == expected[:1]:
         what = "its first or last vector is not that of the embeddings"
         fits = bool(np.allclose(vectors[[0, -1]], end_vectors(embeddings), atol=ROUNDED_TWICE))
     if not fits:
-        cure = f"Remove {index.directory} and build the database again: rdm build --name {index.name} ..."
+        cure = (
+            f"Remove {index.directory} and build the database again: "
+            f"rdm build --name {index.name} ..."
+        )
         raise ArtifactMismatch(f"index/{index.name}", what, cure)
     return index

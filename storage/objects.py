@@ -194,7 +194,10 @@ class Remote:
             if attempt + 1 < ATTEMPTS:
                 wait = min(SECONDS_BEFORE_RETRY * 2**attempt, MOST_SECONDS_BEFORE_RETRY)
                 time.sleep(wait * random.uniform(0.5, 1))
-        what = f"no usable answer{_from_where(self.url)} in {ATTEMPTS} attempts and {time.monotonic() - started:.0f} s"
+        what = (
+            f"no usable answer{_from_where(self.url)} in {ATTEMPTS} attempts and "
+            f"{time.monotonic() - started:.0f} s"
+        )
         cure = f"Check the network{_endpoint_hint(self.url)}, {_AGAIN}"
         raise Unreachable(self.url, f"{what} ({_in_short(last)})", cure) from last
 

@@ -66,11 +66,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         table = pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
-    except (
-        pa.ArrowException,
-        ValueError,
-        OSError,
-    ) as error:  # ValueError: a column's name is no text
+    except (pa.ArrowException, ValueError, OSError) as error:
+        # ValueError: a column's name is no text
         raise FormatError(
             path, f"cannot be read as Parquet ({error})", "Run `rdm check`, then build it again."
         ) from error

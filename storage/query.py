@@ -123,9 +123,8 @@ def _create_views(
     )
     for kind in (kind for kind in KINDS_SHOWN if kind in outside.lower()):
         connection.execute(f"CREATE SCHEMA {kind}")
-        all_of_kind = (
-            re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None
-        )  # not only shards."one"
+        # not only shards."one"
+        all_of_kind = re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None
         of_kind = [artifact for artifact in every if artifact.kind == kind]
         meant = _mentioned(kind, outside, of_kind, current)
         selects = []
@@ -272,8 +271,10 @@ _COLUMNS = {
 }
 """Kinds whose columns are known before one is there; the others' depend on what is built."""
 _ARTIFACT_COLUMNS = (
-    ("kind", pa.string()), ("name", pa.string()), ("id", pa.string()), ("version", pa.int64()), ("current", pa.bool_()),
-    ("rows", pa.int64()), ("bytes", pa.int64()), ("created_at", pa.string()), ("fingerprint", pa.string()),
+    ("kind", pa.string()), ("name", pa.string()), ("id", pa.string()),
+    ("version", pa.int64()), ("current", pa.bool_()),
+    ("rows", pa.int64()), ("bytes", pa.int64()),
+    ("created_at", pa.string()), ("fingerprint", pa.string()),
     *((name, pa.string()) for name in ("parameters", "inputs", "counts", "measured")),
 )  # fmt: skip
 

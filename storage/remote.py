@@ -58,9 +58,8 @@ def root_of(text: str) -> Path:
     if "://" in text:
         return mirror_of(text)
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's fails where there is no such user
-    if path.parts[:1] and path.parts[0].startswith(
-        "~"
-    ):  # a folder's own name; Arrow would take it for a home
+    # a folder's own name; Arrow would take it for a home
+    if path.parts[:1] and path.parts[0].startswith("~"):
         path = path.absolute()
     there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
     if os.path.lexists(there) and not os.path.isdir(there):  # noqa: PTH112 - no error of its own
@@ -81,7 +80,10 @@ def mirror_of(url: str) -> Path:
     plain = _HOST.fullmatch(folders[0]) and all(_FOLDER.fullmatch(folder) for folder in folders[1:])
     if not separator or not _SCHEME.fullmatch(scheme) or not plain:
         told = "a url" if "@" in url or "?" in url else repr(url)  # it may hold a secret
-        what = f"{told} is not a root: a root is scheme://bucket/folder of letters, digits and . _ - + ="
+        what = (
+            f"{told} is not a root: a root is scheme://bucket/folder "
+            "of letters, digits and . _ - + ="
+        )
         raise StorageError(
             "root",
             what,
@@ -122,9 +124,8 @@ def _mirrors() -> Path | None:
 def _resolved(setting: str) -> Path | None:
     try:
         return Path(setting).expanduser().resolve()
-    except (
-        RuntimeError
-    ):  # no home directory: then there is no mirror, and roots on a disk need none
+    except RuntimeError:
+        # no home directory: then there is no mirror, and roots on a disk need none
         return None
 
 

@@ -1,7 +1,8 @@
 """Training runs: metrics as JSON lines, checkpoints that resume, weights that are used.
 
 <run>/metrics.jsonl                one JSON object a line, `step` in each
-<run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is completion
+<run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is
+                                   completion
 <run>/snapshots/00001000.safetensors   means of the weights, where the run keeps them
 <run>/weights/                     a diffusers folder, listed in the run's manifest
 
@@ -94,7 +95,10 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
-            cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} and train from the start."
+            cure = (
+                f"It cannot be made again: delete {layout.checkpoints_directory(run)} "
+                "and train from the start."
+            )
             raise ArtifactDamaged(
                 path, "this snapshot of the weights' means is absent or damaged", cure
             )
@@ -199,9 +203,8 @@ def _store(target: Path, keep: int) -> None:
     remote, run = remote_of(target), target.parent.parent
     if remote is None:
         return
-    (
-        remote / "manifest.json"
-    ).delete()  # of this step, from an earlier attempt: its state is about to be replaced
+    # of this step, from an earlier attempt: its state is about to be replaced
+    (remote / "manifest.json").delete()
     if layout.plan_file(run).is_file():
         store(layout.plan_file(run))
     if (run / METRICS_FILE).is_file():

@@ -47,7 +47,8 @@ SAMPLES = pa.schema(
         column(
             "attributions",
             pa.list_(pa.float32()),
-            "RMS change in 0..1 without each neighbor, the style's not among them; null unless asked for",
+            "RMS change in 0..1 without each neighbor, "
+            "the style's not among them; null unless asked for",
             nullable=True,
         ),
     ],

@@ -153,9 +153,8 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
                 key, _, extension = member.name.rpartition(".")
                 if extension not in ("jpg", "png"):
                     continue
-                plain = (
-                    member.isreg() and not member.issparse()
-                )  # a sparse one may hold a terabyte of zeros
+                # a sparse one may hold a terabyte of zeros
+                plain = member.isreg() and not member.issparse()
                 stream = tar.extractfile(member) if plain else None
                 if stream is None or key != next(expected, None):
                     raise FormatError(
@@ -164,13 +163,8 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
                         cure,
                     )
                 yield key, stream.read()
-    except (
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-        OSError,
-    ) as error:  # tarfile believes any number
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:
+        # tarfile believes any number
         raise FormatError(path, f"damaged tar ({error})", cure) from error
     absent = next(expected, None)
     if absent is not None:

@@ -14,10 +14,14 @@ from storage.removals import read_removals
 
 PICTURES = pa.schema(
     [
-        ("artifact", pa.string()), ("key", pa.string()), ("format", pa.string()), ("tar", pa.string()),
-        ("position", pa.int64()), ("bytes", pa.int64()),
+        ("artifact", pa.string()),
+        ("key", pa.string()),
+        ("format", pa.string()),
+        ("tar", pa.string()),
+        ("position", pa.int64()),
+        ("bytes", pa.int64()),
     ]
-)  # fmt: skip
+)
 """The stored image of a key: `bytes` bytes of the file `tar`, from `position` on."""
 REMOVED = pa.schema([("database", pa.string()), ("key", pa.string())])
 """A line of a database's removal list: a key, or a source key for every crop of an image."""

@@ -24,7 +24,8 @@ def real_data() -> Path:
     folder = Path(os.environ.get("RDM_TEST_DATA", REPOSITORY / "../shared/data")).resolve()
     if not (folder / "awkward").is_dir():
         pytest.skip(
-            f"no real data at {folder}; set RDM_TEST_DATA to the folder that holds coco/, wikiart/, awkward/, ..."
+            f"no real data at {folder}; set RDM_TEST_DATA to the folder that holds "
+            "coco/, wikiart/, awkward/, ..."
         )
     return folder
 

@@ -561,7 +561,8 @@ def measure(package: str, sample: int, seed: int, only_survivors: bool) -> bool:
                 results[mutant.name] = [*tried(tree, mutant, names, seconds)]
                 outcome, took = results[mutant.name][0], time.monotonic() - began
                 print(
-                    f"{count + 1:4d} {outcome:9s} {took:5.1f} s {len(names):3d} tests  {mutant.name}",
+                    f"{count + 1:4d} {outcome:9s} {took:5.1f} s {len(names):3d} tests  "
+                    f"{mutant.name}",
                     flush=True,
                 )
                 results_file.write_text(json.dumps(results))
@@ -594,8 +595,9 @@ def told(package: str, drawn: list[Mutant], results: dict[str, list[str]], how: 
             print(f"\n{results[mutant.name][0]}: {mutant.diff()}")
     killed = outcomes["killed"] + outcomes["timed out"]
     print(
-        f"\n{package}: {killed} of {len(drawn)} killed ({killed / len(drawn):.0%}), {outcomes['timed out']} of them by "
-        f"the clock; {outcomes['survived']} survived, {outcomes['untested']} no test runs. {how}",
+        f"\n{package}: {killed} of {len(drawn)} killed ({killed / len(drawn):.0%}), "
+        f"{outcomes['timed out']} of them by the clock; "
+        f"{outcomes['survived']} survived, {outcomes['untested']} no test runs. {how}",
         flush=True,
     )
     return killed >= 0.85 * len(drawn)

@@ -74,7 +74,10 @@ def test_there_is_code_to_look_at():
 
 def test_arrows_run_downward_only():
     """The contracts of import-linter in pyproject.toml."""
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    code = (
+        "import sys; from importlinter.cli import lint_imports; "
+        "sys.exit(lint_imports(no_cache=True))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
@@ -89,7 +92,8 @@ def test_no_module_of_storage_loads_a_model_library_or_the_orchestrator():
     code = """
 import importlib, pkgutil, sys
 import storage
-names = ["storage", *(module.name for module in pkgutil.walk_packages(storage.__path__, "storage."))]
+names = ["storage", \
+*(module.name for module in pkgutil.walk_packages(storage.__path__, "storage."))]
 for name in names:
     importlib.import_module(name)
 print(*names)
@@ -121,7 +125,8 @@ def imported_at_module_level(tree):
 def test_no_flow_imports_torch_pyarrow_or_faiss_itself():
     forbidden = {"torch", "torchvision", "pyarrow", "faiss", "autofaiss"}
     report(
-        f"{path}: imports {', '.join(sorted(forbidden & imported_at_module_level(tree)))} at module level"
+        f"{path}: imports {', '.join(sorted(forbidden & imported_at_module_level(tree)))} "
+        "at module level"
         for path, tree in TREES.items()
         if path.startswith("flows/") and forbidden & imported_at_module_level(tree)
     )
@@ -182,7 +187,8 @@ def test_a_stage_runs_without_the_orchestrator_where_no_server_is_configured(tmp
     code = """
 import sys
 from flows.cli import main
-assert main(["import", "shapes", "--root", sys.argv[1], "--name", "a", "--set", "count=2", "--set", "size=16"]) == 0
+assert main(["import", "shapes", "--root", sys.argv[1], "--name", "a", \
+"--set", "count=2", "--set", "size=16"]) == 0
 print("loaded:", *sys.modules)
 """
     loaded = run_python(code, str(tmp_path)).rpartition("loaded:")[2]
@@ -293,14 +299,24 @@ def test_text_is_read_and_written_in_an_encoding_that_is_said():
 @pytest.mark.parametrize(
     "code, silent",
     [
-        ("path.read_text()", True), ("path.read_text(encoding='utf-8')", False), ("open(path)", True),
-        ("path.write_text(text)", True), ("path.open()", True), ("path.open('rb')", False),
-        ("open(path, 'wb')", False), ("os.fdopen(descriptor, 'w')", True), ("open('b')", True), ("path.open(mode='a')", True),
-        ("subprocess.run(command, text=True)", True), ("subprocess.run(command)", False),
-        ("subprocess.Popen(command, encoding='utf-8')", False), ("os.open(path, os.O_RDONLY)", False),
-        ("tempfile.NamedTemporaryFile('w')", True), ("tempfile.NamedTemporaryFile()", False),
+        ("path.read_text()", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("open(path)", True),
+        ("path.write_text(text)", True),
+        ("path.open()", True),
+        ("path.open('rb')", False),
+        ("open(path, 'wb')", False),
+        ("os.fdopen(descriptor, 'w')", True),
+        ("open('b')", True),
+        ("path.open(mode='a')", True),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command)", False),
+        ("subprocess.Popen(command, encoding='utf-8')", False),
+        ("os.open(path, os.O_RDONLY)", False),
+        ("tempfile.NamedTemporaryFile('w')", True),
+        ("tempfile.NamedTemporaryFile()", False),
     ],
-)  # fmt: skip
+)
 def test_a_call_whose_encoding_is_left_to_the_locale_is_noticed(code, silent):
     assert text_without_encoding(ast.parse(code, mode="eval").body) == silent
 

@@ -106,8 +106,14 @@ def test_the_walk_reaches_every_class_and_what_is_inside():
         "Study",
     } <= kinds
     found = {(cls.__name__, name) for cls, name, _ in NUMBERS}
-    assert {("SampleRDM", "guidance_interval"), ("DenoiserConfig", "channels"), ("FindNeighbors", "score_cap"),
-            ("TrainRDM", "threads"), ("Images", "images_per_part"), ("Rebuild", "k")} <= found  # fmt: skip
+    assert {
+        ("SampleRDM", "guidance_interval"),
+        ("DenoiserConfig", "channels"),
+        ("FindNeighbors", "score_cap"),
+        ("TrainRDM", "threads"),
+        ("Images", "images_per_part"),
+        ("Rebuild", "k"),
+    } <= found
     assert len(found) > 100
 
 
@@ -125,8 +131,12 @@ def test_every_number_is_finite_and_in_range_or_refused_by_name(odd):
 def test_a_number_that_is_none_is_refused_inside_other_parameters_too():
     """As Prefect hands them over, and as Python does."""
     inputs = {"name": "a", "latents": "a", "neighbors": "a", "database": "a"}
-    for part, values in (("noise", {"time_mean": float("nan")}), ("training", {"learning_rate": float("inf")}),
-                         ("denoiser", {"channels": [2**64]}), ("training", {"seed": 2**64})):  # fmt: skip
+    for part, values in (
+        ("noise", {"time_mean": float("nan")}),
+        ("training", {"learning_rate": float("inf")}),
+        ("denoiser", {"channels": [2**64]}),
+        ("training", {"seed": 2**64}),
+    ):
         with pytest.raises(ValidationError, match=next(iter(values))):
             TrainRDM(**inputs, **{part: values})
         with pytest.raises(ValidationError, match=next(iter(values))):
@@ -160,8 +170,10 @@ def imported(*assignments):
     return parsed(ImportImages, *assignments, source="folder", path=Path("p"), name="a")
 
 
-@pytest.mark.parametrize("text", ["1984", "007", "1e5", "2.0", "2.00", "1_000", "true", "false", "NaN", "Infinity", "1e400",
-                                  "[a", "[1]", "{}", "-1", "a=b=c", 'it is "so"', "O'Neil", "CC BY 4.0", ""])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "1984", "007", "1e5", "2.0", "2.00", "1_000", "true", "false", "NaN", "Infinity", "1e400",
+    "[a", "[1]", "{}", "-1", "a=b=c", 'it is "so"', "O'Neil", "CC BY 4.0", "",
+])  # fmt: skip
 def test_a_text_is_taken_as_it_is_written(text):
     assert imported(f"author={text}").author == text
     assert parsed(SampleRDM, f"negative={text}", run="r", name="s", texts=["a"]).negative == text
@@ -244,14 +256,18 @@ def test_numbers_and_choices_are_read_as_before():
     (SampleRDM, "guidance_scale=1e400", "guidance_scale: "),
     (SampleRDM, "eta=nan", "eta"),
     (SampleRDM, "seed=18446744073709551616", "seed: "),
-    (SampleRDM, "guidance_interval=[0,NaN]", "guidance_interval: Input should be a valid tuple. It is no JSON: "),
-    (SampleRDM, "texts=['a']", "texts: Input should be a valid tuple. It is no JSON: texts stand in double quotes"),
+    (SampleRDM, "guidance_interval=[0,NaN]",
+     "guidance_interval: Input should be a valid tuple. It is no JSON: "),
+    (SampleRDM, "texts=['a']",
+     "texts: Input should be a valid tuple. It is no JSON: texts stand in double quotes"),
     (SampleRDM, "count=1e99", "count: "),
     (SampleRDM, "steps=1000000000", "steps: Input should be less than or equal to 1000"),
     (SampleRDM, "count=true", "count: is true, must be a number"),
     (SampleRDM, "texts=a", 'texts: Input should be a valid tuple. Write a list: ["a"]'),
-    (SampleRDM, "texts=[1984]", 'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)'),
-    (TrainRDM, "training.learning_rate=NaN", "training.learning_rate: is nan, must be a finite number"),
+    (SampleRDM, "texts=[1984]",
+     'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)'),
+    (TrainRDM, "training.learning_rate=NaN",
+     "training.learning_rate: is nan, must be a finite number"),
     (TrainRDM, "training.seed=99999999999999999999", "training.seed: "),
     (TrainRDM, "noise.time_mean=NaN", "noise.time_mean: is nan"),
     (TrainRDM, "training.learning_rate=-1", "training.learning_rate: is -1.0, must be above 0"),

@@ -135,7 +135,8 @@ def train(
         schedule.step()
         if step % 25 == 0 or step == steps - 1:
             print(
-                f"step {step:5d}  loss {loss.item():.3f}  scale {scale.item():.1f}  {time.time() - started:.0f} s",
+                f"step {step:5d}  loss {loss.item():.3f}  scale {scale.item():.1f}  "
+                f"{time.time() - started:.0f} s",
                 flush=True,
             )
     with torch.no_grad():

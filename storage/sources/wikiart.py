@@ -41,20 +41,19 @@ LAYOUT = (
 CURE = "Take the Style, Genre and Artist lists together from one ArtGAN download (wikiart_csv.zip)."
 LISTS = ("Style", "Genre", "Artist")
 STYLES = frozenset({
-    "Abstract_Expressionism", "Action_painting", "Analytical_Cubism", "Art_Nouveau", "Art_Nouveau_Modern", "Baroque",
-    "Color_Field_Painting", "Contemporary_Realism", "Cubism", "Early_Renaissance", "Expressionism", "Fauvism",
-    "High_Renaissance", "Impressionism", "Mannerism_Late_Renaissance", "Minimalism", "Naive_Art_Primitivism",
-    "New_Realism", "Northern_Renaissance", "Pointillism", "Pop_Art", "Post_Impressionism", "Realism", "Rococo",
+    "Abstract_Expressionism", "Action_painting", "Analytical_Cubism", "Art_Nouveau",
+    "Art_Nouveau_Modern", "Baroque", "Color_Field_Painting", "Contemporary_Realism", "Cubism",
+    "Early_Renaissance", "Expressionism", "Fauvism", "High_Renaissance", "Impressionism",
+    "Mannerism_Late_Renaissance", "Minimalism", "Naive_Art_Primitivism", "New_Realism",
+    "Northern_Renaissance", "Pointillism", "Pop_Art", "Post_Impressionism", "Realism", "Rococo",
     "Romanticism", "Symbolism", "Synthetic_Cubism", "Ukiyo_e",
 })  # fmt: skip
-_LIST_LINE = re.compile(
-    r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*"
-)  # Artist lists put two commas
+# Artist lists put two commas
+_LIST_LINE = re.compile(r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*")
 _CLASS_LINE = re.compile(r"(?P<number>[0-9]{1,9})\s+(?P<name>.*)")
 _COPY_NUMBER = re.compile(r"\([0-9]+\)$")
-_ARTIST = re.compile(
-    r"[^A-Z0-9\s_]+"
-)  # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
+# as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
+_ARTIST = re.compile(r"[^A-Z0-9\s_]+")
 
 
 @dataclass

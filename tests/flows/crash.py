@@ -66,18 +66,24 @@ _TRAINING = {
 }
 _MODEL = {"run": "shapes", "baseline": "shapes-without-neighbors"}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "import": {"name": "shapes", "source": "shapes", "size": 32, "encoding": "png", "count": 320, "images_per_part": 20},
+    "import": {"name": "shapes", "source": "shapes", "size": 32, "encoding": "png", "count": 320,
+               "images_per_part": 20},
     "embed": _BUILD,
     "index": _BUILD | {"recipe": "autofaiss"},
     "neighbors": {"name": "shapes", "queries": "shapes", "database": "shapes", "k": 10},
     "encode": {"name": "shapes", "shards": "shapes"},
-    "train": {"name": "shapes", "latents": "shapes", "neighbors": "shapes", "database": "shapes", "denoiser": _NETWORK,
-              "noise": {"process": "flow"}, "training": _TRAINING, "device": "cpu", "threads": 1},
-    "sample": {"name": "crash", "run": "shapes", "texts": ["a red circle", "a blue star"], "count": 4, "steps": 40},
-    "evaluate": {"name": "crash", **_MODEL, "heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout",
-                 "swaps": {"sketch": "shapes-sketches"}, "prompts": 8, "seeds": 1, "steps": 5},
-    "report": {"name": "crash", **_MODEL, "evaluation": "shapes", "samples": ["demo-text", "demo-class"],
-               "artifacts": ["shards/shapes-train", "embeddings/shapes-train", "index/shapes-database"]},
+    "train": {"name": "shapes", "latents": "shapes", "neighbors": "shapes", "database": "shapes",
+              "denoiser": _NETWORK, "noise": {"process": "flow"}, "training": _TRAINING,
+              "device": "cpu", "threads": 1},
+    "sample": {"name": "crash", "run": "shapes", "texts": ["a red circle", "a blue star"],
+               "count": 4, "steps": 40},
+    "evaluate": {"name": "crash", **_MODEL, "heldout_latents": "shapes-heldout",
+                 "heldout_neighbors": "shapes-heldout", "swaps": {"sketch": "shapes-sketches"},
+                 "prompts": 8, "seeds": 1, "steps": 5},
+    "report": {"name": "crash", **_MODEL, "evaluation": "shapes",
+               "samples": ["demo-text", "demo-class"],
+               "artifacts": ["shards/shapes-train", "embeddings/shapes-train",
+                             "index/shapes-database"]},
     "demo": {"scale": 0.02, "steps": 12},
 }  # fmt: skip
 """Small, but several parts or checkpoints each, so that a kill has something to land in."""
@@ -213,9 +219,8 @@ class Attempt:
 
     def __init__(self, pid: int, mark: str, log: Path, reap: Callable[[], int]) -> None:
         self.pid, self.mark, self.log, self._reap = pid, mark, log, reap
-        self._descriptor = os.pidfd_open(
-            pid
-        )  # readable once it has ended; it is a zombie until it is reaped
+        # readable once it has ended; it is a zombie until it is reaped
+        self._descriptor = os.pidfd_open(pid)
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for its end, but not longer."""
@@ -581,7 +586,10 @@ class CrashTest:
                 return number
             kill = landed(stage, made, root, attempt.pid, before, moment / duration)
             self.result.kills.append(kill)
-            text = f"killed after {moment:5.2f} s of {duration:.2f}, {kill.phase}, {kill.done:.0%} done"
+            text = (
+                f"killed after {moment:5.2f} s of {duration:.2f}, "
+                f"{kill.phase}, {kill.done:.0%} done"
+            )
             self._say(f"{len(self.result.kills):>3}/{self._kills} {root.name:<14} {text}")
             if kill.phase == PHASES[-1]:  # nothing left that another kill could meet
                 break
@@ -618,7 +626,8 @@ class CrashTest:
         if found:
             text = "\n  ".join(found[:20])
             raise CrashTestFailed(
-                f"{root} differs from {reference}, logs {self._work / 'logs'}/{root.name}-*:\n  {text}"
+                f"{root} differs from {reference}, "
+                f"logs {self._work / 'logs'}/{root.name}-*:\n  {text}"
             )
         shutil.rmtree(root)
 
@@ -635,7 +644,10 @@ class CrashTest:
                 left = marked(attempt.mark)
             self.result.outlived.append(time.monotonic() - killed_at)
             for pid in left:
-                text = f"process {pid} of {attempt.log.stem} lives {SECONDS_TO_DIE:.0f} s after its parent"
+                text = (
+                    f"process {pid} of {attempt.log.stem} lives "
+                    f"{SECONDS_TO_DIE:.0f} s after its parent"
+                )
                 self._survivors[stage].append(text)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -675,8 +687,8 @@ def quotas(kills: int) -> dict[str, int]:
 def table(result: Result) -> str:
     """A Markdown table, one row a stage."""
     lines = [
-        "| Stage | Kills | In the middle of work | of these in a commit | Median moment | Median share done | Attempts | "
-        "Ended equal to the unbroken run |",
+        "| Stage | Kills | In the middle of work | of these in a commit | Median moment "
+        "| Median share done | Attempts | Ended equal to the unbroken run |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for stage in (*STAGES, "all"):
@@ -692,7 +704,8 @@ def table(result: Result) -> str:
             for values in ([k.moment for k in kills], [k.done for k in kills])
         )
         lines.append(
-            f"| {stage} | {len(kills)} | {len(middle)} | {commits} | {moment:.0%} | {done:.0%} | {attempts} "
+            f"| {stage} | {len(kills)} | {len(middle)} | {commits} "
+            f"| {moment:.0%} | {done:.0%} | {attempts} "
             f"| yes, {equal} of {equal} roots |"
         )
     return "\n".join(lines)
@@ -711,10 +724,13 @@ def told(result: Result, seed: int, seconds: float) -> str:
     """The whole block of the page."""
     lived = f", the longest for {max(result.outlived):.1f} s" if result.outlived else ""
     return (
-        f"{len(result.kills)} kills, seed {seed}, {seconds / 60:.0f} minutes (`make crash-test`).\n\n{table(result)}\n\n"
-        "*Moment*: of the unbroken run's duration. *Share done*: parts, or training steps up to the newest checkpoint, that "
-        f"the next attempt found finished. {result.repeats} more roots ended before their kill came; they were equal too. "
-        f"Trainings outlived a killed parent {len(result.outlived)} times{lived}: the next attempt had begun by then."
+        f"{len(result.kills)} kills, seed {seed}, {seconds / 60:.0f} minutes (`make crash-test`)."
+        f"\n\n{table(result)}\n\n"
+        "*Moment*: of the unbroken run's duration. *Share done*: parts, or training steps up to "
+        "the newest checkpoint, that the next attempt found finished. "
+        f"{result.repeats} more roots ended before their kill came; they were equal too. "
+        f"Trainings outlived a killed parent {len(result.outlived)} times{lived}: "
+        "the next attempt had begun by then."
     )
 
 

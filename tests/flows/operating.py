@@ -77,11 +77,18 @@ class Project:
         self.api = f"http://127.0.0.1:{self.port}/api"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
         self.environment = clean | {
-            "PATH": f"{BIN}:{clean['PATH']}", "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": self.api,
-            "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10", "TMPDIR": str(folder / "tmp"),
-            "PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_PREFETCH_SECONDS": "1",
-        }  # fmt: skip
+            "PATH": f"{BIN}:{clean['PATH']}",
+            "PREFECT_HOME": str(folder / "home"),
+            "PREFECT_API_URL": self.api,
+            "DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+            "TMPDIR": str(folder / "tmp"),
+            "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+        }
         (folder / "tmp").mkdir()
         (folder / "pyproject.toml").write_bytes((REPOSITORY / "pyproject.toml").read_bytes())
         file = change(yaml.safe_load((REPOSITORY / "prefect.yaml").read_text()))
@@ -134,9 +141,8 @@ class Project:
         request = urllib.request.Request(
             self.api + path, data, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(
-            request, timeout=120
-        ) as answer:  # a busy machine takes its time
+        # a busy machine takes its time
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read())
 
     def is_up(self):

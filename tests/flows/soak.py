@@ -8,8 +8,10 @@ whenever it has ended. At the end the schedule is switched off and everything ha
 come to rest. Then:
 
     no run is stuck       every run has a final state, and waits for nobody
-    nothing is lost       the last version holds exactly the pictures that lie in the folder, and every file is as written
-    nothing grows         Prefect's database and the memory of server and worker, against the middle of the hour
+    nothing is lost       the last version holds exactly the pictures that lie in the folder, and
+                          every file is as written
+    nothing grows         Prefect's database and the memory of server and worker, against the
+                          middle of the hour
     the server is well    its log holds no error of a background service
 """
 
@@ -181,7 +183,8 @@ class Soak:
         told = []
         if (stored["ok"], stored["rejected"]) != (len(whole), len(broken)):
             told.append(
-                f"{len(whole)} pictures and {len(broken)} broken ones lie there, stored are {dict(stored)}"
+                f"{len(whole)} pictures and {len(broken)} broken ones lie there, "
+                f"stored are {dict(stored)}"
             )
         for artifact in artifacts(root):
             check(artifact)

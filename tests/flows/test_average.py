@@ -82,8 +82,9 @@ def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(
         train_rdm(TrainRDM(**settings))
     shutil.rmtree(made.directory / "checkpoints")
     again = train_rdm(TrainRDM(**settings))
-    assert again.fingerprint == made.fingerprint and [file.path for part in again.parts for file in part.files][-2:] == [
-        "snapshots/00000003.safetensors", "snapshots/00000006.safetensors"]  # fmt: skip
+    files = [file.path for part in again.parts for file in part.files]
+    snapshots = ["snapshots/00000003.safetensors", "snapshots/00000006.safetensors"]
+    assert again.fingerprint == made.fingerprint and files[-2:] == snapshots
 
 
 def test_a_run_without_snapshots_is_refused_with_the_cure(small_world):

@@ -141,7 +141,8 @@ def test_a_wrong_argument_is_named_and_exits_with_2(rdm, arguments, said, tmp_pa
 
 def test_set_reaches_inside_and_dry_run_shows_what_would_run(rdm):
     code, out, _ = rdm(
-        "train", "--dry-run", "--preset", "shapes", "--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a",
+        "train", "--dry-run", "--preset", "shapes", "--name", "r",
+        "--latents", "a", "--neighbors", "a", "--database", "a",
         "--set", "training.steps=7", "--set", "denoiser.depth=2",
     )  # fmt: skip
     shown = json.loads(out)

@@ -16,20 +16,29 @@ TRAIN = ["train", "--name", "n", "--latents", "l", "--neighbors", "t", "--databa
 CASES = {
     "demo --set scale=0.5": ("flows.demo", "demo", {"scale": 0.5}),
     "import folder pictures --name n": (
-        "flows.import_images", "import_images", {"source": "folder", "path": Path("pictures"), "name": "n"},
+        "flows.import_images", "import_images",
+        {"source": "folder", "path": Path("pictures"), "name": "n"},
     ),
-    "build --name n --shards s": ("flows.build_database", "build_database", {"name": "n", "shards": "s"}),
-    "embed --name n --shards s": ("flows.build_database", "embed_images", {"name": "n", "shards": "s"}),
+    "build --name n --shards s": (
+        "flows.build_database", "build_database", {"name": "n", "shards": "s"},
+    ),
+    "embed --name n --shards s": (
+        "flows.build_database", "embed_images", {"name": "n", "shards": "s"},
+    ),
     "neighbors --name n --queries q --database d": (
         "flows.find_neighbors", "find_neighbors", {"name": "n", "queries": "q", "database": "d"},
     ),
-    "encode --name n --shards s": ("flows.encode_latents", "encode_latents", {"name": "n", "shards": "s"}),
+    "encode --name n --shards s": (
+        "flows.encode_latents", "encode_latents", {"name": "n", "shards": "s"},
+    ),
     " ".join(TRAIN): (
-        "flows.train_rdm", "train_rdm", {"name": "n", "latents": "l", "neighbors": "t", "database": "d"},
+        "flows.train_rdm", "train_rdm",
+        {"name": "n", "latents": "l", "neighbors": "t", "database": "d"},
     ),
     "sample --run r --name n --database d --text a --text b --image c": (
         "flows.sample", "sample_rdm",
-        {"run": "r", "name": "n", "database": "d", "texts": ("a", "b"), "images": (Path("c"),), "classes": ()},
+        {"run": "r", "name": "n", "database": "d", "texts": ("a", "b"), "images": (Path("c"),),
+         "classes": ()},
     ),
     "sample --run r --class a --class b": (
         "flows.sample", "sample_rdm", {"name": "samples", "classes": ("a", "b"), "texts": ()},
@@ -45,29 +54,37 @@ CASES = {
     "average --name n --run r --length 0.2": (
         "flows.average", "average_run", {"name": "n", "run": "r", "length": 0.2},
     ),
-    "evaluate --name n --run r --baseline b --set heldout_latents=h --set heldout_neighbors=h --set swaps={}": (
-        "flows.evaluate", "evaluate_rdm", {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
+    "evaluate --name n --run r --baseline b --set heldout_latents=h --set heldout_neighbors=h "
+    "--set swaps={}": (
+        "flows.evaluate", "evaluate_rdm",
+        {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
     ),
     "study --set seeds=2": ("flows.study", "study", {"seeds": 2}),
     "report --name n --run r --baseline b --evaluation e --set samples=[] --set artifacts=[]": (
-        "flows.report", "write_report", {"name": "n", "run": "r", "baseline": "b", "evaluation": "e"},
+        "flows.report", "write_report",
+        {"name": "n", "run": "r", "baseline": "b", "evaluation": "e"},
     ),
     "remove --database d --keys k --missing-ok": (
-        "flows.remove", "remove_keys", {"database": "d", "keys_file": Path("k"), "missing_ok": True},
+        "flows.remove", "remove_keys",
+        {"database": "d", "keys_file": Path("k"), "missing_ok": True},
     ),
     "remove --database d --keys k": ("flows.remove", "remove_keys", {"missing_ok": False}),
     "search --database d --text a --image b --key c --vectors v --k 3 --out o.html": (
         "flows.search", "search",
-        {"database": "d", "texts": ("a",), "images": (Path("b"),), "keys": ("c",), "vectors": Path("v"), "k": 3},
+        {"database": "d", "texts": ("a",), "images": (Path("b"),), "keys": ("c",),
+         "vectors": Path("v"), "k": 3},
     ),
     "map --database d --rows 70 --out o.html": (
         "flows.map_database", "map_database", {"database": "d", "rows": 70, "out": Path("o.html")},
     ),
     "compare a b": ("flows.compare", "compare", {"one": "a", "other": "b"}),
     "duplicates --database d --other o --cap 0.9 --out p.png": (
-        "flows.duplicates", "duplicates", {"database": "d", "other": "o", "cap": 0.9, "out": Path("p.png")},
+        "flows.duplicates", "duplicates",
+        {"database": "d", "other": "o", "cap": 0.9, "out": Path("p.png")},
     ),
-    "duplicates --database d --keys k.txt": ("flows.duplicates", "duplicates", {"keys": Path("k.txt")}),
+    "duplicates --database d --keys k.txt": (
+        "flows.duplicates", "duplicates", {"keys": Path("k.txt")},
+    ),
 }  # fmt: skip
 """Command line -> module, flow, parameters."""
 
@@ -132,8 +149,12 @@ def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
     text, value = commands._facts(artifact)
     assert text == value["directory"] == str(artifact.directory)
     assert {key: value[key] for key in ("kind", "name", "id", "fingerprint", "rows")} == {
-        "kind": "shards", "name": "paintings", "id": artifact.id, "fingerprint": artifact.fingerprint, "rows": 6,
-    }  # fmt: skip
+        "kind": "shards",
+        "name": "paintings",
+        "id": artifact.id,
+        "fingerprint": artifact.fingerprint,
+        "rows": 6,
+    }
     assert value["counts"] == {"ok": 4, "rejected: too small": 2} and value["measured"] == {
         "seconds": 1.5
     }

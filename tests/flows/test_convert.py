@@ -32,9 +32,17 @@ TINY_AUTOENCODER = replace(
     groups=8,
 )
 TINY = replace(
-    originals.LAYOUTS["imagenet-2022"], channels=(32, 64), heads=(1, 2), attending=(1,), latent_side=8, blocks=1, groups=8,
-    context_dimension=64, encoder="rdm-shapes", encoder_weights="built-in",
-)  # fmt: skip
+    originals.LAYOUTS["imagenet-2022"],
+    channels=(32, 64),
+    heads=(1, 2),
+    attending=(1,),
+    latent_side=8,
+    blocks=1,
+    groups=8,
+    context_dimension=64,
+    encoder="rdm-shapes",
+    encoder_weights="built-in",
+)
 
 
 @pytest.fixture(autouse=True)

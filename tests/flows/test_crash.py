@@ -34,7 +34,7 @@ def killed(tmp_path_factory):
         nursery.close()
 
 
-def test_every_stage_and_the_demo_end_with_the_bytes_of_an_unbroken_run_however_often_they_are_killed(
+def test_every_stage_and_the_demo_end_with_the_bytes_of_an_unbroken_run_however_often_killed(
     killed,
 ):
     assert len(killed.kills) == KILLS

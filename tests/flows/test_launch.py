@@ -114,7 +114,8 @@ def test_a_training_past_its_time_is_asked_to_stop_and_is_not_tried_again(tmp_pa
 
 DEAF = """
 import signal, subprocess, sys, time
-deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); \
+time.sleep(60)"
 if sys.argv[0].endswith("deaf.py"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
@@ -147,13 +148,25 @@ def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_
 @pytest.mark.parametrize(
     ("ends", "told", "resumable"),
     [
-        ("sys.exit(137)", "it was ended from outside (exit code 137). Run the same command again", True),
+        (
+            "sys.exit(137)",
+            "it was ended from outside (exit code 137). Run the same command again",
+            True,
+        ),
         ("sys.exit(128)", "exit code 128. Change what it names.", False),
-        ("print('Signal 9 (SIGKILL) received by PID 7'); sys.exit(1)", "ended from outside (exit code 1)", True),
-        ("print('torch.OutOfMemoryError: no memory'); sys.exit(1)", "failed: torch.OutOfMemoryError: no memory. C", False),
+        (
+            "print('Signal 9 (SIGKILL) received by PID 7'); sys.exit(1)",
+            "ended from outside (exit code 1)",
+            True,
+        ),
+        (
+            "print('torch.OutOfMemoryError: no memory'); sys.exit(1)",
+            "failed: torch.OutOfMemoryError: no memory. C",
+            False,
+        ),
         ("raise KeyError('x')", "training failed: KeyError: 'x'. Change what it names.", False),
     ],
-)  # fmt: skip
+)
 def test_only_a_training_that_was_ended_from_outside_can_be_resumed(
     ends, told, resumable, tmp_path, worker
 ):
@@ -215,8 +228,10 @@ def test_nothing_of_the_users_own_accelerate_settings_enters(tmp_path):
 PRINTS = """
 import json, os, sys
 run = sys.stdin.readline().strip()
-told = {name: value for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "MALLOC", "OMP_NUM", "WORLD"))}
-print(json.dumps({"step": 1, "loss": 0.0, "images_per_second": 1.0, "run": run, "told": told, "pid": os.getpid()}), flush=True)
+told = {name: value for name, value in os.environ.items() \
+if name.startswith(("ACCELERATE_", "MALLOC", "OMP_NUM", "WORLD"))}
+print(json.dumps({"step": 1, "loss": 0.0, "images_per_second": 1.0, \
+"run": run, "told": told, "pid": os.getpid()}), flush=True)
 """
 
 

@@ -46,7 +46,10 @@ def test_a_resumed_run_knows_how_many_were_lost_before_it():
 
 def test_a_process_that_does_not_end_when_asked_is_killed_with_its_group(monkeypatch):
     monkeypatch.setattr(lost_runs, "SECONDS_TO_END", 0.5)
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('up', flush=True); time.sleep(60)"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True
     )
@@ -177,7 +180,7 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
         ("Flow run encountered an exception: ValueError: the loss is nan", StateType.FAILED, 0),
     ],
 )
-def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_one_that_failed_by_itself_is_not(
+def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_no_other(
     message, type_, resumed
 ):
     async def work(client):
@@ -250,7 +253,7 @@ def test_a_run_that_cannot_be_looked_after_hides_no_other_and_a_deleted_deployme
     looked(work)
 
 
-def test_somebody_is_told_once_of_a_lost_and_of_a_cancelled_run_and_not_again_of_one_that_told_itself(
+def test_somebody_is_told_once_of_a_lost_or_cancelled_run_and_not_of_one_that_told_itself(
     monkeypatch,
 ):
     told = []

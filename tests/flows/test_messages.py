@@ -102,7 +102,8 @@ def test_a_failed_training_names_its_cause_in_the_first_line(heard):
     with pytest.raises(TrainingFailed):
         inside(
             TrainingFailed(
-                "runs/a: training failed: RuntimeError: out of luck. Change it. Its last lines:\nTraceback ..."
+                "runs/a: training failed: RuntimeError: out of luck. Change it. "
+                "Its last lines:\nTraceback ..."
             )
         )
     assert any(

@@ -256,9 +256,8 @@ def test_every_command_of_the_manual_runs_in_its_order(project):
         "the fixture has started these"
     )
     assert len(blocks) >= 8
-    project.typed(
-        "prefect", "deploy", "--name", "rebuild-coco"
-    )  # its schedule again, which another test has cleared
+    # its schedule again, which another test has cleared
+    project.typed("prefect", "deploy", "--name", "rebuild-coco")
     for block in blocks[2:]:
         done = project.typed("bash", "-ec", block)
         assert "Traceback" not in done

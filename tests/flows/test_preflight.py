@@ -296,6 +296,7 @@ def test_memory_is_tight_where_what_is_alive_fits_and_what_a_process_grows_to_do
     needs = TrainingNeeds(memory, device, 100, 2 * 10**9, 3 * 10**9, 2.0)
     assert needs.tight is tight
     assert needs.text.endswith(
-        "(2.5 M parameters), 2.0 GB of the 3.0 GB free on the disk, 2.0 hours at the rate measured now"
+        "(2.5 M parameters), 2.0 GB of the 3.0 GB free on the disk, "
+        "2.0 hours at the rate measured now"
     )
     assert "hours" not in replace(needs, hours=None).text

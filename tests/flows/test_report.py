@@ -45,11 +45,12 @@ def styles(photograph, oil_painting, sketch):
 EVALUATION = {
     "loss": {
         "means": {
-            "right neighbors": around(0.20), "shuffled neighbors": around(0.29), "learned null": around(0.26),
-            "trained without neighbors": around(0.25),
+            "right neighbors": around(0.20), "shuffled neighbors": around(0.29),
+            "learned null": around(0.26), "trained without neighbors": around(0.25),
         },
         "relative to trained without neighbors": {
-            "right neighbors": around(-0.2), "shuffled neighbors": around(0.16), "learned null": around(0.04),
+            "right neighbors": around(-0.2), "shuffled neighbors": around(0.16),
+            "learned null": around(0.04),
         },
         "share of the gain lost when shuffled": 0.9,
     },
@@ -57,17 +58,25 @@ EVALUATION = {
         "text, context query": both(0.8, 0.7), "text, context query+neighbors": both(0.9, 0.8),
         "text, context neighbors": both(0.85, 0.75), "another prompt's context": both(0.1, 0.1),
         "learned null": both(0.125, 0.12), "trained without neighbors": both(0.13, 0.12),
-        "return the neighbour": both(0.99, 0.98), "chance": {"colour": around(0.125, 0), "shape": around(0.125, 0)},
+        "return the neighbour": both(0.99, 0.98),
+        "chance": {"colour": around(0.125, 0), "shape": around(0.125, 0)},
     },
     "swaps": {
         "photograph": {"styles": styles(0.97, 0.02, 0.01)} | both(0.9, 0.8),
         "sketch": {"styles": styles(0.03, 0.01, 0.96)} | both(0.7, 0.8),
     },
     "quality": {
-        name: {m: around(0.5) for m in ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")}
+        name: {
+            measure: around(0.5)
+            for measure in (
+                "fd", "kid", "precision", "recall", "density", "coverage", "copy_rate"
+            )
+        }
         for name in ("held-out neighbors", "learned null", "return the neighbour")
     },
-    "copies": {"samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01},
+    "copies": {
+        "samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01,
+    },
 }  # fmt: skip
 
 
@@ -103,15 +112,28 @@ def publish_database(root, name="db", side=16, captions=HOSTILE):
     shards = publish(root, "shards", name, lambda scratch: write_shard(scratch, "00000", encoded))
     sidecar = pa.Table.from_pylist([record.__dict__ for record in records], schema=SIDECAR)
     vectors = np.eye(4, dtype=np.float32)[np.arange(len(KEYS)) % 4]
+    norms = np.ones(len(KEYS), np.float32)
     database = publish(
-        root, "embeddings", name,
-        lambda scratch: (write_embeddings(scratch, "00000", sidecar, vectors, np.ones(len(KEYS), np.float32)), {}),
-        {"encoder": ENCODER}, {"shards": shards.fingerprint}, weights="built-in",
-    )  # fmt: skip
+        root,
+        "embeddings",
+        name,
+        lambda scratch: (write_embeddings(scratch, "00000", sidecar, vectors, norms), {}),
+        {"encoder": ENCODER},
+        {"shards": shards.fingerprint},
+        weights="built-in",
+    )
     publish(
-        root, "index", name, lambda scratch: ((scratch / "vectors.npy").write_bytes(b"x"), {}), {"recipe": "exact"},
-        {"embeddings": database.fingerprint}, recall_at_k=1.0, k=20, recall_queries=6, milliseconds_per_query=0.05,
-    )  # fmt: skip
+        root,
+        "index",
+        name,
+        lambda scratch: ((scratch / "vectors.npy").write_bytes(b"x"), {}),
+        {"recipe": "exact"},
+        {"embeddings": database.fingerprint},
+        recall_at_k=1.0,
+        k=20,
+        recall_queries=6,
+        milliseconds_per_query=0.05,
+    )
     return database
 
 
@@ -137,8 +159,10 @@ def publish_run(root, name, database, metrics=True):
 def publish_samples(root, name, database, side=16, count=2, neighbors=3):
     records = [
         {
-            "file": f"{i:05d}.png", "query": f"a red circle {HOSTILE}", "seed": i, "guidance_scale": 2.0, "weights": "w",
-            "database": database.fingerprint if database else None, "neighbor_keys": (KEYS * 5)[:neighbors],
+            "file": f"{i:05d}.png", "query": f"a red circle {HOSTILE}", "seed": i,
+            "guidance_scale": 2.0, "weights": "w",
+            "database": database.fingerprint if database else None,
+            "neighbor_keys": (KEYS * 5)[:neighbors],
             "neighbor_scores": [0.9 - place / 100 for place in range(neighbors)],
             "licences": [LICENCES[place % 3] for place in range(neighbors)],
             "authors": [HOSTILE if place == 0 else f"author {place}" for place in range(neighbors)],
@@ -150,9 +174,13 @@ def publish_samples(root, name, database, side=16, count=2, neighbors=3):
     asked = {"texts": ["a red circle"], "k": 4, "guidance_scale": 2.0, "steps": 30, "context": None}
     images = [picture(100 + i, side) for i in range(count)]
     return publish(
-        root, "samples", name, lambda scratch: (write_samples(scratch, images, records, picture(0)), {}), asked,
+        root,
+        "samples",
+        name,
+        lambda scratch: (write_samples(scratch, images, records, picture(0)), {}),
+        asked,
         {"database": database.fingerprint} if database else {},
-    )  # fmt: skip
+    )
 
 
 def publish_evaluation(root, measured=EVALUATION):
@@ -371,10 +399,8 @@ def test_prompt_headline_flips_with_the_numbers():
 
 def test_swap_headline_flips_with_the_numbers():
     measured = copy.deepcopy(EVALUATION)
-    for share in (
-        0.02,
-        0.4,
-    ):  # no more than elsewhere; more than elsewhere, but still not what most samples are
+    # no more than elsewhere; more than elsewhere, but still not what most samples are
+    for share in (0.02, 0.4):
         measured["swaps"]["sketch"]["styles"]["sketch"] = around(share)
         finding = findings.findings(measured)[2]
         assert (

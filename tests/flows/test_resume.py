@@ -255,9 +255,16 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
         "patch": 4,
     }
     config = TrainRDM(
-        root=tmp_path, name="run", latents="a", neighbors="a", database="a", denoiser=network, noise={"process": "flow"},
-        training={"steps": 2, "batch": 8, "k": 3}, device="cpu",
-    )  # fmt: skip
+        root=tmp_path,
+        name="run",
+        latents="a",
+        neighbors="a",
+        database="a",
+        denoiser=network,
+        noise={"process": "flow"},
+        training={"steps": 2, "batch": 8, "k": 3},
+        device="cpu",
+    )
     before = {role: one.reference for role, one in training_inputs(config).items()}
     rebuild = stages(48)
     for _ in range(3):

@@ -53,8 +53,8 @@ def test_show_lists_what_cannot_be_read_and_what_is_not_finished_beside_the_rest
         str(build.directory): f"process {os.getpid()} on {os.uname().nodename}",
     }
     assert (
-        f"{left.name}  1 parts so far, left; run its command again, or: rdm gc --unfinished runs/left"
-        in text
+        f"{left.name}  1 parts so far, left; run its command again, or: "
+        "rdm gc --unfinished runs/left" in text
     )
     assert f"{build.directory.name}  1 parts so far, being built by process {os.getpid()}" in text
 

@@ -84,8 +84,9 @@ def test_a_command_works_with(changes, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["with space", "o'brien", "what?", "50% off", "a#b", "[2024]", "st*r", "a;b&c", "$HOME", "{x}", "naïve 日本",
-     'q"uote', "back\\slash", "%20", "a:b@c", "two\nlines", "-rf", "~", "tab\there", "x" * 200],
+    ["with space", "o'brien", "what?", "50% off", "a#b", "[2024]", "st*r", "a;b&c", "$HOME", "{x}",
+     "naïve 日本", 'q"uote', "back\\slash", "%20", "a:b@c", "two\nlines", "-rf", "~", "tab\there",
+     "x" * 200],
 )  # fmt: skip
 def test_a_root_may_lie_in_a_folder_of_any_name_and_nothing_is_written_beside_it(name, tmp_path):
     root = tmp_path / "holds" / name / "data"
@@ -240,7 +241,8 @@ from pathlib import Path
 from flows.config import ImportImages
 from flows.import_images import import_images
 def call():
-    print(import_images(ImportImages(root=Path("data"), name="a", source="shapes", count=2, size=16)).rows)
+    print(import_images(ImportImages(root=Path("data"), name="a", source="shapes", \
+count=2, size=16)).rows)
 """
 CALLS = {
     "in a script": "call()",
@@ -248,7 +250,8 @@ CALLS = {
     "in a running loop": "import asyncio\nasync def main():\n    call()\nasyncio.run(main())",
     "beside others": "from concurrent.futures import ThreadPoolExecutor\n"
     "with ThreadPoolExecutor(2) as pool:\n    list(pool.map(lambda _: call(), range(2)))",
-    "in a process that was forked": "import os\npid = os.fork()\nif pid == 0:\n    call()\n    os._exit(0)\n"
+    "in a process that was forked": "import os\npid = os.fork()\n"
+    "if pid == 0:\n    call()\n    os._exit(0)\n"
     "assert os.waitpid(pid, 0)[1] == 0",
 }
 

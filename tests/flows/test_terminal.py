@@ -128,7 +128,8 @@ def test_what_is_typed_is_utf8_where_its_bytes_are_whatever_the_locale(typed, me
         ["import", "folder", "p", "--name", "b\udce9"],
         ["build", "--name", "b", "--shards", "b", "--set", "weights=/caf\udce9"],
         ["train", "--name", "b", "--latents", "b", "--neighbors", "b", "--database", "caf\udce9"],
-        ["evaluate", "--run", "r", "--baseline", "b", "--name", "e", "--set", 'swaps={"sketch": "\\ud83d"}',
+        ["evaluate", "--run", "r", "--baseline", "b", "--name", "e",
+         "--set", 'swaps={"sketch": "\\ud83d"}',
          "--set", "heldout_latents=a", "--set", "heldout_neighbors=a"],
     ],
     ids=lambda words: " ".join(words[:1] + words[-2:]).encode("ascii", "backslashreplace").decode(),
@@ -191,7 +192,8 @@ def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
     """And no file that is opened later takes their place."""
     code = (
         "import os, sys; from flows.environment import prepare; prepare(); "
-        "fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.write(2, b'e'); os.write(1, b'o'); "
+        "fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); "
+        "os.write(2, b'e'); os.write(1, b'o'); "
         "print(1); print(2, file=sys.stderr); assert fd > 2 and not sys.stdin.read()"
     )
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {tmp_path / 'ours'} {closed}"

@@ -81,7 +81,8 @@ def test_a_latent_without_neighbors_is_a_mismatch_that_counts_and_names(tmp_path
     with pytest.raises(ArtifactMismatch) as caught:
         open_training_data(tmp_path, wanted)
     assert str(caught.value) == (
-        f"latents/{wanted['latents']}: 2 samples have no neighbors in {wanted['neighbors']}, the first is 'a'. "
+        f"latents/{wanted['latents']}: 2 samples have no neighbors in "
+        f"{wanted['neighbors']}, the first is 'a'. "
         "Find neighbors for the embeddings of the same shards."
     )
 

@@ -25,8 +25,10 @@ from flows.build_database import embed_images
 from flows.config import BuildDatabase, ImportImages
 from flows.import_images import import_images
 root = Path(sys.argv[1])
-import_images(ImportImages(root=root, name="s", source="shapes", size=32, encoding="png", count=1200, images_per_part=100))
-embed_images(BuildDatabase(root=root, name="s", shards="s", encoder="rdm-shapes", weights="built-in"))
+import_images(ImportImages(root=root, name="s", source="shapes", size=32, encoding="png", \
+count=1200, images_per_part=100))
+embed_images(BuildDatabase(root=root, name="s", shards="s", \
+encoder="rdm-shapes", weights="built-in"))
 """
 
 
@@ -42,9 +44,8 @@ def environment(request):
     if request.param == "recorded":
         request.getfixturevalue("recorded")
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    quiet |= {
-        "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"
-    }  # how long a lost scheduler is looked for
+    # how long a lost scheduler is looked for
+    quiet |= {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
     quiet |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     return os.environ | quiet
 

@@ -18,7 +18,10 @@ CLASSES = [DenoiserConfig, NoiseConfig, TrainingConfig, ExecutionConfig]
 
 
 def test_importing_configurations_loads_no_heavy_package():
-    code = "import sys, rdm_core.config; print(*{'torch', 'diffusers', 'faiss', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys, rdm_core.config; "
+        "print(*{'torch', 'diffusers', 'faiss', 'numpy'} & set(sys.modules))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -299,8 +299,9 @@ def test_embedding_noise_has_the_length_asked_for_and_vectors_stay_unit(length, 
 
 
 EVERYTHING = {
-    "k": 3, "from_top": 6, "score_cap": 0.95, "random_k": True, "each_neighbor_dropout": 0.2, "query_dropout": 0.3,
-    "neighbor_dropout": 0.2, "embedding_noise": 0.5, "query_token": True,
+    "k": 3, "from_top": 6, "score_cap": 0.95, "random_k": True,
+    "each_neighbor_dropout": 0.2, "query_dropout": 0.3, "neighbor_dropout": 0.2,
+    "embedding_noise": 0.5, "query_token": True,
 }  # fmt: skip
 
 

@@ -47,10 +47,8 @@ AWKWARD = {
     "libvips/truncated.jpg": "truncated",
     "non_image/50x.html": "not an image",
     "pillow/broken.png": "damaged",
-    "pillow/crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (
-        84,
-        218,
-    ),  # libtiff repairs fax lines without a word
+    # libtiff repairs fax lines without a word
+    "pillow/crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (84, 218),
     "pillow/decompression_bomb.gif": "too many pixels",
     "pillow/empty_gps_ifd.jpg": "too small",
     "pillow/exif_typeerror.jpg": (531, 800),
@@ -396,9 +394,14 @@ def test_each_awkward_file_is_accepted_or_rejected_as_a_user_would_within_time_a
     )
     assert names == sorted(AWKWARD)
     run = subprocess.run(
-        [sys.executable, "-c", DECODE_ALL, str(folder)], input="\n".join(names), capture_output=True, text=True,
-        cwd=Path(decoding.__file__).parents[1], timeout=120, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", DECODE_ALL, str(folder)],
+        input="\n".join(names),
+        capture_output=True,
+        text=True,
+        cwd=Path(decoding.__file__).parents[1],
+        timeout=120,
+        check=True,
+    )
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     outcomes = {
         name: outcome if isinstance(outcome, str) else tuple(outcome[:2])

@@ -240,9 +240,11 @@ def mean(name: str) -> str:
 
 BUFFERS = dict.fromkeys(
     (
-        "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+        "betas", "alphas_cumprod", "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance", "posterior_log_variance_clipped",
+        "posterior_mean_coef1", "posterior_mean_coef2",
     ),
     1000,
 ) | {"unconditional_guidance_vex": 512}  # fmt: skip
@@ -273,22 +275,29 @@ def of_no_size(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 COMMON = {
-    "layers_per_block": 2, "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": 1,
-    "norm_num_groups": 32, "norm_eps": 1e-5, "act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0,
+    "layers_per_block": 2, "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "transformer_layers_per_block": 1, "norm_num_groups": 32, "norm_eps": 1e-5, "act_fn": "silu",
+    "flip_sin_to_cos": True, "freq_shift": 0,
     "downsample_padding": 1, "use_linear_projection": False, "center_input_sample": False,
     "resnet_time_scale_shift": "default", "num_attention_heads": None,
 }  # fmt: skip
-SMALL = {"sample_size": 64, "in_channels": 3, "out_channels": 3, "cross_attention_dim": 512, "up_block_types": (
-    "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "down_block_types": (
-    "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}  # fmt: skip
+SMALL = {
+    "sample_size": 64, "in_channels": 3, "out_channels": 3, "cross_attention_dim": 512,
+    "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+}  # fmt: skip
 CONFIGURED = {
-    "imagenet-2022": SMALL | {"block_out_channels": (192, 384, 576, 960), "attention_head_dim": (6, 12, 18, 30)},
-    "ffhq-2022": SMALL | {"block_out_channels": (224, 448, 672, 896), "attention_head_dim": (7, 14, 21, 28)},
+    "imagenet-2022": SMALL | {
+        "block_out_channels": (192, 384, 576, 960), "attention_head_dim": (6, 12, 18, 30),
+    },
+    "ffhq-2022": SMALL | {
+        "block_out_channels": (224, 448, 672, 896), "attention_head_dim": (7, 14, 21, 28),
+    },
     "laion-768-2022": {
         "sample_size": 48, "in_channels": 16, "out_channels": 16, "cross_attention_dim": 768,
         "block_out_channels": (448, 896, 1344, 1792), "attention_head_dim": (14, 28, 42, 56),
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
     },
 }  # fmt: skip
 CONFIGURED["imagenet-in-db-2022"] = CONFIGURED["imagenet-2022"]
@@ -568,7 +577,8 @@ UNET = {
 ATTENDING = {"imagenet-2022": (1, 2), "laion-768-2022": (0, 1)}
 LAYOUT = {
     name: replace(
-        LAYOUTS[name], channels=(16, 32, 48), heads=(2, 4, 6), groups=GROUPS, attending=ATTENDING[name],
+        LAYOUTS[name],
+        channels=(16, 32, 48), heads=(2, 4, 6), groups=GROUPS, attending=ATTENDING[name],
         latent_channels=unet.latent, latent_side=16, context_dimension=unet.context,
     )
     for name, unet in UNET.items()
@@ -580,7 +590,8 @@ AUTO = {
 }
 AUTO_LAYOUT = {
     name: replace(
-        AUTOENCODERS[name], channels=tuple(auto.width * multiple for multiple in auto.multiples), groups=GROUPS,
+        AUTOENCODERS[name],
+        channels=tuple(auto.width * multiple for multiple in auto.multiples), groups=GROUPS,
         latent_channels=auto.latent, codes=auto.codes, side=auto.resolution,
     )
     for name, auto in AUTO.items()

@@ -50,9 +50,8 @@ def test_exact_search_is_brute_force_whatever_the_tiles(queries, tile_rows):
 @pytest.mark.parametrize("k", [1, 3, 7, 20, 120])
 @pytest.mark.parametrize("queries", [3, 40], ids=lambda n: f"{n} queries")
 def test_equal_scores_are_ordered_by_row_whatever_the_tiles(queries, k, tile_rows):
-    corners = (
-        np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32) - 0.5
-    )  # unit, all products exact
+    # unit, all products exact
+    corners = np.random.default_rng(0).integers(0, 2, (200, 4)).astype(np.float32) - 0.5
     rows, _ = search_exact(corners[:queries], corners, k, tile_rows)
     np.testing.assert_array_equal(rows, by_hand(corners[:queries], corners, k)[0])
 
@@ -124,9 +123,8 @@ def test_a_list_shortened_by_the_querys_own_image_is_padded():
 def test_a_group_of_hundreds_is_left_out_whole_and_lists_are_still_k():
     vectors = unit(2000)
     groups = np.asarray([f"author-{i % 4}" for i in range(2000)], dtype=object)
-    vectors[groups == "author-0"] = (
-        vectors[0] + 0.1 * vectors[groups == "author-0"]
-    )  # 500 works near to each other
+    # 500 works near to each other
+    vectors[groups == "author-0"] = vectors[0] + 0.1 * vectors[groups == "author-0"]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows, _ = search_neighbors(vectors[:3], groups[:3], vectors, groups, k=7)
     every = vectors[:3].astype(np.float64) @ vectors.astype(np.float64).T

@@ -31,9 +31,18 @@ from rdm_core.train import (
 )
 
 TRAINING = TrainingConfig(
-    steps=6, batch=5, learning_rate=1e-2, warmup_steps=2, cooldown=0.5, k=2, random_k=True, neighbor_dropout=0.3,
-    ema_decay=0.9, log_steps=1, checkpoint_steps=3,
-)  # fmt: skip
+    steps=6,
+    batch=5,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    cooldown=0.5,
+    k=2,
+    random_k=True,
+    neighbor_dropout=0.3,
+    ema_decay=0.9,
+    log_steps=1,
+    checkpoint_steps=3,
+)
 PROCESSES = {
     "transformer": FlowMatching(),
     "unet": Diffusion(velocity=True, min_snr_gamma=5.0, zero_terminal_snr=True),
@@ -261,9 +270,8 @@ def test_what_is_returned_is_the_running_mean_in_evaluation_mode(tiny_denoiser, 
     mean = None
     for step in range(1, 7):
         now = recorder.states[step]["weights/null"].astype(np.float64)
-        decay = min(
-            config.ema_decay, step / (9 + step)
-        )  # (1 + n) / (10 + n) after n = step - 1 updates
+        # (1 + n) / (10 + n) after n = step - 1 updates
+        decay = min(config.ema_decay, step / (9 + step))
         mean = now if mean is None else decay * mean + (1 - decay) * now
         np.testing.assert_allclose(recorder.states[step]["ema/null"], mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(returned.null.detach().numpy(), recorder.states[6]["ema/null"])
@@ -616,9 +624,8 @@ def test_large_gradients_are_scaled_down(tiny_denoiser, tiny_data):
 
 
 def test_autocast_keeps_the_weights_in_full_precision(tiny_denoiser, tiny_data):
-    AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # Accelerate allows one precision a process
+    # Accelerate allows one precision a process
+    AcceleratorState._reset_state(reset_partial_state=True)
     try:
         recorder = run(tiny_denoiser(), tiny_data(), replace(TRAINING, precision="bf16"))
     finally:

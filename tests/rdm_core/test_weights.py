@@ -75,8 +75,9 @@ def test_a_state_without_a_tensor_cannot_be_published(trained, tmp_path):
 def test_the_card_names_encoder_space_data_and_licences():
     card = model_card("demo", FACTS, {"CC BY 4.0": 12345, "unknown": 1})
     for told in (
-        "# demo", "rdm-shapes", "0123456789abcdef", "8-d", "pixels", "flow", "3 steps", "dropout 0.1",
-        "| database | paintings | abc | fff000 |", "| CC BY 4.0 | 12,345 |", "| unknown | 1 |", "rdm sample --run demo",
+        "# demo", "rdm-shapes", "0123456789abcdef", "8-d", "pixels", "flow", "3 steps",
+        "dropout 0.1", "| database | paintings | abc | fff000 |", "| CC BY 4.0 | 12,345 |",
+        "| unknown | 1 |", "rdm sample --run demo",
     ):  # fmt: skip
         assert told in card
     header = card.split("---\n")[1]

@@ -274,7 +274,11 @@ class Handler(BaseHTTPRequestHandler):
         if "uploads" in query:
             number = str(len(self.s3.uploads) + 1)
             self.s3.uploads[number] = {}
-            text = f"<InitiateMultipartUploadResult><UploadId>{number}</UploadId></InitiateMultipartUploadResult>"
+            text = (
+                "<InitiateMultipartUploadResult>"
+                f"<UploadId>{number}</UploadId>"
+                "</InitiateMultipartUploadResult>"
+            )
         else:
             pieces = self.s3.uploads.pop(query["uploadId"])
             listed = [
@@ -310,7 +314,8 @@ class Handler(BaseHTTPRequestHandler):
         more = (
             f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if rest else ""
         )
-        text += f"<IsTruncated>{str(bool(rest)).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>{more}"
+        text += f"<IsTruncated>{str(bool(rest)).lower()}</IsTruncated>"
+        text += f"<KeyCount>{len(page)}</KeyCount>{more}"
         self.answer(
             200,
             f"<ListBucketResult>{text}</ListBucketResult>".encode(),

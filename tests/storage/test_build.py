@@ -276,11 +276,12 @@ def test_different_builds_of_one_name_never_wait_for_each_other(tmp_path):
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path):
-    code = "import sys, time; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
-    code += (
-        "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); "
+    code = (
+        "import sys, time; sys.path.append(sys.argv[2]); "
+        "from pathlib import Path; from building import PLAN; "
+        "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); "
+        "held.__enter__(); print('in', flush=True); time.sleep(60)"
     )
-    code += "print('in', flush=True); time.sleep(60)"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), HERE], stdout=subprocess.PIPE, text=True
     )
@@ -297,7 +298,7 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path):
 # Other parameters, other inputs
 
 
-def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_each_parameter_and_both_values(
+def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_what_differs(
     tmp_path,
 ):
     stop_after(tmp_path, PLAN, "00000")
@@ -314,8 +315,12 @@ def test_another_request_is_refused_while_an_unfinished_one_holds_work_naming_ea
 
 
 def test_an_unfinished_build_without_work_stands_in_nobodys_way(tmp_path):
-    code = "import os, sys; sys.path.append(sys.argv[2]); from pathlib import Path; from building import PLAN; "
-    code += "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); held.__enter__(); os._exit(9)"
+    code = (
+        "import os, sys; sys.path.append(sys.argv[2]); "
+        "from pathlib import Path; from building import PLAN; "
+        "from storage.build import begin; held = begin(Path(sys.argv[1]), PLAN); "
+        "held.__enter__(); os._exit(9)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code, str(tmp_path), HERE], timeout=60).returncode
         == 9

@@ -43,7 +43,8 @@ def test_a_mismatch_of_encoders_names_both_and_the_cure(embeddings):
     with pytest.raises(ArtifactMismatch) as caught:
         same_encoder(embeddings("a"), embeddings("b", weights_sha256="bbbb", dimension=768))
     assert str(caught.value) == (
-        "embeddings/a and embeddings/b: they come from different encoders: ViT-B-32 with weights aaaa (512-d), "
+        "embeddings/a and embeddings/b: they come from different encoders: "
+        "ViT-B-32 with weights aaaa (512-d), "
         "and ViT-B-32 with weights bbbb (768-d); these differ in dimension, weights_sha256. "
         "Embed one of them again with the other's encoder: "
         "rdm build --set encoder=... --set weights=..."
@@ -74,7 +75,8 @@ def test_an_artifact_made_with_something_else_is_a_mismatch(inputs, make, embedd
     with pytest.raises(ArtifactMismatch) as caught:
         made_with(neighbors, "database", database)
     assert str(caught.value) == (
-        f"neighbors/n: made with database {inputs.get('database')}, while embeddings/a is {database.fingerprint}. "
+        f"neighbors/n: made with database {inputs.get('database')}, "
+        f"while embeddings/a is {database.fingerprint}. "
         "Make it again, or name the version it was made with: a@<id>."
     )
 

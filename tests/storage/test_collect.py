@@ -171,9 +171,8 @@ def test_a_dry_run_tells_what_a_real_one_does_and_changes_nothing(tmp_path):
 
 def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
     build_all(tmp_path, shards(7, source="aa"), contents=("one", "two"))
-    build_all(
-        tmp_path, shards(7, source="bb"), contents=("one", "two", "three")
-    )  # shares all of the first
+    # shares all of the first
+    build_all(tmp_path, shards(7, source="bb"), contents=("one", "two", "three"))
     build_all(tmp_path, shards(7, source="cc"), contents=("one", "four"))  # shares one part of it
     first, second, third = artifacts(tmp_path)
     assert third.file("00000.tar").stat().st_nlink == 3
@@ -424,9 +423,8 @@ def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_see
 def test_in_a_bucket_only_what_is_named_is_taken_for_unfinished_or_left_over(bucket):
     seen_from, stored = bucket
     stopped(seen_from("one"), PLAN, "00000")
-    left = (
-        stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"
-    )  # as before the plan of a build is up
+    # as before the plan of a build is up
+    left = stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     assert collect(seen_from("other")).removed == () and left.is_file()

@@ -107,7 +107,8 @@ def test_sql_computes_inner_products_on_the_embedding_as_a_float_array(embedding
     ]
     query = ", ".join(str(float(value)) for value in vectors[2])
     rows = duckdb.sql(
-        f"SELECT key, array_inner_product(embedding::FLOAT[8], [{query}]::FLOAT[8]) AS score FROM '{path}' ORDER BY score DESC"
+        f"SELECT key, array_inner_product(embedding::FLOAT[8], [{query}]::FLOAT[8]) "
+        f"AS score FROM '{path}' ORDER BY score DESC"
     ).fetchall()
     scores = dict(rows)
     assert rows[0][0] == "folder-2-00"

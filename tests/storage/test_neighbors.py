@@ -42,7 +42,8 @@ def test_a_list_shorter_than_k_is_padded_with_no_row_and_no_key(neighbors):
 def test_sql_reads_the_neighbors_of_a_query(neighbors):
     path = neighbors.file("00000.parquet")
     found = duckdb.sql(
-        f"""SELECT * FROM (SELECT unnest(rows) AS r, unnest(keys) AS neighbor, unnest(scores) AS score
+        f"""SELECT * FROM (SELECT unnest(rows) AS r, unnest(keys) AS neighbor, \
+unnest(scores) AS score
             FROM '{path}' WHERE key = 'q1') WHERE r >= 0"""
     ).fetchall()
     assert found == [(1, "b", 0.75)]

@@ -53,8 +53,8 @@ def rows(root, sql):
 
 
 def test_each_kind_is_a_view_of_the_current_versions_with_their_names(root):
-    assert rows(root, "SELECT artifact, status, count(*) FROM shards GROUP BY ALL ORDER BY ALL") == [
-        ("coco", "ok", 2), ("coco", "rejected", 1), ("own", "ok", 1)]  # fmt: skip
+    each = "SELECT artifact, status, count(*) FROM shards GROUP BY ALL ORDER BY ALL"
+    assert rows(root, each) == [("coco", "ok", 2), ("coco", "rejected", 1), ("own", "ok", 1)]
     assert rows(root, "SELECT count(*) FROM embeddings") == [(3,)]
     assert rows(root, "select keys[1] from NEIGHBORS") == [("a",)], "whatever the case"
     assert rows(root, "SELECT step, loss FROM runs ORDER BY step") == [(1, 1.0), (2, 0.5)]
@@ -75,14 +75,18 @@ def test_one_name_and_one_version_of_it_can_be_asked_for(root):
         == [(3,)]
     )
     assert rows(root, f'SELECT count(*) FROM embeddings."coco@{old.id}"') == [(2,)]
-    added = f'SELECT key FROM embeddings."coco@{new.id}" WHERE key NOT IN (SELECT key FROM embeddings."coco@{old.id}")'
+    added = (
+        f'SELECT key FROM embeddings."coco@{new.id}" '
+        f'WHERE key NOT IN (SELECT key FROM embeddings."coco@{old.id}")'
+    )
     assert rows(root, added) == [("folder-2-00",)]
 
 
 def test_the_artifacts_themselves_are_a_view(root):
     found = rows(
         root,
-        "SELECT version, current, rows, parameters->>'$.rows' FROM artifacts WHERE kind = 'embeddings' ORDER BY 1",
+        "SELECT version, current, rows, parameters->>'$.rows' FROM artifacts "
+        "WHERE kind = 'embeddings' ORDER BY 1",
     )
     assert found == [(1, False, 2, "2"), (2, True, 3, "3")]
 
@@ -107,7 +111,10 @@ def test_an_empty_root_has_views_without_rows(tmp_path):
         "SET threads = 1",
         "PRAGMA database_list",
         "SELECT 1; DROP VIEW shards",
-        "EXPLAIN ANALYZE COPY (SELECT 42 AS a FROM shards) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+        (
+            "EXPLAIN ANALYZE COPY (SELECT 42 AS a FROM shards) "
+            "TO '{part}' (FORMAT parquet, USE_TMP_FILE false)"
+        ),
         "EXPLAIN COPY (SELECT 42 AS a FROM shards) TO '{part}'",
         "",
     ],
@@ -223,7 +230,8 @@ def test_an_unfinished_build_is_not_seen(root):
 def test_columns_of_one_name_are_told_apart_and_none_is_lost(root, tmp_path):
     found = query(
         root,
-        "SELECT a.key, b.key, a.key AS key_1, 1 AS n FROM shards a, shards b WHERE a.key < b.key ORDER BY ALL",
+        "SELECT a.key, b.key, a.key AS key_1, 1 AS n "
+        "FROM shards a, shards b WHERE a.key < b.key ORDER BY ALL",
     )
     assert (
         list(found.rows()[0]) == ["key", "key_1", "key_1_1", "n"]
@@ -237,7 +245,8 @@ def test_columns_of_one_name_are_told_apart_and_none_is_lost(root, tmp_path):
 def test_what_json_or_a_file_cannot_hold_is_told_or_told_otherwise(root, tmp_path):
     found = query(
         root,
-        "SELECT 'nan'::FLOAT AS x, [1.5, 'inf'::FLOAT] AS y, INTERVAL 1 DAY AS z, [DATE '2020-01-01'] AS d",
+        "SELECT 'nan'::FLOAT AS x, [1.5, 'inf'::FLOAT] AS y, "
+        "INTERVAL 1 DAY AS z, [DATE '2020-01-01'] AS d",
     )
     (row,) = found.rows()
     assert (row["x"], row["y"]) == (None, [1.5, None])
@@ -253,7 +262,10 @@ def test_a_damaged_artifact_is_told_and_does_not_stand_in_the_way_of_others(root
     (part,) = open_artifact(root, "shards", "coco").files(".parquet")
     part.write_bytes(part.read_bytes()[:-10])
     assert rows(root, 'SELECT count(*) > 0 FROM shards."own"') == [(True,)]
-    others = "SELECT count(*) > 0 FROM artifacts WHERE kind <> 'shards' AND name <> 'é' -- don't open shards.coco"
+    others = (
+        "SELECT count(*) > 0 FROM artifacts WHERE kind <> 'shards' AND name <> 'é' "
+        "-- don't open shards.coco"
+    )
     assert rows(root, others) == [(True,)]
     for sql in (
         'SELECT * FROM shards."coco"',
@@ -282,9 +294,15 @@ def test_names_that_differ_by_case_alone_are_told_apart(three_cases):
         assert rows(three_cases, f"SELECT count(*) FROM SHARDS . {name}") == [(count,)]
         [one] = artifacts(three_cases, "shards", name)
         assert rows(three_cases, f'SELECT count(*) FROM shards."{name}@{one.id}"') == [(count,)]
-    together = 'SELECT (SELECT count(*) FROM shards.coco), (SELECT count(*) FROM shards."COCO"), count(*) FROM shards'
+    together = (
+        "SELECT (SELECT count(*) FROM shards.coco), "
+        '(SELECT count(*) FROM shards."COCO"), count(*) FROM shards'
+    )
     assert rows(three_cases, together) == [(3, 2, 7)]
-    both = 'SELECT a.key FROM shards."COCO" a JOIN shards."COCO" b USING (key) WHERE a.key <> \'shards."coco"\' -- shards.Coco'
+    both = (
+        'SELECT a.key FROM shards."COCO" a JOIN shards."COCO" b USING (key) '
+        "WHERE a.key <> 'shards.\"coco\"' -- shards.Coco"
+    )
     assert len(rows(three_cases, both)) == 2
 
 

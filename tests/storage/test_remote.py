@@ -93,9 +93,8 @@ def s3(server, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects, "SECONDS_BEFORE_RETRY", 0.01)
-    monkeypatch.setattr(
-        objects, "ATTEMPTS_OF_A_PART", 1
-    )  # botocore's own waits are up to a second and more
+    # botocore's own waits are up to a second and more
+    monkeypatch.setattr(objects, "ATTEMPTS_OF_A_PART", 1)
     return server
 
 
@@ -294,9 +293,8 @@ def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_e
     s3.before_put = None
     assert len(left) == 9
     for name, stored, copy in left:
-        for where in (
-            (f"empty-{copy.name}",) if second else (copy.name, f"empty-{copy.name}")
-        ):  # another machine, or the same
+        # another machine, or the same
+        for where in (f"empty-{copy.name}",) if second else (copy.name, f"empty-{copy.name}"):
             s3.objects = dict(stored)
             root = machine(where)
             found = artifacts(root)
@@ -609,7 +607,10 @@ def test_trouble_that_stays_ends_in_bounded_time_with_one_told_error_and_nothing
     with impatient(0.5 if "seconds" in switches else None), pytest.raises(Unreachable) as caught:
         build_all(machine("a"))
     assert time.monotonic() - started < 20
-    told = rf"{URL}/.*: no usable answer at 127.0.0.1:\d+ in 3 attempts and \d s \({reason}\). Check the network"
+    told = (
+        rf"{URL}/.*: no usable answer at 127.0.0.1:\d+ in 3 attempts and \d s "
+        rf"\({reason}\). Check the network"
+    )
     assert re.match(told, str(caught.value)), str(caught.value)
     assert "run the same command again: it continues where it stopped" in str(caught.value)
     s3.switches = Switches()
@@ -847,7 +848,8 @@ def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     fresh_clients()
     refused(
-        rf"^{URL}.*: access is refused at 127.*InvalidAccessKeyId, HTTP 403.*. Check the credentials and that they may list"
+        f"^{URL}.*: access is refused at 127.*InvalidAccessKeyId, HTTP 403.*. "
+        "Check the credentials and that they may list"
     )
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -859,7 +861,8 @@ def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(
     fresh_clients()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:1")
     refused(
-        rf"^{URL}.*: no usable answer at 127.0.0.1:1 in 3 attempts and \d s \(\w+\). Check the network and AWS_ENDPOINT_URL"
+        rf"^{URL}.*: no usable answer at 127.0.0.1:1 in 3 attempts and \d s \(\w+\). "
+        "Check the network and AWS_ENDPOINT_URL"
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"not a url {SECRET}")
     refused(rf"^{URL}.*: AWS_ENDPOINT_URL is not the url of an endpoint")
@@ -887,11 +890,12 @@ def test_no_credential_gets_into_the_bucket_or_the_mirror(machine, s3, tmp_path)
 @pytest.mark.parametrize(
     "url",
     [
-        "s3://", "s3:///a", "s3://bucket//a", "s3://bucket/../other", "s3://bucket/a/..", "s3://bucket/./a", "s3://../a",
-        "s3://bucket/a b", "s3://bucket/a?versionId=1", "s3://bucket/a#b", "s3://bucket/a%2e%2e/b", "s3://bucket/a\\b",
-        "s3://bucket/a\n", "s3://bucket/.hidden", "s3://bucket/*", "s3://bucket/é", "://bucket/a", "../s3://bucket/a",
-        "S3://bucket/a", "s3:/bucket/a", "bucket/a", "", "zip::s3://bucket/a", "file://", "file:///../etc", "s3://b:x/a",
-        "s3://bucket/" + "x" * 256,
+        "s3://", "s3:///a", "s3://bucket//a", "s3://bucket/../other", "s3://bucket/a/..",
+        "s3://bucket/./a", "s3://../a", "s3://bucket/a b", "s3://bucket/a?versionId=1",
+        "s3://bucket/a#b", "s3://bucket/a%2e%2e/b", "s3://bucket/a\\b", "s3://bucket/a\n",
+        "s3://bucket/.hidden", "s3://bucket/*", "s3://bucket/é", "://bucket/a", "../s3://bucket/a",
+        "S3://bucket/a", "s3:/bucket/a", "bucket/a", "", "zip::s3://bucket/a", "file://",
+        "file:///../etc", "s3://b:x/a", "s3://bucket/" + "x" * 256,
     ],
 )  # fmt: skip
 def test_a_url_that_is_no_plain_folder_is_refused(url, tmp_path, monkeypatch):

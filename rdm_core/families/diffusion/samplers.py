@@ -194,15 +194,14 @@ def _solver_times(process: Process, steps: int) -> torch.Tensor:
     Equally spaced steps of a diffusion would leave most of the way, in that ratio, to the last one.
     """
     if isinstance(process, FlowMatching):
-        return torch.linspace(1 - 1 / NETWORK_TIMES, 0, steps + 1)[
-            :-1
-        ]  # the solvers divide by alpha, which is 0 at 1
+        # the solvers divide by alpha, which is 0 at 1
+        return torch.linspace(1 - 1 / NETWORK_TIMES, 0, steps + 1)[:-1]
     every = _noise_to_signal(process, torch.arange(NETWORK_TIMES) / NETWORK_TIMES).log()
     wanted = torch.linspace(float(every[-1]), float(every[0]), steps).flip(0)
     order = torch.arange(steps)
-    rising = (torch.searchsorted(every, wanted).clamp(max=NETWORK_TIMES - 1) - order).cummax(
-        0
-    ).values + order  # no step twice
+    nearest = torch.searchsorted(every, wanted).clamp(max=NETWORK_TIMES - 1)
+    # no step twice
+    rising = (nearest - order).cummax(0).values + order
     return torch.minimum(rising, NETWORK_TIMES - steps + order).flip(0) / NETWORK_TIMES
 
 

@@ -44,7 +44,10 @@ def write_openimages(root: Path, lines: list[str] | None = None) -> Path:
     (root / "image_ids_and_rotation.csv").write_bytes(
         "\n".join([HEADER, *lines, ""]).encode("utf-8", "surrogateescape")
     )
-    boxes = "ImageID,Source,LabelName,Confidence\naa,x,/m/1,1\naa,x,/m/2,1\naa,x,/m/1,1\nbb,x,/m/9,1\nzz,x,/m/1,1\n"
+    boxes = (
+        "ImageID,Source,LabelName,Confidence\n"
+        "aa,x,/m/1,1\naa,x,/m/2,1\naa,x,/m/1,1\nbb,x,/m/9,1\nzz,x,/m/1,1\n"
+    )
     (root / "oidv6-train-annotations-bbox.csv").write_text(boxes)
     (root / "class-descriptions-boxable.csv").write_bytes(b'/m/1,Tortoise\r\n/m/2,"Bow, arrow"\r\n')
     return root
@@ -161,7 +164,10 @@ def test_a_damaged_row_in_a_short_list_is_named_with_its_line(tmp_path):
     write_openimages(tmp_path, [line("aa"), "bb,train,oops", line("cc")])
     with pytest.raises(
         SourceError,
-        match=r"1 of 3 rows are damaged, first line 3: other fields than the header: 3 instead of 12 in",
+        match=(
+            "1 of 3 rows are damaged, first line 3: "
+            "other fields than the header: 3 instead of 12 in"
+        ),
     ):
         read_openimages(tmp_path)
 
@@ -327,7 +333,10 @@ def test_a_class_list_saved_by_a_spreadsheet_is_named_with_its_line(tmp_path, re
     )
     with pytest.raises(
         SourceError,
-        match="class-descriptions-boxable.csv: 601 of 601 .* line 1: not LabelName,DisplayName.*Tortoise",
+        match=(
+            "class-descriptions-boxable.csv: 601 of 601 .* line 1: "
+            "not LabelName,DisplayName.*Tortoise"
+        ),
     ):
         read_openimages(tmp_path)
 

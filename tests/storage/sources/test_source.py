@@ -125,8 +125,9 @@ def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place()
     before = snapshot_of([image])
     assert before == snapshot_of([replace(image, path=Path("y/a.jpg"))])
     changes = [
-        {"source_id": "b"}, {"stamp": (1, 3)}, {"stamp": (2, 2)}, {"captions": ()}, {"labels": ("l",)}, {"style": "s"},
-        {"author": "a"}, {"licence": "l"}, {"source_url": "u"}, {"rotation_degrees": 90}, {"split": "val"},
+        {"source_id": "b"}, {"stamp": (1, 3)}, {"stamp": (2, 2)}, {"captions": ()},
+        {"labels": ("l",)}, {"style": "s"}, {"author": "a"}, {"licence": "l"},
+        {"source_url": "u"}, {"rotation_degrees": 90}, {"split": "val"},
         {"path": None, "reason": "gone"}, {"path": None, "reason": "a pipe"},
     ]  # fmt: skip
     others = {snapshot_of([replace(image, **change)]) for change in changes}
@@ -169,7 +170,10 @@ def test_reading_sources_loads_neither_pillow_nor_torch():
     import subprocess
     import sys
 
-    code = "import storage.sources, sys; print([m for m in ('PIL', 'torch', 'prefect', 'rdm_core') if m in sys.modules])"
+    code = (
+        "import storage.sources, sys; "
+        "print([m for m in ('PIL', 'torch', 'prefect', 'rdm_core') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

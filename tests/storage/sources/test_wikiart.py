@@ -117,7 +117,10 @@ def test_a_damaged_list_line_is_named(line, tmp_path):
     (tmp_path / "Style/style_train.csv").write_text(f"{GRIS},7\n{line}\n")
     with pytest.raises(
         SourceError,
-        match=r"style_train.csv: 1 of 2 rows are damaged, first line 2 is .*not <Style>/<file>,<number of one of 2 classes>",
+        match=(
+            "style_train.csv: 1 of 2 rows are damaged, first line 2 is "
+            ".*not <Style>/<file>,<number of one of 2 classes>"
+        ),
     ):
         read_wikiart(tmp_path)
 

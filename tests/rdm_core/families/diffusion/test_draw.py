@@ -373,7 +373,10 @@ WHITE_LEFT = np.zeros((SIDE, SIDE, 3), np.uint8)
 WHITE_LEFT[:, :3] = 255
 SAMPLERS = [
     (process, name)
-    for process in (FlowMatching(), Diffusion(), Diffusion(velocity=True), Diffusion(velocity=True, zero_terminal_snr=True))
+    for process in (
+        FlowMatching(), Diffusion(), Diffusion(velocity=True),
+        Diffusion(velocity=True, zero_terminal_snr=True),
+    )
     for name in (["euler", "heun"] if process == FlowMatching() else ["ddim"]) + ["dpm++", "unipc"]
 ]  # fmt: skip
 
