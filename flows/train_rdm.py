@@ -34,7 +34,7 @@ from flows.stage import (
 )
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
-from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
+from storage.artifact import Artifact, artifacts, is_current, open_artifact
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
@@ -42,6 +42,7 @@ from storage.embeddings import licence_counts
 from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
+from storage.manifest import Part, Plan
 from storage.runs import (
     METRICS_FILE,
     latest_checkpoint,

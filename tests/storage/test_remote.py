@@ -24,16 +24,14 @@ from s3_server import Switches, serving
 
 from storage import objects
 from storage.artifact import (
-    Plan,
     artifacts,
     check,
     current_id,
-    fingerprint_of,
     open_artifact,
     unreadable,
     with_fingerprint,
 )
-from storage.build import begin, has_finished_work, unfinished
+from storage.build import begin
 from storage.errors import (
     ArtifactDamaged,
     ArtifactMissing,
@@ -42,7 +40,10 @@ from storage.errors import (
     StorageError,
     Unreachable,
 )
-from storage.remote import mirror_of, remote_of, remove_stored, root_of
+from storage.manifest import Plan, fingerprint_of
+from storage.mirror import url_of
+from storage.place import place_of
+from storage.roots import mirror_of, root_of
 from storage.runs import (
     append_metrics,
     latest_checkpoint,
@@ -53,6 +54,7 @@ from storage.runs import (
     write_checkpoint,
     write_snapshot,
 )
+from storage.unfinished import has_finished_work, unfinished
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'rdm[s3]'")
 
@@ -316,7 +318,7 @@ def test_a_process_killed_while_it_uploads_leaves_its_finished_part_to_another_m
 import os, sys
 sys.path.append(sys.argv[1])
 from building import build_all
-from storage.remote import mirror_of
+from storage.roots import mirror_of
 build_all(mirror_of(sys.argv[2]))
 """
     environment = os.environ | {"RDM_MIRROR": str(tmp_path / "dead")}
@@ -462,7 +464,7 @@ def test_another_machines_unfinished_build_gives_its_parts_and_refuses_other_par
 def test_removing_takes_plan_and_manifest_first(machine, s3):
     built = build_all(machine("a"))
     s3.log.clear()
-    remove_stored(built.directory)
+    place_of(built.directory).withdraw(built.directory)
     assert [name.rpartition("/")[2] for name in s3.names("DELETE")][:2] == [
         "plan.json",
         "manifest.json",
@@ -484,7 +486,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 from building import PLAN
 from storage.build import begin
-from storage.remote import mirror_of
+from storage.roots import mirror_of
 def write(scratch):
     (scratch / f"{name}.tar").write_bytes(sys.argv[3].encode() * 1000)
     return 1, {}
@@ -919,13 +921,14 @@ def test_a_mirror_knows_its_url_again(url, tmp_path, monkeypatch):
     root = mirror_of(url)
     assert root.is_relative_to(tmp_path / "mirror")
     assert root_of(url) == root and root_of("some/data") == Path("some/data")
-    assert remote_of(root).url == url == remote_of(mirror_of(url + "/")).url
-    assert remote_of(root / "shards" / "a").url == f"{url}/shards/a"
+    assert url_of(root) == url == url_of(mirror_of(url + "/"))
+    assert url_of(root / "shards" / "a") == f"{url}/shards/a"
+    assert place_of(root).far
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "moved"))
-    assert remote_of(root) is None and mirror_of(url) != root
+    assert url_of(root) is None and not place_of(root).far and mirror_of(url) != root
 
 
-def test_paths_outside_every_mirror_have_no_remote(tmp_path, monkeypatch):
+def test_paths_outside_every_mirror_have_no_url(tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
     outside = (
         tmp_path,
@@ -934,11 +937,11 @@ def test_paths_outside_every_mirror_have_no_remote(tmp_path, monkeypatch):
         tmp_path / "mirror" / "s3",
         tmp_path / "mirror/s3/b/../../x",
     )
-    assert [remote_of(path) for path in outside] == [None] * 5
+    assert [url_of(path) for path in outside] == [None] * 5
     monkeypatch.delenv("RDM_MIRROR")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert remote_of(tmp_path) is None
+    assert url_of(tmp_path) is None
     with pytest.raises(StorageError, match="no home directory. Set RDM_MIRROR"):
         mirror_of(URL)
 
@@ -1083,7 +1086,7 @@ def test_other_stores_work_through_fsspec(scheme, machine, tmp_path):
     opened = open_artifact(machine("c", url), "shards", "paintings")
     assert bytes_of(opened)["00002.tar"] == b"images of 00001" * 50
     check(opened)
-    far = remote_of(opened.directory) / newer.parts[0].prefix / "00000.tar"
+    far = objects.Remote(url_of(opened.directory)) / newer.parts[0].prefix / "00000.tar"
     far.delete()
     far.delete()
     with pytest.raises(ArtifactDamaged, match="00000.tar is absent"):
