@@ -1,9 +1,9 @@
 """Training runs: metrics as JSON lines, checkpoints that resume, weights that are used.
 
-<run>/metrics.jsonl                one JSON object a line, `step` in each
-<run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is completion
-<run>/snapshots/00001000.safetensors   means of the weights, where the run keeps them
-<run>/weights/                     a diffusers folder, listed in the run's manifest
+<run>/metrics.jsonl               one JSON object a line, `step` in each
+<run>/checkpoints/00001000/       state.safetensors, then manifest.json: its existence is completion
+<run>/snapshots/00001000.safetensors  means of the weights, where the run keeps them
+<run>/weights/                    a diffusers folder, listed in the run's manifest
 
 In an object store each checkpoint has a copy of the metrics up to it.
 """
@@ -87,10 +87,9 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
     paths = [_snapshot_file(run, step) for step in steps]
     for path in paths:
         if not _is_whole(path):
-            cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} and train from the start."
-            raise ArtifactDamaged(
-                path, "this snapshot of the weights' means is absent or damaged", cure
-            )
+            what = "this snapshot of the weights' means is absent or damaged"
+            cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} "
+            raise ArtifactDamaged(path, what, cure + "and train from the start.")
     return paths
 
 

@@ -31,6 +31,7 @@ from storage.artifact import (
     unreadable,
     with_fingerprint,
 )
+from storage.atomic import sha256_file, write_bytes
 from storage.build import begin
 from storage.errors import (
     ArtifactDamaged,
@@ -40,7 +41,7 @@ from storage.errors import (
     StorageError,
     Unreachable,
 )
-from storage.manifest import Plan, fingerprint_of
+from storage.manifest import PartFile, Plan, fingerprint_of
 from storage.mirror import url_of
 from storage.place import place_of
 from storage.roots import mirror_of, root_of
@@ -266,6 +267,44 @@ def test_a_bucket_copied_to_a_disk_is_a_root_as_it_stands(machine, s3, tmp_path)
     assert build_all(tmp_path / "copied").parts == built.parts
     assert build_all(tmp_path / "copied", NEXT, ("00000", "new")).parts[0].prefix == ""
     assert s3.log == []
+
+
+def test_a_root_on_a_disk_that_was_copied_into_a_bucket_is_a_root_as_it_stands(
+    machine, s3, tmp_path
+):
+    built = build_all(tmp_path / "disk")
+    for name in files_under(tmp_path / "disk"):
+        s3.objects[f"bucket/some/root/{name}"] = (tmp_path / "disk" / name).read_bytes()
+    opened = open_artifact(machine("a"), "shards", "paintings")
+    assert bytes_of(opened) == bytes_of(built)
+    check(opened)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["disk", "bucket"])
+def test_disk_and_bucket_answer_alike(far, machine, tmp_path):
+    root = machine("a", f"file://{tmp_path}/far") if far else tmp_path / "disk"
+    place, family = place_of(root), root / "shards" / "mine"
+    pointer, copy, absent = family / "current", family / "copy", family / "absent"
+    assert place.far == far and place.read(pointer) is None
+    assert place.listing(family) == {} and place.names(root, "shards") == []
+    write_bytes(pointer, b"0123456789ab\n")
+    place.store(pointer)
+    place.share(pointer, copy, 13)
+    assert place.read(copy) == place.read(pointer) == b"0123456789ab\n"
+    assert {name: stored.bytes for name, stored in place.listing(family).items()} == {
+        "copy": 13,
+        "current": 13,
+    }
+    assert place.sizes(family, [pointer, absent, copy]) == [13, None, 13]
+    assert place.names(root, "shards") == ["mine"]
+    place.fetch([(pointer, PartFile("current", 13, sha256_file(pointer)))])
+    assert not place.has_other_bytes(pointer, sha256_file(copy))
+    assert place.has_other_bytes(copy, "0" * 64)
+    place.follow(pointer)
+    place.drop(pointer)
+    place.drop(absent)
+    assert place.read(pointer) is None and not pointer.exists()
+    assert list(place.listing(family)) == ["copy"]
 
 
 # Killed, and resumed somewhere else
