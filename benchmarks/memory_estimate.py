@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from rdm_core.denoiser import build_denoiser
+from rdm_core.noise import process_of
 
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import build_denoiser
 from rdm_core.device import best_device
 from rdm_core.latents import PIXELS, load_latent_space
 from rdm_core.needs import memory_needed
-from rdm_core.noise import process_of
 from rdm_core.train import Hooks, train
 
 DIMENSION = 512

@@ -11,14 +11,14 @@ import time
 
 import numpy as np
 import torch
+from rdm_core.denoiser import build_denoiser
+from rdm_core.noise import process_of
 
 from flows.presets import PRESETS
 from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
 from rdm_core.context import Context
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import build_denoiser
 from rdm_core.latents import load_latent_space
-from rdm_core.noise import process_of
 from rdm_core.train import Hooks, train
 
 PRESET = PRESETS["shapes"]

@@ -147,7 +147,7 @@ def root_argument(text: str) -> Path:
     folder.
     """
     from storage.errors import StorageError
-    from storage.remote import root_of
+    from storage.roots import root_of
 
     try:
         return root_of(text)

@@ -14,9 +14,10 @@ from flows.stage import building, kept, published, single_part, stage_flow, stag
 from rdm_core.averages import FAR, LENGTHS, mixed, mixture
 from rdm_core.families import load_model
 from rdm_core.families.family import set_parameters
-from storage.artifact import Artifact, Part, Plan, open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.build import Build
 from storage.errors import StorageError
+from storage.manifest import Part, Plan
 from storage.runs import METRICS_FILE, read_metrics, read_snapshot, snapshots_of
 
 

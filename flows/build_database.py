@@ -44,9 +44,9 @@ from rdm_core.search import (
     tune_index,
 )
 from storage.arrays import open_array
-from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.atomic import write_json
-from storage.build import Build, read_plan, unfinished
+from storage.build import Build
 from storage.embeddings import read_columns, vector_parts, without_keys, write_embeddings
 from storage.errors import BuildRefused, StorageError
 from storage.index import (
@@ -57,8 +57,10 @@ from storage.index import (
     open_vectors,
     write_vectors,
 )
+from storage.manifest import Part, Plan, made_from, read_plan
 from storage.removals import read_removals, removal_parameters, removed_from_shard
 from storage.shards import accepted, read_images, read_sidecar
+from storage.unfinished import unfinished
 
 EXACT_UP_TO_ROWS = 100_000
 SHARDS_A_STREAM = 4

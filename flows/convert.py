@@ -42,10 +42,11 @@ from rdm_core.originals import (
     read_checkpoint,
 )
 from rdm_core.weights import model_card
-from storage.artifact import Artifact, Part, made_from
+from storage.artifact import Artifact
 from storage.atomic import sha256_file
 from storage.build import Build
 from storage.embeddings import write_embeddings
+from storage.manifest import Part, made_from
 from storage.sources.archives import archive_sidecar, read_archive
 
 ARCHIVES = "embeddings"

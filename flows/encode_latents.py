@@ -30,10 +30,11 @@ from flows.workers import a_device_each
 from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
-from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.build import Build
 from storage.errors import StorageError
 from storage.latents import write_latents
+from storage.manifest import Part, Plan, made_from
 from storage.shards import read_images
 
 BATCH = 64

@@ -32,11 +32,12 @@ from rdm_core.quality import MEASURES, quality
 from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
-from storage.artifact import Artifact, Plan, open_artifact, with_fingerprint
+from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import write_json
 from storage.build import Build
 from storage.checks import made_with, same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.manifest import Plan
 from storage.shards import read_images
 
 EVALUATION_FILE = "evaluation.json"

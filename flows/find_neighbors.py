@@ -27,12 +27,13 @@ from flows.stage import (
 )
 from rdm_core.search import held, search_neighbors
 from storage.arrays import open_array
-from storage.artifact import Artifact, Part, Plan, made_from, open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.build import Build
 from storage.checks import same_encoder
 from storage.embeddings import read_vectors
 from storage.errors import StorageError
 from storage.index import VECTORS_FILE, open_index_of
+from storage.manifest import Part, Plan, made_from
 from storage.neighbors import NO_ROW, write_neighbors
 
 

@@ -24,10 +24,11 @@ from flows.stage import (
 from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
 from rdm_core.images import Box, crop_rng, crop_windows, encode
 from rdm_core.shapes import world
-from storage.artifact import Artifact, Part, Plan, artifacts, is_current
+from storage.artifact import Artifact, artifacts, is_current
 from storage.atomic import sha256_of
-from storage.build import Build, has_finished_work, read_plan, unfinished
+from storage.build import Build
 from storage.errors import SourceError
+from storage.manifest import Part, Plan, read_plan
 from storage.shards import EncodedSample, SampleRecord, write_shard
 from storage.sources import (
     SOURCES,
@@ -40,6 +41,7 @@ from storage.sources import (
     read_as_listed,
 )
 from storage.sources.disk import is_folder
+from storage.unfinished import has_finished_work, unfinished
 
 
 @stage_flow("import-images", threads=None)

@@ -47,7 +47,7 @@ def local_root(root: Any) -> Any:
             f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}"
         )
     if isinstance(root, str | Path):
-        from storage.remote import root_of
+        from storage.roots import root_of
 
         return root_of(str(root))
     return root

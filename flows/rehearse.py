@@ -7,20 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.config import RemoveKeys
-from storage.artifact import (
-    Artifact,
-    Plan,
-    all_with_fingerprint,
-    artifacts,
-    is_current,
-    open_artifact,
-)
-from storage.build import has_finished_work, read_plan, unfinished
+from storage.artifact import Artifact, all_with_fingerprint, artifacts, is_current, open_artifact
 from storage.collect import builder_of, collect
 from storage.embeddings import read_columns
 from storage.errors import BuildRefused, StorageError
 from storage.holders import Holder, TrainedRun, holders, trained_on
+from storage.manifest import Plan, read_plan
 from storage.removals import on_list, read_keys, read_removals, removal_parameters, source_key_of
+from storage.unfinished import has_finished_work, unfinished
 
 MOST_KEYS_TOLD = 20
 

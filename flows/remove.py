@@ -33,20 +33,11 @@ from flows.stage import (
     stage_task,
     whole,
 )
-from storage.artifact import (
-    REVISION,
-    Artifact,
-    Part,
-    artifacts,
-    check,
-    is_current,
-    made_from,
-    open_artifact,
-    with_fingerprint,
-)
+from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, with_fingerprint
 from storage.build import Build
 from storage.embeddings import read_columns, write_embeddings_without
 from storage.holders import Holder, TrainedRun, holders, trained_on
+from storage.manifest import REVISION, Part, made_from
 from storage.removals import add_removals, on_list, read_removals, removals_file
 
 

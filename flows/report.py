@@ -39,9 +39,10 @@ from flows.page import (
 from flows.progress import Clock
 from flows.revisions import plan_of
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
-from storage.artifact import Artifact, Part, Plan, open_artifact, with_fingerprint
+from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.build import Build
 from storage.embeddings import licence_counts
+from storage.manifest import Part, Plan
 from storage.runs import METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"

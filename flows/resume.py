@@ -10,10 +10,11 @@ from typing import Any
 
 from flows.config import TrainRDM
 from flows.progress import say
-from storage.artifact import Artifact, Plan, all_with_fingerprint, check, is_current
-from storage.build import read_plan, unfinished
+from storage.artifact import Artifact, all_with_fingerprint, check, is_current
 from storage.errors import ArtifactDamaged, BuildRefused
+from storage.manifest import Plan, read_plan
 from storage.runs import latest_step
+from storage.unfinished import unfinished
 
 KINDS = {
     "latents": "latents",

@@ -10,7 +10,7 @@ are used as inputs, and what is made from parts whose bytes did not change is ke
 from collections.abc import Mapping
 from typing import Any
 
-from storage.artifact import REVISION, Plan
+from storage.manifest import REVISION, Plan
 
 REVISIONS = {
     "shards": 2,  # 2: ICC profiles, odd metadata, depths, clear colours; rows lost or mistaken

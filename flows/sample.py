@@ -26,9 +26,10 @@ from rdm_core.families.family import Beside
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
-from storage.artifact import Artifact, Part, Plan, open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.atomic import sha256_file
 from storage.build import Build
+from storage.manifest import Part, Plan
 from storage.neighbors import NO_ROW
 from storage.samples import GRID_FILE, write_samples
 

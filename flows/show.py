@@ -13,10 +13,10 @@ from flows.terminal import on_one_line
 from rdm_core.provenance import read_record
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
-from storage.build import unfinished
 from storage.collect import Removed, builder_of, collect
 from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
-from storage.remote import follow_records, shown
+from storage.mirror import shown
+from storage.unfinished import follow_records, unfinished
 from storage.versions import Change, Version, history
 
 Result = tuple[str, dict[str, Any]]
@@ -189,8 +189,7 @@ def _unfinished_line(directory: Path, builder: str | None, run: Begun | None) ->
 
 def _parts_so_far(directory: Path) -> str:
     follow_records(directory)
-    parts = len(list(layout.build_directory(directory).glob("*.part.json")))
-    return f"{parts:,} parts so far"
+    return f"{len(layout.parts_on_record(directory)):,} parts so far"
 
 
 def _version_value(version: Version) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from flows.environment import inside_a_run, is_recorded, prepare, usual_numbers
 from flows.progress import Clock, say, track
 from flows.server import connected
 from flows.workers import pool, submitted
-from storage.artifact import Artifact, Part, Plan
+from storage.artifact import Artifact
 from storage.build import Build, begin, finished_artifact
 from storage.errors import StorageError
+from storage.manifest import Part, Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -47,7 +47,8 @@ from rdm_core.retrieve import (
 from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
-from storage.artifact import Artifact, Plan, open_artifact
+from storage.artifact import Artifact, open_artifact
+from storage.manifest import Plan
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """T5: shares of the retrieved rows that pseudo-queries are drawn from."""

@@ -38,7 +38,7 @@ from rdm_core.families import family_of
 from rdm_core.families.facts import RunFacts, Shape, Version
 from rdm_core.train import set_running_mean
 from rdm_core.weights import model_card
-from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
+from storage.artifact import Artifact, artifacts, is_current, open_artifact
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
@@ -46,6 +46,7 @@ from storage.embeddings import licence_counts
 from storage.errors import ArtifactMismatch, StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
+from storage.manifest import Part, Plan
 from storage.runs import (
     METRICS_FILE,
     latest_checkpoint,

@@ -1,197 +1,73 @@
-"""An artifact is a directory that is whole or absent: Plan -> parts -> Manifest.
+"""An artifact is a directory that is whole or absent: which there are, opened and checked.
 
-How one is built stands in storage.build. Two identities: the *plan's id* says whether a build
-answers a request; the *fingerprint*, a hash over the parts' hashes, is what downstream artifacts
-record as their input.
+What is written of one stands in storage.manifest, how one is built in storage.build.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from storage import layout, remote
-from storage.atomic import canonical_json, sha256_file, sha256_of
+from storage import layout
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
+from storage.manifest import Manifest, Part, PartFile, read_manifest
+from storage.mirror import shown
+from storage.place import place_of
 
-FORMAT_VERSION = 2
-REVISION = "revision"
-"""The parameter that says which revision of its stage made an artifact; 1 where it is absent."""
 THREADS_THAT_HASH = 8
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that changes the bytes of an artifact, and nothing else (no device, no worker
-    count).
-    """
-
-    kind: str
-    name: str
-    parameters: Mapping[str, Any]
-    """JSON values."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """Role ("shards", "database", ...) -> fingerprint of the artifact in that role."""
-
-    @cached_property
-    def id(self) -> str:
-        """12 hex digits: equal for equal requests."""
-        identity = {
-            "format": FORMAT_VERSION,
-            "kind": self.kind,
-            "parameters": self.parameters,
-            "inputs": self.inputs,
-        }
-        return sha256_of(canonical_json(identity))[:12]
-
-
-def made_from(*facts: Any) -> str:
-    """16 hex digits over JSON values."""
-    return sha256_of(canonical_json(facts))[:16]
-
-
-def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested parameters as one level; dots go inside."""
-    found: dict[str, Any] = {}
-    for key, item in values.items():
-        found |= (
-            flat(item, f"{before}{key}.") if isinstance(item, Mapping) else {f"{before}{key}": item}
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """One file of a part; `path` is relative to the artifact's directory and the part's prefix,
-    with forward slashes.
-    """
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished piece of an artifact and the unit of resume."""
-
-    name: str
-    rows: int
-    files: tuple[PartFile, ...]
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """What was counted while writing, for example rejects by reason."""
-    made_from: str = ""
-    """`made_from` of everything that determines its bytes: a new version takes over the parts where
-    it is equal.
-    """
-    prefix: str = ""
-    """Folder that its files lie in: of the attempt that wrote it in an object store, none on a
-    disk.
-    """
-
-    @property
-    def content(self) -> str:
-        """The hashes of its files, whatever they are called: what a part that is made from this one
-        is made from.
-        """
-        return made_from(*(f.sha256 for f in self.files))
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "Part":
-        """The part a manifest or part record describes. Raises ValueError, KeyError or TypeError
-        for anything else.
-        """
-        files = tuple(PartFile(**f) for f in value["files"])
-        part = Part(
-            value["name"],
-            value["rows"],
-            files,
-            value["counts"],
-            value["made_from"],
-            value.get("prefix", ""),
-        )
-        layout.checked_part(part.name, part.prefix, (f.path for f in files))
-        return part
-
-
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(Manifest):
     """A published artifact. Its files never change."""
 
     directory: Path
-    kind: str
-    name: str
-    id: str
-    version: int
-    """1 for the first build under its name, and so on; the clock has no say in it."""
-    fingerprint: str
-    parameters: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    parts: tuple[Part, ...]
-    measured: Mapping[str, Any]
-    """Facts about the build that do not enter its identity: seconds, recall, counts."""
-    created_at: str
-    """ISO 8601, UTC, by the builder's clock."""
-
-    @property
-    def rows(self) -> int:
-        """Rows over all parts."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes over all files of all parts."""
-        return sum(f.bytes for part in self.parts for f in part.files)
-
-    @property
-    def reference(self) -> str:
-        """kind/name@id: this version, whatever is current."""
-        return f"{self.kind}/{self.name}@{self.id}"
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The parts' counts, added up."""
-        total: dict[str, int] = {}
-        for part in self.parts:
-            for key, value in part.counts.items():
-                total[key] = total.get(key, 0) + value
-        return dict(sorted(total.items()))
 
     def file(self, relative: str) -> Path:
         """The path of one of the artifact's files or folders; from an object store it is fetched
         when it is asked for.
         """
-        return (
-            remote.local_path(self.directory, self._listed, relative)
-            if self._prefixed
-            else self.directory / relative
-        )
+        return local_path(self.directory, self._listed, relative)
 
     def files(self, suffix: str) -> list[Path]:
         """The files that end with `suffix`, in part order."""
-        wanted = [
-            (part.prefix, f) for part in self.parts for f in part.files if f.path.endswith(suffix)
-        ]
-        return remote.local_paths(self.directory, wanted)
-
-    @cached_property
-    def _prefixed(self) -> bool:
-        return any(part.prefix for part in self.parts)
+        return local_files(self.directory, self.parts, suffix)
 
     @cached_property
     def _listed(self) -> dict[str, tuple[str, PartFile]]:
-        return remote.listed(self.parts)
+        return listed(self.parts)
 
 
-def fingerprint_of(parts: Sequence[Part]) -> str:
-    """16 hex digits over every file's path and hash: equal bytes, equal fingerprint."""
-    return sha256_of(canonical_json([[f.path, f.sha256] for part in parts for f in part.files]))[
-        :16
-    ]
+def listed(parts: Iterable[Part]) -> dict[str, tuple[str, PartFile]]:
+    """path -> (prefix, file) over all files of some parts."""
+    return {file.path: (part.prefix, file) for part in parts for file in part.files}
+
+
+def local_path(directory: Path, files: Mapping[str, tuple[str, PartFile]], relative: str) -> Path:
+    """The path of a file or folder of a version whose files are `listed`; from an object store,
+    what of it this mirror lacks is fetched first. Other paths are those right in its directory.
+    """
+    if relative in files:
+        names = [relative]
+    else:
+        names = [name for name in files if name.startswith(f"{relative}/")]
+    if not names:
+        return directory / relative
+    found = [files[name] for name in names]
+    place_of(directory).fetch(
+        (layout.part_file(directory, prefix, file.path), file) for prefix, file in found
+    )
+    return layout.part_file(directory, found[0][0], relative)
+
+
+def local_files(directory: Path, parts: Iterable[Part], suffix: str) -> list[Path]:
+    """The files of some parts that end with `suffix`, in order, fetched if they need to be."""
+    located = [pair for part in parts for pair in part.located(directory)]
+    wanted = [(path, file) for path, file in located if file.path.endswith(suffix)]
+    place_of(directory).fetch(wanted)
+    return [path for path, _ in wanted]
 
 
 def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
@@ -204,23 +80,25 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
     if not identity:
         current = current_id(root, kind, name)
         if current is None:
-            raise ArtifactMissing(
-                f"{remote.shown(root)}/{kind}",
-                f"there is no artifact {kind}/{name}",
-                _present(root, kind),
-            )
+            what = f"there is no artifact {kind}/{name}"
+            raise ArtifactMissing(f"{shown(root)}/{kind}", what, _present(root, kind))
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
-    remote.follow(layout.manifest_file(directory))
+    place_of(directory).follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
-        raise ArtifactMissing(
-            remote.shown(directory),
-            "it has no manifest, so it was never finished",
-            "Run the command that builds it again.",
-        )
-    artifact = read_manifest(directory)
+        what = "it has no manifest, so it was never finished"
+        raise ArtifactMissing(shown(directory), what, "Run the command that builds it again.")
+    artifact = read_artifact(directory)
     check(artifact, hashes=False)
     return artifact
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """The artifact in a directory, as its manifest says; its files are not looked at.
+
+    Raises FormatError or ArtifactDamaged as `read_manifest` does.
+    """
+    return Artifact(**vars(read_manifest(directory)), directory=directory)
 
 
 def check(artifact: Artifact, hashes: bool = True) -> None:
@@ -231,12 +109,11 @@ def check(artifact: Artifact, hashes: bool = True) -> None:
     """
     found = damage(artifact.directory, artifact.parts, hashes)
     if hashes and not found:
-        found = remote.altered(artifact.directory, artifact.parts)
+        found = place_of(artifact.directory).altered(artifact.directory, artifact.parts)
     if found:
         text = "; ".join(reason for reasons in found.values() for reason in reasons)
-        raise ArtifactDamaged(
-            remote.shown(artifact.directory), text, "Run the command that builds it again."
-        )
+        cure = "Run the command that builds it again."
+        raise ArtifactDamaged(shown(artifact.directory), text, cure)
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
@@ -280,7 +157,8 @@ def all_with_fingerprint(
 
 def current_id(root: Path, kind: str, name: str) -> str | None:
     """The id of the version in use, or None when nothing was published under that name."""
-    pointer = remote.read(layout.pointer_file(root, kind, name))
+    path = layout.pointer_file(root, kind, name)
+    pointer = place_of(path).read(path)
     return None if pointer is None else pointer.decode(errors="replace").strip()
 
 
@@ -290,91 +168,40 @@ def is_current(root: Path, artifact: Artifact) -> bool:
 
 
 def damage(
-    directory: Path, parts: Sequence[Part], hashes: bool, stored: Mapping[str, int] | None = None
+    directory: Path, parts: Sequence[Part], hashes: bool, attempt: str = ""
 ) -> dict[str, list[str]]:
     """Part name -> what is wrong with its files; a part that is whole is not in the answer.
 
-    In an object store the sizes are those of a listing, `stored` if given, and `hashes` means the
-    copies in the mirror.
+    In an object store the sizes are those of a listing, and of one a build `attempt` where it is
+    given; `hashes` means the copies in the mirror.
     """
-    stored = remote.sizes_stored(directory) if stored is None else stored
+    place = place_of(directory)
+    items = [(part, path, file) for part in parts for path, file in part.located(directory)]
+    sizes = place.sizes(directory, [path for _, path, _ in items], attempt)
 
-    def wrong(item: tuple[Part, PartFile]) -> str | None:
-        part, record = item
-        path = layout.part_file(directory, part.prefix, record.path)
+    def wrong(item: tuple[Part, Path, PartFile], size: int | None) -> str:
+        _, path, file = item
+        if size is None:
+            return f"{file.path} is absent"
+        if size != file.bytes:
+            return f"{file.path} has {size} bytes instead of {file.bytes}"
         try:
-            size = (
-                path.stat().st_size
-                if stored is None
-                else stored[path.relative_to(directory).as_posix()]
-            )
-            if size != record.bytes:
-                return f"{record.path} has {size} bytes instead of {record.bytes}"
-            if hashes and (stored is None or path.is_file()) and sha256_file(path) != record.sha256:
-                if stored is not None:
-                    path.unlink()  # only a copy: it is fetched again when it is used
-                return f"{record.path} has other bytes than when it was written"
-        except (FileNotFoundError, NotADirectoryError, KeyError):
-            return f"{record.path} is absent"
-        return None
+            if hashes and place.has_other_bytes(path, file.sha256):
+                return f"{file.path} has other bytes than when it was written"
+        except (FileNotFoundError, NotADirectoryError):  # removed since its size was asked for
+            return f"{file.path} is absent"
+        return ""
 
     found: dict[str, list[str]] = {}
-    items = [(part, record) for part in parts for record in part.files]
     with ThreadPoolExecutor(THREADS_THAT_HASH if hashes else 1) as pool:
-        for (part, _), reason in zip(items, pool.map(wrong, items), strict=True):
+        for (part, _, _), reason in zip(items, pool.map(wrong, items, sizes), strict=True):
             if reason:
                 found.setdefault(part.name, []).append(reason)
     return found
 
 
-def read_manifest(directory: Path) -> Artifact:
-    """The artifact that a manifest describes; its files are not looked at.
-
-    Raises FormatError for another version of the format, ArtifactDamaged for anything that is no
-    manifest.
-    """
-    path = layout.manifest_file(directory)
-    cure = "Run the command that builds it again."
-    try:
-        value = json.loads(path.read_bytes().decode())
-        stated = value["format"]
-        if stated == FORMAT_VERSION:
-            parts = tuple(Part.from_json(part) for part in value["parts"])
-            fields = {name: value[name] for name in _MANIFEST_FIELDS}
-            artifact = Artifact(directory, parts=parts, **fields)
-            _check_identity(path, artifact, cure)
-            return artifact
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactDamaged(path, f"not a manifest ({error!r})", cure) from error
-    raise FormatError(
-        path, f"format {stated!r}, this version reads {FORMAT_VERSION}", "Build it again."
-    )
-
-
-_MANIFEST_FIELDS = (
-    "kind",
-    "name",
-    "id",
-    "version",
-    "fingerprint",
-    "parameters",
-    "inputs",
-    "measured",
-    "created_at",
-)
-
-
-def _check_identity(path: Path, artifact: Artifact, cure: str) -> None:
-    """A manifest vouches for itself: its id and fingerprint follow from what it lists."""
-    planned = Plan(artifact.kind, artifact.name, artifact.parameters, artifact.inputs).id
-    if (planned, fingerprint_of(artifact.parts)) != (artifact.id, artifact.fingerprint):
-        raise ArtifactDamaged(
-            path, "its id or fingerprint does not follow from what it lists: it was altered", cure
-        )
-
-
 def _manifests(root: Path, kind: str, name: str) -> list[Path]:
-    remote.follow_all(root, kind, name, "manifest.json")
+    place_of(root).follow_versions(root, kind, name, "manifest.json")
     for pattern in (kind, f"{kind}/{name}", f"{kind}/{name}/*"):
         _refuse_closed_folders([root, *root.glob(pattern)])
     return [
@@ -396,7 +223,7 @@ def _refuse_closed_folders(paths: Sequence[Path]) -> None:
 
 def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:
     try:
-        return read_manifest(directory)
+        return read_artifact(directory)
     except (ArtifactDamaged, FormatError) as error:
         return error
     except FileNotFoundError:  # removed since it was listed
@@ -404,14 +231,7 @@ def _read_or_error(directory: Path) -> Artifact | ArtifactDamaged | FormatError:
 
 
 def _present(root: Path, kind: str) -> str:
-    stored = remote.remote_of(root / kind)
-    names = (
-        stored.folders()
-        if stored
-        else sorted(path.parent.name for path in (root / kind).glob("*/current"))
-    )
-    return (
-        f"Present: {', '.join(names)}."
-        if names
-        else f"Nothing of kind {kind} has been built under this root yet."
-    )
+    names = place_of(root).names(root, kind)
+    if names:
+        return f"Present: {', '.join(names)}."
+    return f"Nothing of kind {kind} has been built under this root yet."

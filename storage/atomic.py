@@ -35,7 +35,7 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def place(source: Path, target: Path) -> None:
+def move_whole(source: Path, target: Path) -> None:
     """Move a finished file or directory into place: its bytes are on the disk first, its new name
     may not be yet.
     """
@@ -50,7 +50,7 @@ def publish(source: Path, target: Path) -> None:
     """Move a finished file or directory into place so that a reader sees all of it or none of it,
     even after a power cut.
     """
-    place(source, target)
+    move_whole(source, target)
     fsync_path(target.parent)
 
 

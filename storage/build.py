@@ -5,8 +5,6 @@ keeps those it finished, a new version takes over those whose input did not chan
 publishes.
 """
 
-import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,24 +16,40 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from storage import layout, remote
+from storage import layout
 from storage.artifact import (
-    FORMAT_VERSION,
     Artifact,
-    Part,
-    PartFile,
-    Plan,
     artifacts,
     current_id,
     damage,
-    fingerprint_of,
     is_current,
-    read_manifest,
+    listed,
+    local_path,
+    read_artifact,
 )
-from storage.atomic import fsync_path, place, sha256_file, write_bytes, write_json
-from storage.errors import ArtifactDamaged, BuildRefused, told_by_cause
+from storage.atomic import fsync_path, move_whole, sha256_file, write_bytes, write_json
+from storage.errors import ArtifactDamaged, told_by_cause
 from storage.locks import exclusive
-from storage.plans import but_for_revision, differences, is_an_earlier_revision
+from storage.manifest import (
+    Manifest,
+    Part,
+    PartFile,
+    Plan,
+    fingerprint_of,
+    manifest_json,
+    read_manifest,
+    read_part,
+    read_parts,
+)
+from storage.mirror import shown
+from storage.place import place_of
+from storage.unfinished import (
+    drop_superseded,
+    follow_records,
+    has_finished_work_here,
+    make_way,
+    unfinished,
+)
 
 _RECORDED_PACKAGES = (
     "rdm",
@@ -68,11 +82,7 @@ class Build:
 
     def file(self, relative: str) -> Path:
         """The path of one of the parts' files."""
-        if not self.prefix:
-            return self.directory / relative
-        return remote.local_path(
-            self.directory, remote.listed(_parts_on_record(self.directory)), relative
-        )
+        return local_path(self.directory, listed(read_parts(self.directory)), relative)
 
     def existing_part(self, part_name: str, made_from: str) -> Part | None:
         """The part as an earlier run finished it or another version holds it, or None when it must
@@ -81,15 +91,13 @@ class Build:
         A part of this build is believed by its sizes (`commit` reads the bytes); one of another
         version is read first, in an object store as far as it lies in the mirror.
         """
-        remote.follow(layout.part_record_file(self.directory, part_name))
-        own = _part_record(self.directory, part_name)
+        place_of(self.directory).follow(layout.part_record_file(self.directory, part_name))
+        own = read_part(self.directory, part_name)
         if own and own.made_from == made_from and self._is_there(own):
             return own
         for donor in self.donors:
             part = _parts_by_origin(donor).get(made_from)
-            if part and not damage(
-                donor, [part], hashes=True, stored=remote.sizes_as_of(donor, self.prefix)
-            ):
+            if part and not damage(donor, [part], hashes=True, attempt=self.prefix):
                 return self._take_over(donor, part, part_name)
         return None
 
@@ -104,20 +112,19 @@ class Build:
         """
         parent = layout.build_directory(self.directory)
         with told_by_cause(self.directory):
-            if self.prefix:
-                # the build was begun on another machine of the cluster
-                parent.mkdir(parents=True, exist_ok=True)
+            # not there yet where the build was begun on another machine of the cluster
+            parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
             try:
                 rows, counts = write(scratch)
                 paths = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
-                files = [self._place(path, path.relative_to(scratch).as_posix()) for path in paths]
+                files = [self._keep(path, path.relative_to(scratch).as_posix()) for path in paths]
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            remote.store(*(layout.part_file(self.directory, self.prefix, f.path) for f in files))
-            return self._recorded(
-                Part(part_name, rows, tuple(files), dict(counts), made_from, self.prefix)
-            )
+            part = Part(part_name, rows, tuple(files), dict(counts), made_from, self.prefix)
+            stored = [path for path, _ in part.located(self.directory)]
+            place_of(self.directory).store(*stored)
+            return self._recorded(part)
 
     def commit(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Artifact:
         """Publish: read every file once more, write the manifest by rename, make this version the
@@ -126,53 +133,46 @@ class Build:
         Raises ArtifactDamaged when a part's file is not what was written; the next run writes that
         part again.
         """
+        kind, name = self.plan.kind, self.plan.name
         with told_by_cause(self.directory):
-            damaged = damage(self.directory, parts, hashes=True)
-            for name in damaged:
-                remote.drop(layout.part_record_file(self.directory, name))
-            if damaged:
-                reasons = "; ".join(reason for found in damaged.values() for reason in found)
-                raise ArtifactDamaged(
-                    remote.shown(self.directory),
-                    reasons,
-                    "Run the same command again: it rebuilds what is missing.",
-                )
-            for folder in {
-                layout.part_file(self.directory, p.prefix, f.path).parent
-                for p in parts
-                for f in p.files
-            }:
+            self._refuse_damage(parts)
+            folders = {path.parent for part in parts for path, _ in part.located(self.directory)}
+            for folder in folders:
                 if folder.is_dir():  # not where another machine wrote the part into the bucket
                     fsync_path(folder)
             fsync_path(self.directory)
-            with exclusive(
-                layout.publishing_lock_file(self.root, self.plan.kind, self.plan.name), _patiently
-            ):
-                remote.write_manifest(
-                    layout.manifest_file(self.directory), self._manifest(parts, measured)
-                )
-                artifact = _make_current(self.root, read_manifest(self.directory))
-            _drop_superseded(self.root, self.plan)
+            with exclusive(layout.publishing_lock_file(self.root, kind, name), _patiently):
+                manifest = manifest_json(self._manifest(parts, measured), _versions())
+                place = place_of(self.directory)
+                place.commit(layout.manifest_file(self.directory), manifest)
+                artifact = _make_current(self.root, read_artifact(self.directory))
+            drop_superseded(self.root, self.plan)
             return artifact
 
-    def _manifest(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> dict[str, Any]:
-        earlier = [
-            artifact.version for artifact in artifacts(self.root, self.plan.kind, self.plan.name)
-        ]
-        return {
-            "format": FORMAT_VERSION,
-            "kind": self.plan.kind,
-            "name": self.plan.name,
-            "id": self.plan.id,
-            "version": max(earlier, default=0) + 1,
-            "fingerprint": fingerprint_of(parts),
-            "parameters": self.plan.parameters,
-            "inputs": self.plan.inputs,
-            "parts": [asdict(part) for part in parts],
-            "measured": measured,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "created_by": _versions(),
-        }
+    def _refuse_damage(self, parts: Sequence[Part]) -> None:
+        damaged = damage(self.directory, parts, hashes=True)
+        for name in damaged:
+            place_of(self.directory).drop(layout.part_record_file(self.directory, name))
+        if damaged:
+            reasons = "; ".join(reason for found in damaged.values() for reason in found)
+            cure = "Run the same command again: it rebuilds what is missing."
+            raise ArtifactDamaged(shown(self.directory), reasons, cure)
+
+    def _manifest(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Manifest:
+        plan = self.plan
+        earlier = [artifact.version for artifact in artifacts(self.root, plan.kind, plan.name)]
+        return Manifest(
+            plan.kind,
+            plan.name,
+            plan.id,
+            max(earlier, default=0) + 1,
+            fingerprint_of(parts),
+            plan.parameters,
+            plan.inputs,
+            tuple(parts),
+            measured,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
     def _recorded(self, part: Part) -> Part:
         # Not durable: after a power cut a lost record costs the part again, and a record without
@@ -181,27 +181,21 @@ class Build:
         write_json(record, asdict(part), durable=False)
         # the plan goes up with the first part: an attempt that made none leaves nothing in the
         # bucket
-        if self.prefix:
-            plan = layout.plan_file(self.directory)
-            if not plan.is_file():
-                write_json(plan, asdict(self.plan), durable=False)
-            remote.store_once(plan, self.prefix)
-            remote.store(record)
+        plan = layout.plan_file(self.directory)
+        if not plan.is_file():
+            write_json(plan, asdict(self.plan), durable=False)
+        _store_once(plan, self.prefix)
+        place_of(self.directory).store(record)
         return part
 
     def _is_there(self, own: Part) -> bool:
         if own.prefix and own.prefix == self.prefix:
             return True
-        return not damage(
-            self.directory,
-            [own],
-            hashes=False,
-            stored=remote.sizes_as_of(self.directory, self.prefix),
-        )
+        return not damage(self.directory, [own], hashes=False, attempt=self.prefix)
 
-    def _place(self, path: Path, relative: str) -> PartFile:
+    def _keep(self, path: Path, relative: str) -> PartFile:
         record = PartFile(relative, path.stat().st_size, sha256_file(path))
-        place(path, layout.part_file(self.directory, self.prefix, relative))
+        move_whole(path, layout.part_file(self.directory, self.prefix, relative))
         return record
 
     def _take_over(self, donor: Path, part: Part, part_name: str) -> Part:
@@ -210,13 +204,11 @@ class Build:
         """
         files = []
         with told_by_cause(self.directory):
-            for record in part.files:
-                path = record.path.replace(part.name, part_name, 1)
-                source = layout.part_file(donor, part.prefix, record.path)
-                remote.share(
-                    source, layout.part_file(self.directory, self.prefix, path), record.bytes
-                )
-                files.append(PartFile(path, record.bytes, record.sha256))
+            for source, file in part.located(donor):
+                renamed = file.path.replace(part.name, part_name, 1)
+                target = layout.part_file(self.directory, self.prefix, renamed)
+                place_of(self.directory).share(source, target, file.bytes)
+                files.append(PartFile(renamed, file.bytes, file.sha256))
             return self._recorded(
                 Part(part_name, part.rows, tuple(files), part.counts, part.made_from, self.prefix)
             )
@@ -244,16 +236,10 @@ def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Bu
         if not finished:
             held.callback(_drop_if_nothing_came_of_it, directory)
             with told_by_cause(directory):
-                _refuse_or_drop_leftovers(root, plan)
+                make_way(root, plan)
                 _prepare(directory, plan)
-        yield Build(
-            root,
-            plan,
-            directory,
-            finished,
-            () if finished else _donors(root, plan),
-            remote.new_prefix(root),
-        )
+        donors = () if finished else _donors(root, plan)
+        yield Build(root, plan, directory, finished, donors, place_of(root).new_prefix())
 
 
 def finished_artifact(root: Path, plan: Plan) -> Artifact | None:
@@ -263,46 +249,13 @@ def finished_artifact(root: Path, plan: Plan) -> Artifact | None:
     return _look_up(root, layout.artifact_directory(root, plan.kind, plan.name, plan.id))
 
 
-def unfinished(root: Path, kind: str = "*", name: str = "*") -> list[Path]:
-    """Directories of builds that nobody has finished, whether somebody is at it or not."""
-    remote.follow_all(root, kind, name, "plan.json", "manifest.json")
-    plans = sorted(root.glob(f"{kind}/{name}/*/plan.json"))
-    return [
-        p.parent
-        for p in plans
-        if p.parts[-4] in layout.KINDS and not layout.manifest_file(p.parent).is_file()
-    ]
-
-
-def has_finished_work(directory: Path) -> bool:
-    """Whether an unfinished build holds anything that a resumed run would use: parts or
-    checkpoints.
-    """
-    stored = remote.sizes_stored(directory)
-    if stored is None:
-        return _has_finished_work_here(directory)
-    return any(
-        name.endswith(".part.json") or re.fullmatch("checkpoints/[^/]+/manifest.json", name)
-        for name in stored
-    )
-
-
-def read_plan(directory: Path) -> Plan | None:
-    """What an unfinished build was asked for, or None when the file is not readable."""
-    try:
-        value = json.loads(layout.plan_file(directory).read_bytes())
-        return Plan(value["kind"], value["name"], value["parameters"], value["inputs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _look_up(root: Path, directory: Path) -> Artifact | None:
     """The finished artifact, if every file has its size."""
-    remote.follow(layout.manifest_file(directory))
+    place_of(directory).follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         return None
     try:
-        artifact = read_manifest(directory)
+        artifact = read_artifact(directory)
     except ArtifactDamaged:
         return None
     if damage(directory, artifact.parts, hashes=False):
@@ -327,70 +280,36 @@ def _prepare(directory: Path, plan: Plan) -> None:
     for scratch in layout.build_directory(directory).iterdir():
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
-    # in a mirror, readers write there too
-    beside = () if remote.remote_of(directory) else directory.glob(".*-*")
-    for temporary in [*beside, *layout.build_directory(directory).glob(".*-*")]:
+    place_of(directory).clear_temporary(directory)
+    for temporary in layout.build_directory(directory).glob(".*-*"):
         temporary.unlink(missing_ok=True)
-    manifest = layout.manifest_file(directory)
-    if manifest.is_file():
-        try:
-            artifact = read_manifest(directory)
-            damaged = damage(directory, artifact.parts, hashes=True)
-            whole = [part for part in artifact.parts if part.name not in damaged]
-            for part in whole:
-                write_json(
-                    layout.part_record_file(directory, part.name), asdict(part), durable=False
-                )
-            remote.store(*(layout.part_record_file(directory, part.name) for part in whole))
-        except ArtifactDamaged:
-            pass  # nothing it says can be believed: every part is made again
-        remote.drop(manifest)
-        fsync_path(directory)
+    if layout.manifest_file(directory).is_file():
+        _make_unfinished(directory)
     write_json(layout.plan_file(directory), asdict(plan))
+
+
+def _make_unfinished(directory: Path) -> None:
+    """Of a damaged artifact the manifest goes, and each part that is whole has its record again."""
+    place = place_of(directory)
+    try:
+        parts = read_manifest(directory).parts
+        damaged = damage(directory, parts, hashes=True)
+        records = []
+        for part in parts:
+            if part.name not in damaged:
+                records.append(layout.part_record_file(directory, part.name))
+                write_json(records[-1], asdict(part), durable=False)
+        place.store(*records)
+    except ArtifactDamaged:
+        pass  # nothing it says can be believed: every part is made again
+    place.drop(layout.manifest_file(directory))
+    fsync_path(directory)
 
 
 def _drop_if_nothing_came_of_it(directory: Path) -> None:
     """An attempt that failed before its first part leaves nothing."""
-    if not layout.manifest_file(directory).is_file() and not _has_finished_work_here(directory):
+    if not layout.manifest_file(directory).is_file() and not has_finished_work_here(directory):
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _has_finished_work_here(directory: Path) -> bool:
-    parts = layout.build_directory(directory).glob("*.part.json")
-    return any(parts) or any(layout.checkpoints_directory(directory).glob("*/manifest.json"))
-
-
-def _refuse_or_drop_leftovers(root: Path, plan: Plan) -> None:
-    """Dead unfinished builds under the name: without finished work they go; with other parameters
-    we refuse.
-
-    In an object store nobody knows which are dead: there they stay for `rdm gc`, and only the
-    mirror is cleared.
-    """
-    for directory in unfinished(root, plan.kind, plan.name):
-        if directory.name == plan.id:
-            continue
-        try:
-            with exclusive(layout.lock_file(directory)):
-                other = read_plan(directory)
-                if other is None or not has_finished_work(directory):
-                    shutil.rmtree(directory)
-                    continue
-                if is_an_earlier_revision(directory, plan, other):
-                    # its parts are taken over where they are still right, and it goes when this one
-                    # is published
-                    continue
-                differing = differences(plan.parameters, other.parameters)
-                if differing:
-                    raise BuildRefused(
-                        f"{plan.kind}/{plan.name}",
-                        "an unfinished build under this name was asked "
-                        f"for with {', '.join(differing)}",
-                        "Finish it with those values, take another --name, or drop it: "
-                        f"rdm gc --unfinished {plan.kind}/{plan.name}",
-                    )
-        except BlockingIOError:
-            continue  # it is being built right now: different builds never block each other
 
 
 def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
@@ -401,34 +320,10 @@ def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
     family = layout.family_directory(root, plan.kind, plan.name)
     published = [family / current] if current and current != plan.id else []
     others = [d for d in unfinished(root, plan.kind, plan.name) if d.name != plan.id]
-    remote.follow(*map(layout.manifest_file, published))
+    place_of(family).follow(*map(layout.manifest_file, published))
     for directory in others:
-        remote.follow_records(directory)
+        follow_records(directory)
     return (*published, *others)
-
-
-def _drop_superseded(root: Path, plan: Plan) -> None:
-    """Unfinished builds of the same parameters and older inputs: nobody can ask for them again. Not
-    in an object store.
-    """
-    for directory in unfinished(root, plan.kind, plan.name):
-        try:
-            with exclusive(layout.lock_file(directory)):
-                other = read_plan(directory)
-                if other is None or but_for_revision(other) == but_for_revision(plan):
-                    shutil.rmtree(directory)
-        except BlockingIOError:
-            continue
-
-
-def _part_record(directory: Path, part_name: str) -> Part | None:
-    """The record of a finished part; None when there is none, or a power cut left half of it."""
-    try:
-        return Part.from_json(
-            json.loads(layout.part_record_file(directory, part_name).read_bytes())
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _parts_by_origin(directory: Path) -> Mapping[str, Part]:
@@ -445,16 +340,14 @@ def _parts_as_of(directory: Path, changed_ns: int) -> Mapping[str, Part]:
     try:
         parts: Sequence[Part] = read_manifest(directory).parts
     except (ArtifactDamaged, FileNotFoundError):
-        parts = _parts_on_record(directory)
+        parts = read_parts(directory)
     return {part.made_from: part for part in parts}
 
 
-def _parts_on_record(directory: Path) -> list[Part]:
-    names = [
-        path.name.removesuffix(".part.json")
-        for path in layout.build_directory(directory).glob("*.part.json")
-    ]
-    return [part for name in names if (part := _part_record(directory, name))]
+@lru_cache(maxsize=64)
+def _store_once(path: Path, attempt: str) -> None:
+    """Once a process and attempt."""
+    place_of(path).store(path)
 
 
 def _make_current(root: Path, artifact: Artifact) -> Artifact:
@@ -462,13 +355,14 @@ def _make_current(root: Path, artifact: Artifact) -> Artifact:
     lock is held.
     """
     pointer = layout.pointer_file(root, artifact.kind, artifact.name)
+    build, place = layout.build_directory(artifact.directory), place_of(pointer)
     for temporary in pointer.parent.glob(".current-*"):
         temporary.unlink(missing_ok=True)
     if not is_current(root, artifact):
         write_bytes(pointer, artifact.id.encode() + b"\n")
-        remote.store(pointer)
-    remote.remove_stored(layout.build_directory(artifact.directory))
-    shutil.rmtree(layout.build_directory(artifact.directory), ignore_errors=True)
+        place.store(pointer)
+    place.withdraw(build)
+    shutil.rmtree(build, ignore_errors=True)
     return artifact
 
 

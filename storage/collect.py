@@ -12,20 +12,22 @@ unfinished is taken for it.
 import fcntl
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from stat import S_ISREG
 from typing import Literal
 
-from storage import layout, remote
+from storage import layout
 from storage.artifact import Artifact, artifacts, current_id, is_current
 from storage.atomic import fsync_path
-from storage.build import read_plan, unfinished
 from storage.errors import ArtifactMissing, StorageError, told_by_cause
 from storage.locks import exclusive, holder
+from storage.manifest import read_plan
+from storage.mirror import shown
+from storage.place import place_of
+from storage.unfinished import unfinished
 from storage.versions import by_fingerprint
 
 ALL = "all"
@@ -70,8 +72,9 @@ def collect(
     unfinished builds that go too. What somebody is building is never touched. Raises StorageError
     for a wrong `keep` or name, CannotWrite.
     """
-    # else the newest number could go, and the next version would get it again
-    if keep is not None and keep < 1:
+    if (
+        keep is not None and keep < 1
+    ):  # else the newest number could go, and the next version would get it again
         raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
     selected = _selected(root, unfinished_of)
     builds = {
@@ -120,7 +123,7 @@ def _states(versions: Sequence[Artifact], kept: Mapping[str, str]) -> list[Remov
     for run in versions:
         directory = layout.checkpoints_directory(run.directory)
         published = run.kind == "runs" and run.reference in kept
-        if published and (directory.is_dir() or remote.sizes_stored(directory)):
+        if published and (directory.is_dir() or place_of(directory).listing(directory)):
             found.append(Removed(run.reference, "states", directory, run.version))
     return found
 
@@ -135,7 +138,7 @@ def _remove_states(root: Path, doomed: Removed) -> str:
         with told_by_cause(version), exclusive(layout.lock_file(version)):
             if not layout.manifest_file(version).is_file():
                 return "it has just changed"
-            remote.remove_stored(doomed.directory)
+            place_of(doomed.directory).withdraw(doomed.directory)
             if doomed.directory.is_dir():
                 shutil.rmtree(doomed.directory)
     except BlockingIOError:
@@ -212,7 +215,7 @@ def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
     kind, slash, name = unfinished_of.partition("/")
     family = layout.family_directory(root, kind, name) if slash else None
     if family is None or not (unfinished(root, kind, name) or family.is_dir()):
-        what = f"nothing was begun under this name in {remote.shown(root)}"
+        what = f"nothing was begun under this name in {shown(root)}"
         raise ArtifactMissing(unfinished_of, what, "Write kind/name, or all.")
     return kind, name
 
@@ -223,31 +226,23 @@ def _leftovers(root: Path, selected: tuple[str, str] | None) -> list[Path]:
     In an object store a build looks so until its first part is there: only what is selected is
     taken for nothing.
     """
-    directories = _directories(root)
-    stored = remote.remote_of(root)
-    if stored:
-        versions = {
-            tuple(name.split("/")[:3])
-            for name in (stored.sizes() if selected else ())
-            if name.count("/") > 2
-        }
-        kind, name = selected or ("", "")
-        directories = [
-            root.joinpath(*v)
-            for v in sorted(versions)
-            if kind in ("*", v[0]) and name in ("*", v[1])
-        ]
     marks = (layout.plan_file, layout.manifest_file)
-    bare = [
-        directory
-        for directory in directories
-        if not any(mark(directory).exists() for mark in marks)
-    ]
-    return [
-        directory
-        for directory in bare
-        if _is_version(root, directory) and not builder_of(directory)
-    ]
+    directories = _stored(root, selected) if place_of(root).far else _directories(root)
+    bare = [d for d in directories if not any(mark(d).exists() for mark in marks)]
+    return [d for d in bare if _is_version(root, d) and not builder_of(d)]
+
+
+def _stored(root: Path, selected: tuple[str, str] | None) -> list[Path]:
+    """The directory of everything selected that others see, in whatever state it is."""
+    if selected is None:
+        return []
+    kind, name = selected
+    found = set()
+    for path in place_of(root).listing(root):
+        folders = path.split("/")[:-1]
+        if len(folders) > 2 and kind in ("*", folders[0]) and name in ("*", folders[1]):
+            found.add(root.joinpath(*folders[:3]))
+    return sorted(found)
 
 
 def _directories(root: Path) -> list[Path]:
@@ -273,20 +268,14 @@ def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
     """With what each frees when they go in this order: a file's bytes are freed with the last of
     its names.
     """
-    gone: Counter[tuple[int, int]] = Counter()
+    gone: Counter[Hashable] = Counter()
     counted = []
     for one in doomed:
-        stored = remote.sizes_stored(one.directory)
-        freed = sum((stored or {}).values())
-        for path in () if stored is not None else one.directory.rglob("*"):
-            with suppress(FileNotFoundError):
-                status = path.lstat()
-                gone[status.st_dev, status.st_ino] += 1
-                if (
-                    S_ISREG(status.st_mode)
-                    and gone[status.st_dev, status.st_ino] == status.st_nlink
-                ):
-                    freed += status.st_size
+        freed = 0
+        for stored in place_of(one.directory).listing(one.directory).values():
+            gone[stored.identity] += 1
+            if gone[stored.identity] == stored.names:
+                freed += stored.bytes
         counted.append(replace(one, freed=freed))
     return counted
 
@@ -307,7 +296,7 @@ def _remove(root: Path, doomed: Removed) -> str:
                 refusal = _changed_since(root, doomed)
                 if refusal:
                     return refusal
-                remote.remove_stored(directory)
+                place_of(directory).withdraw(directory)
                 layout.plan_file(directory).unlink(missing_ok=True)
                 layout.manifest_file(directory).unlink(missing_ok=True)
                 fsync_path(directory)
@@ -316,8 +305,9 @@ def _remove(root: Path, doomed: Removed) -> str:
         return f"{holder(layout.lock_file(directory))} is at it"
     finally:
         for empty in (layout.build_directory(directory), directory):
-            # not empty: it stays, or somebody has begun to build there anew
-            with suppress(OSError):
+            with suppress(
+                OSError
+            ):  # not empty: it stays, or somebody has begun to build there anew
                 empty.rmdir()
     return ""
 
@@ -326,7 +316,8 @@ def _changed_since(root: Path, doomed: Removed) -> str:
     """Why it must not go after all; both locks are held."""
     directory = doomed.directory
     kind, name, identity = directory.parts[-3:]
-    remote.follow(layout.plan_file(directory), layout.manifest_file(directory))
+    place = place_of(directory)
+    place.follow(layout.plan_file(directory), layout.manifest_file(directory))
     published, planned = (
         layout.manifest_file(directory).is_file(),
         layout.plan_file(directory).is_file(),
@@ -340,7 +331,7 @@ def _changed_since(root: Path, doomed: Removed) -> str:
         if published:
             return "it has just become current"
         # it leads to a version that was damaged and now goes
-        remote.drop(layout.pointer_file(root, kind, name))
+        place.drop(layout.pointer_file(root, kind, name))
     return ""
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from storage.mirror import shown
+
 _DISK = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space or have the quota raised",
@@ -49,11 +51,7 @@ class StorageError(Exception):
 
 def _named(where: str | Path) -> str:
     """A path as somebody knows it: of the mirror of an object store, the url."""
-    if not isinstance(where, Path):
-        return where
-    from storage.remote import shown  # which raises these errors itself
-
-    return shown(where)
+    return shown(where) if isinstance(where, Path) else where
 
 
 class SourceError(StorageError):

@@ -2,22 +2,20 @@
 has to tell.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
 
-from storage import layout, remote
-from storage.artifact import Part, artifacts, unreadable
-from storage.build import read_plan, unfinished
+from storage.artifact import artifacts, local_files, unreadable
 from storage.errors import ArtifactDamaged, FormatError
+from storage.manifest import read_parts, read_plan
 from storage.parquet import read_table
 from storage.removals import on_list
 from storage.shards import accepted
+from storage.unfinished import follow_records, unfinished
 
 MAY_HOLD = "cannot be read: it may hold them"
 _HOLDS = {
@@ -136,19 +134,8 @@ def _things(root: Path, kind: str = "*") -> Iterator[_Thing]:
 
 def _finished_tables(directory: Path) -> list[Path]:
     """The tables among the parts that an unfinished build has finished."""
-    remote.follow_records(directory)
-    parts = []
-    for record in layout.build_directory(directory).glob("*.part.json"):
-        # cut by a crash: such a part counts as unwritten
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            parts.append(Part.from_json(json.loads(record.read_bytes())))
-    files = [
-        (part.prefix, file)
-        for part in parts
-        for file in part.files
-        if file.path.endswith(".parquet")
-    ]
-    return remote.local_paths(directory, files)
+    follow_records(directory)
+    return local_files(directory, read_parts(directory), ".parquet")
 
 
 def _holder(thing: _Thing, removed: Set[str], read: Read) -> Holder | None:

@@ -9,7 +9,7 @@
 
 Objects in a bucket have the same paths, except that each part's files lie in a folder of the
 attempt that wrote them, the part's prefix: <id>/<prefix>/... A root in a bucket is used through a
-local mirror of it: storage.remote.
+local mirror of it: storage.place.
 """
 
 import re
@@ -34,6 +34,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{12}")
+_PART_RECORD = ".part.json"
+_FINISHED_WORK = re.compile(r"\.build/[^/]+\.part\.json|checkpoints/[^/]+/manifest\.json")
 _PATH = re.compile(r"[^\\\x00-\x1f]+")
 
 
@@ -140,4 +142,22 @@ def checked_part(name: str, prefix: str, paths: Iterable[str]) -> None:
 
 def part_record_file(directory: Path, part_name: str) -> Path:
     """Says that one part is whole; the unit of resume."""
-    return build_directory(directory) / f"{part_name}.part.json"
+    return build_directory(directory) / f"{part_name}{_PART_RECORD}"
+
+
+def is_part_record(relative: str) -> bool:
+    """Whether a path from the build directory is that of a part's record."""
+    return "/" not in relative and relative.endswith(_PART_RECORD)
+
+
+def parts_on_record(directory: Path) -> list[str]:
+    """Names of the parts of an unfinished build that have a record on this disk."""
+    records = build_directory(directory).glob(f"*{_PART_RECORD}")
+    return [record.name.removesuffix(_PART_RECORD) for record in records]
+
+
+def is_finished_work(relative: str) -> bool:
+    """Whether a file of an unfinished build is what a resumed run would use: the record of a part,
+    or a checkpoint.
+    """
+    return bool(_FINISHED_WORK.fullmatch(relative))

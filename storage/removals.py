@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 
-from storage import layout, remote
+from storage import layout
 from storage.artifact import Artifact, artifacts
 from storage.atomic import canonical_json, sha256_of, write_bytes
 from storage.errors import FormatError, StorageError
 from storage.locks import exclusive
+from storage.place import place_of
 from storage.shards import accepted, read_sidecar
 from storage.text import NotText, encoding_of, text_of
 
@@ -34,7 +35,7 @@ def read_removals(root: Path, name: str) -> frozenset[str]:
     back.
     """
     path = removals_file(root, name)
-    data = remote.read(path)
+    data = place_of(path).read(path)
     if data is not None:
         return frozenset(_keys_in(data, path))
     made_with = next(
@@ -57,10 +58,9 @@ def add_removals(root: Path, name: str, keys: Iterable[str]) -> frozenset[str]:
         before = read_removals(root, name)
         after = before | set(keys)
         if after != before:
-            write_bytes(
-                removals_file(root, name), "".join(f"{key}\n" for key in sorted(after)).encode()
-            )
-            remote.store(removals_file(root, name))
+            path = removals_file(root, name)
+            write_bytes(path, "".join(f"{key}\n" for key in sorted(after)).encode())
+            place_of(path).store(path)
     return after
 
 

@@ -1,10 +1,9 @@
 """Training runs: metrics as JSON lines, checkpoints that resume, weights that are used.
 
-<run>/metrics.jsonl                one JSON object a line, `step` in each
-<run>/checkpoints/00001000/        state.safetensors, then manifest.json: its existence is
-                                   completion
-<run>/snapshots/00001000.safetensors   means of the weights, where the run keeps them
-<run>/weights/                     a diffusers folder, listed in the run's manifest
+<run>/metrics.jsonl               one JSON object a line, `step` in each
+<run>/checkpoints/00001000/       state.safetensors, then manifest.json: its existence is completion
+<run>/snapshots/00001000.safetensors  means of the weights, where the run keeps them
+<run>/weights/                    a diffusers folder, listed in the run's manifest
 
 In an object store each checkpoint has a copy of the metrics up to it.
 """
@@ -26,8 +25,10 @@ from storage.artifact import Artifact
 from storage.atomic import fsync_path, publish, sha256_file, write_bytes, write_json
 from storage.errors import ArtifactDamaged, FormatError
 from storage.locks import exclusive
-from storage.objects import Remote
-from storage.remote import fetch_object, on_this_disk, remote_of, remove_stored, store
+from storage.manifest import PartFile
+from storage.mirror import shown
+from storage.place import place_of
+from storage.transfers import on_this_disk
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.safetensors"
@@ -75,7 +76,7 @@ def write_snapshot(run: Path, step: int, arrays: Mapping[str, np.ndarray]) -> No
     write_json(
         path.with_suffix(".json"), {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     )
-    store(path, path.with_suffix(".json"))
+    place_of(run).store(path, path.with_suffix(".json"))
 
 
 def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
@@ -85,23 +86,10 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
     """
     paths = [_snapshot_file(run, step) for step in steps]
     for path in paths:
-        folder, facts = remote_of(path.parent), path.with_suffix(".json")
-        try:
-            if folder is not None and not path.is_file():
-                write_bytes(facts, (folder / facts.name).read() or b"")
-                written = json.loads(facts.read_bytes())
-                fetch_object(folder / path.name, path, written["bytes"], written["sha256"])
-            whole = sha256_file(path) == json.loads(facts.read_bytes())["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            cure = (
-                f"It cannot be made again: delete {layout.checkpoints_directory(run)} "
-                "and train from the start."
-            )
-            raise ArtifactDamaged(
-                path, "this snapshot of the weights' means is absent or damaged", cure
-            )
+        if not _is_whole(path):
+            what = "this snapshot of the weights' means is absent or damaged"
+            cure = f"It cannot be made again: delete {layout.checkpoints_directory(run)} "
+            raise ArtifactDamaged(path, what, cure + "and train from the start.")
     return paths
 
 
@@ -152,8 +140,7 @@ def latest_step(run: Path) -> int | None:
 
     None when there is none.
     """
-    stored = _steps_in(remote_of(layout.checkpoints_directory(run)))
-    newest = max([_newest_here(run), *stored])
+    newest = max([_newest_here(run), *_steps_stored(run)])
     return int(newest) if newest else None
 
 
@@ -183,6 +170,23 @@ def _snapshot_file(run: Path, step: int) -> Path:
     return layout.snapshots_directory(run) / f"{step:08d}.safetensors"
 
 
+def _is_whole(snapshot: Path) -> bool:
+    """Whether a snapshot has the bytes that were written; it is fetched where only a bucket has
+    it.
+    """
+    place, facts = place_of(snapshot), snapshot.with_suffix(".json")
+    try:
+        if not snapshot.is_file():
+            written_down = place.read(facts)
+            if written_down is not None:
+                write_bytes(facts, written_down)
+            written = json.loads(facts.read_bytes())
+            place.fetch([(snapshot, PartFile(snapshot.name, written["bytes"], written["sha256"]))])
+        return sha256_file(snapshot) == json.loads(facts.read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _checkpoint_directory(run: Path, step: int) -> Path:
     return layout.checkpoints_directory(run) / f"{step:08d}"
 
@@ -193,69 +197,58 @@ def _whole_checkpoints(run: Path) -> list[Path]:
     )
 
 
-# The same in an object store: storage.remote
+# What others see: storage.place
 
 
 def _store(target: Path, keep: int) -> None:
-    """Put a checkpoint into the bucket, its manifest last, and delete all but the newest `keep`
-    there.
-    """
-    remote, run = remote_of(target), target.parent.parent
-    if remote is None:
-        return
-    # of this step, from an earlier attempt: its state is about to be replaced
-    (remote / "manifest.json").delete()
+    """Let others see a checkpoint, its manifest last, and of the others only the newest `keep`."""
+    place, run = place_of(target), target.parent.parent
+    place.withdraw(target)  # of an earlier attempt: its state is about to be replaced
     if layout.plan_file(run).is_file():
-        store(layout.plan_file(run))
+        place.store(layout.plan_file(run))
     if (run / METRICS_FILE).is_file():
-        (remote / METRICS_FILE).upload(run / METRICS_FILE)
-    store(target / STATE_FILE)
-    store(target / "manifest.json")
-    for step in _steps_in(remote_of(target.parent))[:-keep]:
-        remove_stored(target.parent / step)
+        place.store_as(run / METRICS_FILE, target / METRICS_FILE)
+    place.store(target / STATE_FILE)
+    place.store(target / "manifest.json")
+    for step in _steps_stored(run)[:-keep]:
+        place.withdraw(target.parent / step)
 
 
 def _fetch_newest(run: Path) -> None:
-    """Fetch the newest checkpoint in the bucket and the metrics up to it, unless this mirror has
-    one as new.
+    """Fetch the newest checkpoint in the bucket and the metrics up to it, unless this disk has one
+    as new.
     """
     checkpoints = layout.checkpoints_directory(run)
-    remote = remote_of(checkpoints)
-    newest = max(_steps_in(remote), default="")
-    if remote is None or _newest_here(run) >= newest:
+    newest = max(_steps_stored(run), default="")
+    if _newest_here(run) >= newest:
         return
     with on_this_disk(checkpoints), exclusive(checkpoints / ".fetching", lambda _: None):
         if _newest_here(run) < newest:  # else another process of this run has fetched it
-            _fetch(remote / newest, checkpoints / newest)
+            _fetch(checkpoints / newest)
 
 
-def _fetch(source: Remote, target: Path) -> None:
-    scratch = target.with_name(f".{target.name}")
-    for leftover in (scratch, target):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _fetch(checkpoint: Path) -> None:
+    """Its manifest last: a checkpoint without one does not count."""
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    place, state = place_of(checkpoint), checkpoint / STATE_FILE
+    manifest = place.read(checkpoint / "manifest.json") or b""
     try:
-        raw = (source / "manifest.json").read() or b""
-        fetch_object(
-            source / STATE_FILE,
-            scratch / STATE_FILE,
-            source.sizes()[STATE_FILE],
-            json.loads(raw)["sha256"],
-        )
+        sha256, size = json.loads(manifest)["sha256"], place.listing(checkpoint)[STATE_FILE].bytes
     except (ValueError, KeyError, TypeError) as error:
+        what = f"not a whole checkpoint ({type(error).__name__})"
         cure = "Delete it in the bucket to resume from the checkpoint before it."
-        raise ArtifactDamaged(
-            source.url, f"not a whole checkpoint ({type(error).__name__})", cure
-        ) from error
-    write_bytes(scratch / "manifest.json", raw)
-    metrics = (source / METRICS_FILE).read()
+        raise ArtifactDamaged(shown(checkpoint), what, cure) from error
+    place.fetch([(state, PartFile(STATE_FILE, size, sha256))])
+    metrics = place.read(checkpoint / METRICS_FILE)
     if metrics is not None:
-        write_bytes(target.parent.parent / METRICS_FILE, metrics)
-    publish(scratch, target)
+        write_bytes(checkpoint.parent.parent / METRICS_FILE, metrics)
+    write_bytes(checkpoint / "manifest.json", manifest)
 
 
-def _steps_in(checkpoints: Remote | None) -> list[str]:
-    """Steps of the whole checkpoints in a bucket, oldest first."""
-    names = checkpoints.sizes() if checkpoints else ()
+def _steps_stored(run: Path) -> list[str]:
+    """Steps of the whole checkpoints that others see, oldest first."""
+    checkpoints = layout.checkpoints_directory(run)
+    names = place_of(checkpoints).listing(checkpoints)
     return sorted(match[1] for name in names if (match := _STEP.fullmatch(name)))
 
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import layout
-from storage.artifact import Artifact, Part, artifacts, flat, is_current
+from storage.artifact import Artifact, artifacts, is_current
 from storage.errors import FormatError
+from storage.manifest import Part, flat
 from storage.parquet import read_table
-from storage.remote import remote_of
+from storage.place import place_of
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _keys(artifact: Artifact, parts: Sequence[Part]) -> pa.Array:
     fetching it.
     """
     tables = []
-    if remote_of(artifact.directory):
+    if place_of(artifact.directory).far:
         raise FormatError(artifact.directory, "lies in an object store", "Count its rows.")
     for part in parts:
         paths = [artifact.file(f.path) for f in part.files if f.path.endswith(".parquet")]

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.artifact import Artifact, Plan
+from storage.artifact import Artifact
 from storage.build import begin
+from storage.manifest import Plan
 from storage.shards import SIDECAR, EncodedSample, SampleRecord
 
 REPOSITORY = Path(__file__).resolve().parent.parent

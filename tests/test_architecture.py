@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,58 @@ print(*sys.modules)
     names, loaded = run_python(code).splitlines()
     assert {"storage.artifact", "storage.sources.coco", "storage.neighbors"} <= set(names.split())
     report(HEAVY & set(loaded.split()))
+
+
+def imports_of_storage(tree):
+    """(module of storage, node) of each import in the tree, deferred or for type checking only."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in STORAGE else node.module for name in whole]
+        yield from ((name, node) for name in names if name in STORAGE)
+
+
+def module_name(path):
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+STORAGE = {module_name(path): tree for path, tree in TREES.items() if path.startswith("storage/")}
+
+
+def circle(graph):
+    """Some modules that import one another in a circle, or None."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_no_modules_of_storage_import_one_another_in_a_circle():
+    """Deferred imports and those for type checking only count too."""
+    graph = {
+        name: {other for other, _ in imports_of_storage(tree)} for name, tree in STORAGE.items()
+    }
+    assert {"storage.manifest", "storage.layout"} <= graph["storage.artifact"], "imports are seen"
+    assert circle(graph) is None
+    assert circle(graph | {"storage.layout": {"storage.artifact"}}) is not None
+
+
+def test_no_module_of_storage_defers_the_import_of_another():
+    report(
+        f"{name}:{node.lineno}: import of {other} inside {function.name}"
+        for name, tree in STORAGE.items()
+        for function in functions(tree)
+        for other, node in imports_of_storage(function)
+    )
+
+
+def test_the_records_of_an_artifact_know_only_the_layers_below():
+    known = {name for name, _ in imports_of_storage(STORAGE["storage.manifest"])}
+    assert known == {"storage.atomic", "storage.errors", "storage.layout"}
 
 
 def imported_at_module_level(tree):

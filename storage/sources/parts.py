@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final, Literal
 from zlib import crc32
 
-from storage.artifact import made_from
+from storage.manifest import made_from
 from storage.sources.source import Listing, SourceImage
 
 Images = tuple[SourceImage, ...]

@@ -38,8 +38,8 @@ from typing import Any
 
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, current_id, unreadable
-from storage.build import unfinished
 from storage.errors import StorageError
+from storage.unfinished import unfinished
 
 FLOWS = {
     "import": ("flows.import_images", "import_images", "ImportImages"),

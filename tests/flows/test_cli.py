@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from storage.artifact import Plan
 from storage.build import begin
+from storage.manifest import Plan
 
 TRAINING = ("--name", "r", "--latents", "a", "--neighbors", "a", "--database", "a")
 

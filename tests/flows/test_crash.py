@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage import layout
-from storage.artifact import Plan
 from storage.build import begin
+from storage.manifest import Plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import crash  # noqa: E402

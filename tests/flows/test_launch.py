@@ -26,7 +26,7 @@ from flows.launch import (
     stop_all,
 )
 from flows.train_rdm import run_training, train_rdm
-from storage.build import BuildRefused
+from storage.errors import BuildRefused
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
 WEIGHTS = "weights/network/diffusion_pytorch_model.safetensors"

@@ -20,11 +20,12 @@ from flows.train_rdm import train_rdm
 from flows.upstream import ensured_queries
 from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
-from storage.artifact import Plan, artifacts, open_artifact
+from storage.artifact import artifacts, open_artifact
 from storage.build import begin
 from storage.checks import same_encoder
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
+from storage.manifest import Plan
 from storage.neighbors import read_neighbors
 from storage.runs import METRICS_FILE, read_metrics
 from storage.samples import read_samples

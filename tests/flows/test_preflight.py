@@ -30,7 +30,8 @@ from flows.preflight import (
 from flows.rebuild import rebuild
 from flows.train_rdm import train_rdm
 from rdm_core.errors import CoreError
-from storage.artifact import Plan, artifacts
+from storage.artifact import artifacts
+from storage.manifest import Plan
 
 IMAGES = {"source": "shapes", "size": 32, "count": 40, "encoding": "png"}
 UPSTREAM = {"images": IMAGES, "encoder": "rdm-shapes", "weights": "built-in"}

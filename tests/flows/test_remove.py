@@ -18,18 +18,20 @@ from flows.rehearse import rehearse
 from flows.remove import remove_keys
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
-from storage.artifact import Plan, artifacts, check, open_artifact
-from storage.build import begin, unfinished
+from storage.artifact import artifacts, check, open_artifact
+from storage.build import begin
 from storage.collect import collect
 from storage.embeddings import read_columns
 from storage.errors import ArtifactDamaged, BuildRefused, StorageError
 from storage.holders import holders
 from storage.index import open_index_of, open_vectors
+from storage.manifest import Plan
 from storage.neighbors import read_neighbors
 from storage.parquet import read_table, vectors_of
 from storage.removals import read_removals, removals_file
 from storage.samples import read_samples
 from storage.shards import read_sidecar
+from storage.unfinished import unfinished
 
 ENCODER = {"encoder": "rdm-shapes", "weights": "built-in"}
 

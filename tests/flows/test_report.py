@@ -12,10 +12,11 @@ import pytest
 from flows import findings, report
 from flows.config import WriteReport
 from rdm_core.images import encode
-from storage.artifact import Artifact, Plan
+from storage.artifact import Artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import StorageError
+from storage.manifest import Plan
 from storage.runs import append_metrics
 from storage.samples import write_samples
 from storage.shards import SIDECAR, EncodedSample, SampleRecord, write_shard

@@ -16,12 +16,13 @@ from flows.config import Rebuild, TrainRDM
 from flows.rebuild import rebuild
 from flows.resume import begun_alike
 from flows.train_rdm import learned, train_rdm, training_inputs, training_plan
-from storage.artifact import Plan, artifacts, open_artifact
+from storage.artifact import artifacts, open_artifact
 from storage.atomic import write_json
-from storage.build import has_finished_work, unfinished
 from storage.collect import collect
 from storage.errors import ArtifactDamaged, ArtifactMismatch, BuildRefused
+from storage.manifest import Plan
 from storage.runs import METRICS_FILE, latest_step, read_metrics
+from storage.unfinished import has_finished_work, unfinished
 
 WEIGHTS = "weights/network/diffusion_pytorch_model.safetensors"
 NAMED = ("latents", "neighbors", "database")

@@ -30,11 +30,13 @@ from flows.sample import sample_plan
 from flows.sample_config import SampleRDM
 from flows.study import study_plan
 from flows.train_rdm import training_plan
-from storage.artifact import Artifact, Plan, artifacts, open_artifact
-from storage.build import begin, unfinished
+from storage.artifact import Artifact, artifacts, open_artifact
+from storage.build import begin
 from storage.errors import BuildRefused
 from storage.layout import KINDS
+from storage.manifest import Plan
 from storage.runs import write_checkpoint
+from storage.unfinished import unfinished
 
 PARAMETERS = {"encoder": {"dimension": 64}, "space": {}, "k": 20}
 
@@ -46,7 +48,6 @@ def made(tmp_path, monkeypatch):
     def opened(root, kind, reference):
         inputs = {"database": "d", "shards": "s", "queries": "q"}
         return Artifact(
-            tmp_path,
             kind,
             reference,
             "0" * 12,
@@ -57,6 +58,7 @@ def made(tmp_path, monkeypatch):
             (),
             {},
             "",
+            tmp_path,
         )
 
     for module in (

@@ -7,10 +7,12 @@ import pytest
 from building import build_all, writer
 
 from flows.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
-from storage.artifact import Plan, artifacts
-from storage.build import begin, unfinished
+from storage.artifact import artifacts
+from storage.build import begin
 from storage.errors import ArtifactMissing, StorageError
+from storage.manifest import Plan
 from storage.runs import write_checkpoint
+from storage.unfinished import unfinished
 
 NEXT = Plan("shards", "paintings", {"size": 64, "crop": "left"}, {"source": "bb"})
 

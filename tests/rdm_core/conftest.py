@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from tiny import DIMENSION, PROCESSES, TINY
 
 import rdm_core.train

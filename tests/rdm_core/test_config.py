@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import torch
+from rdm_core.denoiser import build_denoiser
+from rdm_core.noise import process_of
 
 from flows.presets import PRESETS
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
-from rdm_core.denoiser import build_denoiser
-from rdm_core.noise import process_of
 
 CLASSES = [DenoiserConfig, NoiseConfig, TrainingConfig, ExecutionConfig]
 

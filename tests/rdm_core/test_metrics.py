@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from rdm_core.noise import FlowMatching
 
 from rdm_core.data import TrainingData
 from rdm_core.latents import PIXELS, load_latent_space
@@ -17,7 +18,6 @@ from rdm_core.metrics import (
     estimate_over_seeds,
     nearest_distances,
 )
-from rdm_core.noise import FlowMatching
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_every_time():

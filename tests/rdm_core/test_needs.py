@@ -12,11 +12,11 @@ from unittest.mock import Mock
 import psutil
 import pytest
 import torch
+from rdm_core.denoiser import build_denoiser
 
 import rdm_core.memory
 import rdm_core.needs
 from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
-from rdm_core.denoiser import build_denoiser
 from rdm_core.needs import (
     PASSES,
     MemoryNeeded,

@@ -17,15 +17,16 @@ from types import ModuleType
 import pytest
 import torch
 from diffusers import VQModel
+from rdm_core.denoiser import load_denoiser
+from rdm_core.noise import process_of
+from rdm_core.samplers import sample_ddim_2022
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from rdm_core.config import NoiseConfig
 from rdm_core.context import NEIGHBOR, Context, nothing
-from rdm_core.denoiser import load_denoiser
 from rdm_core.errors import WeightsError
-from rdm_core.noise import process_of
 from rdm_core.originals import (
     AUTOENCODERS,
     LAYOUTS,
@@ -38,7 +39,6 @@ from rdm_core.originals import (
     read_checkpoint,
     unet_keys,
 )
-from rdm_core.samplers import sample_ddim_2022
 
 SAME = 1e-5
 """Most relative difference between the original and the converted network."""

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from rdm_core.denoiser import Denoiser
+from rdm_core.noise import Diffusion, FlowMatching
 from torch import nn
 from torch.nn import functional
 
@@ -14,10 +16,8 @@ import rdm_core.train
 from rdm_core.config import DenoiserConfig, ExecutionConfig, TrainingConfig
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, Context
 from rdm_core.data import TrainingData
-from rdm_core.denoiser import Denoiser
 from rdm_core.errors import RequestError
 from rdm_core.latents import PIXELS, load_latent_space
-from rdm_core.noise import Diffusion, FlowMatching
 from rdm_core.train import (
     Hooks,
     State,

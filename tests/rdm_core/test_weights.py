@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rdm_core.denoiser import load_denoiser, parameter_count
+from rdm_core.noise import FlowMatching
 
 from rdm_core.config import TrainingConfig
-from rdm_core.denoiser import load_denoiser, parameter_count
 from rdm_core.latents import PIXELS, load_latent_space
-from rdm_core.noise import FlowMatching
 from rdm_core.train import Hooks, train
 from rdm_core.weights import model_card, publish_weights
 

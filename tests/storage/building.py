@@ -1,7 +1,7 @@
 """A small artifact of two parts, built as a flow builds one."""
 
-from storage.artifact import Plan
 from storage.build import begin
+from storage.manifest import Plan
 
 PLAN = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "aa"})
 PART_NAMES = ("00000", "00001")

@@ -10,8 +10,6 @@ from building import PLAN, build_all, files_under, writer
 
 from storage import artifact as artifact_module
 from storage.artifact import (
-    FORMAT_VERSION,
-    Plan,
     all_with_fingerprint,
     artifacts,
     check,
@@ -23,6 +21,7 @@ from storage.artifact import (
 from storage.atomic import canonical_json, sha256_of
 from storage.build import begin
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
+from storage.manifest import FORMAT_VERSION, Plan
 
 
 @pytest.fixture

@@ -13,9 +13,12 @@ import pytest
 from building import PLAN, build_all, files_under, writer
 
 from storage import build as module
-from storage.artifact import Plan, artifacts, check, open_artifact
-from storage.build import begin, has_finished_work, unfinished
+from storage.artifact import artifacts, check, open_artifact
+from storage.build import begin
 from storage.errors import ArtifactDamaged, ArtifactMissing, BuildRefused, CannotWrite
+from storage.manifest import Plan
+from storage.place import Place
+from storage.unfinished import has_finished_work, unfinished
 
 NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
 """The same request after the source changed."""
@@ -88,7 +91,7 @@ def test_a_process_that_dies_while_writing_leaves_scratch_that_the_next_run_clea
     code = """
 import os, sys
 from pathlib import Path
-from storage.artifact import Plan
+from storage.manifest import Plan
 from storage.build import begin
 def dies(scratch):
     (scratch / "00000.tar").write_bytes(b"half")
@@ -210,15 +213,15 @@ def test_every_folder_of_a_part_is_forced_to_the_disk_before_the_manifest_says_i
     tmp_path, monkeypatch
 ):
     steps = []
-    fsync_path, write_manifest = module.fsync_path, module.remote.write_manifest
+    fsync_path, commit = module.fsync_path, Place.commit
 
     def forced(path):
         steps.append(path.relative_to(tmp_path).as_posix())
         fsync_path(path)
 
-    def manifest(path, value):
+    def manifest(place, path, value):
         steps.append("manifest")
-        write_manifest(path, value)
+        commit(place, path, value)
 
     def in_a_folder(scratch):
         (scratch / "more").mkdir()
@@ -228,7 +231,7 @@ def test_every_folder_of_a_part_is_forced_to_the_disk_before_the_manifest_says_i
     with begin(tmp_path, PLAN) as build:
         parts = [build.write_part("00000", "", in_a_folder)]
         monkeypatch.setattr(module, "fsync_path", forced)
-        monkeypatch.setattr(module.remote, "write_manifest", manifest)
+        monkeypatch.setattr(Place, "commit", manifest)
         build.commit(parts, {})
     here = build.directory.relative_to(tmp_path).as_posix()
     assert set(steps[: steps.index("manifest")]) == {here, f"{here}/more"}

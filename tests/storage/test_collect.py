@@ -10,11 +10,13 @@ import pytest
 from building import PLAN, build_all, files_under, writer
 
 from storage import collect as module
-from storage.artifact import Plan, artifacts, check, current_id, open_artifact
-from storage.build import begin, unfinished
+from storage.artifact import artifacts, check, current_id, open_artifact
+from storage.build import begin
 from storage.collect import builder_of, collect
 from storage.errors import ArtifactMissing, StorageError
-from storage.remote import mirror_of
+from storage.manifest import Plan
+from storage.roots import mirror_of
+from storage.unfinished import unfinished
 
 
 def shards(size, name="paintings", **inputs):

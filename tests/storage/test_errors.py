@@ -8,7 +8,7 @@ import pytest
 
 from storage import errors
 from storage.errors import CannotWrite, StorageError, told_by_cause
-from storage.remote import root_of
+from storage.roots import root_of
 
 ALL = [
     value

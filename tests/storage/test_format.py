@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 
 import storage
-from storage.artifact import FORMAT_VERSION, Part, PartFile, Plan
 from storage.build import begin
 from storage.embeddings import embeddings_schema, write_embeddings
 from storage.index import write_vectors
 from storage.latents import LATENT_KEYS
 from storage.layout import KINDS
+from storage.manifest import FORMAT_VERSION, Part, PartFile, Plan
 from storage.neighbors import neighbors_schema, write_neighbors
 from storage.samples import SAMPLES, write_samples
 from storage.shards import SIDECAR, SampleRecord, accepted, read_sidecar, write_shard

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from storage.artifact import Plan
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.holders import MAY_HOLD, holders, trained_on
 from storage.index import write_vectors
 from storage.latents import write_latents
+from storage.manifest import Plan
 from storage.neighbors import NO_ROW, write_neighbors
 from storage.samples import write_samples
 from storage.shards import write_shard

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from storage.artifact import Plan, open_artifact
+from storage.artifact import open_artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import ArtifactDamaged, ArtifactMismatch, ArtifactMissing, FormatError
@@ -17,6 +17,7 @@ from storage.index import (
     open_vectors,
     write_vectors,
 )
+from storage.manifest import Plan
 
 
 @pytest.fixture

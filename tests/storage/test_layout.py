@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.artifact import Plan, artifacts, open_artifact
+from storage.artifact import artifacts, open_artifact
 from storage.build import begin
 from storage.errors import StorageError
 from storage.layout import (
@@ -14,6 +14,7 @@ from storage.layout import (
     plan_file,
     pointer_file,
 )
+from storage.manifest import Plan
 
 ID = "0123456789ab"
 BAD_NAMES = [

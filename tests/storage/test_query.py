@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from storage.artifact import Plan, artifacts, open_artifact
+from storage.artifact import artifacts, open_artifact
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import ArtifactDamaged, StorageError
+from storage.manifest import Plan
 from storage.neighbors import write_neighbors
 from storage.query import VIEWS, QueryError, query
 from storage.removals import add_removals

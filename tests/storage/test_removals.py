@@ -4,10 +4,10 @@ import multiprocessing
 
 import pytest
 
-from storage.artifact import Plan
 from storage.build import begin
 from storage.embeddings import embeddings_schema, write_embeddings, write_embeddings_without
 from storage.errors import FormatError, StorageError
+from storage.manifest import Plan
 from storage.parquet import read_table
 from storage.removals import (
     add_removals,
@@ -158,7 +158,7 @@ def test_a_filtered_part_is_bit_by_bit_the_part_that_never_held_them(
 
 
 def test_a_list_in_an_object_store_is_the_stores(tmp_path, monkeypatch):
-    from storage.remote import mirror_of
+    from storage.roots import mirror_of
 
     for mirror in ("one", "other"):
         monkeypatch.setenv("RDM_MIRROR", str(tmp_path / mirror))

@@ -3,10 +3,11 @@
 import pytest
 from building import PLAN, build_all
 
-from storage.artifact import Plan, artifacts
+from storage.artifact import artifacts
 from storage.build import begin
 from storage.embeddings import write_embeddings
 from storage.errors import StorageError
+from storage.manifest import Plan
 from storage.versions import history
 
 NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})

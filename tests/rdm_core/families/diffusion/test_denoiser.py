@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
+from rdm_core.denoiser import Denoiser, SetEncoder, build_denoiser, load_denoiser, parameter_count
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
@@ -18,7 +19,6 @@ from torch.nn.functional import cosine_similarity, normalize
 from flows.presets import PRESETS
 from rdm_core.config import DenoiserConfig
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, zeros
-from rdm_core.denoiser import Denoiser, SetEncoder, build_denoiser, load_denoiser, parameter_count
 from rdm_core.errors import WeightsError
 
 B, K, D = 3, 5, 8

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rdm_core.denoiser import Denoiser
+from rdm_core.generate import Guidance, Known, Style, generate, known_of
+from rdm_core.noise import Diffusion, FlowMatching, Process
 from torch.nn.functional import normalize
 
 from rdm_core.context import ABSENT, NEIGHBOR, Context, nothing, zeros
-from rdm_core.denoiser import Denoiser
 from rdm_core.errors import RequestError
-from rdm_core.generate import Guidance, Known, Style, generate, known_of
 from rdm_core.latents import PIXELS, load_latent_space
-from rdm_core.noise import Diffusion, FlowMatching, Process
 
 SIDE, K, D = 8, 3, 8
 SEEDS = [3, 1, 4, 1, 5]

@@ -7,8 +7,6 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-
-from rdm_core.errors import RequestError
 from rdm_core.noise import Diffusion, FlowMatching, Process
 from rdm_core.samplers import (
     SAMPLERS,
@@ -21,6 +19,8 @@ from rdm_core.samplers import (
     sample_heun,
     sampler_of,
 )
+
+from rdm_core.errors import RequestError
 
 SHAPE = (2, 3, 4, 4)
 PROCESSES = {

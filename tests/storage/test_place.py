@@ -24,16 +24,15 @@ from s3_server import Switches, serving
 
 from storage import objects
 from storage.artifact import (
-    Plan,
     artifacts,
     check,
     current_id,
-    fingerprint_of,
     open_artifact,
     unreadable,
     with_fingerprint,
 )
-from storage.build import begin, has_finished_work, unfinished
+from storage.atomic import sha256_file, write_bytes
+from storage.build import begin
 from storage.errors import (
     ArtifactDamaged,
     ArtifactMissing,
@@ -42,7 +41,10 @@ from storage.errors import (
     StorageError,
     Unreachable,
 )
-from storage.remote import mirror_of, remote_of, remove_stored, root_of
+from storage.manifest import PartFile, Plan, fingerprint_of
+from storage.mirror import url_of
+from storage.place import place_of
+from storage.roots import mirror_of, root_of
 from storage.runs import (
     append_metrics,
     latest_checkpoint,
@@ -53,6 +55,7 @@ from storage.runs import (
     write_checkpoint,
     write_snapshot,
 )
+from storage.unfinished import has_finished_work, unfinished
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'rdm[s3]'")
 
@@ -265,6 +268,44 @@ def test_a_bucket_copied_to_a_disk_is_a_root_as_it_stands(machine, s3, tmp_path)
     assert s3.log == []
 
 
+def test_a_root_on_a_disk_that_was_copied_into_a_bucket_is_a_root_as_it_stands(
+    machine, s3, tmp_path
+):
+    built = build_all(tmp_path / "disk")
+    for name in files_under(tmp_path / "disk"):
+        s3.objects[f"bucket/some/root/{name}"] = (tmp_path / "disk" / name).read_bytes()
+    opened = open_artifact(machine("a"), "shards", "paintings")
+    assert bytes_of(opened) == bytes_of(built)
+    check(opened)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["disk", "bucket"])
+def test_disk_and_bucket_answer_alike(far, machine, tmp_path):
+    root = machine("a", f"file://{tmp_path}/far") if far else tmp_path / "disk"
+    place, family = place_of(root), root / "shards" / "mine"
+    pointer, copy, absent = family / "current", family / "copy", family / "absent"
+    assert place.far == far and place.read(pointer) is None
+    assert place.listing(family) == {} and place.names(root, "shards") == []
+    write_bytes(pointer, b"0123456789ab\n")
+    place.store(pointer)
+    place.share(pointer, copy, 13)
+    assert place.read(copy) == place.read(pointer) == b"0123456789ab\n"
+    assert {name: stored.bytes for name, stored in place.listing(family).items()} == {
+        "copy": 13,
+        "current": 13,
+    }
+    assert place.sizes(family, [pointer, absent, copy]) == [13, None, 13]
+    assert place.names(root, "shards") == ["mine"]
+    place.fetch([(pointer, PartFile("current", 13, sha256_file(pointer)))])
+    assert not place.has_other_bytes(pointer, sha256_file(copy))
+    assert place.has_other_bytes(copy, "0" * 64)
+    place.follow(pointer)
+    place.drop(pointer)
+    place.drop(absent)
+    assert place.read(pointer) is None and not pointer.exists()
+    assert list(place.listing(family)) == ["copy"]
+
+
 # Killed, and resumed somewhere else
 
 
@@ -314,7 +355,7 @@ def test_a_process_killed_while_it_uploads_leaves_its_finished_part_to_another_m
 import os, sys
 sys.path.append(sys.argv[1])
 from building import build_all
-from storage.remote import mirror_of
+from storage.roots import mirror_of
 build_all(mirror_of(sys.argv[2]))
 """
     environment = os.environ | {"RDM_MIRROR": str(tmp_path / "dead")}
@@ -460,7 +501,7 @@ def test_another_machines_unfinished_build_gives_its_parts_and_refuses_other_par
 def test_removing_takes_plan_and_manifest_first(machine, s3):
     built = build_all(machine("a"))
     s3.log.clear()
-    remove_stored(built.directory)
+    place_of(built.directory).withdraw(built.directory)
     assert [name.rpartition("/")[2] for name in s3.names("DELETE")][:2] == [
         "plan.json",
         "manifest.json",
@@ -482,7 +523,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 from building import PLAN
 from storage.build import begin
-from storage.remote import mirror_of
+from storage.roots import mirror_of
 def write(scratch):
     (scratch / f"{name}.tar").write_bytes(sys.argv[3].encode() * 1000)
     return 1, {}
@@ -923,13 +964,14 @@ def test_a_mirror_knows_its_url_again(url, tmp_path, monkeypatch):
     root = mirror_of(url)
     assert root.is_relative_to(tmp_path / "mirror")
     assert root_of(url) == root and root_of("some/data") == Path("some/data")
-    assert remote_of(root).url == url == remote_of(mirror_of(url + "/")).url
-    assert remote_of(root / "shards" / "a").url == f"{url}/shards/a"
+    assert url_of(root) == url == url_of(mirror_of(url + "/"))
+    assert url_of(root / "shards" / "a") == f"{url}/shards/a"
+    assert place_of(root).far
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "moved"))
-    assert remote_of(root) is None and mirror_of(url) != root
+    assert url_of(root) is None and not place_of(root).far and mirror_of(url) != root
 
 
-def test_paths_outside_every_mirror_have_no_remote(tmp_path, monkeypatch):
+def test_paths_outside_every_mirror_have_no_url(tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path / "mirror"))
     outside = (
         tmp_path,
@@ -938,11 +980,11 @@ def test_paths_outside_every_mirror_have_no_remote(tmp_path, monkeypatch):
         tmp_path / "mirror" / "s3",
         tmp_path / "mirror/s3/b/../../x",
     )
-    assert [remote_of(path) for path in outside] == [None] * 5
+    assert [url_of(path) for path in outside] == [None] * 5
     monkeypatch.delenv("RDM_MIRROR")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert remote_of(tmp_path) is None
+    assert url_of(tmp_path) is None
     with pytest.raises(StorageError, match="no home directory. Set RDM_MIRROR"):
         mirror_of(URL)
 
@@ -1087,7 +1129,7 @@ def test_other_stores_work_through_fsspec(scheme, machine, tmp_path):
     opened = open_artifact(machine("c", url), "shards", "paintings")
     assert bytes_of(opened)["00002.tar"] == b"images of 00001" * 50
     check(opened)
-    far = remote_of(opened.directory) / newer.parts[0].prefix / "00000.tar"
+    far = objects.Remote(url_of(opened.directory)) / newer.parts[0].prefix / "00000.tar"
     far.delete()
     far.delete()
     with pytest.raises(ArtifactDamaged, match="00000.tar is absent"):
