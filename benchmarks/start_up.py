@@ -19,13 +19,32 @@ from pathlib import Path
 RDM = [str(Path(sys.executable).parent / "rdm")]
 ENCODER = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
 SIX = {
-    "import": ["import", "shapes", "--set", "count=64", "--set", "size=32", "--set", "encoding=png"],
+    "import": [
+        "import",
+        "shapes",
+        "--set",
+        "count=64",
+        "--set",
+        "size=32",
+        "--set",
+        "encoding=png",
+    ],
     "build": ["build", "--shards", "mine", *ENCODER],
     "neighbors": ["neighbors", "--queries", "mine", "--database", "mine"],
     "encode": ["encode", "--shards", "mine"],
-    "train": ["train", "--latents", "mine", "--neighbors", "mine", "--database", "mine", "--preset", "shapes"],
+    "train": [
+        "train",
+        "--latents",
+        "mine",
+        "--neighbors",
+        "mine",
+        "--database",
+        "mine",
+        "--preset",
+        "shapes",
+    ],
     "sample": ["sample", "--run", "mine", "--text", "a red circle", "--set", "count=1"],
-}  # fmt: skip
+}
 LOOKS = {
     "search": ["search", "--database", "mine", "--text", "a red circle"],
     "show": ["show"],

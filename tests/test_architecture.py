@@ -293,14 +293,24 @@ def test_text_is_read_and_written_in_an_encoding_that_is_said():
 @pytest.mark.parametrize(
     "code, silent",
     [
-        ("path.read_text()", True), ("path.read_text(encoding='utf-8')", False), ("open(path)", True),
-        ("path.write_text(text)", True), ("path.open()", True), ("path.open('rb')", False),
-        ("open(path, 'wb')", False), ("os.fdopen(descriptor, 'w')", True), ("open('b')", True), ("path.open(mode='a')", True),
-        ("subprocess.run(command, text=True)", True), ("subprocess.run(command)", False),
-        ("subprocess.Popen(command, encoding='utf-8')", False), ("os.open(path, os.O_RDONLY)", False),
-        ("tempfile.NamedTemporaryFile('w')", True), ("tempfile.NamedTemporaryFile()", False),
+        ("path.read_text()", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("open(path)", True),
+        ("path.write_text(text)", True),
+        ("path.open()", True),
+        ("path.open('rb')", False),
+        ("open(path, 'wb')", False),
+        ("os.fdopen(descriptor, 'w')", True),
+        ("open('b')", True),
+        ("path.open(mode='a')", True),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command)", False),
+        ("subprocess.Popen(command, encoding='utf-8')", False),
+        ("os.open(path, os.O_RDONLY)", False),
+        ("tempfile.NamedTemporaryFile('w')", True),
+        ("tempfile.NamedTemporaryFile()", False),
     ],
-)  # fmt: skip
+)
 def test_a_call_whose_encoding_is_left_to_the_locale_is_noticed(code, silent):
     assert text_without_encoding(ast.parse(code, mode="eval").body) == silent
 

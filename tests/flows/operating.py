@@ -29,7 +29,8 @@ SMALL_NETWORK = {
     "head_channels": 16,
     "patch": 4,
 }
-SMALL_TRAINING = {"steps": 20, "batch": 8, "checkpoint_steps": 10, "log_steps": 2, "k": 3}
+SMALL_TRAINING = {"steps": 20, "batch": 8}
+SMALL_REPORTING = {"checkpoint_steps": 10, "log_steps": 2}
 SERVER_ERRORS = re.compile(r"\bERROR\b|Traceback|\w+Error:|CRITICAL")
 BUSY = "database is locked"
 """What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its
@@ -59,8 +60,10 @@ def small(file):
             config.update({"images": images, "autoencoder": "pixels"} | encoder)
         if "train" in deployment["tags"]:
             config.update(
-                denoiser=SMALL_NETWORK,
+                model={"denoiser": SMALL_NETWORK},
+                context={"k": 3},
                 training=SMALL_TRAINING,
+                reporting=SMALL_REPORTING,
                 preview=2,
                 device="cpu",
                 execution={},
@@ -77,11 +80,18 @@ class Project:
         self.api = f"http://127.0.0.1:{self.port}/api"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
         self.environment = clean | {
-            "PATH": f"{BIN}:{clean['PATH']}", "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": self.api,
-            "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10", "TMPDIR": str(folder / "tmp"),
-            "PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_PREFETCH_SECONDS": "1",
-        }  # fmt: skip
+            "PATH": f"{BIN}:{clean['PATH']}",
+            "PREFECT_HOME": str(folder / "home"),
+            "PREFECT_API_URL": self.api,
+            "DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10",
+            "TMPDIR": str(folder / "tmp"),
+            "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+        }
         (folder / "tmp").mkdir()
         (folder / "pyproject.toml").write_bytes((REPOSITORY / "pyproject.toml").read_bytes())
         file = change(yaml.safe_load((REPOSITORY / "prefect.yaml").read_text()))

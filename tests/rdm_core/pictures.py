@@ -148,9 +148,20 @@ def tiff(
     data = packed or laid_out.astype(pixels.dtype.newbyteorder(order)).tobytes()
     strips = channels if planes else 1
     length = len(data) // strips
-    entries = {256: (width,), 257: (height,), 258: (bits,) * channels, 259: (compression,), 262: (photometric,),
-               273: (0,) * strips, 277: (channels,), 278: (height,), 279: (length,) * strips, 284: (1 + planes,),
-               338: extra, 339: (kind,) * channels}  # fmt: skip
+    entries = {
+        256: (width,),
+        257: (height,),
+        258: (bits,) * channels,
+        259: (compression,),
+        262: (photometric,),
+        273: (0,) * strips,
+        277: (channels,),
+        278: (height,),
+        279: (length,) * strips,
+        284: (1 + planes,),
+        338: extra,
+        339: (kind,) * channels,
+    }
     entries = {tag: values for tag, values in entries.items() if values}
     table, beyond, at = b"", b"", 8 + 2 + 12 * len(entries) + 4
     offset = at + sum(4 * len(values) for values in entries.values() if len(values) > 1)

@@ -102,7 +102,7 @@ def test_a_directory_that_is_not_that_model_is_refused(broken, tmp_path):
         load_encoder(SMALL, str(tmp_path))
 
 
-def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_and_refused_where_they_differ(
+def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_or_else_refused(
     tmp_path, monkeypatch
 ):
     asked = []
@@ -118,8 +118,12 @@ def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_and_refus
     file.write_bytes(b"")
     tagged = f"laion2b_s32b_b82k@{file}"
     for name, weights in [
-        ("ViT-B-16-SigLIP2", file), ("MobileCLIP2-S0", file), ("ViT-L-14-336", file), ("ViT-L-14", tagged), (SMALL, file)
-    ]:  # fmt: skip
+        ("ViT-B-16-SigLIP2", file),
+        ("MobileCLIP2-S0", file),
+        ("ViT-L-14-336", file),
+        ("ViT-L-14", tagged),
+        (SMALL, file),
+    ]:
         with pytest.raises(EncoderError, match="no network in tests"):
             load_encoder(name, str(weights))
     clip = {"image_mean": open_clip.OPENAI_DATASET_MEAN, "image_std": open_clip.OPENAI_DATASET_STD}
@@ -141,7 +145,8 @@ def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_and_refus
     for name in ("ViT-L-14", "ViT-B-32"):  # the mean; the activation alone
         with pytest.raises(
             EncoderError,
-            match=r"tags differ in quick_gelu, .* \(openai, .* \.\.\.: .*weights=TAG@.*open_clip_config",
+            match=r"tags differ in quick_gelu, .* \(openai, .* \.\.\.: "
+            r".*weights=TAG@.*open_clip_config",
         ):
             load_encoder(name, str(file))
     with pytest.raises(
@@ -210,7 +215,10 @@ def test_a_tokenizer_that_needs_more_than_is_installed_says_what(tmp_path, monke
 
 
 def test_siglip_with_its_own_tokenizer_embeds_images_and_texts(tmp_path, pictures):
-    missing = "its tokenizer is transformers', which makes every import of diffusers two seconds slower: make test-long has it"
+    missing = (
+        "its tokenizer is transformers', which makes every import of diffusers two seconds slower: "
+        "make test-long has it"
+    )
     transformers = pytest.importorskip("transformers", reason=missing)
     tokenizers = pytest.importorskip("tokenizers", reason=missing)
     words = {"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "ring": 4}

@@ -103,9 +103,15 @@ def test_crops_depend_on_seed_and_key_only():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"mode": "corner"}, {"count": 2}, {"mode": "random", "frame_side": 64}, {"mode": "random", "frame_side": 8, "rng": 1},
-     {"mode": "random", "rng": 1}, {"mode": "random", "frame_side": 64, "rng": 1, "count": 0}],
-)  # fmt: skip
+    [
+        {"mode": "corner"},
+        {"count": 2},
+        {"mode": "random", "frame_side": 64},
+        {"mode": "random", "frame_side": 8, "rng": 1},
+        {"mode": "random", "rng": 1},
+        {"mode": "random", "frame_side": 64, "rng": 1, "count": 0},
+    ],
+)
 def test_contradicting_crop_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="mode"):
         crop_windows(noise(), 16, **arguments)

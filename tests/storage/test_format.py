@@ -210,11 +210,21 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
         {"00000": lambda d: (write_neighbors(d, "00000", ["q0", "q1"], keys, rows, scores), {})},
     )
     record = {
-        "file": "00000.png", "query": "a cat", "seed": 1, "guidance_scale": 2, "weights": "w", "database": "d",
-        "neighbor_keys": ["a", "b", "c"], "neighbor_scores": [0.9, 0.8, 0.7], "licences": ["CC0", "CC0", "CC-BY"],
-        "authors": ["Ada", "Ada", "Bob"], "source_urls": [None] * 3,
-            "style_database": None, "given_images": [], "attributions": None,
-    }  # fmt: skip
+        "file": "00000.png",
+        "query": "a cat",
+        "seed": 1,
+        "guidance_scale": 2,
+        "weights": "w",
+        "database": "d",
+        "neighbor_keys": ["a", "b", "c"],
+        "neighbor_scores": [0.9, 0.8, 0.7],
+        "licences": ["CC0", "CC0", "CC-BY"],
+        "authors": ["Ada", "Ada", "Bob"],
+        "source_urls": [None] * 3,
+        "style_database": None,
+        "given_images": [],
+        "attributions": None,
+    }
     publish("samples", {"samples": lambda d: (write_samples(d, [b"png"], [record], b"grid"), {})})
     monkeypatch.chdir(tmp_path)
     return made

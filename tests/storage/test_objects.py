@@ -70,12 +70,20 @@ ABROAD = Remote("s3://bucket/a")
 @pytest.mark.parametrize(
     "error",
     [
-        Answered("SlowDown", 503), Answered("InternalError", 500), Answered("RequestTimeout", 400),
-        Answered("", 408), Answered("", 429), Answered("BadDigest", 400), Answered("Throttling", 400),
-        Answered("ConditionalRequestConflict", 409), Answered("SlowDown", 403), ConnectionResetError(), Cut(),
+        Answered("SlowDown", 503),
+        Answered("InternalError", 500),
+        Answered("RequestTimeout", 400),
+        Answered("", 408),
+        Answered("", 429),
+        Answered("BadDigest", 400),
+        Answered("Throttling", 400),
+        Answered("ConditionalRequestConflict", 409),
+        Answered("SlowDown", 403),
+        ConnectionResetError(),
+        Cut(),
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'response', '')}",
-)  # fmt: skip
+)
 def test_what_may_pass_is_asked_for_again(error, store):
     system = store(error, error)
     assert ABROAD.read() == b"bytes"

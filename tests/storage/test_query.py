@@ -53,8 +53,9 @@ def rows(root, sql):
 
 
 def test_each_kind_is_a_view_of_the_current_versions_with_their_names(root):
-    assert rows(root, "SELECT artifact, status, count(*) FROM shards GROUP BY ALL ORDER BY ALL") == [
-        ("coco", "ok", 2), ("coco", "rejected", 1), ("own", "ok", 1)]  # fmt: skip
+    assert rows(
+        root, "SELECT artifact, status, count(*) FROM shards GROUP BY ALL ORDER BY ALL"
+    ) == [("coco", "ok", 2), ("coco", "rejected", 1), ("own", "ok", 1)]
     assert rows(root, "SELECT count(*) FROM embeddings") == [(3,)]
     assert rows(root, "select keys[1] from NEIGHBORS") == [("a",)], "whatever the case"
     assert rows(root, "SELECT step, loss FROM runs ORDER BY step") == [(1, 1.0), (2, 0.5)]
@@ -321,7 +322,8 @@ def test_a_kind_may_stand_in_quotes(kind, root):
 
 def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
     assert rows(root, "SELECT MAP {'a': 'nan'::DOUBLE} AS m, {'b': ['inf'::FLOAT]} AS s") == [
-        ([["a", None]], {"b": [None]})]  # fmt: skip
+        ([["a", None]], {"b": [None]})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,12 @@ def test_a_tar_holds_image_record_and_first_caption_of_each_accepted_sample(shar
     )
     with tarfile.open(artifact.file("00000.tar")) as tar:
         assert tar.getnames() == [
-            "folder-0-00.png", "folder-0-00.json", "folder-0-00.txt", "folder-1-00.jpg", "folder-1-00.json",
-        ]  # fmt: skip
+            "folder-0-00.png",
+            "folder-0-00.json",
+            "folder-0-00.txt",
+            "folder-1-00.jpg",
+            "folder-1-00.json",
+        ]
         assert tar.extractfile("folder-0-00.txt").read() == b"caption 0"
         row = json.loads(tar.extractfile("folder-0-00.json").read())
     first = read_sidecar(artifact, "00000").to_pylist()[0]
@@ -200,12 +204,16 @@ HOSTILE = {
     "climbs out": tar_of(("../../escaped.png", b"x")),
     "absolute": tar_of(("/tmp/escaped.png", b"x")),
     "climbs out, then the sample": tar_of(("../escaped.png", b"x"), (PNG, b"x")),
-    "climbs out by two dots in the middle": tar_of(("folder-0-00/../../escaped.png", b"x"), (PNG, b"x")),
+    "climbs out by two dots in the middle": tar_of(
+        ("folder-0-00/../../escaped.png", b"x"), (PNG, b"x")
+    ),
     "two extensions": tar_of(("folder-0-00.old.png", b"x"), (PNG, b"x")),
     "climbs out by a pax header": tar_of((f"../{'x' * 300}.png", b"x")),
     "in a folder": tar_of((f"folder/{PNG}", b"x")),
     "symlink to a file": tar_of((link(PNG, "/etc/passwd"), b"")),
-    "symlink, then a file through it": tar_of((link("out", "/tmp"), b""), ("out/escaped.png", b"x")),
+    "symlink, then a file through it": tar_of(
+        (link("out", "/tmp"), b""), ("out/escaped.png", b"x")
+    ),
     "hard link": tar_of(("a.txt", b"x"), (link(PNG, "a.txt", tarfile.LNKTYPE), b"")),
     "fifo": tar_of((link(PNG, "", tarfile.FIFOTYPE), b"")),
     "device": tar_of((link(PNG, "", tarfile.CHRTYPE), b"")),
@@ -223,12 +231,14 @@ HOSTILE = {
     "claims a long name of 32 TiB": header("x", 1 << 45, tarfile.GNUTYPE_LONGNAME) + b"x" * 512,
     "negative size": header(PNG, -512) + b"x" * 512,
     "circle": header("folder-0-00.txt", -512) + b"x" * 512,
-    "circle by a pax header": header("x", 13, tarfile.XHDTYPE) + b"13 size=-512\n".ljust(512, b"\0") + header("a.txt", 0),
+    "circle by a pax header": header("x", 13, tarfile.XHDTYPE)
+    + b"13 size=-512\n".ljust(512, b"\0")
+    + header("a.txt", 0),
     "gzip": b"\x1f\x8b\x08\x00" + b"\0" * 600,
     "zip": b"PK\x03\x04" + b"\0" * 600,
     "empty file": b"",
     "noise": bytes(range(256)) * 8,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE.keys())
@@ -291,10 +301,17 @@ def test_a_damaged_sidecar_is_refused(shards, sample):
 # Tars that others wrote
 
 FOREIGN = [
-    "clip-retrieval/image1.tar", "tar-rs/duplicate_dirs.tar", "tar-rs/link.tar", "tar-rs/pax.tar", "tar-rs/simple.tar",
-    "tar-rs/simple_missing_last_header.tar", "tar-rs/spaces.tar", "tar-rs/sparse.tar", "webdataset/compressed.tar",
+    "clip-retrieval/image1.tar",
+    "tar-rs/duplicate_dirs.tar",
+    "tar-rs/link.tar",
+    "tar-rs/pax.tar",
+    "tar-rs/simple.tar",
+    "tar-rs/simple_missing_last_header.tar",
+    "tar-rs/spaces.tar",
+    "tar-rs/sparse.tar",
+    "webdataset/compressed.tar",
     "webdataset/sample.tgz",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -125,10 +125,20 @@ def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place()
     before = snapshot_of([image])
     assert before == snapshot_of([replace(image, path=Path("y/a.jpg"))])
     changes = [
-        {"source_id": "b"}, {"stamp": (1, 3)}, {"stamp": (2, 2)}, {"captions": ()}, {"labels": ("l",)}, {"style": "s"},
-        {"author": "a"}, {"licence": "l"}, {"source_url": "u"}, {"rotation_degrees": 90}, {"split": "val"},
-        {"path": None, "reason": "gone"}, {"path": None, "reason": "a pipe"},
-    ]  # fmt: skip
+        {"source_id": "b"},
+        {"stamp": (1, 3)},
+        {"stamp": (2, 2)},
+        {"captions": ()},
+        {"labels": ("l",)},
+        {"style": "s"},
+        {"author": "a"},
+        {"licence": "l"},
+        {"source_url": "u"},
+        {"rotation_degrees": 90},
+        {"split": "val"},
+        {"path": None, "reason": "gone"},
+        {"path": None, "reason": "a pipe"},
+    ]
     others = {snapshot_of([replace(image, **change)]) for change in changes}
     assert len(others | {before, snapshot_of([image, image])}) == len(changes) + 2
 
