@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from rdm_core.denoiser import build_denoiser
-from rdm_core.noise import process_of
 
-from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
-from rdm_core.data import TrainingData
+from rdm_core.config import ContextConfig, ExecutionConfig, TrainingConfig
+from rdm_core.data import StoredLatents, TrainingData
 from rdm_core.device import best_device
+from rdm_core.families import family_of
+from rdm_core.families.diffusion.config import Config, DenoiserConfig
+from rdm_core.families.facts import Shape
 from rdm_core.latents import PIXELS, load_latent_space
 from rdm_core.needs import memory_needed
 from rdm_core.train import Hooks, train
@@ -32,13 +33,17 @@ from rdm_core.train import Hooks, train
 DIMENSION = 512
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Blocks of 64 KiB and more are mapped singly, so that a freed one is the system's again."""
-UNET = DenoiserConfig(channels=(96, 192, 288, 384), depth=1)  # 52.8 M parameters
-WIDE = DenoiserConfig(channels=(96, 192, 288), depth=2, attention_levels=(2,))  # 33.1 M
-TRANSFORMER = DenoiserConfig("transformer", (384,), depth=12, head_channels=64)  # 29.9 M
+UNET = Config(denoiser=DenoiserConfig(channels=(96, 192, 288, 384), depth=1))  # 52.8 M parameters
+WIDE = Config(
+    denoiser=DenoiserConfig(channels=(96, 192, 288), depth=2, attention_levels=(2,))
+)  # 33.1 M
+TRANSFORMER = Config(
+    denoiser=DenoiserConfig("transformer", (384,), depth=12, head_channels=64)
+)  # 29.9 M
 PLAIN, CHECKPOINTED = ExecutionConfig(), ExecutionConfig(gradient_checkpointing=True)
 
-# name: network, side of its images, training, execution
-CASES: dict[str, tuple[DenoiserConfig, int, dict[str, Any], ExecutionConfig]] = {
+# name: model, side of its images, k and training, execution
+CASES: dict[str, tuple[Config, int, dict[str, Any], ExecutionConfig]] = {
     "unet": (UNET, 64, {"batch": 8}, PLAIN),
     "unet checkpointed": (UNET, 64, {"batch": 20}, CHECKPOINTED),
     "unet bf16 posthoc": (UNET, 64, {"batch": 8, "precision": "bf16", "posthoc_ema": True}, PLAIN),
@@ -80,10 +85,17 @@ def main() -> None:
 
 def estimate_bytes(name: str) -> int:
     """What is told before."""
-    network, side, training, execution = CASES[name]
-    config, device = TrainingConfig(**training), best_device()
-    needed = memory_needed(network, NoiseConfig(), config, execution, 3, side, DIMENSION, device)
-    return needed.peak_bytes
+    model, side, training, execution = CASES[name]
+    shape, device = Shape(3, side, DIMENSION), best_device()
+    config, context = learned(training)
+    return memory_needed(model, config, execution, context.k, shape, device).peak_bytes
+
+
+def learned(training: dict[str, Any], **changes: Any) -> tuple[TrainingConfig, ContextConfig]:
+    """How a case is trained, and with how many neighbors."""
+    given = training | changes
+    k = given.pop("k", ContextConfig().k)
+    return TrainingConfig(**given), ContextConfig(k=k)
 
 
 def in_a_process(name: str, steps: int, settings: dict[str, str]) -> int:
@@ -99,13 +111,14 @@ def in_a_process(name: str, steps: int, settings: dict[str, str]) -> int:
 
 def growth_bytes(name: str, steps: int) -> int:
     """Train, and tell how far this process grew over what it had before there was a network."""
-    network, side, training, execution = CASES[name]
-    data, space, process = made_up_data(side), load_latent_space(PIXELS), process_of(NoiseConfig())
+    config, side, training, execution = CASES[name]
+    data, space = made_up_data(side), load_latent_space(PIXELS)
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     before = psutil.Process().memory_info().rss
-    denoiser = build_denoiser(network, space.channels, side, DIMENSION)
-    config = TrainingConfig(**training, steps=steps)
-    train(denoiser, process, space, data, config, hooks, execution=execution)
+    shape = Shape(space.channels, side, DIMENSION)
+    model = family_of(config.family).build(config, shape, space)
+    how, context = learned(training, steps=steps)
+    train(model, data, how, hooks, context=context, execution=execution)
     if best_device().type == "cuda":
         returned = os.environ.items() >= RETURNED.items()
         return torch.cuda.max_memory_allocated() if returned else torch.cuda.max_memory_reserved()
@@ -121,7 +134,7 @@ def made_up_data(side: int) -> TrainingData:
     vectors = rng.standard_normal((1000, DIMENSION)).astype(np.float16)
     scores = np.full((100, 20), 0.5, np.float32)
     rows, norms = rng.integers(0, 1000, (100, 20)), np.ones(1000, np.float32)
-    return TrainingData(latents, rows, scores, vectors, norms)
+    return TrainingData(StoredLatents(latents), rows, scores, vectors, norms)
 
 
 if __name__ == "__main__":

@@ -92,24 +92,27 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
         f"mean squared error {error:.4f} of [-1, 1]"
     )
     autoencoder.save_pretrained(root / "autoencoder")
-    encoding = EncodeLatents(
-        root=root, name="coco", shards="coco", autoencoder=str(root / "autoencoder")
+    told(
+        "encode coco",
+        lambda: encode_latents(
+            EncodeLatents(
+                root=root, name="coco", shards="coco", autoencoder=str(root / "autoencoder")
+            )
+        ),
     )
-    told("encode coco", lambda: encode_latents(encoding))
-    finding = FindNeighbors(root=root, name="coco", queries="coco", database="openimages")
-    told("neighbors of coco in openimages", lambda: find_neighbors(finding))
-    training = {
-        "steps": steps,
-        "batch": 16,
-        "learning_rate": 5e-4,
-        "log_steps": 10,
-        "checkpoint_steps": steps,
+    told(
+        "neighbors of coco in openimages",
+        lambda: find_neighbors(
+            FindNeighbors(root=root, name="coco", queries="coco", database="openimages")
+        ),
+    )
+    parts: dict[str, dict[str, Any]] = {
+        "model": {"denoiser": NETWORK},
+        "training": {"steps": steps, "batch": 16, "learning_rate": 5e-4},
+        "reporting": {"log_steps": 10, "checkpoint_steps": steps},
     }
-    training |= {"neighbor_dropout": 0.1}
     inputs = {"latents": "coco", "neighbors": "coco", "database": "openimages"}
-    config = TrainRDM(
-        root=root, name="coco", **inputs, denoiser=NETWORK, training=training, device="cpu"
-    )
+    config = TrainRDM(root=root, name="coco", **inputs, **parts, device="cpu")
     told("train", lambda: train_rdm(config), steps * 16)
     asked = {
         "root": root,
@@ -117,7 +120,7 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
         "texts": ("a dog",),
         "context": "neighbors",
         "count": SAMPLES,
-        "steps": 20,
+        "draw": {"steps": 20},
     }
     own = told("sample from openimages", lambda: sample_rdm(SampleRDM(**asked, name="own")))
     art = told(

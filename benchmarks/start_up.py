@@ -21,11 +21,30 @@ ENCODER = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
 SMALL = ["--set", "count=64", "--set", "size=32", "--set", "encoding=png"]
 MINE = ["--latents", "mine", "--neighbors", "mine", "--database", "mine"]
 SIX = {
-    "import": ["import", "shapes", *SMALL],
+    "import": [
+        "import",
+        "shapes",
+        "--set",
+        "count=64",
+        "--set",
+        "size=32",
+        "--set",
+        "encoding=png",
+    ],
     "build": ["build", "--shards", "mine", *ENCODER],
     "neighbors": ["neighbors", "--queries", "mine", "--database", "mine"],
     "encode": ["encode", "--shards", "mine"],
-    "train": ["train", *MINE, "--preset", "shapes"],
+    "train": [
+        "train",
+        "--latents",
+        "mine",
+        "--neighbors",
+        "mine",
+        "--database",
+        "mine",
+        "--preset",
+        "shapes",
+    ],
     "sample": ["sample", "--run", "mine", "--text", "a red circle", "--set", "count=1"],
 }
 LOOKS = {

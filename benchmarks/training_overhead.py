@@ -11,13 +11,14 @@ import time
 
 import numpy as np
 import torch
-from rdm_core.denoiser import build_denoiser
-from rdm_core.noise import process_of
 
 from flows.presets import PRESETS
-from rdm_core.config import DenoiserConfig, NoiseConfig, TrainingConfig
+from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
 from rdm_core.context import Context
-from rdm_core.data import TrainingData
+from rdm_core.data import StoredLatents, TrainingData
+from rdm_core.families import config_of, family_of
+from rdm_core.families.diffusion.model import Diffusion
+from rdm_core.families.facts import Shape
 from rdm_core.latents import load_latent_space
 from rdm_core.train import Hooks, train
 
@@ -33,15 +34,16 @@ def main() -> None:
     pairs = [(loop_seconds(steps), bare_seconds(steps)) for _ in range(3)]
     loop, bare = sorted(pairs, key=lambda pair: pair[1] / pair[0])[1]
     print(
-        f"whole loop {steps / loop:.2f} steps/s, "
-        f"bare network {steps / bare:.2f} steps/s, ratio {bare / loop:.3f}"
+        f"whole loop {steps / loop:.2f} steps/s, bare network {steps / bare:.2f} steps/s, "
+        f"ratio {bare / loop:.3f}"
     )
 
 
-def network() -> torch.nn.Module:
-    """The preset's denoiser."""
-    torch.manual_seed(0)
-    return build_denoiser(DenoiserConfig(**PRESET["denoiser"]), 3, 32, DIMENSION)
+def model() -> Diffusion:
+    """The preset's model."""
+    config = config_of(PRESET["model"]["family"]).of(PRESET["model"])
+    space, shape = load_latent_space("pixels"), Shape(3, 32, DIMENSION)
+    return family_of(PRESET["model"]["family"]).build(config, shape, space, seed=0)
 
 
 def loop_seconds(steps: int) -> float:
@@ -51,25 +53,23 @@ def loop_seconds(steps: int) -> float:
     latents = [rng.integers(0, 256, (1000, 3, 32, 32), dtype=np.uint8)]
     scores = np.full((1000, 20), 0.5, np.float32)
     data = TrainingData(
-        latents, rng.integers(0, 1000, (1000, 20)), scores, vectors, np.ones(1000, np.float32)
+        StoredLatents(latents),
+        rng.integers(0, 1000, (1000, 20)),
+        scores,
+        vectors,
+        np.ones(1000, np.float32),
     )
-    config = TrainingConfig(**PRESET["training"] | {"steps": steps, "checkpoint_steps": 10**9})
+    config = TrainingConfig(**PRESET["training"] | {"steps": steps})
+    context, reporting = ContextConfig(**PRESET["context"]), ReportingConfig(checkpoint_steps=10**9)
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     start = time.monotonic()
-    train(
-        network(),
-        process_of(NoiseConfig(process="flow")),
-        load_latent_space("pixels"),
-        data,
-        config,
-        hooks,
-    )
+    train(model(), data, config, hooks, context=context, reporting=reporting)
     return time.monotonic() - start
 
 
 def bare_seconds(steps: int) -> float:
     """Seconds of the network's own forward, backward and AdamW update on one fixed batch."""
-    denoiser = network()
+    denoiser = model().denoiser
     optimizer = torch.optim.AdamW(denoiser.parameters(), 1e-4)
     x, ones = torch.randn(BATCH, 3, 32, 32), torch.ones(BATCH, 4)
     context = Context(torch.randn(BATCH, 4, DIMENSION), ones, ones, ones.to(torch.int8))

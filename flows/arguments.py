@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from types import NoneType
@@ -110,10 +110,10 @@ def _wanted(kind: Any, path: Sequence[str]) -> Any:
 
 
 def _complaint(error: Any, kind: type) -> str:
-    where = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
+    path = [str(step) for step in error["loc"] if not isinstance(step, int)]
+    where = ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = "" if "." in where else f" Parameters: {', '.join(kind.model_fields)}."  # type: ignore[attr-defined]
-        return f"{where}: there is no such parameter.{known}"
+        return f"{where}: there is no such parameter{_instead(kind, path)}"
     if error["type"] == "missing":
         return f"{where}: is needed. Give it with its flag, or --set {where}=..."
     if error["type"] == "string_unicode":
@@ -124,6 +124,37 @@ def _complaint(error: Any, kind: type) -> str:
             return message
         return f"{where}{'.' if _NAMES_PARAMETERS.match(message) else ': '}{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
+
+
+def _instead(kind: type, path: Sequence[str]) -> str:
+    """The parameters of that name elsewhere, the nearest first; else those that there are."""
+    elsewhere = sorted(dict.fromkeys(_named(kind, path[-1])), key=lambda name: name.count("."))
+    if elsewhere:
+        return f"; {' and '.join(elsewhere)} {'are some' if elsewhere[1:] else 'is one'}."
+    known = ", ".join(kind.model_fields) if len(path) == 1 else ""  # type: ignore[attr-defined]
+    return f". Parameters: {known}." if known else "."
+
+
+def _named(kind: Any, name: str, place: str = "") -> Iterator[str]:
+    """Where a parameter of some name stands among a kind's parameters and inside them."""
+    for one, annotation in get_type_hints(kind).items():
+        if place and one == name:
+            yield f"{place}{one}"
+        for inside in _kinds_inside(annotation):
+            yield from _named(inside, name, f"{place}{one}.")
+
+
+def _kinds_inside(annotation: Any) -> list[Any]:
+    """The classes of parameters that an annotation allows; of `DrawSettings`, each family's."""
+    from flows.parameters import DrawSettings, Parameters
+    from rdm_core.config import Config
+    from rdm_core.families import FAMILIES, draw_settings
+
+    if annotation == DrawSettings:
+        return [draw_settings(family) for family in FAMILIES]
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, Parameters | Config) else []
+    return [kind for part in get_args(annotation) for kind in _kinds_inside(part)]
 
 
 def _how_to_write(error: Any) -> str:

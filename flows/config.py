@@ -381,6 +381,11 @@ class EvaluateRDM(FlowConfig):
     """How images are drawn: settings of the run's family, as in `rdm sample`."""
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
+    judge: Literal["shapes", "captions", "features"] = "shapes"
+    """Who says what images show. shapes: the classifier of the built-in world; captions: prompts
+    are captions of the held-out images, see judge_clip; features: nobody, sets of images alone are
+    compared.
+    """
     extractor: str = "oracle"
     """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE;
     not the run's encoder.

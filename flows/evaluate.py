@@ -1,12 +1,11 @@
-"""Does a model use its neighbors? Measured on the shapes world, where what an image shows can be
-read off it.
+"""Does a model use its neighbors, and what do its pictures look like beside others?
 
-The judge is the oracle, a classifier that shares nothing with the CLIP the model was conditioned
-on.
+Losses and pictures come from the model, whatever its family; what a picture shows is said by a
+judge (`rdm_core.judge.judges`) that shares nothing with the CLIP the model was conditioned on.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from flows.config import EvaluateRDM
 from flows.database import OpenDatabase
 from flows.findings import summary
-from flows.opening import OpenRun, drawn_how, open_database, open_run
+from flows.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.progress import Clock
 from flows.request import text_queries
 from flows.revisions import plan_of
@@ -23,37 +22,51 @@ from flows.sample import database_of, draw
 from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
 from flows.training_data import open_training_data
 from rdm_core.clip import Encoder, load_encoder
-from rdm_core.data import TrainingData
+from rdm_core.context import Context
+from rdm_core.data import NO_ROW, TrainingData
 from rdm_core.decode import decode
 from rdm_core.device import best_device
-from rdm_core.features import load_features
-from rdm_core.metrics import agreement, copy_rate, estimate, estimate_over_seeds, held_out_losses
-from rdm_core.quality import MEASURES, quality
+from rdm_core.families.facts import RunFacts
+from rdm_core.features import Features, load_features
+from rdm_core.judge.copies import copy_rate
+from rdm_core.judge.distances import MEASURES, quality
+from rdm_core.judge.estimates import estimate, estimate_over_seeds
+from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
+from rdm_core.judge.losses import held_out_losses
 from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
 from rdm_core.shapes import world
-from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import write_json
 from storage.build import Build
 from storage.checks import made_with, same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.latents import open_latents
 from storage.manifest import Plan
-from storage.shards import read_images
+from storage.shards import accepted, read_images, read_sidecar
 
 EVALUATION_FILE = "evaluation.json"
 CARD_FILE = "model-card.md"
 DEMO_MAKES = (
-    "`rdm demo` makes everything that an evaluation reads: two runs, shapes and shapes-without-neighbors, the held-out "
-    "images shapes-heldout, and databases of one style."
+    "`rdm demo` makes everything that an evaluation reads: two runs, shapes and "
+    "shapes-without-neighbors, the held-out images shapes-heldout, and databases of one style."
 )
-ASKED = ("colour", "shape")
-"""Factors that the prompts name."""
-RETURNED, CHANCE = "return the neighbour", "chance"
-"""Rows that no denoiser drew."""
-QUALITY_ROWS = (
-    "held-out neighbors", "held-out neighbors, guided", "learned null", "trained without neighbors",
-    RETURNED, "random database images",
-)  # fmt: skip
+RIGHT, SHUFFLED, NULL = "right neighbors", "shuffled neighbors", "learned null"
+WITHOUT = "trained without neighbors"
+HELD_OUT, GUIDED = "held-out neighbors", "held-out neighbors, guided"
+RETURNED, RANDOM, CHANCE = "return the neighbour", "random database images", "chance"
+"""The last three: rows that no model drew."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Who is compared with whom, on what, and who judges."""
+
+    config: EvaluateRDM
+    run: OpenRun
+    baseline: OpenRun
+    database: OpenDatabase
+    judge: Judge
+    wishes: list[Wish]
 
 
 @stage_flow("evaluate-rdm")
@@ -68,28 +81,70 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
     with building(config.root, evaluation_plan(config)) as build:
         if build.finished:
             return kept(build)
-        run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
-        same_but_for_neighbors(run, baseline)
-        database = open_database(config.root, database_of(run), run)
-        swaps: dict[str, OpenDatabase] = {
-            s: open_database(config.root, name, run) for s, name in config.swaps.items()
-        }
-        drawn = draw_prompts(config, whole(run), whole(baseline), whole(database))
+        trial = opened_trial(config)
+        drawn = draw_prompts(whole(trial))
         measured = {
-            "loss": measure_loss(config, whole(run), whole(baseline), whole(database)),
-            "prompts": {name: judge(images, prompts_of(config)) for name, images in drawn.items()}
-            | {CHANCE: chance()},
-            "swaps": measure_swaps(config, whole(run), whole(swaps)),
-            "clip scores": measure_clip_scores(config, whole(run), whole(drawn)),
-            "quality": measure_quality(config, whole(run), whole(baseline), whole(database)),
-            "retrieval": {key: database.index.measured.get(key) for key in ("recall_at_k", "k")},
-            "copies": measure_copies(config, whole(run), whole(database), whole(drawn)),
+            "loss": measure_loss(whole(trial)),
+            "prompts": measure_agreement(whole(trial), whole(drawn)),
+            "swaps": measure_swaps(whole(trial)),
+            "clip scores": measure_clip_scores(whole(trial), whole(drawn)),
+            "quality": measure_quality(whole(trial)),
+            "retrieval": {
+                key: trial.database.index.measured.get(key) for key in ("recall_at_k", "k")
+            },
+            "copies": measure_copies(whole(trial), whole(drawn)),
         }
         parts = [
             *write_evaluation(whole(build), measured),
-            *write_card(whole(build), whole(run), measured),
+            *write_card(whole(build), whole(trial.run), measured),
         ]
         return published(build, parts, clock)
+
+
+def opened_trial(config: EvaluateRDM) -> Trial:
+    """The runs with their weights, the database, and the judge.
+
+    Raises ArtifactMismatch where they cannot be compared, and what loading a judge raises.
+    """
+    run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
+    same_but_for_neighbors(run, baseline)
+    database = open_database(config.root, database_of(run), run)
+    judge = judge_of(config, run)
+    return Trial(config, run, baseline, database, judge, judge.wishes(config.prompts))
+
+
+def judge_of(config: EvaluateRDM, run: OpenRun) -> Judge:
+    """Who judges. Raises ArtifactMismatch for the run's own CLIP, and what loading it raises."""
+    if config.judge == "shapes":
+        return ShapesJudge()
+    features = features_of(config, run)
+    if config.judge == "captions":
+        return CaptionsJudge(held_out_captions(config), features)
+    return FeaturesJudge(features)
+
+
+def features_of(config: EvaluateRDM, run: OpenRun) -> Features:
+    """What sets of images are compared in. Raises ArtifactMismatch for the run's own CLIP."""
+    if config.extractor.startswith("clip:"):
+        another_clip(config.extractor.removeprefix("clip:"), run)
+    return load_features(config.extractor)
+
+
+def held_out_captions(config: EvaluateRDM) -> list[str]:
+    """The first caption of every held-out image that has one.
+
+    Raises ArtifactMismatch when there are fewer than prompts are asked for.
+    """
+    shards = shards_of_latents(config, config.heldout_latents)
+    captions = []
+    for part in shards.parts:
+        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
+        captions += [texts[0] for texts in sidecar["captions"].to_pylist() if texts]
+    if len(captions) < config.prompts:
+        what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
+        cure = f"Use --set prompts={max(1, len(captions))}, or --set judge=features."
+        raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
+    return captions
 
 
 def evaluation_plan(config: EvaluateRDM) -> Plan:
@@ -114,6 +169,8 @@ def _plan_of(config: EvaluateRDM) -> Plan:
     if database is not None:
         made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
+    for trained in (run, baseline):
+        refuse_if_trained_on(config, trained, latents)
     inputs = {"run": run.fingerprint, "baseline": baseline.fingerprint}
     inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
     swapped = {
@@ -125,16 +182,36 @@ def _plan_of(config: EvaluateRDM) -> Plan:
     return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
 
 
+def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) -> None:
+    """Raise ArtifactMismatch when held-out images are among those that a run was trained on."""
+    trained = trained_on(run, facts_of(run), "latents")
+    try:
+        seen = set(open_latents(open_artifact(config.root, "latents", trained.reference))[0])
+    except ArtifactMissing:  # gone: what the run saw can no longer be told
+        return
+    keys = open_latents(heldout)[0]
+    both = [key for key in keys if key in seen]
+    if both:
+        raise ArtifactMismatch(
+            f"latents/{heldout.name}",
+            f"{len(both):,} of its {len(keys):,} images are among those that runs/{run.name} was "
+            f"trained on, the first is {both[0]!r}",
+            "Name latents of images that no run has seen: --set heldout_latents=...",
+        )
+
+
 def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
     """Raise ArtifactMismatch unless the baseline is the same network and training, but never saw a
     neighbor.
     """
 
     def compared(of: OpenRun) -> dict[str, Any]:
-        chosen = {
-            part: of.artifact.parameters[part] for part in ("model", "space", "context", "training")
-        }
-        return chosen | {"context": chosen["context"] | {"neighbor_dropout": None}}
+        parameters = of.artifact.parameters
+        context = dict(parameters.get("context", {})) | {"neighbor_dropout": None}
+        training = dict(parameters.get("training", {}))
+        kept_beside = {"posthoc_ema": None, "snapshot_steps": None}
+        same = {part: parameters.get(part) for part in ("model", "space")}
+        return same | {"context": context, "training": training | kept_beside}
 
     if compared(run) != compared(baseline) or baseline.facts.neighbor_dropout != 1:
         raise ArtifactMismatch(
@@ -169,131 +246,153 @@ def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any
 
 
 @stage_task(name="measure-loss")
-def measure_loss(
-    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
-) -> dict[str, Any]:
-    """Held-out denoising loss at equal times and noise; differences are paired by sample."""
-    data = heldout_data(config, run)
-
-    def losses(of: OpenRun, **how: bool) -> np.ndarray:
-        return held_out_losses(of.model, data, min(config.k, run.facts.k), **how)
-
-    found = {
-        "right neighbors": losses(run),
-        "shuffled neighbors": losses(run, shuffled=True),
-        "learned null": losses(run, null=True),
-        "trained without neighbors": losses(baseline, null=True),
+def measure_loss(trial: Trial) -> dict[str, Any]:
+    """The model's own loss on held-out images; differences are paired by sample."""
+    data = heldout_data(trial.config, trial.run)
+    k = min(trial.config.k, trial.run.facts.k)
+    losses = {
+        RIGHT: held_out_losses(trial.run.model, data, k),
+        SHUFFLED: held_out_losses(trial.run.model, data, k, shuffled=True),
+        NULL: held_out_losses(trial.run.model, data, k, null=True),
+        WITHOUT: held_out_losses(trial.baseline.model, data, k, null=True),
     }
-    right, reference = found["right neighbors"], found["trained without neighbors"]
+    right, reference = losses[RIGHT], losses[WITHOUT]
+    relative = {
+        name: asdict(estimate((values - reference) / reference.mean()))
+        for name, values in losses.items()
+        if name != WITHOUT
+    }
+    lost = (losses[SHUFFLED] - right).mean() / (reference - right).mean()
     return {
-        "means": {name: asdict(estimate(values)) for name, values in found.items()},
-        "relative to trained without neighbors": {
-            name: asdict(estimate((values - reference) / reference.mean()))
-            for name, values in found.items()
-            if values is not reference
-        },
-        "share of the gain lost when shuffled": float(
-            (found["shuffled neighbors"] - right).mean() / (reference - right).mean()
-        ),
+        "means": {name: asdict(estimate(values)) for name, values in losses.items()},
+        f"relative to {WITHOUT}": relative,
+        "share of the gain lost when shuffled": float(lost),
     }
 
 
 def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
     """The held-out images with their neighbors in the run's database."""
-    references = {"latents": config.heldout_latents, "neighbors": config.heldout_neighbors}
-    trained = run.facts.trained_on["index"]
-    references |= {"index": trained.reference}
+    trained = trained_on(run.artifact, run.facts, "index")
+    references = {
+        "latents": config.heldout_latents,
+        "neighbors": config.heldout_neighbors,
+        "index": trained.reference,
+    }
     return open_training_data(config.root, references, run.model.reads)
 
 
+def trained_on(run: Artifact, facts: RunFacts, role: str) -> Any:
+    """The version that a run was trained on. Raises ArtifactMismatch when nobody told."""
+    if role not in facts.trained_on:
+        what = f"it does not say which {role} it was trained on, as it was converted"
+        cure = "Evaluate a run that was trained here; a converted one can be sampled."
+        raise ArtifactMismatch(f"runs/{run.name}", what, cure)
+    return facts.trained_on[role]
+
+
 @stage_task(name="measure-quality")
-def measure_quality(
-    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
-) -> dict[str, Any]:
+def measure_quality(trial: Trial) -> dict[str, Any]:
     """How near the images drawn for held-out neighbors come to the held-out images, once a seed,
     beside who draws nothing.
     """
-    if config.extractor.startswith("clip:"):
-        another_clip(config.extractor.removeprefix("clip:"), run)
-    features = load_features(config.extractor)
-    real, known = (
-        features(images) for images in (heldout_images(config), known_images(config, run, database))
-    )
+    config, run, baseline, database = trial.config, trial.run, trial.baseline, trial.database
+    features = features_of(config, run)
+    real, known = held_out_features(config, features), known_features(trial, features)
     data = heldout_data(config, run)
     rows = np.arange(min(config.quality_images, len(data)))
     near = data.neighbors(rows, min(config.k, run.facts.k))
-    null, without = (of.model.null(len(rows)) for of in (run, baseline))
+    nearest = nearest_present(data.neighbor_rows[rows])
     how = drawn_how(run.facts, config.draw)
     unguided = replace(how, guidance_scale=1.0)
+    null, without = run.model.null(len(rows)), baseline.model.null(len(rows))
     total = database.database.rows
-    table: dict[str, list[dict[str, float]]] = {name: [] for name in QUALITY_ROWS}
-    returned = database_images(database, data.neighbor_rows[rows, 0])
+    table: dict[str, list[dict[str, float]]] = {}
     for seed in range(config.seeds):
         seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
-        random_rows = np.random.default_rng(seed).choice(
-            total, len(rows), replace=total < len(rows)
-        )
+        picks = np.random.default_rng(seed).choice(total, len(rows), replace=total < len(rows))
         drawn = {
-            "held-out neighbors": draw(run, near, seeds, unguided),
-            "held-out neighbors, guided": draw(run, near, seeds, how),
-            "learned null": draw(run, null, seeds, unguided),
-            "trained without neighbors": draw(baseline, without, seeds, unguided),
-            RETURNED: returned,
-            "random database images": database_images(database, random_rows),
+            HELD_OUT: draw(run, near, seeds, unguided),
+            GUIDED: draw(run, near, seeds, how),
+            NULL: draw(run, null, seeds, unguided),
+            WITHOUT: draw(baseline, without, seeds, unguided),
+            RETURNED: database_images(database, nearest),
+            RANDOM: database_images(database, picks),
         }
         for name, images in drawn.items():
-            table[name].append(quality(features(images), real, known, seed))
+            table.setdefault(name, []).append(quality(features(images), real, known, seed))
+    return {name: over_seeds(found) for name, found in table.items()}
+
+
+def over_seeds(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Each measure's mean over the seeds, with its interval."""
     return {
-        name: {m: asdict(estimate_over_seeds([row[m] for row in found])) for m in MEASURES}
-        for name, found in table.items()
+        measure: asdict(estimate_over_seeds([row[measure] for row in found]))
+        for measure in MEASURES
     }
+
+
+def nearest_present(rows: np.ndarray) -> np.ndarray:
+    """The nearest row of each list of neighbors [N, K]: int64 [N].
+
+    Raises ArtifactMismatch for a list without any.
+    """
+    empty = np.flatnonzero(rows[:, 0] == NO_ROW)
+    if len(empty):
+        what = f"{len(empty):,} held-out images have no neighbor, the first is number {empty[0]}"
+        raise ArtifactMismatch("neighbors", what, "Find neighbors again, in a larger database.")
+    return rows[:, 0]
 
 
 @stage_task(name="draw-prompts")
-def draw_prompts(
-    config: EvaluateRDM, run: OpenRun, baseline: OpenRun, database: OpenDatabase
-) -> dict[str, list[np.ndarray]]:
-    """The prompts' images by what the denoiser was given: once a seed, equal seeds for every
-    row.
+def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
+    """The wishes' images by what the model was given: once a seed, equal seeds for every row.
+
+    Nothing where the judge can tell of no wish.
     """
-    queries = text_queries(run, [wish["prompt"] for wish in prompts_of(config)])
-    contexts = {
-        name: strategy(queries, database.database, config.k)
-        for name, strategy in STRATEGIES.items()
-    }
-    other = np.roll(np.arange(config.prompts), config.prompts // 2)
-    wrong = query_and_neighbors(queries.take(other), database.database, config.k)
-    table = {
-        f"text, context {name}": draws(config, run, context) for name, context in contexts.items()
-    }
-    table["another prompt's context"] = draws(config, run, wrong)
-    table["learned null"] = draws(config, run, None)
-    table["trained without neighbors"] = draws(config, baseline, None)
-    table[RETURNED] = [nearest_images(contexts["neighbors"], database)]
+    wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.config.k
+    if not wishes:
+        return {}
+    queries = text_queries(run, [wish.prompt for wish in wishes])
+    table = {}
+    for name, strategy in STRATEGIES.items():
+        table[f"text, context {name}"] = draws(trial, strategy(queries, database.database, k))
+    other = np.roll(np.arange(len(wishes)), len(wishes) // 2)
+    wrong = query_and_neighbors(queries.take(other), database.database, k)
+    table["another prompt's context"] = draws(trial, wrong)
+    table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
+    baseline = trial.baseline
+    table[WITHOUT] = draws_of(trial.config, baseline, baseline.model.null(len(wishes)), 1.0)
+    nearest = STRATEGIES["neighbors"](queries, database.database, k)
+    table[RETURNED] = [database_images(database, nearest.rows[:, 0])]
+    return table
+
+
+@stage_task(name="measure-agreement")
+def measure_agreement(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """How often an image shows what its wish names, by what the model was given; and by chance."""
+    table = {name: agreements(trial, images) for name, images in drawn.items()}
+    guesses = trial.judge.chance()
+    if guesses:
+        table[CHANCE] = {name: asdict(estimate(np.full(2, p))) for name, p in guesses.items()}
     return table
 
 
 @stage_task(name="measure-clip-scores")
-def measure_clip_scores(
-    config: EvaluateRDM, run: OpenRun, drawn: dict[str, list[np.ndarray]]
-) -> dict[str, Any]:
+def measure_clip_scores(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """Mean cosine of prompts and their images under a CLIP that the run was not conditioned on
     (arXiv 2104.08718, unscaled).
 
     Nothing when no such CLIP is named. Raises ArtifactMismatch when it is the run's own.
     """
-    if config.judge_clip is None:
+    if trial.config.judge_clip is None or not drawn:
         return {}
-    judge = another_clip(config.judge_clip, run)
-    texts, _ = judge.encode_texts([wish["prompt"] for wish in prompts_of(config)])
-
-    def scores(images: np.ndarray) -> np.ndarray:
-        return (judge.encode_images(list(images))[0] * texts).sum(axis=1)
-
-    return {
-        name: asdict(estimate(np.mean([scores(images) for images in seeds], axis=0)))
-        for name, seeds in drawn.items()
-    }
+    clip = another_clip(trial.config.judge_clip, trial.run)
+    texts, _ = clip.encode_texts([wish.prompt for wish in trial.wishes])
+    found = {}
+    for name, seeds in drawn.items():
+        scores = [(clip.encode_images(list(images))[0] * texts).sum(axis=1) for images in seeds]
+        found[name] = asdict(estimate(np.mean(scores, axis=0)))
+    return found
 
 
 def another_clip(name: str, run: OpenRun) -> Encoder:
@@ -301,105 +400,79 @@ def another_clip(name: str, run: OpenRun) -> Encoder:
     judge itself.
     """
     model, _, weights = name.partition(":")
-    judge = load_encoder(model, weights, best_device())
-    if judge.identity == run.facts.encoder:
-        raise ArtifactMismatch(
-            f"CLIP {name!r}", "it is the encoder the run was conditioned on", "Name another one."
-        )
-    return judge
+    clip = load_encoder(model, weights, best_device())
+    if clip.identity == run.facts.encoder:
+        what = "it is the encoder the run was conditioned on"
+        raise ArtifactMismatch(f"CLIP {name!r}", what, "Name another one.")
+    return clip
 
 
 @stage_task(name="measure-swaps")
-def measure_swaps(
-    config: EvaluateRDM, run: OpenRun, swaps: dict[str, OpenDatabase]
-) -> dict[str, Any]:
+def measure_swaps(trial: Trial) -> dict[str, Any]:
     """One set of prompts that name no style, one set of weights, a database of one style each: what
     style is drawn?
+
+    Nothing where the judge knows no styles.
     """
-    wanted = prompts_of(config)
-    queries = text_queries(run, [wish["prompt"] for wish in wanted])
-    table = {}
-    for style, opened in swaps.items():
-        context = STRATEGIES["neighbors"](queries, opened.database, config.k)
-        seen = [load_oracle().predict(images) for images in draws(config, run, context)]
-        shown = np.concatenate([seeds["style"] for seeds in seen])
+    judge = trial.judge
+    if not isinstance(judge, ShapesJudge):
+        return {}
+    queries = text_queries(trial.run, [wish.prompt for wish in trial.wishes])
+    table: dict[str, Any] = {}
+    for style, name in trial.config.swaps.items():
+        database = open_database(trial.config.root, name, trial.run)
+        drawn = draws(trial, STRATEGIES["neighbors"](queries, database.database, trial.config.k))
+        shown = np.concatenate([judge.styles(images) for images in drawn])
         shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
-        table[style] = {"styles": shares} | judged(seen, wanted)
+        table[style] = {"styles": shares} | agreements(trial, drawn)
     return table
 
 
 @stage_task(name="measure-copies")
-def measure_copies(
-    config: EvaluateRDM, run: OpenRun, database: OpenDatabase, drawn: dict[str, list[np.ndarray]]
-) -> dict[str, float]:
+def measure_copies(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, float]:
     """Share of prompted samples nearer to a training or database image than 1 % of held-out images
     are.
     """
-    features = load_oracle().features
-    real, known = features(heldout_images(config)), features(known_images(config, run, database))
+    if not drawn:
+        return {}
+    features = trial.judge.features
+    real, known = held_out_features(trial.config, features), known_features(trial, features)
     rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
     rates = {
-        name: copy_rate(load_oracle().features(np.concatenate(images)), real, known)
-        for name, images in rows.items()
+        name: copy_rate(np.concatenate([features(images) for images in seeds]), real, known)
+        for name, seeds in rows.items()
     }
     return rates | {"held-out images, by definition": 0.01}
 
 
-def prompts_of(config: EvaluateRDM) -> list[dict[str, str]]:
-    """Prompts that name a colour and a shape, every pair once before any comes twice."""
-    pairs = [(colour, shape) for shape in world.SHAPES for colour in world.COLOURS]
-    order = np.random.default_rng(0).permutation(len(pairs))
-    chosen = [pairs[order[i % len(pairs)]] for i in range(config.prompts)]
-    return [
-        {"colour": colour, "shape": shape, "prompt": f"a {colour} {shape}"}
-        for colour, shape in chosen
-    ]
+def draws(trial: Trial, retrieved: Retrieved) -> list[np.ndarray]:
+    """The run's images uint8 [wishes, H, W, 3] for what was retrieved, guided, once a seed."""
+    return draws_of(trial.config, trial.run, retrieved.context)
 
 
-def draws(config: EvaluateRDM, run: OpenRun, retrieved: Retrieved | None) -> list[np.ndarray]:
-    """The prompts' images uint8 [prompts, H, W, 3], once a seed; equal seeds for every context, the
-    null for None.
-    """
+def draws_of(
+    config: EvaluateRDM, run: OpenRun, context: Context, guidance_scale: float | None = None
+) -> list[np.ndarray]:
+    """Images uint8 [B, H, W, 3] of some contexts, once a seed; equal seeds in every call."""
     how = drawn_how(run.facts, config.draw)
-    context = retrieved.context if retrieved else run.model.null(config.prompts)
-    if retrieved is None:
-        how = replace(how, guidance_scale=1.0)
+    if guidance_scale is not None:
+        how = replace(how, guidance_scale=guidance_scale)
+    count = len(context.vectors)
     firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
-    return [draw(run, context, range(first, first + config.prompts), how) for first in firsts]
+    return [draw(run, context, range(first, first + count), how) for first in firsts]
 
 
-def chance() -> dict[str, Any]:
-    """Agreement of a guess."""
-    return {factor: asdict(estimate(np.full(2, 1 / len(world.VALUES[factor])))) for factor in ASKED}
-
-
-def judge(drawn: Sequence[np.ndarray], wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """Agreement with the prompts of images drawn once a seed."""
-    return judged([load_oracle().predict(images) for images in drawn], wanted)
-
-
-def judged(
-    seen: Sequence[dict[str, np.ndarray]], wanted: Sequence[dict[str, str]]
-) -> dict[str, Any]:
-    """Share of images that show the factor asked for, averaged over seeds first, so that prompts
-    are the unit.
+def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Factor -> share of images that show what was asked for, averaged over seeds first, so that
+    prompts are the unit.
     """
+    by_seed = [trial.judge.fulfilled(images, trial.wishes) for images in drawn]
+    if len(by_seed[0]) == 0:
+        return {}
     return {
-        factor: asdict(
-            estimate(
-                np.mean(
-                    [agreement(of[factor], [wish[factor] for wish in wanted]) for of in seen],
-                    axis=0,
-                )
-            )
-        )
-        for factor in ASKED
+        factor: asdict(estimate(np.mean([seed[factor] for seed in by_seed], axis=0)))
+        for factor in by_seed[0]
     }
-
-
-def nearest_images(retrieved: Retrieved, database: OpenDatabase) -> np.ndarray:
-    """The nearest database image of each context of neighbors: uint8 [B, H, W, 3]."""
-    return database_images(database, retrieved.rows[:, 0])
 
 
 def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
@@ -409,30 +482,49 @@ def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
     return np.stack([decode(found[key]) for key in keys])
 
 
-def heldout_images(config: EvaluateRDM) -> np.ndarray:
-    """The images nobody was trained on: uint8 [N, H, W, 3]."""
-    return images_of(
-        config.root, open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"]
-    )
+def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
+    """Features [N, F] of the images nobody was trained on."""
+    shards = open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"]
+    return features_in(config.root, [shards], features)
 
 
-def known_images(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> np.ndarray:
-    """Every training and database image: uint8 [N, H, W, 3]."""
-    latents = run.facts.trained_on["latents"]
-    trained = open_artifact(config.root, "latents", latents.reference)
-    shards = dict.fromkeys([database.embeddings.inputs["shards"], trained.inputs["shards"]])
-    return np.concatenate([images_of(config.root, fingerprint) for fingerprint in shards])
+def known_features(trial: Trial, features: Features) -> np.ndarray:
+    """Features [N, F] of every training and database image."""
+    root, run = trial.config.root, trial.run
+    latents = trained_on(run.artifact, run.facts, "latents")
+    trained = open_artifact(root, "latents", latents.reference).inputs["shards"]
+    return features_in(root, [trial.database.embeddings.inputs["shards"], trained], features)
 
 
-def images_of(root: Path, shards_fingerprint: str) -> np.ndarray:
-    """Every image of some shards: uint8 [N, H, W, 3]."""
-    shards = with_fingerprint(root, "shards", shards_fingerprint)
+def features_in(root: Path, shards: Sequence[str], features: Features) -> np.ndarray:
+    """Features [N, F] of every image of some shards, named by fingerprint; those of equal shards
+    once. One part's images are held at a time.
+    """
+    found = [
+        features(images)
+        for fingerprint in dict.fromkeys(shards)
+        for images in images_by_part(root, fingerprint)
+    ]
+    return np.concatenate(found)
+
+
+def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
+    """The images of some shards, a part at a time: uint8 [n, H, W, 3]."""
+    shards = with_fingerprint(root, "shards", fingerprint)
     if shards is None:
-        raise ArtifactMissing(
-            f"{root}/shards",
-            f"no shards have the fingerprint {shards_fingerprint}",
-            "Import them again.",
-        )
-    return np.stack(
-        [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
-    )
+        what = f"no shards have the fingerprint {fingerprint}"
+        raise ArtifactMissing(f"{root}/shards", what, "Import them again.")
+    for part in shards.parts:
+        images = [decode(data) for _, data in read_images(shards, part.name)]
+        if images:
+            yield np.stack(images)
+
+
+def shards_of_latents(config: EvaluateRDM, latents: str) -> Artifact:
+    """The shards that some latents were encoded from. Raises ArtifactMissing."""
+    fingerprint = open_artifact(config.root, "latents", latents).inputs["shards"]
+    shards = with_fingerprint(config.root, "shards", fingerprint)
+    if shards is None:
+        what = f"no shards have the fingerprint {fingerprint}"
+        raise ArtifactMissing(f"{config.root}/shards", what, "Import them again.")
+    return shards

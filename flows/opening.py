@@ -1,7 +1,7 @@
 """A run's weights, ready to compute, and the database it draws from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,27 @@ def drawn_how(facts: RunFacts, settings: Mapping[str, Any]) -> DrawConfig:
     """
     kind = draw_settings(facts.family)
     released = kind.as_released() if facts.converted_from else {}
+    known = {one.name: one.type for one in fields(kind)}
+    problems = [
+        f"{name} is no setting of the family {facts.family}"
+        if name not in known
+        else f"{name}: is {str(value).lower()}, must be a number"
+        for name, value in settings.items()
+        if name not in known or (isinstance(value, bool) and known[name] in (int, float))
+    ]
+    given = {name: value for name, value in settings.items() if name in known}
     try:
-        return TypeAdapter(kind).validate_python({**released, **settings})
+        how = TypeAdapter(kind).validate_python({**released, **given})
     except ValidationError as error:
-        problems = [_problem(one, kind, facts.family) for one in error.errors()]
-        cure = f"Settings of {facts.family}: {', '.join(asdict(kind()))}."
-        raise RequestError("draw", "; ".join(problems), cure) from error
+        problems += [_problem(one) for one in error.errors()]
+    if problems:
+        cure = f"Settings of {facts.family}: {', '.join(known)}."
+        raise RequestError("draw", "; ".join(problems), cure)
+    return how
 
 
-def _problem(error: Any, kind: type, family: str) -> str:
+def _problem(error: Any) -> str:
     name = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
-    if error["type"] == "unexpected_keyword_argument":
-        return f"{name} is no setting of the family {family}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 

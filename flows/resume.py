@@ -56,14 +56,16 @@ def at_step(step: int, steps: int) -> str:
 
 
 def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
-    """Unfinished runs of this name that learn the same, on whatever inputs; the furthest first."""
+    """Unfinished runs of this name that learn the same, on whatever inputs; those that began with
+    another run's weights, or none, as is asked for now first, and of these the furthest.
+    """
     found = [run for path in unfinished(config.root, "runs", config.name) if (run := begun(path))]
     alike = [run for run in found if _without(run.plan.parameters) == _without(learned)]
-    started = config.start_from is not None
-    alike = [run for run in alike if ("start_from" in run.plan.inputs) == started]
     # One of another format would not be found again under its id.
     alike = [run for run in alike if run.plan.id == run.directory.name]
-    return sorted(alike, key=lambda run: run.step, reverse=True)
+    started = config.start_from is not None
+    nearest = [(("start_from" in run.plan.inputs) == started, run.step) for run in alike]
+    return [alike[i] for i in sorted(range(len(alike)), key=nearest.__getitem__, reverse=True)]
 
 
 def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
@@ -71,7 +73,8 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
 
     Raises BuildRefused when one of them is gone, damaged, or not what is asked for.
     """
-    roles = [role for role in KINDS if role != "start_from" or config.start_from]
+    began = config.start_from or "start_from" in run.plan.inputs
+    roles = [role for role in KINDS if role != "start_from" or began]
     found = {role: _version(config, role, run.plan.inputs.get(role, "")) for role in roles}
     inputs = {role: one for role, one in found.items() if isinstance(one, Artifact)}
     if len(inputs) < len(roles):
@@ -90,7 +93,9 @@ def _without(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _version(config: TrainRDM, role: str, fingerprint: str) -> Artifact | str:
     """The version with these bytes that the reference in this role means, or why there is none."""
-    reference = getattr(config, "database" if role == "index" else role)
+    reference = getattr(config, "database" if role == "index" else role) or "none"
+    if not fingerprint:
+        return f"none, while {reference} is asked for"
     name, _, identity = reference.partition("@")
     same = all_with_fingerprint(config.root, KINDS[role], fingerprint)
     named = [one for one in same if one.name == name]

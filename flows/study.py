@@ -19,10 +19,11 @@ from flows.database import OpenDatabase
 from flows.demo import prepare_world, side_by_side, training, twin_of
 from flows.evaluate import (
     EVALUATION_FILE,
+    Trial,
     evaluation_plan,
     heldout_data,
-    heldout_images,
-    known_images,
+    images_by_part,
+    known_features,
     same_but_for_neighbors,
     write_evaluation,
 )
@@ -34,8 +35,10 @@ from flows.sample import database_of, draw
 from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
 from flows.train_rdm import train_rdm, training_plan
 from rdm_core.context import Context
-from rdm_core.metrics import estimate_over_seeds, held_out_losses
-from rdm_core.quality import quality
+from rdm_core.judge.distances import quality
+from rdm_core.judge.estimates import estimate_over_seeds
+from rdm_core.judge.judges import ShapesJudge
+from rdm_core.judge.losses import held_out_losses
 from rdm_core.retrieve import (
     Database,
     Queries,
@@ -230,13 +233,22 @@ def open_subject(config: Study, seed: int) -> Subject:
     run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
     same_but_for_neighbors(run, twin)
     database = open_database(config.root, database_of(run), run)
-    heldout, features = heldout_images(evaluation), load_oracle().features
     credits = database.credits(list(range(database.database.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
-    known = features(known_images(evaluation, run, database))
-    rival = open_run(config.root, rival_of(config, seed))
+    judge = ShapesJudge()
+    trial = Trial(evaluation, run, twin, database, judge, [])
+    held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
+    heldout = np.concatenate(list(images_by_part(config.root, held_out)))
     return Subject(
-        run, twin, rival, database, evaluation, features(heldout), known, list(heldout), factors
+        run=run,
+        twin=twin,
+        rival=open_run(config.root, rival_of(config, seed)),
+        database=database,
+        evaluation=evaluation,
+        real=judge.features(heldout),
+        known=known_features(trial, judge.features),
+        heldout=list(heldout),
+        factors=factors,
     )
 
 

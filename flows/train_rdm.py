@@ -119,6 +119,8 @@ def look_ahead(config: TrainRDM) -> bool:
     with suppress(StorageError):
         if finished_artifact(config.root, training_plan(config)):
             return False
+    if config.start_from is not None and not begun_alike(config, learned(config)):
+        run_to_start_from(config)  # before a night of imports
     needs = check_training(config)
     if needs is None:
         return False
@@ -174,19 +176,21 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     return inputs
 
 
-def run_to_start_from(config: TrainRDM, latents: Artifact, database: Artifact) -> Artifact:
+def run_to_start_from(
+    config: TrainRDM, latents: Artifact | None = None, database: Artifact | None = None
+) -> Artifact:
     """The run whose weights a training begins with.
 
     Raises ArtifactMismatch when it is of another family, or works in another latent space or with
-    another encoder.
+    another encoder, as far as these are known.
     """
     assert config.start_from is not None, "asked for"
     run = open_artifact(config.root, "runs", config.start_from)
     facts = facts_of(run)
     differing = {
         "family": (facts.family, config.model.family),
-        "latent space": (facts.space, latents.parameters["space"]),
-        "encoder": (facts.encoder, database.parameters["encoder"]),
+        "latent space": (facts.space, latents.parameters["space"] if latents else facts.space),
+        "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),
     }
     for what, (its, asked) in differing.items():
         if its != asked:

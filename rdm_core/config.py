@@ -42,6 +42,9 @@ def _numbers_in(value: Any) -> Iterator[int | float]:
 class Config:
     """Every number is checked when one is made, wherever it comes from."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    """To a library that makes one of values of any kind: what is unknown is refused."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -12,7 +12,7 @@ def shift(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     covariance_change: Frobenius norm of the difference of the covariances, as a share of the
     first's. frechet_distance: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), both in one number.
     """
-    from rdm_core.quality import frechet_distance  # torchmetrics takes seconds to import
+    from rdm_core.judge.distances import frechet_distance  # torchmetrics takes seconds to import
 
     first, second = (values.astype(np.float64) for values in (one, other))
     mean, other_mean = first.mean(axis=0), second.mean(axis=0)

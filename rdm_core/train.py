@@ -210,8 +210,11 @@ def forward_flops(model: Model) -> int:
     """Floating-point operations of one image's forward pass with one neighbor, counted while it
     runs; a product and its sum count as two.
     """
+    training = model.training
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng([]):
+        model.eval()  # what counts while it is trained does not count this
         model(model.example(1, 1, model.device))
+    model.train(training)
     return counter.get_total_flops()
 
 

@@ -101,13 +101,19 @@ def holders(root: Path, removed: Set[str]) -> list[Holder]:
 
 
 def trained_on(root: Path, found: Iterable[Holder]) -> list[TrainedRun]:
-    """The runs, finished or not, among whose inputs is one of the holders, or something that is not
-    under this root.
+    """The runs, finished or not, among whose inputs is one of the holders, a run with weights of
+    theirs, or something that is not under this root.
     """
     held = {holder.fingerprint: holder.reference for holder in found if holder.fingerprint}
     present = {artifact.fingerprint for artifact in artifacts(root)}
-    runs = []
-    for run in _things(root, "runs"):
+    runs, things = [], list(_things(root, "runs"))
+    known = 0
+    while known < len(held):  # a run that began with the weights of one that saw them has them too
+        known = len(held)
+        for run in things:
+            if run.fingerprint and not held.keys().isdisjoint(run.inputs.values()):
+                held.setdefault(run.fingerprint, run.reference)
+    for run in things:
         named = {
             role: held[fingerprint]
             for role, fingerprint in run.inputs.items()

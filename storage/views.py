@@ -3,7 +3,7 @@ was removed.
 """
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,24 +62,40 @@ def seen(root: Path) -> tuple[str, list[Path]]:
     """SQL for every sample that each version of each run was trained with, and the files it reads.
 
     A row a run, role and sample: `latents` it learned to draw, `neighbors` it was given while it
-    learned, `database` these were retrieved from. Where what a run was trained with is not under
+    learned, `database` these were retrieved from; those of a run whose weights it began with, too.
+    Where what a run was trained with is not under
     this root, `artifact` and `key` are null: nobody can tell.
     """
     selects, files = [_NO_SEEN], []
     for run in artifacts(root, "runs"):
-        for role, kind in _NAMED_BY.items():
-            if role in run.inputs:
-                select, read = _seen_as(root, run, role, kind)
-                selects.append(select)
-                files += read
+        for inputs in _learned_from(root, run):
+            for role, kind in _NAMED_BY.items():
+                if role in inputs:
+                    select, read = _seen_as(root, run, inputs[role], role, kind)
+                    selects.append(select)
+                    files += read
     return " UNION ALL ".join(selects), files
 
 
-def _seen_as(root: Path, run: Artifact, role: str, kind: str) -> tuple[str, list[Path]]:
+def _learned_from(root: Path, run: Artifact) -> Iterator[Mapping[str, str]]:
+    """The inputs of a run, and those of the runs whose weights it began with, one after another."""
+    began: Artifact | None = run
+    while began is not None:
+        yield began.inputs
+        weights = began.inputs.get("start_from")
+        if weights is None:
+            return
+        began = with_fingerprint(root, "runs", weights)
+    yield dict.fromkeys(_NAMED_BY, "")  # nobody can tell
+
+
+def _seen_as(
+    root: Path, run: Artifact, fingerprint: str, role: str, kind: str
+) -> tuple[str, list[Path]]:
     told = (
         f"'{run.name}' AS run, '{run.id}' AS id, {run.version}::BIGINT AS version, '{role}' AS role"
     )
-    held = with_fingerprint(root, kind, run.inputs[role])
+    held = with_fingerprint(root, kind, fingerprint)
     if held is None:
         return f"SELECT {told}, NULL::TEXT AS artifact, NULL::TEXT AS key", []
     files = held.files(".parquet")

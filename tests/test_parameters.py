@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
@@ -16,7 +17,8 @@ from flows.arguments import UsageError, assigned, configured
 from flows.config import EvaluateRDM, ImportImages, Rebuild, TrainRDM
 from flows.parameters import Parameters
 from flows.sample_config import SampleRDM
-from rdm_core.config import Config, NoiseConfig, TrainingConfig
+from rdm_core.config import Config, DrawConfig, TrainingConfig
+from rdm_core.families.diffusion.config import Draw, NoiseConfig
 
 INFINITY, NAN = float("inf"), float("nan")
 ODD = {
@@ -28,7 +30,7 @@ ODD = {
     "-1": -1,
     "1e300": 1e300,
 }
-MAY_BE_NEGATIVE = {("NoiseConfig", "time_mean"), ("TrainingConfig", "score_cap")}
+MAY_BE_NEGATIVE = {("NoiseConfig", "time_mean"), ("ContextConfig", "score_cap")}
 """The only parameters that mean something below zero."""
 
 
@@ -107,7 +109,7 @@ def test_the_walk_reaches_every_class_and_what_is_inside():
     } <= kinds
     found = {(cls.__name__, name) for cls, name, _ in NUMBERS}
     assert {
-        ("SampleRDM", "guidance_interval"),
+        ("Draw", "guidance_interval"),
         ("DenoiserConfig", "channels"),
         ("FindNeighbors", "score_cap"),
         ("TrainRDM", "threads"),
@@ -131,16 +133,17 @@ def test_every_number_is_finite_and_in_range_or_refused_by_name(odd):
 def test_a_number_that_is_none_is_refused_inside_other_parameters_too():
     """As Prefect hands them over, and as Python does."""
     inputs = {"name": "a", "latents": "a", "neighbors": "a", "database": "a"}
-    for part, values in (
-        ("noise", {"time_mean": float("nan")}),
-        ("training", {"learning_rate": float("inf")}),
-        ("denoiser", {"channels": [2**64]}),
-        ("training", {"seed": 2**64}),
+    for name, given in (
+        ("time_mean", {"model": {"noise": {"time_mean": float("nan")}}}),
+        ("channels", {"model": {"denoiser": {"channels": [2**64]}}}),
+        ("learning_rate", {"training": {"learning_rate": float("inf")}}),
+        ("seed", {"training": {"seed": 2**64}}),
+        ("score_cap", {"context": {"score_cap": float("nan")}}),
     ):
-        with pytest.raises(ValidationError, match=next(iter(values))):
-            TrainRDM(**inputs, **{part: values})
-        with pytest.raises(ValidationError, match=next(iter(values))):
-            TypeAdapter(TrainRDM).validate_json(json.dumps(inputs | {part: values}))
+        with pytest.raises(ValidationError, match=name):
+            TrainRDM(**inputs, **given)
+        with pytest.raises(ValidationError, match=name):
+            TypeAdapter(TrainRDM).validate_json(json.dumps(inputs | given))
     with pytest.raises(ValidationError, match="seed"):
         Rebuild(name="a", images={"source": "shapes", "seed": 2**64})
     for wrong in ({"time_mean": float("nan")}, {"beta_end": float("inf")}):
@@ -170,10 +173,31 @@ def imported(*assignments):
     return parsed(ImportImages, *assignments, source="folder", path=Path("p"), name="a")
 
 
-@pytest.mark.parametrize("text", [
-    "1984", "007", "1e5", "2.0", "2.00", "1_000", "true", "false", "NaN", "Infinity", "1e400",
-    "[a", "[1]", "{}", "-1", "a=b=c", 'it is "so"', "O'Neil", "CC BY 4.0", "",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1984",
+        "007",
+        "1e5",
+        "2.0",
+        "2.00",
+        "1_000",
+        "true",
+        "false",
+        "NaN",
+        "Infinity",
+        "1e400",
+        "[a",
+        "[1]",
+        "{}",
+        "-1",
+        "a=b=c",
+        'it is "so"',
+        "O'Neil",
+        "CC BY 4.0",
+        "",
+    ],
+)
 def test_a_text_is_taken_as_it_is_written(text):
     assert imported(f"author={text}").author == text
     assert parsed(SampleRDM, f"negative={text}", run="r", name="s", texts=["a"]).negative == text
@@ -251,33 +275,124 @@ def test_numbers_and_choices_are_read_as_before():
     )
 
 
-@pytest.mark.parametrize(("kind", "assignment", "said"), [
-    (SampleRDM, "guidance_scale=Infinity", "guidance_scale: "),
-    (SampleRDM, "guidance_scale=1e400", "guidance_scale: "),
-    (SampleRDM, "eta=nan", "eta"),
-    (SampleRDM, "seed=18446744073709551616", "seed: "),
-    (SampleRDM, "guidance_interval=[0,NaN]",
-     "guidance_interval: Input should be a valid tuple. It is no JSON: "),
-    (SampleRDM, "texts=['a']",
-     "texts: Input should be a valid tuple. It is no JSON: texts stand in double quotes"),
-    (SampleRDM, "count=1e99", "count: "),
-    (SampleRDM, "steps=1000000000", "steps: Input should be less than or equal to 1000"),
-    (SampleRDM, "count=true", "count: is true, must be a number"),
-    (SampleRDM, "texts=a", 'texts: Input should be a valid tuple. Write a list: ["a"]'),
-    (SampleRDM, "texts=[1984]",
-     'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)'),
-    (TrainRDM, "training.learning_rate=NaN",
-     "training.learning_rate: is nan, must be a finite number"),
-    (TrainRDM, "training.seed=99999999999999999999", "training.seed: "),
-    (TrainRDM, "noise.time_mean=NaN", "noise.time_mean: is nan"),
-    (TrainRDM, "training.learning_rate=-1", "training.learning_rate: is -1.0, must be above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "assignment", "said"),
+    [
+        (SampleRDM, "seed=18446744073709551616", "seed: "),
+        (
+            TrainRDM,
+            "model.denoiser.channels=[1,NaN]",
+            "model.denoiser.channels: Input should be a valid tuple. It is no JSON: ",
+        ),
+        (
+            SampleRDM,
+            "texts=['a']",
+            "texts: Input should be a valid tuple. It is no JSON: texts stand in double quotes",
+        ),
+        (SampleRDM, "count=1e99", "count: "),
+        (SampleRDM, "draw=3", "draw: Input should be a valid dictionary"),
+        (EvaluateRDM, "seeds=1000000000", "seeds: Input should be less than or equal to 10000"),
+        (SampleRDM, "count=true", "count: is true, must be a number"),
+        (SampleRDM, "texts=a", 'texts: Input should be a valid tuple. Write a list: ["a"]'),
+        (
+            SampleRDM,
+            "texts=[1984]",
+            'texts: Input should be a valid string. Write a text in quotes: "1984" (given: 1984)',
+        ),
+        (
+            TrainRDM,
+            "training.learning_rate=NaN",
+            "training.learning_rate: is nan, must be a finite number",
+        ),
+        (TrainRDM, "training.seed=99999999999999999999", "training.seed: "),
+        (TrainRDM, "model.noise.time_mean=NaN", "model.noise.time_mean: is nan"),
+        (TrainRDM, "training.learning_rate=-1", "training.learning_rate: is -1.0, must be above 0"),
+    ],
+)
 def test_what_is_refused_is_named_with_how_to_write_it(kind, assignment, said):
     given = {"run": "r", "latents": "a", "neighbors": "a", "database": "a", "name": "a"}
     flags = {name: value for name, value in given.items() if name in kind.model_fields}
     with pytest.raises(UsageError) as caught:
         parsed(kind, assignment, **flags)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "assignment", "said"),
+    [
+        (SampleRDM, "steps=10", "steps: there is no such parameter; draw.steps is one."),
+        (
+            SampleRDM,
+            "guidance_scale=2",
+            "guidance_scale: there is no such parameter; draw.guidance_scale is one.",
+        ),
+        (SampleRDM, "sampler=dpm++", "sampler: there is no such parameter; draw.sampler is one."),
+        (EvaluateRDM, "steps=12", "steps: there is no such parameter; draw.steps is one."),
+        (
+            TrainRDM,
+            "denoiser.channels=[1]",
+            "denoiser: there is no such parameter; model.denoiser is one.",
+        ),
+        (TrainRDM, "noise.process=flow", "noise: there is no such parameter; model.noise is one."),
+        (
+            TrainRDM,
+            "training.k=3",
+            "training.k: there is no such parameter; context.k and upstream.k are some.",
+        ),
+        (
+            TrainRDM,
+            "training.neighbor_dropout=1",
+            "training.neighbor_dropout: there is no such parameter; context.neighbor_dropout is one.",
+        ),
+        (
+            TrainRDM,
+            "training.checkpoint_steps=3",
+            "training.checkpoint_steps: there is no such parameter; reporting.checkpoint_steps is one.",
+        ),
+        (
+            TrainRDM,
+            "execution.tensorboard=true",
+            "execution.tensorboard: there is no such parameter; reporting.tensorboard is one.",
+        ),
+        (
+            TrainRDM,
+            "quality=3",
+            "quality: there is no such parameter; "
+            "upstream.images.quality and upstream.database_images.quality are some.",
+        ),
+        (TrainRDM, "training.stepz=3", "training.stepz: there is no such parameter."),
+        (
+            TrainRDM,
+            "stepz=3",
+            "stepz: there is no such parameter. Parameters: root, name, latents, ",
+        ),
+        (Rebuild, "size=64", "size: there is no such parameter; images.size is one."),
+    ],
+)
+def test_a_parameter_that_stands_elsewhere_is_told_with_its_place(kind, assignment, said):
+    given = {"name": "a", "run": "r", "baseline": "b", "heldout_latents": "h", "swaps": {}}
+    given |= {"heldout_neighbors": "h", "latents": "a", "neighbors": "a", "database": "a"}
+    given |= {"images": {"source": "shapes"}} if kind is Rebuild else {}
+    flags = {name: value for name, value in given.items() if name in kind.model_fields}
+    if kind is SampleRDM:
+        del flags["database"]
+    with pytest.raises(UsageError) as caught:
+        parsed(kind, assignment, **flags)
+    told = str(caught.value)
+    assert told.startswith(said) and (told == said or said.endswith(" "))
+
+
+def test_a_setting_of_any_family_is_found_in_draw(monkeypatch):
+    @dataclass(frozen=True)
+    class Other(DrawConfig):
+        temperature: float = 1.0
+
+    settings = {"diffusion": Draw, "other": Other}
+    monkeypatch.setattr("rdm_core.families.FAMILIES", dict.fromkeys(settings, ""))
+    monkeypatch.setattr("rdm_core.families.draw_settings", settings.__getitem__)
+    for name in ("steps", "guidance_scale", "temperature"):
+        with pytest.raises(UsageError, match=f"no such parameter; draw.{name} is one"):
+            parsed(SampleRDM, f"{name}=1", name="a", run="r")
 
 
 def test_every_kind_of_parameters_is_frozen_and_strict():

@@ -141,6 +141,7 @@ def test_the_table_of_needs_is_what_the_estimate_says(row):
 
     from flows.config import TrainRDM
     from flows.presets import PRESETS
+    from rdm_core.families.facts import Shape
     from rdm_core.needs import memory_needed
 
     preset, channels, side, *stated = row
@@ -148,8 +149,9 @@ def test_the_table_of_needs_is_what_the_estimate_says(row):
     for pieces in (1, 4):
         names = dict.fromkeys(("name", "latents", "neighbors", "database"), "a")
         config = TrainRDM(**names, **PRESETS[preset], execution={"accumulate": pieces})
-        network = (config.denoiser, config.noise, config.training, config.execution)
-        needed = memory_needed(*network, int(channels), int(side), 512, torch.device("cuda"))
+        shape = Shape(int(channels), int(side), 512)
+        asked = (config.model, config.training, config.execution, config.context.k, shape)
+        needed = memory_needed(*asked, torch.device("cuda"))
         found += [] if found else [f"{needed.parameters / 1e6:.1f}"]
         found.append(f"{needed.peak_bytes / 1e9:.1f}")
     assert found == stated

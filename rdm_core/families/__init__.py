@@ -64,7 +64,7 @@ def load_model(directory: Path, facts: RunFacts, space: Any) -> Any:
     """
     try:
         config = config_of(facts.family).of(facts.model)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         cure = "Give a run's name or its weights folder, or train again."
         raise WeightsError(directory / FACTS_FILE, f"cannot be read ({error})", cure) from error
     return family_of(facts.family).load(directory, config, facts, space)

@@ -24,7 +24,9 @@ from rdm_core.latents import LatentSpace
 
 @dataclass(frozen=True)
 class Inputs:
-    """Some samples of a training step, and everything random of it. A family adds its tensors."""
+    """Some samples of a training step, and everything random of it. A family adds its tensors, and
+    None for those that it may do without.
+    """
 
     context: Context
     """B sets."""
@@ -34,14 +36,18 @@ class Inputs:
 
     def rows(self, chosen: slice | torch.Tensor) -> Self:
         """Those of some samples."""
-        parts = ((one, getattr(self, one.name)) for one in fields(self))
-        return type(self)(
-            *(v.rows(chosen) if isinstance(v, Context) else v[chosen] for _, v in parts)
-        )
+        return self._each(lambda v: v.rows(chosen) if isinstance(v, Context) else v[chosen])
 
     def to(self, device: torch.device) -> Self:
         """Themselves on a device."""
-        return type(self)(*(getattr(self, one.name).to(device) for one in fields(self)))
+        return self._each(lambda v: v.to(device))
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {
+            name: None if value is None else change(value) for name, value in parts.items()
+        }
+        return type(self)(**changed)
 
 
 @dataclass(frozen=True)

@@ -56,36 +56,61 @@ FLOWS = {
 """Stage -> module, flow, parameters."""
 _BUILD = {"name": "shapes", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}
 _NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4}
-_TRAINING = {
-    "steps": 300,
-    "batch": 8,
-    "checkpoint_steps": 10,
-    "log_steps": 5,
-    "random_k": True,
-    "k": 3,
+_LEARNED = {
+    "model": {"denoiser": _NETWORK, "noise": {"process": "flow"}},
+    "context": {"random_k": True, "k": 3},
+    "training": {"steps": 300, "batch": 8},
+    "reporting": {"checkpoint_steps": 10, "log_steps": 5},
 }
 _MODEL = {"run": "shapes", "baseline": "shapes-without-neighbors"}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "import": {"name": "shapes", "source": "shapes", "size": 32, "encoding": "png", "count": 320,
-               "images_per_part": 20},
+    "import": {
+        "name": "shapes",
+        "source": "shapes",
+        "size": 32,
+        "encoding": "png",
+        "count": 320,
+        "images_per_part": 20,
+    },
     "embed": _BUILD,
     "index": _BUILD | {"recipe": "autofaiss"},
     "neighbors": {"name": "shapes", "queries": "shapes", "database": "shapes", "k": 10},
     "encode": {"name": "shapes", "shards": "shapes"},
-    "train": {"name": "shapes", "latents": "shapes", "neighbors": "shapes", "database": "shapes",
-              "denoiser": _NETWORK, "noise": {"process": "flow"}, "training": _TRAINING,
-              "device": "cpu", "threads": 1},
-    "sample": {"name": "crash", "run": "shapes", "texts": ["a red circle", "a blue star"],
-               "count": 4, "steps": 40},
-    "evaluate": {"name": "crash", **_MODEL, "heldout_latents": "shapes-heldout",
-                 "heldout_neighbors": "shapes-heldout", "swaps": {"sketch": "shapes-sketches"},
-                 "prompts": 8, "seeds": 1, "steps": 5},
-    "report": {"name": "crash", **_MODEL, "evaluation": "shapes",
-               "samples": ["demo-text", "demo-class"],
-               "artifacts": ["shards/shapes-train", "embeddings/shapes-train",
-                             "index/shapes-database"]},
+    "train": {
+        "name": "shapes",
+        "latents": "shapes",
+        "neighbors": "shapes",
+        "database": "shapes",
+        **_LEARNED,
+        "device": "cpu",
+        "threads": 1,
+    },
+    "sample": {
+        "name": "crash",
+        "run": "shapes",
+        "texts": ["a red circle", "a blue star"],
+        "count": 4,
+        "draw": {"steps": 40},
+    },
+    "evaluate": {
+        "name": "crash",
+        **_MODEL,
+        "heldout_latents": "shapes-heldout",
+        "heldout_neighbors": "shapes-heldout",
+        "swaps": {"sketch": "shapes-sketches"},
+        "prompts": 8,
+        "seeds": 1,
+        "draw": {"steps": 5},
+    },
+    "report": {
+        "name": "crash",
+        **_MODEL,
+        "evaluation": "shapes",
+        "samples": ["demo-text", "demo-class"],
+        "artifacts": ["shards/shapes-train", "embeddings/shapes-train", "index/shapes-database"],
+    },
     "demo": {"scale": 0.02, "steps": 12},
-}  # fmt: skip
+}
 """Small, but several parts or checkpoints each, so that a kill has something to land in."""
 CHAIN = ("import", "embed", "index", "neighbors", "encode", "train")
 """Stages of which each works on what the one before it made."""
@@ -185,13 +210,14 @@ def _make_the_demo_smaller(demo: Any) -> None:
     """
     requests, evaluation = demo.requests, demo.evaluation_of
     demo.requests = lambda config: [
-        request.model_copy(update={"steps": 3}) for request in requests(config)
+        request.model_copy(update={"draw": request.draw | {"steps": 3}})
+        for request in requests(config)
     ]
     demo.evaluation_of = lambda config: evaluation(config).model_copy(
-        update={"seeds": 1, "steps": 2, "quality_images": 16}
+        update={"seeds": 1, "draw": {"steps": 2}, "quality_images": 16}
     )
-    demo.PRESETS["shapes"]["denoiser"] |= _NETWORK
-    demo.PRESETS["shapes"]["training"]["checkpoint_steps"] = 3
+    demo.PRESETS["shapes"]["model"]["denoiser"] |= _NETWORK
+    demo.PRESETS["shapes"]["reporting"]["checkpoint_steps"] = 3
 
 
 def _be_a_child(act: Callable[[Path], Any], order: dict[str, str]) -> None:

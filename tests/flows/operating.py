@@ -29,7 +29,8 @@ SMALL_NETWORK = {
     "head_channels": 16,
     "patch": 4,
 }
-SMALL_TRAINING = {"steps": 20, "batch": 8, "checkpoint_steps": 10, "log_steps": 2, "k": 3}
+SMALL_TRAINING = {"steps": 20, "batch": 8}
+SMALL_REPORTING = {"checkpoint_steps": 10, "log_steps": 2}
 SERVER_ERRORS = re.compile(r"\bERROR\b|Traceback|\w+Error:|CRITICAL")
 BUSY = "database is locked"
 """What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its
@@ -59,8 +60,10 @@ def small(file):
             config.update({"images": images, "autoencoder": "pixels"} | encoder)
         if "train" in deployment["tags"]:
             config.update(
-                denoiser=SMALL_NETWORK,
+                model={"denoiser": SMALL_NETWORK},
+                context={"k": 3},
                 training=SMALL_TRAINING,
+                reporting=SMALL_REPORTING,
                 preview=2,
                 device="cpu",
                 execution={},

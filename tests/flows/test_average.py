@@ -4,24 +4,25 @@ import shutil
 
 import numpy as np
 import pytest
-from rdm_core.denoiser import load_denoiser
 
 from flows.average import average_run
 from flows.config import AverageRun, TrainRDM
+from flows.opening import facts_of, space_of_run
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
+from rdm_core.families import load_model
 from storage.errors import ArtifactDamaged, StorageError
 from storage.runs import read_metrics, read_snapshot, snapshots_of
 
 
 @pytest.fixture(scope="module")
 def run(small_world, small_training):
-    settings = small_training(small_world.root, "kept-means", posthoc_ema=True, checkpoint_steps=2)
+    settings = small_training(small_world.root, "kept-means", posthoc_ema=True, snapshot_steps=2)
     return train_rdm(TrainRDM(**settings))
 
 
-def test_a_run_keeps_a_snapshot_of_its_means_at_every_checkpoint(run):
+def test_a_run_keeps_a_snapshot_of_its_means_every_so_many_steps_whatever_it_reports(run):
     assert list(snapshots_of(run)) == [2, 4, 6]
     assert {name.split("/")[1] for name in read_snapshot(snapshots_of(run)[6])} == {"0.05", "0.1"}
 
@@ -30,20 +31,21 @@ def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_
     made = average_run(
         AverageRun(root=small_world.root, name="mean-01", run="kept-means", length=0.1)
     )
-    denoiser, facts = load_denoiser(made.file("weights"))
+    facts = facts_of(made)
+    model = load_model(made.file("weights"), facts, space_of_run(made, facts))
     kept = read_snapshot(snapshots_of(run)[6])
-    for name, parameter in denoiser.named_parameters():
+    for name, parameter in model.named_parameters():
         np.testing.assert_allclose(
             parameter.detach().numpy(), kept[f"power/0.1/{name}"], rtol=0.01, atol=2e-3
         )
-    assert facts["ema_length"] == 0.1 and made.measured["profile_distance"] < 0.01
+    assert facts.ema_length == 0.1 and made.measured["profile_distance"] < 0.01
     card = (made.file("weights") / "README.md").read_text()
     assert (
         "running mean of length 0.1 (arXiv 2312.02696)" in card
         and "rdm sample --run mean-01" in card
     )
     assert read_metrics(made.file("metrics.jsonl")) == read_metrics(run.file("metrics.jsonl"))
-    request = {"root": small_world.root, "texts": ("a ring",), "count": 1, "steps": 2}
+    request = {"root": small_world.root, "texts": ("a ring",), "count": 1, "draw": {"steps": 2}}
     drawn = [
         sample_rdm(SampleRDM(**request, run=name, name=name)) for name in ("mean-01", "kept-means")
     ]
@@ -72,7 +74,7 @@ def test_a_length_that_the_snapshots_do_not_give_is_refused(run, small_world):
 def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(
     small_world, small_training
 ):
-    settings = small_training(small_world.root, "damaged", posthoc_ema=True, checkpoint_steps=3)
+    settings = small_training(small_world.root, "damaged", posthoc_ema=True, snapshot_steps=3)
     made = train_rdm(TrainRDM(**settings))
     (made.directory / "snapshots" / ".00000003.safetensors-left").write_text("by a crash")
     snapshots_of(made)[3].write_bytes(b"other bytes")
@@ -82,9 +84,9 @@ def test_a_snapshot_that_was_damaged_or_lost_is_never_published_as_whole(
         train_rdm(TrainRDM(**settings))
     shutil.rmtree(made.directory / "checkpoints")
     again = train_rdm(TrainRDM(**settings))
-    files = [file.path for part in again.parts for file in part.files]
-    snapshots = ["snapshots/00000003.safetensors", "snapshots/00000006.safetensors"]
-    assert again.fingerprint == made.fingerprint and files[-2:] == snapshots
+    assert again.fingerprint == made.fingerprint and [
+        file.path for part in again.parts for file in part.files
+    ][-2:] == ["snapshots/00000003.safetensors", "snapshots/00000006.safetensors"]
 
 
 def test_a_run_without_snapshots_is_refused_with_the_cure(small_world):

@@ -55,6 +55,11 @@ def rdm(capsys, tmp_path, monkeypatch):
             "--preset shpes: there is no such preset. Presets: shapes",
         ),
         (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
+        (["train", *TRAINING, "--set", "training.k=3"], "context.k and upstream.k are some"),
+        (
+            ["sample", "--run", "r", "--set", "steps=10"],
+            "steps: there is no such parameter; draw.steps is one",
+        ),
         (
             ["sample", "--run", "r", "--text", "a", "--class", "b"],
             "texts and classes: classes stand alone",
@@ -115,8 +120,8 @@ def rdm(capsys, tmp_path, monkeypatch):
         ),
         (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
         (
-            ["train", "--name", "x", "--set", "training.neighbor_dropout=7"],
-            "training.neighbor_dropout: ",
+            ["train", "--name", "x", "--set", "context.neighbor_dropout=7"],
+            "context.neighbor_dropout: ",
         ),
         (
             ["train", *TRAINING, "--set", "training.batch=9", "--set", "processes=2"],
@@ -141,14 +146,27 @@ def test_a_wrong_argument_is_named_and_exits_with_2(rdm, arguments, said, tmp_pa
 
 def test_set_reaches_inside_and_dry_run_shows_what_would_run(rdm):
     code, out, _ = rdm(
-        "train", "--dry-run", "--preset", "shapes", "--name", "r",
-        "--latents", "a", "--neighbors", "a", "--database", "a",
-        "--set", "training.steps=7", "--set", "denoiser.depth=2",
-    )  # fmt: skip
+        "train",
+        "--dry-run",
+        "--preset",
+        "shapes",
+        "--name",
+        "r",
+        "--latents",
+        "a",
+        "--neighbors",
+        "a",
+        "--database",
+        "a",
+        "--set",
+        "training.steps=7",
+        "--set",
+        "model.denoiser.depth=2",
+    )
     shown = json.loads(out)
     assert code == 0
-    assert shown["training"]["steps"] == 7 and shown["denoiser"]["depth"] == 2
-    assert shown["denoiser"]["network"] == "transformer", "the rest of the preset stays"
+    assert shown["training"]["steps"] == 7 and shown["model"]["denoiser"]["depth"] == 2
+    assert shown["model"]["denoiser"]["network"] == "transformer", "the rest of the preset stays"
 
 
 def test_every_preset_is_a_valid_set_of_parameters(rdm):

@@ -13,8 +13,8 @@ from diffusers import VQModel
 
 from flows.config import ConvertOriginal
 from flows.convert import convert_original
-from flows.opening import OpenRun, open_run
-from flows.sample import draw, sample_rdm
+from flows.opening import drawn_how, facts_of
+from flows.sample import sample_plan, sample_rdm
 from flows.sample_config import SampleRDM
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
@@ -89,28 +89,29 @@ def test_a_released_checkpoint_draws_from_text_without_a_database(tmp_path, chec
         texts=("a red circle",),
         context="query",
         count=2,
-        steps=3,
+        draw={"steps": 3},
     )
     records = read_samples(sample_rdm(request))
     assert [record["weights"] for record in records] == [run.fingerprint] * 2 and records[0][
         "database"
     ] is None
-    assert open_run(tmp_path, "released").sampler == "ddim-2022"
+    facts = facts_of(run)
+    assert facts.converted_from == {"file": "model.ckpt", "layout": "imagenet-2022", "ema": True}
+    assert (facts.trained_on, facts.steps, facts.k) == ({}, 0, 4)
 
 
-def test_a_run_of_2022_is_drawn_at_the_times_of_2022_unless_others_are_asked_for(monkeypatch):
-    asked = []
-    monkeypatch.setattr("flows.sample.generate", lambda *_, sampler, **__: asked.append(sampler))
-    ours = OpenRun(None, None, None, None, {"latent_side": 8})
-    theirs = replace(ours, facts=ours.facts | {"converted_from": {"file": "model.ckpt"}})
-    for run, how in (
-        (theirs, {}),
-        (theirs, {"sampler": None}),
-        (theirs, {"sampler": "ddim"}),
-        (ours, {}),
-    ):
-        draw(run, None, [0], 30, **how)
-    assert asked == ["ddim-2022", "ddim-2022", "ddim", None]
+def test_a_run_of_2022_is_drawn_at_the_times_of_2022_unless_others_are_asked_for(
+    tmp_path, checkpoint, small_world, monkeypatch
+):
+    theirs = facts_of(convert(tmp_path, [checkpoint]))
+    ours = facts_of(small_world.run)
+    asked = ((theirs, {}), (theirs, {"sampler": "ddim"}), (ours, {}), (ours, {"sampler": "heun"}))
+    found = [drawn_how(facts, settings).sampler for facts, settings in asked]
+    assert found == ["ddim-2022", "ddim", None, "heun"]
+    plan = sample_plan(
+        SampleRDM(root=tmp_path, name="s", run="released", context="query", texts=("a",))
+    )
+    assert plan.parameters["draw"]["sampler"] == "ddim-2022", "what is not asked for is told too"
 
 
 def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(
@@ -121,9 +122,8 @@ def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(
         "root": small_world.root,
         "run": "released",
         "count": 2,
-        "steps": 3,
+        "draw": {"steps": 3, "null": "zero"},
         "k": 3,
-        "null": "zero",
     }
     drawn = sample_rdm(
         SampleRDM(name="released", database="shapes", texts=("a red circle",), **asked)

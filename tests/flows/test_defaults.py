@@ -8,13 +8,21 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from flows import config, look_config, sample_config
+from rdm_core.families import FAMILIES, draw_settings
 
 DEFAULTS = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
 
 
+DRAWS = {f"{family} draw": draw_settings(family) for family in FAMILIES}
+"""What a request's `draw` is, of each family."""
+
+
 def class_of(name):
+    if name in DRAWS:
+        return DRAWS[name]
     (found,) = {
         vars(module)[name]
         for module in (config, look_config, sample_config)
@@ -37,4 +45,9 @@ def differing(kept, now, where=""):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_what_is_left_out_has_the_value_it_always_had(name):
     made = class_of(name)(**DEFAULTS[name]["given"])
-    assert differing(DEFAULTS[name]["defaults"], made.model_dump(mode="json")) == []
+    now = TypeAdapter(type(made)).dump_python(made, mode="json")
+    assert differing(DEFAULTS[name]["defaults"], now) == []
+
+
+def test_the_settings_for_drawing_of_every_family_are_among_them():
+    assert set(DRAWS) <= set(DEFAULTS)

@@ -48,7 +48,7 @@ def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo
 def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditioner_may_not(
     small_demo,
 ):
-    quick = {"name": "judged", "seeds": 1, "steps": 2, "quality_images": 11}
+    quick = {"name": "judged", "seeds": 1, "draw": {"steps": 2}, "quality_images": 11}
     config = evaluation_of(small_demo.config).model_copy(
         update=quick | {"judge_clip": "rdm-shapes:random"}
     )

@@ -39,24 +39,46 @@ CONFIG = {
     "gc": CollectVersions,
 }
 TINY = {
-    "name": "tiny", "latents": "pics", "neighbors": "pics", "database": "pics", "device": "cpu",
+    "name": "tiny",
+    "latents": "pics",
+    "neighbors": "pics",
+    "database": "pics",
+    "device": "cpu",
     "preview": 2,
-    "denoiser": {
-        "network": "transformer", "channels": [32], "depth": 1, "head_channels": 16, "patch": 4,
+    "model": {
+        "denoiser": {
+            "network": "transformer",
+            "channels": [32],
+            "depth": 1,
+            "head_channels": 16,
+            "patch": 4,
+        },
+        "noise": {"process": "flow"},
     },
-    "noise": {"process": "flow"},
-    "training": {  # all that is deployed otherwise: what `rdm run` does not name stays as deployed
-        "steps": 20, "batch": 8, "checkpoint_steps": 10, "log_steps": 2, "k": 3, "random_k": False,
-        "learning_rate": 1e-4, "warmup_steps": 100, "precision": "fp32",
+    # all that is deployed otherwise: what `rdm run` does not name stays as deployed
+    "context": {"k": 3, "random_k": False},
+    "training": {
+        "steps": 20,
+        "batch": 8,
+        "learning_rate": 1e-4,
+        "warmup_steps": 100,
+        "precision": "fp32",
     },
+    "reporting": {"checkpoint_steps": 10, "log_steps": 2},
     "upstream": {
         "images": {
-            "source": "shapes", "path": None, "size": 32, "encoding": "png", "count": 96,
+            "source": "shapes",
+            "path": None,
+            "size": 32,
+            "encoding": "png",
+            "count": 96,
             "images_per_part": 40,
         },
-        "encoder": "rdm-shapes", "weights": "built-in", "autoencoder": "pixels",
+        "encoder": "rdm-shapes",
+        "weights": "built-in",
+        "autoencoder": "pixels",
     },
-}  # fmt: skip
+}
 
 
 # What stands in the file
@@ -219,7 +241,8 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     # a long one, cancelled: its processes are gone within seconds and what it had learned is kept
     long = TINY | {
         "name": "long",
-        "training": TINY["training"] | {"steps": 100_000, "checkpoint_steps": 50_000},
+        "training": TINY["training"] | {"steps": 100_000},
+        "reporting": TINY["reporting"] | {"checkpoint_steps": 50_000},
     }
     third = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(long)))
     project.wait(

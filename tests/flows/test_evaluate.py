@@ -3,6 +3,7 @@ its name says.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,32 +11,81 @@ import pytest
 
 from flows import evaluate as module
 from flows.config import EvaluateRDM
+from rdm_core.families.facts import RunFacts, Version
+from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish
 from rdm_core.retrieve import STRATEGIES
 from storage.errors import ArtifactMismatch, ArtifactMissing
 
-WISHES = [{"colour": "red", "shape": "star"}, {"colour": "blue", "shape": "ring"}]
+WISHES = [
+    Wish("a red star", {"colour": "red", "shape": "star"}),
+    Wish("a blue ring", {"colour": "blue", "shape": "ring"}),
+]
 
 
 def config(**changes):
     names = {"run": "run", "baseline": "twin", "heldout_latents": "h", "heldout_neighbors": "n"}
-    asked = {"swaps": {}, "prompts": 2, "seeds": 2, "k": 3, "steps": 5, "guidance_scale": 2.5}
-    return EvaluateRDM(name="x", **names | asked | changes)
+    asked = {"swaps": {}, "prompts": 2, "seeds": 2, "k": 3}
+    draw = {"draw": {"steps": 5, "guidance_scale": 2.5}}
+    return EvaluateRDM(name="x", **names | asked | draw | changes)
 
 
-def opened(name, k=4, **facts):
-    """A run that stands for itself."""
-    denoiser = SimpleNamespace(of=name, dimension=8, settings={"query_token": False})
-    same = {"denoiser": {"depth": 1}, "noise": {}, "space": {}}
-    training = {"steps": 6, "neighbor_dropout": 0.1, "posthoc_ema": False}
-    artifact = SimpleNamespace(name=name, parameters=same | {"training": training})
-    facts = {"k": k, "neighbor_dropout": 0.1} | facts
-    return SimpleNamespace(
-        artifact=artifact,
-        denoiser=denoiser,
-        process=f"{name} process",
-        space=f"{name} space",
-        facts=facts,
+def facts(k=4, **changes):
+    """Of a run that stands for itself."""
+    known = RunFacts(
+        family="diffusion",
+        model={},
+        encoder={"dimension": 8},
+        encoder_weights="w",
+        space={"channels": 3},
+        space_path="pixels",
+        latent_side=8,
+        k=k,
+        random_k=False,
+        neighbor_dropout=0.1,
+        steps=6,
+        parameters=1,
+        trained_on={role: Version(role, "1", "f") for role in ("latents", "index")},
     )
+    return replace(known, **changes)
+
+
+def opened(name, **changes):
+    """A run that stands for itself."""
+    model = SimpleNamespace(of=name, null=lambda count: SimpleNamespace(vectors=[name] * count))
+    parameters = {
+        "model": {"denoiser": {"depth": 1}},
+        "space": {},
+        "context": {"k": 4, "neighbor_dropout": 0.1},
+        "training": {"steps": 6},
+    }
+    artifact = SimpleNamespace(name=name, parameters=parameters)
+    return SimpleNamespace(artifact=artifact, model=model, facts=facts(**changes))
+
+
+def trial(judge=None, wishes=WISHES, database=None, run=None, **changes):
+    """Two runs that stand for themselves, and who judges them."""
+    given = run or opened("run"), opened("twin"), database, judge or ShapesJudge()
+    return module.Trial(config(**changes), *given, wishes)
+
+
+class Oracle(ShapesJudge):
+    """A judge of images that are names: what each shows is written down."""
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def fulfilled(self, images, wishes):
+        shown = self.shown(images)
+        return {
+            factor: np.array(
+                [float(a == b.shows[factor]) for a, b in zip(row, wishes, strict=True)]
+            )
+            for factor, row in shown.items()
+            if factor != "style"
+        }
+
+    def styles(self, images):
+        return np.array(self.shown(images)["style"])
 
 
 # Loss
@@ -53,16 +103,14 @@ LOSSES = {
 def measured_loss(monkeypatch, **changes):
     asked = []
 
-    def losses(denoiser, process, space, data, k, *, null=False, shuffled=False):
-        assert (process, space) == (f"{denoiser.of} process", f"{denoiser.of} space")
+    def losses(model, data, k, *, null=False, shuffled=False):
         asked.append((data, k))
-        return np.asarray(LOSSES[denoiser.of, shuffled, null])
+        return np.asarray(LOSSES[model.of, shuffled, null])
 
-    monkeypatch.setattr(module, "denoising_losses", losses)
-    monkeypatch.setattr(
-        module, "heldout_data", lambda config, run: f"held out for {run.artifact.name}"
-    )
-    found = module.measure_loss.fn(config(**changes), opened("run"), opened("twin"), None)
+    monkeypatch.setattr(module, "held_out_losses", losses)
+    held_out = lambda config, run: f"held out for {run.artifact.name}"  # noqa: E731 - a stand-in
+    monkeypatch.setattr(module, "heldout_data", held_out)
+    found = module.measure_loss.fn(trial(**changes))
     assert {data for data, _ in asked} == {"held out for run"} and len(asked) == 4
     return found, {k for _, k in asked}
 
@@ -99,31 +147,24 @@ def test_no_more_neighbors_are_given_than_the_run_was_trained_with(asked, used, 
 # Prompts
 
 
-def test_prompts_name_every_pair_once_before_any_comes_twice():
-    pairs = [(wish["colour"], wish["shape"]) for wish in module.prompts_of(config(prompts=200))]
-    every = len(module.world.COLOURS) * len(module.world.SHAPES)
-    assert len(pairs) == 200 and len(set(pairs[:every])) == every < 200
-    assert pairs[every:] == pairs[: 200 - every]
-    first = module.prompts_of(config())[0]
-    assert first["prompt"] == f"a {first['colour']} {first['shape']}"
-
-
 def test_agreement_is_counted_by_factor_and_averaged_over_seeds_before_prompts():
-    seen = [
-        {"colour": np.array(["red", "blue"]), "shape": np.array(["star", "star"])},
-        {"colour": np.array(["red", "red"]), "shape": np.array(["ring", "star"])},
-    ]
-    found = module.judged(seen, WISHES)
+    seen = {
+        "first": {"colour": ["red", "blue"], "shape": ["star", "star"]},
+        "second": {"colour": ["red", "red"], "shape": ["ring", "star"]},
+    }
+    found = module.agreements(trial(Oracle(seen.get)), ["first", "second"])
     assert (found["colour"]["mean"], found["shape"]["mean"]) == (0.75, 0.25)
     assert found["colour"]["count"] == found["shape"]["count"] == 2, "prompts are the unit"
     assert found["colour"]["low"] == 0.5 and found["shape"]["high"] == 0.5
 
 
-def test_chance_is_one_in_as_many_values_as_there_are():
-    found = module.chance()
-    assert set(found) == {"colour", "shape"}
-    for factor, row in found.items():
-        assert row["mean"] == row["low"] == row["high"] == 1 / len(module.world.VALUES[factor])
+def test_chance_stands_beside_what_was_drawn_where_a_judge_knows_it():
+    seen = {"colour": ["red", "red"], "shape": ["star", "star"]}
+    found = module.measure_agreement.fn(trial(Oracle(lambda images: seen)), {"learned null": ["x"]})
+    assert set(found) == {"learned null", "chance"}
+    assert found["chance"]["colour"]["mean"] == found["chance"]["colour"]["low"] == 1 / 8
+    nobody = trial(FeaturesJudge(None), [])
+    assert module.measure_agreement.fn(nobody, {}) == {}
 
 
 @pytest.fixture
@@ -131,8 +172,8 @@ def drawn(monkeypatch):
     """What is drawn: (network, context, seeds, steps, guidance)."""
     calls = []
 
-    def draw(run, context, seeds, steps, guidance):
-        calls.append((run.artifact.name, context, list(seeds), steps, guidance.scale))
+    def draw(run, context, seeds, how):
+        calls.append((run.artifact.name, context, list(seeds), how.steps, how.guidance_scale))
         return f"image {len(calls)}"
 
     monkeypatch.setattr(module, "draw", draw)
@@ -140,15 +181,19 @@ def drawn(monkeypatch):
 
 
 def test_every_context_is_drawn_with_the_same_seeds_and_the_null_without_guidance(drawn):
-    retrieved = SimpleNamespace(context="context")
-    assert module.draws(config(), opened("run"), retrieved) == ["image 1", "image 2"]
-    module.draws(config(), opened("twin"), None)
+    retrieved = SimpleNamespace(context=SimpleNamespace(vectors=["a", "b"]))
+    asked = trial()
+    assert module.draws(asked, retrieved) == ["image 1", "image 2"]
+    null = asked.baseline.model.null(2)
+    module.draws_of(asked.config, asked.baseline, null, 1.0)
+    wanted = retrieved.context
     assert drawn[:2] == [
-        ("run", "context", [10_000, 10_001], 5, 2.5), ("run", "context", [20_000, 20_001], 5, 2.5),
-    ]  # fmt: skip
-    for given, null in zip(drawn[:2], drawn[2:], strict=True):
-        assert (null[0], null[2], null[4]) == ("twin", given[2], 0.0)
-        assert null[1].vectors.shape[0] == 2, "one null a prompt"
+        ("run", wanted, [10_000, 10_001], 5, 2.5),
+        ("run", wanted, [20_000, 20_001], 5, 2.5),
+    ]
+    for given, without in zip(drawn[:2], drawn[2:], strict=True):
+        assert (without[0], without[2], without[4]) == ("twin", given[2], 1.0)
+        assert without[1].vectors == ["twin", "twin"], "one null a prompt"
 
 
 def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatch, small_world):
@@ -156,31 +201,34 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
 
     run = open_run(small_world.root, "small")
     database = open_database(small_world.root, "shapes", run)
-    seen = {}
+    seen = []
 
-    def draws(config, of, retrieved):
-        seen[len(seen)] = (of, retrieved)
+    def draws_of(config, of, context, guidance_scale=None):
+        seen.append((of, context, guidance_scale))
         return len(seen) - 1
 
-    monkeypatch.setattr(module, "draws", draws)
-    table = module.draw_prompts.fn(config(prompts=4), run, "the twin", database)
-    queries = module.text_queries(
-        run, [wish["prompt"] for wish in module.prompts_of(config(prompts=4))]
-    )
+    monkeypatch.setattr(module, "draws_of", draws_of)
+    wishes = ShapesJudge().wishes(4)
+    asked = trial(wishes=wishes, database=database, run=run)
+    table = module.draw_prompts.fn(asked)
+    queries = module.text_queries(run, [wish.prompt for wish in wishes])
     wanted = {
-        name: strategy(queries, database.database, 3) for name, strategy in STRATEGIES.items()
+        name: strategy(queries, database.database, 3).context
+        for name, strategy in STRATEGIES.items()
     }
-    for name, retrieved in wanted.items():
-        of, given = seen[table[f"text, context {name}"]]
-        assert of is run and np.array_equal(given.vectors, retrieved.vectors), name
-    _, wrong = seen[table["another prompt's context"]]
+    for name, context in wanted.items():
+        of, given, scale = seen[table[f"text, context {name}"]]
+        assert of is run and scale is None, name
+        assert np.array_equal(given.vectors, context.vectors), name
+    _, wrong, _ = seen[table["another prompt's context"]]
     own = wanted["query+neighbors"].vectors
     np.testing.assert_allclose(wrong.vectors, own[[2, 3, 0, 1]], atol=1e-6)
-    assert [seen[table[name]] for name in ("learned null", "trained without neighbors")] == [
-        (run, None), ("the twin", None),
-    ]  # fmt: skip
+    for name, of in {"learned null": run, "trained without neighbors": asked.baseline}.items():
+        drawn_by, context, scale = seen[table[name]]
+        assert drawn_by is of and len(context.vectors) == 4 and scale == 1.0
     (nearest,) = table["return the neighbour"]
-    keys = [credit["key"] for credit in database.credits(wanted["neighbors"].rows[:, 0].tolist())]
+    rows = STRATEGIES["neighbors"](queries, database.database, 3).rows[:, 0]
+    keys = [credit["key"] for credit in database.credits(rows.tolist())]
     images = database.images(keys)
     assert all(np.array_equal(nearest[i], module.decode(images[key])) for i, key in enumerate(keys))
     assert len(set(keys)) > 1
@@ -194,87 +242,87 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 ):
     styles = {"sketches": ["sketch", "photograph"], "photographs": ["photograph", "photograph"]}
 
-    def draws(config, run, retrieved):
-        return [retrieved, retrieved]
+    def shown(name):
+        colours = ["red", "blue" if name == "sketches" else "red"]
+        return {"style": styles[name], "colour": colours, "shape": ["star", "star"]}
 
-    def predict(name):
-        colours = np.array(["red", "red" if name == "sketches" else "blue"])
-        return {
-            "style": np.array(styles[name]),
-            "colour": colours,
-            "shape": np.array(["star", "star"]),
-        }
-
-    monkeypatch.setattr(module, "draws", draws)
+    monkeypatch.setattr(module, "draws", lambda trial, retrieved: [retrieved, retrieved])
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
-    monkeypatch.setattr(
-        module, "prompts_of", lambda config: [{"prompt": "a", **wish} for wish in WISHES]
-    )
-    monkeypatch.setattr(module, "load_oracle", lambda: SimpleNamespace(predict=predict))
+    database = lambda root, name, run: SimpleNamespace(database=name)  # noqa: E731 - a stand-in
+    monkeypatch.setattr(module, "open_database", database)
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
-    swaps = {name: SimpleNamespace(database=name) for name in styles}
-    found = module.measure_swaps.fn(config(), "run", swaps)
+    swaps = {"sketch": "sketches", "photograph": "photographs"}
+    found = module.measure_swaps.fn(trial(Oracle(shown), swaps=swaps))
     shares = {name: {s: e["mean"] for s, e in row["styles"].items()} for name, row in found.items()}
-    assert shares["sketches"]["sketch"] == shares["sketches"]["photograph"] == 0.5
-    assert shares["photographs"] == {"photograph": 1.0, "oil painting": 0.0, "sketch": 0.0}
-    assert found["sketches"]["styles"]["sketch"]["count"] == 4, "every image of every seed"
-    assert (found["sketches"]["colour"]["mean"], found["photographs"]["colour"]["mean"]) == (
-        0.5,
-        1.0,
-    )
-    assert found["sketches"]["shape"]["mean"] == 0.5
+    assert shares["sketch"]["sketch"] == shares["sketch"]["photograph"] == 0.5
+    assert shares["photograph"] == {"photograph": 1.0, "oil painting": 0.0, "sketch": 0.0}
+    assert found["sketch"]["styles"]["sketch"]["count"] == 4, "every image of every seed"
+    assert found["sketch"]["colour"]["mean"] == 1.0
+    assert found["photograph"]["colour"]["mean"] == found["sketch"]["shape"]["mean"] == 0.5
+    assert module.measure_swaps.fn(trial(FeaturesJudge(None), [], swaps=swaps)) == {}
 
 
 def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkeypatch):
-    monkeypatch.setattr(
-        module, "load_oracle", lambda: SimpleNamespace(features=lambda images: images)
-    )
-    monkeypatch.setattr(module, "heldout_images", lambda config: "held out")
-    monkeypatch.setattr(
-        module, "known_images", lambda config, run, database: f"{run} and {database}"
-    )
+    judge = FeaturesJudge(lambda images: images)
+    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
+    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     counted = {}
 
     def rate(samples, real, known):
-        assert (real, known) == ("held out", "run and database")
+        assert (real, known) == ("held out", "known")
         counted[samples.tolist()[0]] = len(samples)
         return samples.tolist()[0] / 10
 
     monkeypatch.setattr(module, "copy_rate", rate)
     drawn = {"text, context query+neighbors": [np.array([1]), np.array([2])]}
     drawn |= {module.RETURNED: [np.array([7])], "learned null": [np.array([5])]}
-    found = module.measure_copies.fn(config(), "run", "database", drawn)
+    found = module.measure_copies.fn(trial(judge), drawn)
     assert found == {"samples": 0.1, module.RETURNED: 0.7, "held-out images, by definition": 0.01}
     assert counted == {1: 2, 7: 1}
+    assert module.measure_copies.fn(trial(judge), {}) == {}
 
 
 def test_a_clip_score_is_the_cosine_of_each_image_with_its_own_prompt(monkeypatch):
     texts = np.array([[1.0, 0], [0, 1.0]])
-    judge = SimpleNamespace(
+    clip = SimpleNamespace(
         encode_texts=lambda prompts: (texts, None),
         encode_images=lambda images: (np.stack(images), None),
     )
-    monkeypatch.setattr(module, "another_clip", lambda name, run: judge)
-    assert module.measure_clip_scores.fn(config(), None, {"a": []}) == {}
+    monkeypatch.setattr(module, "another_clip", lambda name, run: clip)
+    assert module.measure_clip_scores.fn(trial(), {"a": []}) == {}
     drawn = {"right": [texts, 0 * texts], "swapped": [texts[::-1], texts[::-1]]}
-    found = module.measure_clip_scores.fn(config(judge_clip="a:b"), None, drawn)
+    found = module.measure_clip_scores.fn(trial(judge_clip="a:b"), drawn)
     assert {name: row["mean"] for name, row in found.items()} == {"right": 0.5, "swapped": 0.0}
     assert found["right"]["count"] == 2
+
+
+def test_a_clip_that_the_run_was_conditioned_on_does_not_judge_it():
+    from rdm_core.clip import load_encoder
+
+    own = load_encoder("rdm-shapes", "built-in", module.best_device())
+    run = opened("run", encoder=own.identity)
+    with pytest.raises(ArtifactMismatch, match="'rdm-shapes:built-in'.*was conditioned on"):
+        module.another_clip("rdm-shapes:built-in", run)
+    other = module.another_clip("rdm-shapes:built-in", opened("run", encoder={"model": "other"}))
+    assert other.identity == own.identity
 
 
 # Quality
 
 
+class Data:
+    """Three held-out images and their neighbors."""
+
+    neighbor_rows = np.array([[4, 5], [6, 7], [8, 9]])
+
+    def __len__(self):
+        return 3
+
+    def neighbors(self, rows, k):
+        return SimpleNamespace(asked=(rows.tolist(), k))
+
+
 def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn):
-    class Data:
-        neighbor_rows = np.array([[4, 5], [6, 7], [8, 9]])
-
-        def __len__(self):
-            return 3
-
-        def neighbors(self, rows, k):
-            return "near", rows.tolist(), k
-
     judged = []
 
     def quality(features, real, known, seed):
@@ -283,30 +331,55 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
 
     monkeypatch.setattr(module, "quality", quality)
     monkeypatch.setattr(module, "load_features", lambda name: lambda images: (name, images))
-    monkeypatch.setattr(module, "heldout_images", lambda config: "held out")
-    monkeypatch.setattr(module, "known_images", lambda *of: "known")
+    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
+    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     monkeypatch.setattr(module, "database_images", lambda database, rows: tuple(rows.tolist()))
     database = SimpleNamespace(database=SimpleNamespace(rows=50))
-    found = module.measure_quality.fn(
-        config(quality_images=11, k=2), opened("run"), opened("twin"), database
-    )
-    assert set(found) == set(module.QUALITY_ROWS)
+    found = module.measure_quality.fn(trial(database=database, quality_images=11, k=2))
+    assert list(found) == [
+        "held-out neighbors",
+        "held-out neighbors, guided",
+        "learned null",
+        "trained without neighbors",
+        "return the neighbour",
+        "random database images",
+    ]
     assert found["learned null"]["fd"]["mean"] == 0.5 and found["learned null"]["fd"]["count"] == 2
-    near = ("near", [0, 1, 2], 2)
     for seed in (0, 1):
         held, guided, null, twin = drawn[4 * seed : 4 * seed + 4]
         seeds = [10_000 * (seed + 1) + i for i in range(3)]
-        assert held == ("run", near, seeds, 5, 1.0) and guided == ("run", near, seeds, 5, 2.5)
-        assert (null[0], null[2:]) == ("run", (seeds, 5, 0.0))
-        assert (twin[0], twin[2:]) == ("twin", (seeds, 5, 0.0))
+        assert held[1].asked == guided[1].asked == ([0, 1, 2], 2)
+        assert (held[0], *held[2:]) == ("run", seeds, 5, 1.0)
+        assert (guided[0], *guided[2:]) == ("run", seeds, 5, 2.5)
+        assert (null[0], *null[2:]) == ("run", seeds, 5, 1.0) and null[1].vectors == ["run"] * 3
+        assert (twin[0], *twin[2:]) == ("twin", seeds, 5, 1.0) and twin[1].vectors == ["twin"] * 3
         of_seed = [one for one in judged if one[3] == seed]
-        assert {real[1] for _, real, _, _ in of_seed} == {"held out"}
-        assert {known[1] for _, _, known, _ in of_seed} == {"known"}
+        assert {(real, known) for _, real, known, _ in of_seed} == {("held out", "known")}
         returned, randomly = (one[0][1] for one in of_seed[-2:])
         assert returned == (4, 6, 8), "the nearest of each"
         assert len(set(randomly)) == 3 and set(randomly) <= set(range(50))
     assert judged[5][0] != judged[11][0], "other random images every seed"
+
+
+def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
+    picked = []
+    monkeypatch.setattr(module, "quality", lambda *_: dict.fromkeys(module.MEASURES, 0.0))
+    monkeypatch.setattr(module, "load_features", lambda name: lambda images: images)
+    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
+    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
+    monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
+    images = lambda database, rows: picked.append(tuple(rows.tolist()))  # noqa: E731 - a stand-in
+    monkeypatch.setattr(module, "database_images", images)
+    database = SimpleNamespace(database=SimpleNamespace(rows=50))
+    for _ in range(2):
+        module.measure_quality.fn(trial(database=database))
+    assert picked[:4] == picked[4:] and picked[1] != picked[3]
+
+
+def test_a_held_out_image_without_a_neighbor_is_named():
+    with pytest.raises(ArtifactMismatch, match="1 held-out images have no neighbor.*number 1"):
+        module.nearest_present(np.array([[3, 4], [module.NO_ROW, module.NO_ROW]]))
 
 
 # Twins
@@ -316,10 +389,11 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
     ("changed", "dropout", "fits"),
     [
         ({}, 1, True),
-        ({"training": {"steps": 6, "neighbor_dropout": 1.0, "posthoc_ema": True}}, 1, True),
-        ({"training": {"steps": 7, "neighbor_dropout": 1.0, "posthoc_ema": False}}, 1, False),
-        ({"denoiser": {"depth": 2}}, 1, False),
-        ({"noise": {"process": "flow"}}, 1, False),
+        ({"training": {"steps": 6, "posthoc_ema": True, "snapshot_steps": 5}}, 1, True),
+        ({"context": {"k": 4, "neighbor_dropout": 1.0}}, 1, True),
+        ({"context": {"k": 5, "neighbor_dropout": 1.0}}, 1, False),
+        ({"training": {"steps": 7}}, 1, False),
+        ({"model": {"denoiser": {"depth": 2}}}, 1, False),
         ({"space": {"autoencoder": "x"}}, 1, False),
         ({}, 0.5, False),
     ],
@@ -334,25 +408,57 @@ def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(
         module.same_but_for_neighbors(run, twin)
 
 
+def test_a_converted_run_says_why_it_cannot_be_evaluated():
+    converted = opened("old", trained_on={}, converted_from={"file": "x.ckpt"})
+    with pytest.raises(ArtifactMismatch, match="runs/old: it does not say which index.*converted"):
+        module.heldout_data(config(), converted)
+
+
 # Images
 
 
-def test_held_out_known_and_nearest_images_are_those_of_their_shards(small_world):
+def test_held_out_and_known_images_are_those_of_their_shards(small_world):
     from flows.opening import open_database, open_run
 
     root, run = small_world.root, open_run(small_world.root, "small")
     database, sketches = (open_database(root, name, run) for name in ("shapes", "sketches"))
-    asked = config(root=root, heldout_latents="shapes")
-    held = module.heldout_images(asked)
-    assert held.shape == (96, 32, 32, 3)
-    both = module.known_images(asked, run, sketches)
-    assert len(both) == 2 * 96 and np.array_equal(both[96:], held), (
-        "the database's, then the training's"
-    )
-    assert len(module.known_images(asked, run, database)) == 96, "none twice"
+
+    def first_pixels(images):
+        return images[:, 0, 0].astype(float)
+
+    shards = database.embeddings.inputs["shards"]
+    parts = list(module.images_by_part(root, shards))
+    assert len(parts) > 1 and sum(map(len, parts)) == 96, "a part at a time"
+    images = np.concatenate(parts)
+    asked = trial(run=run, database=sketches, root=root, heldout_latents="shapes")
+    held = module.held_out_features(asked.config, first_pixels)
+    assert np.array_equal(held, first_pixels(images))
+    both = module.known_features(asked, first_pixels)
+    assert len(both) == 2 * 96, "the database's, then the training's"
+    assert np.array_equal(both[96:], held)
+    own = trial(run=run, database=database, root=root)
+    assert len(module.known_features(own, first_pixels)) == 96, "none twice"
     rows = np.array([7, 3])
-    assert np.array_equal(module.database_images(database, rows), held[rows])
-    with pytest.raises(
-        ArtifactMissing, match="no shards have the fingerprint 0000. Import them again"
-    ):
-        module.images_of(root, "0000")
+    assert np.array_equal(module.database_images(database, rows), images[rows])
+    with pytest.raises(ArtifactMissing, match="no shards have the fingerprint 0000. Import them"):
+        list(module.images_by_part(root, "0000"))
+
+
+def test_images_that_a_run_was_trained_on_are_no_test_of_it(small_world):
+    from storage.artifact import open_artifact
+
+    latents = open_artifact(small_world.root, "latents", "shapes")
+    asked = config(root=small_world.root)
+    with pytest.raises(ArtifactMismatch, match="96 of its 96 images are among those that runs/sm"):
+        module.refuse_if_trained_on(asked, small_world.run, latents)
+
+
+def test_captions_are_prompts_where_there_are_enough(small_world):
+    asked = config(root=small_world.root, heldout_latents="shapes", judge="captions", prompts=90)
+    captions = module.held_out_captions(asked)
+    assert len(captions) == 96 and len(set(captions)) > 10
+    judge = module.judge_of(asked, None)
+    assert [wish.prompt for wish in judge.wishes(90)] == captions[:90]
+    many = asked.model_copy(update={"prompts": 97})
+    with pytest.raises(ArtifactMismatch, match="96 of its images have captions, 97 are asked for"):
+        module.held_out_captions(many)

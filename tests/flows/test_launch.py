@@ -43,9 +43,13 @@ def test_a_training_ends_with_all_its_processes_when_its_parent_is_gone(tmp_path
     (tmp_path / "launcher.py").write_text(code)
     command = [sys.executable, "-m", "flows.leash", "launcher"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    ) as launcher:  # fmt: skip
+    ) as launcher:
         assert launcher.stdout.readline() == "up\n"
         launcher.stdin.close()
         assert launcher.wait(timeout=20) == -signal.SIGKILL
@@ -476,13 +480,9 @@ def test_how_the_loop_runs_is_no_part_of_the_plan_and_changes_nothing_but_roundi
         reason="[tensorboard] is not installed",
     )
     settings, plain = small_training(small_world.root, "frugal"), small_world.run
-    frugal = {
-        "accumulate": 2,
-        "gradient_checkpointing": True,
-        "channels_last": True,
-        "tensorboard": True,
-    }
-    run = train_rdm(TrainRDM(**settings | {"execution": frugal}))
+    frugal = {"accumulate": 2, "gradient_checkpointing": True, "channels_last": True}
+    reporting = settings["reporting"] | {"tensorboard": True}
+    run = train_rdm(TrainRDM(**settings | {"execution": frugal, "reporting": reporting}))
     assert run.id == plain.id and losses_of(run) == pytest.approx(losses_of(plain), rel=1e-4)
     told = events.EventAccumulator(str(run.directory / "tensorboard")).Reload()
     assert [event.step for event in told.Scalars("loss")] == [1, 2, 3, 4, 5, 6]

@@ -22,7 +22,11 @@ from storage.runs import latest_checkpoint
 
 MANUAL = (REPOSITORY / "docs" / "operations.md").read_text()
 WORKER = ("prefect", "worker", "start", "--pool", "rdm")
-LONG = {"name": "long", "training": SMALL_TRAINING | {"steps": 100_000, "checkpoint_steps": 50_000}}
+LONG = {
+    "name": "long",
+    "training": SMALL_TRAINING | {"steps": 100_000},
+    "reporting": {"checkpoint_steps": 50_000},
+}
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +220,13 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(pro
     ).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        training = SMALL_TRAINING | {"steps": 1500, "checkpoint_steps": 50}
+        training, reporting = SMALL_TRAINING | {"steps": 1500}, {"checkpoint_steps": 50}
+        asked = {"training": training, "reporting": reporting}
         command = (
             "rdm",
             "run",
             "train-rdm",
-            *sets({"name": "full", "root": "small-disk", "training": training}),
+            *sets({"name": "full", "root": "small-disk", **asked}),
         )
         run = run_id_in(project.typed(*command))
         states = small_disk / "runs" / "full"

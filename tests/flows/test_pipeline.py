@@ -13,6 +13,7 @@ from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImag
 from flows.encode_latents import encode_latents
 from flows.find_neighbors import find_neighbors
 from flows.import_images import import_images, import_plan
+from flows.opening import facts_of
 from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
 from flows.show import image_record
@@ -20,6 +21,7 @@ from flows.train_rdm import train_rdm
 from flows.upstream import ensured_queries
 from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
+from rdm_core.families.facts import RunFacts
 from storage.artifact import artifacts, open_artifact
 from storage.build import begin
 from storage.checks import same_encoder
@@ -37,7 +39,7 @@ def sample(small_world, name, **request):
         "root": small_world.root,
         "name": name,
         "run": "small",
-        "steps": 2,
+        "draw": {"steps": 2},
         "count": 2,
         "k": 3,
     }
@@ -95,12 +97,30 @@ def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
     run = small_world.run
     assert set(run.inputs) == {"latents", "neighbors", "database", "index"}
     assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
-    facts = json.loads(run.file("weights/context.json").read_text())
-    assert facts["trained_on"]["database"]["fingerprint"] == run.inputs["database"]
-    assert facts["encoder"]["model"] == "rdm-shapes"
+    facts = facts_of(run)
+    assert facts == RunFacts.of(json.loads(run.file("weights/model.json").read_text()))
+    assert {role: one.fingerprint for role, one in facts.trained_on.items()} == run.inputs
+    assert (facts.family, facts.encoder["model"]) == ("diffusion", "rdm-shapes")
+    assert (facts.k, facts.random_k, facts.steps, facts.latent_side) == (3, True, 6, 32)
+    assert facts.model == json.loads(json.dumps(run.parameters["model"]))
     card = run.file("weights/README.md").read_text()
     assert "| CC0-1.0 | 32 |\n" in card and "| CC-BY-4.0 | 32 |\n" in card
     assert "| not stated | 32 |\n" in card
+
+
+def test_the_workers_instruction_is_the_flows_own_parameters_and_where_things_are(
+    small_world, small_training
+):
+    told = json.loads((small_world.run.directory / "config.json").read_text())
+    config = TrainRDM(**small_training(small_world.root, "small"))
+    beside = {"inputs", "autoencoder", "on_gpu"}
+    assert told.keys() == TrainRDM.model_fields.keys() | beside
+    given = {name: value for name, value in told.items() if name not in beside}
+    assert given == config.model_dump(mode="json") | {"root": str(small_world.root.resolve())}
+    assert TrainRDM(**given) == config.model_copy(update={"root": small_world.root.resolve()})
+    trained_on = facts_of(small_world.run).trained_on
+    assert told["inputs"] == {role: one.reference for role, one in trained_on.items()}
+    assert (told["autoencoder"], told["on_gpu"]) == ("pixels", False)
 
 
 def test_every_image_carries_who_stood_behind_it(small_world):

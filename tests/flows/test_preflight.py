@@ -50,12 +50,12 @@ def upstream(root, **changes):
     settings = {
         "root": root,
         **names,
-        "denoiser": network,
-        "noise": {"process": "flow"},
+        "model": {"denoiser": network, "noise": {"process": "flow"}},
+        "context": {"k": 3},
         "device": "cpu",
         "upstream": UPSTREAM,
     }
-    return TrainRDM(**settings | {"training": {"steps": 4, "batch": 8, "k": 3}} | changes)
+    return TrainRDM(**settings | {"training": {"steps": 4, "batch": 8}} | changes)
 
 
 def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, small_training):
@@ -72,7 +72,7 @@ def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, s
 
 
 def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_path, monkeypatch):
-    config = upstream(tmp_path, training={"steps": 4, "batch": 64, "k": 3})
+    config = upstream(tmp_path, training={"steps": 4, "batch": 64})
     peak = check_training(config).memory.peak_bytes
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: int(0.8 * peak))
     with pytest.raises(
@@ -210,7 +210,7 @@ def test_a_network_that_its_latents_do_not_fit_is_refused_before_its_first_stage
         "patch": 5,
     }
     with pytest.raises(PreflightFailed, match="cannot be built for latents of 3 x 32 x 32"):
-        train_rdm(upstream(tmp_path, denoiser=network))
+        train_rdm(upstream(tmp_path, model={"denoiser": network}))
     assert artifacts(tmp_path) == []
 
 

@@ -126,26 +126,21 @@ def test_real_databases_train_a_unet_on_latents_and_swap(root, tmp_path):
         "attention_levels": [1],
         "head_channels": 8,
     }
-    training = {
-        "steps": 4,
-        "batch": 4,
-        "log_steps": 2,
-        "checkpoint_steps": 2,
-        "neighbor_dropout": 0.2,
+    parts = {
+        "model": {"denoiser": network},
+        "context": {"neighbor_dropout": 0.2},
+        "training": {"steps": 4, "batch": 4},
+        "reporting": {"log_steps": 2, "checkpoint_steps": 2},
     }
     inputs = {"latents": "coco", "neighbors": "coco", "database": "openimages"}
-    run = train_rdm(
-        TrainRDM(
-            root=root, name="coco", **inputs, denoiser=network, training=training, device="cpu"
-        )
-    )
+    run = train_rdm(TrainRDM(root=root, name="coco", **inputs, **parts, device="cpu"))
     request = {
         "root": root,
         "run": run.name,
         "texts": ("a dog",),
         "context": "neighbors",
         "count": 2,
-        "steps": 2,
+        "draw": {"steps": 2},
     }
     own = sample_rdm(SampleRDM(**request, name="own"))
     art = sample_rdm(SampleRDM(**request, name="art", database="wikiart"))

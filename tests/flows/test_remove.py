@@ -107,7 +107,8 @@ def taken_out(small_world, tmp_path_factory):
         "score_cap": 0.9,
     }
     find_neighbors(FindNeighbors(root=root, name="cross", **asked))
-    samples = sample_rdm(SampleRDM(root=root, name="drawn", run="small", steps=2, count=2, k=3))
+    few = {"draw": {"steps": 2}, "count": 2, "k": 3}
+    samples = sample_rdm(SampleRDM(root=root, name="drawn", run="small", **few))
     before, old = keys_in(root), open_artifact(root, "embeddings", "shapes")
     drawn = read_samples(samples)[0]["neighbor_keys"][0]
     gone = [drawn, next(key for key in before if key != drawn)]

@@ -7,13 +7,15 @@ import pytest
 from PIL import Image
 
 from flows.config import TrainRDM
-from flows.request import Opened, guidance_of, request_of, training_counts
+from flows.opening import drawn_how
+from flows.request import Opened, request_of, training_counts
 from flows.sample import open_all, records_of, sample_rdm
 from flows.sample_config import SampleRDM
 from flows.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
+from rdm_core.families.diffusion.draw import guidance_of
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors
 from storage.neighbors import NO_ROW, read_neighbors
@@ -27,7 +29,8 @@ def ask(small_world):
     """Parameters of a request to the small run."""
 
     def asked(name="request", **more):
-        return SampleRDM(root=small_world.root, name=name, run="small", steps=STEPS, **more)
+        draw = {"steps": STEPS} | more.pop("draw", {})
+        return SampleRDM(root=small_world.root, name=name, run="small", draw=draw, **more)
 
     return asked
 
@@ -109,7 +112,7 @@ def test_a_row_counts_as_often_as_training_was_given_it_and_no_neighbor_beyond_i
     _, rows, _ = read_neighbors(table)
     counts = training_counts(opened.run, opened.database)
     assert counts.tolist() == np.bincount(rows[:, :3].ravel(), minlength=96).tolist()
-    assert rows.shape[1] > opened.run.facts["k"] == 3 and counts.sum() == 3 * 96
+    assert rows.shape[1] > opened.run.facts.k == 3 and counts.sum() == 3 * 96
 
 
 def test_every_neighbor_is_told_with_its_own_key_score_licence_author_and_address(ask, opened):
@@ -150,39 +153,46 @@ def test_steps_between_two_texts_begin_at_the_first_and_end_at_the_second_with_e
         ask(texts=("a",), between=3)
 
 
-AWAY = {"texts": ("a red circle",), "count": 1, "guidance_scale": 4.0}
+AWAY = {"texts": ("a red circle",), "count": 1}
+GUIDED = {"guidance_scale": 4.0}
 
 
 def test_what_is_guided_away_from_changes_the_image_and_only_one_thing_can_be(ask):
     ways = {
         "null": {},
         "negative": {"negative": "a blue star"},
-        "late": {"guidance_interval": (0.0, 0.8)},
-        "unguided": {"guidance_scale": 1.0},
+        "late": {"draw": GUIDED | {"guidance_interval": (0.0, 0.8)}},
+        "unguided": {"draw": {"guidance_scale": 1.0}},
     }
     drawn = {
-        way: images(sample_rdm(ask(f"away-{way}", **AWAY | more)))[0].tobytes()
+        way: images(sample_rdm(ask(f"away-{way}", **{"draw": GUIDED} | AWAY | more)))[0].tobytes()
         for way, more in ways.items()
     }
     assert len(set(drawn.values())) == len(ways)
-    with pytest.raises(ValueError, match="negative and null: guide away from one thing"):
-        ask(negative="a", null="zero")
+    with pytest.raises(RequestError, match="negative and null: are two things to guide away from"):
+        sample_rdm(ask("both", **AWAY, negative="a", draw={"null": "zero"}))
+    with pytest.raises(ValueError, match="negative and weaker_run: guide away from one thing"):
+        ask(negative="a", weaker_run="small")
 
 
 @pytest.mark.long
 def test_guiding_away_from_a_weaker_run_changes_the_image(ask, small_training, small_world):
     train_rdm(TrainRDM(**small_training(small_world.root, "weaker", steps=2)))
-    ways = ({}, {"weaker_run": "weaker"}, {"guidance_scale": 1.0})
+    ways = ({}, {"weaker_run": "weaker"}, {"draw": {"guidance_scale": 1.0}})
     drawn = {
-        images(sample_rdm(ask(f"from-{n}", **AWAY | more)))[0].tobytes()
+        images(sample_rdm(ask(f"from-{n}", **{"draw": GUIDED} | AWAY | more)))[0].tobytes()
         for n, more in enumerate(ways)
     }
     assert len(drawn) == len(ways)
 
 
 def test_the_null_of_2022_is_a_zero_vector_and_ours_is_the_trained_one(ask, opened):
-    assert not guidance_of(ask(null="zero"), opened.run).away_from.vectors.any()
-    assert guidance_of(ask(), opened.run).away_from is None
+    def guidance(**draw):
+        how, request = drawn_how(opened.run.facts, draw), request_of(ask(count=1), opened)
+        return guidance_of(opened.run.model.denoiser, how, request.beside, None)
+
+    assert not guidance(null="zero").away_from.vectors.any()
+    assert guidance().away_from is None
 
 
 def test_a_style_text_takes_over_late_and_its_neighbors_are_in_the_record(ask, small_world):
@@ -190,7 +200,13 @@ def test_a_style_text_takes_over_late_and_its_neighbors_are_in_the_record(ask, s
     plain = sample_rdm(ask("plain", **common))
     styled = sample_rdm(ask("styled", **common, style_text="a sketch", style_database="sketches"))
     never = sample_rdm(
-        ask("never", **common, style_text="a sketch", style_database="sketches", style_from_snr=1e9)
+        ask(
+            "never",
+            **common,
+            style_text="a sketch",
+            style_database="sketches",
+            draw={"style_from_snr": 1e9},
+        )
     )
     assert images(plain)[0].tobytes() != images(styled)[0].tobytes()
     assert images(plain)[0].tobytes() == images(never)[0].tobytes()
@@ -214,11 +230,11 @@ def test_what_the_mask_leaves_black_stays_as_it_was(ask, picture, tmp_path, samp
         inpaint=picture,
         mask=tmp_path / "mask.png",
         count=2,
-        sampler=sampler,
+        draw={"sampler": sampler},
     )
     Image.fromarray(0 * mask).save(tmp_path / "black.png")
     same = {"inpaint": picture, "mask": tmp_path / "black.png", "count": 1}
-    untouched = sample_rdm(ask(f"same-{sampler.strip('+')}", sampler=sampler, **same))
+    untouched = sample_rdm(ask(f"same-{sampler.strip('+')}", draw={"sampler": sampler}, **same))
     original = np.asarray(Image.open(picture).resize((38, 32), Image.Resampling.BICUBIC))[
         :, 3:35
     ].astype(int)
@@ -249,7 +265,7 @@ def test_a_sampler_that_does_not_fit_is_refused_with_those_that_do(ask):
         RequestError,
         match="'ddim' does not fit a run trained with flow matching. Use one of: .*heun",
     ):
-        sample_rdm(ask("misfit", texts=("a",), sampler="ddim"))
+        sample_rdm(ask("misfit", texts=("a",), draw={"sampler": "ddim"}))
 
 
 def test_a_picture_that_is_none_is_refused(ask, opened, tmp_path):

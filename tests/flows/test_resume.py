@@ -207,6 +207,44 @@ def test_other_parameters_are_refused_as_ever(interrupted, root, in_one_process)
         trained(in_one_process, config_of(interrupted, root, training=training))
 
 
+def test_what_is_told_and_kept_on_the_way_can_be_changed_in_the_middle_of_a_run(
+    interrupted, root, in_one_process, capfd
+):
+    (left,) = unfinished(root, "runs")
+    changed = {"log_steps": 2, "checkpoint_steps": 1}
+    before = interrupted.settings["reporting"]
+    assert all(before[name] != value for name, value in changed.items())
+    # with nothing newer, and with newer versions there
+    for current in (False, True):
+        named = {role: f"a@{interrupted.began[role].id}" for role in NAMED} if current else {}
+        config = config_of(interrupted, root, reporting=changed, **named)
+        alike = config_of(interrupted, root, **named)
+        assert learned(config) == learned(alike)
+        assert training_plan(config).id == training_plan(alike).id
+    run = trained(in_one_process, config)
+    assert run.id == left.name == interrupted.first.id
+    assert "continues from step 3 of 6" in capfd.readouterr().err
+    told = [record["step"] for record in read_metrics(run.file(METRICS_FILE))]
+    assert told == [1, 2, 3, 4, 5, 6], "before as it was, after with a line at every checkpoint"
+    assert sorted(path.name for path in (run.directory / "checkpoints").iterdir())[0] == "00000005"
+    again = trained(in_one_process, config_of(interrupted, root, **named))
+    assert again.id == run.id and again.created_at == run.created_at, "done is done"
+
+
+def test_a_run_in_the_middle_of_which_other_things_were_reported_has_equal_weights(
+    interrupted, root, in_one_process
+):
+    named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
+    reporting = {"log_steps": 100, "checkpoint_steps": 100}
+    run = trained(in_one_process, config_of(interrupted, root, reporting=reporting, **named))
+    told = [record["step"] for record in read_metrics(run.file(METRICS_FILE))]
+    assert told == [1, 2, 3, 6]
+    unbroken = config_of(interrupted, root, name="unbroken", **named)
+    assert trained(in_one_process, unbroken).file(WEIGHTS).read_bytes() == (
+        run.file(WEIGHTS).read_bytes()
+    )
+
+
 def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in_one_process):
     """As an earlier program left them, which began anew after each rebuild."""
     (left,) = unfinished(root, "runs")
@@ -256,16 +294,10 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
         "patch": 4,
     }
     config = TrainRDM(
-        root=tmp_path,
-        name="run",
-        latents="a",
-        neighbors="a",
-        database="a",
-        denoiser=network,
-        noise={"process": "flow"},
-        training={"steps": 2, "batch": 8, "k": 3},
-        device="cpu",
-    )
+        root=tmp_path, name="run", latents="a", neighbors="a", database="a",
+        model={"denoiser": network, "noise": {"process": "flow"}},
+        context={"k": 3}, training={"steps": 2, "batch": 8}, device="cpu",
+    )  # fmt: skip
     before = {role: one.reference for role, one in training_inputs(config).items()}
     rebuild = stages(48)
     for _ in range(3):

@@ -203,7 +203,13 @@ def lives_through(tmp_path, small_training, seed, steps):
         if number in (steps // 2, steps):
             run = train_rdm(trained)
             assert run.id == plan.id
-            asked = {"run": "run", "steps": 2, "count": 1, "k": 3, "texts": ("a red circle",)}
+            asked = {
+                "run": "run",
+                "draw": {"steps": 2},
+                "count": 1,
+                "k": 3,
+                "texts": ("a red circle",),
+            }
             samples = sample_rdm(SampleRDM(root=root, name="s", **asked))
             assert samples.inputs["run"] == run.fingerprint
 

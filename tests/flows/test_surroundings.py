@@ -84,10 +84,29 @@ def test_a_command_works_with(changes, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["with space", "o'brien", "what?", "50% off", "a#b", "[2024]", "st*r", "a;b&c", "$HOME", "{x}",
-     "naïve 日本", 'q"uote', "back\\slash", "%20", "a:b@c", "two\nlines", "-rf", "~", "tab\there",
-     "x" * 200],
-)  # fmt: skip
+    [
+        "with space",
+        "o'brien",
+        "what?",
+        "50% off",
+        "a#b",
+        "[2024]",
+        "st*r",
+        "a;b&c",
+        "$HOME",
+        "{x}",
+        "naïve 日本",
+        'q"uote',
+        "back\\slash",
+        "%20",
+        "a:b@c",
+        "two\nlines",
+        "-rf",
+        "~",
+        "tab\there",
+        "x" * 200,
+    ],
+)
 def test_a_root_may_lie_in_a_folder_of_any_name_and_nothing_is_written_beside_it(name, tmp_path):
     root = tmp_path / "holds" / name / "data"
     root.parent.mkdir(parents=True)

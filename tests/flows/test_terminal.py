@@ -123,17 +123,29 @@ def test_what_is_typed_is_utf8_where_its_bytes_are_whatever_the_locale(typed, me
         ["search", "--database", "a", "--text", "a", "--set", 'templates=["{} \\ud83d"]'],
         ["sample", "--run", "r", "--class", "caf\udce9"],
         ["sample", "--run", "r", "--set", "negative=caf\udce9"],
-        ["sample", "--run", "r", "--set", "sampler=caf\udce9"],
+        ["sample", "--run", "r", "--set", "draw.sampler=caf\udce9"],
         ["import", "folder", "p", "--name", "b", "--set", "author=caf\udce9"],
         ["import", "folder", "p", "--name", "b\udce9"],
         ["build", "--name", "b", "--shards", "b", "--set", "weights=/caf\udce9"],
         ["train", "--name", "b", "--latents", "b", "--neighbors", "b", "--database", "caf\udce9"],
-        ["evaluate", "--run", "r", "--baseline", "b", "--name", "e",
-         "--set", 'swaps={"sketch": "\\ud83d"}',
-         "--set", "heldout_latents=a", "--set", "heldout_neighbors=a"],
+        [
+            "evaluate",
+            "--run",
+            "r",
+            "--baseline",
+            "b",
+            "--name",
+            "e",
+            "--set",
+            'swaps={"sketch": "\\ud83d"}',
+            "--set",
+            "heldout_latents=a",
+            "--set",
+            "heldout_neighbors=a",
+        ],
     ],
     ids=lambda words: " ".join(words[:1] + words[-2:]).encode("ascii", "backslashreplace").decode(),
-)  # fmt: skip
+)
 def test_a_text_that_is_no_utf8_is_refused_by_name(words, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
     assert main([words[0], "--root", str(tmp_path), *words[1:]]) == 2

@@ -44,11 +44,16 @@ def file_of(image, kind, **options):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("kind", "options"), [
-    ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}),
-    ("JPEG", {"quality": 100, "subsampling": 0}),
-    ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("WEBP", {"lossless": True}),
+        ("JPEG", {"quality": 100, "subsampling": 0}),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)
 def test_colours_go_through_the_profile(kind, options):
     data = file_of(
         Image.fromarray(patches()), kind, icc_profile=rgb_profile(ADOBE_RGB, ADOBE_GAMMA), **options
@@ -118,15 +123,16 @@ def test_a_grey_profile_holds_for_16_bits_as_for_8(bits):
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param(b"rubbish", id="rubbish"),
-        pytest.param(b"", id="empty"),
-        pytest.param(SRGB[:200], id="cut"),
-        pytest.param(rgb_profile(ADOBE_RGB, ADOBE_GAMMA)[:180], id="cut table"),
-        pytest.param(grey_profile(1.0), id="for grey"),
-        pytest.param(cmyk_profile(), id="for inks"),
-        pytest.param(rgb_profile(ADOBE_RGB * 0, 1.0)[:-40], id="cut curves"),
-        pytest.param(b"\0" * 5000, id="zeros"),
+        b"rubbish",
+        b"",
+        SRGB[:200],
+        rgb_profile(ADOBE_RGB, ADOBE_GAMMA)[:180],
+        grey_profile(1.0),
+        cmyk_profile(),
+        rgb_profile(ADOBE_RGB * 0, 1.0)[:-40],
+        b"\0" * 5000,
     ],
+    ids=["rubbish", "empty", "cut", "cut table", "for grey", "for inks", "cut curves", "zeros"],
 )
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
 def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(kind, given):
@@ -198,10 +204,18 @@ def test_where_zero_is_white_it_is_shown_white(dtype, order):
     assert np.abs(decoded - 255 * (1 - values / np.iinfo(dtype).max)).max() <= 1
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [
-    (np.float16, 3), (np.float32, 3), (np.float64, 3),
-    (np.uint32, 1), (np.int16, 2), (np.int8, 2), (np.complex64, 6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (np.float16, 3),
+        (np.float32, 3),
+        (np.float64, 3),
+        (np.uint32, 1),
+        (np.int16, 2),
+        (np.int8, 2),
+        (np.complex64, 6),
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("order", "<>")
 def test_pixels_that_nobody_agrees_on_are_unsupported_not_damaged(dtype, kind, channels, order):

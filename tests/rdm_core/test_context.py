@@ -1,6 +1,6 @@
 """Contexts: sets that know what each of their slots holds."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -25,13 +25,32 @@ def test_the_mask_says_where_there_is_a_vector():
     assert context.slots.dtype == torch.int8
 
 
+def with_references() -> Context:
+    """The same, with a latent of each neighbor."""
+    return replace(drawn(), references=torch.arange(2.0 * 3 * 5 * 2 * 2).view(2, 3, 5, 2, 2))
+
+
 def test_some_of_the_sets_can_be_taken_and_moved():
-    context = drawn()
+    context = with_references()
     for chosen in (slice(1, 2), torch.tensor([1])):
         part = context.rows(chosen).to(torch.device("cpu"))
         assert part.device == torch.device("cpu")
         for field in fields(Context):
             assert torch.equal(getattr(part, field.name), getattr(context, field.name)[1:])
+
+
+def test_sets_whose_neighbors_latents_nobody_reads_have_none_wherever_they_go():
+    context = drawn()
+    assert context.references is None
+    assert context.rows(slice(1, 2)).to(torch.device("cpu")).references is None
+    assert nothing(3, 4).references is zeros(3, 4).references is None
+
+
+def test_the_latents_of_neighbors_are_moved_with_their_vectors():
+    assert {
+        getattr(with_references().to(torch.device("meta")), field.name).device.type
+        for field in fields(Context)
+    } == {"meta"}
 
 
 def test_nothing_has_no_vector_and_zeros_has_one_of_length_0():

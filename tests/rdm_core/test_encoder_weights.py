@@ -102,7 +102,7 @@ def test_a_directory_that_is_not_that_model_is_refused(broken, tmp_path):
         load_encoder(SMALL, str(tmp_path))
 
 
-def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_else_refused(
+def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_or_else_refused(
     tmp_path, monkeypatch
 ):
     asked = []
@@ -145,10 +145,8 @@ def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_else_refu
     for name in ("ViT-L-14", "ViT-B-32"):  # the mean; the activation alone
         with pytest.raises(
             EncoderError,
-            match=(
-                r"tags differ in quick_gelu, .* \(openai, .* \.\.\.: "
-                r".*weights=TAG@.*open_clip_config"
-            ),
+            match=r"tags differ in quick_gelu, .* \(openai, .* \.\.\.: "
+            r".*weights=TAG@.*open_clip_config",
         ):
             load_encoder(name, str(file))
     with pytest.raises(

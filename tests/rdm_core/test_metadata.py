@@ -119,14 +119,26 @@ def test_many_segments_and_filling_bytes_are_no_reason():
     assert np.array_equal(decode(filled), decode(JPEG))
 
 
-@pytest.mark.parametrize(("kind", "options"), [
-    ("WEBP", {"exif": b"Exif\0\0rubbish", "xmp": b"\xff" * 2_000_000, "icc_profile": b"rubbish"}),
-    ("AVIF", {"exif": b"Exif\0\0II*\0\xff\xff\xff\xff", "xmp": b"\xff" * 2_000_000,
-              "icc_profile": b"rubbish"}),
-    ("TIFF", {"description": "x" * 3_000_000, "icc_profile": b"rubbish", "dpi": (0, 0)}),
-    ("GIF", {"comment": b"x" * 2_000_000}),
-    ("BMP", {"dpi": (0, 0)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (
+            "WEBP",
+            {"exif": b"Exif\0\0rubbish", "xmp": b"\xff" * 2_000_000, "icc_profile": b"rubbish"},
+        ),
+        (
+            "AVIF",
+            {
+                "exif": b"Exif\0\0II*\0\xff\xff\xff\xff",
+                "xmp": b"\xff" * 2_000_000,
+                "icc_profile": b"rubbish",
+            },
+        ),
+        ("TIFF", {"description": "x" * 3_000_000, "icc_profile": b"rubbish", "dpi": (0, 0)}),
+        ("GIF", {"comment": b"x" * 2_000_000}),
+        ("BMP", {"dpi": (0, 0)}),
+    ],
+)
 def test_other_formats_keep_their_picture_beside_rubbish(kind, options):
     assert np.array_equal(decode(file_of(kind, **options) + b"<html>" * 100), decode(file_of(kind)))
 
@@ -152,16 +164,27 @@ def test_a_profile_in_pieces_is_joined_in_their_order():
     assert bare(with_segments(JPEG, *pieces[:2])).profile is None, "a piece is absent"
 
 
-TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
-
-
-@pytest.mark.parametrize("data", [
-    with_chunks(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
-    with_chunks(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP))),
-    with_segments(JPEG, (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
-    with_chunks(PNG, chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(
-        b"\nexif\n      32\n" + TURNED.hex().encode()))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunks(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
+        with_chunks(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP))),
+        with_segments(JPEG, (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
+        with_chunks(
+            PNG,
+            chunk(
+                b"zTXt",
+                b"Raw profile type exif\0\0"
+                + zlib.compress(
+                    b"\nexif\n      32\n"
+                    + (b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
+                    .hex()
+                    .encode()
+                ),
+            ),
+        ),
+    ],
+)
 def test_what_says_how_a_picture_is_turned_is_kept(data):
     assert decode(data).shape == (64, 48, 3)
 

@@ -5,19 +5,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from rdm_core.noise import FlowMatching
+from tiny import DIMENSION, TINY
 
 from rdm_core.data import TrainingData
+from rdm_core.families.diffusion.model import Diffusion
+from rdm_core.families.diffusion.noise import FlowMatching
+from rdm_core.families.facts import Shape
+from rdm_core.judge.copies import copy_rate, nearest_distances
+from rdm_core.judge.estimates import Estimate, agreement, estimate, estimate_over_seeds
+from rdm_core.judge.losses import held_out_losses
 from rdm_core.latents import PIXELS, load_latent_space
-from rdm_core.metrics import (
-    Estimate,
-    agreement,
-    copy_rate,
-    denoising_losses,
-    estimate,
-    estimate_over_seeds,
-    nearest_distances,
-)
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_every_time():
@@ -86,60 +83,62 @@ def watched(tiny_data):
     return build
 
 
-def losses(denoiser, data, process=None, **how) -> np.ndarray:
-    """Two draws in pixel space."""
-    return denoising_losses(
-        denoiser, process or FlowMatching(), load_latent_space(PIXELS), data, 2, draws=2, **how
-    )
+def losses(model, data, **how) -> np.ndarray:
+    """Two draws with two neighbors."""
+    return held_out_losses(model, data, 2, draws=2, **how)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 16])
-def test_shuffled_neighbors_are_another_samples_and_never_the_own(count, watched, tiny_denoiser):
+def test_shuffled_neighbors_are_another_samples_and_never_the_own(count, watched, tiny_model):
     for seed in range(5):
         data = watched(count)
-        losses(tiny_denoiser(), data, shuffled=True, seed=seed, batch=4)
+        losses(tiny_model(), data, shuffled=True, seed=seed, batch=4)
         assert all((rows != given).all() for rows, given in zip(data.read, data.given, strict=True))
         assert sorted(np.concatenate(data.read)) == sorted([*range(count)] * 2)
     data = watched(count)
-    losses(tiny_denoiser(), data)
+    losses(tiny_model(), data)
     assert all((rows == given).all() for rows, given in zip(data.read, data.given, strict=True))
 
 
-def test_two_measurements_are_paired(process, tiny_config, tiny_denoiser, tiny_data):
-    denoiser, data = tiny_denoiser(tiny_config), tiny_data()
-    first = losses(denoiser, data, process)
+def test_two_measurements_are_paired(process, tiny_config, tiny_model, tiny_data):
+    model, data = tiny_model(tiny_config, process=process), tiny_data()
+    first = losses(model, data)
     assert first.shape == (16,)
-    np.testing.assert_array_equal(losses(denoiser, data, process), first)
-    assert (losses(denoiser, data, process, seed=1) != first).all()
-    assert (losses(denoiser, data, process, shuffled=True) != first).any()
-    assert (losses(denoiser, data, process, null=True) != first).all()
+    np.testing.assert_array_equal(losses(model, data), first)
+    assert (losses(model, data, seed=1) != first).all()
+    assert (losses(model, data, shuffled=True) != first).any()
+    assert (losses(model, data, null=True) != first).all()
 
 
-def test_the_null_hides_the_neighbors(tiny_denoiser, tiny_data):
-    denoiser, data = tiny_denoiser(), tiny_data()
-    before = losses(denoiser, data, null=True)
+def test_the_null_hides_the_neighbors(tiny_model, tiny_data):
+    model, data = tiny_model(), tiny_data()
+    before = losses(model, data, null=True)
     other = replace(data, vectors=-data.vectors)
-    np.testing.assert_array_equal(losses(denoiser, other, null=True), before)
-    np.testing.assert_array_equal(losses(denoiser, other, null=True, shuffled=True), before)
-    assert (losses(denoiser, other) != losses(denoiser, data)).all()
+    np.testing.assert_array_equal(losses(model, other, null=True), before)
+    np.testing.assert_array_equal(losses(model, other, null=True, shuffled=True), before)
+    assert (losses(model, other) != losses(model, data)).all()
 
 
-def test_a_sample_without_neighbors_is_measured_with_the_null(tiny_denoiser, tiny_data):
-    denoiser, data = tiny_denoiser(), tiny_data()
-    null = losses(denoiser, data, null=True)
+def test_a_sample_without_neighbors_is_measured_with_the_null(tiny_model, tiny_data):
+    model, data = tiny_model(), tiny_data()
+    null = losses(model, data, null=True)
     data.neighbor_rows[3] = -1
-    found = losses(denoiser, data)
+    found = losses(model, data)
     assert found[3] == pytest.approx(null[3], rel=1e-5)
     assert found[4] != pytest.approx(null[4], rel=1e-3)
 
 
-def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_denoiser, tiny_data):
+def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_data):
     class Perfect(torch.nn.Module):
         """Knows that each image is one colour, so what is left of it after the mean is noise;
         answers it, plus 2.
         """
 
-        null = torch.zeros(1)
+        config = TINY["transformer"]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.null = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x, time, context):
             return targets.pop(0) + 2
@@ -151,7 +150,10 @@ def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_denoiser, tiny_data
             return noisy, target
 
     targets: list[torch.Tensor] = []
-    np.testing.assert_allclose(losses(Perfect(), tiny_data(), Told(), batch=5), 4, rtol=1e-5)
+    space = load_latent_space(PIXELS)
+    model = Diffusion(Perfect(), Told(), Shape(space.channels, 8, DIMENSION), space)
+    np.testing.assert_allclose(losses(model, tiny_data(), batch=5), 4, rtol=1e-5)
+    assert not targets
 
 
 def test_the_nearest_of_the_others_counts():

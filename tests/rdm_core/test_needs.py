@@ -12,11 +12,14 @@ from unittest.mock import Mock
 import psutil
 import pytest
 import torch
-from rdm_core.denoiser import build_denoiser
+from tiny import EVERYTHING
 
 import rdm_core.memory
 import rdm_core.needs
-from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, TrainingConfig
+from rdm_core.config import ExecutionConfig, TrainingConfig
+from rdm_core.families.diffusion.config import Config, DenoiserConfig, NoiseConfig
+from rdm_core.families.diffusion.model import Diffusion, build
+from rdm_core.families.facts import Shape
 from rdm_core.needs import (
     PASSES,
     MemoryNeeded,
@@ -28,12 +31,12 @@ from rdm_core.needs import (
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FLOW = NoiseConfig(process="flow")
+BATCH = {"batch": 8}
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-CHANNELS, SIDE, DIMENSION = 3, 16, 8
+SHAPE = Shape(channels=3, side=16, dimension=8)
 TRANSFORMER = DenoiserConfig("transformer", (32,), depth=2, head_channels=16)
 UNET = DenoiserConfig(channels=(32, 64), depth=1, head_channels=16, attention_levels=(1,))
 NETWORKS = {"transformer": TRANSFORMER, "unet": UNET}
-EVERYTHING = {"query_token": True, "set_layers": 1, "remove_means": True}
 PLAIN, CHECKPOINTED = ExecutionConfig(), ExecutionConfig(gradient_checkpointing=True)
 
 IN_A_PROCESS = """
@@ -42,28 +45,30 @@ import numpy as np
 import psutil
 import torch
 from rdm_core.config import *
-from rdm_core.data import TrainingData
-from rdm_core.denoiser import build_denoiser
+from rdm_core.data import StoredLatents, TrainingData
+from rdm_core.families.diffusion.config import Config, DenoiserConfig
+from rdm_core.families.diffusion.model import build
+from rdm_core.families.facts import Shape
 from rdm_core.latents import PIXELS, load_latent_space
 from rdm_core.needs import memory_needed
-from rdm_core.noise import process_of
 from rdm_core.train import Hooks, train
 
 SMALL = DenoiserConfig(channels=(16, 16), depth=1, attention_levels=(), head_channels=16)
 
 def needed(network, batch, side):
-    settings = (NoiseConfig(), TrainingConfig(batch=batch), ExecutionConfig())
-    return memory_needed(network, *settings, 3, side, 8, torch.device("cpu"))
+    settings = (Config(denoiser=network), TrainingConfig(batch=batch), ExecutionConfig())
+    return memory_needed(*settings, 4, Shape(3, side, 8), torch.device("cpu"))
 
 def really_trained(batch, side):
     rng, norms = np.random.default_rng(0), np.ones(20)
     latents = rng.integers(0, 256, (20, 3, side, side), dtype=np.uint8)
     vectors, rows = rng.standard_normal((20, 8)), rng.integers(0, 20, (20, 4))
-    data = TrainingData([latents], rows, np.ones((20, 4), np.float32), vectors, norms)
-    denoiser, process = build_denoiser(SMALL, 3, side, 8), process_of(NoiseConfig())
+    scores = np.ones((20, 4), np.float32)
+    data = TrainingData(StoredLatents([latents]), rows, scores, vectors, norms)
+    model = build(Config(denoiser=SMALL), Shape(3, side, 8), load_latent_space(PIXELS))
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     config = TrainingConfig(steps=2, batch=batch)
-    train(denoiser, process, load_latent_space(PIXELS), data, config, hooks)
+    train(model, data, config, hooks)
 
 def growth_bytes(run, *arguments):
     before = psutil.Process().memory_info().rss
@@ -81,12 +86,16 @@ print(growth_bytes(really_trained, 8, 128)[0], needed(SMALL, 8, 128).peak_bytes)
 
 
 def needed(
-    network=TRANSFORMER, execution=PLAIN, device=CPU, side=SIDE, processes=1, **training
+    network=TRANSFORMER, execution=PLAIN, device=CPU, shape=SHAPE, processes=1, k=4, **training
 ) -> MemoryNeeded:
     """Of a batch of 8 by default."""
-    config = TrainingConfig(**{"batch": 8} | training)
-    latents = (CHANNELS, side, DIMENSION)
-    return memory_needed(network, FLOW, config, execution, *latents, device, processes)
+    config, training = Config(denoiser=network, noise=FLOW), TrainingConfig(**BATCH | training)
+    return memory_needed(config, training, execution, k, shape, device, processes)
+
+
+def built(network) -> Diffusion:
+    """The model whose needs are told."""
+    return build(Config(denoiser=network, noise=FLOW), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +128,10 @@ def network(request) -> DenoiserConfig:
 )
 def test_the_state_is_weights_gradients_moments_and_means(network, copies, asked):
     """Counted by hand."""
-    denoiser, found = build_denoiser(network, CHANNELS, SIDE, DIMENSION), needed(network, **asked)
-    weights_bytes = sum(weights.nbytes for weights in denoiser.parameters())
-    buffers_bytes = sum(buffer.nbytes for buffer in denoiser.buffers())
-    counts_bytes = 4 * len(list(denoiser.parameters()))  # Adam counts the steps of each tensor
+    model, found = built(network), needed(network, **asked)
+    weights_bytes = sum(weights.nbytes for weights in model.parameters())
+    buffers_bytes = sum(buffer.nbytes for buffer in model.buffers())
+    counts_bytes = 4 * len(list(model.parameters()))  # Adam counts the steps of each tensor
     assert found.parameters * 4 == weights_bytes
     assert found.state_bytes == copies * weights_bytes + buffers_bytes + counts_bytes
     assert found.checkpoint_bytes == (6 if "posthoc_ema" in asked else 4) * weights_bytes
@@ -194,15 +203,22 @@ def test_a_query_in_the_context_needs_more_memory():
     assert asking.peak_bytes > needed(batch=64).peak_bytes
 
 
+def test_more_neighbors_need_more_memory():
+    few, many = (needed(batch=64, k=k) for k in (4, 40))
+    assert many.peak_bytes > few.peak_bytes
+    assert many.state_bytes == few.state_bytes
+
+
 def test_two_processes_each_hold_half_of_the_batch_and_the_gradients_twice():
     alone, shared = needed(batch=64), needed(batch=128, processes=2)
-    samples_bytes = 2 * 3 * 64 * CHANNELS * SIDE**2 * 4  # both draw the whole batch
+    samples_bytes = 2 * 3 * 64 * SHAPE.channels * SHAPE.side**2 * 4  # both draw the whole batch
     assert shared.peak_bytes == alone.peak_bytes + 4 * alone.parameters + samples_bytes
 
 
 def test_a_checkpoint_of_a_small_batch_is_the_peak_on_a_cpu_alone():
-    on_cpu, on_cuda = (needed(device=device, batch=1, side=4) for device in (CPU, CUDA))
-    samples_bytes = 2 * 3 * CHANNELS * 4**2 * 4
+    shape = replace(SHAPE, side=4)
+    on_cpu, on_cuda = (needed(device=device, batch=1, shape=shape) for device in (CPU, CUDA))
+    samples_bytes = 2 * 3 * shape.channels * shape.side**2 * 4
     assert on_cpu.peak_bytes == on_cpu.state_bytes + on_cpu.checkpoint_bytes + samples_bytes
     assert on_cuda.state_bytes < on_cuda.peak_bytes < on_cpu.peak_bytes
 
@@ -211,29 +227,28 @@ def test_telling_needs_leaves_nothing_behind():
     before = torch.get_rng_state()
     assert needed() == needed()
     assert torch.equal(torch.get_rng_state(), before)
-    weights = build_denoiser(TRANSFORMER, CHANNELS, SIDE, DIMENSION).parameters()
-    assert {type(tensor) for tensor in weights} == {torch.nn.Parameter}
+    assert {type(tensor) for tensor in built(TRANSFORMER).parameters()} == {torch.nn.Parameter}
 
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
     """How many samples each pass has; it takes 10 ms and 1 ms a sample."""
-    counts, clock, real = [], Mock(monotonic=Mock(return_value=0.0)), rdm_core.needs.weighted_error
+    counts, clock, real = [], Mock(monotonic=Mock(return_value=0.0)), Diffusion.forward
 
-    def weighted_error(model, process, x0, *rest):
-        counts.append(len(x0))
-        clock.monotonic.return_value += 0.01 + 0.001 * len(x0)
-        return real(model, process, x0, *rest)
+    def forward(self, inputs):
+        counts.append(len(inputs))
+        clock.monotonic.return_value += 0.01 + 0.001 * len(inputs)
+        return real(self, inputs)
 
-    monkeypatch.setattr(rdm_core.needs, "weighted_error", weighted_error)
+    monkeypatch.setattr(Diffusion, "forward", forward)
     monkeypatch.setattr(rdm_core.needs, "time", clock)
     return counts
 
 
 def rate(network=TRANSFORMER, execution=PLAIN, seconds=0.5, **training) -> float:
-    """Of a batch of 8 by default, measured on the CPU."""
-    config, latents = TrainingConfig(**{"batch": 8} | training), (CHANNELS, SIDE, DIMENSION)
-    return measured_rate(network, FLOW, config, execution, *latents, CPU, seconds=seconds)
+    """Of a batch of 8 by default, measured on the CPU with four neighbors."""
+    config, training = Config(denoiser=network, noise=FLOW), TrainingConfig(**BATCH | training)
+    return measured_rate(config, training, execution, 4, SHAPE, CPU, seconds=seconds)
 
 
 @pytest.mark.parametrize("execution", [ExecutionConfig(compile=True), CHECKPOINTED], ids=str)

@@ -141,8 +141,8 @@ import torch
 from concurrent.futures import ThreadPoolExecutor
 from rdm_core.preparation import ahead
 preparing = list(ahead(lambda _: torch.get_num_threads(), range(4), threads=2))
-print(preparing, torch.get_num_threads(), \
-ThreadPoolExecutor(1).submit(torch.get_num_threads).result())
+other = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+print(preparing, torch.get_num_threads(), other)
 """
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rdm_core.metrics import estimate_over_seeds
-from rdm_core.quality import MEASURES, frechet_distance, kernel_distance, quality
+from rdm_core.judge.distances import MEASURES, frechet_distance, kernel_distance, quality
+from rdm_core.judge.estimates import estimate_over_seeds
 
 
 def cloud(count=400, width=6, seed=0, shift=0.0, scale=1.0):
@@ -72,5 +72,7 @@ def test_an_interval_over_seeds_is_students():
 def test_a_frechet_distance_is_never_below_zero(monkeypatch):
     a = np.random.default_rng(0).standard_normal((20, 4))
     rounded = torch.tensor(-1e-9, dtype=torch.float64)
-    monkeypatch.setattr("rdm_core.quality.FrechetInceptionDistance.compute", lambda self: rounded)
+    monkeypatch.setattr(
+        "rdm_core.judge.distances.FrechetInceptionDistance.compute", lambda self: rounded
+    )
     assert str(frechet_distance(a, a)) == "0.0"

@@ -307,10 +307,11 @@ class Handler(BaseHTTPRequestHandler):
         after = [item for item in found.items() if item[0] > query.get("continuation-token", "")]
         page, rest = after[: self.s3.page], after[self.s3.page :]
         text = "".join(
-            f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>" if size is None else
-            f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>x</ETag></Contents>"
+            f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+            if size is None
+            else f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>x</ETag></Contents>"
             for key, size in page
-        )  # fmt: skip
+        )
         more = (
             f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if rest else ""
         )

@@ -931,14 +931,35 @@ def test_no_credential_gets_into_the_bucket_or_the_mirror(machine, s3, tmp_path)
 @pytest.mark.parametrize(
     "url",
     [
-        "s3://", "s3:///a", "s3://bucket//a", "s3://bucket/../other", "s3://bucket/a/..",
-        "s3://bucket/./a", "s3://../a", "s3://bucket/a b", "s3://bucket/a?versionId=1",
-        "s3://bucket/a#b", "s3://bucket/a%2e%2e/b", "s3://bucket/a\\b", "s3://bucket/a\n",
-        "s3://bucket/.hidden", "s3://bucket/*", "s3://bucket/é", "://bucket/a", "../s3://bucket/a",
-        "S3://bucket/a", "s3:/bucket/a", "bucket/a", "", "zip::s3://bucket/a", "file://",
-        "file:///../etc", "s3://b:x/a", "s3://bucket/" + "x" * 256,
+        "s3://",
+        "s3:///a",
+        "s3://bucket//a",
+        "s3://bucket/../other",
+        "s3://bucket/a/..",
+        "s3://bucket/./a",
+        "s3://../a",
+        "s3://bucket/a b",
+        "s3://bucket/a?versionId=1",
+        "s3://bucket/a#b",
+        "s3://bucket/a%2e%2e/b",
+        "s3://bucket/a\\b",
+        "s3://bucket/a\n",
+        "s3://bucket/.hidden",
+        "s3://bucket/*",
+        "s3://bucket/é",
+        "://bucket/a",
+        "../s3://bucket/a",
+        "S3://bucket/a",
+        "s3:/bucket/a",
+        "bucket/a",
+        "",
+        "zip::s3://bucket/a",
+        "file://",
+        "file:///../etc",
+        "s3://b:x/a",
+        "s3://bucket/" + "x" * 256,
     ],
-)  # fmt: skip
+)
 def test_a_url_that_is_no_plain_folder_is_refused(url, tmp_path, monkeypatch):
     monkeypatch.setenv("RDM_MIRROR", str(tmp_path))
     with pytest.raises(StorageError, match="is not a root: a root is scheme://bucket/folder"):

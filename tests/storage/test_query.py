@@ -340,7 +340,8 @@ def test_a_kind_may_stand_in_quotes(kind, root):
 
 def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
     assert rows(root, "SELECT MAP {'a': 'nan'::DOUBLE} AS m, {'b': ['inf'::FLOAT]} AS s") == [
-        ([["a", None]], {"b": [None]})]  # fmt: skip
+        ([["a", None]], {"b": [None]})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""Samplers: the same steps as diffusers' schedulers, and near the truth where the truth is
-known.
-"""
+"""Samplers: near the truth where the truth is known, at the times that were asked for."""
 
 import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from rdm_core.noise import Diffusion, FlowMatching, Process
-from rdm_core.samplers import (
+from sampling import FITTING, MULTISTEP, SHAPE, drawn, fake_network, no_noise, start
+from tiny import PROCESSES
+
+from rdm_core.errors import RequestError
+from rdm_core.families.diffusion.noise import Diffusion, FlowMatching, Process
+from rdm_core.families.diffusion.samplers import (
     SAMPLERS,
     Predict,
-    Sampler,
     even_grid,
     grid_of_2022,
     sample_ddim,
@@ -20,152 +20,7 @@ from rdm_core.samplers import (
     sampler_of,
 )
 
-from rdm_core.errors import RequestError
-
-SHAPE = (2, 3, 4, 4)
-PROCESSES = {
-    "flow": FlowMatching(),
-    "epsilon": Diffusion(),
-    "velocity": Diffusion(velocity=True),
-    "zero terminal": Diffusion(velocity=True, zero_terminal_snr=True),
-}
-MULTISTEP = ["dpm++", "unipc"]
-FITTING = [
-    (process, sampler)
-    for process in PROCESSES
-    for sampler in (["euler", "heun"] if process == "flow" else ["ddim", "ddim-2022"]) + MULTISTEP
-]  # fmt: skip
 DIFFUSIONS = [process for process in PROCESSES if process != "flow"]
-
-
-def start() -> torch.Tensor:
-    """Pure noise [2, 3, 4, 4]."""
-    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-
-
-def fake_network(x: torch.Tensor, t: float) -> torch.Tensor:
-    """Something smooth that depends on both arguments and mixes the entries."""
-    return torch.tanh(x.flip(-1) + 3 * t) + 0.2 * x
-
-
-def no_noise() -> torch.Tensor:
-    """For samplers that must not ask."""
-    raise AssertionError("a deterministic sampler asked for noise")
-
-
-def drawn(
-    process: Process, name: str | None, predict: Predict, x: torch.Tensor, steps: int
-) -> torch.Tensor:
-    """What the sampler of that name makes of x, without fresh noise."""
-    return sampler_of(process, name, steps, 0.0)(process, predict, x, steps, no_noise, 0.0)
-
-
-def visited(process: Process, name: str | None, steps: int) -> list[float]:
-    """The times at which it asks the network."""
-    times = []
-
-    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        times.append(t)
-        return fake_network(x, t)
-
-    assert torch.isfinite(drawn(process, name, predict, start(), steps)).all()
-    return times
-
-
-# -- against diffusers
-
-
-def assert_steps_are_diffusers(
-    sampler: Sampler, process: Diffusion, steps: int, eta: float = 0.0, **schedule
-) -> None:
-    """The same times and the same x at each of them, and in the end."""
-    kind = "v_prediction" if process.velocity else "epsilon"
-    scheduler = DDIMScheduler(
-        1000,
-        0.0015,
-        0.0195,
-        "scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type=kind,
-        **schedule,
-    )
-    scheduler.set_timesteps(steps)
-    generator, expected = torch.Generator().manual_seed(3), [start()]
-    for step in scheduler.timesteps:
-        prediction = fake_network(expected[-1], int(step) / 1000)
-        expected.append(
-            scheduler.step(prediction, step, expected[-1], eta=eta, generator=generator).prev_sample
-        )
-
-    found, times, fresh = [], [], torch.Generator().manual_seed(3)
-
-    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        times.append(round(t * 1000))
-        found.append(x)
-        return fake_network(x, t)
-
-    noise = (lambda: torch.randn(SHAPE, generator=fresh)) if eta else no_noise
-    found.append(sampler(process, predict, start(), steps, noise, eta))
-    assert times == scheduler.timesteps.tolist()
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-
-
-LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
-"""The release's times, where the number of steps divides 1000."""
-
-
-@pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
-@pytest.mark.parametrize("steps", [1, 10, 50, 100, 999])
-def test_ddim_2022_is_the_2022_sampler(steps, velocity):
-    assert_steps_are_diffusers(sample_ddim_2022, Diffusion(velocity=velocity), steps, **LEADING)
-
-
-@pytest.mark.parametrize("velocity", [False, True], ids=["epsilon", "velocity"])
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_2022_with_fresh_noise_is_the_2022_papers_sampler(eta, velocity):
-    assert_steps_are_diffusers(sample_ddim_2022, Diffusion(velocity=velocity), 20, eta, **LEADING)
-
-
-@pytest.mark.parametrize("process", ["epsilon", "velocity"])
-@pytest.mark.parametrize("steps", [1, 10, 50, 100, 500])
-def test_ddim_is_diffusers_with_trailing_steps(steps, process):
-    """Where the steps divide 1000: elsewhere diffusers' own steps do not end where its next ones
-    begin.
-    """
-    assert_steps_are_diffusers(sample_ddim, PROCESSES[process], steps, timestep_spacing="trailing")
-
-
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_ddim_from_pure_noise_is_diffusers_with_trailing_steps(eta):
-    process = PROCESSES["zero terminal"]
-    assert_steps_are_diffusers(
-        sample_ddim, process, 20, eta, timestep_spacing="trailing", rescale_betas_zero_snr=True
-    )
-
-
-def test_eta_changes_what_is_drawn():
-    generator = torch.Generator().manual_seed(0)
-    noisy = sample_ddim(
-        Diffusion(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), 1.0
-    )
-    assert not torch.allclose(
-        noisy, drawn(Diffusion(), "ddim", fake_network, start(), 20), atol=1e-2
-    )
-
-
-@pytest.mark.parametrize("steps", [1, 4, 25])
-def test_euler_is_diffusers_euler_at_equally_spaced_times(steps):
-    scheduler = FlowMatchEulerDiscreteScheduler(1000)
-    scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
-    expected = start()
-    for step in scheduler.timesteps:
-        expected = scheduler.step(
-            fake_network(expected, float(step) / 1000), step, expected
-        ).prev_sample
-    found = drawn(FlowMatching(), "euler", fake_network, start(), steps)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # -- against what is known exactly
@@ -310,6 +165,18 @@ def test_eulers_error_falls_with_the_steps_and_heuns_with_their_square():
 # -- times
 
 
+def visited(process: Process, name: str | None, steps: int) -> list[float]:
+    """The times at which it asks the network."""
+    times = []
+
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        times.append(t)
+        return fake_network(x, t)
+
+    assert torch.isfinite(drawn(process, name, predict, start(), steps)).all()
+    return times
+
+
 @pytest.mark.parametrize("steps", [1, 12, 61, 402])
 @pytest.mark.parametrize(("process", "name"), [pair for pair in FITTING if pair[1] != "ddim-2022"])
 def test_times_are_in_range_and_fall_and_each_costs_one_evaluation(process, name, steps):
@@ -341,6 +208,16 @@ def test_heun_looks_ahead_at_the_next_time():
 
 
 # -- which sampler
+
+
+def test_eta_changes_what_is_drawn():
+    generator = torch.Generator().manual_seed(0)
+    noisy = sample_ddim(
+        Diffusion(), fake_network, start(), 20, lambda: torch.randn(SHAPE, generator=generator), 1.0
+    )
+    assert not torch.allclose(
+        noisy, drawn(Diffusion(), "ddim", fake_network, start(), 20), atol=1e-2
+    )
 
 
 def test_a_process_has_a_plain_sampler_of_its_own(process):

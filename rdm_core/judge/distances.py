@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from rdm_core.metrics import copy_rate
+from rdm_core.judge.copies import copy_rate
 
 MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")
 """fd, kid: lower is better. precision, density: do samples look real; recall, coverage: is
@@ -48,7 +48,7 @@ def quality(
 
     Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
     random subsets), precision and recall (arXiv 1904.06991, k = 3), density and coverage (arXiv
-    2002.09797, k = 5), and the copy rate of `rdm_core.metrics`. Raises ValueError for fewer than 10
+    2002.09797, k = 5), and the copy rate of `rdm_core.judge.copies`. Raises ValueError for fewer than 10
     of either.
     """
     if min(len(samples), len(real)) <= 2 * NEAREST_DENSITY:
