@@ -10,7 +10,7 @@ from flows.config import AverageRun
 from flows.opening import facts_of, space_of_run
 from flows.progress import Clock
 from flows.revisions import plan_of
-from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task
 from rdm_core.averages import FAR, LENGTHS, mixed, mixture
 from rdm_core.families import load_model
 from rdm_core.families.family import set_parameters
@@ -54,9 +54,7 @@ def average_run(config: AverageRun) -> Artifact:
                 "training.snapshot_steps."
             )
             raise StorageError(f"runs/{run.name}", what, cure)
-        parts = write_average(
-            whole(build), whole(run), whole(list(snapshots.values())), whole(shares), config
-        )
+        parts = write_average(build, run, list(snapshots.values()), shares, config)
         measured = {"profile_distance": round(distance, 4), "snapshots": len(snapshots)}
         return published(build, parts, clock, final_loss=run.measured["final_loss"], **measured)
 

@@ -18,7 +18,6 @@ from flows.stage import (
     NETWORK_RETRIES,
     Wanted,
     building,
-    ensured,
     gathered,
     group_in_one_go,
     groups,
@@ -28,7 +27,6 @@ from flows.stage import (
     single_part,
     stage_flow,
     stage_task,
-    whole,
 )
 from flows.workers import a_device_each
 from rdm_core.clip import Encoder, batches_of, even_batches, joined
@@ -80,8 +78,8 @@ def build_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
 
 def ensured_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
     """The embeddings and the index, from inside another flow."""
-    embeddings = ensured(embed_images, embedding_plan, config)
-    return embeddings, ensured(index_embeddings, index_plan, config, embeddings)
+    embeddings = embed_images.ensured(config)
+    return embeddings, index_embeddings.ensured(config, embeddings)
 
 
 @stage_flow("embed-images")
@@ -97,9 +95,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
         wanted = {part.name: origin_of(how, shards, part, removed) for part in shards.parts}
         with a_device_each():
             futures = [
-                embed_group.submit(
-                    whole(build), whole(only(shards, group)), group, config, whole(removed)
-                )
+                embed_group.submit(build, only(shards, group), group, config, removed)
                 for group in groups(wanted, at_least=SHARDS_A_STREAM)
             ]
         parts = gathered(build, futures)
@@ -107,6 +103,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
 
 
+@embed_images.plan
 def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Plan:
     """The encoder and its precision, the shards, and the keys that were taken out for good."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
@@ -238,10 +235,11 @@ def index_embeddings(
     with building(config.root, index_plan(config, embeddings)) as build:
         if build.finished:
             return kept(build)
-        parts = write_index(whole(build), whole(embeddings), config, whole(replaced))
+        parts = write_index(build, embeddings, config, replaced)
         return published(build, parts, clock, **measured_of(build, config))
 
 
+@index_embeddings.plan
 def index_plan(
     config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None
 ) -> Plan:

@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from flows.build_database import index_embeddings, index_plan
+from flows.build_database import index_embeddings
 from flows.config import BuildDatabase, ConvertOriginal
 from flows.encoders import encoder_of
 from flows.progress import Clock, say
 from flows.revisions import plan_of, revision_of
 from flows.stage import (
     building,
-    ensured,
     kept,
     published,
     single_part,
     stage_flow,
     stage_task,
-    whole,
 )
 from rdm_core.clip import Encoder
 from rdm_core.errors import RequestError
@@ -100,7 +98,7 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
     with building(config.root, plan_of("runs", config.name, parameters, {})) as build:
         if build.finished:
             return kept(build)
-        parts = write_converted(whole(build), config, layout, whole(encoder))
+        parts = write_converted(build, config, layout, encoder)
         return published(build, parts, clock)
 
 
@@ -189,15 +187,14 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
         if embeddings is None:
             files = sorted(config.files, key=lambda path: path.name)
             parts = [
-                convert_archive(whole(build), path, hashes[path.name], encoder.dimension)
-                for path in files
+                convert_archive(build, path, hashes[path.name], encoder.dimension) for path in files
             ]
             embeddings = published(build, parts, clock, weights=config.encoder_weights or "openai")
     index = BuildDatabase(
         root=config.root, name=config.name, shards=config.name,
         encoder=config.encoder or "ViT-B-32", weights=config.encoder_weights or "openai",
     )  # fmt: skip
-    ensured(index_embeddings, index_plan, index, embeddings)
+    index_embeddings.ensured(index, embeddings)
     return embeddings
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
-from functools import partial
 from os import sched_getaffinity
 from typing import Any
 
@@ -22,17 +21,17 @@ from flows.config import (
     TrainRDM,
     WriteReport,
 )
-from flows.encode_latents import encode_latents, latents_plan
-from flows.evaluate import evaluate_rdm, evaluation_plan
-from flows.find_neighbors import find_neighbors, neighbors_plan
-from flows.import_images import import_images, import_plan
+from flows.encode_latents import encode_latents
+from flows.evaluate import evaluate_rdm
+from flows.find_neighbors import find_neighbors
+from flows.import_images import import_images
 from flows.launch import stop_all
 from flows.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
-from flows.report import report_plan, write_report
-from flows.sample import sample_plan, sample_rdm
+from flows.report import write_report
+from flows.sample import sample_rdm
 from flows.sample_config import SampleRDM
-from flows.stage import ensured, stage_flow
-from flows.train_rdm import train_rdm, training_plan
+from flows.stage import stage_flow
+from flows.train_rdm import train_rdm
 from storage.artifact import Artifact
 
 DATABASE = "shapes-database"
@@ -48,10 +47,10 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """
     prepare_world(config)
     run = training(config, "shapes")
-    side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run))
-    samples = [ensured(sample_rdm, sample_plan, request) for request in requests(config)]
-    evaluation = ensured(evaluate_rdm, evaluation_plan, evaluation_of(config))
-    return evaluation, ensured(write_report, report_plan, report_of(config, samples))
+    side_by_side(train_rdm.ensured, run, twin_of(run))
+    samples = [sample_rdm.ensured(request) for request in requests(config)]
+    evaluation = evaluate_rdm.ensured(evaluation_of(config))
+    return evaluation, write_report.ensured(report_of(config, samples))
 
 
 def prepare_world(config: Demo | Study) -> None:
@@ -59,21 +58,17 @@ def prepare_world(config: Demo | Study) -> None:
     them.
     """
     for name, source in DEMO_SOURCES.items():
-        ensured(import_images, import_plan, shapes_source(config, name, source))
+        import_images.ensured(shapes_source(config, name, source))
         ensured_database(
             BuildDatabase(
                 root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
             )
         )
     for name in ("shapes-train", "shapes-heldout"):
-        ensured(
-            find_neighbors,
-            neighbors_plan,
+        find_neighbors.ensured(
             FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
         )
-        ensured(
-            encode_latents, latents_plan, EncodeLatents(root=config.root, name=name, shards=name)
-        )
+        encode_latents.ensured(EncodeLatents(root=config.root, name=name, shards=name))
 
 
 def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:

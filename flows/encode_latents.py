@@ -24,7 +24,6 @@ from flows.stage import (
     published,
     stage_flow,
     stage_task,
-    whole,
 )
 from flows.workers import a_device_each
 from rdm_core.decode import decode
@@ -60,9 +59,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
             raise StorageError(shards.directory, "holds no accepted image", cure)
         with a_device_each():
             futures = [
-                encode_group.submit(
-                    whole(build), whole(only(shards, group)), group, config.autoencoder
-                )
+                encode_group.submit(build, only(shards, group), group, config.autoencoder)
                 for group in groups(wanted)
             ]
         return published(
@@ -75,6 +72,7 @@ def origin_of(space: Mapping[str, Any], shard: Part) -> str:
     return made_from(space, shard.content, *revision_of("latents").values())
 
 
+@encode_latents.plan
 def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
     """The latent space and the shards."""
     shards = shards or open_artifact(config.root, "shards", config.shards)

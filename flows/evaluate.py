@@ -19,7 +19,7 @@ from flows.progress import Clock
 from flows.request import text_queries
 from flows.revisions import plan_of
 from flows.sample import database_of, draw
-from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task
 from flows.training_data import open_training_data
 from rdm_core.clip import Encoder, load_encoder
 from rdm_core.context import Context
@@ -82,21 +82,21 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
         if build.finished:
             return kept(build)
         trial = opened_trial(config)
-        drawn = draw_prompts(whole(trial))
+        drawn = draw_prompts(trial)
         measured = {
-            "loss": measure_loss(whole(trial)),
-            "prompts": measure_agreement(whole(trial), whole(drawn)),
-            "swaps": measure_swaps(whole(trial)),
-            "clip scores": measure_clip_scores(whole(trial), whole(drawn)),
-            "quality": measure_quality(whole(trial)),
+            "loss": measure_loss(trial),
+            "prompts": measure_agreement(trial, drawn),
+            "swaps": measure_swaps(trial),
+            "clip scores": measure_clip_scores(trial, drawn),
+            "quality": measure_quality(trial),
             "retrieval": {
                 key: trial.database.index.measured.get(key) for key in ("recall_at_k", "k")
             },
-            "copies": measure_copies(whole(trial), whole(drawn)),
+            "copies": measure_copies(trial, drawn),
         }
         parts = [
-            *write_evaluation(whole(build), measured),
-            *write_card(whole(build), whole(trial.run), measured),
+            *write_evaluation(build, measured),
+            *write_card(build, trial.run, measured),
         ]
         return published(build, parts, clock)
 
@@ -147,6 +147,7 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
     return captions
 
 
+@evaluate_rdm.plan
 def evaluation_plan(config: EvaluateRDM) -> Plan:
     """What is measured, on what.
 

@@ -23,7 +23,6 @@ from flows.stage import (
     published,
     stage_flow,
     stage_task,
-    whole,
 )
 from rdm_core.search import held, search_neighbors
 from storage.arrays import open_array
@@ -62,14 +61,13 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
         searched = (build.plan.parameters, database.fingerprint)
         wanted = {part.name: made_from(*searched, part.content) for part in asking}
         futures = [
-            search_group.submit(
-                whole(build), whole(only(queries, group)), whole(database), whole(index), group
-            )
+            search_group.submit(build, only(queries, group), database, index, group)
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock)
 
 
+@find_neighbors.plan
 def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None = None) -> Plan:
     """k, and the embeddings on both sides."""
     references = {"queries": config.queries, "database": config.database}

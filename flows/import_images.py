@@ -19,7 +19,6 @@ from flows.stage import (
     published,
     stage_flow,
     stage_task,
-    whole,
 )
 from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
 from rdm_core.images import Box, crop_rng, crop_windows, encode
@@ -63,9 +62,7 @@ def import_images(config: ImportImages) -> Artifact:
         pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
         wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
         futures = [
-            import_group.submit(
-                whole(build), whole({name: pieces[name] for name in group}), group, config
-            )
+            import_group.submit(build, {name: pieces[name] for name in group}, group, config)
             for group in groups(wanted)
         ]
         return published(build, gathered(build, futures), clock, notes=listing.notes)
@@ -108,6 +105,7 @@ def list_images(config: ImportImages) -> Listing:
     return SOURCES[config.source](config.path, split=config.split, ours=config.root)
 
 
+@import_images.plan
 def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)

@@ -2,12 +2,12 @@
 
 from flows.build_database import ensured_database
 from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, Rebuild
-from flows.encode_latents import encode_latents, latents_plan
-from flows.find_neighbors import find_neighbors, neighbors_plan
-from flows.import_images import import_images, import_plan
+from flows.encode_latents import encode_latents
+from flows.find_neighbors import find_neighbors
+from flows.import_images import import_images
 from flows.preflight import check_rebuild
 from flows.progress import say
-from flows.stage import NETWORK_RETRIES, ensured, stage_flow, stage_task
+from flows.stage import NETWORK_RETRIES, stage_flow, stage_task
 from storage.artifact import Artifact
 
 
@@ -29,13 +29,11 @@ def rebuild(config: Rebuild) -> Artifact:
     """
     look_ahead(config)
     here = {"root": config.root, "name": config.name}
-    ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
+    import_images.ensured(ImportImages(**here, **config.images.model_dump()))
     encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
     ensured_database(BuildDatabase(**here, shards=config.name, **encoder))
-    ensured(
-        encode_latents,
-        latents_plan,
+    encode_latents.ensured(
         EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder),
     )
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
-    return ensured(find_neighbors, neighbors_plan, searched)
+    return find_neighbors.ensured(searched)

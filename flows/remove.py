@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.build_database import index_embeddings, index_plan, origin_of
+from flows.build_database import index_embeddings, origin_of
 from flows.config import BuildDatabase, FindNeighbors, RemoveKeys
-from flows.find_neighbors import find_neighbors, neighbors_plan
+from flows.find_neighbors import find_neighbors
 from flows.progress import Clock
 from flows.rehearse import (
     checked_keys,
@@ -22,7 +22,6 @@ from flows.rehearse import (
 from flows.stage import (
     Wanted,
     building,
-    ensured,
     gathered,
     group_of_parts,
     groups,
@@ -31,7 +30,6 @@ from flows.stage import (
     published,
     stage_flow,
     stage_task,
-    whole,
 )
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, with_fingerprint
 from storage.build import Build
@@ -118,7 +116,7 @@ def filter_embeddings(config: RemoveKeys) -> Artifact:
             part.name: filtered_origin(before, part, shards, removed) for part in before.parts
         }
         futures = [
-            filter_group.submit(whole(build), whole(only(before, group)), group, whole(removed))
+            filter_group.submit(build, only(before, group), group, removed)
             for group in groups(wanted)
         ]
         parts = gathered(build, futures)
@@ -201,9 +199,7 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     stated = {key: value for key, value in (recipe | measured).items() if value}
     common = {"root": config.root, "name": config.database, "shards": config.database}
     return [
-        ensured(
-            index_embeddings,
-            index_plan,
+        index_embeddings.ensured(
             BuildDatabase(**common, **encoder, **stated),
             embeddings,
             index,
@@ -226,7 +222,7 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
                 if name in table.parameters
             }
             searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
-            made.append(ensured(find_neighbors, neighbors_plan, searched))
+            made.append(find_neighbors.ensured(searched))
         else:
             stale.append(table.reference)
     return made, tuple(stale)

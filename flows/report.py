@@ -38,7 +38,7 @@ from flows.page import (
 )
 from flows.progress import Clock
 from flows.revisions import plan_of
-from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task
 from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.build import Build
 from storage.embeddings import licence_counts
@@ -98,7 +98,7 @@ def write_report(config: WriteReport) -> Artifact:
     with building(config.root, report_plan(config, subject)) as build:
         if build.finished:
             return kept(build)
-        report = published(build, write_page(whole(build), whole(subject)), clock)
+        report = published(build, write_page(build, subject), clock)
     show_link(config.name, report.file(REPORT_FILE), f"Report on {config.run}")
     return report
 
@@ -116,6 +116,7 @@ def open_subject(config: WriteReport) -> Subject:
     )
 
 
+@write_report.plan
 def report_plan(config: WriteReport, subject: Subject | None = None) -> Plan:
     """The names stay in the parameters: the page shows them, in their order."""
     subject = subject or open_subject(config)

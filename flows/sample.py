@@ -16,7 +16,7 @@ from flows.query_image import checked_image
 from flows.request import Opened, Request, request_of
 from flows.revisions import plan_of
 from flows.sample_config import SampleRDM
-from flows.stage import building, kept, published, single_part, stage_flow, stage_task, whole
+from flows.stage import building, kept, published, single_part, stage_flow, stage_task
 from rdm_core.config import DrawConfig
 from rdm_core.context import Context
 from rdm_core.decode import decode
@@ -51,7 +51,7 @@ def sample_rdm(config: SampleRDM) -> Artifact:
         if build.finished:
             return kept(build)
         opened = open_all(config)
-        parts = draw_images(whole(build), config, whole(opened))
+        parts = draw_images(build, config, opened)
         drawn_from = opened.database.embeddings.name if opened.database else None
         samples = published(
             build, parts, clock, weights=opened.run.artifact.name, database=drawn_from
@@ -64,6 +64,7 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     return samples
 
 
+@sample_rdm.plan
 def sample_plan(config: SampleRDM) -> Plan:
     """The request, the weights and the databases; the images of the request by their bytes, not by
     their paths.

@@ -62,6 +62,22 @@ class Stage(Generic[P, R]):
     def __init__(self, function: Callable[P, R], name: str, threads: int | None) -> None:
         update_wrapper(self, function)
         self.fn, self.name, self.threads = function, name, threads
+        self._plan: Callable[..., Plan] | None = None
+
+    def plan(self, function: Callable[..., Plan]) -> Callable[..., Plan]:
+        """Decorator of the function that makes this stage's plan of its parameters."""
+        self._plan = function
+        return function
+
+    def ensured(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What it returns; where that is finished already, a task finds it, and no flow run is
+        spent on it.
+
+        A flow run costs Prefect a second, a task some milliseconds.
+        """
+        assert self._plan is not None, "a stage whose plan is known"
+        found = look_up.named(f"look up {self.name}")(self._plan, args)
+        return found or self(*args, **kwargs)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it to its end. `config.root`, of its first parameter, is where it works.
@@ -102,13 +118,15 @@ class StageTask(Generic[P, R]):
         """Do it here and now."""
         if not is_recorded():
             return self.attempt(*args, **kwargs)
-        state = self.task(*args, return_state=True, **kwargs)
+        given, named = closed(args, kwargs)
+        state = self.task(*given, return_state=True, **named)
         return state.result()  # called plainly, it would return a cached result's state
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Do it beside others, as the stage's `threads` allow; a future, whose `result()` waits."""
         if is_recorded():
-            return self.task.submit(*args, **kwargs)
+            given, named = closed(args, kwargs)
+            return self.task.submit(*given, **named)
         return submitted(self.attempt, *args, **kwargs)
 
     def named(self, name: str) -> "StageTask[P, R]":
@@ -121,17 +139,16 @@ class StageTask(Generic[P, R]):
 
     def attempt(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, again after a failure that may pass."""
-        given, named = opened(args, kwargs)
         for seconds in self.retries.seconds:
             try:
-                return uncached(self.fn(*given, **named))
+                return uncached(self.fn(*args, **kwargs))
             except Exception as error:
                 if not self.retries.when(error):
                     raise
                 waits = seconds * random.uniform(1, 2)
                 say(self.name, "", f"{type(error).__name__}: {error}; again in {waits:.0f} s")
                 time.sleep(waits)
-        return uncached(self.fn(*given, **named))
+        return uncached(self.fn(*args, **kwargs))
 
     @cached_property
     def task(self) -> Any:
@@ -155,7 +172,7 @@ def stage_flow(name: str, threads: int | None = 1) -> Callable[[Callable[P, R]],
 def stage_task(
     name: str, retries: Retries = NO_RETRIES
 ) -> Callable[[Callable[P, R]], StageTask[P, R]]:
-    """Decorator of a piece of a stage's work; arguments wrapped by `whole` arrive as they were.
+    """Decorator of a piece of a stage's work.
 
     The manifest is the only cache: Prefect's own would serve paths whose files are gone.
     """
@@ -196,26 +213,23 @@ def download() -> AbstractContextManager[object]:
     return limited(DOWNLOADS)
 
 
-def whole(value: R) -> R:
-    """A large argument of a stage's task, handed over as it is: Prefect and Dask would look into
-    every record of it for futures.
-
-    Prefect's own `quote` does not survive the way to a Dask worker.
+class Closed:
+    """An argument of a task that Prefect and Dask do not look into for futures: they would read
+    every record of a large one. Prefect's own `quote` does not survive the way to a Dask worker.
     """
-    return _Whole(value)  # type: ignore[return-value]
-
-
-class _Whole:
-    """Something that Prefect and Dask do not look into."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
+def closed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments as a task is handed them where it is recorded."""
+    return [Closed(one) for one in args], {name: Closed(one) for name, one in kwargs.items()}
+
+
 def opened(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments as they were before `whole`."""
-    given = [a.value if isinstance(a, _Whole) else a for a in args]
-    return given, {name: a.value if isinstance(a, _Whole) else a for name, a in kwargs.items()}
+    """Undo `closed`."""
+    return [one.value for one in args], {name: one.value for name, one in kwargs.items()}
 
 
 def uncached(result: Any) -> Any:
@@ -234,17 +248,6 @@ def building(root: Path, plan: Plan) -> Iterator[Build]:
         lambda holder: say(plan.kind, plan.name, f"waits for {holder}, which builds the same"),
     ) as build:
         yield build
-
-
-def ensured(stage: Stage[..., Any], plan: Callable[..., Plan], *parameters: Any) -> Artifact:
-    """What the stage returns; where it is finished already, a task finds it, and no flow run is
-    spent on it.
-
-    `plan(*parameters)` is the stage's plan. A flow run costs Prefect a second, a task some
-    milliseconds.
-    """
-    found = look_up.named(f"look up {stage.name}")(whole(plan), whole(parameters))
-    return found or stage(*parameters)
 
 
 @stage_task(name="look-up", retries=NETWORK_RETRIES)

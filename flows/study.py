@@ -32,8 +32,8 @@ from flows.progress import Clock
 from flows.request import text_queries, training_counts
 from flows.revisions import plan_of
 from flows.sample import database_of, draw
-from flows.stage import building, ensured, kept, published, stage_flow, stage_task, whole
-from flows.train_rdm import train_rdm, training_plan
+from flows.stage import building, kept, published, stage_flow, stage_task
+from flows.train_rdm import train_rdm
 from rdm_core.context import Context
 from rdm_core.judge.distances import quality
 from rdm_core.judge.estimates import estimate_over_seeds
@@ -146,8 +146,8 @@ def study(config: Study) -> list[Artifact]:
     for seed in range(config.seed, config.seed + config.seeds):
         run = training(config, f"study-{seed}", seed=seed)
         rival = training(config, rival_of(config, seed), "shapes-unet", seed=seed)
-        side_by_side(partial(ensured, train_rdm, training_plan), run, twin_of(run), rival)
-        measured.append(ensured(study_seed, study_plan, config, seed))
+        side_by_side(train_rdm.ensured, run, twin_of(run), rival)
+        measured.append(study_seed.ensured(config, seed))
     return measured
 
 
@@ -171,10 +171,11 @@ def study_seed(config: Study, seed: int) -> Artifact:
             claim_sampler,
         )
         for claim in claims:
-            figures |= claim(config, whole(subject))
-        return published(build, write_evaluation(whole(build), figures), clock)
+            figures |= claim(config, subject)
+        return published(build, write_evaluation(build, figures), clock)
 
 
+@study_seed.plan
 def study_plan(config: Study, seed: int) -> Plan:
     """The runs, what they are compared on, and how many images are drawn."""
     plan = evaluation_plan(evaluation_of(config, seed))

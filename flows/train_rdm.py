@@ -31,7 +31,6 @@ from flows.stage import (
     single_part,
     stage_flow,
     stage_task,
-    whole,
 )
 from flows.upstream import make_missing
 from rdm_core.families import family_of
@@ -93,8 +92,8 @@ def train_rdm(config: TrainRDM) -> Artifact:
             config.name,
             f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples",
         )
-        run_training(whole(build), config, whole(inputs), tight)
-        parts = publish_run(whole(build), config, whole(inputs))
+        run_training(build, config, inputs, tight)
+        parts = publish_run(build, config, inputs)
         last = read_metrics(build.file(METRICS_FILE))[-1]
         run = published(build, parts, clock, final_loss=last["loss"])
     if config.preview:
@@ -239,6 +238,7 @@ def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, 
     return dict(inputs)
 
 
+@train_rdm.plan
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
     """What is learned: network, noise, training, and the fingerprints it is learned from; not where
     it runs.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.stage import Cached, stage_flow, stage_task, whole
+from flows.stage import Cached, stage_flow, stage_task
 from flows.workers import dask_address, declares_gpus, refuse_no_address, task_runner
 from rdm_core.errors import RequestError
 from storage.artifact import artifacts, check
@@ -124,8 +124,8 @@ def keeps(value):
 
 @stage_flow("counting", threads=2)
 def counting(config, fails=False):
-    assert keeps(whole([1])) == keeps.submit([1]).result() == [1]
-    futures = [counts.submit(whole([1, 2, 3]), more=number) for number in range(4)]
+    assert keeps([1]) == keeps.submit([1]).result() == [1]
+    futures = [counts.submit([1, 2, 3], more=number) for number in range(4)]
     if fails:
         futures.append(breaks.submit())
     return [future.result() for future in futures]
