@@ -97,7 +97,7 @@ def test_without_a_server_a_task_is_tried_again_as_with_one(passes, tries, monke
         raise ConnectionError("away")
 
     with pytest.raises(ConnectionError):
-        fetch(stage.whole({"a": 1}))
+        fetch({"a": 1})
     assert tried == [{"a": 1}] * tries
     assert len(waited) == tries - 1 and all(
         s <= w <= 2 * s for s, w in zip((5, 10), waited, strict=False)
