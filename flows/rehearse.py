@@ -20,7 +20,8 @@ from storage.collect import builder_of, collect
 from storage.embeddings import read_columns
 from storage.errors import BuildRefused, StorageError
 from storage.holders import Holder, TrainedRun, holders, trained_on
-from storage.removals import on_list, read_keys, read_removals, removal_parameters, source_key_of
+from storage.keys import source_key_of
+from storage.removals import on_list, read_keys, read_removals, removal_parameters
 
 MOST_KEYS_TOLD = 20
 

@@ -23,11 +23,11 @@ from flows.upstream import make_missing
 from storage.artifact import artifacts, is_current, open_artifact
 from storage.collect import collect
 from storage.embeddings import read_columns
+from storage.keys import key_of
 from storage.latents import open_latents
 from storage.layout import pointer_file
 from storage.neighbors import read_neighbors
 from storage.shards import read_sidecar
-from storage.sources import key_of
 from storage.training import open_training_arrays
 
 ENCODER = {"encoder": "rdm-shapes", "weights": "built-in"}
