@@ -24,6 +24,7 @@ from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, Traini
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Stored = Literal["pixels", "moments", "codes"]
 SPLITS = {
     "coco": ("all", "train", "val"),
     "openimages": ("all", "train", "validation", "test"),
@@ -225,6 +226,11 @@ class EncodeLatents(FlowConfig):
     """Shards to encode."""
     autoencoder: str = "pixels"
     """'pixels', a local diffusers folder of an AutoencoderKL or VQModel, or a hub id."""
+    stored: Stored | None = None
+    """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn
+    or rounded, as diffusion learns it. codes: places in a VQModel's codebook, for a family that
+    reads codes. Unless given: pixels in pixel space, else moments.
+    """
 
 
 class Upstream(Parameters):
@@ -243,6 +249,8 @@ class Upstream(Parameters):
     precision: Precision = "auto"
     """As in BuildDatabase."""
     autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each training image."""
@@ -323,6 +331,8 @@ class Rebuild(FlowConfig):
     precision: Precision = "auto"
     """As in BuildDatabase."""
     autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each image."""

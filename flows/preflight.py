@@ -19,6 +19,7 @@ from flows.config import BuildDatabase, Images, Rebuild, TrainRDM
 from flows.encode_latents import space_of
 from flows.launch import on_gpu
 from flows.upstream import embedding, found
+from rdm_core.latents import CODES
 from rdm_core.needs import (
     MemoryNeeded,
     device_memory_bytes,
@@ -28,7 +29,7 @@ from rdm_core.needs import (
 )
 from storage.artifact import current_id
 from storage.errors import StorageError
-from storage.latents import open_latents
+from storage.latents import open_latents, refuse_codes
 from storage.runs import CHECKPOINTS_KEPT
 
 KEPT_BY_GLIBC = 2.5
@@ -126,7 +127,7 @@ def check_rebuild(config: Rebuild) -> str:
     space = space_of(config.autoencoder)
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
-    latent = (3 if space.autoencoder is None else 4 * space.channels) * side * side
+    latent = space.bytes_per_place(config.stored) * side * side
     needed = images * (
         bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
     )
@@ -160,9 +161,14 @@ def shape_of(config: TrainRDM) -> Shape | None:
     else:
         dimension = database.parameters["encoder"]["dimension"]
     if latents is not None:
+        refuse_codes(latents)
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     space = space_of(config.upstream.autoencoder)
+    if space.storing(config.upstream.stored) == CODES:
+        what = "upstream.stored=codes: diffusion is trained on pixels or moments"
+        cure = "Leave upstream.stored out. Nothing has been started."
+        raise PreflightFailed(f"train {config.name}", what, cure)
     size = (
         shards.parameters["size"]
         if shards is not None

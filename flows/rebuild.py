@@ -35,7 +35,9 @@ def rebuild(config: Rebuild) -> Artifact:
     ensured(
         encode_latents,
         latents_plan,
-        EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder),
+        EncodeLatents(
+            **here, shards=config.name, autoencoder=config.autoencoder, stored=config.stored
+        ),
     )
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
     return ensured(find_neighbors, neighbors_plan, searched)

@@ -41,7 +41,7 @@ from storage.checks import made_with, same_shards, shards_behind
 from storage.embeddings import licence_counts
 from storage.errors import StorageError
 from storage.index import open_index_of
-from storage.latents import open_latents
+from storage.latents import open_latents, refuse_codes
 from storage.runs import (
     METRICS_FILE,
     latest_checkpoint,
@@ -155,6 +155,7 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
         config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
     )
     index = open_index_of(config.root, database)
+    refuse_codes(latents)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
     if config.training.k > neighbors.parameters["k"]:

@@ -27,6 +27,7 @@ def make_missing(config: TrainRDM) -> None:
                 name=config.latents,
                 shards=config.latents,
                 autoencoder=config.upstream.autoencoder,
+                stored=config.upstream.stored,
             )
         )
     database = found(config, "embeddings", config.database)

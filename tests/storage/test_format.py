@@ -18,7 +18,7 @@ from storage.artifact import FORMAT_VERSION, Part, PartFile, Plan
 from storage.build import begin
 from storage.embeddings import embeddings_schema, write_embeddings
 from storage.index import write_vectors
-from storage.latents import LATENT_KEYS
+from storage.latents import LATENT_KEYS, LAYOUTS
 from storage.layout import KINDS
 from storage.neighbors import neighbors_schema, write_neighbors
 from storage.samples import SAMPLES, write_samples
@@ -87,6 +87,13 @@ def test_every_schema_has_a_table():
         )
     }
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"
+
+
+def test_the_layouts_of_latents_are_the_documented_ones():
+    documented = {row[0]: row[1:3] for row in table_after("laid out as the plan's `stored` says")}
+    assert documented == {
+        stored: [str(kind), str(axes)] for stored, (kind, axes) in LAYOUTS.items()
+    }
 
 
 def test_a_sample_record_has_the_columns_of_the_sidecar():
