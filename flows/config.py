@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flows.idle import refuse_idle
+from flows.idle import refuse_idle, refuse_precision_of_texts
 from flows.parameters import (
     Count,
     FlowConfig,
@@ -24,6 +24,7 @@ from rdm_core.config import DenoiserConfig, ExecutionConfig, NoiseConfig, Traini
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Embedded = Literal["image", "text", "document"]
 Stored = Literal["pixels", "moments", "codes"]
 SPLITS = {
     "coco": ("all", "train", "val"),
@@ -149,6 +150,10 @@ class BuildDatabase(FlowConfig):
     """Of the image tower while it embeds; auto: as the last version, else what this machine is
     measured to be fastest with.
     """
+    of: Embedded = "image"
+    """What a row's vector is of. image: the picture. text: its caption, the mean of several.
+    document: the mean of both, unit again (RA-CM3, arXiv 2211.12561).
+    """
     recipe: Literal["auto", "exact", "autofaiss"] = "auto"
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
@@ -165,6 +170,11 @@ class BuildDatabase(FlowConfig):
     """Database rows used as queries to measure recall against exact search."""
     recall_k: Neighbors = 20
     """Neighbors of each of them."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "BuildDatabase":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class FindNeighbors(FlowConfig):
@@ -248,12 +258,19 @@ class Upstream(Parameters):
     """As in BuildDatabase."""
     precision: Precision = "auto"
     """As in BuildDatabase."""
+    of: Embedded = "image"
+    """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""
     stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each training image."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Upstream":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class TrainRDM(FlowConfig):
@@ -330,12 +347,19 @@ class Rebuild(FlowConfig):
     """As in BuildDatabase."""
     precision: Precision = "auto"
     """As in BuildDatabase."""
+    of: Embedded = "image"
+    """As in BuildDatabase."""
     autoencoder: str = "pixels"
     """As in EncodeLatents."""
     stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each image."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Rebuild":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class EvaluateRDM(FlowConfig):

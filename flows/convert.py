@@ -129,6 +129,7 @@ def converted_facts(
     space = load_latent_space(str(autoencoder)).identity
     return {
         "encoder": encoder.identity,
+        "of": "image",
         "encoder_weights": config.encoder_weights or layout.encoder_weights,
         "space": space | {"path": AUTOENCODER_FOLDER},
         "latent_side": layout.latent_side,
@@ -170,7 +171,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
     plan = plan_of(
         "embeddings",
         config.name,
-        {"encoder": encoder.identity, "archives": hashes},
+        {"encoder": encoder.identity, "of": "image", "archives": hashes},
         {"shards": "never published"},
     )
     with building(config.root, plan) as build:
@@ -195,7 +196,9 @@ def convert_archive(build: Build, path: Path, sha256: str, dimension: int) -> Pa
     """One file's vectors, made unit, with the norms they had."""
     name = path.stem
     origin = made_from(
-        build.plan.parameters["encoder"], sha256, *revision_of("embeddings").values()
+        *(build.plan.parameters[name] for name in ("encoder", "of")),
+        sha256,
+        *revision_of("embeddings").values(),
     )
     if part := build.existing_part(name, origin):
         return part

@@ -13,7 +13,7 @@ from rdm_core.device import best_device
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.noise import Process, process_of
 from storage.artifact import Artifact, open_artifact
-from storage.checks import encoder_difference, encoder_text
+from storage.checks import encoder_difference, encoder_text, same_vectors
 from storage.errors import ArtifactMismatch
 
 
@@ -74,7 +74,8 @@ def open_run(root: Path, reference: str) -> OpenRun:
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
     """Open a database for a run. Any database of the run's encoder will do.
 
-    Raises ArtifactMismatch when it was embedded by another encoder, and what `searchable` raises.
+    Raises ArtifactMismatch when it was embedded by another encoder, or its vectors are of something
+    else than those the run was trained with, and what `searchable` raises.
     """
     embeddings = open_artifact(root, "embeddings", reference)
     if embeddings.parameters["encoder"] != run.facts["encoder"]:
@@ -86,4 +87,5 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
             + encoder_difference(embeddings.parameters["encoder"], model),
             f"Build it again with the run's encoder: rdm build --name {embeddings.name} --set encoder={model['model']} ...",
         )
+    same_vectors(embeddings, run.facts.get("of", "image"), f"the run {run.artifact.name!r}")
     return searchable(root, embeddings)

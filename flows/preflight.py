@@ -27,7 +27,8 @@ from rdm_core.needs import (
     memory_needed,
     training_hours,
 )
-from storage.artifact import current_id
+from storage.artifact import Artifact, current_id
+from storage.checks import vectors_of_images
 from storage.errors import StorageError
 from storage.latents import open_latents, refuse_codes
 from storage.runs import CHECKPOINTS_KEPT
@@ -120,7 +121,8 @@ def check_rebuild(config: Rebuild) -> str:
     weights raises.
     """
     check_images(config.images, f"rebuild {config.name}")
-    chosen = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
+    chosen: dict[str, Any] = {"encoder": config.encoder, "weights": config.weights}
+    chosen |= {"precision": config.precision, "of": config.of}
     encoder = encoder_for(
         BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen)
     )
@@ -149,6 +151,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
         found(config, "latents", config.latents),
         found(config, "embeddings", config.database),
     )
+    fits_diffusion(config, latents, database)
     images, shards = config.upstream.images, None
     if latents is None:
         shards = found(config, "shards", config.latents)
@@ -161,14 +164,10 @@ def shape_of(config: TrainRDM) -> Shape | None:
     else:
         dimension = database.parameters["encoder"]["dimension"]
     if latents is not None:
-        refuse_codes(latents)
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     space = space_of(config.upstream.autoencoder)
-    if space.storing(config.upstream.stored) == CODES:
-        what = "upstream.stored=codes: diffusion is trained on pixels or moments"
-        cure = "Leave upstream.stored out. Nothing has been started."
-        raise PreflightFailed(f"train {config.name}", what, cure)
+    space.storing(config.upstream.stored)
     size = (
         shards.parameters["size"]
         if shards is not None
@@ -177,6 +176,40 @@ def shape_of(config: TrainRDM) -> Shape | None:
         else 0
     )
     return Shape(space.channels, size // space.factor, dimension)
+
+
+def fits_diffusion(
+    config: TrainRDM,
+    latents: Artifact | None,
+    database: Artifact | None,
+    queries: Artifact | None = None,
+) -> None:
+    """Refuse codes, and vectors of captions where the network takes them for vectors of images.
+
+    None: what is not there yet, and will be made as `config.upstream` says. Raises PreflightFailed
+    or ArtifactMismatch.
+    """
+    upstream, network = config.upstream, config.denoiser
+    where, cure = f"train {config.name}", "Leave it out. Nothing has been started."
+    if latents is not None:
+        refuse_codes(latents)
+    elif upstream.stored == CODES:
+        what = "upstream.stored=codes, and diffusion is trained on pixels or moments"
+        raise PreflightFailed(where, what, cure)
+    if (
+        database is None
+        and upstream.of != "image"
+        and (network.remove_means or network.query_token)
+    ):
+        what = f"upstream.of={upstream.of}, and the network wants vectors of images"
+        what += " (denoiser.remove_means, denoiser.query_token)"
+        raise PreflightFailed(where, what, cure)
+    if database is not None and network.remove_means:
+        why = "the network subtracts the mean of image vectors from them"
+        vectors_of_images(database, why, "train with denoiser.remove_means=false")
+    if queries is not None and network.query_token:
+        why = "the network is given the training images' own vectors"
+        vectors_of_images(queries, why, "train with denoiser.query_token=false")
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:

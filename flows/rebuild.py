@@ -31,7 +31,7 @@ def rebuild(config: Rebuild) -> Artifact:
     here = {"root": config.root, "name": config.name}
     ensured(import_images, import_plan, ImportImages(**here, **config.images.model_dump()))
     encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
-    ensured_database(BuildDatabase(**here, shards=config.name, **encoder))
+    ensured_database(BuildDatabase(**here, shards=config.name, **encoder, of=config.of))
     ensured(
         encode_latents,
         latents_plan,

@@ -14,7 +14,7 @@ from flows.config import TrainRDM
 from flows.encode_latents import space_of
 from flows.encoders import forget_encoders
 from flows.launch import TrainingFailed, launch_command, launch_training, on_gpu
-from flows.preflight import check_training
+from flows.preflight import check_training, fits_diffusion
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
@@ -34,14 +34,22 @@ from flows.stage import (
 )
 from flows.upstream import make_missing
 from rdm_core.weights import model_card, publish_weights
-from storage.artifact import Artifact, Part, Plan, artifacts, is_current, open_artifact
+from storage.artifact import (
+    Artifact,
+    Part,
+    Plan,
+    artifacts,
+    is_current,
+    open_artifact,
+    with_fingerprint,
+)
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
-from storage.embeddings import licence_counts
+from storage.embeddings import licence_counts, of_what
 from storage.errors import StorageError
 from storage.index import open_index_of
-from storage.latents import open_latents, refuse_codes
+from storage.latents import open_latents
 from storage.runs import (
     METRICS_FILE,
     latest_checkpoint,
@@ -155,7 +163,8 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
         config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
     )
     index = open_index_of(config.root, database)
-    refuse_codes(latents)
+    queries = with_fingerprint(config.root, "embeddings", neighbors.inputs["queries"])
+    fits_diffusion(config, latents, database, queries)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
     if config.training.k > neighbors.parameters["k"]:
@@ -330,6 +339,7 @@ def run_facts(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Any
     space = dict(latents.parameters["space"])
     return {
         "encoder": inputs["database"].parameters["encoder"],
+        "of": of_what(inputs["database"]),
         "encoder_weights": inputs["database"].measured["weights"],
         "space": space | {"path": latents.measured["autoencoder_path"]},
         "latent_side": open_latents(latents)[1][0].shape[-1],

@@ -171,7 +171,7 @@ class LatentSpace:
             cure = "Name the VQModel that the codes were made with."
             raise RequestError(f"autoencoder {self.name!r}", what, cure)
         entries = self.codebook[numbers].permute(0, 3, 1, 2)
-        # What VQModel.decode does once it has rounded: looked up again, an entry may fall to a twin.
+        # What VQModel.decode does once it has rounded: looked up again, one may fall to a twin.
         by_place = entries if self.autoencoder.config.norm_type == "spatial" else None
         return _images(
             self.autoencoder.decoder(self.autoencoder.post_quant_conv(entries), by_place)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.artifact import Artifact, all_with_fingerprint, open_artifact, with_fingerprint
+from storage.checks import vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch
 from storage.index import open_means, open_norms, open_vectors
@@ -91,6 +92,8 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
             "the embeddings of its queries are no longer under this root, and the network wants the images' own vectors",
             "Embed the training shards and find their neighbors again, or train with denoiser.query_token=false.",
         )
+    why = "the network is given the training images' own vectors"
+    vectors_of_images(queries, why, "train with denoiser.query_token=false")
     vectors, norms = read_vectors(queries)
     place = {key: i for i, key in enumerate(read_columns(queries, ["key"])["key"].to_pylist())}
     order = np.asarray([place[key] for key in keys], dtype=np.int64)

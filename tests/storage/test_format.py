@@ -16,7 +16,7 @@ import pytest
 import storage
 from storage.artifact import FORMAT_VERSION, Part, PartFile, Plan
 from storage.build import begin
-from storage.embeddings import embeddings_schema, write_embeddings
+from storage.embeddings import NORMS_OF, VECTORS_OF, embeddings_schema, write_embeddings
 from storage.index import write_vectors
 from storage.latents import LATENT_KEYS, LAYOUTS
 from storage.layout import KINDS
@@ -87,6 +87,11 @@ def test_every_schema_has_a_table():
         )
     }
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"
+
+
+def test_what_vectors_and_norms_are_of_is_documented():
+    rows = [[of, VECTORS_OF[of], NORMS_OF[of]] for of in VECTORS_OF]
+    assert table_after("the plan's `of` says") == rows
 
 
 def test_the_layouts_of_latents_are_the_documented_ones():

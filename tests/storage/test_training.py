@@ -126,6 +126,13 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     assert arrays.query_vectors.dtype == np.float16
     np.testing.assert_allclose(arrays.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
     np.testing.assert_array_equal(arrays.query_norms, norms[[2, 3, 1]])
+    write = lambda d, n: write_embeddings(d, n, table, vectors, norms, "text")  # noqa: E731
+    captions = make("embeddings", "t", write, parameters={"of": "text"})
+    told = "embeddings/t: its vectors are of captions; .*own vectors.*denoiser.query_token=false"
+    asked = references(["ca", "b"], "abxc", queries=captions.fingerprint)
+    open_training_arrays(tmp_path, asked)
+    with pytest.raises(ArtifactMismatch, match=told):
+        open_training_arrays(tmp_path, asked, with_queries=True)
     shutil.rmtree(queries.directory)
     with pytest.raises(
         ArtifactMismatch,
