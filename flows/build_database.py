@@ -31,6 +31,7 @@ from flows.stage import (
 from flows.workers import a_device_each
 from rdm_core.clip import Encoder, batches_of, even_batches, joined
 from rdm_core.device import best_device, fastest_precision
+from rdm_core.documents import Vectors, caption_vectors, document_vectors
 from rdm_core.preparation import decode_stored
 from rdm_core.search import (
     NO_ROW,
@@ -84,10 +85,15 @@ def ensured_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
 
 @stage_flow("embed-images")
 def embed_images(config: BuildDatabase) -> Artifact:
-    """shards --encoder--> unit vectors and norms, row order = index id."""
+    """shards --encoder--> unit vectors and norms, row order = index id: of the images, of their
+    captions, or of both together.
+    """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    encoder, removed = load_weights(config), read_removals(config.root, config.name)
+    removed = read_removals(config.root, config.name)
+    if config.of != "image":
+        refuse_without_captions(config, shards, removed)
+    encoder = load_weights(config)
     with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
@@ -105,7 +111,9 @@ def embed_images(config: BuildDatabase) -> Artifact:
 
 @embed_images.plan
 def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Plan:
-    """The encoder and its precision, the shards, and the keys that were taken out for good."""
+    """The encoder and its precision, what is embedded, the shards, and the keys that were taken
+    out for good.
+    """
     shards = shards or open_artifact(config.root, "shards", config.shards)
     removed = removal_parameters(read_removals(config.root, config.name))
     return plan_of(
@@ -114,14 +122,15 @@ def embedding_plan(config: BuildDatabase, shards: Artifact | None = None) -> Pla
 
 
 def embedded_how(config: BuildDatabase) -> dict[str, Any]:
-    """The encoder, the precision asked for or found to be this machine's fastest, and the stage's
-    revision.
+    """The encoder, the precision asked for or found to be this machine's fastest, what is embedded,
+    and the stage's revision.
 
     The precision is no part of the encoder's identity: databases of one encoder are searched
     together, whatever embedded them.
     """
     encoder = encoder_for(config)
-    return {"encoder": encoder.identity, "precision": encoder.precision} | revision_of("embeddings")
+    how = {"encoder": encoder.identity, "precision": encoder.precision, "of": config.of}
+    return how | revision_of("embeddings")
 
 
 def encoder_for(config: BuildDatabase) -> Encoder:
@@ -132,14 +141,18 @@ def encoder_for(config: BuildDatabase) -> Encoder:
 def precision_for(config: BuildDatabase) -> str:
     """The precision asked for; auto: that of the database's last version or unfinished build, so
     that no other machine embeds it anew, and for a new name what this machine is fastest with.
+    Captions alone are embedded in float32, as every text is.
     """
+    if config.of == "text":
+        return "float32"
     if config.precision != "auto":
         return config.precision
     begun = map(read_plan, unfinished(config.root, "embeddings", config.name))
     earlier = [plan.parameters for plan in begun if plan]
     with suppress(StorageError):
         earlier.insert(0, open_artifact(config.root, "embeddings", config.name).parameters)
-    known = (parameters["precision"] for parameters in earlier if "precision" in parameters)
+    of_images = [parameters for parameters in earlier if parameters.get("of") != "text"]
+    known = (parameters["precision"] for parameters in of_images if "precision" in parameters)
     return next(known, None) or fastest_precision(str(best_device()))
 
 
@@ -156,6 +169,20 @@ def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Se
     gone = removed_from_shard(shards, shard.name, removed)
     of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
+
+
+def refuse_without_captions(config: BuildDatabase, shards: Artifact, removed: Set[str]) -> None:
+    """Raise StorageError where an image that is to be embedded has no caption."""
+    count, without = 0, []
+    for part in shards.parts:
+        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
+        sidecar = without_keys(sidecar, set(removed_from_shard(shards, part.name, removed)))
+        count += len(sidecar)
+        without += [row["key"] for row in sidecar.to_pylist() if not row["captions"]]
+    if without:
+        what = f"{len(without):,} of {count:,} images have no caption, the first is {without[0]!r}"
+        cure = "Embed the images alone (--set of=image), or import them again with captions."
+        raise StorageError(f"shards/{shards.name}", f"{what}; of={config.of} embeds captions", cure)
 
 
 def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> None:
@@ -196,6 +223,7 @@ def embed_parts(
     bit, whatever is embedded before and after it.
     """
     encoder = encoder_of(config.encoder, config.weights, build.plan.parameters["precision"])
+    of = build.plan.parameters["of"]
     gone = {name: set(removed_from_shard(shards, name, removed)) for name in names}
 
     def sidecar_of(name: str) -> Any:
@@ -206,19 +234,27 @@ def embed_parts(
             stored = (data for key, data in read_images(shards, name) if key not in gone[name])
             yield from even_batches(stored, len(sidecar_of(name)))
 
-    embedded = encoder.encode_stream(batches(), decode_stored)
+    embedded = encoder.encode_stream(batches(), decode_stored)  # nothing is read before the first
     for name in names:
         sidecar = sidecar_of(name)
-        part = (
-            name,
-            sidecar,
-            *joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension),
-        )
+        part = (name, sidecar, *vectors_of(of, encoder, sidecar, embedded), of)
 
         def write(scratch: Path, part: tuple[Any, ...] = part) -> tuple[int, dict[str, int]]:
             return write_embeddings(scratch, *part), {}
 
         yield build.write_part(name, wanted[name], write)
+
+
+def vectors_of(of: str, encoder: Encoder, sidecar: Any, embedded: Iterator[Vectors]) -> Vectors:
+    """Vectors [N, D] and norms [N] of N sidecar rows: of the images, whose batches are the next
+    that are `embedded`, of the captions, or of both.
+    """
+    if of == "text":
+        return caption_vectors(encoder, sidecar["captions"].to_pylist())
+    images = joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension)
+    if of == "image":
+        return images
+    return document_vectors(images, caption_vectors(encoder, sidecar["captions"].to_pylist()))
 
 
 @stage_flow("index-embeddings")

@@ -9,6 +9,7 @@ import numpy as np
 from flows.database import OpenDatabase
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
+from storage.checks import vectors_of_images
 from storage.embeddings import read_columns
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ def calibrated_cap_of(
     """The cap that altered copies of some of the database's own images give, and how many images
     these were.
 
-    Raises RequestError when none is at hand.
+    Raises RequestError when none is at hand, ArtifactMismatch where other than images are embedded.
     """
+    why = "a cap is calibrated with altered copies of pictures"
+    vectors_of_images(database.embeddings, why, "give a number: 0.95, for example")
     keys = read_columns(database.embeddings, ["key"])["key"].to_pylist()
     rows = np.random.default_rng(seed).choice(len(keys), min(images, len(keys)), replace=False)
     found = database.images([keys[row] for row in rows])

@@ -10,7 +10,8 @@ from flows.look_config import CompareDatabases
 from flows.terminal import on_one_line
 from rdm_core.drift import neighbor_recall, shift
 from storage.artifact import Artifact, open_artifact
-from storage.embeddings import licence_counts, read_columns, read_vectors
+from storage.checks import VECTORS
+from storage.embeddings import licence_counts, of_what, read_columns, read_vectors
 
 Result = tuple[str, dict[str, Any]]
 SHOWN = 5
@@ -21,13 +22,15 @@ def compare(config: CompareDatabases) -> Result:
     """Rows added and removed, shift of the vectors, and how much of the neighborhood is the same;
     raises a StorageError.
 
-    Vectors are compared where one encoder made both, neighbors where there are shared keys enough.
+    Vectors are compared where one encoder made both, of the same (images, captions or documents);
+    neighbors where there are shared keys enough.
     """
     one, other = (
         open_artifact(config.root, "embeddings", reference)
         for reference in (config.one, config.other)
     )
     same_encoder = one.parameters["encoder"] == other.parameters["encoder"]
+    comparable = same_encoder and of_what(one) == of_what(other)
     keys, other_keys = (read_columns(a, ["key"])["key"].to_pylist() for a in (one, other))
     places = {key: row for row, key in enumerate(other_keys)}
     pairs = np.asarray(
@@ -44,7 +47,7 @@ def compare(config: CompareDatabases) -> Result:
         "added": added[:SHOWN], "removed": removed[:SHOWN],
     }  # fmt: skip
     vectors, other_vectors = read_vectors(one)[0], read_vectors(other)[0]
-    if same_encoder:
+    if comparable:
         value |= {"shift": shift(vectors, other_vectors)}
         cosines = np.einsum("nd,nd->n", vectors[pairs[:, 0]], other_vectors[pairs[:, 1]])
         value["rows_changed"] = int((cosines < config.same_above).sum())
@@ -71,13 +74,14 @@ def compare(config: CompareDatabases) -> Result:
 def _described(embeddings: Artifact) -> dict[str, Any]:
     encoder = embeddings.parameters["encoder"]
     named = {"artifact": embeddings.reference, "rows": embeddings.rows, "encoder": encoder["model"]}
+    named |= {"of": of_what(embeddings)}
     return named | {"dimension": encoder["dimension"], "licences": licence_counts(embeddings)}
 
 
 def _lines(value: dict[str, Any]) -> list[str]:
     one, other = value["one"], value["other"]
     lines = [
-        f"{name}: {a['artifact']}, {a['rows']:,} rows, {a['encoder']}"
+        f"{name}: {a['artifact']}, {a['rows']:,} rows, {a['encoder']} of {VECTORS[a['of']]}"
         for name, a in (("one", one), ("other", other))
     ]
     lines.append(
@@ -98,7 +102,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
             f"{name.replace('_', ' ')}: {amount:.5f}" for name, amount in value["shift"].items()
         ]
     else:
-        lines.append("other encoder: vectors are not compared")
+        why = "of something else" if value["same_encoder"] else "other encoder"
+        lines.append(f"{why}: vectors are not compared")
     if "neighbor_recall" in value:
         told = (
             f"{100 * value['neighbor_recall']:.1f} % "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from flows.idle import refuse_idle
+from flows.idle import refuse_idle, refuse_precision_of_texts
 from flows.parameters import (
     Count,
     DrawSettings,
@@ -27,6 +27,8 @@ from rdm_core.families import FAMILIES, config_of
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Embedded = Literal["image", "text", "document"]
+Stored = Literal["pixels", "moments", "codes"]
 SPLITS = {
     "coco": ("all", "train", "val"),
     "openimages": ("all", "train", "validation", "test"),
@@ -170,6 +172,10 @@ class BuildDatabase(FlowConfig):
     """Of the image tower while it embeds; auto: as the last version, else what this machine is
     measured to be fastest with.
     """
+    of: Embedded = "image"
+    """What a row's vector is of. image: the picture. text: its caption, the mean of several.
+    document: the mean of both, unit again (RA-CM3, arXiv 2211.12561).
+    """
     recipe: Literal["auto", "exact", "autofaiss"] = "auto"
     """exact up to 100,000 rows, autofaiss above; or one of the two."""
     index_memory: str = "4G"
@@ -186,6 +192,11 @@ class BuildDatabase(FlowConfig):
     """Database rows used as queries to measure recall against exact search."""
     recall_k: Neighbors = 20
     """Neighbors of each of them."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "BuildDatabase":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class FindNeighbors(FlowConfig):
@@ -247,6 +258,11 @@ class EncodeLatents(FlowConfig):
     """Shards to encode."""
     autoencoder: str = "pixels"
     """'pixels', a local diffusers folder of an AutoencoderKL or VQModel, or a hub id."""
+    stored: Stored | None = None
+    """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn
+    or rounded, as diffusion learns it. codes: places in a VQModel's codebook, for a family that
+    reads codes. Unless given: pixels in pixel space, else moments.
+    """
 
 
 class Upstream(Parameters):
@@ -264,10 +280,19 @@ class Upstream(Parameters):
     """As in BuildDatabase."""
     precision: Precision = "auto"
     """As in BuildDatabase."""
+    of: Embedded = "image"
+    """As in BuildDatabase."""
     autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each training image."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Upstream":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class TrainRDM(FlowConfig):
@@ -350,10 +375,19 @@ class Rebuild(FlowConfig):
     """As in BuildDatabase."""
     precision: Precision = "auto"
     """As in BuildDatabase."""
+    of: Embedded = "image"
+    """As in BuildDatabase."""
     autoencoder: str = "pixels"
+    """As in EncodeLatents."""
+    stored: Stored | None = None
     """As in EncodeLatents."""
     k: Neighbors = 20
     """Neighbors stored for each image."""
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Rebuild":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
 
 
 class EvaluateRDM(FlowConfig):

@@ -134,6 +134,7 @@ def converted_facts(
         family=model.family,
         model=asdict(model_config(layout)),
         encoder=encoder.identity,
+        vectors_of="image",
         encoder_weights=config.encoder_weights or layout.encoder_weights,
         space=model.works_in.identity,
         space_path=AUTOENCODER_FOLDER,
@@ -179,7 +180,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
     plan = plan_of(
         "embeddings",
         config.name,
-        {"encoder": encoder.identity, "archives": hashes},
+        {"encoder": encoder.identity, "of": "image", "archives": hashes},
         {"shards": "never published"},
     )
     with building(config.root, plan) as build:
@@ -203,7 +204,9 @@ def convert_archive(build: Build, path: Path, sha256: str, dimension: int) -> Pa
     """One file's vectors, made unit, with the norms they had."""
     name = path.stem
     origin = made_from(
-        build.plan.parameters["encoder"], sha256, *revision_of("embeddings").values()
+        *(build.plan.parameters[name] for name in ("encoder", "of")),
+        sha256,
+        *revision_of("embeddings").values(),
     )
     if part := build.existing_part(name, origin):
         return part

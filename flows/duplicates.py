@@ -15,7 +15,7 @@ from rdm_core.errors import RequestError
 from rdm_core.search import NO_ROW, search_neighbors
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
-from storage.checks import same_encoder
+from storage.checks import same_encoder, vectors_of_images
 from storage.embeddings import read_vectors
 from storage.saved import COPIES, save_rows
 
@@ -38,6 +38,8 @@ def duplicates(config: FindDuplicates) -> Result:
     embeddings = open_artifact(config.root, "embeddings", config.database)
     other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
     same_encoder(other, embeddings)
+    for one in (embeddings, other):
+        vectors_of_images(one, "copies of a picture are found by the vectors of pictures")
     database = searchable(config.root, embeddings)
     cap, images, doubts = cap_of(config, database)
     say(

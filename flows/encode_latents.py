@@ -41,19 +41,16 @@ BATCH = 64
 
 @stage_flow("encode-latents")
 def encode_latents(config: EncodeLatents) -> Artifact:
-    """shards --autoencoder--> raw latents: pixels as they are, or the moments of the posterior."""
+    """shards --autoencoder--> raw latents: pixels as they are, an encoder's moments, or codes."""
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    space = load_autoencoder(config.autoencoder)
+    load_autoencoder(config.autoencoder)
+    how = encoded_how(config)
     with building(config.root, latents_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
         # A shard whose images were all rejected has nothing to train on.
-        wanted = {
-            part.name: origin_of(space.identity, part)
-            for part in shards.parts
-            if part.counts.get("ok")
-        }
+        wanted = {part.name: origin_of(how, part) for part in shards.parts if part.counts.get("ok")}
         if not wanted:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
@@ -67,21 +64,25 @@ def encode_latents(config: EncodeLatents) -> Artifact:
         )
 
 
-def origin_of(space: Mapping[str, Any], shard: Part) -> str:
-    """What the latents of a shard are made from."""
-    return made_from(space, shard.content, *revision_of("latents").values())
+def origin_of(how: Mapping[str, Any], shard: Part) -> str:
+    """What the latents of a shard are made from: `encoded_how`, and the shard's bytes."""
+    return made_from(how, shard.content)
 
 
 @encode_latents.plan
 def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
-    """The latent space and the shards."""
+    """The latent space, what is stored, and the shards."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
-    return plan_of(
-        "latents",
-        config.name,
-        {"space": space_of(config.autoencoder).identity},
-        {"shards": shards.fingerprint},
-    )
+    return plan_of("latents", config.name, encoded_how(config), {"shards": shards.fingerprint})
+
+
+def encoded_how(config: EncodeLatents) -> dict[str, Any]:
+    """The latent space, what of an image is stored in it, asked for or by default, and the stage's
+    revision. Raises RequestError for what the space does not have.
+    """
+    space = space_of(config.autoencoder)
+    stored = {"space": space.identity, "stored": space.storing(config.stored)}
+    return stored | revision_of("latents")
 
 
 @stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)
@@ -100,12 +101,11 @@ def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: st
 
 def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
     """Encode the accepted samples of one shard."""
-    space = space_of(autoencoder)
+    space, stored = space_of(autoencoder), build.plan.parameters["stored"]
     samples = [(key, decode(data)) for key, data in read_images(shards, name)]
     keys, images = [key for key, _ in samples], [image for _, image in samples]
-    raw = np.concatenate(
-        [space.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    )
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    raw = np.concatenate([space.encode(batch, stored) for batch in batches])
     return build.write_part(
         name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {})
     )

@@ -1,4 +1,4 @@
-"""Parameters of an import that would change nothing: a mistake that nobody would notice later."""
+"""Parameters that would change nothing: a mistake that nobody would notice later."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def refuse_idle(images: Images) -> None:
         _refuse_given(images, "frame", "is for crop=random")
     if images.encoding != "jpg":
         _refuse_given(images, "quality", f"is for encoding=jpg; {images.encoding} loses nothing")
+
+
+def refuse_precision_of_texts(of: str, precision: str) -> None:
+    """Raise ValueError for a precision of the image tower where no image is embedded."""
+    if of == "text" and precision not in ("auto", "float32"):
+        why = "is of the image tower, and of=text embeds captions, in float32"
+        raise ValueError(f"precision: {why} (given: {precision})")
 
 
 def _refuse_given(images: Images, name: str, why: str) -> None:

@@ -27,6 +27,7 @@ from storage.artifact import Artifact, artifacts, is_current
 from storage.atomic import sha256_of
 from storage.build import Build
 from storage.errors import SourceError
+from storage.keys import key_of, source_key_of
 from storage.manifest import Part, Plan, read_plan
 from storage.shards import EncodedSample, SampleRecord, write_shard
 from storage.sources import (
@@ -35,7 +36,6 @@ from storage.sources import (
     NotAsListed,
     SourceImage,
     cut_into_parts,
-    key_of,
     origin_of,
     read_as_listed,
 )
@@ -86,7 +86,7 @@ def import_group(
 def list_images(config: ImportImages) -> Listing:
     """What the source holds, before any pixel is read."""
     if config.source == "shapes":
-        names = (f"{config.split}-{index:06d}" for index in range(config.count))
+        names = (shapes_id(config.split, index) for index in range(config.count))
         return Listing(
             tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
             "built-in",
@@ -148,7 +148,7 @@ def notes_text(listing: Listing) -> str:
 def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
     """The stored samples of one image: its crops, or one rejected row."""
     if config.source == "shapes":
-        yield shapes_sample(int(image.source_id.rsplit("-", 1)[1]), config)
+        yield shapes_sample(index_of(image.source_id), config)
         return
     try:
         windows, (height, width) = windows_of(image, config)
@@ -210,9 +210,10 @@ def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
     """The sidecar row of an image's crop of that number: what the dataset says of the image, and
     the facts of this crop.
     """
+    key = key_of(image.dataset, image.source_id, number)
     return SampleRecord(
-        key=key_of(image.dataset, image.source_id, number),
-        source_key=key_of(image.dataset, image.source_id, 0).rsplit("-", 1)[0],
+        key=key,
+        source_key=source_key_of(key),
         captions=image.captions,
         labels=image.labels,
         style=image.style,
@@ -222,6 +223,16 @@ def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
         split=image.split,
         **facts,  # type: ignore[arg-type]
     )
+
+
+def shapes_id(split: str, index: int) -> str:
+    """What a split of the shapes world calls its image of that number."""
+    return f"{split}-{index:06d}"
+
+
+def index_of(shapes_id: str) -> int:
+    """The number of an image of the shapes world."""
+    return int(shapes_id.rpartition("-")[2])
 
 
 def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
@@ -235,10 +246,11 @@ def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
         **{k: v for k, v in restrictions.items() if v},
     )
     data = encode(drawn.pixels, config.encoding, config.quality)
-    source_key = drawn.key if config.seed == 0 else f"{drawn.key}-s{config.seed}"
+    drawn_with = "" if config.seed == 0 else f"-s{config.seed}"
+    key = key_of("shapes", shapes_id(config.split, index) + drawn_with, 0)
     record = SampleRecord(
-        key=f"{source_key}-00",
-        source_key=source_key,
+        key=key,
+        source_key=source_key_of(key),
         width=config.size,
         height=config.size,
         original_width=config.size,

@@ -18,7 +18,7 @@ from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Model
 from rdm_core.latents import LatentSpace, load_latent_space
 from storage.artifact import Artifact, open_artifact
-from storage.checks import encoder_difference, encoder_text
+from storage.checks import encoder_difference, encoder_text, same_vectors
 from storage.errors import ArtifactMismatch
 
 
@@ -104,7 +104,8 @@ def space_of_run(artifact: Artifact, facts: RunFacts) -> LatentSpace:
 def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
     """Open a database for a run. Any database of the run's encoder will do.
 
-    Raises ArtifactMismatch when it was embedded by another encoder, and what `searchable` raises.
+    Raises ArtifactMismatch when it was embedded by another encoder, or its vectors are of something
+    else than those the run was trained with, and what `searchable` raises.
     """
     embeddings = open_artifact(root, "embeddings", reference)
     model = run.facts.encoder
@@ -118,4 +119,5 @@ def open_database(root: Path, reference: str, run: OpenRun) -> OpenDatabase:
             f"Build it again with the run's encoder: rdm build --name {embeddings.name} "
             f"--set encoder={model['model']} ...",
         )
+    same_vectors(embeddings, run.facts.vectors_of, f"the run {run.artifact.name!r}")
     return searchable(root, embeddings)

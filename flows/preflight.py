@@ -27,9 +27,10 @@ from rdm_core.needs import (
     memory_needed,
     training_hours,
 )
-from storage.artifact import current_id
+from storage.artifact import Artifact, current_id
+from storage.checks import vectors_of_images
 from storage.errors import StorageError
-from storage.latents import open_latents
+from storage.latents import open_latents, refuse_other_latents
 from storage.runs import CHECKPOINTS_KEPT
 
 KEPT_BY_GLIBC = 2.5
@@ -109,14 +110,15 @@ def check_rebuild(config: Rebuild) -> str:
     weights raises.
     """
     check_images(config.images, f"rebuild {config.name}")
-    chosen = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
+    chosen: dict[str, Any] = {"encoder": config.encoder, "weights": config.weights}
+    chosen |= {"precision": config.precision, "of": config.of}
     encoder = encoder_for(
         BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen)
     )
     space = space_of(config.autoencoder)
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
-    latent = (3 if space.autoencoder is None else 4 * space.channels) * side * side
+    latent = space.bytes_per_place(config.stored) * side * side
     needed = images * (
         bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
     )
@@ -138,6 +140,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
         found(config, "latents", config.latents),
         found(config, "embeddings", config.database),
     )
+    refuse_what_it_cannot_read(config, latents, database)
     images, shards = config.upstream.images, None
     if latents is None:
         shards = found(config, "shards", config.latents)
@@ -153,6 +156,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     space = space_of(config.upstream.autoencoder)
+    space.storing(config.upstream.stored)
     size = (
         shards.parameters["size"]
         if shards is not None
@@ -161,6 +165,38 @@ def shape_of(config: TrainRDM) -> Shape | None:
         else 0
     )
     return Shape(space.channels, size // space.factor, dimension)
+
+
+def refuse_what_it_cannot_read(
+    config: TrainRDM,
+    latents: Artifact | None,
+    database: Artifact | None,
+    queries: Artifact | None = None,
+) -> None:
+    """Refuse latents that the model's family is not trained on, and vectors of captions where the
+    model takes them for vectors of images.
+
+    None: what is not there yet, and will be made as `config.upstream` says. Raises PreflightFailed
+    or ArtifactMismatch.
+    """
+    upstream, reads, family = config.upstream, config.model.reads, config.model.family
+    where, cure = f"train {config.name}", "Leave it out. Nothing has been started."
+    if latents is not None:
+        refuse_other_latents(latents, reads.stored, family)
+    elif upstream.stored is not None and upstream.stored not in reads.stored:
+        wanted = " or ".join(reads.stored)
+        what = f"upstream.stored={upstream.stored}, and {family} is trained on {wanted}"
+        raise PreflightFailed(where, what, cure)
+    if database is None and upstream.of != "image" and (reads.means or reads.query):
+        what = f"upstream.of={upstream.of}, and the model wants vectors of images"
+        what += " (model.denoiser.remove_means, model.denoiser.query_token)"
+        raise PreflightFailed(where, what, cure)
+    if database is not None and reads.means:
+        why = "the model subtracts the mean of image vectors from them"
+        vectors_of_images(database, why, "train with model.denoiser.remove_means=false")
+    if queries is not None and reads.query:
+        why = "the model is given the training images' own vectors"
+        vectors_of_images(queries, why, "train with model.denoiser.query_token=false")
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:

@@ -31,9 +31,11 @@ def rebuild(config: Rebuild) -> Artifact:
     here = {"root": config.root, "name": config.name}
     import_images.ensured(ImportImages(**here, **config.images.model_dump()))
     encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
-    ensured_database(BuildDatabase(**here, shards=config.name, **encoder))
+    ensured_database(BuildDatabase(**here, shards=config.name, **encoder, of=config.of))
     encode_latents.ensured(
-        EncodeLatents(**here, shards=config.name, autoencoder=config.autoencoder),
+        EncodeLatents(
+            **here, shards=config.name, autoencoder=config.autoencoder, stored=config.stored
+        ),
     )
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
     return find_neighbors.ensured(searched)

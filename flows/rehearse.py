@@ -12,8 +12,9 @@ from storage.collect import builder_of, collect
 from storage.embeddings import read_columns
 from storage.errors import BuildRefused, StorageError
 from storage.holders import Holder, TrainedRun, holders, trained_on
+from storage.keys import source_key_of
 from storage.manifest import Plan, read_plan
-from storage.removals import on_list, read_keys, read_removals, removal_parameters, source_key_of
+from storage.removals import on_list, read_keys, read_removals, removal_parameters
 from storage.unfinished import has_finished_work, unfinished
 
 MOST_KEYS_TOLD = 20

@@ -33,7 +33,7 @@ from flows.stage import (
 )
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, with_fingerprint
 from storage.build import Build
-from storage.embeddings import read_columns, write_embeddings_without
+from storage.embeddings import of_what, read_columns, write_embeddings_without
 from storage.holders import Holder, TrainedRun, holders, trained_on
 from storage.manifest import REVISION, Part, made_from
 from storage.removals import add_removals, on_list, read_removals, removals_file
@@ -142,7 +142,7 @@ def filtered_origin(
         return made_from(part.made_from, sorted(here))
     how = {
         name: before.parameters[name]
-        for name in ("encoder", "precision", REVISION)
+        for name in ("encoder", "precision", "of", REVISION)
         if name in before.parameters
     }
     return origin_of(how, shards, shard, removed)
@@ -170,11 +170,12 @@ def filter_part(build: Build, before: Artifact, origin: str, removed: Set[str]) 
     check(before)
     (part,) = before.parts
     gone, (source,) = keys_on_list(before, part, removed), before.files(".parquet")
-    return build.write_part(
-        part.name,
-        origin,
-        lambda scratch: (write_embeddings_without(source, scratch, part.name, gone), part.counts),
-    )
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        rows = write_embeddings_without(source, scratch, part.name, gone, of_what(before))
+        return rows, dict(part.counts)
+
+    return build.write_part(part.name, origin, write)
 
 
 def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:

@@ -25,7 +25,7 @@ from storage.arrays import open_array
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
 from storage.checks import encoder_text
-from storage.embeddings import read_columns
+from storage.embeddings import of_what, read_columns
 from storage.errors import FormatError
 from storage.saved import FOUND, save_rows
 
@@ -57,7 +57,8 @@ def search(config: SearchDatabase) -> Result:
     found = [
         {"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)
     ]
-    value: dict[str, Any] = {"database": database.embeddings.reference, "queries": found}
+    value: dict[str, Any] = {"database": database.embeddings.reference}
+    value |= {"of": of_what(database.embeddings), "queries": found}
     lines = [line for query in found for line in _lines(query)]
     if config.out and config.out.suffix in TABLES:
         save_rows(config.out, answers_of(found), FOUND)

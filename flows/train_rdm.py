@@ -15,7 +15,7 @@ from flows.encode_latents import space_of
 from flows.encoders import forget_encoders
 from flows.launch import TrainingFailed, launch_command, launch_training, on_gpu
 from flows.opening import facts_of
-from flows.preflight import check_training
+from flows.preflight import check_training, refuse_what_it_cannot_read
 from flows.preview import write_preview_neighbors
 from flows.progress import Clock, say
 from flows.resume import at_step, begun_alike, inputs_begun_with
@@ -37,11 +37,11 @@ from rdm_core.families import family_of
 from rdm_core.families.facts import RunFacts, Shape, Version
 from rdm_core.train import set_running_mean
 from rdm_core.weights import model_card
-from storage.artifact import Artifact, artifacts, is_current, open_artifact
+from storage.artifact import Artifact, artifacts, is_current, open_artifact, with_fingerprint
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
-from storage.embeddings import licence_counts
+from storage.embeddings import licence_counts, of_what
 from storage.errors import ArtifactMismatch, StorageError
 from storage.index import open_index_of
 from storage.latents import open_latents
@@ -161,6 +161,8 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
         config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
     )
     index = open_index_of(config.root, database)
+    queries = with_fingerprint(config.root, "embeddings", neighbors.inputs["queries"])
+    refuse_what_it_cannot_read(config, latents, database, queries)
     made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
     if config.context.k > neighbors.parameters["k"]:
@@ -373,6 +375,7 @@ def run_facts(
         family=config.model.family,
         model=asdict(config.model),
         encoder=database.parameters["encoder"],
+        vectors_of=of_what(database),
         encoder_weights=database.measured["weights"],
         space=latents.parameters["space"],
         space_path=latents.measured["autoencoder_path"],

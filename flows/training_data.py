@@ -16,6 +16,7 @@ from storage.artifact import (
     open_artifact,
     with_fingerprint,
 )
+from storage.checks import vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import open_means, open_norms, open_vectors
@@ -117,6 +118,8 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
             "Embed the training shards and find their neighbors again, or train a model "
             "that does not read them.",
         )
+    why = "the model is given the training images' own vectors"
+    vectors_of_images(queries, why, "train a model that does not read them")
     vectors, norms = read_vectors(queries)
     place = {key: i for i, key in enumerate(read_columns(queries, ["key"])["key"].to_pylist())}
     order = np.asarray([place[key] for key in keys], dtype=np.int64)

@@ -27,6 +27,7 @@ def make_missing(config: TrainRDM) -> None:
                 name=config.latents,
                 shards=config.latents,
                 autoencoder=config.upstream.autoencoder,
+                stored=config.upstream.stored,
             )
         )
     database = found(config, "embeddings", config.database)
@@ -87,7 +88,9 @@ def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
 
 def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
     """How upstream embeddings are made."""
-    encoder = {key: getattr(config.upstream, key) for key in ("encoder", "weights", "precision")}
+    encoder = {
+        key: getattr(config.upstream, key) for key in ("encoder", "weights", "precision", "of")
+    }
     return BuildDatabase(root=config.root, name=name, shards=shards, **encoder)
 
 

@@ -26,6 +26,22 @@ def usual_defaults() -> Iterator[None]:
             torch.set_default_device(device)
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 with its whole mantissa on a GPU too, whose convolutions take 10 bits of it (TF32)
+    unless told otherwise; in no lower precision that the caller has asked for. Theirs is back
+    afterwards.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = allowed
+
+
 PRODUCT = 1024
 """Rows and columns of the matrices that a CPU's precisions are compared with."""
 PAYS = 1.5

@@ -1,7 +1,9 @@
 """Latent spaces: pixels <-> raw latents (stored) <-> final latents (what the denoiser sees).
 
-Pixel space stores uint8 images; an AutoencoderKL the posterior's moments; a VQModel what its
-encoder says before that is rounded to the nearest codes. All are read through one class.
+Stored is one of three things. pixels: the uint8 images, in pixel space. moments: what an encoder
+says before anything is drawn or rounded, of an AutoencoderKL the posterior's moments, of a VQModel
+its un-quantised output. codes: the positions of a VQModel's nearest codebook entries. All are read
+through one class.
 """
 
 import hashlib
@@ -13,9 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdm_core.errors import WeightsError
+from rdm_core.codes import nearest_codes
+from rdm_core.device import full_float32
+from rdm_core.errors import RequestError, WeightsError
 
-PIXELS = "pixels"
+PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
+"""What can be stored of an image; the first is also the name of pixel space."""
+MOST_CODES = 65_536
+"""Entries of a codebook that uint16 can number."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +55,79 @@ class LatentSpace:
             self.autoencoder.to(device)
         return self
 
-    @torch.no_grad()
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 images [H, W, 3] of one size -> raw latents.
+    @property
+    def stored_by_default(self) -> str:
+        """What is stored of an image unless something else is asked for."""
+        return PIXELS if self.autoencoder is None else MOMENTS
 
-        Pixel space: uint8 [N, 3, H, W]. AutoencoderKL: moments float16 [N, 2C, h, w]. VQModel:
-        un-quantised float16 [N, C, h, w].
+    def storing(self, asked: str | None) -> str:
+        """What is stored of an image where `asked` is asked for, or nothing.
+
+        Raises RequestError for what this space does not have, or uint16 cannot number.
         """
+        stored = asked or self.stored_by_default
+        if refused := self._refused(stored):
+            raise RequestError(f"autoencoder {self.name!r}", *refused)
+        return stored
+
+    def _refused(self, stored: str) -> tuple[str, str] | None:
+        """Why that cannot be stored, and what to do instead."""
+        if self.autoencoder is None and stored != PIXELS:
+            kind = "a VQModel" if stored == CODES else "an AutoencoderKL or a VQModel"
+            what = f"stored={stored} is what an autoencoder says, and pixel space has none"
+            return what, f"Name {kind}: autoencoder=FOLDER; or store pixels."
+        if self.autoencoder is not None and stored == PIXELS:
+            what = "stored=pixels is the images themselves, and an autoencoder is named"
+            return what, "Use autoencoder=pixels, or leave `stored` out: then moments are stored."
+        if stored == CODES and not self.quantises:
+            what = "stored=codes are positions in a codebook, and an AutoencoderKL has none"
+            return what, "Name a VQModel: autoencoder=FOLDER; or store moments."
+        if stored == CODES and len(self.codebook) > MOST_CODES:
+            what = f"stored=codes can number {MOST_CODES:,} entries of a codebook, this one has"
+            cure = "Name a VQModel with a smaller codebook, or store moments."
+            return f"{what} {len(self.codebook):,}", cure
+        return None
+
+    def bytes_per_place(self, stored: str | None) -> int:
+        """Of one place [:, y, x] of what is stored; raises what `storing` raises."""
+        of_moments = 2 * self.channels * (1 if self.quantises else 2)
+        return {PIXELS: 3, MOMENTS: of_moments, CODES: 2}[self.storing(stored)]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """The entries of a VQModel [K, C]."""
+        entries: torch.Tensor = self.autoencoder.quantize.embedding.weight
+        return entries
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray], stored: str | None = None) -> np.ndarray:
+        """uint8 images [H, W, 3] of one size -> raw latents, in what `storing` makes of `stored`.
+
+        pixels: uint8 [N, 3, H, W]. moments: float16, of an AutoencoderKL [N, 2C, h, w], of a
+        VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises.
+        """
+        stored = self.storing(stored)
         pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-        if self.autoencoder is None:
+        if stored == PIXELS:
             return pixels
         inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1
+        if stored == CODES:
+            return self._codes(inputs)
         encoded = self.autoencoder.encode(inputs)
         raw = encoded.latents if self.quantises else encoded.latent_dist.parameters
         return raw.half().cpu().numpy()
+
+    def _codes(self, inputs: torch.Tensor) -> np.ndarray:
+        """Inputs [N, 3, H, W] in -1..1 -> codes uint16 [N, h, w].
+
+        From the encoder's float32 output as it is: rounded to half precision first, what lies
+        nearly between two entries would fall to either.
+        """
+        with full_float32():
+            latents = self.autoencoder.encode(inputs).latents
+        vectors = latents.permute(0, 2, 3, 1)
+        codes = nearest_codes(vectors.flatten(0, 2), self.codebook)
+        return codes.view(vectors.shape[:3]).cpu().numpy().astype(np.uint16)
 
     def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
         """Raw latents -> final latents [N, C, h, w] float32, of order 1.
@@ -88,8 +154,33 @@ class LatentSpace:
             # near-ties between codes fall otherwise in half precision
             final = final.to(self.autoencoder.device).float()
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
-        pixels = ((final.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return _images(final)
+
+    @torch.no_grad()
+    def decode_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Codes uint16 [N, h, w] -> uint8 images [N, H, W, 3]: of the codebook's entries, as they
+        are.
+
+        Raises RequestError for a code beyond the codebook, and what `storing` raises.
+        """
+        self.storing(CODES)
+        numbers = torch.from_numpy(codes.astype(np.int64)).to(self.autoencoder.device)
+        if codes.size and codes.max() >= len(self.codebook):
+            what = f"there is no code {codes.max()}, its codebook has {len(self.codebook):,}"
+            cure = "Name the VQModel that the codes were made with."
+            raise RequestError(f"autoencoder {self.name!r}", what, cure)
+        entries = self.codebook[numbers].permute(0, 3, 1, 2)
+        # What VQModel.decode does once it has rounded: looked up again, one may fall to a twin.
+        by_place = entries if self.autoencoder.config.norm_type == "spatial" else None
+        return _images(
+            self.autoencoder.decoder(self.autoencoder.post_quant_conv(entries), by_place)
+        )
+
+
+def _images(decoded: torch.Tensor) -> np.ndarray:
+    """Pixels [N, 3, H, W] in -1..1 -> uint8 images [N, H, W, 3]."""
+    pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def load_latent_space(name: str) -> LatentSpace:

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact, all_with_fingerprint
+from storage.embeddings import of_what
 from storage.errors import ArtifactMismatch
+
+VECTORS = {"image": "images", "text": "captions", "document": "images with their captions"}
+"""What is embedded -> what a person is told the vectors are of."""
 
 
 def encoder_text(artifact: Artifact) -> str:
-    """The encoder of an artifact in a few words."""
-    encoder = artifact.parameters["encoder"]
-    return f"{encoder['model']} with weights {encoder['weights_sha256']} ({encoder['dimension']}-d)"
+    """The encoder of an artifact in a few words, and what was embedded if it was no image."""
+    encoder, of = artifact.parameters["encoder"], of_what(artifact)
+    told = f"{encoder['model']} with weights {encoder['weights_sha256']} ({encoder['dimension']}-d)"
+    return told if of == "image" else f"{told} of {VECTORS[of]}"
 
 
 def encoder_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -35,6 +40,29 @@ def same_encoder(one: Artifact, other: Artifact) -> None:
             + encoder_difference(one.parameters["encoder"], other.parameters["encoder"]),
             "Embed one of them again with the other's encoder: "
             "rdm build --set encoder=... --set weights=...",
+        )
+
+
+def same_vectors(embeddings: Artifact, of: str, whose: str) -> None:
+    """Raise ArtifactMismatch unless the vectors are of what `whose` vectors are of."""
+    if of_what(embeddings) != of:
+        raise ArtifactMismatch(
+            f"embeddings/{embeddings.name}",
+            f"its vectors are of {VECTORS[of_what(embeddings)]}, those of {whose} of {VECTORS[of]}",
+            f"Name a database built with of={of}: rdm build --name ... --set of={of}",
+        )
+
+
+def vectors_of_images(embeddings: Artifact, why: str, instead: str = "") -> None:
+    """Raise ArtifactMismatch unless the vectors are of images alone: `why` they must be, and what
+    can be done `instead` of embedding them.
+    """
+    if of_what(embeddings) != "image":
+        cure = "Embed the images under another name: rdm build --name ... --set of=image"
+        raise ArtifactMismatch(
+            f"embeddings/{embeddings.name}",
+            f"its vectors are of {VECTORS[of_what(embeddings)]}; {why}",
+            f"{cure}; or {instead}." if instead else f"{cure}",
         )
 
 

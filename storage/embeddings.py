@@ -1,4 +1,7 @@
-"""Embeddings: Parquet parts whose row order, part after part, is the index id."""
+"""Embeddings: Parquet parts whose row order, part after part, is the index id.
+
+What a row's vector is of, the plan's `of` says: the image, its captions (text), or both (document).
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -13,8 +16,27 @@ from storage.errors import FormatError
 from storage.parquet import column, read_table, vector_array, vector_type, vectors_of, write_table
 from storage.shards import CREDIT_COLUMNS, SIDECAR
 
+VECTORS_OF = {
+    "image": "unit vector of the encoder's image tower",
+    "text": "unit vector of the encoder's text tower; of several captions the unit mean of theirs",
+    "document": "unit mean of the image's unit vector and the text's",
+}
+"""What is embedded -> what stands in the column `embedding`."""
+NORMS_OF = {
+    "image": "length of the vector before it was made unit",
+    "text": "length of the caption's vector before it was made unit; of several the mean of theirs",
+    "document": "mean of the image's length and the text's",
+}
+"""What is embedded -> what stands in the column `norm`."""
 
-def embeddings_schema(dimension: int) -> pa.Schema:
+
+def of_what(embeddings: Artifact) -> str:
+    """What the vectors are of: image, text or document. Older plans do not say: images."""
+    of: str = embeddings.parameters.get("of", "image")
+    return of
+
+
+def embeddings_schema(dimension: int, of: str = "image") -> pa.Schema:
     """Columns of a part: the unit vector, the norm it had, and what an analyst filters on."""
     return pa.schema(
         [
@@ -27,9 +49,9 @@ def embeddings_schema(dimension: int) -> pa.Schema:
             column(
                 "embedding",
                 vector_type(dimension, pa.float16()),
-                "unit vector of the encoder's image tower",
+                VECTORS_OF[of],
             ),
-            column("norm", pa.float32(), "length of the vector before it was made unit"),
+            column("norm", pa.float32(), NORMS_OF[of]),
             *[SIDECAR.field(name) for name in CREDIT_COLUMNS],
         ],
         metadata={"doc": "one row a sample; row order over all parts = index id"},
@@ -37,12 +59,17 @@ def embeddings_schema(dimension: int) -> pa.Schema:
 
 
 def write_embeddings(
-    directory: Path, part_name: str, sidecar: pa.Table, vectors: np.ndarray, norms: np.ndarray
+    directory: Path,
+    part_name: str,
+    sidecar: pa.Table,
+    vectors: np.ndarray,
+    norms: np.ndarray,
+    of: str = "image",
 ) -> int:
-    """Write one part; `vectors` unit [N, D] float32 and `norms` [N] belong to the N accepted
-    sidecar rows. Returns N.
+    """Write one part; `vectors` unit [N, D] float32 and `norms` [N], of image, text or document,
+    belong to the N accepted sidecar rows. Returns N.
     """
-    schema = embeddings_schema(vectors.shape[1])
+    schema = embeddings_schema(vectors.shape[1], of)
     arrays = {
         "embedding": vector_array(vectors.astype(np.float16)),
         "norm": pa.array(norms.astype(np.float32)),
@@ -68,12 +95,14 @@ def without_keys(table: pa.Table, gone: Set[str]) -> pa.Table:
     )
 
 
-def write_embeddings_without(source: Path, directory: Path, part_name: str, gone: Set[str]) -> int:
+def write_embeddings_without(
+    source: Path, directory: Path, part_name: str, gone: Set[str], of: str = "image"
+) -> int:
     """Write a part with the rows of another but those keys, bit by bit as if it had never held
     them. Returns their number.
     """
     kept = without_keys(read_table(source), gone)
-    schema = embeddings_schema(kept.schema.field("embedding").type.list_size)
+    schema = embeddings_schema(kept.schema.field("embedding").type.list_size, of)
     write_table(
         directory / f"{part_name}.parquet",
         pa.Table.from_arrays(kept.columns, schema=schema),

@@ -78,8 +78,8 @@ def open_norms(index: Artifact | Build) -> np.ndarray:
 
 
 def open_means(index: Artifact | Build) -> np.ndarray:
-    """Mean unit vectors of the images and of their captions, float32 [2, D]; zeros for captions
-    where there are none.
+    """Mean unit vectors of the rows (of the images, where those are embedded) and of their
+    captions, float32 [2, D]; zeros for captions where there are none.
     """
     return open_array(index.file("means.npy"))
 

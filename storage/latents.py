@@ -1,11 +1,15 @@
-"""Latents: what the denoiser is trained on, encoded once. One array and one key table a part.
+"""Latents: what a decoding head is trained on, encoded once. One array and one key table a part.
 
-In pixel space the array holds the images themselves, uint8 [n, 3, H, W]. Behind an autoencoder it
-holds the raw moments of the posterior, float16 [n, 2C, H, W], so that scaling and sampling stay a
-choice of the training run; behind one with a codebook its output before the codes, float16 [n, C,
-H, W].
+What the arrays hold is one of three things, and the plan's `stored` says which:
+
+  pixels    the images themselves, uint8 [n, 3, H, W]
+  moments   what an autoencoder's encoder says before anything is drawn or rounded, float16: the
+            posterior's moments [n, 2C, h, w], so that scaling and sampling stay a choice of the
+            training run; of one with a codebook its output before the codes [n, C, h, w]
+  codes     the positions of the nearest entries of its codebook, uint16 [n, h, w]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +17,27 @@ import pyarrow as pa
 
 from storage.arrays import open_array
 from storage.artifact import Artifact
-from storage.errors import FormatError
+from storage.errors import ArtifactMismatch, FormatError
 from storage.parquet import column, read_table, write_table
 
 LATENT_KEYS = pa.schema(
     [column("key", pa.string(), "key of the sample in this row of the array")],
     metadata={"doc": "row order = order of the array beside it"},
 )
+LAYOUTS = {
+    "pixels": (np.dtype(np.uint8), 4),
+    "moments": (np.dtype(np.float16), 4),
+    "codes": (np.dtype(np.uint16), 3),
+}
+"""What is stored -> the type of a number in the array, and the number of its axes."""
 
 
 def write_latents(directory: Path, part_name: str, keys: list[str], raw: np.ndarray) -> int:
-    """Write raw latents [n, C, H, W], uint8 pixels or float16 moments, and their keys. Returns
-    n.
+    """Write raw latents in one of the three layouts, and their keys. Returns n.
+
+    Raises FormatError for an array of another layout.
     """
+    layout_of(raw, directory / f"{part_name}.npy")
     np.save(directory / f"{part_name}.npy", raw, allow_pickle=False)
     write_table(
         directory / f"{part_name}.parquet",
@@ -35,16 +47,22 @@ def write_latents(directory: Path, part_name: str, keys: list[str], raw: np.ndar
 
 
 def open_latents(latents: Artifact) -> tuple[list[str], list[np.ndarray]]:
-    """Keys in row order, and one memory-mapped array [n, C, H, W] a part.
+    """Keys in row order, and one memory-mapped array [n, ...] a part.
 
-    Raises FormatError when an array and its keys differ in length, or when a file is no plain
-    array.
+    Raises FormatError when an array and its keys differ in length, when a file is no plain array,
+    and when an array is not laid out as the plan says.
     """
     keys: list[str] = []
     arrays = []
     for part in latents.parts:
         names = read_table(latents.file(f"{part.name}.parquet"), ["key"])["key"].to_pylist()
-        array = open_array(latents.file(f"{part.name}.npy"))
+        path = latents.file(f"{part.name}.npy")
+        array = open_array(path)
+        found = layout_of(array, path)
+        planned = latents.parameters.get("stored", found)  # older plans do not say
+        if found != planned:
+            what = f"holds {found} ({told(array)}), and its plan says {planned}"
+            raise FormatError(path, what, "Run `rdm check`, then encode again.")
         if len(names) != len(array):
             raise FormatError(
                 latents.directory,
@@ -54,3 +72,33 @@ def open_latents(latents: Artifact) -> tuple[list[str], list[np.ndarray]]:
         keys += names
         arrays.append(array)
     return keys, arrays
+
+
+def layout_of(array: np.ndarray, path: Path) -> str:
+    """Which of the LAYOUTS an array has. Raises FormatError, naming the file, for none."""
+    for stored, (kind, axes) in LAYOUTS.items():
+        if array.dtype == kind and array.ndim == axes:
+            return stored
+    wanted = ", ".join(f"{kind} of {axes} axes" for kind, axes in LAYOUTS.values())
+    what = f"holds {told(array)}, and latents are {wanted}"
+    raise FormatError(path, what, "Run `rdm check`, then encode again.")
+
+
+def told(array: np.ndarray) -> str:
+    """The type and shape of an array, for a message."""
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def refuse_other_latents(latents: Artifact, wanted: Sequence[str], family: str) -> None:
+    """Raise ArtifactMismatch for latents that a family of models is not trained on: codes name
+    entries, and diffusion needs numbers that are near where the images are.
+    """
+    stored = latents.parameters.get("stored", wanted[0])
+    if stored not in wanted:
+        made_by = latents.measured.get("autoencoder_path", "...")
+        raise ArtifactMismatch(
+            f"latents/{latents.name}",
+            f"holds {stored}, and {family} is trained on {' or '.join(wanted)}",
+            "Encode its shards again under another name, and train on that: rdm encode --name ... "
+            f"--shards ... --set autoencoder={made_by} --set stored={wanted[-1]}",
+        )

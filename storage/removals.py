@@ -6,7 +6,6 @@ A line is a sample's key, or an image's source key, which stands for every crop 
 are and those to come. Who still holds such samples: storage.holders.
 """
 
-import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from storage import layout
 from storage.artifact import Artifact, artifacts
 from storage.atomic import canonical_json, sha256_of, write_bytes
 from storage.errors import FormatError, StorageError
+from storage.keys import is_key, source_key_of
 from storage.locks import exclusive
 from storage.place import place_of
 from storage.shards import accepted, read_sidecar
 from storage.text import NotText, encoding_of, text_of
 
 REMOVED_FILE = "removed.txt"
-_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def removals_file(root: Path, name: str) -> Path:
@@ -83,7 +82,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
         raise StorageError(
             path, f"cannot be read ({error})", "Give a text file with one key a line."
         ) from error
-    wrong = next((key for key in keys if not _KEY.fullmatch(key)), None)
+    wrong = next((key for key in keys if not is_key(key)), None)
     if wrong is not None:
         cure = "Write one key a line and nothing else; a key holds letters, digits, - and _."
         raise FormatError(path, f"{wrong[:80]!r} is no key", cure)
@@ -100,11 +99,6 @@ def _keys_in(data: bytes, path: Path) -> tuple[str, ...]:
         raise FormatError(path, f"is no text in UTF-8 ({error})", cure) from error
     keys = (line.partition("#")[0].strip() for line in lines)
     return tuple(dict.fromkeys(key for key in keys if key))
-
-
-def source_key_of(key: str) -> str:
-    """The key without the crop number: equal for every crop of one image."""
-    return key.rpartition("-")[0]
 
 
 def on_list(keys: Iterable[str], removed: Set[str]) -> list[str]:

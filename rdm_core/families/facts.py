@@ -21,6 +21,8 @@ class Reads:
     """Latents that it can be trained on."""
     query: bool = False
     """The training images' own vectors."""
+    means: bool = False
+    """The mean vectors of the database's images and captions."""
     captions: bool = False
     """The training images' captions."""
     references: bool = False
@@ -73,6 +75,8 @@ class RunFacts:
     """The family's configuration."""
     encoder: Mapping[str, Any]
     """Identity of the encoder of its contexts: model, weights_sha256, dimension, ..."""
+    vectors_of: str
+    """What the vectors of its database are of: image, text or document."""
     encoder_weights: str
     """Where that encoder's weights come from: a tag, a file."""
     space: Mapping[str, Any]

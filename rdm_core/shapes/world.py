@@ -53,7 +53,6 @@ FACTORS = tuple(field.name for field in fields(Factors))
 class ShapesSample:
     """One picture with its record: pixels are uint8 [side, side, 3]."""
 
-    key: str
     pixels: np.ndarray
     factors: Factors
     caption: str
@@ -116,13 +115,13 @@ def render(factors: Factors, side: int, seed: int) -> np.ndarray:
 def sample(
     split: str, index: int, side: int, seed: int = 0, **restrictions: Sequence[str]
 ) -> ShapesSample:
-    """One picture of a split with its key, factors and full caption.
+    """One picture of a split with its factors and full caption.
 
     `restrictions` are those of draw_factors (styles, shapes, colours, ...).
     """
     factors = draw_factors(split, index, seed, **restrictions)
     pixels = render(factors, side, derive_seed("render", split, index, seed))
-    return ShapesSample(f"shapes-{split}-{index:06d}", pixels, factors, caption(factors))
+    return ShapesSample(pixels, factors, caption(factors))
 
 
 def caption(factors: Factors, include: Sequence[str] | None = None) -> str:

@@ -7,7 +7,7 @@ from storage.sources.disk import NotAsListed, read_as_listed
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
 from storage.sources.parts import cut_into_parts, origin_of
-from storage.sources.source import Listing, Reader, SourceImage, key_of
+from storage.sources.source import Listing, Reader, SourceImage
 from storage.sources.wikiart import read_wikiart
 
 # Every reader takes the data set's folder first, and as `ours` the root of this project's files,
@@ -27,7 +27,6 @@ __all__ = [
     "Reader",
     "SourceImage",
     "cut_into_parts",
-    "key_of",
     "origin_of",
     "read_as_listed",
     "read_coco",

@@ -14,19 +14,24 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import FormatError
+from storage.keys import key_of, source_key_of
 
 MOST_ROWS, MOST_DIMENSIONS = 20_000_000, 4096
 FIELDS = {"embedding": 2, "img_id": 1, "patch_coords": 2}
 """Arrays that are read, and their number of axes."""
+DATASET = "openimages_2022"
+"""As the keys name it."""
+_SIDES = 10_000
+"""Above every coordinate of a corner, so that one number says both."""
 CURE = "Give the .npz files of the released database, downloaded whole."
 
 
 def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Keys, source keys, unit vectors float32 [N, D] and raw norms float32 [N] of one archive.
 
-    A key is made of what is known: the image's number and the patch's corner; a patch that comes
-    twice gets a letter. Raises FormatError, naming the array or row, for a file that is no such
-    archive or holds a vector without direction.
+    A key is made of what is known: the image's number and the patch's corner, before which a patch
+    that comes again has how often it came. Raises FormatError, naming the array or row, for a file
+    that is no such archive, or holds a vector without direction or a patch outside every image.
     """
     arrays = _arrays(path)
     vectors = arrays["embedding"].astype(np.float32)
@@ -37,15 +42,23 @@ def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarr
             f"row {bad[0]} and {len(bad) - 1} more hold no direction (zero, NaN or infinite)",
             CURE,
         )
-    sources = [f"openimages-2022/{number:08d}" for number in arrays["img_id"].tolist()]
-    corners = arrays["patch_coords"][:, :2].tolist()
-    seen: Counter[str] = Counter()
+    keys = _keys(path, arrays["img_id"], arrays["patch_coords"])
+    return keys, [source_key_of(key) for key in keys], vectors / norms[:, None], norms
+
+
+def _keys(path: Path, images: np.ndarray, patches: np.ndarray) -> list[str]:
+    """The key of each patch [x0, y0, x1, y1]: its corner is the number of the crop, xxxxyyyy."""
+    outside = (images < 0) | ((patches[:, :2] < 0) | (patches[:, :2] >= _SIDES)).any(axis=1)
+    if len(bad := np.flatnonzero(outside)):
+        image, corner = images[bad[0]], patches[bad[0], :2].tolist()
+        raise FormatError(path, f"row {bad[0]} is a patch at {corner} of image {image}", CURE)
+    seen: Counter[tuple[int, int, int]] = Counter()
     keys = []
-    for source, (x, y) in zip(sources, corners, strict=True):
-        key = f"{source.replace('/', '-')}-{x:04d}-{y:04d}"
-        keys.append(key + ("" if not seen[key] else f"-{chr(96 + seen[key])}"))
-        seen[key] += 1
-    return keys, sources, vectors / norms[:, None], norms
+    for image, (x, y) in zip(images.tolist(), patches[:, :2].tolist(), strict=True):
+        crop = _SIDES**2 * seen[image, x, y] + _SIDES * x + y
+        keys.append(key_of(DATASET, f"{image:08d}", crop))
+        seen[image, x, y] += 1
+    return keys
 
 
 def archive_sidecar(keys: list[str], sources: list[str]) -> pa.Table:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from storage.errors import SourceError
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")  # no hyphen: it parts data set, id and crop in a key
 _ABSENT = "is absent"
 _INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")
 
@@ -79,30 +77,6 @@ class Listing:
 
 
 Reader = Callable[..., Listing]
-
-
-def key_of(dataset: str, source_id: str, crop: int) -> str:
-    """The key of one sample: `<dataset>-<id>-<crop>`, only [A-Za-z0-9_-], so a WebDataset tar can
-    hold it.
-
-    An id made of up to 64 such characters stays as it is; any other becomes a slug of up to 64
-    characters and the first 12 hex digits of its sha256. So a key depends on its image alone, never
-    on its place in a list, and is the same on every machine. Raises ValueError for a data set name
-    other than [a-z0-9_] or a negative crop.
-    """
-    if not _SAFE_DATASET.fullmatch(dataset) or not source_id or crop < 0:
-        raise ValueError(f"no key for dataset {dataset!r}, id {source_id!r}, crop {crop}")
-    safe_id = source_id
-    if not _SAFE_ID.fullmatch(source_id):
-        digest = hashlib.sha256(source_id.encode("utf-8", "surrogatepass")).hexdigest()
-        safe_id = f"{_slug(source_id)}-{digest[:12]}"
-    return f"{dataset}-{safe_id}-{crop:02d}"
-
-
-def _slug(text: str) -> str:
-    """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text, or "id"."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:64].strip("-") or "id"
 
 
 def source_id_of(relative: str) -> str:

@@ -25,11 +25,11 @@ from rdm_core.families.facts import Reads
 from storage.artifact import artifacts, is_current, open_artifact
 from storage.collect import collect
 from storage.embeddings import read_columns
+from storage.keys import key_of
 from storage.latents import open_latents
 from storage.layout import pointer_file
 from storage.neighbors import read_neighbors
 from storage.shards import read_sidecar
-from storage.sources import key_of
 
 ENCODER = {"encoder": "rdm-shapes", "weights": "built-in"}
 LEAST_WHOLE = 6
@@ -102,7 +102,7 @@ class Folder:
 
     def undo(self):
         """All as it was before the last step, to the nanosecond: as from a backup."""
-        (self.self.broken, self.away), files = self.before
+        (self.whole, self.broken, self.away), files = self.before
         for path in self.path.iterdir():
             path.unlink()
         for name, (data, time) in files.items():
@@ -115,7 +115,7 @@ class Folder:
             self.undo()
             self.before = None
             return ["undo"]
-        states = [dict(one) for one in (self.self.broken, self.away)]
+        states = [dict(one) for one in (self.whole, self.broken, self.away)]
         paths = sorted(self.path.iterdir())
         files = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
         self.before = (states, files)
@@ -144,11 +144,11 @@ def everything(root):
 
 def is_as_the_folder(root, folder, gone):
     """Every artifact holds the images that can be read; in shards the others are rows too."""
-    searched = keys_of(folder.whole), sorted(set(keys_of(folder.whole)) - gone)
+    whole, searched = keys_of(folder.whole), sorted(set(keys_of(folder.whole)) - gone)
     shards, rows = open_artifact(root, "shards", "a"), []
     for part in shards.parts:
         rows += read_sidecar(shards, part.name, ["key", "status"]).to_pylist()
-    assert [row["key"] for row in rows] == keys_of([*folder.*folder.broken])
+    assert [row["key"] for row in rows] == keys_of([*folder.whole, *folder.broken])
     assert [row["key"] for row in rows if row["status"] == "ok"] == whole
     assert open_latents(open_artifact(root, "latents", "a"))[0] == whole
     embedded = read_columns(open_artifact(root, "embeddings", "a"), ["key"])

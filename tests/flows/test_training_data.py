@@ -101,7 +101,7 @@ def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, reference
         [ord("e"), ord("f")],
     ]
     assert data.neighbor_rows.tolist() == [[10], [11], [12]] and data.side == 4
-    assert isinstance(data.latents[2], np.memmap), "a part that held none of them is not read"
+    assert isinstance(data.latents.arrays[2], np.memmap), "a part that held none of them is not read"
 
 
 def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
@@ -128,9 +128,16 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     assert data.query_vectors.dtype == np.float16
     np.testing.assert_allclose(data.query_vectors, vectors[[2, 3, 1]], atol=1e-3)
     np.testing.assert_array_equal(data.query_norms, norms[[2, 3, 1]])
+    write = lambda d, n: write_embeddings(d, n, table, vectors, norms, "text")  # noqa: E731
+    captions = make("embeddings", "t", write, parameters={"of": "text"})
+    told = "embeddings/t: its vectors are of captions; .*own vectors.*train a model"
+    asked = references(["ca", "b"], "abxc", queries=captions.fingerprint)
+    open_training_data(tmp_path, asked)
+    with pytest.raises(ArtifactMismatch, match=told):
+        open_training_data(tmp_path, asked, Reads(query=True))
     shutil.rmtree(queries.directory)
     with pytest.raises(
         ArtifactMismatch,
-        match="neighbors/n: the embeddings of its queries are no longer.*query_token",
+        match="neighbors/n: the embeddings of its queries are no longer.*does not read them",
     ):
         open_training_data(tmp_path, wanted, Reads(query=True))

@@ -10,8 +10,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from safetensors.torch import load_file, save_file
 
-from rdm_core.errors import WeightsError
-from rdm_core.latents import PIXELS, load_latent_space
+from rdm_core.codes import nearest_codes
+from rdm_core.device import full_float32
+from rdm_core.errors import RequestError, WeightsError
+from rdm_core.latents import MOST_CODES, PIXELS, load_latent_space
 
 SCALING = 0.25
 
@@ -171,6 +173,136 @@ def test_decoding_takes_the_nearest_codes(coded):
     np.testing.assert_array_equal(coded.decode((vectors + nearest) * SCALING), exact)
     np.testing.assert_array_equal(coded.decode(vectors.half() * SCALING), exact)
     assert (coded.decode(vectors.flip(2) * SCALING) != exact).any()
+
+
+# Codes
+
+
+def test_codes_are_the_nearest_entries_of_what_is_not_yet_quantised(coded):
+    codes = coded.encode(images(3), "codes")
+    assert (codes.dtype, codes.shape) == (np.uint16, (3, 4, 4))
+    pixels = torch.from_numpy(np.stack(images(3))).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = coded.autoencoder.encode(pixels).latents.double()
+    distances = (latents[:, None] - coded.codebook.double()[None, :, :, None, None]).norm(dim=2)
+    np.testing.assert_array_equal(codes, distances.argmin(dim=1).numpy())
+    assert len(np.unique(codes)) > 3, "otherwise any order of places would do"
+
+
+def saying(coded, monkeypatch, codebook, latents):
+    """The space with a codebook [K, 3] whose encoder says latents [N, 3, h, w] whatever it sees."""
+    monkeypatch.setattr(coded.autoencoder.quantize.embedding.weight, "data", codebook)
+    said = type("Said", (), {"latents": latents})
+    monkeypatch.setattr(coded.autoencoder, "encode", lambda inputs: said)
+    return coded
+
+
+def test_a_near_tie_falls_as_the_float32_output_says_and_not_as_its_half_would(coded, monkeypatch):
+    codebook = torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
+    nearly = torch.tensor([0.5 + 1e-5, 0.5 - 1e-5, 0.5])  # all three are 0.5 in float16
+    latents = torch.stack([nearly, torch.zeros(3), torch.zeros(3)]).view(1, 3, 1, 3)
+    assert len(latents[0, 0].half().unique()) == 1
+    codes = saying(coded, monkeypatch, codebook, latents).encode(images(1), "codes")
+    assert codes.tolist() == [[[1, 0, 0]]], "of two that are equally near the first is taken"
+
+
+def test_a_near_tie_far_from_zero_falls_as_float32_says(coded, monkeypatch):
+    """Where |v|^2 + |e|^2 - 2 v.e in float32 has no digit left for the difference."""
+    codebook = torch.tensor([[1000.0, 0, 0], [1000.25, 0, 0]])
+    nearly = torch.tensor([1000.1252, 1000.1248])
+    latents = torch.stack([nearly, torch.zeros(2), torch.zeros(2)]).view(1, 3, 1, 2)
+    codes = saying(coded, monkeypatch, codebook, latents).encode(images(1), "codes")
+    assert codes.tolist() == [[[1, 0]]]
+
+
+def test_codes_are_found_piece_by_piece_as_in_one_go(monkeypatch):
+    vectors, codebook = torch.randn(50, 3), torch.randn(7, 3)
+    at_once = nearest_codes(vectors, codebook)
+    monkeypatch.setattr("rdm_core.codes.DISTANCES_AT_ONCE", 10)
+    assert torch.equal(nearest_codes(vectors, codebook), at_once)
+    assert nearest_codes(vectors[:0], codebook).shape == (0,)
+
+
+def test_float32_is_whole_where_it_decides_and_as_it_was_afterwards(coded, monkeypatch):
+    seen = []
+    encode = coded.autoencoder.encode
+
+    def watched(inputs):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
+        return encode(inputs)
+
+    monkeypatch.setattr(coded.autoencoder, "encode", watched)
+    before = torch.backends.cudnn.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        coded.encode(images(1), "codes")
+    assert before and seen == [(False, False)]
+    with pytest.raises(KeyError), full_float32():
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_codes_decode_to_what_the_autoencoder_makes_of_the_same_images(coded):
+    codes = coded.encode(images(3), "codes")
+    through = coded.decode(coded.final(torch.from_numpy(coded.encode(images(3), "moments"))))
+    assert (coded.decode_codes(codes).dtype, through.shape) == (np.uint8, (3, 16, 16, 3))
+    np.testing.assert_array_equal(coded.decode_codes(codes), through)
+    other = (codes + 1) % 32
+    assert (coded.decode_codes(other) != through).any()
+
+
+def test_the_largest_codebook_is_numbered_to_its_last_entry(coded, monkeypatch):
+    codebook = torch.zeros(MOST_CODES, 3)
+    codebook[-1] = 1
+    space = saying(coded, monkeypatch, codebook, torch.full((1, 3, 1, 1), 0.9))
+    assert space.encode(images(1), "codes").tolist() == [[[65_535]]]
+
+
+def test_a_codebook_that_uint16_cannot_number_is_refused(coded, monkeypatch):
+    space = saying(coded, monkeypatch, torch.zeros(MOST_CODES + 1, 3), torch.zeros(1, 3, 1, 1))
+    with pytest.raises(RequestError) as caught:
+        space.encode(images(1), "codes")
+    assert str(caught.value) == (
+        "autoencoder 'tiny-vq': stored=codes can number 65,536 entries of a codebook, this one has "
+        "65,537. Name a VQModel with a smaller codebook, or store moments."
+    )
+    assert space.storing(None) == "moments"
+
+
+def test_a_code_that_the_codebook_lacks_is_refused(coded):
+    told = "autoencoder 'tiny-vq': there is no code 32, its codebook has 32. Name the VQModel"
+    with pytest.raises(RequestError, match=told):
+        coded.decode_codes(np.array([[[31, 32]]], np.uint16))
+
+
+def test_what_is_stored_unless_asked_for_is_what_asking_for_it_gives(space, coded):
+    pixels = load_latent_space(PIXELS)
+    for one, stored in ((pixels, "pixels"), (space, "moments"), (coded, "moments")):
+        assert one.stored_by_default == one.storing(None) == one.storing(stored) == stored
+        np.testing.assert_array_equal(one.encode(images(2)), one.encode(images(2), stored))
+
+
+@pytest.mark.parametrize(
+    ("which", "stored", "told"),
+    [
+        ("pixels", "codes", "'pixels': stored=codes is what an .*Name a VQModel: autoencoder="),
+        ("pixels", "moments", "'pixels': stored=moments is .*Name an AutoencoderKL or a VQModel"),
+        ("kl", "pixels", "'tiny-kl': stored=pixels .*Use autoencoder=pixels, or leave `stored`"),
+        ("vq", "pixels", "'tiny-vq': stored=pixels .*Use autoencoder=pixels, or leave `stored`"),
+        ("kl", "codes", "'tiny-kl': .*an AutoencoderKL has none. Name a VQModel: .*or store mom"),
+    ],
+)
+def test_what_a_space_does_not_have_is_refused_with_the_cure(which, stored, told, space, coded):
+    asked = {"pixels": load_latent_space(PIXELS), "kl": space, "vq": coded}[which]
+    for refuses in (asked.storing, lambda stored: asked.encode(images(1), stored)):
+        with pytest.raises(RequestError, match=f"autoencoder {told}"):
+            refuses(stored)
+
+
+def test_a_place_takes_as_many_bytes_as_are_stored_of_it(space, coded):
+    for one in (load_latent_space(PIXELS), space, coded):
+        for stored in {one.stored_by_default, *(["codes"] if one is coded else [])}:
+            raw = one.encode(images(1), stored)
+            assert raw.nbytes == one.bytes_per_place(stored) * raw.shape[-1] * raw.shape[-2]
 
 
 def spoil(folder, how: str) -> None:

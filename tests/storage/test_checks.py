@@ -2,7 +2,17 @@
 
 import pytest
 
-from storage.checks import encoder_difference, encoder_text, made_with, same_encoder, same_shards
+from storage.checks import (
+    VECTORS,
+    encoder_difference,
+    encoder_text,
+    made_with,
+    same_encoder,
+    same_shards,
+    same_vectors,
+    vectors_of_images,
+)
+from storage.embeddings import VECTORS_OF
 from storage.errors import ArtifactMismatch
 
 ENCODER = {
@@ -56,6 +66,48 @@ def test_what_differs_between_two_encoders_is_named_inside_their_preprocessing_t
     older = ENCODER | {"preprocessing": {"size": 224}}
     assert encoder_difference(older, ENCODER) == encoder_difference(ENCODER, older) == "resized_as"
     assert encoder_difference(ENCODER, ENCODER) == ""
+
+
+# What the vectors are of
+
+
+@pytest.fixture
+def of(make):
+    """of("text") publishes embeddings called text, whose plan says so."""
+    return lambda of: make("embeddings", of, parameters={"of": of, "encoder": ENCODER})
+
+
+def test_everything_that_can_be_embedded_has_words_for_a_person(of):
+    assert VECTORS.keys() == VECTORS_OF.keys()
+    assert encoder_text(of("image")) == "ViT-B-32 with weights aaaa (512-d)"
+    assert encoder_text(of("text")) == "ViT-B-32 with weights aaaa (512-d) of captions"
+
+
+@pytest.mark.parametrize("one", VECTORS)
+@pytest.mark.parametrize("other", VECTORS)
+def test_vectors_of_the_same_go_together_and_others_are_told_with_both_and_the_cure(one, other, of):
+    if one == other:
+        same_vectors(of(one), other, "the run 'r'")
+        return
+    with pytest.raises(ArtifactMismatch) as caught:
+        same_vectors(of(one), other, "the run 'r'")
+    assert str(caught.value) == (
+        f"embeddings/{one}: its vectors are of {VECTORS[one]}, those of the run 'r' of "
+        f"{VECTORS[other]}. Name a database built with of={other}: "
+        f"rdm build --name ... --set of={other}"
+    )
+
+
+def test_who_needs_vectors_of_images_refuses_others_with_the_reason_and_a_way_out(of, embeddings):
+    vectors_of_images(of("image"), "why")
+    vectors_of_images(embeddings("older"), "why")
+    cure = "Embed the images under another name: rdm build --name ... --set of=image"
+    for instead, told in (("", cure), ("give a number", f"{cure}; or give a number.")):
+        with pytest.raises(ArtifactMismatch) as caught:
+            vectors_of_images(of("text"), "copies are pictures", instead)
+        assert str(caught.value) == (
+            f"embeddings/text: its vectors are of captions; copies are pictures. {told}"
+        )
 
 
 def test_an_artifact_goes_with_the_input_it_records(make, embeddings):

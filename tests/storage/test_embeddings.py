@@ -8,12 +8,16 @@ import pytest
 
 from storage import embeddings as module
 from storage.embeddings import (
+    NORMS_OF,
+    VECTORS_OF,
     embeddings_schema,
     licence_counts,
+    of_what,
     read_columns,
     read_rows,
     read_vectors,
     write_embeddings,
+    write_embeddings_without,
 )
 from storage.errors import FormatError
 from storage.parquet import read_table, vectors_of
@@ -89,6 +93,27 @@ def test_vectors_are_unit_to_float16_in_the_file_and_to_float32_after_reading(em
     assert np.abs(in_file - 1).max() > 1e-5, "float16 rounds; otherwise this test sees nothing"
     read, _ = read_vectors(artifact)
     np.testing.assert_allclose(np.linalg.norm(read.astype(np.float64), axis=1), 1, atol=2e-7)
+
+
+@pytest.mark.parametrize("of", VECTORS_OF)
+def test_the_file_says_what_its_vectors_and_norms_are_of(of, make, sidecar, unit_vectors):
+    made = make(
+        "embeddings",
+        "a",
+        lambda d, n: write_embeddings(d, n, sidecar(3), *unit_vectors(3), of),
+        parameters={"of": of},
+    )
+    assert of_what(made) == of
+    path = made.file("00000.parquet")
+    schema = read_table(path).schema
+    assert schema.field("embedding").metadata[b"doc"].decode() == VECTORS_OF[of]
+    assert schema.field("norm").metadata[b"doc"].decode() == NORMS_OF[of]
+    write_embeddings_without(path, path.parent, "less", {"folder-0-00"}, of)
+    assert read_table(path.parent / "less.parquet").schema.equals(schema, check_metadata=True)
+
+
+def test_a_plan_that_does_not_say_is_of_images(embeddings):
+    assert of_what(embeddings(1)) == "image"
 
 
 def test_what_an_analyst_filters_on_travels_with_each_vector(embeddings, sidecar):

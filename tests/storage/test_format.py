@@ -15,9 +15,9 @@ import pytest
 
 import storage
 from storage.build import begin
-from storage.embeddings import embeddings_schema, write_embeddings
+from storage.embeddings import NORMS_OF, VECTORS_OF, embeddings_schema, write_embeddings
 from storage.index import write_vectors
-from storage.latents import LATENT_KEYS
+from storage.latents import LATENT_KEYS, LAYOUTS
 from storage.layout import KINDS
 from storage.manifest import FORMAT_VERSION, Part, PartFile, Plan
 from storage.neighbors import neighbors_schema, write_neighbors
@@ -87,6 +87,18 @@ def test_every_schema_has_a_table():
         )
     }
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"
+
+
+def test_what_vectors_and_norms_are_of_is_documented():
+    rows = [[of, VECTORS_OF[of], NORMS_OF[of]] for of in VECTORS_OF]
+    assert table_after("the plan's `of` says") == rows
+
+
+def test_the_layouts_of_latents_are_the_documented_ones():
+    documented = {row[0]: row[1:3] for row in table_after("laid out as the plan's `stored` says")}
+    assert documented == {
+        stored: [str(kind), str(axes)] for stored, (kind, axes) in LAYOUTS.items()
+    }
 
 
 def test_a_sample_record_has_the_columns_of_the_sidecar():

@@ -119,7 +119,7 @@ class Config(ModelConfig):
     @property
     def reads(self) -> Reads:
         """As in `ModelConfig`."""
-        return Reads(query=self.denoiser.query_token)
+        return Reads(query=self.denoiser.query_token, means=self.denoiser.remove_means)
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,8 @@ def test_restrictions_reach_the_samples():
     assert {sample.factors.colour for sample in samples} == {"blue"}
 
 
-def test_a_sample_carries_its_key_and_full_caption():
+def test_a_sample_carries_its_factors_and_their_full_caption():
     sample = world.sample("database", 42, 32)
-    assert sample.key == "shapes-database-000042"
     assert world.parse_caption(sample.caption) == vars(sample.factors)
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import FormatError
+from storage.keys import source_key_of
 from storage.sources import archives
 from storage.sources.archives import archive_sidecar, read_archive
 
@@ -30,15 +31,26 @@ def path(tmp_path):
     return tmp_path / "part_1.npz"
 
 
-def test_a_key_is_the_image_and_the_corner_and_a_patch_that_comes_twice_gets_a_letter(path):
+def test_a_key_is_the_image_and_the_corner_and_a_patch_that_comes_twice_says_so(path):
     keys, sources, _, _ = read_archive(written(path))
     assert keys == [
-        "openimages-2022-00000005-0010-0020", "openimages-2022-00000005-0010-0020-a",
-        "openimages-2022-00000005-0007-0020", "openimages-2022-00001234-0010-0020",
+        "openimages_2022-00000005-100020", "openimages_2022-00000005-100100020",
+        "openimages_2022-00000005-70020", "openimages_2022-00001234-100020",
     ]  # fmt: skip
-    assert sources == [f"openimages-2022/{number:08d}" for number in IMAGES]
+    assert sources == [f"openimages_2022-{number:08d}" for number in IMAGES]
+    assert sources == [source_key_of(key) for key in keys], "so that one line removes an image"
     thrice = read_archive(written(path, img_id=np.full(4, 5), patch_coords=np.full((4, 4), 1)))[0]
-    assert [key[-7:] for key in thrice] == ["01-0001", "-0001-a", "-0001-b", "-0001-c"]
+    ends = [key.removeprefix("openimages_2022-00000005-") for key in thrice]
+    assert ends == ["10001", "100010001", "200010001", "300010001"]
+
+
+@pytest.mark.parametrize("wrong", [{"img_id": np.array([5, -1, 5, 5])}, (-1, 0), (0, 10_000)])
+def test_a_patch_outside_every_image_is_named_by_its_row(wrong, path):
+    changed = wrong
+    if isinstance(wrong, tuple):
+        changed = {"patch_coords": np.array([[0, 0, 9, 9], [*wrong, 9, 9]] * 2)}
+    with pytest.raises(FormatError, match=r"part_1.npz: row 1 is a patch at \[.*\] of image"):
+        read_archive(written(path, **changed))
 
 
 def test_vectors_become_unit_and_their_lengths_are_kept(path):

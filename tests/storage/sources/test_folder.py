@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import SourceError
-from storage.sources import key_of, read_folder
+from storage.keys import key_of
+from storage.sources import read_folder
 
 
 def write(root: Path, **files: str) -> Path:
