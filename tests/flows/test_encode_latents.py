@@ -141,7 +141,7 @@ def test_a_training_that_would_make_codes_for_itself_is_refused_before_that(tmp_
     upstream = {"images": DRAWN, "autoencoder": folders["vq"], "stored": "codes"}
     upstream |= {"encoder": "rdm-shapes", "weights": "built-in"}
     names = dict.fromkeys(("name", "latents", "neighbors", "database"), "new")
-    with pytest.raises(PreflightFailed, match="train new: upstream.stored=codes: .*Leave upstream"):
+    with pytest.raises(PreflightFailed, match="train new: upstream.stored=codes, .*Leave it out"):
         train_rdm(TrainRDM(root=tmp_path, **names, upstream=upstream, device="cpu"))
     assert artifacts(tmp_path) == []
 
