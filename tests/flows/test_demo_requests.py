@@ -1,0 +1,176 @@
+"""What the demo asks of each stage, parameter by parameter: docs/results.md is of this."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from flows import demo
+from flows.config import Demo
+from flows.presets import DEMO_SOURCES, PRESETS
+
+COLOURS_AND_SHAPES = ("a red circle", "a blue star", "a green heart", "a yellow cross")
+COMMON = {"run": "shapes", "steps": 30, "seed": 7}
+SWAPPED = {"texts": COLOURS_AND_SHAPES, "count": 2, "context": "neighbors"}
+REQUESTS = {
+    "demo-text": {"texts": COLOURS_AND_SHAPES, "count": 2},
+    "demo-photographs": SWAPPED | {"database": "shapes-photographs"},
+    "demo-sketches": SWAPPED | {"database": "shapes-sketches"},
+    "demo-class": {"classes": ("ring", "crescent"), "count": 3},
+    "demo-unconditional": {"count": 6},
+}
+"""Name -> what differs from the parameters that all of them share, and from the defaults."""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The demo as it is asked for, but for its seed."""
+    return Demo(root=tmp_path, seed=7)
+
+
+def changed(asked):
+    """The parameters that are not the defaults."""
+    defaults = {name: field.get_default() for name, field in type(asked).model_fields.items()}
+    given = {name: getattr(asked, name) for name in defaults}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def test_a_text_two_swapped_databases_a_class_and_nothing_are_asked_for_and_no_more(config):
+    asked = {request.name: request for request in demo.requests(config)}
+    assert list(asked) == list(REQUESTS)
+    for name, request in asked.items():
+        here = {"root": config.root, "name": name}
+        assert changed(request) == here | COMMON | REQUESTS[name], name
+        assert request.guidance_scale == 2.0, "the default, and what was measured"
+
+
+def test_each_set_of_images_is_drawn_small_and_centred_and_all_of_them_shrink_with_the_scale(
+    config,
+):
+    counts = {
+        "train": 5000,
+        "database": 5000,
+        "heldout": 500,
+        "photographs": 1000,
+        "sketches": 1000,
+    }
+    styles = {"photographs": ("photograph",), "sketches": ("sketch",)}
+    assert list(DEMO_SOURCES) == [f"shapes-{split}" for split in counts]
+    for scale in (1.0, 0.5):
+        config = config.model_copy(update={"scale": scale})
+        for split, count in counts.items():
+            name = f"shapes-{split}"
+            source = demo.shapes_source(config, name, DEMO_SOURCES[name])
+            assert (source.root, source.name, source.source) == (config.root, name, "shapes")
+            assert (source.size, source.encoding, source.seed) == (32, "png", 7)
+            assert (source.count, source.split) == (int(count * scale), split)
+            assert source.styles == styles.get(split, ())
+            assert (source.positions, source.sizes) == (("centre",), ("large",))
+            assert source.backgrounds == ("light", "dark") and source.colours == source.shapes == ()
+    tiny = config.model_copy(update={"scale": 0.001})
+    assert demo.shapes_source(tiny, "shapes-train", DEMO_SOURCES["shapes-train"]).count == 64
+
+
+@pytest.mark.parametrize("preset", ["shapes", "shapes-unet"])
+def test_a_training_is_the_preset_with_the_steps_and_the_seed_of_the_demo(
+    config, preset, monkeypatch
+):
+    monkeypatch.setattr(demo, "sched_getaffinity", lambda process: set(range(6)))
+    config = config.model_copy(update={"steps": 11})
+    run = demo.training(config, "named", preset, batch=16)
+    inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": "shapes-database"}
+    assert {role: getattr(run, role) for role in inputs} == inputs
+    assert (run.root, run.name, run.threads) == (config.root, "named", 3), "half of the cores"
+    parts = PRESETS[preset]
+    training = parts["training"] | {"steps": 11, "seed": 7, "batch": 16}
+    for part, values in (parts | {"training": training}).items():
+        for name, value in values.items():
+            found = getattr(getattr(run, part), name)
+            assert (list(found) if isinstance(found, tuple) else found) == value, (part, name)
+
+
+def test_a_training_is_of_the_transformer_unless_told_otherwise_and_has_a_thread_on_one_core(
+    config, monkeypatch
+):
+    monkeypatch.setattr(demo, "sched_getaffinity", lambda process: {0})
+    run = demo.training(config, "shapes")
+    assert run == demo.training(config, "shapes", "shapes") and run.threads == 1
+    assert run.training.steps == config.steps == 1400
+
+
+def test_the_twin_differs_in_its_name_and_in_that_it_is_given_no_neighbors(config):
+    run = demo.training(config, "shapes")
+    twin = demo.twin_of(run)
+    assert (twin.name, twin.training.neighbor_dropout) == ("shapes-without-neighbors", 1.0)
+    assert run.training.neighbor_dropout < 1
+    dropout = run.training.neighbor_dropout
+    again = replace(twin.training, neighbor_dropout=dropout)
+    assert twin.model_copy(update={"name": "shapes", "training": again}) == run
+
+
+@pytest.mark.parametrize(
+    ("scale", "prompts", "images"),
+    [(1.0, 64, 128), (2.0, 64, 128), (0.5, 32, 64), (0.01, 8, 11)],
+)
+def test_the_evaluation_is_of_both_runs_on_what_neither_has_seen_and_shrinks_no_further_than_it_can(
+    config, scale, prompts, images
+):
+    evaluation = demo.evaluation_of(config.model_copy(update={"scale": scale}))
+    wanted = {
+        "name": "shapes",
+        "run": "shapes",
+        "baseline": "shapes-without-neighbors",
+        "heldout_latents": "shapes-heldout",
+        "heldout_neighbors": "shapes-heldout",
+        "swaps": {"photograph": "shapes-photographs", "sketch": "shapes-sketches"},
+        "prompts": prompts,
+        "seeds": 2,
+        "quality_images": images,
+    }
+    assert evaluation.root == config.root
+    assert {name: getattr(evaluation, name) for name in wanted} == wanted
+    assert changed(evaluation).keys() <= {"root", *wanted}
+
+
+def test_the_report_is_over_everything_that_was_made(config):
+    samples = [SimpleNamespace(name=name) for name in REQUESTS]
+    report = demo.report_of(config, samples)
+    names = ("train", "database", "heldout", "photographs", "sketches")
+    made = [f"{k}/shapes-{n}" for n in names for k in ("shards", "embeddings", "index")]
+    made += [f"{k}/shapes-{n}" for n in ("train", "heldout") for k in ("neighbors", "latents")]
+    assert changed(report) == {
+        "root": config.root,
+        "name": "demo",
+        "run": "shapes",
+        "baseline": "shapes-without-neighbors",
+        "evaluation": "shapes",
+        "samples": tuple(REQUESTS),
+        "artifacts": tuple(made),
+    }
+
+
+def test_the_world_is_made_ready_with_what_training_and_evaluation_read_of_it(config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        demo, "ensured", lambda flow, plan, given: asked.append((flow, plan, given))
+    )
+    monkeypatch.setattr(demo, "ensured_database", lambda given: asked.append((None, None, given)))
+    demo.prepare_world(config)
+    imports = [given for flow, plan, given in asked if flow is demo.import_images]
+    assert [given.name for given in imports] == list(DEMO_SOURCES)
+    databases = [given for flow, _, given in asked if flow is None]
+    for given, name in zip(databases, DEMO_SOURCES, strict=True):
+        built = {"root": config.root, "name": name, "shards": name}
+        assert changed(given) == built | {"encoder": "rdm-shapes", "weights": "built-in"}
+    for name in ("shapes-train", "shapes-heldout"):
+        (table,) = [g for flow, _, g in asked if flow is demo.find_neighbors and g.name == name]
+        searched = {"root": config.root, "name": name, "queries": name}
+        assert changed(table) == searched | {"database": "shapes-database"}
+        (latents,) = [g for flow, _, g in asked if flow is demo.encode_latents and g.name == name]
+        assert changed(latents) == {"root": config.root, "name": name, "shards": name}
+    plans = {flow: plan for flow, plan, _ in asked if flow is not None}
+    assert plans == {
+        demo.import_images: demo.import_plan,
+        demo.find_neighbors: demo.neighbors_plan,
+        demo.encode_latents: demo.latents_plan,
+    }
