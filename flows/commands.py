@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def run_train(options: argparse.Namespace) -> Result:
         raise UsageError(
             f"--preset {options.preset}: there is no such preset. Presets: {', '.join(PRESETS)}."
         )
-    preset = {part: dict(values) for part, values in PRESETS.get(options.preset, {}).items()}
+    preset = deepcopy(PRESETS.get(options.preset, {}))
     references = {
         role: getattr(options, role) for role in ("name", "latents", "neighbors", "database")
     }

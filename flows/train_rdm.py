@@ -33,8 +33,9 @@ from flows.stage import (
     stage_task,
 )
 from flows.upstream import make_missing
-from rdm_core.families import family_of
+from rdm_core.families import family_of, read_config
 from rdm_core.families.facts import RunFacts, Shape, Version
+from rdm_core.needs import check_fits
 from rdm_core.train import set_running_mean
 from rdm_core.weights import model_card
 from storage.artifact import Artifact, artifacts, is_current, open_artifact, with_fingerprint
@@ -119,7 +120,9 @@ def look_ahead(config: TrainRDM) -> bool:
         if finished_artifact(config.root, training_plan(config)):
             return False
     if config.start_from is not None and not begun_alike(config, learned(config)):
-        run_to_start_from(config)  # before a night of imports
+        begun = run_to_start_from(config)  # before a night of imports
+        facts = facts_of(begun)
+        check_fits(config.model, read_config(begun.file("weights"), facts), facts.shape)
     needs = check_training(config)
     if needs is None:
         return False

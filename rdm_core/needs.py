@@ -97,6 +97,15 @@ def memory_needed(
     return MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
 
 
+def check_fits(config: Any, other: Any, shape: Shape) -> None:
+    """Whether a model of a family's `config` can begin with the weights of one of `other`, which
+    need not be loaded. Raises what `Model.begin_with` raises.
+    """
+    with warnings.catch_warnings(action="ignore", category=UserWarning), _NoBytes():
+        model, given = (family_of(one.family).build(one, shape) for one in (config, other))
+        model.begin_with(given)
+
+
 def device_memory_bytes(device: torch.device) -> int:
     """All memory of a CUDA device, or what the CPU has free, within its container's limit."""
     if device.type == "cuda":

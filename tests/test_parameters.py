@@ -342,12 +342,14 @@ def test_what_is_refused_is_named_with_how_to_write_it(kind, assignment, said):
         (
             TrainRDM,
             "training.neighbor_dropout=1",
-            "training.neighbor_dropout: there is no such parameter; context.neighbor_dropout is one.",
+            "training.neighbor_dropout: there is no such parameter; "
+            "context.neighbor_dropout is one.",
         ),
         (
             TrainRDM,
             "training.checkpoint_steps=3",
-            "training.checkpoint_steps: there is no such parameter; reporting.checkpoint_steps is one.",
+            "training.checkpoint_steps: there is no such parameter; "
+            "reporting.checkpoint_steps is one.",
         ),
         (
             TrainRDM,

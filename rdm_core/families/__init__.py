@@ -62,9 +62,16 @@ def load_model(directory: Path, facts: RunFacts, space: Any) -> Any:
 
     Raises WeightsError when the folder's weights are not those that its facts tell of.
     """
+    return family_of(facts.family).load(directory, read_config(directory, facts), facts, space)
+
+
+def read_config(directory: Path, facts: RunFacts) -> ModelConfig:
+    """What was chosen about the model in a weights folder.
+
+    Raises WeightsError when its family does not know what its facts tell of.
+    """
     try:
-        config = config_of(facts.family).of(facts.model)
+        return config_of(facts.family).of(facts.model)
     except (ValueError, TypeError, AttributeError) as error:
         cure = "Give a run's name or its weights folder, or train again."
         raise WeightsError(directory / FACTS_FILE, f"cannot be read ({error})", cure) from error
-    return family_of(facts.family).load(directory, config, facts, space)

@@ -4,8 +4,9 @@ import pytest
 from building import PLAN, build_all, writer
 
 from flows.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
-from storage.artifact import Plan, artifacts
+from storage.artifact import artifacts
 from storage.build import begin
+from storage.manifest import Plan
 
 BYTES = 2 * (50 * len("images of 00000") + len("00000"))
 """Of the built artifact: two parts of two files."""

@@ -9,8 +9,8 @@ import pytest
 from building import build_all, writer
 
 from flows import cli
-from storage.artifact import Plan
 from storage.build import begin
+from storage.manifest import Plan
 
 FACTS = {
     "import shapes --name n": ("flows.import_images", "import_images"),

@@ -3,6 +3,7 @@ to.
 """
 
 import json
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,12 +179,16 @@ def test_a_preset_gives_every_part_and_set_changes_one_value_of_it(started):
 
     ask(" ".join([*TRAIN, "--preset", "imagenet-2022", "--set", "context.k=7"]))
     config = started[0][2]
-    preset = PRESETS["imagenet-2022"]
+    preset, kept = PRESETS["imagenet-2022"], deepcopy(PRESETS)
     for part, values in preset.items():
         for key, value in values.items():
             found = getattr(getattr(config, part), key)
             assert holds(found, value), key
-    assert config.context.k == 7 and "k" not in preset["context"], "the table itself stays as it is"
+    assert config.context.k == 7
+    ask(" ".join([*TRAIN, "--preset", "shapes", "--set", "model.denoiser.depth=9"]))
+    assert started[1][2].model.denoiser.depth == 9
+    assert preset == kept["imagenet-2022"] and kept == PRESETS, "the table itself stays as it is"
+    assert "k" not in preset["context"] and PRESETS["shapes"]["model"]["denoiser"]["depth"] == 4
 
 
 def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):

@@ -391,9 +391,9 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_train
     killed = []
 
     def kill():
-        for process in psutil.process_iter(["cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if "flows.train_worker" in line and "accelerate" not in line and "/killed/" in line:
+        for process in psutil.Process().children(recursive=True):
+            line = " ".join(process.cmdline())
+            if "flows.train_worker" in line and "accelerate" not in line:
                 process.kill()
                 killed.append(process.pid)
 

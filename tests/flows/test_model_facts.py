@@ -1,4 +1,4 @@
-"""What a run says of its model beside the weights: weights/model.json, written, read and described."""
+"""What a run says of its model beside the weights: weights/model.json, written, read, described."""
 
 import ast
 import inspect

@@ -8,8 +8,8 @@ from building import build_all
 from flows.config import RemoveKeys
 from flows.rehearse import holder_line, run_lines
 from flows.remove import Removal
-from storage.artifact import Plan
 from storage.holders import Holder, TrainedRun
+from storage.manifest import Plan
 from storage.removals import removals_file
 
 NEW = (

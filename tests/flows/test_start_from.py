@@ -189,6 +189,9 @@ def test_a_family_that_this_version_does_not_know_is_refused_by_name(small_world
     told(small_world.root, "of-the-future", asdict(facts))
     with pytest.raises(WeightsError, match="'unheard-of' is none of diffusion.*[Gg]ive a run's"):
         training_inputs(TrainRDM(**settings | {"start_from": "of-the-future"}))
+    told(small_world.root, "unread", asdict(facts) | {"family": "diffusion", "model": {"x": 1}})
+    with pytest.raises(WeightsError, match="model.json: cannot be read .x: unknown"):
+        look_ahead(TrainRDM(**settings | {"name": "y", "start_from": "unread"}))
 
 
 def test_another_network_is_refused_with_the_first_tensor_that_has_no_place(
@@ -206,8 +209,7 @@ def test_another_network_is_refused_with_the_first_tensor_that_has_no_place(
             in_one_process(train_rdm, asked)
         assert refused.value.where == "start_from"
         assert refused.value.cure == "Train the same network as that run's."
-        for left in unfinished(small_world.root, "runs", "wider"):
-            assert not (left / "checkpoints").exists()
+        assert not (small_world.root / "runs" / "wider").exists(), "before anything is started"
 
 
 def test_a_run_that_is_not_there_is_told_before_anything_upstream_is_made(

@@ -101,7 +101,9 @@ def test_what_was_removed_from_the_queries_is_not_trained_on(tmp_path, reference
         [ord("e"), ord("f")],
     ]
     assert data.neighbor_rows.tolist() == [[10], [11], [12]] and data.side == 4
-    assert isinstance(data.latents.arrays[2], np.memmap), "a part that held none of them is not read"
+    assert isinstance(data.latents.arrays[2], np.memmap), (
+        "a part that held none of them is not read"
+    )
 
 
 def test_the_removal_list_of_any_database_with_the_bytes_of_the_queries_counts(
@@ -138,6 +140,6 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
     shutil.rmtree(queries.directory)
     with pytest.raises(
         ArtifactMismatch,
-        match="neighbors/n: the embeddings of its queries are no longer.*does not read them",
+        match="neighbors/n: the embeddings of its queries are no longer.*own vectors",
     ):
         open_training_data(tmp_path, wanted, Reads(query=True))

@@ -5,8 +5,9 @@ from building import build_all
 
 from flows import upstream
 from flows.config import TrainRDM
-from storage.artifact import Plan, open_artifact
+from storage.artifact import open_artifact
 from storage.errors import ArtifactMissing
+from storage.manifest import Plan
 
 IMAGES = {"source": "shapes", "size": 32, "count": 40}
 OTHERS = {"source": "shapes", "size": 48, "count": 20}
