@@ -57,9 +57,9 @@ def main() -> None:
 def rates(root: Path, count: int) -> tuple[float, float]:
     """Images a second of the stage, and of the bare forward."""
     start(root)
-    from flows.build_database import embed_images, encoder_of
-    from flows.config import BuildDatabase, ImportImages
-    from flows.import_images import import_images
+    from flows.config.flows import BuildDatabase, ImportImages
+    from flows.data.build_database import embed_images, encoder_of
+    from flows.data.import_images import import_images
 
     photographs(root / "photographs", count)
     images = {
@@ -90,9 +90,9 @@ def rates(root: Path, count: int) -> tuple[float, float]:
 def grown(root: Path, count: int) -> dict[str, float]:
     """Seconds of one embedding, and the peak memory of the process."""
     start(root)
-    from flows.build_database import embed_images, encoder_of
-    from flows.config import BuildDatabase, ImportImages
-    from flows.import_images import import_images
+    from flows.config.flows import BuildDatabase, ImportImages
+    from flows.data.build_database import embed_images, encoder_of
+    from flows.data.import_images import import_images
 
     drawn = {
         "source": "shapes",
@@ -113,7 +113,7 @@ def grown(root: Path, count: int) -> dict[str, float]:
 
 def start(root: Path) -> None:
     """Prefect's start-up is in no figure."""
-    from flows import environment
+    from flows.run import environment
 
     environment.prepare(root)
     from prefect import flow

@@ -54,19 +54,25 @@ def main() -> None:
 
 def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
     """images -> shards -> embeddings -> tables -> latents -> run -> samples, at 64 pixels."""
-    from flows import environment
+    from flows.run import environment
 
     environment.prepare(root)
     from prefect import flow
 
-    from flows.build_database import build_database, encoder_of
-    from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
-    from flows.encode_latents import encode_latents
-    from flows.find_neighbors import find_neighbors
-    from flows.import_images import import_images
-    from flows.sample import sample_rdm
-    from flows.sample_config import SampleRDM
-    from flows.train_rdm import train_rdm
+    from flows.config.flows import (
+        BuildDatabase,
+        EncodeLatents,
+        FindNeighbors,
+        ImportImages,
+        TrainRDM,
+    )
+    from flows.config.sample import SampleRDM
+    from flows.data.build_database import build_database, encoder_of
+    from flows.data.encode_latents import encode_latents
+    from flows.data.find_neighbors import find_neighbors
+    from flows.data.import_images import import_images
+    from flows.model.sample import sample_rdm
+    from flows.model.train_rdm import train_rdm
 
     flow(lambda: None, name="start-up")()
     crops: dict[str, dict[str, Any]] = {

@@ -58,14 +58,14 @@ def run(root: Path, images: int, per_part: int) -> dict[str, float]:
 
 def measure(root: Path, images: int, per_part: int) -> None:
     """Import and tell; Prefect's start-up is not in the seconds."""
-    from flows import environment
+    from flows.run import environment
 
     environment.prepare(root)
     from prefect import flow
 
-    from flows.config import ImportImages
-    from flows.import_images import import_images
-    from flows.stage import groups
+    from flows.config.flows import ImportImages
+    from flows.data.import_images import import_images
+    from flows.run.stage import groups
 
     flow(lambda: None, name="start-up")()
     config = ImportImages(

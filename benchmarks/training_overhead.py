@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from flows.presets import PRESETS
+from flows.config.presets import PRESETS
 from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
 from rdm_core.context import Context
 from rdm_core.data import StoredLatents, TrainingData

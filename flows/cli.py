@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import commands
-from flows.arguments import UsageError, root_argument, typed
-from flows.environment import in_utf8_mode, prepare
-from flows.terminal import escape_what_cannot_be_shown, shown, tell
+from flows.config.arguments import UsageError, root_argument, typed
+from flows.run.environment import in_utf8_mode, prepare
+from flows.run.terminal import escape_what_cannot_be_shown, shown, tell
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="print the resolved parameters and stop"
             )
             made.epilog = (
-                "For --set see flows/config.py, sample_config.py and look_config.py; "
+                "For --set see flows/config/flows.py, sample_config.py and look_config.py; "
                 "resolved: --dry-run."
             )
         made.set_defaults(command=command)
@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     _named(one, "shards")
     one = add("train", "latents + neighbors + database -> run", commands.run_train)
     _named(one, "latents", "neighbors", "database")
-    one.add_argument("--preset", help="start from a row of flows/presets.py")
+    one.add_argument("--preset", help="start from a row of flows/config/presets.py")
     one = add("sample", "weights + any database + a request -> images", commands.run_sample)
     _named(one, "run")
     one.add_argument("--database", help="another database: changes domain or style")
@@ -381,9 +381,9 @@ def _told(error: Exception) -> int:
     if isinstance(error, UsageError):
         _complain(f"rdm: {error}")
         return 2
-    from flows.deployments import DeploymentFailed
-    from flows.messages import is_ours
-    from flows.server import ServerFailed, lost
+    from flows.run.deployments import DeploymentFailed
+    from flows.run.messages import is_ours
+    from flows.run.server import ServerFailed, lost
 
     if is_ours(error) or isinstance(error, OSError | DeploymentFailed | ServerFailed):
         _complain(f"rdm: {error}")

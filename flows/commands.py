@@ -13,8 +13,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from flows.arguments import UsageError, assigned, configured
-from flows.terminal import tell
+from flows.config.arguments import UsageError, assigned, configured
+from flows.run.terminal import tell
 from rdm_core.importing import large_import
 
 Result = tuple[str, dict[str, Any]]
@@ -23,42 +23,42 @@ Result = tuple[str, dict[str, Any]]
 
 def run_demo(options: argparse.Namespace) -> Result:
     """rdm demo."""
-    from flows.config import Demo
+    from flows.config.flows import Demo
 
-    return _stage(options, configured(options, Demo), "flows.demo", "demo", _demo_result)
+    return _stage(options, configured(options, Demo), "flows.judge.demo", "demo", _demo_result)
 
 
 def run_import(options: argparse.Namespace) -> Result:
     """rdm import."""
-    from flows.config import ImportImages
+    from flows.config.flows import ImportImages
 
     config = configured(
         options, ImportImages, source=options.source, path=options.path, name=options.name
     )
-    return _stage(options, config, "flows.import_images", "import_images", _counts)
+    return _stage(options, config, "flows.data.import_images", "import_images", _counts)
 
 
 def run_build(options: argparse.Namespace) -> Result:
     """rdm build."""
-    from flows.config import BuildDatabase
+    from flows.config.flows import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
     return _stage(
-        options, config, "flows.build_database", "build_database", lambda pair: _facts(pair[1])
+        options, config, "flows.data.build_database", "build_database", lambda pair: _facts(pair[1])
     )
 
 
 def run_embed(options: argparse.Namespace) -> Result:
     """rdm embed."""
-    from flows.config import BuildDatabase
+    from flows.config.flows import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
-    return _stage(options, config, "flows.build_database", "embed_images", _facts)
+    return _stage(options, config, "flows.data.build_database", "embed_images", _facts)
 
 
 def run_neighbors(options: argparse.Namespace) -> Result:
     """rdm neighbors."""
-    from flows.config import FindNeighbors
+    from flows.config.flows import FindNeighbors
 
     config = configured(
         options,
@@ -67,22 +67,22 @@ def run_neighbors(options: argparse.Namespace) -> Result:
         queries=options.queries,
         database=options.database,
     )
-    return _stage(options, config, "flows.find_neighbors", "find_neighbors", _facts)
+    return _stage(options, config, "flows.data.find_neighbors", "find_neighbors", _facts)
 
 
 def run_encode(options: argparse.Namespace) -> Result:
     """rdm encode."""
-    from flows.config import EncodeLatents
+    from flows.config.flows import EncodeLatents
 
     config = configured(options, EncodeLatents, name=options.name, shards=options.shards)
-    return _stage(options, config, "flows.encode_latents", "encode_latents", _facts)
+    return _stage(options, config, "flows.data.encode_latents", "encode_latents", _facts)
 
 
 def run_train(options: argparse.Namespace) -> Result:
     """rdm train."""
-    from flows.config import TrainRDM
-    from flows.launch import get_ready
-    from flows.presets import PRESETS
+    from flows.config.flows import TrainRDM
+    from flows.config.presets import PRESETS
+    from flows.model.launch import get_ready
     from storage.artifact import current_id
 
     if options.preset is not None and options.preset not in PRESETS:
@@ -98,13 +98,13 @@ def run_train(options: argparse.Namespace) -> Result:
         _say_needs(options, config)
     elif current_id(config.root, "runs", config.name) is None:
         get_ready(config)
-    return _stage(options, config, "flows.train_rdm", "train_rdm", _facts)
+    return _stage(options, config, "flows.model.train_rdm", "train_rdm", _facts)
 
 
 def _say_needs(options: argparse.Namespace, config: Any) -> None:
     """What a training would need, or why it would be refused, beside its parameters."""
-    from flows.messages import is_ours
-    from flows.preflight import check_training
+    from flows.model.preflight import check_training
+    from flows.run.messages import is_ours
 
     try:
         needs = check_training(config)
@@ -122,7 +122,7 @@ def _say_needs(options: argparse.Namespace, config: Any) -> None:
 
 def run_sample(options: argparse.Namespace) -> Result:
     """rdm sample."""
-    from flows.sample_config import SampleRDM
+    from flows.config.sample import SampleRDM
 
     flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
@@ -130,7 +130,7 @@ def run_sample(options: argparse.Namespace) -> Result:
     if options.out and not options.dry_run:
         # before the work: a wrong place is told at once
         options.out.mkdir(parents=True, exist_ok=True)
-    text, value = _stage(options, config, "flows.sample", "sample_rdm", _sampled)
+    text, value = _stage(options, config, "flows.model.sample", "sample_rdm", _sampled)
     if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
             shutil.copyfile(image, options.out / image.name)
@@ -139,7 +139,7 @@ def run_sample(options: argparse.Namespace) -> Result:
 
 def run_convert(options: argparse.Namespace) -> Result:
     """rdm convert."""
-    from flows.config import ConvertOriginal
+    from flows.config.flows import ConvertOriginal
 
     flags = {
         "files": options.files,
@@ -150,7 +150,7 @@ def run_convert(options: argparse.Namespace) -> Result:
     return _stage(
         options,
         configured(options, ConvertOriginal, **flags),
-        "flows.convert",
+        "flows.model.convert",
         "convert_original",
         _converted,
     )
@@ -158,17 +158,17 @@ def run_convert(options: argparse.Namespace) -> Result:
 
 def run_average(options: argparse.Namespace) -> Result:
     """rdm average."""
-    from flows.config import AverageRun
+    from flows.config.flows import AverageRun
 
     config = configured(
         options, AverageRun, name=options.name, run=options.run, length=options.length
     )
-    return _stage(options, config, "flows.average", "average_run", _facts)
+    return _stage(options, config, "flows.model.average", "average_run", _facts)
 
 
 def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
-    from flows.config import EvaluateRDM
+    from flows.config.flows import EvaluateRDM
 
     flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
     try:
@@ -181,19 +181,19 @@ def run_evaluate(options: argparse.Namespace) -> Result:
             "rdm show evaluations/shapes lists what it gave"
         )
         raise UsageError(f"{error}\n{made}") from error
-    return _stage(options, config, "flows.evaluate", "evaluate_rdm", _evaluated)
+    return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", _evaluated)
 
 
 def run_study(options: argparse.Namespace) -> Result:
     """rdm study."""
-    from flows.config import Study
+    from flows.config.flows import Study
 
-    return _stage(options, configured(options, Study), "flows.study", "study", _studied)
+    return _stage(options, configured(options, Study), "flows.judge.study", "study", _studied)
 
 
 def run_report(options: argparse.Namespace) -> Result:
     """rdm report."""
-    from flows.config import WriteReport
+    from flows.config.flows import WriteReport
 
     flags = {
         "name": options.name,
@@ -202,16 +202,20 @@ def run_report(options: argparse.Namespace) -> Result:
         "evaluation": options.evaluation,
     }
     return _stage(
-        options, configured(options, WriteReport, **flags), "flows.report", "write_report", _report
+        options,
+        configured(options, WriteReport, **flags),
+        "flows.judge.report",
+        "write_report",
+        _report,
     )
 
 
 def run_search(options: argparse.Namespace) -> Result:
     """rdm search."""
-    from flows.look_config import SearchDatabase
+    from flows.config.look import SearchDatabase
 
     with large_import():
-        from flows.search import search
+        from flows.look.search import search
 
     flags = {
         "database": options.database,
@@ -225,8 +229,8 @@ def run_search(options: argparse.Namespace) -> Result:
 
 def run_map(options: argparse.Namespace) -> Result:
     """rdm map."""
-    from flows.look_config import MapDatabase
-    from flows.map_database import map_database
+    from flows.config.look import MapDatabase
+    from flows.look.map_database import map_database
 
     flags = {"database": options.database, "rows": options.rows, "out": options.out}
     return _looked(options, configured(options, MapDatabase, **flags), map_database)
@@ -234,8 +238,8 @@ def run_map(options: argparse.Namespace) -> Result:
 
 def run_compare(options: argparse.Namespace) -> Result:
     """rdm compare."""
-    from flows.compare import compare
-    from flows.look_config import CompareDatabases
+    from flows.config.look import CompareDatabases
+    from flows.look.compare import compare
 
     return _looked(
         options,
@@ -246,8 +250,8 @@ def run_compare(options: argparse.Namespace) -> Result:
 
 def run_duplicates(options: argparse.Namespace) -> Result:
     """rdm duplicates."""
-    from flows.duplicates import duplicates
-    from flows.look_config import FindDuplicates
+    from flows.config.look import FindDuplicates
+    from flows.look.duplicates import duplicates
 
     flags = {name: getattr(options, name) for name in ("database", "other", "cap", "keys", "out")}
     flags |= {"force": options.force or None}
@@ -266,7 +270,7 @@ def run_query(options: argparse.Namespace) -> Result:
 
 def run_run(options: argparse.Namespace) -> Result:
     """rdm run."""
-    from flows.deployments import run_deployed
+    from flows.run.deployments import run_deployed
 
     changes = assigned({}, options.set)
     if options.dry_run:
@@ -278,7 +282,7 @@ def run_run(options: argparse.Namespace) -> Result:
 
 def run_show(options: argparse.Namespace) -> Result:
     """rdm show."""
-    from flows.show import image_record, one_artifact, table_of_artifacts
+    from flows.look.show import image_record, one_artifact, table_of_artifacts
 
     if options.what is None:
         return table_of_artifacts(options.root)
@@ -289,21 +293,21 @@ def run_show(options: argparse.Namespace) -> Result:
 
 def run_check(options: argparse.Namespace) -> Result:
     """rdm check."""
-    from flows.show import checked_artifacts
+    from flows.look.show import checked_artifacts
 
     return checked_artifacts(options.root, options.what)
 
 
 def run_log(options: argparse.Namespace) -> Result:
     """rdm log."""
-    from flows.show import log_of
+    from flows.look.show import log_of
 
     return log_of(options.root, options.what)
 
 
 def run_gc(options: argparse.Namespace) -> Result:
     """rdm gc."""
-    from flows.show import collected
+    from flows.look.show import collected
 
     if options.keep is not None and options.keep < 1:
         raise UsageError(f"--keep {options.keep}: keep 1 or more versions")
@@ -313,7 +317,7 @@ def run_gc(options: argparse.Namespace) -> Result:
 
 def run_remove(options: argparse.Namespace) -> Result:
     """rdm remove."""
-    from flows.config import RemoveKeys
+    from flows.config.flows import RemoveKeys
 
     flags = {
         "database": options.database,
@@ -322,10 +326,10 @@ def run_remove(options: argparse.Namespace) -> Result:
     }
     config = configured(options, RemoveKeys, **flags)
     if options.dry_run:
-        from flows.rehearse import rehearse
+        from flows.data.rehearse import rehearse
 
         return rehearse(config)
-    return _stage(options, config, "flows.remove", "remove_keys", lambda done: done.told())
+    return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.told())
 
 
 def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:
@@ -380,8 +384,8 @@ def _sampled(artifact: Any) -> Result:
 
 
 def _evaluated(artifact: Any) -> Result:
-    from flows.evaluate import EVALUATION_FILE
-    from flows.findings import summary
+    from flows.judge.evaluate import EVALUATION_FILE
+    from flows.judge.findings import summary
 
     measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
@@ -392,8 +396,8 @@ def _converted(made: Any) -> Result:
 
 
 def _studied(artifacts: Any) -> Result:
-    from flows.evaluate import EVALUATION_FILE
-    from flows.study import table_of
+    from flows.judge.evaluate import EVALUATION_FILE
+    from flows.judge.study import table_of
 
     seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in artifacts]
     return table_of(artifacts), {"seeds": seeds}

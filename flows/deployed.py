@@ -1,9 +1,11 @@
 """The flows that prefect.yaml deploys, as Prefect knows them: what its entrypoints name."""
 
-from flows import evaluate, sample, upkeep
-from flows import rebuild as rebuilding
-from flows import train_rdm as training
-from flows.recorded import flow_of
+from flows.data import rebuild as rebuilding
+from flows.data import upkeep
+from flows.judge import evaluate
+from flows.model import sample
+from flows.model import train_rdm as training
+from flows.run.recorded import flow_of
 
 rebuild = flow_of(rebuilding.rebuild)
 train_rdm = flow_of(training.train_rdm)

@@ -214,16 +214,16 @@ COMPILER = {
     "pandas",
 }
 LOADED_BY = {
-    "flows.show": HEAVY - {"PIL"},
+    "flows.look.show": HEAVY - {"PIL"},
     "storage.query": HEAVY,
-    "flows.import_images": HEAVY - {"PIL"},
-    "flows.remove": HEAVY - {"PIL", "torch", "faiss"} | COMPILER,
-    "flows.search": COMPILER | {"prefect"},
-    "flows.build_database": COMPILER | {"prefect"},
-    "flows.find_neighbors": COMPILER | {"prefect"},
-    "flows.encode_latents": COMPILER | {"prefect"},
-    "flows.sample": COMPILER | {"prefect"},
-    "flows.train_rdm": {"open_clip", "prefect", "autofaiss"},
+    "flows.data.import_images": HEAVY - {"PIL"},
+    "flows.data.remove": HEAVY - {"PIL", "torch", "faiss"} | COMPILER,
+    "flows.look.search": COMPILER | {"prefect"},
+    "flows.data.build_database": COMPILER | {"prefect"},
+    "flows.data.find_neighbors": COMPILER | {"prefect"},
+    "flows.data.encode_latents": COMPILER | {"prefect"},
+    "flows.model.sample": COMPILER | {"prefect"},
+    "flows.model.train_rdm": {"open_clip", "prefect", "autofaiss"},
 }
 """Module -> what it must not load before it is known to be needed. Somebody waits: each takes half
 a second to two.
@@ -258,11 +258,11 @@ def test_only_what_records_a_run_imports_the_orchestrator():
     } == theirs
 
 
-LOOKING = "flows.duplicates, flows.map_database, flows.compare, flows.rehearse"
+LOOKING = "flows.look.duplicates, flows.look.map_database, flows.look.compare, flows.data.rehearse"
 
 
 def test_what_only_looks_loads_neither_the_orchestrator_nor_an_encoder_before_it_needs_one():
-    code = f"import sys, {LOOKING}; from flows.progress import say; say('a', 'b', 'c')"
+    code = f"import sys, {LOOKING}; from flows.run.progress import say; say('a', 'b', 'c')"
     loaded = run_python(f"{code}; print(*sys.modules)").split()
     report({"prefect", "diffusers", "open_clip", "torchvision", "accelerate"} & set(loaded))
 

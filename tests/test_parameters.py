@@ -13,10 +13,10 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import flows
-from flows.arguments import UsageError, assigned, configured
-from flows.config import EvaluateRDM, ImportImages, Rebuild, TrainRDM
-from flows.parameters import Parameters
-from flows.sample_config import SampleRDM
+from flows.config.arguments import UsageError, assigned, configured
+from flows.config.flows import EvaluateRDM, ImportImages, Rebuild, TrainRDM
+from flows.config.parameters import Parameters
+from flows.config.sample import SampleRDM
 from rdm_core.config import Config, DrawConfig, TrainingConfig
 from rdm_core.families.diffusion.config import Draw, NoiseConfig
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from flows import environment
-from flows.config import Demo
+from flows.config.flows import Demo
+from flows.run import environment
 from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
 from storage.artifact import Artifact
 
@@ -83,12 +83,18 @@ def with_credits_of_its_own(drawn: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Shapes through every stage up to a run of six steps."""
-    from flows.build_database import build_database
-    from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
-    from flows.encode_latents import encode_latents
-    from flows.find_neighbors import find_neighbors
-    from flows.import_images import import_images
-    from flows.train_rdm import train_rdm
+    from flows.config.flows import (
+        BuildDatabase,
+        EncodeLatents,
+        FindNeighbors,
+        ImportImages,
+        TrainRDM,
+    )
+    from flows.data.build_database import build_database
+    from flows.data.encode_latents import encode_latents
+    from flows.data.find_neighbors import find_neighbors
+    from flows.data.import_images import import_images
+    from flows.model.train_rdm import train_rdm
 
     root = tmp_path_factory.mktemp("world")
     for name, styles in {"shapes": (), "sketches": ("sketch",)}.items():
@@ -101,7 +107,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
             "images_per_part": 40,
         }
         with pytest.MonkeyPatch.context() as patch:
-            module = import_module("flows.import_images")
+            module = import_module("flows.data.import_images")
             credited = with_credits_of_its_own(module.shapes_sample)
             patch.setattr(module, "shapes_sample", credited)
             import_images(ImportImages(root=root, name=name, source="shapes", **drawn))
@@ -126,7 +132,7 @@ class SmallDemo:
 @pytest.fixture(scope="session")
 def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
     """The demo, once, with a tiny network; the study's networks are as small."""
-    from flows import demo
+    from flows.judge import demo
 
     network = {
         "network": "transformer",
@@ -195,11 +201,11 @@ def in_one_process() -> Callable[..., Any]:
     """
     from importlib import import_module
 
-    from flows.train_worker import main
+    from flows.model.train_worker import main
 
     def called(function: Callable[..., Any], *arguments: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            train = import_module("flows.train_rdm")
+            train = import_module("flows.model.train_rdm")
             patch.setattr(train, "launch_training", lambda run, *_: main(run))
             patch.setenv("ACCELERATE_USE_CPU", "true")
             return function(*arguments)

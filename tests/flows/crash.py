@@ -42,16 +42,16 @@ from storage.errors import StorageError
 from storage.unfinished import unfinished
 
 FLOWS = {
-    "import": ("flows.import_images", "import_images", "ImportImages"),
-    "embed": ("flows.build_database", "embed_images", "BuildDatabase"),
-    "index": ("flows.build_database", "index_embeddings", "BuildDatabase"),
-    "neighbors": ("flows.find_neighbors", "find_neighbors", "FindNeighbors"),
-    "encode": ("flows.encode_latents", "encode_latents", "EncodeLatents"),
-    "train": ("flows.train_rdm", "train_rdm", "TrainRDM"),
-    "sample": ("flows.sample", "sample_rdm", "SampleRDM"),
-    "evaluate": ("flows.evaluate", "evaluate_rdm", "EvaluateRDM"),
-    "report": ("flows.report", "write_report", "WriteReport"),
-    "demo": ("flows.demo", "demo", "Demo"),
+    "import": ("flows.data.import_images", "import_images", "ImportImages"),
+    "embed": ("flows.data.build_database", "embed_images", "BuildDatabase"),
+    "index": ("flows.data.build_database", "index_embeddings", "BuildDatabase"),
+    "neighbors": ("flows.data.find_neighbors", "find_neighbors", "FindNeighbors"),
+    "encode": ("flows.data.encode_latents", "encode_latents", "EncodeLatents"),
+    "train": ("flows.model.train_rdm", "train_rdm", "TrainRDM"),
+    "sample": ("flows.model.sample", "sample_rdm", "SampleRDM"),
+    "evaluate": ("flows.judge.evaluate", "evaluate_rdm", "EvaluateRDM"),
+    "report": ("flows.judge.report", "write_report", "WriteReport"),
+    "demo": ("flows.judge.demo", "demo", "Demo"),
 }
 """Stage -> module, flow, parameters."""
 _BUILD = {"name": "shapes", "shards": "shapes", "encoder": "rdm-shapes", "weights": "built-in"}

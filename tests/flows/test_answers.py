@@ -3,7 +3,7 @@
 import pytest
 from building import PLAN, build_all, writer
 
-from flows.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
+from flows.look.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
 from storage.artifact import artifacts
 from storage.build import begin
 from storage.manifest import Plan
@@ -116,7 +116,7 @@ def test_an_artifact_is_its_row_with_what_it_was_made_of_and_what_was_measured(p
 def test_the_record_of_an_image_is_told_as_it_is_written(tmp_path):
     import numpy as np
 
-    from flows.show import image_record
+    from flows.look.show import image_record
     from rdm_core.provenance import encode_png
 
     record = {"neighbor_keys": ["k", "l"], "query": "a\nb", "seed": 3}

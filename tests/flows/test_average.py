@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from flows.average import average_run
-from flows.config import AverageRun, TrainRDM
-from flows.opening import facts_of, space_of_run
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
-from flows.train_rdm import train_rdm
+from flows.config.flows import AverageRun, TrainRDM
+from flows.config.sample import SampleRDM
+from flows.model.average import average_run
+from flows.model.opening import facts_of, space_of_run
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.families import load_model
 from storage.errors import ArtifactDamaged, StorageError
 from storage.runs import read_metrics, read_snapshot, snapshots_of

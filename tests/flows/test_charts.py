@@ -3,7 +3,7 @@
 import pytest
 from markup import read
 
-from flows import page
+from flows.look import page
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 460, 10, 222
 """Edges of the plot inside the picture of 480 x 264."""

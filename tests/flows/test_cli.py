@@ -170,7 +170,7 @@ def test_set_reaches_inside_and_dry_run_shows_what_would_run(rdm):
 
 
 def test_every_preset_is_a_valid_set_of_parameters(rdm):
-    from flows.presets import PRESETS
+    from flows.config.presets import PRESETS
 
     for preset in PRESETS:
         assert rdm("train", "--dry-run", "--preset", preset, *TRAINING)[0] == 0
@@ -217,7 +217,7 @@ def test_a_removal_is_rehearsed_with_its_flags_and_refused_as_it_would_be(rdm, m
     code, out, err = rdm("remove", "--database", "x", "--keys", "k.txt", "--dry-run")
     assert code == 1 and "there is no artifact embeddings/x" in err and not out
     rehearsed = lambda config: ("", config.model_dump(mode="json"))  # noqa: E731
-    monkeypatch.setattr("flows.rehearse.rehearse", rehearsed)
+    monkeypatch.setattr("flows.data.rehearse.rehearse", rehearsed)
     words = ("--database", "x", "--keys", "k.txt", "--missing-ok", "--dry-run", "--json")
     shown = json.loads(rdm("remove", *words)[1])
     assert (shown["database"], shown["keys_file"], shown["missing_ok"]) == ("x", "k.txt", True)
@@ -260,7 +260,7 @@ def test_every_command_is_in_the_manual_and_has_help(rdm):
 
 
 def test_the_vocabulary_of_the_parameters_is_the_worlds():
-    from flows.config import VOCABULARY
+    from flows.config.flows import VOCABULARY
     from rdm_core.shapes import world
 
     assert {f"{factor}s": values for factor, values in world.VALUES.items()} == VOCABULARY

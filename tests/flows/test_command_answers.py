@@ -13,15 +13,15 @@ from storage.build import begin
 from storage.manifest import Plan
 
 FACTS = {
-    "import shapes --name n": ("flows.import_images", "import_images"),
-    "build --name n --shards s": ("flows.build_database", "build_database"),
-    "embed --name n --shards s": ("flows.build_database", "embed_images"),
-    "neighbors --name n --queries q --database d": ("flows.find_neighbors", "find_neighbors"),
-    "encode --name n --shards s": ("flows.encode_latents", "encode_latents"),
-    "average --name n --run r": ("flows.average", "average_run"),
-    "convert a.ckpt --layout vq-f4": ("flows.convert", "convert_original"),
-    "train --name n --latents l --neighbors t --database d": ("flows.train_rdm", "train_rdm"),
-    "sample --run r --text a": ("flows.sample", "sample_rdm"),
+    "import shapes --name n": ("flows.data.import_images", "import_images"),
+    "build --name n --shards s": ("flows.data.build_database", "build_database"),
+    "embed --name n --shards s": ("flows.data.build_database", "embed_images"),
+    "neighbors --name n --queries q --database d": ("flows.data.find_neighbors", "find_neighbors"),
+    "encode --name n --shards s": ("flows.data.encode_latents", "encode_latents"),
+    "average --name n --run r": ("flows.model.average", "average_run"),
+    "convert a.ckpt --layout vq-f4": ("flows.model.convert", "convert_original"),
+    "train --name n --latents l --neighbors t --database d": ("flows.model.train_rdm", "train_rdm"),
+    "sample --run r --text a": ("flows.model.sample", "sample_rdm"),
 }
 """Command that tells the facts of the one artifact it made -> module and flow."""
 MEASURED = {"copies": {"samples": 0.25}}
@@ -30,7 +30,7 @@ MEASURED = {"copies": {"samples": 0.25}}
 @pytest.fixture
 def answer(tmp_path, monkeypatch):
     """answer(line, module, flow, made): what the command says where the flow made that."""
-    monkeypatch.setattr("flows.launch.get_ready", lambda config: None)
+    monkeypatch.setattr("flows.model.launch.get_ready", lambda config: None)
 
     def ask(line, module, flow, made):
         asked = []
@@ -89,7 +89,7 @@ def test_what_was_made_is_told_with_all_its_facts(line, answer, made):
 
 def test_an_autoencoder_that_was_converted_is_told_by_its_folder(answer):
     line = "convert a.ckpt --layout vq-f4 --out o"
-    told = answer(line, "flows.convert", "convert_original", Path("o"))
+    told = answer(line, "flows.model.convert", "convert_original", Path("o"))
     assert told == ("o", {"directory": "o"})
 
 
@@ -97,7 +97,7 @@ def test_a_removal_is_told_as_it_tells_itself(answer, tmp_path):
     done = SimpleNamespace(told=lambda: ("3 rows taken out", {"rows_removed": 3}))
     (tmp_path / "keys").write_text("k\n")
     line = f"remove --database d --keys {tmp_path}/keys"
-    assert answer(line, "flows.remove", "remove_keys", done) == (
+    assert answer(line, "flows.data.remove", "remove_keys", done) == (
         "3 rows taken out",
         {"rows_removed": 3},
     )
@@ -105,16 +105,16 @@ def test_a_removal_is_told_as_it_tells_itself(answer, tmp_path):
 
 def test_a_report_is_told_by_its_page(answer, made):
     line = "report --name n --run r --baseline b --evaluation e --set samples=[] --set artifacts=[]"
-    text, value = answer(line, "flows.report", "write_report", made)
+    text, value = answer(line, "flows.judge.report", "write_report", made)
     page = f"{made.directory}/report.html"
     assert (text, value) == (f"report: {page}", facts_of(made) | {"report": page})
 
 
 def test_a_demo_is_told_with_the_figures_it_ended_with_and_its_page(answer, made, tmp_path):
-    from flows.findings import summary
+    from flows.judge.findings import summary
 
     evaluation = with_file(tmp_path / "made", "shapes", json.dumps(MEASURED), "evaluation.json")
-    text, value = answer("demo", "flows.demo", "demo", (evaluation, made))
+    text, value = answer("demo", "flows.judge.demo", "demo", (evaluation, made))
     page = f"{made.directory}/report.html"
     assert text == f"{summary(MEASURED)}\n\nreport: {page}" and "25" in summary(MEASURED)
     assert value == {

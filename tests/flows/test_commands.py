@@ -15,39 +15,39 @@ from flows import cli, commands
 
 TRAIN = ["train", "--name", "n", "--latents", "l", "--neighbors", "t", "--database", "d"]
 CASES = {
-    "demo --set scale=0.5": ("flows.demo", "demo", {"scale": 0.5}),
+    "demo --set scale=0.5": ("flows.judge.demo", "demo", {"scale": 0.5}),
     "import folder pictures --name n": (
-        "flows.import_images",
+        "flows.data.import_images",
         "import_images",
         {"source": "folder", "path": Path("pictures"), "name": "n"},
     ),
     "build --name n --shards s": (
-        "flows.build_database",
+        "flows.data.build_database",
         "build_database",
         {"name": "n", "shards": "s"},
     ),
     "embed --name n --shards s": (
-        "flows.build_database",
+        "flows.data.build_database",
         "embed_images",
         {"name": "n", "shards": "s"},
     ),
     "neighbors --name n --queries q --database d": (
-        "flows.find_neighbors",
+        "flows.data.find_neighbors",
         "find_neighbors",
         {"name": "n", "queries": "q", "database": "d"},
     ),
     "encode --name n --shards s": (
-        "flows.encode_latents",
+        "flows.data.encode_latents",
         "encode_latents",
         {"name": "n", "shards": "s"},
     ),
     " ".join(TRAIN): (
-        "flows.train_rdm",
+        "flows.model.train_rdm",
         "train_rdm",
         {"name": "n", "latents": "l", "neighbors": "t", "database": "d"},
     ),
     "sample --run r --name n --database d --text a --text b --image c": (
-        "flows.sample",
+        "flows.model.sample",
         "sample_rdm",
         {
             "run": "r",
@@ -59,44 +59,44 @@ CASES = {
         },
     ),
     "sample --run r --class a --class b": (
-        "flows.sample",
+        "flows.model.sample",
         "sample_rdm",
         {"name": "samples", "classes": ("a", "b"), "texts": ()},
     ),
     "convert a.ckpt --layout vq-f4 --out o": (
-        "flows.convert",
+        "flows.model.convert",
         "convert_original",
         {"files": (Path("a.ckpt"),), "layout": "vq-f4", "out": Path("o"), "name": "vq-f4"},
     ),
     "convert a.npz b.npz --layout embeddings --name n": (
-        "flows.convert",
+        "flows.model.convert",
         "convert_original",
         {"files": (Path("a.npz"), Path("b.npz")), "name": "n", "out": None},
     ),
     "average --name n --run r --length 0.2": (
-        "flows.average",
+        "flows.model.average",
         "average_run",
         {"name": "n", "run": "r", "length": 0.2},
     ),
     "evaluate --name n --run r --baseline b --set heldout_latents=h --set heldout_neighbors=h --set swaps={}": (
-        "flows.evaluate",
+        "flows.judge.evaluate",
         "evaluate_rdm",
         {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
     ),
-    "study --set seeds=2": ("flows.study", "study", {"seeds": 2}),
+    "study --set seeds=2": ("flows.judge.study", "study", {"seeds": 2}),
     "report --name n --run r --baseline b --evaluation e --set samples=[] --set artifacts=[]": (
-        "flows.report",
+        "flows.judge.report",
         "write_report",
         {"name": "n", "run": "r", "baseline": "b", "evaluation": "e"},
     ),
     "remove --database d --keys k --missing-ok": (
-        "flows.remove",
+        "flows.data.remove",
         "remove_keys",
         {"database": "d", "keys_file": Path("k"), "missing_ok": True},
     ),
-    "remove --database d --keys k": ("flows.remove", "remove_keys", {"missing_ok": False}),
+    "remove --database d --keys k": ("flows.data.remove", "remove_keys", {"missing_ok": False}),
     "search --database d --text a --image b --key c --vectors v --k 3 --out o.html": (
-        "flows.search",
+        "flows.look.search",
         "search",
         {
             "database": "d",
@@ -108,18 +108,18 @@ CASES = {
         },
     ),
     "map --database d --rows 70 --out o.html": (
-        "flows.map_database",
+        "flows.look.map_database",
         "map_database",
         {"database": "d", "rows": 70, "out": Path("o.html")},
     ),
-    "compare a b": ("flows.compare", "compare", {"one": "a", "other": "b"}),
+    "compare a b": ("flows.look.compare", "compare", {"one": "a", "other": "b"}),
     "duplicates --database d --other o --cap 0.9 --out p.png": (
-        "flows.duplicates",
+        "flows.look.duplicates",
         "duplicates",
         {"database": "d", "other": "o", "cap": 0.9, "out": Path("p.png")},
     ),
     "duplicates --database d --keys k.txt": (
-        "flows.duplicates",
+        "flows.look.duplicates",
         "duplicates",
         {"keys": Path("k.txt")},
     ),
@@ -175,7 +175,7 @@ def holds(found, value):
 
 
 def test_a_preset_gives_every_part_and_set_changes_one_value_of_it(started):
-    from flows.presets import PRESETS
+    from flows.config.presets import PRESETS
 
     ask(" ".join([*TRAIN, "--preset", "imagenet-2022", "--set", "context.k=7"]))
     config = started[0][2]
@@ -267,7 +267,7 @@ def test_gc_keeps_two_unless_told_otherwise_and_none_is_counted_where_builds_alo
     words, keep, unfinished, dry, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr("flows.show.collected", lambda *given: asked.append(given) or ("", {}))
+    monkeypatch.setattr("flows.look.show.collected", lambda *given: asked.append(given) or ("", {}))
     ask(f"gc {words}")
     assert asked == [(Path("r"), keep, unfinished, dry)]
 
@@ -280,7 +280,7 @@ def test_show_takes_a_picture_an_artifact_or_nothing(monkeypatch):
         "checked_artifacts",
         "log_of",
     ):
-        monkeypatch.setattr(f"flows.show.{name}", lambda *given, name=name: (name, given))
+        monkeypatch.setattr(f"flows.look.show.{name}", lambda *given, name=name: (name, given))
     assert ask("show") == ("table_of_artifacts", (Path("r"),))
     assert ask("show a/B.PNG") == ("image_record", (Path("a/B.PNG"),))
     assert ask("show shards/a") == ("one_artifact", (Path("r"), "shards/a"))
@@ -298,7 +298,7 @@ def test_a_deployment_is_started_with_what_is_changed_and_told_where_to_look(mon
         "url": "http://here",
     }
     monkeypatch.setattr(
-        "flows.deployments.run_deployed", lambda *given: asked.append(given) or started
+        "flows.run.deployments.run_deployed", lambda *given: asked.append(given) or started
     )
     told, value = ask("run train-rdm --set training.steps=7")
     assert asked == [("train-rdm", {"training": {"steps": 7}})] and value == started

@@ -2,11 +2,11 @@
 
 import pytest
 
-from flows.build_database import build_database
-from flows.compare import compare
-from flows.config import BuildDatabase, ImportImages
-from flows.import_images import import_images
-from flows.look_config import CompareDatabases
+from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.look import CompareDatabases
+from flows.data.build_database import build_database
+from flows.data.import_images import import_images
+from flows.look.compare import compare
 from storage.artifact import artifacts
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from flows.config import ConvertOriginal
-from flows.convert import convert_original
-from flows.opening import drawn_how, facts_of
-from flows.sample import sample_plan, sample_rdm
-from flows.sample_config import SampleRDM
+from flows.config.flows import ConvertOriginal
+from flows.config.sample import SampleRDM
+from flows.model.convert import convert_original
+from flows.model.opening import drawn_how, facts_of
+from flows.model.sample import sample_plan, sample_rdm
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
 from storage.embeddings import licence_counts, read_vectors

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from flows import config, look_config, sample_config
+from flows.config.flows import flows as config
+from flows.config.flows import look as look_config
+from flows.config.flows import sample as sample_config
 from rdm_core.families import FAMILIES, draw_settings
 
 DEFAULTS = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from flows.config import Demo
-from flows.demo import demo, evaluation_of
-from flows.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm, evaluation_plan
-from flows.findings import ROWS, summary
+from flows.config.flows import Demo
+from flows.judge.demo import demo, evaluation_of
+from flows.judge.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm, evaluation_plan
+from flows.judge.findings import ROWS, summary
 from storage.errors import ArtifactMismatch, ArtifactMissing
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import demo
-from flows.config import Demo
-from flows.presets import DEMO_SOURCES, PRESETS
+from flows.config.flows import Demo
+from flows.config.presets import DEMO_SOURCES, PRESETS
+from flows.judge import demo
 
 COLOURS_AND_SHAPES = ("a red circle", "a blue star", "a green heart", "a yellow cross")
 COMMON = {"run": "shapes", "steps": 30, "seed": 7}

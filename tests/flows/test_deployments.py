@@ -15,11 +15,11 @@ from operating import REPOSITORY, Project, run_id_in, sets
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from flows.config import EvaluateRDM, Rebuild, TrainRDM
-from flows.deployments import FLOW_OF, merged
-from flows.sample_config import SampleRDM
-from flows.short_names import complete
-from flows.upkeep import CollectVersions
+from flows.config.flows import EvaluateRDM, Rebuild, TrainRDM
+from flows.config.sample import SampleRDM
+from flows.data.upkeep import CollectVersions
+from flows.run.deployments import FLOW_OF, merged
+from flows.run.short_names import complete
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 

@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from flows import build_database as module
-from flows.build_database import build_database, embed_images, embedding_plan
-from flows.compare import compare
-from flows.config import (
+from flows.config.flows import (
     BuildDatabase,
     EncodeLatents,
     FindNeighbors,
@@ -21,21 +18,24 @@ from flows.config import (
     TrainRDM,
     Upstream,
 )
-from flows.duplicates import duplicates
-from flows.encode_latents import encode_latents
-from flows.encoders import encoder_of
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
-from flows.look_config import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
-from flows.map_database import map_database
-from flows.preflight import PreflightFailed
-from flows.rebuild import rebuild
-from flows.remove import remove_keys
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
-from flows.search import search
-from flows.show import one_artifact
-from flows.train_rdm import train_rdm
+from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
+from flows.config.sample import SampleRDM
+from flows.data import build_database as module
+from flows.data.build_database import build_database, embed_images, embedding_plan
+from flows.data.encode_latents import encode_latents
+from flows.data.encoders import encoder_of
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.data.rebuild import rebuild
+from flows.data.remove import remove_keys
+from flows.look.compare import compare
+from flows.look.duplicates import duplicates
+from flows.look.map_database import map_database
+from flows.look.search import search
+from flows.look.show import one_artifact
+from flows.model.preflight import PreflightFailed
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode
 from storage.artifact import artifacts, open_artifact
 from storage.embeddings import VECTORS_OF, read_columns, read_vectors

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
-from flows.opening import drawn_how, facts_of
-from flows.sample import GIVEN, sample_plan, sample_rdm
-from flows.sample_config import SampleRDM
+from flows.config.sample import SampleRDM
+from flows.model.opening import drawn_how, facts_of
+from flows.model.sample import GIVEN, sample_plan, sample_rdm
 from rdm_core.config import DrawConfig
 from rdm_core.errors import RequestError
 from rdm_core.families import FACTS_FILE, FAMILIES
@@ -54,7 +54,9 @@ def made_up(small_world, monkeypatch):
 @pytest.fixture
 def ask(small_world, monkeypatch):
     """Asks a run for images; no weights may be loaded."""
-    monkeypatch.setattr("flows.sample.open_run", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        "flows.model.sample.open_run", lambda *_: pytest.fail("weights were loaded")
+    )
 
     def asked(run="small", **more):
         return SampleRDM(root=small_world.root, name="refused", run=run, texts=("a ring",), **more)
@@ -140,7 +142,9 @@ def test_what_is_not_asked_for_is_in_the_plan_as_it_will_be(ask, small_world, ma
 
 
 def test_the_command_line_refuses_them_as_python_does(small_world, capsys, monkeypatch):
-    monkeypatch.setattr("flows.sample.open_run", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        "flows.model.sample.open_run", lambda *_: pytest.fail("weights were loaded")
+    )
     asked = ["sample", "--root", str(small_world.root), "--run", "small", "--text", "a ring"]
     for wrong, told in (
         ("draw.steps=0", "steps: is 0, must be between 1 and 1000"),

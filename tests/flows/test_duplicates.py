@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import find_neighbors as tables
-from flows.build_database import build_database
-from flows.config import BuildDatabase, FindNeighbors, ImportImages
-from flows.duplicates import duplicates
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
-from flows.look_config import FindDuplicates
+from flows.config.flows import BuildDatabase, FindNeighbors, ImportImages
+from flows.config.look import FindDuplicates
+from flows.data import find_neighbors as tables
+from flows.data.build_database import build_database
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.look.duplicates import duplicates
 from rdm_core.duplicates import (
     SAME_AT_A_GLANCE,
     Cap,
@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused(planted, small_world, monkeypatch):
     )
     with pytest.raises(ArtifactMismatch, match="different encoders"):
         duplicates(FindDuplicates(root=planted, database="database", other="foreign"))
-    monkeypatch.setattr("flows.database.OpenDatabase.images", lambda self, keys: {})
+    monkeypatch.setattr("flows.data.database.OpenDatabase.images", lambda self, keys: {})
     with pytest.raises(RequestError, match="Give one: 0.95"):
         duplicates(FindDuplicates(root=planted, database="database"))
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from flows.config import EncodeLatents, Images, ImportImages, Rebuild, TrainRDM
-from flows.encode_latents import encode_latents, latents_plan, space_of
-from flows.import_images import import_images
-from flows.preflight import PreflightFailed, check_rebuild, check_training
-from flows.rebuild import rebuild
-from flows.show import one_artifact
-from flows.train_rdm import train_rdm, training_inputs
+from flows.config.flows import EncodeLatents, Images, ImportImages, Rebuild, TrainRDM
+from flows.data.encode_latents import encode_latents, latents_plan, space_of
+from flows.data.import_images import import_images
+from flows.data.rebuild import rebuild
+from flows.look.show import one_artifact
+from flows.model.preflight import PreflightFailed, check_rebuild, check_training
+from flows.model.train_rdm import train_rdm, training_inputs
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from storage.artifact import artifacts, open_artifact

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import environment
-from flows.environment import prepare, server_is_configured, server_is_required
+from flows.run import environment
+from flows.run.environment import prepare, server_is_configured, server_is_required
 
 
 @pytest.fixture(autouse=True)

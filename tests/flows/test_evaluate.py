@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows import evaluate as module
-from flows.config import EvaluateRDM
+from flows.config.flows import EvaluateRDM
+from flows.judge import evaluate as module
 from rdm_core.families.facts import RunFacts, Version
 from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish
 from rdm_core.retrieve import STRATEGIES
@@ -197,7 +197,7 @@ def test_every_context_is_drawn_with_the_same_seeds_and_the_null_without_guidanc
 
 
 def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatch, small_world):
-    from flows.opening import open_database, open_run
+    from flows.model.opening import open_database, open_run
 
     run = open_run(small_world.root, "small")
     database = open_database(small_world.root, "shapes", run)
@@ -418,7 +418,7 @@ def test_a_converted_run_says_why_it_cannot_be_evaluated():
 
 
 def test_held_out_and_known_images_are_those_of_their_shards(small_world):
-    from flows.opening import open_database, open_run
+    from flows.model.opening import open_database, open_run
 
     root, run = small_world.root, open_run(small_world.root, "small")
     database, sketches = (open_database(root, name, run) for name in ("shapes", "sketches"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.build_database import embed_images
-from flows.config import BuildDatabase, ImportImages
-from flows.import_images import import_images
+from flows.config.flows import BuildDatabase, ImportImages
+from flows.data.build_database import embed_images
+from flows.data.import_images import import_images
 from storage import build
 from storage.artifact import artifacts, check, open_artifact
 from storage.errors import ArtifactDamaged, CannotWrite

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from markup import read
 
-from flows.database import searchable
-from flows.look_config import MapDatabase, SearchDatabase
-from flows.map_database import map_database
-from flows.search import search, write_sheet
+from flows.config.look import MapDatabase, SearchDatabase
+from flows.data.database import searchable
+from flows.look.map_database import map_database
+from flows.look.search import search, write_sheet
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors
 

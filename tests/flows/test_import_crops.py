@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import ImportImages
-from flows.import_images import drawing, import_plan, list_images, read_image, samples_of
+from flows.config.flows import ImportImages
+from flows.data.import_images import drawing, import_plan, list_images, read_image, samples_of
 from rdm_core.decode import ImageRejected
 from storage.sources import SourceImage
 from storage.sources.source import absent

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import import_images as stage
-from flows.config import ImportImages
-from flows.import_images import import_images, import_plan, list_images, read_image
+from flows.config.flows import ImportImages
+from flows.data import import_images as stage
+from flows.data.import_images import import_images, import_plan, list_images, read_image
 from rdm_core.decode import ImageRejected
 from storage.artifact import open_artifact
 from storage.errors import SourceError

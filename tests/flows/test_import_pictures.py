@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import ImportImages
-from flows.import_images import drawing, import_plan, samples_of
+from flows.config.flows import ImportImages
+from flows.data.import_images import drawing, import_plan, samples_of
 from rdm_core import decode
 from rdm_core.decode import COLOURS
 from rdm_core.memory import Room
@@ -43,7 +43,7 @@ def test_the_memory_of_a_picture_is_held_until_its_windows_are_cut(tmp_path, pic
     room, held = Room(10**9), []
     monkeypatch.setattr(decode, "decoding_room", lambda: room)
     monkeypatch.setattr(
-        "flows.import_images.crop_windows", lambda *_: held.append(room._taken) or []
+        "flows.data.import_images.crop_windows", lambda *_: held.append(room._taken) or []
     )
     list(samples_of(picture, asked(tmp_path)))
     assert held[0] >= 40 * 24 * decode.OTHERS_BYTES_A_PIXEL and room._taken == 0

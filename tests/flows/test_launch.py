@@ -14,9 +14,9 @@ import time
 import psutil
 import pytest
 
-from flows import launch
-from flows.config import TrainRDM
-from flows.launch import (
+from flows.config.flows import TrainRDM
+from flows.model import launch
+from flows.model.launch import (
     TrainingFailed,
     get_ready,
     launch_command,
@@ -25,7 +25,7 @@ from flows.launch import (
     single_command,
     stop_all,
 )
-from flows.train_rdm import run_training, train_rdm
+from flows.model.train_rdm import run_training, train_rdm
 from storage.errors import BuildRefused
 from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
 
@@ -41,7 +41,7 @@ def test_a_training_ends_with_all_its_processes_when_its_parent_is_gone(tmp_path
     code = "import subprocess, sys, time; print('up', flush=True); "
     code += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     (tmp_path / "launcher.py").write_text(code)
-    command = [sys.executable, "-m", "flows.leash", "launcher"]
+    command = [sys.executable, "-m", "flows.run.leash", "launcher"]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ def worker(tmp_path, monkeypatch):
     def begins(code):
         (tmp_path / "worker.py").write_text(code)
         command = [sys.executable, str(tmp_path / "worker.py")]
-        monkeypatch.setattr("flows.launch.single_command", lambda: command)
+        monkeypatch.setattr("flows.model.launch.single_command", lambda: command)
 
     return begins
 
@@ -137,8 +137,8 @@ def test_what_does_not_stop_when_it_is_asked_to_is_killed_the_last_of_the_group_
     """Even where the first of the group has gone: a process left would go on using the device."""
     script = tmp_path / f"{name}.py"
     script.write_text(DEAF)
-    monkeypatch.setattr("flows.launch.SECONDS_TO_STOP", 0.5)
-    monkeypatch.setattr("flows.launch.single_command", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr("flows.model.launch.SECONDS_TO_STOP", 0.5)
+    monkeypatch.setattr("flows.model.launch.single_command", lambda: [sys.executable, str(script)])
     code, began = {"deaf": -9, "hears": -15}[name], time.monotonic()
     with pytest.raises(TrainingFailed, match=f"exit code {code}") as caught:
         launch_training(tmp_path, training(tmp_path), lambda record: stop_all())
@@ -198,7 +198,7 @@ def test_what_a_training_tells_is_told_on_with_its_last_lines_and_every_record(
     tmp_path, worker, monkeypatch
 ):
     logged = []
-    monkeypatch.setattr("flows.launch.detail", logged.append)
+    monkeypatch.setattr("flows.model.launch.detail", logged.append)
     records = [{"step": step, "loss": 0.25, "images_per_second": 7.5} for step in (1, 2, 3)]
     lines = [json.dumps(record) for record in records]
     lines += [f"line {number}" for number in range(30)] + ["[1, 2]", '{"no": 1}']
@@ -242,7 +242,7 @@ print(json.dumps({"step": 1, "loss": 0.0, "images_per_second": 1.0, \
 @pytest.fixture
 def single(monkeypatch):
     """A training that only tells what it was told; returns its records."""
-    monkeypatch.setattr("flows.launch.single_command", lambda: [sys.executable, "-c", PRINTS])
+    monkeypatch.setattr("flows.model.launch.single_command", lambda: [sys.executable, "-c", PRINTS])
     yield
     for child in launch._READY.values():
         child.kill()
@@ -347,7 +347,7 @@ def test_a_stopped_training_saves_the_step_it_had_reached_and_goes_on_from_there
 
 def launched_once(config):
     """Train as the flow does, but without its retries."""
-    module = sys.modules["flows.train_rdm"]
+    module = sys.modules["flows.model.train_rdm"]
     once = module.run_training.once()
     original, module.run_training = module.run_training, once
     try:
@@ -373,7 +373,7 @@ def test_a_training_past_its_time_ends_with_a_state_that_resumes(
         def cancel(self):
             pass
 
-    monkeypatch.setattr("flows.launch.threading.Timer", Timer)
+    monkeypatch.setattr("flows.model.launch.threading.Timer", Timer)
     with pytest.raises(TrainingFailed, match="did not end within 12 s"):
         train_rdm(long_run(name="late", timeout_seconds=12))
     directory = run_directory(small_world.root, "late")
@@ -393,7 +393,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_train
     def kill():
         for process in psutil.Process().children(recursive=True):
             line = " ".join(process.cmdline())
-            if "flows.train_worker" in line and "accelerate" not in line:
+            if "flows.model.train_worker" in line and "accelerate" not in line:
                 process.kill()
                 killed.append(process.pid)
 
@@ -413,7 +413,7 @@ def told(monkeypatch):
     """Every record that a training tells while it runs."""
     records = []
     monkeypatch.setattr(
-        "flows.train_rdm.TrainingProgress.watch", lambda self, record: records.append(record)
+        "flows.model.train_rdm.TrainingProgress.watch", lambda self, record: records.append(record)
     )
     return records
 

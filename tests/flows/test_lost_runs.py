@@ -16,9 +16,9 @@ from prefect import flow, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Crashed, Failed, Pending, Running
 
-from flows import lost_runs
-from flows.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
-from flows.place import Process, place_of, process_of, this_place
+from flows.run import lost_runs
+from flows.run.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
+from flows.run.place import Process, place_of, process_of, this_place
 
 pytestmark = pytest.mark.usefixtures("recorded")
 POOL = "lost"

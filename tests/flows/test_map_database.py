@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from flows.look_config import MapDatabase
-from flows.map_database import SCRIPT, chosen_rows, coloured, map_database
+from flows.config.look import MapDatabase
+from flows.look.map_database import SCRIPT, chosen_rows, coloured, map_database
 from rdm_core.decode import decode
 
 

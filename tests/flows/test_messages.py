@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from flows.launch import TrainingFailed
-from flows.messages import LOGGERS, OneCause, tell_causes_once
-from flows.stage import stage_flow, stage_task
+from flows.model.launch import TrainingFailed
+from flows.run.messages import LOGGERS, OneCause, tell_causes_once
+from flows.run.stage import stage_flow, stage_task
 from storage.errors import StorageError
 
 

@@ -11,7 +11,7 @@ from types import NoneType
 import pytest
 from test_format import TEXT, table_after
 
-from flows.opening import facts_of
+from flows.model.opening import facts_of
 from rdm_core.errors import WeightsError
 from rdm_core.families import FACTS_FILE, read_facts
 from rdm_core.families.facts import RunFacts, Version

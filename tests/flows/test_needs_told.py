@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import preflight
-from flows.config import Images, TrainRDM
-from flows.preflight import PreflightFailed, TrainingNeeds
+from flows.config.flows import Images, TrainRDM
+from flows.model import preflight
+from flows.model.preflight import PreflightFailed, TrainingNeeds
 from rdm_core.config import ExecutionConfig, TrainingConfig
 
 GB = 10**9

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect.blocks.core import Block
 
-from flows.stage import stage_flow
+from flows.run.stage import stage_flow
 
 
 class Messenger(Block):

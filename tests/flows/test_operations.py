@@ -16,7 +16,7 @@ import psutil
 import pytest
 from operating import BIN, FINAL, REPOSITORY, SMALL_TRAINING, Project, draw, run_id_in, sets, small
 
-from flows.place import read_place
+from flows.run.place import read_place
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flows import page
+from flows.look import page
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 ESTIMATE = {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 10}

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from flows.build_database import build_database
-from flows.config import BuildDatabase, ImportImages
-from flows.duplicates import doubts_of_share, duplicates, surplus_keys
-from flows.import_images import import_images
-from flows.look_config import FindDuplicates
+from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.look import FindDuplicates
+from flows.data.build_database import build_database
+from flows.data.import_images import import_images
+from flows.look.duplicates import doubts_of_share, duplicates, surplus_keys
 from rdm_core.images import encode
 from rdm_core.shapes import world
 from storage.artifact import open_artifact

@@ -8,17 +8,17 @@ import pytest
 from building import build_all
 from PIL import Image
 
-from flows.build_database import build_database, embed_images
-from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
-from flows.encode_latents import encode_latents
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images, import_plan
-from flows.opening import facts_of
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
-from flows.show import image_record
-from flows.train_rdm import train_rdm
-from flows.upstream import ensured_queries
+from flows.config.flows import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+from flows.config.sample import SampleRDM
+from flows.data.build_database import build_database, embed_images
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images, import_plan
+from flows.data.upstream import ensured_queries
+from flows.look.show import image_record
+from flows.model.opening import facts_of
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.families.facts import RunFacts
@@ -152,7 +152,7 @@ def test_text_alone_never_opens_a_database(small_world, monkeypatch):
     def opened(*_):
         raise AssertionError("a database was opened")
 
-    monkeypatch.setattr("flows.sample.open_database", opened)
+    monkeypatch.setattr("flows.model.sample.open_database", opened)
     samples = sample(small_world, "text-alone", texts=("a red circle",), context="query")
     assert "database" not in samples.inputs
     assert read_samples(samples)[0]["neighbor_keys"] == []
@@ -249,7 +249,7 @@ def without_annotations(folder):
 def test_an_interrupted_run_resumes_and_ends_with_equal_weights(
     small_world, small_training, monkeypatch
 ):
-    module = sys.modules["flows.train_rdm"]
+    module = sys.modules["flows.model.train_rdm"]
     interrupted = TrainRDM(**small_training(small_world.root, "interrupted", steps=6))
 
     def dies_after_three_steps(run, *more):
@@ -502,7 +502,7 @@ def test_shards_are_embedded_in_one_stream_and_their_vectors_do_not_depend_on_ea
     made = embed_images(BuildDatabase(**asked, precision="float32"))
     assert [part.rows for part in made.parts] == [80, 16]
     assert streams == [[40, 40, 16]], "at most 64 at once, evenly, and none across the border"
-    monkeypatch.setattr("flows.build_database.SHARDS_A_STREAM", 1)
+    monkeypatch.setattr("flows.data.build_database.SHARDS_A_STREAM", 1)
     again = embed_images(BuildDatabase(**asked | {"name": "one-by-one"}, precision="float32"))
     assert streams[1:] == [[40, 40], [16]] and again.fingerprint == made.fingerprint
 
@@ -517,7 +517,7 @@ def test_a_database_keeps_the_precision_it_was_begun_in_unless_another_is_asked_
         "encoder": "rdm-shapes",
         "weights": "built-in",
     }
-    module = sys.modules["flows.build_database"]
+    module = sys.modules["flows.data.build_database"]
     monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
     first = embed_images(BuildDatabase(**asked))
     monkeypatch.setattr(module, "fastest_precision", lambda device: "float32")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.place import Process, place_of, process_of, read_place, this_place
+from flows.run.place import Process, place_of, process_of, read_place, this_place
 
 
 def child():

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from building import build_all
 
-from flows import preflight
 from flows.cli import main
-from flows.config import Images, Rebuild, TrainRDM
-from flows.preflight import (
+from flows.config.flows import Images, Rebuild, TrainRDM
+from flows.data.rebuild import rebuild
+from flows.model import preflight
+from flows.model.preflight import (
     PreflightFailed,
     TrainingNeeds,
     _executions,
@@ -27,8 +28,7 @@ from flows.preflight import (
     image_count,
     in_gb,
 )
-from flows.rebuild import rebuild
-from flows.train_rdm import train_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.errors import CoreError
 from storage.artifact import artifacts
 from storage.manifest import Plan
@@ -100,7 +100,7 @@ def test_a_training_on_a_cpu_with_little_room_gives_freed_memory_back(
     config = TrainRDM(**small_training(small_world.root, f"tight-{times}"))
     peak = check_training(config).memory.peak_bytes
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: times * peak)
-    monkeypatch.setattr("flows.train_rdm.launch_training", launch)
+    monkeypatch.setattr("flows.model.train_rdm.launch_training", launch)
     with pytest.raises(Launched) as launched:
         train_rdm(config)
     assert launched.value.args == (tight,)
@@ -164,9 +164,9 @@ def test_a_time_is_said_in_the_unit_that_suits(hours, text):
 
 
 def test_what_is_loaded_on_the_device_is_let_go_before_the_training_begins(monkeypatch):
-    from flows.encode_latents import space_of
-    from flows.encoders import encoder_of
-    from flows.train_rdm import give_device_back
+    from flows.data.encode_latents import space_of
+    from flows.data.encoders import encoder_of
+    from flows.model.train_rdm import give_device_back
 
     before = encoder_of("rdm-shapes", "built-in"), space_of("pixels")
     give_device_back()
@@ -215,7 +215,9 @@ def test_a_network_that_its_latents_do_not_fit_is_refused_before_its_first_stage
 
 
 def test_a_training_that_is_done_is_not_looked_at_again(small_world, small_training, monkeypatch):
-    monkeypatch.setattr("flows.train_rdm.check_training", lambda config: pytest.fail("looked"))
+    monkeypatch.setattr(
+        "flows.model.train_rdm.check_training", lambda config: pytest.fail("looked")
+    )
     assert train_rdm(TrainRDM(**small_training(small_world.root, "small"))).id == small_world.run.id
 
 
@@ -280,7 +282,7 @@ def test_ways_to_run_the_loop_come_from_the_fastest_on_and_divide_the_batch():
 def test_the_disk_that_holds_the_root_or_will_is_asked(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "flows.preflight.shutil.disk_usage",
+        "flows.model.preflight.shutil.disk_usage",
         lambda path: asked.append(path) or SimpleNamespace(free=9),
     )
     assert free_bytes(tmp_path / "not" / "yet") == 9 and asked == [tmp_path]

@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 from prefect import get_client
 
-from flows.artifacts import MOST_BYTES_SHOWN, show_image
-from flows.config import TrainRDM
-from flows.preview import newest_preview, preview_directory, preview_rows
-from flows.stage import stage_flow
-from flows.train_rdm import train_rdm
+from flows.config.flows import TrainRDM
+from flows.model.preview import newest_preview, preview_directory, preview_rows
+from flows.model.train_rdm import train_rdm
+from flows.run.artifacts import MOST_BYTES_SHOWN, show_image
+from flows.run.stage import stage_flow
 from rdm_core.images import CELL_PIXELS
 
 

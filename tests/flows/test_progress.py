@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import artifacts, launch, progress
-from flows.sample import draw, sample_rdm
-from flows.sample_config import SampleRDM
+from flows.config.sample import SampleRDM
+from flows.model import launch
+from flows.model.sample import draw, sample_rdm
+from flows.run import artifacts, progress
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_each_image_is_counted_once(monkeypatch):
         return "images"
 
     run = SimpleNamespace(denoiser=1, process=2, space=3, sampler="own", facts={"latent_side": 8})
-    monkeypatch.setattr("flows.sample.generate", generate)
+    monkeypatch.setattr("flows.model.sample.generate", generate)
     shown = []
 
     class Bar:
@@ -120,7 +121,7 @@ def test_each_image_is_counted_once(monkeypatch):
         def update(self, more):
             self.n += more
 
-    monkeypatch.setattr("flows.sample.bar", Bar)
+    monkeypatch.setattr("flows.model.sample.bar", Bar)
     assert draw(run, "context", [5, 6, 7], 9, eta=0.5) == "images"
     assert counted == [({"side": 8, "steps": 9, "eta": 0.5, "sampler": "own"}, [5, 6, 7])]
     draw(run, "context", [5, 6, 7], 9, sampler="heun")

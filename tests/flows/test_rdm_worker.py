@@ -14,10 +14,10 @@ from prefect.states import Cancelling, Completed, Failed, Running
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
-from flows import work_pool
-from flows.lost_runs import AWAY, GONE, STOPPED
-from flows.place import Process, place_of, process_of
-from flows.work_pool import RDMWorker
+from flows.run import work_pool
+from flows.run.lost_runs import AWAY, GONE, STOPPED
+from flows.run.place import Process, place_of, process_of
+from flows.run.work_pool import RDMWorker
 
 NOBODY = Process(2**22 - 1, "gone")
 

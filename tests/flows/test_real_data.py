@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from flows.build_database import build_database, embed_images
-from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
-from flows.encode_latents import encode_latents
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
-from flows.train_rdm import train_rdm
+from flows.config.flows import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+from flows.config.sample import SampleRDM
+from flows.data.build_database import build_database, embed_images
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm
 from storage.artifact import artifacts, check, open_artifact
 from storage.neighbors import read_neighbors
 from storage.samples import read_samples

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from building import build_all
 
-from flows.config import RemoveKeys
-from flows.rehearse import holder_line, run_lines
-from flows.remove import Removal
+from flows.config.flows import RemoveKeys
+from flows.data.rehearse import holder_line, run_lines
+from flows.data.remove import Removal
 from storage.holders import Holder, TrainedRun
 from storage.manifest import Plan
 from storage.removals import removals_file

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.build_database import build_database, embed_images
 from flows.cli import main
-from flows.config import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys
-from flows.find_neighbors import find_neighbors
-from flows.import_images import import_images
-from flows.rehearse import rehearse
-from flows.remove import remove_keys
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
+from flows.config.flows import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys
+from flows.config.sample import SampleRDM
+from flows.data.build_database import build_database, embed_images
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.data.rehearse import rehearse
+from flows.data.remove import remove_keys
+from flows.model.sample import sample_rdm
 from storage.artifact import artifacts, check, open_artifact
 from storage.build import begin
 from storage.collect import collect
@@ -117,7 +117,7 @@ def taken_out(small_world, tmp_path_factory):
     rehearsal = rehearse(asking(root, *asked))
     untouched = state_of(root) == state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.build_database.encoder_of", no_encoder)
+        patch.setattr("flows.data.build_database.encoder_of", no_encoder)
         removal = remove(root, *asked)
     return SimpleNamespace(
         root=root, before=before, old=old, asked=asked, gone=gone, removal=removal, samples=samples,
@@ -316,7 +316,7 @@ def test_new_images_come_in_and_the_removed_stay_out(taken_out, tmp_path, monkey
     shards = import_images(
         ImportImages(root=root, name="shapes", source="shapes", count=100, **drawn)
     )
-    module, embedded = sys.modules["flows.build_database"], []
+    module, embedded = sys.modules["flows.data.build_database"], []
     real = module.embed_parts
     monkeypatch.setattr(
         module, "embed_parts", lambda *all_: embedded.extend(all_[2]) or real(*all_)
@@ -367,7 +367,7 @@ def test_a_removal_killed_after_the_list_is_carried_on_by_the_next_build_and_by_
     root, key = searched, keys_in(searched)[0]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            "flows.remove.filter_embeddings",
+            "flows.data.remove.filter_embeddings",
             lambda config: (_ for _ in ()).throw(KeyboardInterrupt()),
         )
         remove(root, key)
@@ -398,7 +398,7 @@ def test_a_build_that_was_embedding_while_keys_were_removed_is_not_published(roo
     key = keys_in(root)[0]
     drawn = {"size": 32, "encoding": "png", "split": "shapes", "images_per_part": 40}
     import_images(ImportImages(root=root, name="shapes", source="shapes", count=97, **drawn))
-    module = sys.modules["flows.build_database"]
+    module = sys.modules["flows.data.build_database"]
     real = module.embed_parts
 
     def removed_meanwhile(*arguments):
@@ -451,7 +451,7 @@ def test_unknown_keys_go_on_the_list_when_that_is_asked_for(root):
 def test_a_key_that_means_a_crop_of_one_image_and_all_of_another_is_refused(root, monkeypatch):
     both = [*keys_in(root), "shapes-shapes-000001-00-00"]
     column = SimpleNamespace(to_pylist=lambda: both)
-    monkeypatch.setattr("flows.rehearse.read_columns", lambda *_: {"key": column})
+    monkeypatch.setattr("flows.data.rehearse.read_columns", lambda *_: {"key": column})
     with pytest.raises(
         StorageError,
         match="both one crop of an image and another image are called shapes-shapes-000001-00",

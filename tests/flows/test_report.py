@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows import findings, report
-from flows.config import WriteReport
+from flows.config.flows import WriteReport
+from flows.judge import findings, report
 from rdm_core.images import encode
 from storage.artifact import Artifact
 from storage.build import begin

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import TrainRDM
-from flows.opening import drawn_how
-from flows.request import Opened, request_of, training_counts
-from flows.sample import open_all, records_of, sample_rdm
-from flows.sample_config import SampleRDM
-from flows.train_rdm import train_rdm
+from flows.config.flows import TrainRDM
+from flows.config.sample import SampleRDM
+from flows.model.opening import drawn_how
+from flows.model.request import Opened, request_of, training_counts
+from flows.model.sample import open_all, records_of, sample_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError

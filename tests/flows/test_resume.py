@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from flows.config import Rebuild, TrainRDM
-from flows.rebuild import rebuild
-from flows.resume import begun_alike
-from flows.train_rdm import learned, train_rdm, training_inputs, training_plan
+from flows.config.flows import Rebuild, TrainRDM
+from flows.data.rebuild import rebuild
+from flows.model.resume import begun_alike
+from flows.model.train_rdm import learned, train_rdm, training_inputs, training_plan
 from storage.artifact import artifacts, open_artifact
 from storage.atomic import write_json
 from storage.collect import collect
@@ -52,7 +52,7 @@ def interrupt(world):
     rebuild(rebuilt(world))
     world.first = training_plan(TrainRDM(**world.settings))
     world.began = {role: open_artifact(world.root, kind, "a") for role, kind in ROLES.items()}
-    module = sys.modules["flows.train_rdm"]
+    module = sys.modules["flows.model.train_rdm"]
     whole_launch = module.launch_training
 
     def dies_after_three_steps(run, *more):
@@ -266,12 +266,18 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the
     first three.
     """
-    from flows.build_database import build_database
-    from flows.config import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
-    from flows.encode_latents import encode_latents
-    from flows.find_neighbors import find_neighbors
-    from flows.import_images import import_images
-    from flows.train_rdm import train_rdm, training_inputs
+    from flows.config.flows import (
+        BuildDatabase,
+        EncodeLatents,
+        FindNeighbors,
+        ImportImages,
+        TrainRDM,
+    )
+    from flows.data.build_database import build_database
+    from flows.data.encode_latents import encode_latents
+    from flows.data.find_neighbors import find_neighbors
+    from flows.data.import_images import import_images
+    from flows.model.train_rdm import train_rdm, training_inputs
 
     here = {"root": tmp_path, "name": "a"}
 
@@ -307,7 +313,7 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     # the same
     with monkeypatch.context() as patch:
         patch.setattr(
-            "flows.train_rdm.artifacts",
+            "flows.model.train_rdm.artifacts",
             lambda *asked: [replace(a, parameters={}) for a in artifacts(*asked)],
         )
         with pytest.raises(ArtifactMismatch, match="Make it again"):

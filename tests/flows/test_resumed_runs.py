@@ -11,9 +11,15 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
-from flows import lost_runs
-from flows.lost_runs import GONE, LostRuns, ended_by_signal, failed_without_server, times_resumed
-from flows.place import place_of
+from flows.run import lost_runs
+from flows.run.lost_runs import (
+    GONE,
+    LostRuns,
+    ended_by_signal,
+    failed_without_server,
+    times_resumed,
+)
+from flows.run.place import place_of
 
 ID = UUID(int=7)
 NO_SERVER = "Flow run encountered an exception: "
@@ -58,7 +64,7 @@ class Client:
 
 @pytest.fixture
 def told(monkeypatch):
-    """Whom flows.notify was told of."""
+    """Whom flows.run.notify was told of."""
     noted = []
     monkeypatch.setattr(lost_runs, "tell", lambda flow, run, state: noted.append((run.name, state)))
     return noted

@@ -6,10 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import revisions
-from flows.average import average_plan
-from flows.build_database import embedding_plan, index_plan
-from flows.config import (
+from flows.config.flows import (
     AverageRun,
     BuildDatabase,
     EncodeLatents,
@@ -20,16 +17,19 @@ from flows.config import (
     TrainRDM,
     WriteReport,
 )
-from flows.encode_latents import encode_latents, latents_plan
-from flows.evaluate import evaluation_plan
-from flows.find_neighbors import neighbors_plan
-from flows.import_images import import_images, import_plan
-from flows.report import Subject, report_plan
-from flows.revisions import REVISIONS, plan_of
-from flows.sample import sample_plan
-from flows.sample_config import SampleRDM
-from flows.study import study_plan
-from flows.train_rdm import training_plan
+from flows.config.sample import SampleRDM
+from flows.data.build_database import embedding_plan, index_plan
+from flows.data.encode_latents import encode_latents, latents_plan
+from flows.data.find_neighbors import neighbors_plan
+from flows.data.import_images import import_images, import_plan
+from flows.judge.evaluate import evaluation_plan
+from flows.judge.report import Subject, report_plan
+from flows.judge.study import study_plan
+from flows.model.average import average_plan
+from flows.model.sample import sample_plan
+from flows.model.train_rdm import training_plan
+from flows.run import revisions
+from flows.run.revisions import REVISIONS, plan_of
 from storage.artifact import Artifact, artifacts, open_artifact
 from storage.build import begin
 from storage.errors import BuildRefused
@@ -71,8 +71,8 @@ def made(tmp_path, monkeypatch):
         "average",
     ):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
-    monkeypatch.setattr("flows.evaluate.with_fingerprint", lambda *_: None)
-    monkeypatch.setattr("flows.evaluate.same_shards", lambda *_: None)
+    monkeypatch.setattr("flows.judge.evaluate.with_fingerprint", lambda *_: None)
+    monkeypatch.setattr("flows.judge.evaluate.same_shards", lambda *_: None)
     return opened
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import polars
 import pytest
 
-from flows import encoders
-from flows.database import searchable
-from flows.look_config import SearchDatabase
-from flows.search import found_rows, queries_by_key, search
+from flows.config.look import SearchDatabase
+from flows.data import encoders
+from flows.data.database import searchable
+from flows.look.search import found_rows, queries_by_key, search
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.search import Searcher, build_index
@@ -197,7 +197,7 @@ def test_what_a_caption_or_author_holds_forges_no_line(small_world, monkeypatch)
     steering = "red\x1b[31m\n  0.9999  forged"
     credit = {"captions": [steering], "author": steering, "licence": steering, "source_url": None}
     credits = lambda self, rows: [{"key": "k", "source_key": "s", **credit} for _ in rows]  # noqa: E731
-    monkeypatch.setattr("flows.database.OpenDatabase.credits", credits)
+    monkeypatch.setattr("flows.data.database.OpenDatabase.credits", credits)
     text, _ = look(small_world, texts=("a\nb",), k=2)
     assert len(text.splitlines()) == 3 and "\x1b" not in text
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.config import Rebuild, RemoveKeys, TrainRDM
-from flows.rebuild import rebuild
-from flows.remove import remove_keys
-from flows.sample import sample_rdm
-from flows.sample_config import SampleRDM
-from flows.train_rdm import train_rdm, training_inputs, training_plan
-from flows.training_data import open_training_data
-from flows.upstream import make_missing
+from flows.config.flows import Rebuild, RemoveKeys, TrainRDM
+from flows.config.sample import SampleRDM
+from flows.data.rebuild import rebuild
+from flows.data.remove import remove_keys
+from flows.data.upstream import make_missing
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm, training_inputs, training_plan
+from flows.model.training_data import open_training_data
 from rdm_core.families.facts import Reads
 from storage.artifact import artifacts, is_current, open_artifact
 from storage.collect import collect

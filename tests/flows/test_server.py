@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows import server
-from flows.server import ServerFailed, connected, lost
+from flows.run import server
+from flows.run.server import ServerFailed, connected, lost
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from building import build_all, writer
 
-from flows.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
+from flows.look.show import checked_artifacts, collected, log_of, one_artifact, table_of_artifacts
 from storage.artifact import artifacts
 from storage.build import begin
 from storage.errors import ArtifactMissing, StorageError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from flows import encoders, stage
+from flows.data import encoders
+from flows.run import stage
 from storage.errors import StorageError
 
 
@@ -31,7 +32,7 @@ def test_consecutive_parts_share_a_task_run_when_they_are_many_or_asked_to(parts
 def test_only_what_a_run_fetches_is_counted_as_a_download(recorded, monkeypatch):
     counted = []
     monkeypatch.setattr(
-        "flows.recorded.concurrency", lambda name: counted.append(name) or nullcontext()
+        "flows.run.recorded.concurrency", lambda name: counted.append(name) or nullcontext()
     )
     monkeypatch.setattr(encoders, "load_encoder", lambda *asked: len(counted))
 
@@ -78,7 +79,8 @@ def test_only_what_the_network_did_is_tried_again(error, passing):
 
 
 def test_tasks_that_fetch_are_tried_again_by_that_rule():
-    from flows import build_database, find_neighbors, import_images, train_rdm
+    from flows.data import build_database, find_neighbors, import_images
+    from flows.model import train_rdm
 
     tasks = [stage.look_up, import_images.import_group, find_neighbors.search_group]
     for task in (*tasks, build_database.embed_group, train_rdm.look_ahead):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flows.config import TrainRDM
-from flows.opening import facts_of
-from flows.train_rdm import learned, look_ahead, train_rdm, training_inputs, training_plan
-from flows.train_worker import model_and_data
+from flows.config.flows import TrainRDM
+from flows.model.opening import facts_of
+from flows.model.train_rdm import learned, look_ahead, train_rdm, training_inputs, training_plan
+from flows.model.train_worker import model_and_data
 from rdm_core.errors import RequestError, WeightsError
 from rdm_core.families import FACTS_FILE, FAMILIES
 from rdm_core.latents import load_latent_space
@@ -110,7 +110,7 @@ def test_what_a_run_began_with_is_told_to_be_unknown_where_it_is_gone(tmp_path, 
 def test_once_interrupted_it_goes_on_to_equal_weights_and_from_no_other_run(
     small_world, small_training, settings, in_one_process
 ):
-    root, module = small_world.root, sys.modules["flows.train_rdm"]
+    root, module = small_world.root, sys.modules["flows.model.train_rdm"]
     in_one_process(train_rdm, TrainRDM(**small_training(root, "other", steps=1)))
     asked = small_training(root, "unbroken", steps=6) | {"start_from": "small"}
     unbroken = in_one_process(train_rdm, TrainRDM(**asked))
@@ -152,7 +152,7 @@ def test_what_began_with_random_weights_does_not_go_on_from_another_runs(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("flows.train_rdm.launch_training", stopped)
+        patch.setattr("flows.model.train_rdm.launch_training", stopped)
         train_rdm(TrainRDM(**asked))
     (left,) = unfinished(small_world.root, "runs", "random")
     with pytest.raises(BuildRefused, match="start_from none, while small is asked for") as refused:
@@ -215,7 +215,9 @@ def test_another_network_is_refused_with_the_first_tensor_that_has_no_place(
 def test_a_run_that_is_not_there_is_told_before_anything_upstream_is_made(
     tmp_path, settings, monkeypatch
 ):
-    monkeypatch.setattr("flows.train_rdm.check_training", lambda config: pytest.fail("looked on"))
+    monkeypatch.setattr(
+        "flows.model.train_rdm.check_training", lambda config: pytest.fail("looked on")
+    )
     images = {"source": "shapes", "size": 32, "count": 40, "encoding": "png"}
     upstream = {"images": images, "encoder": "rdm-shapes", "weights": "built-in"}
     config = TrainRDM(**settings | {"root": tmp_path, "upstream": upstream})

@@ -8,13 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows import demo
-from flows import study as module
-from flows.config import Study
-from flows.evaluate import EVALUATION_FILE
-from flows.opening import open_run
-from flows.study import CLAIMS, claim_loss, claim_purity, claim_text, open_subject, study, table_of
-from flows.train_rdm import train_rdm
+from flows.config.flows import Study
+from flows.judge import demo
+from flows.judge import study as module
+from flows.judge.evaluate import EVALUATION_FILE
+from flows.judge.study import (
+    CLAIMS,
+    claim_loss,
+    claim_purity,
+    claim_text,
+    open_subject,
+    study,
+    table_of,
+)
+from flows.model.opening import open_run
+from flows.model.train_rdm import train_rdm
 
 SMALL = {
     "network": "transformer",

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from flows import arguments, commands, progress
+from flows import commands
 from flows.cli import main
-from flows.config import ImportImages
-from flows.sample_config import SampleRDM
-from flows.terminal import escape_what_cannot_be_shown, on_one_line, shown, tell
+from flows.config.flows import ImportImages, arguments
+from flows.config.sample import SampleRDM
+from flows.run import progress
+from flows.run.terminal import escape_what_cannot_be_shown, on_one_line, shown, tell
 
 STEERING = {
     "\x1b[31mred": "\\x1b[31mred",
@@ -203,7 +204,7 @@ def test_an_error_that_cannot_be_told_is_its_exit_code(tmp_path, monkeypatch):
 def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
     """And no file that is opened later takes their place."""
     code = (
-        "import os, sys; from flows.environment import prepare; prepare(); "
+        "import os, sys; from flows.run.environment import prepare; prepare(); "
         "fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); "
         "os.write(2, b'e'); os.write(1, b'o'); "
         "print(1); print(2, file=sys.stderr); assert fd > 2 and not sys.stdin.read()"

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.training_data import open_training_data
+from flows.model.training_data import open_training_data
 from rdm_core.families.facts import Reads
 from storage.embeddings import write_embeddings
 from storage.errors import ArtifactMismatch

@@ -3,8 +3,8 @@
 import pytest
 from building import build_all
 
-from flows import upstream
-from flows.config import TrainRDM
+from flows.config.flows import TrainRDM
+from flows.data import upstream
 from storage.artifact import open_artifact
 from storage.errors import ArtifactMissing
 from storage.manifest import Plan

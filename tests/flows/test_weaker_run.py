@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flows import request
-from flows.config import TrainRDM
-from flows.opening import open_run
-from flows.request import guidance_of
-from flows.sample import sample_plan, sample_rdm
-from flows.sample_config import SampleRDM
-from flows.train_rdm import train_rdm
+from flows.config.flows import TrainRDM
+from flows.config.sample import SampleRDM
+from flows.model import request
+from flows.model.opening import open_run
+from flows.model.request import guidance_of
+from flows.model.sample import sample_plan, sample_rdm
+from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from storage.samples import read_samples

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.stage import Cached, stage_flow, stage_task
-from flows.workers import dask_address, declares_gpus, refuse_no_address, task_runner
+from flows.run.stage import Cached, stage_flow, stage_task
+from flows.run.workers import dask_address, declares_gpus, refuse_no_address, task_runner
 from rdm_core.errors import RequestError
 from storage.artifact import artifacts, check
 
@@ -21,9 +21,9 @@ BIN = Path(sys.executable).parent
 PIPELINE = """
 import sys
 from pathlib import Path
-from flows.build_database import embed_images
-from flows.config import BuildDatabase, ImportImages
-from flows.import_images import import_images
+from flows.data.build_database import embed_images
+from flows.config.flows import BuildDatabase, ImportImages
+from flows.data.import_images import import_images
 root = Path(sys.argv[1])
 import_images(ImportImages(root=root, name="s", source="shapes", size=32, encoding="png", \
 count=1200, images_per_part=100))

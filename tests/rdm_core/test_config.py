@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from flows.presets import PRESETS
+from flows.config.presets import PRESETS
 from rdm_core.config import (
     ContextConfig,
     DrawConfig,

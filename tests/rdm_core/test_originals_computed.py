@@ -32,7 +32,7 @@ from released import (
 from torch import nn
 from torch.nn import functional
 
-from flows.presets import PRESETS
+from flows.config.presets import PRESETS
 from rdm_core.context import NEIGHBOR, Context, nothing
 from rdm_core.families.diffusion.config import Config, NoiseConfig
 from rdm_core.families.diffusion.denoiser import load_denoiser

@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import Attention
 from neighbor_sets import D
 from torch import nn
 
-from flows.presets import PRESETS
+from flows.config.presets import PRESETS
 from rdm_core.families.diffusion.config import Config, DenoiserConfig
 from rdm_core.families.diffusion.denoiser import build_denoiser
 

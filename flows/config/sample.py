@@ -1,0 +1,98 @@
+"""What can be asked of a run: the parameters of `rdm sample`, each with its meaning."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from flows.config.parameters import DrawSettings, FlowConfig, Neighbors, Seed
+
+
+class SampleRDM(FlowConfig):
+    """weights + any database + a request -> images, each with its neighbors, scores, licences and
+    seed.
+    """
+
+    run: str
+    """Training run whose weights are used."""
+    database: str | None = None
+    """Database neighbors are taken from: the run's own unless given; swap it to change domain or
+    style.
+    """
+    texts: tuple[str, ...] = ()
+    """Prompts."""
+    images: tuple[Path, ...] = ()
+    """Query images; with texts: images given beside each text, whose vectors join its context."""
+    classes: tuple[str, ...] = ()
+    """Class names; each asks for 'An image of a {class}.' and draws k of a pool of neighbors."""
+    count: int = Field(4, ge=1, le=1_000_000)
+    """Images for each prompt, query image or class; or altogether when there is none of them
+    (pseudo-queries).
+    """
+    context: Literal["query", "query+neighbors", "neighbors"] | None = None
+    """What the denoiser is given; unless set: query+neighbors for texts and images, neighbors for
+    the rest.
+    """
+    k: Neighbors = 4
+    """Vectors in the context, whatever the run was trained with."""
+    between: int = Field(0, ge=0, le=10_000)
+    """Steps from the first of two texts or images to the second, both ends included; 0: no
+    interpolation.
+    """
+    pool: Neighbors = 20
+    """classes: neighbors to draw k from."""
+    top_m: float = Field(0.1, gt=0, le=1)
+    """pseudo-queries: share of the retrieved rows, most often retrieved first."""
+    weighted: bool = False
+    """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
+    seed: Seed = 0
+    """Image i is drawn from seed + i."""
+    draw: DrawSettings = {}
+    """How images are drawn: settings of the run's family, as `rdm sample --help` lists them."""
+    negative: str | None = None
+    """A prompt to guide away from, in place of the null."""
+    weaker_run: str | None = None
+    """Guide away from what this run, a smaller or shorter one, makes of the same context."""
+    style_text: str | None = None
+    """A second context that takes over once the signal is stronger than style_from_snr: this text,
+    or its neighbors.
+    """
+    style_database: str | None = None
+    """style_text: database its neighbors are taken from; without one the text alone is the
+    style.
+    """
+    inpaint: Path | None = None
+    """An image to be painted over where the mask is white; the rest of it stays."""
+    mask: Path | None = None
+    """inpaint: an image of its size, white where something new is drawn."""
+    attribution: bool = False
+    """Also draw every image without each of its neighbors in turn, and say how much each one
+    changed it.
+    """
+
+    @model_validator(mode="after")
+    def _one_kind_of_query(self) -> "SampleRDM":
+        given = [field for field in ("texts", "images", "classes") if getattr(self, field)]
+        if self.classes and len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: classes stand alone")
+        if self.context in ("query", "query+neighbors") and not (self.texts or self.images):
+            raise ValueError(
+                f"context: {self.context!r} needs texts or images; a class or nothing has neighbors only"
+            )
+        if self.between and (
+            self.between < 2 or len(given) != 1 or len(self.texts or self.images) != 2
+        ):
+            raise ValueError(
+                "between: needs 2 or more steps between exactly two texts or two images"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_guide(self) -> "SampleRDM":
+        if self.negative is not None and self.weaker_run is not None:
+            raise ValueError("negative and weaker_run: guide away from one thing")
+        if (self.inpaint is None) != (self.mask is None):
+            raise ValueError("inpaint and mask: give both or none")
+        if self.style_database is not None and self.style_text is None:
+            raise ValueError("style_database: needs style_text")
+        return self

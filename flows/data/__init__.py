@@ -1,0 +1,1 @@
+"""Images -> shards, databases, neighbor tables, latents; and their upkeep."""

@@ -1,0 +1,80 @@
+"""A database that can be searched, and asked who made its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdm_core.retrieve import Database
+from rdm_core.search import Searcher
+from storage.artifact import Artifact, with_fingerprint
+from storage.embeddings import read_columns_of, read_rows
+from storage.index import faiss_file, open_index_of, open_norms, open_vectors
+from storage.shards import CREDIT_COLUMNS, read_some_images
+
+if TYPE_CHECKING:
+    from rdm_core.clip import Encoder
+
+
+@dataclass(frozen=True)
+class OpenDatabase:
+    """A database, ready to be searched and asked who made its images."""
+
+    embeddings: Artifact
+    database: Database
+    root: Path
+    index: Artifact
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that embedded it; raises what `the_encoder` raises."""
+        # half of what a search takes to start, and not every search needs it
+        from flows.data.encoders import the_encoder
+
+        made, weights = self.embeddings, self.embeddings.measured["weights"]
+        return the_encoder(
+            made.parameters["encoder"],
+            weights,
+            f"embeddings/{made.name}",
+            "build the database again",
+        )
+
+    def credits(self, rows: list[int]) -> list[dict[str, Any]]:
+        """key, source_key, captions, labels, style, author, licence and source url of some rows.
+
+        Only the parts that hold them are read.
+        """
+        columns = ["key", "source_key", *CREDIT_COLUMNS]
+        return read_rows(self.embeddings, rows, columns).to_pylist()
+
+    def images(self, keys: list[str]) -> dict[str, bytes]:
+        """Encoded images by key; none when the shards are no longer under this root."""
+        shards = with_fingerprint(self.root, "shards", self.embeddings.inputs["shards"])
+        return read_some_images(shards, keys) if shards else {}
+
+
+def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
+    """Open the index over some embeddings. Raises what `open_index_of` raises."""
+    index = open_index_of(root, embeddings)
+    searcher = Searcher(open_vectors(index), faiss_file(index))
+    return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)
+
+
+def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys [N] of every row and its values in some columns [N, G], read once a process while they
+    are used.
+    """
+    return _keys_in(tuple(embeddings.files(".parquet")), groups)
+
+
+@lru_cache(maxsize=2)
+def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    columns = read_columns_of(paths, ["key", *groups])
+    key, *values = (
+        np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups)
+    )
+    return key, np.stack(values, axis=1)

@@ -1,0 +1,129 @@
+"""shards -> latents: what the denoiser is trained on, encoded once."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.config.flows import EncodeLatents
+from flows.run.progress import Clock
+from flows.run.revisions import plan_of, revision_of
+from flows.run.stage import (
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    download,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+)
+from flows.run.workers import a_device_each
+from rdm_core.decode import decode
+from rdm_core.device import best_device
+from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
+from storage.artifact import Artifact, open_artifact
+from storage.build import Build
+from storage.errors import StorageError
+from storage.latents import write_latents
+from storage.manifest import Part, Plan, made_from
+from storage.shards import read_images
+
+BATCH = 64
+
+
+@stage_flow("encode-latents")
+def encode_latents(config: EncodeLatents) -> Artifact:
+    """shards --autoencoder--> raw latents: pixels as they are, an encoder's moments, or codes."""
+    clock = Clock()
+    shards = open_artifact(config.root, "shards", config.shards)
+    load_autoencoder(config.autoencoder)
+    how = encoded_how(config)
+    with building(config.root, latents_plan(config, shards)) as build:
+        if build.finished:
+            return kept(build)
+        # A shard whose images were all rejected has nothing to train on.
+        wanted = {part.name: origin_of(how, part) for part in shards.parts if part.counts.get("ok")}
+        if not wanted:
+            cure = f"Look at its rejects: rdm show shards/{shards.name}"
+            raise StorageError(shards.directory, "holds no accepted image", cure)
+        with a_device_each():
+            futures = [
+                encode_group.submit(build, only(shards, group), group, config.autoencoder)
+                for group in groups(wanted)
+            ]
+        return published(
+            build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder)
+        )
+
+
+def origin_of(how: Mapping[str, Any], shard: Part) -> str:
+    """What the latents of a shard are made from: `encoded_how`, and the shard's bytes."""
+    return made_from(how, shard.content)
+
+
+@encode_latents.plan
+def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
+    """The latent space, what is stored, and the shards."""
+    shards = shards or open_artifact(config.root, "shards", config.shards)
+    return plan_of("latents", config.name, encoded_how(config), {"shards": shards.fingerprint})
+
+
+def encoded_how(config: EncodeLatents) -> dict[str, Any]:
+    """The latent space, what of an image is stored in it, asked for or by default, and the stage's
+    revision. Raises RequestError for what the space does not have.
+    """
+    space = space_of(config.autoencoder)
+    stored = {"space": space.identity, "stored": space.storing(config.stored)}
+    return stored | revision_of("latents")
+
+
+@stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)
+def load_autoencoder(autoencoder: str) -> LatentSpace:
+    """The latent space, from the hub the first time."""
+    return space_of(autoencoder)
+
+
+@stage_task(name="encode-parts", retries=NETWORK_RETRIES)
+def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: str) -> list[Part]:
+    """The parts of one task run."""
+    return group_of_parts(
+        build, wanted, lambda name: encode_part(build, shards, name, wanted[name], autoencoder)
+    )
+
+
+def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
+    """Encode the accepted samples of one shard."""
+    space, stored = space_of(autoencoder), build.plan.parameters["stored"]
+    samples = [(key, decode(data)) for key, data in read_images(shards, name)]
+    keys, images = [key for key, _ in samples], [image for _, image in samples]
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    raw = np.concatenate([space.encode(batch, stored) for batch in batches])
+    return build.write_part(
+        name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {})
+    )
+
+
+def absolute(autoencoder: str) -> str:
+    """A local folder by its absolute path, so that it is found from any directory; anything else as
+    it is.
+    """
+    return (
+        str(Path(autoencoder).resolve())
+        if autoencoder != PIXELS and Path(autoencoder).exists()
+        else autoencoder
+    )
+
+
+@lru_cache(maxsize=1)
+def space_of(autoencoder: str) -> LatentSpace:
+    """The latent space, loaded once a process."""
+    with nullcontext() if autoencoder == PIXELS or Path(autoencoder).is_dir() else download():
+        return load_latent_space(autoencoder).to(best_device())

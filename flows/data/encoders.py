@@ -1,0 +1,55 @@
+"""Encoders by name, and the one that something was made with."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from flows.run.stage import download
+from rdm_core.clip import Encoder, is_local, load_encoder
+from rdm_core.device import best_device
+from storage.checks import encoder_difference
+from storage.errors import ArtifactMismatch
+
+
+def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
+    """The encoder, loaded once a process."""
+    return _loaded(name, weights, precision)
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, weights: str, precision: str) -> Encoder:
+    if is_local(weights):
+        return load_encoder(name, weights, best_device(), precision)
+    with download():
+        return load_encoder(name, weights, best_device(), precision)
+
+
+def forget_encoders() -> None:
+    """Let go of those that are loaded, and of the memory they hold."""
+    _loaded.cache_clear()
+
+
+def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str) -> Encoder:
+    """The encoder with the identity `wanted`, from weights of that name, for one who was made with
+    it.
+
+    Raises ArtifactMismatch when what loads now has other weights, or prepares images in another
+    way.
+    """
+    encoder = encoder_of(wanted["model"], weights)
+    if encoder.identity == wanted:
+        return encoder
+    where = f"encoder {wanted['model']!r}"
+    if encoder.weights_sha256 != wanted["weights_sha256"]:
+        what = (
+            f"weights {weights!r} are {encoder.weights_sha256} now, "
+            f"{whose} was made with {wanted['weights_sha256']}"
+        )
+        raise ArtifactMismatch(where, what, f"Put the original weights back, or {again}.")
+    what = (
+        f"its weights are those {whose} was made with, "
+        f"but its {encoder_difference(wanted, encoder.identity)} is not"
+    )
+    raise ArtifactMismatch(
+        where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it."
+    )

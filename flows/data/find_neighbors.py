@@ -1,0 +1,137 @@
+"""embeddings x database -> neighbor table."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from flows.config.flows import FindNeighbors
+from flows.data.calibration import calibrated_cap_of, doubt_of
+from flows.data.database import keys_of, searchable
+from flows.run.progress import Clock, say
+from flows.run.revisions import plan_of
+from flows.run.stage import (
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+)
+from rdm_core.search import held, search_neighbors
+from storage.arrays import open_array
+from storage.artifact import Artifact, open_artifact
+from storage.build import Build
+from storage.checks import same_encoder
+from storage.embeddings import read_vectors
+from storage.errors import StorageError
+from storage.index import VECTORS_FILE, open_index_of
+from storage.manifest import Part, Plan, made_from
+from storage.neighbors import NO_ROW, write_neighbors
+
+
+@stage_flow("find-neighbors")
+def find_neighbors(config: FindNeighbors) -> Artifact:
+    """For every query its k nearest database rows, exactly, none of them cut from the query's own
+    image.
+
+    queries [Q, D] x database [N, D] --> rows, keys, scores [Q, K]
+    """
+    clock = Clock()
+    queries = open_artifact(config.root, "embeddings", config.queries)
+    database = open_artifact(config.root, "embeddings", config.database)
+    index = open_index_of(config.root, database)
+    same_encoder(queries, database)
+    with building(
+        config.root, neighbors_plan(config, {"queries": queries, "database": database})
+    ) as build:
+        if build.finished:
+            return kept(build)
+        # A part whose images were all rejected or removed asks for nothing.
+        asking = [part for part in queries.parts if part.rows]
+        if not asking:
+            cure = "Import images that can be read, then embed again."
+            raise StorageError(queries.directory, "holds no embedding", cure)
+        searched = (build.plan.parameters, database.fingerprint)
+        wanted = {part.name: made_from(*searched, part.content) for part in asking}
+        futures = [
+            search_group.submit(build, only(queries, group), database, index, group)
+            for group in groups(wanted)
+        ]
+        return published(build, gathered(build, futures), clock)
+
+
+@find_neighbors.plan
+def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None = None) -> Plan:
+    """k, and the embeddings on both sides."""
+    references = {"queries": config.queries, "database": config.database}
+    opened = opened or {
+        role: open_artifact(config.root, "embeddings", name) for role, name in references.items()
+    }
+    inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
+    parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
+    parameters |= {"group": config.group} if config.group else {}
+    cap = (
+        _calibrated(config.root, opened["database"].reference)
+        if config.score_cap == "calibrated"
+        else config.score_cap
+    )
+    parameters |= {"score_cap": cap} if cap < 1 else {}
+    return plan_of("neighbors", config.name, parameters, inputs)
+
+
+@lru_cache(maxsize=1)
+def _calibrated(root: Path, reference: str) -> float:
+    """To two digits, so that another machine's last bits do not ask for another table."""
+    database = open_artifact(root, *reference.split("/"))
+    cap, images = calibrated_cap_of(searchable(root, database))
+    told = f"near-duplicates above {cap.cosine:.2f}, calibrated with {images} images"
+    say("neighbors", database.name, told)
+    if doubt := doubt_of(cap, images):
+        say("neighbors", database.name, f"doubt this cap: {doubt}")
+    return round(cap.cosine, 2)
+
+
+@stage_task(name="search-parts", retries=NETWORK_RETRIES)
+def search_group(
+    build: Build, queries: Artifact, database: Artifact, index: Artifact, wanted: Wanted
+) -> list[Part]:
+    """The parts of one task run."""
+    return group_of_parts(
+        build, wanted, lambda name: search_part(build, queries, database, index, name, wanted[name])
+    )
+
+
+def search_part(
+    build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str
+) -> Part:
+    """The nearest database rows of one part of the queries."""
+    asked, parameters = only(queries, [name]), build.plan.parameters
+    columns = ("source_key", parameters["group"]) if "group" in parameters else ("source_key",)
+    database_keys, database_groups = keys_of(database, columns)
+    keys, groups = keys_of(asked, columns)
+    vectors, _ = read_vectors(asked)
+    cap = parameters.get("score_cap", 1.0)
+    rows, scores = search_neighbors(
+        vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap
+    )
+    counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
+    return build.write_part(
+        name,
+        origin,
+        lambda scratch: (
+            write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores),
+            counts,
+        ),
+    )
+
+
+@lru_cache(maxsize=1)
+def _matrix(path: Path) -> np.ndarray:
+    return held(open_array(path))

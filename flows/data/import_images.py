@@ -1,0 +1,267 @@
+"""images -> shards. Every image ends as a row: stored crops, or one rejection with its reason."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from flows.config.flows import ImportImages
+from flows.run.progress import Clock, say
+from flows.run.revisions import plan_of, revision_of
+from flows.run.stage import (
+    NETWORK_RETRIES,
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    published,
+    stage_flow,
+    stage_task,
+)
+from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
+from rdm_core.images import Box, crop_rng, crop_windows, encode
+from rdm_core.shapes import world
+from storage.artifact import Artifact, artifacts, is_current
+from storage.atomic import sha256_of
+from storage.build import Build
+from storage.errors import SourceError
+from storage.keys import key_of, source_key_of
+from storage.manifest import Part, Plan, read_plan
+from storage.shards import EncodedSample, SampleRecord, write_shard
+from storage.sources import (
+    SOURCES,
+    Listing,
+    NotAsListed,
+    SourceImage,
+    cut_into_parts,
+    origin_of,
+    read_as_listed,
+)
+from storage.sources.disk import is_folder
+from storage.unfinished import has_finished_work, unfinished
+
+
+@stage_flow("import-images", threads=None)
+def import_images(config: ImportImages) -> Artifact:
+    """Turn a dataset as it lies on the disk into shards.
+
+    images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
+    """
+    clock = Clock()
+    listing = list_images(config)
+    with building(config.root, import_plan(config, listing)) as build:
+        if build.finished:
+            return kept(build)
+        say(
+            "import",
+            config.name,
+            f"{len(listing.images):,} images of {config.source} {notes_text(listing)}",
+        )
+        pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
+        wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
+        futures = [
+            import_group.submit(build, {name: pieces[name] for name in group}, group, config)
+            for group in groups(wanted)
+        ]
+        return published(build, gathered(build, futures), clock, notes=listing.notes)
+
+
+@stage_task(name="import-parts", retries=NETWORK_RETRIES)
+def import_group(
+    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages
+) -> list[Part]:
+    """The parts of one task run."""
+
+    def work(name: str) -> Part:
+        samples = (sample for image in pieces[name] for sample in samples_of(image, config))
+        return build.write_part(
+            name, wanted[name], lambda scratch: write_shard(scratch, name, samples)
+        )
+
+    return group_of_parts(build, wanted, work)
+
+
+def list_images(config: ImportImages) -> Listing:
+    """What the source holds, before any pixel is read."""
+    if config.source == "shapes":
+        names = (shapes_id(config.split, index) for index in range(config.count))
+        return Listing(
+            tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
+            "built-in",
+            {},
+        )
+    assert config.path is not None, "the config refuses a source without a path"
+    if config.source == "folder":
+        stated = {"licence": config.licence, "author": config.author}
+        listing = SOURCES["folder"](config.path, **stated, ours=config.root)
+        return replace(
+            listing,
+            images=tuple(replace(image, dataset=config.dataset) for image in listing.images),
+        )
+    if config.source == "wikiart":
+        return SOURCES["wikiart"](config.path, ours=config.root)
+    return SOURCES[config.source](config.path, split=config.split, ours=config.root)
+
+
+@import_images.plan
+def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
+    """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
+    listing = listing or list_images(config)
+    parameters = config.parameters("path") | {
+        "images_per_part": images_per_part(config),
+        "colours": COLOURS,
+    }
+    return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
+
+
+def images_per_part(config: ImportImages) -> int | str:
+    """The number asked for; auto: as the current version or an unfinished import was cut.
+
+    Another cut would make every part anew, of the shards and of all that is made from them.
+    """
+    if config.images_per_part != "auto":
+        return config.images_per_part
+    versions = artifacts(config.root, "shards", config.name)
+    earlier = [version.parameters for version in versions if is_current(config.root, version)]
+    begun = filter(has_finished_work, unfinished(config.root, "shards", config.name))
+    earlier += [plan.parameters for plan in map(read_plan, begun) if plan]
+    cuts = (parameters["images_per_part"] for parameters in earlier)
+    return next(cuts, "auto")
+
+
+def drawing(config: ImportImages) -> dict[str, object]:
+    """The parameters that change a stored sample, whichever others are imported with it."""
+    return config.parameters("path", "split", "count", "images_per_part") | revision_of("shards")
+
+
+def notes_text(listing: Listing) -> str:
+    """The reader's counts in brackets, or nothing."""
+    return (
+        f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})"
+        if listing.notes
+        else ""
+    )
+
+
+def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
+    """The stored samples of one image: its crops, or one rejected row."""
+    if config.source == "shapes":
+        yield shapes_sample(index_of(image.source_id), config)
+        return
+    try:
+        windows, (height, width) = windows_of(image, config)
+    except ImageRejected as rejection:
+        yield EncodedSample(
+            record_of(image, 0, status="rejected", reason=rejection.reason, detail=rejection.detail)
+        )
+        return
+    for number, (window, box) in enumerate(windows):
+        data = encode(window, config.encoding, config.quality)
+        facts = {
+            "original_height": height,
+            "original_width": width,
+            "crop": box,
+            "sha256": sha256_of(data),
+        }
+        record = record_of(image, number, width=config.size, height=config.size, **facts)
+        yield EncodedSample(record, data, config.encoding)
+
+
+def windows_of(
+    image: SourceImage, config: ImportImages
+) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
+    """What is cut out of an image, each with its box, and the image's height and width. Raises
+    ImageRejected.
+    """
+    rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
+    limits = DecodeLimits(
+        max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side
+    )
+    with decoded(read_image(image, config), limits, image.rotation_degrees) as pixels:
+        windows = crop_windows(
+            pixels, config.size, config.crop, config.crops_per_image, config.frame, rng
+        )
+        return windows, (pixels.shape[0], pixels.shape[1])
+
+
+def read_image(image: SourceImage, config: ImportImages) -> bytes:
+    """The file's bytes.
+
+    Raises ImageRejected where there is no file to read, it is too large, or not the one that was
+    listed; SourceError where the whole data set has gone, for which no image is to be rejected.
+    """
+    if image.path is None:
+        reason = "missing file" if image.is_absent else "unreadable file"
+        raise ImageRejected(reason, image.reason or "")
+    if image.stamp and image.stamp[0] > config.max_bytes:
+        raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
+    try:
+        return read_as_listed(image)
+    except NotAsListed as error:
+        if config.path is not None and not is_folder(config.path):
+            cure = "Put it back and run the same command again: it continues where it stopped."
+            raise SourceError(config.path, "went away while it was imported", cure) from error
+        raise ImageRejected("unreadable file", str(error)) from error
+
+
+def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
+    """The sidecar row of an image's crop of that number: what the dataset says of the image, and
+    the facts of this crop.
+    """
+    key = key_of(image.dataset, image.source_id, number)
+    return SampleRecord(
+        key=key,
+        source_key=source_key_of(key),
+        captions=image.captions,
+        labels=image.labels,
+        style=image.style,
+        author=image.author,
+        licence=image.licence,
+        source_url=image.source_url,
+        split=image.split,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def shapes_id(split: str, index: int) -> str:
+    """What a split of the shapes world calls its image of that number."""
+    return f"{split}-{index:06d}"
+
+
+def index_of(shapes_id: str) -> int:
+    """The number of an image of the shapes world."""
+    return int(shapes_id.rpartition("-")[2])
+
+
+def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
+    """One drawn image of the built-in world; its exact factors are its labels."""
+    restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
+    drawn = world.sample(
+        config.split,
+        index,
+        config.size,
+        config.seed,
+        **{k: v for k, v in restrictions.items() if v},
+    )
+    data = encode(drawn.pixels, config.encoding, config.quality)
+    drawn_with = "" if config.seed == 0 else f"-s{config.seed}"
+    key = key_of("shapes", shapes_id(config.split, index) + drawn_with, 0)
+    record = SampleRecord(
+        key=key,
+        source_key=source_key_of(key),
+        width=config.size,
+        height=config.size,
+        original_width=config.size,
+        original_height=config.size,
+        crop=(0, 0, config.size, config.size),
+        sha256=sha256_of(data),
+        captions=(drawn.caption,),
+        labels=tuple(f"{factor}={getattr(drawn.factors, factor)}" for factor in world.FACTORS),
+        style=drawn.factors.style,
+        author="the shapes world of this project",
+        licence="CC0-1.0",
+        split=config.split,
+    )
+    return EncodedSample(record, data, config.encoding)

@@ -1,0 +1,41 @@
+"""One data set from its images to all that training and sampling need: what a schedule runs."""
+
+from flows.config.flows import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, Rebuild
+from flows.data.build_database import ensured_database
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.model.preflight import check_rebuild
+from flows.run.progress import say
+from flows.run.stage import NETWORK_RETRIES, stage_flow, stage_task
+from storage.artifact import Artifact
+
+
+@stage_task(name="preflight", retries=NETWORK_RETRIES)
+def look_ahead(config: Rebuild) -> None:
+    """Fetch the weights and look whether there is room, before anything is started; refuses what
+    cannot be done here.
+    """
+    say("rebuild", config.name, check_rebuild(config))
+
+
+@stage_flow("rebuild")
+def rebuild(config: Rebuild) -> Artifact:
+    """Bring everything under one name up to date; unchanged input is a no-op, changed input redoes
+    the parts it touches.
+
+    images --import--> shards --embed, index--> database --neighbors--> table
+                         └-----encode--> latents
+    """
+    look_ahead(config)
+    here = {"root": config.root, "name": config.name}
+    import_images.ensured(ImportImages(**here, **config.images.model_dump()))
+    encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
+    ensured_database(BuildDatabase(**here, shards=config.name, **encoder, of=config.of))
+    encode_latents.ensured(
+        EncodeLatents(
+            **here, shards=config.name, autoencoder=config.autoencoder, stored=config.stored
+        ),
+    )
+    searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
+    return find_neighbors.ensured(searched)

@@ -1,0 +1,284 @@
+"""A sample can be taken out again: a database without some keys, for good, and who has seen
+them.
+"""
+
+from collections.abc import Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.config.flows import BuildDatabase, FindNeighbors, RemoveKeys
+from flows.data.build_database import index_embeddings, origin_of
+from flows.data.find_neighbors import find_neighbors
+from flows.data.rehearse import (
+    checked_keys,
+    filtered_plan,
+    holder_line,
+    holders_told,
+    run_lines,
+    tables_with,
+)
+from flows.run.progress import Clock
+from flows.run.stage import (
+    Wanted,
+    building,
+    gathered,
+    group_of_parts,
+    groups,
+    kept,
+    only,
+    published,
+    stage_flow,
+    stage_task,
+)
+from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, with_fingerprint
+from storage.build import Build
+from storage.embeddings import of_what, read_columns, write_embeddings_without
+from storage.holders import Holder, TrainedRun, holders, trained_on
+from storage.manifest import REVISION, Part, made_from
+from storage.removals import add_removals, on_list, read_removals, removals_file
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What was published without the keys, and what still holds them."""
+
+    config: RemoveKeys
+    rows: int
+    """Rows that the database had and has no more."""
+    published: tuple[Artifact, ...]
+    """The current versions without them: embeddings, index, neighbor tables."""
+    stale: tuple[str, ...]
+    """Neighbor tables that could not be made again: their queries or their database are not under
+    this root.
+    """
+    runs: tuple[TrainedRun, ...]
+    holders: tuple[Holder, ...]
+
+    def told(self) -> tuple[str, dict[str, Any]]:
+        """What `rdm remove` prints, and the same for a machine."""
+        root, database = self.config.root, self.config.database
+        value = {
+            "database": database,
+            "removal_list": str(removals_file(root, database)),
+            "rows_removed": self.rows,
+            "published": [
+                {"artifact": artifact.reference, "rows": artifact.rows}
+                for artifact in self.published
+            ],
+            "stale": list(self.stale),
+            "runs": [asdict(run) for run in self.runs],
+            "holders": holders_told(self.config, self.holders),
+        }
+        return "\n".join(_lines(self, value)), value
+
+
+@stage_flow("remove-keys")
+def remove_keys(config: RemoveKeys) -> Removal:
+    """Take images out of a database so that no later build brings them back, and tell who has seen
+    them.
+
+    keys --check--> removal list --filter--> embeddings --index--> index --search--> neighbor tables
+      └---------------------look at every version-----------------------> runs trained on them, what
+      still holds them
+    """
+    before = open_artifact(config.root, "embeddings", config.database)
+    asked = checked_keys(config, before)
+    add_removals(config.root, config.database, asked)
+    embeddings = filter_embeddings(config)
+    index = index_again(config, embeddings)
+    tables, stale = search_again(config)
+    found = holders(config.root, asked)
+    runs = trained_on(config.root, found)
+    return Removal(
+        config,
+        before.rows - embeddings.rows,
+        (embeddings, *index, *tables),
+        stale,
+        tuple(runs),
+        tuple(found),
+    )
+
+
+@stage_flow("filter-embeddings", threads=None)
+def filter_embeddings(config: RemoveKeys) -> Artifact:
+    """embeddings --without the keys on the list--> embeddings. A part that holds none of them stays
+    the same file.
+    """
+    clock = Clock()
+    before = open_artifact(config.root, "embeddings", config.database)
+    removed = read_removals(config.root, config.database)
+    with building(config.root, filtered_plan(config, before, removed)) as build:
+        if build.finished:
+            return kept(build)
+        shards = with_fingerprint(config.root, "shards", before.inputs["shards"])
+        wanted = {
+            part.name: filtered_origin(before, part, shards, removed) for part in before.parts
+        }
+        futures = [
+            filter_group.submit(build, only(before, group), group, removed)
+            for group in groups(wanted)
+        ]
+        parts = gathered(build, futures)
+        made = {
+            name: before.measured[name] for name in ("weights", "device") if name in before.measured
+        }
+        return published(build, parts, clock, **made)
+
+
+def filtered_origin(
+    before: Artifact, part: Part, shards: Artifact | None, removed: Set[str]
+) -> str:
+    """Its origin without the keys: as embedding the shard again would have it, so that a rebuild
+    takes the part over.
+    """
+    here = keys_on_list(before, part, removed)
+    shard = (
+        next((shard for shard in shards.parts if shard.name == part.name), None) if shards else None
+    )
+    if not here:
+        return part.made_from
+    if shards is None or shard is None:
+        return made_from(part.made_from, sorted(here))
+    how = {
+        name: before.parameters[name]
+        for name in ("encoder", "precision", "of", REVISION)
+        if name in before.parameters
+    }
+    return origin_of(how, shards, shard, removed)
+
+
+def keys_on_list(embeddings: Artifact, part: Part, removed: Set[str]) -> set[str]:
+    """The keys of a part that are on the list."""
+    return set(
+        on_list(read_columns(only(embeddings, [part.name]), ["key"])["key"].to_pylist(), removed)
+    )
+
+
+@stage_task(name="filter-parts")
+def filter_group(build: Build, before: Artifact, wanted: Wanted, removed: Set[str]) -> list[Part]:
+    """The parts of one task run."""
+    return group_of_parts(
+        build, wanted, lambda name: filter_part(build, only(before, [name]), wanted[name], removed)
+    )
+
+
+def filter_part(build: Build, before: Artifact, origin: str, removed: Set[str]) -> Part:
+    """The rows of one part that may stay. Raises ArtifactDamaged rather than copying a damaged file
+    under a new hash.
+    """
+    check(before)
+    (part,) = before.parts
+    gone, (source,) = keys_on_list(before, part, removed), before.files(".parquet")
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        rows = write_embeddings_without(source, scratch, part.name, gone, of_what(before))
+        return rows, dict(part.counts)
+
+    return build.write_part(part.name, origin, write)
+
+
+def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
+    """The index over them, by the recipe of the current one; nothing where there was none."""
+    index = current(config.root, "index", config.database)
+    if index is None:
+        return []
+    had = index.parameters
+    recipe = {
+        "recipe": had["recipe"],
+        "index_memory": had.get("memory"),
+        "recall_target": had.get("recall_target"),
+    }
+    measured = {
+        "recall_queries": index.measured.get("recall_queries"),
+        "recall_k": index.measured.get("k"),
+    }
+    encoder = {
+        "encoder": embeddings.parameters["encoder"]["model"],
+        "weights": embeddings.measured["weights"],
+    }
+    stated = {key: value for key, value in (recipe | measured).items() if value}
+    common = {"root": config.root, "name": config.database, "shards": config.database}
+    return [
+        index_embeddings.ensured(
+            BuildDatabase(**common, **encoder, **stated),
+            embeddings,
+            index,
+        )
+    ]
+
+
+def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
+    """Every current neighbor table that a version of this database was searched for or searched
+    with, each with its own k, group and cap.
+
+    The second answer names those that cannot be made again.
+    """
+    made, stale = [], []
+    for table, sides in tables_with(config):
+        if all(sides.values()):
+            stated = {
+                name: table.parameters[name]
+                for name in ("k", "group", "score_cap")
+                if name in table.parameters
+            }
+            searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
+            made.append(find_neighbors.ensured(searched))
+        else:
+            stale.append(table.reference)
+    return made, tuple(stale)
+
+
+def current(root: Path, kind: str, name: str) -> Artifact | None:
+    """The current version, whether its files are whole or not; None when there is none."""
+    return next(
+        (artifact for artifact in artifacts(root, kind, name) if is_current(root, artifact)), None
+    )
+
+
+def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
+    database = removal.config.database
+    lines = [
+        (
+            f"{removal.rows:,} rows taken out of the database {database}; "
+            f"no build brings them back: {value['removal_list']}"
+        )
+    ]
+    lines += ["", "published without them:"]
+    lines += [
+        f"  {artifact.reference:<44} {artifact.rows:>11,} rows" for artifact in removal.published
+    ]
+    lines += [
+        f"  {reference:<44} not made again: what it was made from is not under this root"
+        for reference in removal.stale
+    ]
+    lines += [
+        "",
+        "trained on versions that held them:"
+        if removal.runs
+        else "no run was trained on a version that held them",
+    ]
+    lines += [line for run in removal.runs for line in run_lines(run)]
+    lines += [
+        "",
+        "still there:" if removal.holders else "nothing under this root holds them any more",
+    ]
+    lines += [holder_line(holder) for holder in value["holders"]]
+    if not removal.holders:
+        return lines
+    return [
+        *lines,
+        "",
+        (
+            "Older versions go with: rdm gc --keep 1. "
+            "What is an input of something else stays until that is built again."
+        ),
+        (
+            "Shards, and the latents made from them, keep an image "
+            "until it is taken out of the source and imported again."
+        ),
+        (
+            "A run draws from the version it was trained with unless it is told another: "
+            f"rdm sample --database {database}"
+        ),
+    ]

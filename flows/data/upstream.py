@@ -1,0 +1,122 @@
+"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it
+was made from.
+"""
+
+from flows.config.flows import (
+    BuildDatabase,
+    EncodeLatents,
+    FindNeighbors,
+    Images,
+    ImportImages,
+    TrainRDM,
+)
+from flows.data.build_database import build_database, embed_images, index_embeddings
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from storage.artifact import Artifact, open_artifact
+from storage.checks import shards_behind
+from storage.errors import ArtifactMissing
+from storage.index import index_of
+
+
+def make_missing(config: TrainRDM) -> None:
+    """images --> shards --> latents; shards --> database; both --> neighbors: each only if nothing
+    has its name.
+
+    Raises ArtifactMissing for images that are neither imported nor described in `config.upstream`.
+    """
+    if found(config, "latents", config.latents) is None:
+        ensure_shards(config, config.upstream.images, config.latents)
+        encode_latents(
+            EncodeLatents(
+                root=config.root,
+                name=config.latents,
+                shards=config.latents,
+                autoencoder=config.upstream.autoencoder,
+                stored=config.upstream.stored,
+            )
+        )
+    database = found(config, "embeddings", config.database)
+    if database is None:
+        build_database(embedding(config, config.database, shards_of_database(config)))
+    elif not has_index(config, database):
+        index_embeddings(embedding(config, config.database, config.database), database)
+    if found(config, "neighbors", config.neighbors) is None:
+        k = max(config.upstream.k, config.context.k)
+        queries = ensured_queries(config)
+        find_neighbors(
+            FindNeighbors(
+                root=config.root,
+                name=config.neighbors,
+                queries=queries,
+                database=config.database,
+                k=k,
+            )
+        )
+
+
+def ensured_queries(config: TrainRDM) -> str:
+    """Embeddings of the training images: the database's own if it holds the same images, else made
+    under the latents' name.
+    """
+    latents = open_artifact(config.root, "latents", config.latents)
+    database = open_artifact(config.root, "embeddings", config.database)
+    of_latents = shards_behind(config.root, "latents", latents.fingerprint)
+    if of_latents & shards_behind(config.root, "embeddings", database.fingerprint):
+        return config.database
+    if found(config, "embeddings", config.latents) is None:
+        ensure_shards(config, config.upstream.images, config.latents)
+        embed_images(embedding(config, config.latents, config.latents))
+    return config.latents
+
+
+def shards_of_database(config: TrainRDM) -> str:
+    """Shards of the database's name if there are any or their images are described, else the
+    training images'.
+    """
+    images = config.upstream.database_images
+    if images is None and found(config, "shards", config.database) is None:
+        ensure_shards(config, config.upstream.images, config.latents)
+        return config.latents
+    ensure_shards(config, images, config.database)
+    return config.database
+
+
+def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
+    """Import those images under that name unless it has been done. Raises ArtifactMissing when
+    nothing describes them.
+    """
+    if images is None:
+        open_artifact(config.root, "shards", name)
+    elif found(config, "shards", name) is None:
+        import_images(ImportImages(root=config.root, name=name, **images.model_dump()))
+
+
+def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
+    """How upstream embeddings are made."""
+    encoder = {
+        key: getattr(config.upstream, key) for key in ("encoder", "weights", "precision", "of")
+    }
+    return BuildDatabase(root=config.root, name=name, shards=shards, **encoder)
+
+
+def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
+    """The artifact, or None when nothing has that name. Raises ArtifactMissing for a version
+    (name@id) that is gone.
+    """
+    try:
+        return open_artifact(config.root, kind, reference)
+    except ArtifactMissing:
+        if "@" in reference:
+            raise
+        return None
+
+
+def has_index(config: TrainRDM, database: Artifact) -> bool:
+    """Whether the database can be searched."""
+    try:
+        index_of(config.root, database)
+    except ArtifactMissing:
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""The whole path in one flow, on the built-in world: images -> database -> training -> samples ->
+report.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
+from os import sched_getaffinity
+from typing import Any
+
+from flows.config.flows import (
+    BuildDatabase,
+    Demo,
+    EncodeLatents,
+    EvaluateRDM,
+    FindNeighbors,
+    ImportImages,
+    Study,
+    TrainRDM,
+    WriteReport,
+)
+from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
+from flows.config.sample import SampleRDM
+from flows.data.build_database import ensured_database
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
+from flows.judge.evaluate import evaluate_rdm
+from flows.judge.report import write_report
+from flows.model.launch import stop_all
+from flows.model.sample import sample_rdm
+from flows.model.train_rdm import train_rdm
+from flows.run.stage import stage_flow
+from storage.artifact import Artifact
+
+DATABASE = "shapes-database"
+SWAPS = {"photograph": "shapes-photographs", "sketch": "shapes-sketches"}
+
+
+@stage_flow("demo")
+def demo(config: Demo) -> tuple[Artifact, Artifact]:
+    """Everything once, ending with a report that shows whether the model uses its neighbors.
+
+    shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs
+    --sample, evaluate--> report
+    """
+    prepare_world(config)
+    run = training(config, "shapes")
+    side_by_side(train_rdm.ensured, run, twin_of(run))
+    samples = [sample_rdm.ensured(request) for request in requests(config)]
+    evaluation = evaluate_rdm.ensured(evaluation_of(config))
+    return evaluation, write_report.ensured(report_of(config, samples))
+
+
+def prepare_world(config: Demo | Study) -> None:
+    """Shards and databases of every set of images, and what training and evaluation read of two of
+    them.
+    """
+    for name, source in DEMO_SOURCES.items():
+        import_images.ensured(shapes_source(config, name, source))
+        ensured_database(
+            BuildDatabase(
+                root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
+            )
+        )
+    for name in ("shapes-train", "shapes-heldout"):
+        find_neighbors.ensured(
+            FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
+        )
+        encode_latents.ensured(EncodeLatents(root=config.root, name=name, shards=name))
+
+
+def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
+    """Run one stage with several parameters at once: small networks use single cores better than
+    one of them uses all.
+    """
+    with ThreadPoolExecutor(len(configs)) as pool:
+        futures = [pool.submit(copy_context().run, stage, config) for config in configs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop_all()
+            raise
+
+
+def shapes_source(config: Demo | Study, name: str, source: dict[str, Any]) -> ImportImages:
+    """One set of images, smaller when the demo is asked to be."""
+    drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
+    return ImportImages(
+        root=config.root,
+        name=name,
+        source="shapes",
+        size=32,
+        encoding="png",
+        seed=config.seed,
+        **drawn,
+    )
+
+
+def twin_of(run: TrainRDM) -> TrainRDM:
+    """The same network, trained without neighbors."""
+    context = dataclasses.replace(run.context, neighbor_dropout=1.0)
+    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "context": context})
+
+
+def training(
+    config: Demo | Study, name: str, preset_name: str = "shapes", **changes: Any
+) -> TrainRDM:
+    """One of the presets for the built-in world, with changes to its training."""
+    preset = PRESETS[preset_name]
+    settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
+    inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
+    threads = max(1, len(sched_getaffinity(0)) // 2)  # two networks and more train side by side
+    return TrainRDM(
+        root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings}
+    )
+
+
+def requests(config: Demo) -> list[SampleRDM]:
+    """What the report shows: text, a swapped database, a class, and nothing at all."""
+    texts = ("a red circle", "a blue star", "a green heart", "a yellow cross")
+    common: dict[str, Any] = {
+        "root": config.root,
+        "run": "shapes",
+        "draw": {"guidance_scale": 2.0, "steps": 30},
+        "seed": config.seed,
+    }
+    return [
+        SampleRDM(name="demo-text", texts=texts, count=2, **common),
+        SampleRDM(
+            name="demo-photographs",
+            texts=texts,
+            count=2,
+            context="neighbors",
+            database=SWAPS["photograph"],
+            **common,
+        ),
+        SampleRDM(
+            name="demo-sketches",
+            texts=texts,
+            count=2,
+            context="neighbors",
+            database=SWAPS["sketch"],
+            **common,
+        ),
+        SampleRDM(name="demo-class", classes=("ring", "crescent"), count=3, **common),
+        SampleRDM(name="demo-unconditional", count=6, **common),
+    ]
+
+
+def evaluation_of(config: Demo) -> EvaluateRDM:
+    """What the report's figures are measured on."""
+    return EvaluateRDM(
+        root=config.root,
+        name="shapes",
+        run="shapes",
+        baseline="shapes-without-neighbors",
+        heldout_latents="shapes-heldout",
+        heldout_neighbors="shapes-heldout",
+        swaps=SWAPS,
+        prompts=max(8, int(64 * min(1.0, config.scale))),
+        seeds=2,
+        draw={"steps": 12},
+        quality_images=max(11, int(128 * min(1.0, config.scale))),
+    )
+
+
+def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
+    """The page over everything above."""
+    kinds = ("shards", "embeddings", "index")
+    artifacts = [f"{kind}/{name}" for name in DEMO_SOURCES for kind in kinds]
+    artifacts += [
+        f"{kind}/{name}"
+        for name in ("shapes-train", "shapes-heldout")
+        for kind in ("neighbors", "latents")
+    ]
+    return WriteReport(
+        root=config.root,
+        name="demo",
+        run="shapes",
+        baseline="shapes-without-neighbors",
+        evaluation="shapes",
+        samples=tuple(artifact.name for artifact in samples),
+        artifacts=tuple(artifacts),
+    )

@@ -1,0 +1,531 @@
+"""Does a model use its neighbors, and what do its pictures look like beside others?
+
+Losses and pictures come from the model, whatever its family; what a picture shows is said by a
+judge (`rdm_core.judge.judges`) that shares nothing with the CLIP the model was conditioned on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.config.flows import EvaluateRDM
+from flows.data.database import OpenDatabase
+from flows.judge.findings import summary
+from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
+from flows.model.request import text_queries
+from flows.model.sample import database_of, draw
+from flows.model.training_data import open_training_data
+from flows.run.progress import Clock
+from flows.run.revisions import plan_of
+from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
+from rdm_core.clip import Encoder, load_encoder
+from rdm_core.context import Context
+from rdm_core.data import NO_ROW, TrainingData
+from rdm_core.decode import decode
+from rdm_core.device import best_device
+from rdm_core.families.facts import RunFacts
+from rdm_core.features import Features, load_features
+from rdm_core.judge.copies import copy_rate
+from rdm_core.judge.distances import MEASURES, quality
+from rdm_core.judge.estimates import estimate, estimate_over_seeds
+from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
+from rdm_core.judge.losses import held_out_losses
+from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
+from rdm_core.shapes import world
+from storage.artifact import Artifact, open_artifact, with_fingerprint
+from storage.atomic import write_json
+from storage.build import Build
+from storage.checks import made_with, same_shards
+from storage.errors import ArtifactMismatch, ArtifactMissing
+from storage.latents import open_latents
+from storage.manifest import Plan
+from storage.shards import accepted, read_images, read_sidecar
+
+EVALUATION_FILE = "evaluation.json"
+CARD_FILE = "model-card.md"
+DEMO_MAKES = (
+    "`rdm demo` makes everything that an evaluation reads: two runs, shapes and "
+    "shapes-without-neighbors, the held-out images shapes-heldout, and databases of one style."
+)
+RIGHT, SHUFFLED, NULL = "right neighbors", "shuffled neighbors", "learned null"
+WITHOUT = "trained without neighbors"
+HELD_OUT, GUIDED = "held-out neighbors", "held-out neighbors, guided"
+RETURNED, RANDOM, CHANCE = "return the neighbour", "random database images", "chance"
+"""The last three: rows that no model drew."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Who is compared with whom, on what, and who judges."""
+
+    config: EvaluateRDM
+    run: OpenRun
+    baseline: OpenRun
+    database: OpenDatabase
+    judge: Judge
+    wishes: list[Wish]
+
+
+@stage_flow("evaluate-rdm")
+def evaluate_rdm(config: EvaluateRDM) -> Artifact:
+    """Held-out loss with right, shuffled and no neighbors; prompt agreement; database swap; copy
+    rate.
+
+    Beside each: the same network trained without neighbors, and the neighbour itself returned as
+    the sample.
+    """
+    clock = Clock()
+    with building(config.root, evaluation_plan(config)) as build:
+        if build.finished:
+            return kept(build)
+        trial = opened_trial(config)
+        drawn = draw_prompts(trial)
+        measured = {
+            "loss": measure_loss(trial),
+            "prompts": measure_agreement(trial, drawn),
+            "swaps": measure_swaps(trial),
+            "clip scores": measure_clip_scores(trial, drawn),
+            "quality": measure_quality(trial),
+            "retrieval": {
+                key: trial.database.index.measured.get(key) for key in ("recall_at_k", "k")
+            },
+            "copies": measure_copies(trial, drawn),
+        }
+        parts = [
+            *write_evaluation(build, measured),
+            *write_card(build, trial.run, measured),
+        ]
+        return published(build, parts, clock)
+
+
+def opened_trial(config: EvaluateRDM) -> Trial:
+    """The runs with their weights, the database, and the judge.
+
+    Raises ArtifactMismatch where they cannot be compared, and what loading a judge raises.
+    """
+    run, baseline = open_run(config.root, config.run), open_run(config.root, config.baseline)
+    same_but_for_neighbors(run, baseline)
+    database = open_database(config.root, database_of(run), run)
+    judge = judge_of(config, run)
+    return Trial(config, run, baseline, database, judge, judge.wishes(config.prompts))
+
+
+def judge_of(config: EvaluateRDM, run: OpenRun) -> Judge:
+    """Who judges. Raises ArtifactMismatch for the run's own CLIP, and what loading it raises."""
+    if config.judge == "shapes":
+        return ShapesJudge()
+    features = features_of(config, run)
+    if config.judge == "captions":
+        return CaptionsJudge(held_out_captions(config), features)
+    return FeaturesJudge(features)
+
+
+def features_of(config: EvaluateRDM, run: OpenRun) -> Features:
+    """What sets of images are compared in. Raises ArtifactMismatch for the run's own CLIP."""
+    if config.extractor.startswith("clip:"):
+        another_clip(config.extractor.removeprefix("clip:"), run)
+    return load_features(config.extractor)
+
+
+def held_out_captions(config: EvaluateRDM) -> list[str]:
+    """The first caption of every held-out image that has one.
+
+    Raises ArtifactMismatch when there are fewer than prompts are asked for.
+    """
+    shards = shards_of_latents(config, config.heldout_latents)
+    captions = []
+    for part in shards.parts:
+        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
+        captions += [texts[0] for texts in sidecar["captions"].to_pylist() if texts]
+    if len(captions) < config.prompts:
+        what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
+        cure = f"Use --set prompts={max(1, len(captions))}, or --set judge=features."
+        raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
+    return captions
+
+
+@evaluate_rdm.plan
+def evaluation_plan(config: EvaluateRDM) -> Plan:
+    """What is measured, on what.
+
+    Raises ArtifactMissing where an input is not there, ArtifactMismatch for held-out images that
+    were searched in another database.
+    """
+    try:
+        return _plan_of(config)
+    except ArtifactMissing as error:
+        raise ArtifactMissing(error.where, error.what, f"{error.cure} {DEMO_MAKES}") from error
+
+
+def _plan_of(config: EvaluateRDM) -> Plan:
+    run, baseline = (
+        open_artifact(config.root, "runs", name) for name in (config.run, config.baseline)
+    )
+    latents = open_artifact(config.root, "latents", config.heldout_latents)
+    neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
+    database = with_fingerprint(config.root, "embeddings", run.inputs["database"])
+    if database is not None:
+        made_with(neighbors, "database", database)
+    same_shards(config.root, latents, neighbors)
+    for trained in (run, baseline):
+        refuse_if_trained_on(config, trained, latents)
+    inputs = {"run": run.fingerprint, "baseline": baseline.fingerprint}
+    inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
+    swapped = {
+        style: open_artifact(config.root, "embeddings", name)
+        for style, name in config.swaps.items()
+    }
+    inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
+    left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
+    return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
+
+
+def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) -> None:
+    """Raise ArtifactMismatch when held-out images are among those that a run was trained on."""
+    trained = trained_on(run, facts_of(run), "latents")
+    try:
+        seen = set(open_latents(open_artifact(config.root, "latents", trained.reference))[0])
+    except ArtifactMissing:  # gone: what the run saw can no longer be told
+        return
+    keys = open_latents(heldout)[0]
+    both = [key for key in keys if key in seen]
+    if both:
+        raise ArtifactMismatch(
+            f"latents/{heldout.name}",
+            f"{len(both):,} of its {len(keys):,} images are among those that runs/{run.name} was "
+            f"trained on, the first is {both[0]!r}",
+            "Name latents of images that no run has seen: --set heldout_latents=...",
+        )
+
+
+def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
+    """Raise ArtifactMismatch unless the baseline is the same network and training, but never saw a
+    neighbor.
+    """
+
+    def compared(of: OpenRun) -> dict[str, Any]:
+        parameters = of.artifact.parameters
+        context = dict(parameters.get("context", {})) | {"neighbor_dropout": None}
+        training = dict(parameters.get("training", {}))
+        kept_beside = {"posthoc_ema": None, "snapshot_steps": None}
+        same = {part: parameters.get(part) for part in ("model", "space")}
+        return same | {"context": context, "training": training | kept_beside}
+
+    if compared(run) != compared(baseline) or baseline.facts.neighbor_dropout != 1:
+        raise ArtifactMismatch(
+            f"runs/{run.artifact.name} and runs/{baseline.artifact.name}",
+            "the second is not the first's network trained without neighbors",
+            "Train it with equal parameters and --set context.neighbor_dropout=1.",
+        )
+
+
+@stage_task(name="write-evaluation")
+def write_evaluation(build: Build, measured: dict[str, Any]) -> list[Any]:
+    """The figures: evaluation.json."""
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        write_json(scratch / EVALUATION_FILE, measured)
+        return 1, {}
+
+    return single_part(build, "evaluation", write)
+
+
+@stage_task(name="write-card")
+def write_card(build: Build, run: OpenRun, measured: dict[str, Any]) -> list[Any]:
+    """The run's model card with what was measured: the README to publish its weights with."""
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        card = (run.artifact.file("weights") / "README.md").read_text(encoding="utf-8")
+        measurements = f"## Measured\n\n```text\n{summary(measured)}\n```\n"
+        (scratch / CARD_FILE).write_text(f"{card}\n{measurements}", encoding="utf-8")
+        return 1, {}
+
+    return single_part(build, "card", write)
+
+
+@stage_task(name="measure-loss")
+def measure_loss(trial: Trial) -> dict[str, Any]:
+    """The model's own loss on held-out images; differences are paired by sample."""
+    data = heldout_data(trial.config, trial.run)
+    k = min(trial.config.k, trial.run.facts.k)
+    losses = {
+        RIGHT: held_out_losses(trial.run.model, data, k),
+        SHUFFLED: held_out_losses(trial.run.model, data, k, shuffled=True),
+        NULL: held_out_losses(trial.run.model, data, k, null=True),
+        WITHOUT: held_out_losses(trial.baseline.model, data, k, null=True),
+    }
+    right, reference = losses[RIGHT], losses[WITHOUT]
+    relative = {
+        name: asdict(estimate((values - reference) / reference.mean()))
+        for name, values in losses.items()
+        if name != WITHOUT
+    }
+    lost = (losses[SHUFFLED] - right).mean() / (reference - right).mean()
+    return {
+        "means": {name: asdict(estimate(values)) for name, values in losses.items()},
+        f"relative to {WITHOUT}": relative,
+        "share of the gain lost when shuffled": float(lost),
+    }
+
+
+def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
+    """The held-out images with their neighbors in the run's database."""
+    trained = trained_on(run.artifact, run.facts, "index")
+    references = {
+        "latents": config.heldout_latents,
+        "neighbors": config.heldout_neighbors,
+        "index": trained.reference,
+    }
+    return open_training_data(config.root, references, run.model.reads)
+
+
+def trained_on(run: Artifact, facts: RunFacts, role: str) -> Any:
+    """The version that a run was trained on. Raises ArtifactMismatch when nobody told."""
+    if role not in facts.trained_on:
+        what = f"it does not say which {role} it was trained on, as it was converted"
+        cure = "Evaluate a run that was trained here; a converted one can be sampled."
+        raise ArtifactMismatch(f"runs/{run.name}", what, cure)
+    return facts.trained_on[role]
+
+
+@stage_task(name="measure-quality")
+def measure_quality(trial: Trial) -> dict[str, Any]:
+    """How near the images drawn for held-out neighbors come to the held-out images, once a seed,
+    beside who draws nothing.
+    """
+    config, run, baseline, database = trial.config, trial.run, trial.baseline, trial.database
+    features = features_of(config, run)
+    real, known = held_out_features(config, features), known_features(trial, features)
+    data = heldout_data(config, run)
+    rows = np.arange(min(config.quality_images, len(data)))
+    near = data.neighbors(rows, min(config.k, run.facts.k))
+    nearest = nearest_present(data.neighbor_rows[rows])
+    how = drawn_how(run.facts, config.draw)
+    unguided = replace(how, guidance_scale=1.0)
+    null, without = run.model.null(len(rows)), baseline.model.null(len(rows))
+    total = database.database.rows
+    table: dict[str, list[dict[str, float]]] = {}
+    for seed in range(config.seeds):
+        seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
+        picks = np.random.default_rng(seed).choice(total, len(rows), replace=total < len(rows))
+        drawn = {
+            HELD_OUT: draw(run, near, seeds, unguided),
+            GUIDED: draw(run, near, seeds, how),
+            NULL: draw(run, null, seeds, unguided),
+            WITHOUT: draw(baseline, without, seeds, unguided),
+            RETURNED: database_images(database, nearest),
+            RANDOM: database_images(database, picks),
+        }
+        for name, images in drawn.items():
+            table.setdefault(name, []).append(quality(features(images), real, known, seed))
+    return {name: over_seeds(found) for name, found in table.items()}
+
+
+def over_seeds(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Each measure's mean over the seeds, with its interval."""
+    return {
+        measure: asdict(estimate_over_seeds([row[measure] for row in found]))
+        for measure in MEASURES
+    }
+
+
+def nearest_present(rows: np.ndarray) -> np.ndarray:
+    """The nearest row of each list of neighbors [N, K]: int64 [N].
+
+    Raises ArtifactMismatch for a list without any.
+    """
+    empty = np.flatnonzero(rows[:, 0] == NO_ROW)
+    if len(empty):
+        what = f"{len(empty):,} held-out images have no neighbor, the first is number {empty[0]}"
+        raise ArtifactMismatch("neighbors", what, "Find neighbors again, in a larger database.")
+    return rows[:, 0]
+
+
+@stage_task(name="draw-prompts")
+def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
+    """The wishes' images by what the model was given: once a seed, equal seeds for every row.
+
+    Nothing where the judge can tell of no wish.
+    """
+    wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.config.k
+    if not wishes:
+        return {}
+    queries = text_queries(run, [wish.prompt for wish in wishes])
+    table = {}
+    for name, strategy in STRATEGIES.items():
+        table[f"text, context {name}"] = draws(trial, strategy(queries, database.database, k))
+    other = np.roll(np.arange(len(wishes)), len(wishes) // 2)
+    wrong = query_and_neighbors(queries.take(other), database.database, k)
+    table["another prompt's context"] = draws(trial, wrong)
+    table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
+    baseline = trial.baseline
+    table[WITHOUT] = draws_of(trial.config, baseline, baseline.model.null(len(wishes)), 1.0)
+    nearest = STRATEGIES["neighbors"](queries, database.database, k)
+    table[RETURNED] = [database_images(database, nearest.rows[:, 0])]
+    return table
+
+
+@stage_task(name="measure-agreement")
+def measure_agreement(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """How often an image shows what its wish names, by what the model was given; and by chance."""
+    table = {name: agreements(trial, images) for name, images in drawn.items()}
+    guesses = trial.judge.chance()
+    if guesses:
+        table[CHANCE] = {name: asdict(estimate(np.full(2, p))) for name, p in guesses.items()}
+    return table
+
+
+@stage_task(name="measure-clip-scores")
+def measure_clip_scores(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """Mean cosine of prompts and their images under a CLIP that the run was not conditioned on
+    (arXiv 2104.08718, unscaled).
+
+    Nothing when no such CLIP is named. Raises ArtifactMismatch when it is the run's own.
+    """
+    if trial.config.judge_clip is None or not drawn:
+        return {}
+    clip = another_clip(trial.config.judge_clip, trial.run)
+    texts, _ = clip.encode_texts([wish.prompt for wish in trial.wishes])
+    found = {}
+    for name, seeds in drawn.items():
+        scores = [(clip.encode_images(list(images))[0] * texts).sum(axis=1) for images in seeds]
+        found[name] = asdict(estimate(np.mean(scores, axis=0)))
+    return found
+
+
+def another_clip(name: str, run: OpenRun) -> Encoder:
+    """The CLIP MODEL:WEIGHTS. Raises ArtifactMismatch when the run was conditioned on it: it would
+    judge itself.
+    """
+    model, _, weights = name.partition(":")
+    clip = load_encoder(model, weights, best_device())
+    if clip.identity == run.facts.encoder:
+        what = "it is the encoder the run was conditioned on"
+        raise ArtifactMismatch(f"CLIP {name!r}", what, "Name another one.")
+    return clip
+
+
+@stage_task(name="measure-swaps")
+def measure_swaps(trial: Trial) -> dict[str, Any]:
+    """One set of prompts that name no style, one set of weights, a database of one style each: what
+    style is drawn?
+
+    Nothing where the judge knows no styles.
+    """
+    judge = trial.judge
+    if not isinstance(judge, ShapesJudge):
+        return {}
+    queries = text_queries(trial.run, [wish.prompt for wish in trial.wishes])
+    table: dict[str, Any] = {}
+    for style, name in trial.config.swaps.items():
+        database = open_database(trial.config.root, name, trial.run)
+        drawn = draws(trial, STRATEGIES["neighbors"](queries, database.database, trial.config.k))
+        shown = np.concatenate([judge.styles(images) for images in drawn])
+        shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
+        table[style] = {"styles": shares} | agreements(trial, drawn)
+    return table
+
+
+@stage_task(name="measure-copies")
+def measure_copies(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    """Share of prompted samples nearer to a training or database image than 1 % of held-out images
+    are.
+    """
+    if not drawn:
+        return {}
+    features = trial.judge.features
+    real, known = held_out_features(trial.config, features), known_features(trial, features)
+    rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
+    rates = {
+        name: copy_rate(np.concatenate([features(images) for images in seeds]), real, known)
+        for name, seeds in rows.items()
+    }
+    return rates | {"held-out images, by definition": 0.01}
+
+
+def draws(trial: Trial, retrieved: Retrieved) -> list[np.ndarray]:
+    """The run's images uint8 [wishes, H, W, 3] for what was retrieved, guided, once a seed."""
+    return draws_of(trial.config, trial.run, retrieved.context)
+
+
+def draws_of(
+    config: EvaluateRDM, run: OpenRun, context: Context, guidance_scale: float | None = None
+) -> list[np.ndarray]:
+    """Images uint8 [B, H, W, 3] of some contexts, once a seed; equal seeds in every call."""
+    how = drawn_how(run.facts, config.draw)
+    if guidance_scale is not None:
+        how = replace(how, guidance_scale=guidance_scale)
+    count = len(context.vectors)
+    firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
+    return [draw(run, context, range(first, first + count), how) for first in firsts]
+
+
+def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Factor -> share of images that show what was asked for, averaged over seeds first, so that
+    prompts are the unit.
+    """
+    by_seed = [trial.judge.fulfilled(images, trial.wishes) for images in drawn]
+    if len(by_seed[0]) == 0:
+        return {}
+    return {
+        factor: asdict(estimate(np.mean([seed[factor] for seed in by_seed], axis=0)))
+        for factor in by_seed[0]
+    }
+
+
+def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
+    """The images of some database rows: uint8 [B, H, W, 3]."""
+    keys = [credit["key"] for credit in database.credits(rows.tolist())]
+    found = database.images(keys)
+    return np.stack([decode(found[key]) for key in keys])
+
+
+def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
+    """Features [N, F] of the images nobody was trained on."""
+    shards = open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"]
+    return features_in(config.root, [shards], features)
+
+
+def known_features(trial: Trial, features: Features) -> np.ndarray:
+    """Features [N, F] of every training and database image."""
+    root, run = trial.config.root, trial.run
+    latents = trained_on(run.artifact, run.facts, "latents")
+    trained = open_artifact(root, "latents", latents.reference).inputs["shards"]
+    return features_in(root, [trial.database.embeddings.inputs["shards"], trained], features)
+
+
+def features_in(root: Path, shards: Sequence[str], features: Features) -> np.ndarray:
+    """Features [N, F] of every image of some shards, named by fingerprint; those of equal shards
+    once. One part's images are held at a time.
+    """
+    found = [
+        features(images)
+        for fingerprint in dict.fromkeys(shards)
+        for images in images_by_part(root, fingerprint)
+    ]
+    return np.concatenate(found)
+
+
+def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
+    """The images of some shards, a part at a time: uint8 [n, H, W, 3]."""
+    shards = with_fingerprint(root, "shards", fingerprint)
+    if shards is None:
+        what = f"no shards have the fingerprint {fingerprint}"
+        raise ArtifactMissing(f"{root}/shards", what, "Import them again.")
+    for part in shards.parts:
+        images = [decode(data) for _, data in read_images(shards, part.name)]
+        if images:
+            yield np.stack(images)
+
+
+def shards_of_latents(config: EvaluateRDM, latents: str) -> Artifact:
+    """The shards that some latents were encoded from. Raises ArtifactMissing."""
+    fingerprint = open_artifact(config.root, "latents", latents).inputs["shards"]
+    shards = with_fingerprint(config.root, "shards", fingerprint)
+    if shards is None:
+        what = f"no shards have the fingerprint {fingerprint}"
+        raise ArtifactMissing(f"{config.root}/shards", what, "Import them again.")
+    return shards

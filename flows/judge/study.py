@@ -1,0 +1,468 @@
+"""Is the method what it claims to be? Six tests with thresholds set beforehand, over several
+training seeds.
+
+Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on
+images that none has seen. What the tests are and why: docs/results.md.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from flows.config.flows import EvaluateRDM, Study
+from flows.data.database import OpenDatabase
+from flows.judge.demo import prepare_world, side_by_side, training, twin_of
+from flows.judge.evaluate import (
+    EVALUATION_FILE,
+    Trial,
+    evaluation_plan,
+    heldout_data,
+    images_by_part,
+    known_features,
+    same_but_for_neighbors,
+    write_evaluation,
+)
+from flows.model.opening import OpenRun, drawn_how, open_database, open_run
+from flows.model.request import text_queries, training_counts
+from flows.model.sample import database_of, draw
+from flows.model.train_rdm import train_rdm
+from flows.run.progress import Clock
+from flows.run.revisions import plan_of
+from flows.run.stage import building, kept, published, stage_flow, stage_task
+from rdm_core.context import Context
+from rdm_core.judge.distances import quality
+from rdm_core.judge.estimates import estimate_over_seeds
+from rdm_core.judge.judges import ShapesJudge
+from rdm_core.judge.losses import held_out_losses
+from rdm_core.retrieve import (
+    Database,
+    Queries,
+    draw_pseudo_queries,
+    neighbors_only,
+    query_and_neighbors,
+    query_only,
+)
+from rdm_core.search import Searcher
+from rdm_core.shapes import world
+from rdm_core.shapes.oracle import load_oracle
+from storage.artifact import Artifact, open_artifact
+from storage.manifest import Plan
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""T5: shares of the retrieved rows that pseudo-queries are drawn from."""
+SCALES = (1.5, 2.0)
+"""T6: guidance scales at which the two nulls are compared; at 1 neither is used, so that they are
+equal by construction.
+"""
+NAMED = ("colour", "shape", "style")
+"""Factors that T3 restricts the database to, and that T4's texts name."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One figure that is compared with a threshold fixed beforehand."""
+
+    name: str
+    asks: str
+    threshold: float
+    at_least: bool
+    percent: bool = False
+
+
+CLAIMS = (
+    Claim("T1 gain", "held-out loss: right neighbors below the learned null by", 0.05, True, True),
+    Claim("T1 shuffled", "share of that gain that shuffled neighbors lose", 0.8, True, True),
+    Claim(
+        "T2 distance", "Fréchet distance, as a share of the twin's without neighbors", 0.7, False
+    ),
+    Claim("T2 recall", "recall minus the twin's", -0.05, True),
+    Claim("T2 copies", "copy rate (real held-out images: 1 % by definition)", 0.02, False, True),
+    Claim(
+        "T3 colour",
+        "purity with the database restricted to one colour, mean over colours",
+        0.9,
+        True,
+        True,
+    ),
+    Claim("T3 shape", "the same for one shape", 0.9, True, True),
+    Claim("T3 style", "the same for one style", 0.9, True, True),
+    *(
+        Claim(f"T4 {factor}, {how}", text, threshold, True)
+        for how in ("text alone", "text and neighbors")
+        for factor in NAMED
+        for text, threshold in ((f"{factor} named by a text, in multiples of chance", 3.0),)
+    ),
+    *(
+        Claim(
+            f"T4 {factor}, {how}, share",
+            "the same accuracy as a share of that with the image's own embedding",
+            0.8,
+            True,
+            True,
+        )
+        for how in ("text alone", "text and neighbors")
+        for factor in NAMED
+    ),
+    Claim("T5 precision", "rank correlation of precision with the share m", -0.9, False),
+    Claim("T5 recall", "rank correlation of recall with the share m", 0.9, True),
+    *(
+        Claim(
+            f"T6 scale {scale:g}",
+            "Fréchet distance guided by the learned null, as a share of the zero null's",
+            1.0,
+            False,
+        )
+        for scale in SCALES
+    ),
+    Claim(
+        "N network",
+        "Fréchet distance of transformer and flow, as a share of a U-Net's of as many parameters",
+        1.0,
+        False,
+    ),
+    Claim(
+        "S sampler",
+        "Fréchet distance of DPM-Solver++ at 20 steps, as a share of 100 plain steps'",
+        1.02,
+        False,
+    ),
+)
+
+
+@stage_flow("study-rdm")
+def study(config: Study) -> list[Artifact]:
+    """Train three networks a seed and put them through the tests.
+
+    shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> runs
+    --T1..T6--> figures
+    """
+    prepare_world(config)
+    measured = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        run = training(config, f"study-{seed}", seed=seed)
+        rival = training(config, rival_of(config, seed), "shapes-unet", seed=seed)
+        side_by_side(train_rdm.ensured, run, twin_of(run), rival)
+        measured.append(study_seed.ensured(config, seed))
+    return measured
+
+
+@stage_flow("study-seed")
+def study_seed(config: Study, seed: int) -> Artifact:
+    """The figures of one training seed."""
+    clock = Clock()
+    with building(config.root, study_plan(config, seed)) as build:
+        if build.finished:
+            return kept(build)
+        subject = open_subject(config, seed)
+        figures: dict[str, float] = {}
+        claims = (
+            claim_loss,
+            claim_distance,
+            claim_purity,
+            claim_text,
+            claim_shares,
+            claim_nulls,
+            claim_network,
+            claim_sampler,
+        )
+        for claim in claims:
+            figures |= claim(config, subject)
+        return published(build, write_evaluation(build, figures), clock)
+
+
+@study_seed.plan
+def study_plan(config: Study, seed: int) -> Plan:
+    """The runs, what they are compared on, and how many images are drawn."""
+    plan = evaluation_plan(evaluation_of(config, seed))
+    rival = open_artifact(config.root, "runs", rival_of(config, seed))
+    parameters = {
+        "study": True,
+        "images": config.images,
+        "steps": config.sampler_steps,
+        "guidance": config.guidance_scale,
+    }
+    return plan_of(
+        plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint}
+    )
+
+
+def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
+    """The pair of runs of a seed and the images they are compared on."""
+    names = {
+        "name": f"study-{seed}",
+        "run": f"study-{seed}",
+        "baseline": f"study-{seed}-without-neighbors",
+    }
+    heldout = {"heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout"}
+    return EvaluateRDM(root=config.root, swaps={}, **names, **heldout)
+
+
+def rival_of(config: Study, seed: int) -> str:
+    """The name of a seed's U-Net."""
+    return f"study-{seed}-unet"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The runs of a seed, opened, and the images they are judged by."""
+
+    run: OpenRun
+    twin: OpenRun
+    rival: OpenRun
+    database: OpenDatabase
+    evaluation: EvaluateRDM
+    real: np.ndarray
+    """Oracle features of the held-out images [N, F]."""
+    known: np.ndarray
+    """Of every training and database image."""
+    heldout: list[np.ndarray]
+    """The held-out images."""
+    factors: list[dict[str, str]]
+    """What each database image shows."""
+
+
+def open_subject(config: Study, seed: int) -> Subject:
+    """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their
+    neighbors.
+    """
+    evaluation = evaluation_of(config, seed)
+    run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
+    same_but_for_neighbors(run, twin)
+    database = open_database(config.root, database_of(run), run)
+    credits = database.credits(list(range(database.database.rows)))
+    factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
+    judge = ShapesJudge()
+    trial = Trial(evaluation, run, twin, database, judge, [])
+    held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
+    heldout = np.concatenate(list(images_by_part(config.root, held_out)))
+    return Subject(
+        run=run,
+        twin=twin,
+        rival=open_run(config.root, rival_of(config, seed)),
+        database=database,
+        evaluation=evaluation,
+        real=judge.features(heldout),
+        known=known_features(trial, judge.features),
+        heldout=list(heldout),
+        factors=factors,
+    )
+
+
+@stage_task(name="T1 loss")
+def claim_loss(config: Study, subject: Subject) -> dict[str, float]:
+    """Held-out denoising loss at equal times and noise."""
+    run, data = subject.run, heldout_data(subject.evaluation, subject.run)
+    measure = partial(held_out_losses, run.model, data, run.facts.k)
+    right, null, shuffled = (
+        measure(**how).mean() for how in ({}, {"null": True}, {"shuffled": True})
+    )
+    return {
+        "T1 gain": float(1 - right / null),
+        "T1 shuffled": float((shuffled - right) / (null - right)),
+    }
+
+
+@stage_task(name="T2 distance")
+def claim_distance(config: Study, subject: Subject) -> dict[str, float]:
+    """Sets of images, unguided: drawn for held-out neighbors, and drawn by the twin that never had
+    any.
+    """
+    near = heldout_context(config, subject)
+    drawn = judged(subject, draw_all(config, subject.run, near, 1.0))
+    alone = subject.twin.model.null(config.images)
+    twin = judged(subject, draw_all(config, subject.twin, alone, 1.0))
+    return {
+        "T2 distance": drawn["fd"] / twin["fd"],
+        "T2 recall": drawn["recall"] - twin["recall"],
+        "T2 copies": drawn["copy_rate"],
+    }
+
+
+@stage_task(name="T3 purity")
+def claim_purity(config: Study, subject: Subject) -> dict[str, float]:
+    """The database restricted to one value of a factor, random rows of it as queries: how often is
+    that value drawn?
+    """
+    found = {}
+    for factor in NAMED:
+        shares = [purity(config, subject, factor, value) for value in world.VALUES[factor]]
+        found[f"T3 {factor}"] = float(np.mean(shares))
+    return found
+
+
+def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
+    """Share of images that show the value that every row of the restricted database shows."""
+    rows = np.asarray([i for i, shown in enumerate(subject.factors) if shown.get(factor) == value])
+    whole_database = subject.database.database
+    restricted = Database(
+        Searcher(whole_database.vectors(rows), None), np.asarray(whole_database.norms)[rows]
+    )
+    count = max(8, config.images // 16)
+    picked = np.random.default_rng(0).integers(0, len(rows), count)
+    queries = Queries(restricted.vectors(picked), restricted.norms[picked], texts=False)
+    context = neighbors_only(queries, restricted, subject.run.facts.k).context
+    images = draw_all(config, subject.run, context, config.guidance_scale)
+    return float((load_oracle().predict(images)[factor] == value).mean())
+
+
+@stage_task(name="T4 text")
+def claim_text(config: Study, subject: Subject) -> dict[str, float]:
+    """Texts that name a colour, a shape and a style, against the embeddings of held-out images that
+    show the same.
+    """
+    run, database = subject.run, subject.database.database
+    images = subject.heldout[: config.images]
+    seen = load_oracle().predict(np.stack(images))
+    wanted = [
+        world.Factors(**{name: str(seen[name][i]) for name in world.FACTORS})
+        for i in range(len(images))
+    ]
+    texts = text_queries(run, [world.caption(factors, NAMED) for factors in wanted])
+    own = Queries(*run.encoder.encode_images(images), texts=False)
+    contexts = {
+        "text alone": query_only(texts, None, 1),
+        "text and neighbors": query_and_neighbors(texts, database, run.facts.k),
+        "image": query_only(own, None, 1),
+    }
+    right = {}
+    for how, retrieved in contexts.items():
+        shown = load_oracle().predict(
+            draw_all(config, run, retrieved.context, config.guidance_scale)
+        )
+        right[how] = {
+            f: float(np.mean([a == getattr(b, f) for a, b in zip(shown[f], wanted, strict=True)]))
+            for f in NAMED
+        }
+    found = {}
+    for how in ("text alone", "text and neighbors"):
+        for factor in NAMED:
+            found[f"T4 {factor}, {how}"] = right[how][factor] * len(world.VALUES[factor])
+            found[f"T4 {factor}, {how}, share"] = right[how][factor] / (
+                right["image"][factor] or 1.0
+            )
+    return found
+
+
+@stage_task(name="T5 shares")
+def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
+    """Unconditional samples from the most often retrieved share m of the rows: precision falls and
+    recall rises with m.
+    """
+    run, database = subject.run, subject.database.database
+    counts = training_counts(run, subject.database)
+    drawn = []
+    for share in SHARES:
+        rows = draw_pseudo_queries(
+            counts, share, config.images, np.random.default_rng(0), weighted=False
+        )
+        queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
+        context = neighbors_only(queries, database, run.facts.k).context
+        drawn.append(judged(subject, draw_all(config, run, context, 1.0)))
+    return {
+        f"T5 {measure}": rank_correlation(SHARES, [row[measure] for row in drawn])
+        for measure in ("precision", "recall")
+    }
+
+
+def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Spearman's; 0 where one of them does not change, which has no ranks."""
+    return float(np.nan_to_num(stats.spearmanr(xs, ys).statistic)) if len(set(ys)) > 1 else 0.0
+
+
+@stage_task(name="T6 nulls")
+def claim_nulls(config: Study, subject: Subject) -> dict[str, float]:
+    """Guided away from the null of the training, and from the zero vector that the 2022 release
+    guided with.
+    """
+    near, found = heldout_context(config, subject), {}
+    for scale in SCALES:
+        of_null = [
+            judged(subject, draw_all(config, subject.run, near, scale, null=null))["fd"]
+            for null in ("learned", "zero")
+        ]
+        learned, untrained = of_null
+        found[f"T6 scale {scale:g}"] = learned / untrained
+    return found
+
+
+@stage_task(name="N network")
+def claim_network(config: Study, subject: Subject) -> dict[str, float]:
+    """Two networks of as many parameters after as many steps, each drawing by its own process, with
+    enough sampler steps.
+    """
+    near = heldout_context(config, subject)
+    ours, theirs = (
+        judged(subject, draw_all(config, run, near, 1.0, steps=50))["fd"]
+        for run in (subject.run, subject.rival)
+    )
+    return {"N network": ours / theirs}
+
+
+@stage_task(name="S sampler")
+def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
+    """A multistep solver with few steps against the plain sampler with many."""
+    near = heldout_context(config, subject)
+    few, many = (
+        judged(
+            subject,
+            draw_all(config, subject.run, near, 1.0, steps=steps, sampler=sampler),
+        )["fd"]
+        for sampler, steps in (("dpm++", 20), (None, 100))
+    )
+    return {"S sampler": few / many}
+
+
+def heldout_context(config: Study, subject: Subject) -> Context:
+    """The neighbors of as many held-out images as are drawn."""
+    data = heldout_data(subject.evaluation, subject.run)
+    return data.neighbors(np.arange(config.images) % len(data), subject.run.facts.k)
+
+
+def draw_all(
+    config: Study,
+    run: OpenRun,
+    context: Context,
+    guidance_scale: float,
+    **settings: Any,
+) -> np.ndarray:
+    """One image a context, equal seeds in every call."""
+    chosen = {"steps": config.sampler_steps, "guidance_scale": guidance_scale} | settings
+    seeds = range(20_000, 20_000 + len(context.vectors))
+    return draw(run, context, seeds, drawn_how(run.facts, chosen))
+
+
+def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
+    """How the images compare with the held-out ones, in the oracle's features."""
+    return quality(load_oracle().features(images), subject.real, subject.known)
+
+
+def table_of(measured: Sequence[Artifact]) -> str:
+    """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval,
+    verdict.
+    """
+    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in measured]
+    lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        found = estimate_over_seeds([figures[claim.name] for figures in seeds])
+        holds = found.mean >= claim.threshold if claim.at_least else found.mean <= claim.threshold
+        numbers = _number(found.mean, claim)
+        numbers += (
+            f" [{_number(found.low, claim)}, {_number(found.high, claim)}]"
+            if found.count > 1
+            else " (one seed)"
+        )
+        wanted = f"{'≥' if claim.at_least else '≤'} {_number(claim.threshold, claim)}"
+        lines.append(
+            f"| {claim.name} | {claim.asks} | {wanted} | {numbers} "
+            f"| {'yes' if holds else '**no**'} |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float, claim: Claim) -> str:
+    return f"{100 * value:.1f} %" if claim.percent else f"{value:.3f}"

@@ -1,0 +1,115 @@
+"""What changed between two databases: versions of one, or one set of images embedded by two
+encoders.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from flows.config.look import CompareDatabases
+from flows.run.terminal import on_one_line
+from rdm_core.drift import neighbor_recall, shift
+from storage.artifact import Artifact, open_artifact
+from storage.checks import VECTORS
+from storage.embeddings import licence_counts, of_what, read_columns, read_vectors
+
+Result = tuple[str, dict[str, Any]]
+SHOWN = 5
+"""Keys of added and of removed rows that are told."""
+
+
+def compare(config: CompareDatabases) -> Result:
+    """Rows added and removed, shift of the vectors, and how much of the neighborhood is the same;
+    raises a StorageError.
+
+    Vectors are compared where one encoder made both, of the same (images, captions or documents);
+    neighbors where there are shared keys enough.
+    """
+    one, other = (
+        open_artifact(config.root, "embeddings", reference)
+        for reference in (config.one, config.other)
+    )
+    same_encoder = one.parameters["encoder"] == other.parameters["encoder"]
+    comparable = same_encoder and of_what(one) == of_what(other)
+    keys, other_keys = (read_columns(a, ["key"])["key"].to_pylist() for a in (one, other))
+    places = {key: row for row, key in enumerate(other_keys)}
+    pairs = np.asarray(
+        [(row, places[key]) for row, key in enumerate(keys) if key in places], dtype=np.int64
+    ).reshape(-1, 2)
+    present = set(keys)
+    added, removed = (
+        [key for key in other_keys if key not in present],
+        [key for key in keys if key not in places],
+    )
+    value: dict[str, Any] = {
+        "one": _described(one), "other": _described(other), "same_encoder": same_encoder,
+        "rows_kept": len(pairs), "rows_added": len(added), "rows_removed": len(removed),
+        "added": added[:SHOWN], "removed": removed[:SHOWN],
+    }  # fmt: skip
+    vectors, other_vectors = read_vectors(one)[0], read_vectors(other)[0]
+    if comparable:
+        value |= {"shift": shift(vectors, other_vectors)}
+        cosines = np.einsum("nd,nd->n", vectors[pairs[:, 0]], other_vectors[pairs[:, 1]])
+        value["rows_changed"] = int((cosines < config.same_above).sum())
+    if len(pairs) > config.k:
+        sources = np.asarray(
+            read_columns(one, ["source_key"])["source_key"].to_pylist(), dtype=object
+        )[pairs[:, 0]]
+        recall = neighbor_recall(
+            vectors[pairs[:, 0]],
+            other_vectors[pairs[:, 1]],
+            sources,
+            config.k,
+            config.queries,
+            config.seed,
+        )
+        value |= {
+            "neighbor_recall": recall,
+            "k": config.k,
+            "queries": min(config.queries, len(pairs)),
+        }
+    return "\n".join(_lines(value)), value
+
+
+def _described(embeddings: Artifact) -> dict[str, Any]:
+    encoder = embeddings.parameters["encoder"]
+    named = {"artifact": embeddings.reference, "rows": embeddings.rows, "encoder": encoder["model"]}
+    named |= {"of": of_what(embeddings)}
+    return named | {"dimension": encoder["dimension"], "licences": licence_counts(embeddings)}
+
+
+def _lines(value: dict[str, Any]) -> list[str]:
+    one, other = value["one"], value["other"]
+    lines = [
+        f"{name}: {a['artifact']}, {a['rows']:,} rows, {a['encoder']} of {VECTORS[a['of']]}"
+        for name, a in (("one", one), ("other", other))
+    ]
+    lines.append(
+        f"rows kept {value['rows_kept']:,}, added {value['rows_added']:,}, "
+        f"removed {value['rows_removed']:,}"
+    )
+    for what in ("added", "removed"):
+        if value[what]:
+            more = ", ..." if value[f"rows_{what}"] > SHOWN else ""
+            lines.append(f"  {what}: {', '.join(value[what])}{more}")
+    for licence in sorted(one["licences"].keys() | other["licences"].keys()):
+        before, after = (side["licences"].get(licence, 0) for side in (one, other))
+        if before != after:
+            lines.append(f"  licence {on_one_line(licence)}: {before:,} -> {after:,}")
+    if "shift" in value:
+        lines.append(f"kept rows whose vector changed: {value['rows_changed']:,}")
+        lines += [
+            f"{name.replace('_', ' ')}: {amount:.5f}" for name, amount in value["shift"].items()
+        ]
+    else:
+        why = "of something else" if value["same_encoder"] else "other encoder"
+        lines.append(f"{why}: vectors are not compared")
+    if "neighbor_recall" in value:
+        told = (
+            f"{100 * value['neighbor_recall']:.1f} % "
+            f"of the {value['k']} nearest kept rows are the same"
+        )
+        lines.append(f"{told} ({value['queries']:,} rows asked)")
+    else:
+        lines.append("too few kept rows to compare neighbors")
+    return lines

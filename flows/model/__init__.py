@@ -1,0 +1,1 @@
+"""Training a model of any family, and drawing from it."""

@@ -1,0 +1,360 @@
+"""What a run will need, looked at before its first stage: weights to be had, disk, memory, hours.
+
+A training that asks for 600 GB, or for weights that nobody can reach, is refused in a minute and
+not after a night of imports. All that is wrong is told in one message; what will do is told in one
+line.
+"""
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flows.config.flows import BuildDatabase, Images, Rebuild, TrainRDM
+from flows.data.build_database import encoder_for
+from flows.data.encode_latents import space_of
+from flows.data.upstream import embedding, found
+from flows.model.launch import on_gpu
+from rdm_core.families.facts import Shape
+from rdm_core.needs import (
+    MemoryNeeded,
+    device_memory_bytes,
+    measured_rate,
+    memory_needed,
+    training_hours,
+)
+from storage.artifact import Artifact, current_id
+from storage.checks import vectors_of_images
+from storage.errors import StorageError
+from storage.latents import open_latents, refuse_other_latents
+from storage.runs import CHECKPOINTS_KEPT
+
+KEPT_BY_GLIBC = 2.5
+"""Up to so many times what is alive, a process on a CPU was measured to grow to:
+benchmarks/memory_estimate.py.
+"""
+JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
+"""Of a crop's pixels times three, above what photographs were seen to take."""
+RECORD_BYTES = 400
+"""Of an image's row in one Parquet file: key, credits, captions."""
+
+
+class PreflightFailed(StorageError):
+    """What is asked for cannot be done here; the message names each thing that is missing, and what
+    would do.
+    """
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """What one training needs, and what there is."""
+
+    memory: MemoryNeeded
+    device: str
+    device_bytes: int
+    disk_bytes: int
+    free_bytes: int
+    hours: float | None
+    """At the rate that was measured; None where the network does not fit."""
+
+    @property
+    def tight(self) -> bool:
+        """On a CPU: whether it only fits if freed memory goes back at once, which glibc does not do
+        by itself.
+        """
+        return self.device == "cpu" and self.memory.peak_bytes * KEPT_BY_GLIBC > self.device_bytes
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        device = f"{in_gb(self.device_bytes)} of {self.device}"
+        memory = f"{in_gb(self.memory.peak_bytes)} of the {device}"
+        disk = f"{in_gb(self.disk_bytes)} of the {in_gb(self.free_bytes)} free on the disk"
+        hours = (
+            f", {hours_text(self.hours)} at the rate measured now" if self.hours is not None else ""
+        )
+        return f"needs {memory} ({self.memory.parameters / 1e6:.1f} M parameters), {disk}{hours}"
+
+
+def check_training(config: TrainRDM) -> TrainingNeeds | None:
+    """Look at everything a training needs; None where its images are not even described, which its
+    first stage tells.
+
+    Loads the encoder and the autoencoder if something has to be made with them. Raises
+    PreflightFailed, or what loading raises.
+    """
+    shape = shape_of(config)
+    if shape is None:
+        return None
+    needs = training_needs(config, shape)
+    problems = []
+    if needs.memory.peak_bytes > needs.device_bytes:
+        what = f"memory: {in_gb(needs.memory.peak_bytes)} at the peak, "
+        what += f"{needs.device} has {in_gb(needs.device_bytes)}"
+        problems.append(f"{what}; {cure_of_memory(config, shape, needs.device_bytes)}")
+    if needs.disk_bytes > needs.free_bytes:
+        problems.append(disk_problem(config.root, needs.disk_bytes, needs.free_bytes))
+    if problems:
+        raise PreflightFailed(
+            f"train {config.name}", "; ".join(problems), "Nothing has been started."
+        )
+    return needs
+
+
+def check_rebuild(config: Rebuild) -> str:
+    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the
+    weights raises.
+    """
+    check_images(config.images, f"rebuild {config.name}")
+    chosen: dict[str, Any] = {"encoder": config.encoder, "weights": config.weights}
+    chosen |= {"precision": config.precision, "of": config.of}
+    encoder = encoder_for(
+        BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen)
+    )
+    space = space_of(config.autoencoder)
+    images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
+    side = config.images.size // space.factor
+    latent = space.bytes_per_place(config.stored) * side * side
+    needed = images * (
+        bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
+    )
+    free = free_bytes(config.root)
+    if needed > free:
+        raise PreflightFailed(
+            f"rebuild {config.name}",
+            disk_problem(config.root, needed, free),
+            "Nothing has been started.",
+        )
+    return f"needs {in_gb(needed)} of the {in_gb(free)} free on the disk; weights are at hand"
+
+
+def shape_of(config: TrainRDM) -> Shape | None:
+    """From the artifacts that are there, else from what they would be made with; None where nothing
+    says.
+    """
+    latents, database = (
+        found(config, "latents", config.latents),
+        found(config, "embeddings", config.database),
+    )
+    refuse_what_it_cannot_read(config, latents, database)
+    images, shards = config.upstream.images, None
+    if latents is None:
+        shards = found(config, "shards", config.latents)
+        if shards is None and images is None:
+            return None
+        if shards is None and images is not None:
+            check_images(images, f"train {config.name}")
+    if database is None:
+        dimension = encoder_for(embedding(config, config.database, config.latents)).dimension
+    else:
+        dimension = database.parameters["encoder"]["dimension"]
+    if latents is not None:
+        arrays = open_latents(latents)[1]
+        return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
+    space = space_of(config.upstream.autoencoder)
+    space.storing(config.upstream.stored)
+    size = (
+        shards.parameters["size"]
+        if shards is not None
+        else images.size
+        if images is not None
+        else 0
+    )
+    return Shape(space.channels, size // space.factor, dimension)
+
+
+def refuse_what_it_cannot_read(
+    config: TrainRDM,
+    latents: Artifact | None,
+    database: Artifact | None,
+    queries: Artifact | None = None,
+) -> None:
+    """Refuse latents that the model's family is not trained on, and vectors of captions where the
+    model takes them for vectors of images.
+
+    None: what is not there yet, and will be made as `config.upstream` says. Raises PreflightFailed
+    or ArtifactMismatch.
+    """
+    upstream, reads, family = config.upstream, config.model.reads, config.model.family
+    where, cure = f"train {config.name}", "Leave it out. Nothing has been started."
+    if latents is not None:
+        refuse_other_latents(latents, reads.stored, family)
+    elif upstream.stored is not None and upstream.stored not in reads.stored:
+        wanted = " or ".join(reads.stored)
+        what = f"upstream.stored={upstream.stored}, and {family} is trained on {wanted}"
+        raise PreflightFailed(where, what, cure)
+    if database is None and upstream.of != "image" and (reads.means or reads.query):
+        what = f"upstream.of={upstream.of}, and the model wants vectors of images"
+        what += " (model.denoiser.remove_means, model.denoiser.query_token)"
+        raise PreflightFailed(where, what, cure)
+    if database is not None and reads.means:
+        why = "the model subtracts the mean of image vectors from them"
+        vectors_of_images(database, why, "train with model.denoiser.remove_means=false")
+    if queries is not None and reads.query:
+        why = "the model is given the training images' own vectors"
+        vectors_of_images(queries, why, "train with model.denoiser.query_token=false")
+
+
+def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
+    """Memory by estimate, hours by measuring, disk by counting.
+
+    Raises PreflightFailed for a network that its latents do not fit, and for a device that
+    something else fills.
+    """
+    where = f"train {config.name}"
+    try:
+        memory = _memory(config, shape)
+    except (ValueError, RuntimeError) as error:
+        # what torch says of a network that its latents do not fit
+        latents = f"latents of {shape.channels} x {shape.side} x {shape.side}"
+        what = f"the network cannot be built for {latents}: {error}"
+        raise PreflightFailed(
+            where, what, "Change model or training. Nothing has been started."
+        ) from error
+    device = _device(config)
+    # The processes of one machine share the memory of a CPU, and each has a GPU of its own.
+    sharing = config.processes if device.type == "cpu" else 1
+    available = device_memory_bytes(device) // sharing
+    hours = None
+    if memory.peak_bytes <= available:
+        try:
+            rate = rate_on(device, _asked(config, shape))
+        except RuntimeError as error:
+            what = f"memory: {in_gb(memory.peak_bytes)} would fit into {device}, "
+            what += f"but it cannot be had: {error}"
+            cure = "See who uses the device (nvidia-smi). Nothing has been started."
+            raise PreflightFailed(where, what, cure) from error
+        hours = training_hours(config.training, rate, config.processes * config.machines // sharing)
+    return TrainingNeeds(
+        memory, str(device), available, disk_bytes(config, memory), free_bytes(config.root), hours
+    )
+
+
+def rate_on(device: Any, asked: tuple[Any, ...]) -> float:
+    """Images a second; on a GPU measured in a process of its own, whose memory the training then
+    has.
+    """
+    if device.type == "cpu":
+        return measured_rate(*asked)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        return apart.submit(measured_rate, *asked).result()
+
+
+def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
+    """The first change of how the loop runs that fits, or what else could be changed."""
+    share = config.training.batch // (config.processes * config.machines)
+    for accumulate, checkpointing in _executions(share):
+        execution = replace(
+            config.execution, accumulate=accumulate, gradient_checkpointing=checkpointing
+        )
+        changed = config.model_copy(update={"execution": execution})
+        if _memory(changed, shape).peak_bytes <= available:
+            more = " --set execution.gradient_checkpointing=true" if checkpointing else ""
+            return f"it fits with --set execution.accumulate={accumulate}{more}"
+    others = "take a smaller network, latents of an autoencoder, or precision bf16"
+    return f"it does not fit one image at a time: {others}"
+
+
+def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
+    """What the run writes: checkpoints, one of them while it replaces another, weights, and what is
+    made upstream.
+    """
+    run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
+    images = config.upstream.images
+    if (
+        images is None
+        or found(config, "latents", config.latents)
+        or found(config, "shards", config.latents)
+    ):
+        return run
+    return run + image_count(images) * (
+        2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k)
+    )
+
+
+def bytes_of_image(images: Images) -> int:
+    """Of its stored crops and their records."""
+    share = PNG_BYTES_PER_VALUE if images.encoding == "png" else JPEG_BYTES_PER_VALUE
+    return images.crops_per_image * int(3 * images.size**2 * share + RECORD_BYTES)
+
+
+def bytes_of_row(dimension: int, k: int) -> int:
+    """Of its vector in the Parquet and the index, its list of neighbors, and its records."""
+    return 2 * 2 * dimension + 48 * k + 2 * RECORD_BYTES
+
+
+def image_count(images: Images) -> int:
+    """How many there are, at most: files count, whatever they are."""
+    if images.path is None:
+        return images.count
+    return sum(len(files) for _, _, files in os.walk(images.path))
+
+
+def check_images(images: Images, where: str) -> None:
+    """Raise PreflightFailed when the data set is not where it is said to be."""
+    if images.path is not None and not images.path.is_dir():
+        what = f"images: there is no folder {images.path.absolute()}"
+        raise PreflightFailed(
+            where, what, "Put the data set there, or change images.path. Nothing has been started."
+        )
+
+
+def free_bytes(root: Path) -> int:
+    """On the disk that holds the root, or will."""
+    present = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    return shutil.disk_usage(present).free
+
+
+def disk_problem(root: Path, needed: int, free: int) -> str:
+    """In words."""
+    return f"disk: {in_gb(needed)} at most, {in_gb(free)} are free at {root}; free some, or rdm gc"
+
+
+def in_gb(size_bytes: int) -> str:
+    """In gigabytes of 10^9 bytes, to a tenth."""
+    return f"{size_bytes / 1e9:.1f} GB"
+
+
+def hours_text(hours: float) -> str:
+    """In the unit that suits."""
+    minutes = round(60 * hours)
+    if minutes < 2:
+        return "a minute or less"
+    return f"{minutes} minutes" if minutes < 60 else f"{hours:.1f} hours"
+
+
+def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
+    return memory_needed(*_asked(config, shape))
+
+
+def _asked(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
+    """What rdm_core.needs wants to know, in its order."""
+    return (
+        config.model,
+        config.training,
+        config.execution,
+        config.context.k,
+        shape,
+        _device(config),
+        config.processes * config.machines,
+    )
+
+
+def _device(config: TrainRDM) -> Any:
+    import torch
+
+    return torch.device("cuda" if on_gpu(config) else "cpu")
+
+
+def _executions(share: int) -> Iterator[tuple[int, bool]]:
+    """Ways to run the loop, from the fastest on: pieces, then checkpointing too."""
+    for checkpointing in (False, True):
+        pieces = 1
+        while pieces <= share:
+            if share % pieces == 0:
+                yield pieces, checkpointing
+            pieces *= 2

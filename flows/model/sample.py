@@ -1,0 +1,305 @@
+"""weights + any database + a request -> images, each with its neighbors, scores, licences and
+seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from flows.config.sample import SampleRDM
+from flows.data.database import OpenDatabase
+from flows.data.query_image import checked_image
+from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
+from flows.model.request import Opened, Request, request_of
+from flows.run.artifacts import show_image
+from flows.run.progress import Clock, bar
+from flows.run.revisions import plan_of
+from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
+from rdm_core.config import DrawConfig
+from rdm_core.context import Context
+from rdm_core.decode import decode
+from rdm_core.errors import RequestError
+from rdm_core.families.facts import RunFacts
+from rdm_core.families.family import Beside
+from rdm_core.images import CELL_PIXELS, encode, fitted, grid
+from rdm_core.provenance import encode_png
+from rdm_core.retrieve import Retrieved
+from storage.artifact import Artifact, open_artifact
+from storage.atomic import sha256_file
+from storage.build import Build
+from storage.manifest import Part, Plan
+from storage.neighbors import NO_ROW
+from storage.samples import GRID_FILE, write_samples
+
+REFERENCES = ("run", "database", "weaker_run", "style_database")
+"""Parameters that name an artifact: their fingerprints are the plan's inputs."""
+FILES = ("images", "inpaint", "mask")
+"""Parameters that name files: their bytes are the plan's parameters."""
+
+
+@stage_flow("sample-rdm")
+def sample_rdm(config: SampleRDM) -> Artifact:
+    """Draw images from retrieved neighbors.
+
+    text | image | class | nothing --> query --database--> context --denoiser--> images + who stood
+    behind each
+    """
+    clock = Clock()
+    with building(config.root, sample_plan(config)) as build:
+        if build.finished:
+            return kept(build)
+        opened = open_all(config)
+        parts = draw_images(build, config, opened)
+        drawn_from = opened.database.embeddings.name if opened.database else None
+        samples = published(
+            build, parts, clock, weights=opened.run.artifact.name, database=drawn_from
+        )
+    show_image(
+        config.name,
+        samples.file(GRID_FILE),
+        f"{samples.rows} samples of {config.run}, each beside its neighbors",
+    )
+    return samples
+
+
+@sample_rdm.plan
+def sample_plan(config: SampleRDM) -> Plan:
+    """The request, the weights and the databases; the images of the request by their bytes, not by
+    their paths.
+    """
+    run = open_artifact(config.root, "runs", config.run)
+    inputs = {"run": run.fingerprint}
+    if needs_database(config):
+        swapped = (
+            open_artifact(config.root, "embeddings", config.database).fingerprint
+            if config.database
+            else None
+        )
+        inputs["database"] = swapped or known_database(run, run.inputs.get("database"))
+    if config.weaker_run:
+        inputs["weaker_run"] = open_artifact(config.root, "runs", config.weaker_run).fingerprint
+    if config.style_database:
+        inputs["style_database"] = open_artifact(
+            config.root, "embeddings", config.style_database
+        ).fingerprint
+    files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
+    files |= {
+        name: sha256_file(checked_image(path))
+        for name in ("inpaint", "mask")
+        if (path := getattr(config, name))
+    }
+    how = asdict(checked_draw(config, facts_of(run)))
+    parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
+    return plan_of("samples", config.name, parameters, inputs)
+
+
+GIVEN = {
+    "negative": "negative",
+    "weaker_run": "weaker",
+    "style_text": "style",
+    "inpaint": "image",
+    "mask": "mask",
+}
+"""Parameters of a request -> what a family is given of it: `rdm_core.families.family.Beside`."""
+
+
+def checked_draw(config: SampleRDM, facts: RunFacts) -> DrawConfig:
+    """The settings that a request's images are drawn with.
+
+    Raises RequestError, before any weights are loaded, for a setting or a parameter that the run's
+    family has no use for.
+    """
+    how = drawn_how(facts, config.draw)
+    for parameter, beside in GIVEN.items():
+        if getattr(config, parameter) is not None and beside not in how.takes:
+            what = f"the family {facts.family} has no use for it"
+            raise RequestError(parameter, what, "Leave it out.")
+    return how
+
+
+def open_all(config: SampleRDM) -> Opened:
+    """The weights, and the databases that the request looks something up in."""
+    run = open_run(config.root, config.run)
+    database = (
+        open_database(config.root, config.database or database_of(run), run)
+        if needs_database(config)
+        else None
+    )
+    style = (
+        open_database(config.root, config.style_database, run) if config.style_database else None
+    )
+    return Opened(run, database, style)
+
+
+def needs_database(config: SampleRDM) -> bool:
+    """Whether the request names a context that holds neighbors; a text alone never opens a
+    database.
+    """
+    return config.context != "query"
+
+
+def database_of(run: OpenRun) -> str:
+    """The database a run was trained with, in the version it was trained with."""
+    trained = known_database(run.artifact, run.facts.trained_on.get("database"))
+    return str(trained.reference)
+
+
+def known_database(run: Artifact, database: Any) -> Any:
+    """What a run says of its database. Raises RequestError when it was converted and says
+    nothing.
+    """
+    if database is None:
+        cure = "Name one: --database NAME; or ask with --set context=query, which needs none."
+        raise RequestError(f"run {run.name!r}", "was converted and knows no database", cure)
+    return database
+
+
+@stage_task(name="draw-images")
+def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
+    """Retrieve, draw, and write images, table and contact sheet."""
+    request = request_of(config, opened)
+    images = draw_request(config, opened.run, request, request.retrieved)
+    records = records_of(config, opened, request)
+    if config.attribution:
+        for record, changes in zip(
+            records, attribution(config, opened.run, request, images), strict=True
+        ):
+            record["attributions"] = changes
+    sheet = contact_sheet(images, records, opened)
+    pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
+    return single_part(
+        build,
+        "samples",
+        lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}),
+    )
+
+
+def draw_request(
+    config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved
+) -> np.ndarray:
+    """The request's images uint8 [B, H, W, 3], drawn with some contexts."""
+    how = checked_draw(config, run.facts)
+    return draw(run, retrieved.context, request.seeds, how, request.beside)
+
+
+def draw(
+    run: OpenRun,
+    context: Context,
+    seeds: Sequence[int],
+    how: DrawConfig,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
+) -> np.ndarray:
+    """Images uint8 [B, H, W, 3], one a seed, with a bar of how many are drawn."""
+    with bar(len(seeds), "sample", "image") as shown:
+        return run.model.draw(
+            context, seeds, how, beside, lambda done: shown.update(done - shown.n)
+        )
+
+
+def attribution(
+    config: SampleRDM, run: OpenRun, request: Request, images: np.ndarray
+) -> list[list[float]]:
+    """How much each image changes without each of its neighbors, nearest first: root mean square
+    over pixels in 0..1.
+
+    Everything else stays: seed, guidance, the other vectors (leave one out).
+    """
+    changes: list[list[float]] = [[] for _ in images]
+    for slot in range(request.retrieved.rows.shape[1]):
+        held = np.flatnonzero(request.retrieved.rows[:, slot] != NO_ROW)
+        if not len(held):
+            continue
+        without = draw_request(config, run, request, request.retrieved.without(slot))
+        distance = np.sqrt(
+            np.square((without.astype(np.float64) - images) / 255).mean(axis=(1, 2, 3))
+        )
+        for image in held:
+            changes[image].append(round(float(distance[image]), 5))
+    return changes
+
+
+def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict[str, Any]]:
+    """One row an image: the sample table's columns."""
+    how = checked_draw(config, opened.run.facts)
+    common = {
+        "guidance_scale": how.guidance_scale,
+        "steps": getattr(how, "steps", None),
+        "weights": opened.run.artifact.fingerprint,
+        "database": opened.database.embeddings.fingerprint if opened.database else None,
+        "style_database": opened.style_database.embeddings.fingerprint
+        if opened.style_database
+        else None,
+        "given_images": [
+            sha256_file(path)
+            for path in (*config.images, *([config.inpaint] if config.inpaint else []))
+        ],
+        "attributions": None,
+    }
+    behind = neighbors_behind(request.retrieved, opened.database)
+    styled = (
+        neighbors_behind(request.styled, opened.style_database)
+        if request.styled
+        else [[] for _ in behind]
+    )
+    return [
+        {
+            "file": f"{i:05d}.png",
+            "query": query,
+            "seed": request.seeds[i],
+            **common,
+            **credited(behind[i] + styled[i]),
+        }
+        for i, query in enumerate(request.queries)
+    ]
+
+
+def neighbors_behind(
+    retrieved: Retrieved, database: OpenDatabase | None
+) -> list[list[tuple[dict[str, Any], float]]]:
+    """For each context its neighbors' credits and scores, nearest first."""
+    present = sorted({int(row) for row in retrieved.rows.ravel() if row != NO_ROW})
+    credits = (
+        dict(zip(present, database.credits(present), strict=True)) if database and present else {}
+    )
+    scored = zip(retrieved.rows.tolist(), retrieved.scores.tolist(), strict=True)
+    return [
+        [(credits[r], s) for r, s in zip(rows, scores, strict=True) if r != NO_ROW]
+        for rows, scores in scored
+    ]
+
+
+def credited(near: Sequence[tuple[dict[str, Any], float]]) -> dict[str, list[Any]]:
+    """The columns that say who stood behind an image."""
+    columns = {
+        "neighbor_keys": [credit["key"] for credit, _ in near],
+        "neighbor_scores": [round(s, 5) for _, s in near],
+    }
+    return columns | {
+        f"{name}s": [credit[name] for credit, _ in near]
+        for name in ("licence", "author", "source_url")
+    }
+
+
+def contact_sheet(
+    images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened
+) -> np.ndarray:
+    """One line an image: the sample, a gap, then the neighbors it was drawn from, nearest first."""
+    wanted = sorted({key for record in records for key in record["neighbor_keys"]})
+    found: dict[str, bytes] = {}
+    for database in (opened.database, opened.style_database):
+        found |= database.images([key for key in wanted if key not in found]) if database else {}
+    pictures = {key: fitted(decode(data)) for key, data in found.items()}
+    white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
+    most = max(len(record["neighbor_keys"]) for record in records)
+    lines: list[np.ndarray] = []
+    for image, record in zip(images, records, strict=True):
+        neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
+        lines += [
+            fitted(image),
+            white[:, : CELL_PIXELS // 4],
+            *neighbors,
+            *[white] * (most - len(neighbors)),
+        ]
+    return grid(lines, columns=2 + most)

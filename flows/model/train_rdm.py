@@ -1,0 +1,394 @@
+"""latents + neighbors + database -> run: checkpoints, metrics, weights."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.config.flows import TrainRDM
+from flows.config.sample import SampleRDM
+from flows.data.encode_latents import space_of
+from flows.data.encoders import forget_encoders
+from flows.data.upstream import make_missing
+from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
+from flows.model.opening import facts_of
+from flows.model.preflight import check_training, refuse_what_it_cannot_read
+from flows.model.preview import write_preview_neighbors
+from flows.model.resume import at_step, begun_alike, inputs_begun_with
+from flows.model.sample import sample_rdm
+from flows.run.artifacts import TrainingProgress
+from flows.run.progress import Clock, say
+from flows.run.revisions import plan_of, revision_of
+from flows.run.stage import (
+    NETWORK_RETRIES,
+    Retries,
+    building,
+    kept,
+    published,
+    single_part,
+    stage_flow,
+    stage_task,
+)
+from rdm_core.families import family_of, read_config
+from rdm_core.families.facts import RunFacts, Shape, Version
+from rdm_core.needs import check_fits
+from rdm_core.train import set_running_mean
+from rdm_core.weights import model_card
+from storage.artifact import Artifact, artifacts, is_current, open_artifact, with_fingerprint
+from storage.atomic import write_json
+from storage.build import Build, finished_artifact
+from storage.checks import made_with, same_shards, shards_behind
+from storage.embeddings import licence_counts, of_what
+from storage.errors import ArtifactMismatch, StorageError
+from storage.index import open_index_of
+from storage.latents import open_latents
+from storage.manifest import Part, Plan
+from storage.runs import (
+    METRICS_FILE,
+    latest_checkpoint,
+    latest_step,
+    read_metrics,
+    whole_snapshots,
+)
+
+WHERE = (
+    *(
+        "processes",
+        "threads",
+        "device",
+        "machines",
+        "main_process_ip",
+        "main_process_port",
+        "timeout_seconds",
+    ),
+    *("upstream", "preview", "reporting", "execution"),
+)
+"""Parameters that say where, how and how long a run goes, how its inputs were come by, what is
+shown: not what is learned.
+"""
+
+
+@stage_flow("train-rdm")
+def train_rdm(config: TrainRDM) -> Artifact:
+    """Train p(image | CLIP vectors of its k neighbors) and publish the weights; make first what is
+    missing upstream.
+
+    latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean-->
+    weights (diffusers folder)
+    """
+    clock = Clock()
+    tight = look_ahead(config)
+    make_missing(config)
+    inputs = inputs_of_run(config)
+    with building(config.root, training_plan(config, inputs)) as build:
+        if build.finished:
+            return kept(build)
+        steps, batch = config.training.steps, config.training.batch
+        say(
+            "train",
+            config.name,
+            f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples",
+        )
+        run_training(build, config, inputs, tight)
+        parts = publish_run(build, config, inputs)
+        last = read_metrics(build.file(METRICS_FILE))[-1]
+        run = published(build, parts, clock, final_loss=last["loss"])
+    if config.preview:
+        sample_rdm(
+            SampleRDM(
+                root=config.root,
+                name=f"{config.name}-preview",
+                run=config.name,
+                count=config.preview,
+            )
+        )
+    return run
+
+
+@stage_task(name="preflight", retries=NETWORK_RETRIES)
+def look_ahead(config: TrainRDM) -> bool:
+    """Refuse what cannot be done here before anything is started, and say what it will need;
+    nothing if it is done.
+
+    Returns whether memory is tight.
+    """
+    with suppress(StorageError):
+        if finished_artifact(config.root, training_plan(config)):
+            return False
+    if config.start_from is not None and not begun_alike(config, learned(config)):
+        begun = run_to_start_from(config)  # before a night of imports
+        facts = facts_of(begun)
+        check_fits(config.model, read_config(begun.file("weights"), facts), facts.shape)
+    needs = check_training(config)
+    if needs is None:
+        return False
+    say("train", config.name, needs.text)
+    return needs.tight
+
+
+def inputs_of_run(config: TrainRDM) -> dict[str, Artifact]:
+    """What an unfinished run of this name and these parameters began with, else what is current.
+
+    Raises BuildRefused when it cannot go on from its checkpoint, and what `training_inputs` raises.
+    """
+    alike = begun_alike(config, learned(config))
+    if not alike:
+        return say_if_older(config, training_inputs(config))
+    with suppress(StorageError):  # what is current may be half rebuilt
+        current = training_inputs(config)
+        asked = training_plan(config, current)
+        begun_on_them = any(run.plan.id == asked.id for run in alike)
+        if begun_on_them or finished_artifact(config.root, asked):
+            return say_if_older(config, current)
+    return inputs_begun_with(config, alike[0])
+
+
+def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
+    """The artifacts of a run, opened and checked to belong together.
+
+    A rebuild makes the table of neighbors last. While one is under way the rest is newer than the
+    table: then a name means the version that the table was made from, if that one was made in the
+    same way.
+    """
+    neighbors = open_artifact(config.root, "neighbors", config.neighbors)
+    searched_for = shards_behind(config.root, "embeddings", neighbors.inputs["queries"])
+    latents = fitting(
+        config.root, "latents", config.latents, lambda one: one.inputs["shards"] in searched_for
+    )
+    made_from = neighbors.inputs["database"]
+    database = fitting(
+        config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
+    )
+    index = open_index_of(config.root, database)
+    queries = with_fingerprint(config.root, "embeddings", neighbors.inputs["queries"])
+    refuse_what_it_cannot_read(config, latents, database, queries)
+    made_with(neighbors, "database", database)
+    same_shards(config.root, latents, neighbors)
+    if config.context.k > neighbors.parameters["k"]:
+        raise StorageError(
+            f"neighbors/{config.neighbors}",
+            f"it stores {neighbors.parameters['k']} neighbors, context.k asks for {config.context.k}",
+            "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
+        )
+    inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
+    if config.start_from is not None:
+        inputs["start_from"] = run_to_start_from(config, latents, database)
+    return inputs
+
+
+def run_to_start_from(
+    config: TrainRDM, latents: Artifact | None = None, database: Artifact | None = None
+) -> Artifact:
+    """The run whose weights a training begins with.
+
+    Raises ArtifactMismatch when it is of another family, or works in another latent space or with
+    another encoder, as far as these are known.
+    """
+    assert config.start_from is not None, "asked for"
+    run = open_artifact(config.root, "runs", config.start_from)
+    facts = facts_of(run)
+    differing = {
+        "family": (facts.family, config.model.family),
+        "latent space": (facts.space, latents.parameters["space"] if latents else facts.space),
+        "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),
+    }
+    for what, (its, asked) in differing.items():
+        if its != asked:
+            raise ArtifactMismatch(
+                f"start_from={config.start_from}",
+                f"that run is of another {what}: {its}, while this training asks for {asked}",
+                f"Start from a run of the same {what}, or leave start_from out.",
+            )
+    return run
+
+
+def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bool]) -> Artifact:
+    """The current version, or the newest one of equal parameters that fits; the current one where
+    none does.
+
+    Equal parameters: the same encoder or autoencoder, and nothing that was removed for good comes
+    back.
+    """
+    current = open_artifact(root, kind, reference)
+    if "@" in reference or fits(current):
+        return current
+    alike = [
+        one
+        for one in artifacts(root, kind, reference)
+        if one.parameters == current.parameters and fits(one)
+    ]
+    return open_artifact(root, kind, f"{reference}@{alike[-1].id}") if alike else current
+
+
+def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The inputs as they are; says so where one of them is not the current version of its name."""
+    asked = {"latents": config.latents, "database": config.database}
+    older = [
+        role
+        for role, name in asked.items()
+        if "@" not in name and not is_current(config.root, inputs[role])
+    ]
+    if older:
+        told = ", ".join(f"{role} {inputs[role].name}@{inputs[role].id}" for role in older)
+        why = "newer ones are there, whose neighbors are not found yet (a rebuild, or rdm neighbors, does that)"
+        say(
+            "train",
+            config.name,
+            f"trains on what its table of neighbors was made from: {told}; {why}",
+        )
+    return dict(inputs)
+
+
+@train_rdm.plan
+def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
+    """What is learned: network, noise, training, and the fingerprints it is learned from; not where
+    it runs.
+    """
+    inputs = inputs or training_inputs(config)
+    fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
+    encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
+    parameters = learned(config) | {"encoder": encoder, "space": space}
+    return plan_of("runs", config.name, parameters, fingerprints)
+
+
+def learned(config: TrainRDM) -> dict[str, Any]:
+    """The parameters of a run's plan that its inputs do not bring along."""
+    parameters = config.parameters("latents", "neighbors", "database", "start_from", *WHERE)
+    if not config.training.posthoc_ema:  # what is not kept changes nothing
+        del parameters["training"]["posthoc_ema"], parameters["training"]["snapshot_steps"]
+    return parameters | revision_of("runs")
+
+
+def ended_from_outside(error: BaseException) -> bool:
+    """Whether the training was killed: then a retry resumes it. An error of its own would only come
+    again.
+    """
+    return isinstance(error, TrainingFailed) and error.resumable
+
+
+@stage_task(
+    name="accelerate-launch",
+    retries=Retries(ended_from_outside, (5.0, 5.0)),
+)
+def run_training(
+    build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False
+) -> None:
+    """Write config.json, the worker's whole instruction, and run the worker until its last step."""
+    references = {role: f"{one.name}@{one.id}" for role, one in inputs.items()}
+    settings = config.model_dump(mode="json") | {
+        "root": str(config.root.resolve()),
+        "inputs": references,
+        "autoencoder": inputs["latents"].measured["autoencoder_path"],
+        "on_gpu": on_gpu(config),
+    }
+    if config.preview:
+        database, count = inputs["database"], config.preview
+        write_preview_neighbors(
+            config.root, build.directory, references, database, count, config.context.k
+        )
+    write_json(build.file("config.json"), settings)
+    step = latest_step(build.directory)
+    if step is not None:
+        say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
+    for rank in range(1, config.machines):
+        say(
+            "train",
+            config.name,
+            f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}",
+        )
+    give_device_back()
+    watch = TrainingProgress(config.name, config.training.steps, build.directory).watch
+    launch_training(build.directory, config, watch, tight)
+
+
+def give_device_back() -> None:
+    """Let go of what upstream stages have loaded onto the device: the training is another process,
+    and needs it.
+    """
+    import torch
+
+    forget_encoders()
+    space_of.cache_clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+@stage_task(name="publish-weights")
+def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) -> list[Part]:
+    """The parts of a run: the weights of the last checkpoint's running mean, the metrics, the
+    snapshots if it kept any.
+    """
+    checkpoint = latest_checkpoint(build.directory)
+    assert checkpoint is not None, "the worker saves its last step"
+    shape = shape_of(inputs)
+    model = family_of(config.model.family).build(config.model, shape)
+    set_running_mean(model, checkpoint[1])
+    facts = run_facts(config, inputs, shape, model.parameter_count)
+
+    def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
+        (scratch / "weights").mkdir()
+        model.save(scratch / "weights", facts)
+        card = model_card(config.name, facts, licence_counts(inputs["database"]))
+        (scratch / "weights" / "README.md").write_text(card, encoding="utf-8")
+        return 1, {}
+
+    def write_metrics(scratch: Path) -> tuple[int, dict[str, int]]:
+        shutil.copyfile(build.file(METRICS_FILE), scratch / METRICS_FILE)
+        return len(read_metrics(scratch / METRICS_FILE)), {}
+
+    def write_snapshots(scratch: Path) -> tuple[int, dict[str, int]]:
+        every, last = config.training.snapshot_steps, config.training.steps
+        files = whole_snapshots(build.directory, sorted({*range(every, last, every), last}))
+        (scratch / files[0].parent.name).mkdir()
+        for path in files:
+            os.link(path, scratch / path.parent.name / path.name)  # they may be many and large
+        return len(files), {}
+
+    parts = [
+        *single_part(build, "weights", write_weights),
+        *single_part(build, "metrics", write_metrics),
+    ]
+    return (
+        [*parts, *single_part(build, "snapshots", write_snapshots)]
+        if config.training.posthoc_ema
+        else parts
+    )
+
+
+def shape_of(inputs: Mapping[str, Artifact]) -> Shape:
+    """What a run's model is built for."""
+    _, latents = open_latents(inputs["latents"])
+    channels = inputs["latents"].parameters["space"]["channels"]
+    dimension = inputs["database"].parameters["encoder"]["dimension"]
+    return Shape(channels, latents[0].shape[-1], dimension)
+
+
+def run_facts(
+    config: TrainRDM, inputs: Mapping[str, Artifact], shape: Shape, parameters: int
+) -> RunFacts:
+    """What somebody with the weights alone needs to know: what they are, what they read, what they
+    were trained on.
+    """
+    latents, database = inputs["latents"], inputs["database"]
+    return RunFacts(
+        family=config.model.family,
+        model=asdict(config.model),
+        encoder=database.parameters["encoder"],
+        vectors_of=of_what(database),
+        encoder_weights=database.measured["weights"],
+        space=latents.parameters["space"],
+        space_path=latents.measured["autoencoder_path"],
+        latent_side=shape.side,
+        k=config.context.k,
+        random_k=config.context.random_k,
+        neighbor_dropout=config.context.neighbor_dropout,
+        steps=config.training.steps,
+        parameters=parameters,
+        trained_on={
+            role: Version(one.name, one.id, one.fingerprint) for role, one in inputs.items()
+        },
+    )

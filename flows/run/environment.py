@@ -1,0 +1,244 @@
+"""What surrounds a command, a call from Python, a worker and a training alike: prepared here, once
+and for all of them.
+
+What the user has set is left as it is where it can be used. Prefect's server is the user's,
+wherever it is named; where none is, there is none, and Prefect is not imported.
+"""
+
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from flows.run.terminal import open_closed_streams
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+SETTINGS = {
+    # Waiting threads sleep instead of spinning: beside any other busy process, spinning made torch
+    # ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_VERBOSITY": "error",  # its tries are two lines each; the error we tell says the same
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The command line tells an error itself, once.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_CLIENT_MAX_RETRIES": "10",  # a busy server answers 503; 5 tries were over in a minute
+}
+EPHEMERAL = ("PREFECT_SERVER_EPHEMERAL_ENABLED", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+TABLES = {
+    "PREFECT_API_URL": ("api", "url"),
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": ("server", "ephemeral", "enabled"),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": ("server", "ephemeral", "enabled"),
+}
+"""Where these settings stand in Prefect's TOML files."""
+FOR_PYTHON = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONSAFEPATH": "1",  # ours, whatever lies in this directory
+    "PYTHONUTF8": "1",  # what a child prints, we read as UTF-8
+}
+"""For the processes that we start; what they are asked for is in their arguments."""
+
+
+def prepare(root: Path | None = None) -> None:
+    """Set what the user has not set, and mend what cannot be used: before Prefect and torch are
+    imported, where they are not yet. `root` is where a home is made for a user who has none.
+    """
+    open_closed_streams()
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    reach_loopback()
+    _mend_numbers()
+    _mend_home(root)
+
+
+def in_utf8_mode() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding: names
+    of files would be other texts there, and so other keys, than in the next terminal. What is shown
+    stays in the terminal's own encoding.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8":
+        return
+    if sys.stdout is not None:
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def reach_loopback() -> None:
+    """What runs on this machine is never asked through a proxy, in whichever case one is named."""
+    if not any(name.lower() in PROXIES for name in os.environ):
+        return
+    stated = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in stated.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+
+
+def usual_numbers() -> AbstractContextManager[None]:
+    """torch's own defaults while a stage runs, where the caller, a notebook say, has set others."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from rdm_core.device import usual_defaults
+
+    return usual_defaults()
+
+
+def for_child() -> dict[str, str]:
+    """The surroundings of a Python process that we start."""
+    return os.environ | FOR_PYTHON
+
+
+def is_recorded() -> bool:
+    """Whether Prefect hears of what runs: a server is configured, or none but a server will do."""
+    if "prefect" not in sys.modules:
+        return server_is_configured() or server_is_required()
+    return inside_a_run() or bool(_address_in_use()) or server_is_required()
+
+
+def inside_a_run() -> bool:
+    """Whether this is called in a flow or task run of Prefect's."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def server_is_required() -> bool:
+    """Whether the user has said that nothing may run without a server: Prefect's own switch."""
+    stated = next((one for one in map(_stated, EPHEMERAL) if one is not None), "")
+    return str(stated).strip().lower() in ("0", "false", "no", "off", "f", "n")
+
+
+def server_is_configured() -> bool:
+    """Whether a server's address is set, wherever Prefect would find it. An empty one is none."""
+    return bool(_address_in_use() or str(_stated("PREFECT_API_URL") or "").strip())
+
+
+def _address_in_use() -> str | None:
+    """What Prefect goes by, once it is imported: a program may have set it for a while."""
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+def _stated(name: str) -> Any:
+    """A setting of Prefect's, from where Prefect takes it: the environment in any case, then .env,
+    prefect.toml and pyproject.toml of this directory, then the active profile. None: nowhere.
+    """
+    dotenv, table = _dotenv(), _toml("prefect.toml")
+    project = _inside(_toml("pyproject.toml"), "tool", "prefect")
+    for variables in (os.environ, dotenv):
+        if (stated := _in_any_case(variables, name)) is not None:
+            return stated
+    for settings in (table, project):
+        if (stated := _inside(settings, *TABLES[name])) is not None:
+            return stated
+    named = (
+        _in_any_case(dotenv, "PREFECT_PROFILES_PATH")
+        or _inside(table, "profiles_path")
+        or _inside(project, "profiles_path")
+    )
+    return _inside(_profile(named), name)
+
+
+def _profile(path: Any) -> Any:
+    """The settings of the active profile, of the file named in one of Prefect's or the usual
+    one.
+    """
+    with suppress(RuntimeError):  # nobody knows where this user is at home
+        home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+        path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
+        held = _toml(str(path))
+        return _inside(
+            held, "profiles", os.environ.get("PREFECT_PROFILE") or held.get("active", "")
+        )
+    return None
+
+
+def _dotenv() -> Mapping[str, Any]:
+    """What this directory's .env sets; nothing where there is none that can be read."""
+    if not Path(".env").is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    with suppress(OSError, ValueError):
+        return dotenv_values(".env")
+    return {}
+
+
+def _toml(path: str) -> dict[str, Any]:
+    """A TOML file; nothing where there is none that can be read, which Prefect itself will tell."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _in_any_case(variables: Mapping[str, Any], name: str) -> Any:
+    """As Prefect reads them: prefect_api_url is one too."""
+    return next((value for key, value in variables.items() if key.upper() == name), None)
+
+
+def _inside(table: Any, *keys: Any) -> Any:
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
+
+
+def _mend_numbers() -> None:
+    """OMP_NUM_THREADS=auto and its like mean: as many as there are cores."""
+    stated = os.environ.get("OMP_NUM_THREADS")
+    if stated is not None and not all(one.strip().isdecimal() for one in stated.split(",")):
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _mend_home(root: Path | None) -> None:
+    """A user without an entry in passwd, or whose home is absent or not theirs, as in a container
+    started with any uid, is at home in the root; else torch, the hub and Prefect end in a
+    traceback.
+    """
+    if not _has_name():
+        os.environ["USER"] = os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    stated = os.environ.get("HOME")
+    if stated is None:
+        with suppress(RuntimeError):
+            stated = str(Path.home())
+    if not stated or not _can_be_home(Path(stated)):
+        os.environ["HOME"] = str(_home(root))
+
+
+def _can_be_home(home: Path) -> bool:
+    """Whether one can write there, or at least find weights that were fetched before."""
+    with suppress(OSError):  # one that may not be looked at, or is no path at all
+        return home.is_dir() and (os.access(home, os.W_OK) or (home / ".cache").is_dir())
+    return False
+
+
+def _has_name() -> bool:
+    import getpass
+
+    try:
+        return bool(getpass.getuser())
+    except (KeyError, OSError, ImportError):
+        return False
+
+
+def _home(root: Path | None) -> Path:
+    """`<root>/.home`, or a directory of its own where the root is read-only or not given."""
+    if root is not None:
+        home = root.absolute() / ".home"
+        with suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            if os.access(home, os.W_OK):
+                return home
+    return Path(tempfile.mkdtemp(prefix="rdm-home-"))
