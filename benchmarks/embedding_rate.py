@@ -57,7 +57,8 @@ def main() -> None:
 def rates(root: Path, count: int) -> tuple[float, float]:
     """Images a second of the stage, and of the bare forward."""
     start(root)
-    from flows.config.flows import BuildDatabase, ImportImages
+    from flows.config.database import BuildDatabase
+    from flows.config.images import ImportImages
     from flows.data.build_database import embed_images, encoder_of
     from flows.data.import_images import import_images
 
@@ -90,7 +91,8 @@ def rates(root: Path, count: int) -> tuple[float, float]:
 def grown(root: Path, count: int) -> dict[str, float]:
     """Seconds of one embedding, and the peak memory of the process."""
     start(root)
-    from flows.config.flows import BuildDatabase, ImportImages
+    from flows.config.database import BuildDatabase
+    from flows.config.images import ImportImages
     from flows.data.build_database import embed_images, encoder_of
     from flows.data.import_images import import_images
 

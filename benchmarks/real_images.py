@@ -59,14 +59,10 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
     environment.prepare(root)
     from prefect import flow
 
-    from flows.config.flows import (
-        BuildDatabase,
-        EncodeLatents,
-        FindNeighbors,
-        ImportImages,
-        TrainRDM,
-    )
+    from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+    from flows.config.images import ImportImages
     from flows.config.sample import SampleRDM
+    from flows.config.train import TrainRDM
     from flows.data.build_database import build_database, encoder_of
     from flows.data.encode_latents import encode_latents
     from flows.data.find_neighbors import find_neighbors

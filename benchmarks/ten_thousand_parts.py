@@ -63,7 +63,7 @@ def measure(root: Path, images: int, per_part: int) -> None:
     environment.prepare(root)
     from prefect import flow
 
-    from flows.config.flows import ImportImages
+    from flows.config.images import ImportImages
     from flows.data.import_images import import_images
     from flows.run.stage import groups
 

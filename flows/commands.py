@@ -23,14 +23,14 @@ Result = tuple[str, dict[str, Any]]
 
 def run_demo(options: argparse.Namespace) -> Result:
     """rdm demo."""
-    from flows.config.flows import Demo
+    from flows.config.judge import Demo
 
     return _stage(options, configured(options, Demo), "flows.judge.demo", "demo", _demo_result)
 
 
 def run_import(options: argparse.Namespace) -> Result:
     """rdm import."""
-    from flows.config.flows import ImportImages
+    from flows.config.images import ImportImages
 
     config = configured(
         options, ImportImages, source=options.source, path=options.path, name=options.name
@@ -40,7 +40,7 @@ def run_import(options: argparse.Namespace) -> Result:
 
 def run_build(options: argparse.Namespace) -> Result:
     """rdm build."""
-    from flows.config.flows import BuildDatabase
+    from flows.config.database import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
     return _stage(
@@ -50,7 +50,7 @@ def run_build(options: argparse.Namespace) -> Result:
 
 def run_embed(options: argparse.Namespace) -> Result:
     """rdm embed."""
-    from flows.config.flows import BuildDatabase
+    from flows.config.database import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
     return _stage(options, config, "flows.data.build_database", "embed_images", _facts)
@@ -58,7 +58,7 @@ def run_embed(options: argparse.Namespace) -> Result:
 
 def run_neighbors(options: argparse.Namespace) -> Result:
     """rdm neighbors."""
-    from flows.config.flows import FindNeighbors
+    from flows.config.database import FindNeighbors
 
     config = configured(
         options,
@@ -72,7 +72,7 @@ def run_neighbors(options: argparse.Namespace) -> Result:
 
 def run_encode(options: argparse.Namespace) -> Result:
     """rdm encode."""
-    from flows.config.flows import EncodeLatents
+    from flows.config.database import EncodeLatents
 
     config = configured(options, EncodeLatents, name=options.name, shards=options.shards)
     return _stage(options, config, "flows.data.encode_latents", "encode_latents", _facts)
@@ -80,8 +80,8 @@ def run_encode(options: argparse.Namespace) -> Result:
 
 def run_train(options: argparse.Namespace) -> Result:
     """rdm train."""
-    from flows.config.flows import TrainRDM
     from flows.config.presets import PRESETS
+    from flows.config.train import TrainRDM
     from flows.model.launch import get_ready
     from storage.artifact import current_id
 
@@ -139,7 +139,7 @@ def run_sample(options: argparse.Namespace) -> Result:
 
 def run_convert(options: argparse.Namespace) -> Result:
     """rdm convert."""
-    from flows.config.flows import ConvertOriginal
+    from flows.config.train import ConvertOriginal
 
     flags = {
         "files": options.files,
@@ -158,7 +158,7 @@ def run_convert(options: argparse.Namespace) -> Result:
 
 def run_average(options: argparse.Namespace) -> Result:
     """rdm average."""
-    from flows.config.flows import AverageRun
+    from flows.config.train import AverageRun
 
     config = configured(
         options, AverageRun, name=options.name, run=options.run, length=options.length
@@ -168,7 +168,7 @@ def run_average(options: argparse.Namespace) -> Result:
 
 def run_evaluate(options: argparse.Namespace) -> Result:
     """rdm evaluate."""
-    from flows.config.flows import EvaluateRDM
+    from flows.config.judge import EvaluateRDM
 
     flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
     try:
@@ -186,14 +186,14 @@ def run_evaluate(options: argparse.Namespace) -> Result:
 
 def run_study(options: argparse.Namespace) -> Result:
     """rdm study."""
-    from flows.config.flows import Study
+    from flows.config.judge import Study
 
     return _stage(options, configured(options, Study), "flows.judge.study", "study", _studied)
 
 
 def run_report(options: argparse.Namespace) -> Result:
     """rdm report."""
-    from flows.config.flows import WriteReport
+    from flows.config.judge import WriteReport
 
     flags = {
         "name": options.name,
@@ -317,7 +317,7 @@ def run_gc(options: argparse.Namespace) -> Result:
 
 def run_remove(options: argparse.Namespace) -> Result:
     """rdm remove."""
-    from flows.config.flows import RemoveKeys
+    from flows.config.database import RemoveKeys
 
     flags = {
         "database": options.database,

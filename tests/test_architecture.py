@@ -250,7 +250,7 @@ print("loaded:", *sys.modules)
 
 def test_only_what_records_a_run_imports_the_orchestrator():
     theirs = {
-        f"flows/{name}.py"
+        f"flows/run/{name}.py"
         for name in ("lost_runs", "notify", "recorded", "short_names", "work_pool")
     }
     assert {

@@ -12,11 +12,14 @@ from typing import Annotated, Union, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-import flows
+import flows.config
 from flows.config.arguments import UsageError, assigned, configured
-from flows.config.flows import EvaluateRDM, ImportImages, Rebuild, TrainRDM
+from flows.config.database import Rebuild
+from flows.config.images import ImportImages
+from flows.config.judge import EvaluateRDM
 from flows.config.parameters import Parameters
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from rdm_core.config import Config, DrawConfig, TrainingConfig
 from rdm_core.families.diffusion.config import Draw, NoiseConfig
 
@@ -40,9 +43,9 @@ def with_subclasses(cls):
 
 def every_kind():
     """Each class of parameters there is, in whichever file."""
-    for module in pkgutil.iter_modules(flows.__path__):
-        if "config" in Path(module.name).stem or module.name in ("parameters", "upkeep"):
-            importlib.import_module(f"flows.{module.name}")
+    for module in pkgutil.iter_modules(flows.config.__path__):
+        importlib.import_module(f"flows.config.{module.name}")
+    importlib.import_module("flows.data.upkeep")
     return sorted(
         with_subclasses(Parameters) | with_subclasses(Config), key=lambda cls: cls.__name__
     )

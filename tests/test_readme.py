@@ -139,8 +139,8 @@ def test_the_table_of_needs_is_what_the_estimate_says(row):
     """A GPU need not be there: the training is followed on tensors without bytes."""
     import torch
 
-    from flows.config.flows import TrainRDM
     from flows.config.presets import PRESETS
+    from flows.config.train import TrainRDM
     from rdm_core.families.facts import Shape
     from rdm_core.needs import memory_needed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flows.config.flows import Images
+    from flows.config.images import Images
 
 ONLY_FOR = {
     "shapes": ("count", "styles", "colours", "shapes", "backgrounds", "positions", "sizes"),

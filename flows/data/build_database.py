@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config.flows import BuildDatabase
+from flows.config.database import BuildDatabase
 from flows.data.encoders import encoder_of
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of

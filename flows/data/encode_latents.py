@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config.flows import EncodeLatents
+from flows.config.database import EncodeLatents
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.config.flows import FindNeighbors
+from flows.config.database import FindNeighbors
 from flows.data.calibration import calibrated_cap_of, doubt_of
 from flows.data.database import keys_of, searchable
 from flows.run.progress import Clock, say

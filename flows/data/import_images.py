@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (

@@ -1,6 +1,7 @@
 """One data set from its images to all that training and sampling need: what a schedule runs."""
 
-from flows.config.flows import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, Rebuild
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild
+from flows.config.images import ImportImages
 from flows.data.build_database import ensured_database
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
@@ -30,12 +31,9 @@ def rebuild(config: Rebuild) -> Artifact:
     look_ahead(config)
     here = {"root": config.root, "name": config.name}
     import_images.ensured(ImportImages(**here, **config.images.model_dump()))
-    encoder = {"encoder": config.encoder, "weights": config.weights, "precision": config.precision}
-    ensured_database(BuildDatabase(**here, shards=config.name, **encoder, of=config.of))
+    ensured_database(BuildDatabase(**here, shards=config.name, **config.encoding()))
     encode_latents.ensured(
-        EncodeLatents(
-            **here, shards=config.name, autoencoder=config.autoencoder, stored=config.stored
-        ),
+        EncodeLatents(**here, shards=config.name, **config.autoencoding()),
     )
     searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
     return find_neighbors.ensured(searched)

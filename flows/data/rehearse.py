@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict
 from typing import Any
 
-from flows.config.flows import RemoveKeys
+from flows.config.database import RemoveKeys
 from storage.artifact import Artifact, all_with_fingerprint, artifacts, is_current, open_artifact
 from storage.collect import builder_of, collect
 from storage.embeddings import read_columns

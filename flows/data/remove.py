@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config.flows import BuildDatabase, FindNeighbors, RemoveKeys
+from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
 from flows.data.build_database import index_embeddings, origin_of
 from flows.data.find_neighbors import find_neighbors
 from flows.data.rehearse import (

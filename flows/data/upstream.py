@@ -2,14 +2,9 @@
 was made from.
 """
 
-from flows.config.flows import (
-    BuildDatabase,
-    EncodeLatents,
-    FindNeighbors,
-    Images,
-    ImportImages,
-    TrainRDM,
-)
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+from flows.config.images import Images, ImportImages
+from flows.config.train import TrainRDM
 from flows.data.build_database import build_database, embed_images, index_embeddings
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
@@ -95,10 +90,8 @@ def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
 
 def embedding(config: TrainRDM, name: str, shards: str) -> BuildDatabase:
     """How upstream embeddings are made."""
-    encoder = {
-        key: getattr(config.upstream, key) for key in ("encoder", "weights", "precision", "of")
-    }
-    return BuildDatabase(root=config.root, name=name, shards=shards, **encoder)
+    encoding = config.upstream.encoding()
+    return BuildDatabase(root=config.root, name=name, shards=shards, **encoding)
 
 
 def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:

@@ -9,19 +9,12 @@ from contextvars import copy_context
 from os import sched_getaffinity
 from typing import Any
 
-from flows.config.flows import (
-    BuildDatabase,
-    Demo,
-    EncodeLatents,
-    EvaluateRDM,
-    FindNeighbors,
-    ImportImages,
-    Study,
-    TrainRDM,
-    WriteReport,
-)
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+from flows.config.images import ImportImages
+from flows.config.judge import Demo, EvaluateRDM, Study, WriteReport
 from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.data.build_database import ensured_database
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors

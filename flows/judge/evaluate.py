@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config.flows import EvaluateRDM
+from flows.config.judge import EvaluateRDM
 from flows.data.database import OpenDatabase
 from flows.judge.findings import summary
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run

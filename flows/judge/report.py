@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.config.flows import WriteReport
+from flows.config.judge import WriteReport
 from flows.judge.figures import samples_section
 from flows.judge.findings import (
     copies_table,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from flows.config.flows import EvaluateRDM, Study
+from flows.config.judge import EvaluateRDM, Study
 from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
 from flows.judge.evaluate import (

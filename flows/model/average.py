@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.config.flows import AverageRun
+from flows.config.train import AverageRun
 from flows.model.opening import facts_of, space_of_run
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of

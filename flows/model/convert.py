@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.config.flows import BuildDatabase, ConvertOriginal
+from flows.config.database import BuildDatabase
+from flows.config.train import ConvertOriginal
 from flows.data.build_database import index_embeddings
 from flows.data.encoders import encoder_of
 from flows.run.progress import Clock, say

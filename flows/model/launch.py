@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.run.environment import for_child
 from flows.run.progress import bar, detail
 from storage.atomic import write_json

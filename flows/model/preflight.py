@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.config.flows import BuildDatabase, Images, Rebuild, TrainRDM
+from flows.config.database import BuildDatabase, Rebuild
+from flows.config.images import Images
+from flows.config.train import TrainRDM
 from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
 from flows.data.upstream import embedding, found
@@ -110,11 +112,8 @@ def check_rebuild(config: Rebuild) -> str:
     weights raises.
     """
     check_images(config.images, f"rebuild {config.name}")
-    chosen: dict[str, Any] = {"encoder": config.encoder, "weights": config.weights}
-    chosen |= {"precision": config.precision, "of": config.of}
-    encoder = encoder_for(
-        BuildDatabase(root=config.root, name=config.name, shards=config.name, **chosen)
-    )
+    here = {"root": config.root, "name": config.name, "shards": config.name}
+    encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
     space = space_of(config.autoencoder)
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.run.progress import say
 from storage.artifact import Artifact, all_with_fingerprint, check, is_current
 from storage.errors import ArtifactDamaged, BuildRefused

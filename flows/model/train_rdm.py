@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.config.flows import TrainRDM
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.data.encode_latents import space_of
 from flows.data.encoders import forget_encoders
 from flows.data.upstream import make_missing

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.config.flows import Demo
+from flows.config.judge import Demo
 from flows.run import environment
 from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
 from storage.artifact import Artifact
@@ -83,13 +83,9 @@ def with_credits_of_its_own(drawn: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """Shapes through every stage up to a run of six steps."""
-    from flows.config.flows import (
-        BuildDatabase,
-        EncodeLatents,
-        FindNeighbors,
-        ImportImages,
-        TrainRDM,
-    )
+    from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+    from flows.config.images import ImportImages
+    from flows.config.train import TrainRDM
     from flows.data.build_database import build_database
     from flows.data.encode_latents import encode_latents
     from flows.data.find_neighbors import find_neighbors

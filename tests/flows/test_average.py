@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from flows.config.flows import AverageRun, TrainRDM
 from flows.config.sample import SampleRDM
+from flows.config.train import AverageRun, TrainRDM
 from flows.model.average import average_run
 from flows.model.opening import facts_of, space_of_run
 from flows.model.sample import sample_rdm

@@ -260,7 +260,7 @@ def test_every_command_is_in_the_manual_and_has_help(rdm):
 
 
 def test_the_vocabulary_of_the_parameters_is_the_worlds():
-    from flows.config.flows import VOCABULARY
+    from flows.config.images import VOCABULARY
     from rdm_core.shapes import world
 
     assert {f"{factor}s": values for factor, values in world.VALUES.items()} == VOCABULARY

@@ -2,7 +2,8 @@
 
 import pytest
 
-from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.database import BuildDatabase
+from flows.config.images import ImportImages
 from flows.config.look import CompareDatabases
 from flows.data.build_database import build_database
 from flows.data.import_images import import_images

@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from flows.config.flows import ConvertOriginal
 from flows.config.sample import SampleRDM
+from flows.config.train import ConvertOriginal
 from flows.model.convert import convert_original
 from flows.model.opening import drawn_how, facts_of
 from flows.model.sample import sample_plan, sample_rdm

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flows.config.flows import Demo
+from flows.config.judge import Demo
 from flows.judge.demo import demo, evaluation_of
 from flows.judge.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm, evaluation_plan
 from flows.judge.findings import ROWS, summary

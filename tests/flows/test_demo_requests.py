@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.config.flows import Demo
+from flows.config.judge import Demo
 from flows.config.presets import DEMO_SOURCES, PRESETS
 from flows.judge import demo
 

@@ -15,8 +15,10 @@ from operating import REPOSITORY, Project, run_id_in, sets
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from flows.config.flows import EvaluateRDM, Rebuild, TrainRDM
+from flows.config.database import Rebuild
+from flows.config.judge import EvaluateRDM
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.data.upkeep import CollectVersions
 from flows.run.deployments import FLOW_OF, merged
 from flows.run.short_names import complete

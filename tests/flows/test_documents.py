@@ -7,19 +7,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from flows.config.flows import (
-    BuildDatabase,
-    EncodeLatents,
-    FindNeighbors,
-    Images,
-    ImportImages,
-    Rebuild,
-    RemoveKeys,
-    TrainRDM,
-    Upstream,
-)
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild, RemoveKeys
+from flows.config.images import Images, ImportImages
 from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM, Upstream
 from flows.data import build_database as module
 from flows.data.build_database import build_database, embed_images, embedding_plan
 from flows.data.encode_latents import encode_latents

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config.flows import BuildDatabase, FindNeighbors, ImportImages
+from flows.config.database import BuildDatabase, FindNeighbors
+from flows.config.images import ImportImages
 from flows.config.look import FindDuplicates
 from flows.data import find_neighbors as tables
 from flows.data.build_database import build_database

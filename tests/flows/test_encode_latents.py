@@ -5,7 +5,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from flows.config.flows import EncodeLatents, Images, ImportImages, Rebuild, TrainRDM
+from flows.config.database import EncodeLatents, Rebuild
+from flows.config.images import Images, ImportImages
+from flows.config.train import TrainRDM
 from flows.data.encode_latents import encode_latents, latents_plan, space_of
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows.config.flows import EvaluateRDM
+from flows.config.judge import EvaluateRDM
 from flows.judge import evaluate as module
 from rdm_core.families.facts import RunFacts, Version
 from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish

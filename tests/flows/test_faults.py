@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.database import BuildDatabase
+from flows.config.images import ImportImages
 from flows.data.build_database import embed_images
 from flows.data.import_images import import_images
 from storage import build

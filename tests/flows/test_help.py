@@ -113,8 +113,8 @@ def test_numbers_are_numbers_and_no_option_is_required():
 
 
 def test_a_default_that_help_tells_is_the_one_that_is_used():
-    from flows.config.flows import AverageRun
     from flows.config.look import MapDatabase, SearchDatabase
+    from flows.config.train import AverageRun
 
     told = {
         (name, one.dest): match[1]
@@ -134,7 +134,7 @@ def test_a_default_that_help_tells_is_the_one_that_is_used():
 def test_the_datasets_that_can_be_imported_are_the_sources_of_the_parameters():
     from typing import get_args
 
-    from flows.config.flows import ImportImages
+    from flows.config.images import ImportImages
 
     (source,) = [one for name, one in arguments() if (name, one.dest) == ("import", "source")]
     assert tuple(source.choices) == get_args(ImportImages.model_fields["source"].annotation)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.data.import_images import drawing, import_plan, list_images, read_image, samples_of
 from rdm_core.decode import ImageRejected
 from storage.sources import SourceImage

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.data import import_images as stage
 from flows.data.import_images import import_images, import_plan, list_images, read_image
 from rdm_core.decode import ImageRejected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.data.import_images import drawing, import_plan, samples_of
 from rdm_core import decode
 from rdm_core.decode import COLOURS

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.model import launch
 from flows.model.launch import (
     TrainingFailed,

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.config.flows import Images, TrainRDM
+from flows.config.images import Images
+from flows.config.train import TrainRDM
 from flows.model import preflight
 from flows.model.preflight import PreflightFailed, TrainingNeeds
 from rdm_core.config import ExecutionConfig, TrainingConfig

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.database import BuildDatabase
+from flows.config.images import ImportImages
 from flows.config.look import FindDuplicates
 from flows.data.build_database import build_database
 from flows.data.import_images import import_images

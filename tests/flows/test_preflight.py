@@ -13,7 +13,9 @@ import pytest
 from building import build_all
 
 from flows.cli import main
-from flows.config.flows import Images, Rebuild, TrainRDM
+from flows.config.database import Rebuild
+from flows.config.images import Images
+from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
 from flows.model import preflight
 from flows.model.preflight import (

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from prefect import get_client
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.model.preview import newest_preview, preview_directory, preview_rows
 from flows.model.train_rdm import train_rdm
 from flows.run.artifacts import MOST_BYTES_SHOWN, show_image

@@ -8,8 +8,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from flows.config.flows import BuildDatabase, EncodeLatents, FindNeighbors, ImportImages, TrainRDM
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.data.build_database import build_database, embed_images
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from building import build_all
 
-from flows.config.flows import RemoveKeys
+from flows.config.database import RemoveKeys
 from flows.data.rehearse import holder_line, run_lines
 from flows.data.remove import Removal
 from storage.holders import Holder, TrainedRun

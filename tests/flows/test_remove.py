@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from flows.cli import main
-from flows.config.flows import BuildDatabase, FindNeighbors, ImportImages, RemoveKeys
+from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
+from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.data.build_database import build_database, embed_images
 from flows.data.find_neighbors import find_neighbors

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.config.flows import WriteReport
+from flows.config.judge import WriteReport
 from flows.judge import findings, report
 from rdm_core.images import encode
 from storage.artifact import Artifact

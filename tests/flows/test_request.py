@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config.flows import TrainRDM
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.model.opening import drawn_how
 from flows.model.request import Opened, request_of, training_counts
 from flows.model.sample import open_all, records_of, sample_rdm

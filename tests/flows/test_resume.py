@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from flows.config.flows import Rebuild, TrainRDM
+from flows.config.database import Rebuild
+from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
 from flows.model.resume import begun_alike
 from flows.model.train_rdm import learned, train_rdm, training_inputs, training_plan
@@ -266,13 +267,9 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the
     first three.
     """
-    from flows.config.flows import (
-        BuildDatabase,
-        EncodeLatents,
-        FindNeighbors,
-        ImportImages,
-        TrainRDM,
-    )
+    from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+    from flows.config.images import ImportImages
+    from flows.config.train import TrainRDM
     from flows.data.build_database import build_database
     from flows.data.encode_latents import encode_latents
     from flows.data.find_neighbors import find_neighbors

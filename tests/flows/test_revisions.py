@@ -6,18 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.config.flows import (
-    AverageRun,
-    BuildDatabase,
-    EncodeLatents,
-    EvaluateRDM,
-    FindNeighbors,
-    ImportImages,
-    Study,
-    TrainRDM,
-    WriteReport,
-)
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+from flows.config.images import ImportImages
+from flows.config.judge import EvaluateRDM, Study, WriteReport
 from flows.config.sample import SampleRDM
+from flows.config.train import AverageRun, TrainRDM
 from flows.data.build_database import embedding_plan, index_plan
 from flows.data.encode_latents import encode_latents, latents_plan
 from flows.data.find_neighbors import neighbors_plan

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.config.flows import Rebuild, RemoveKeys, TrainRDM
+from flows.config.database import Rebuild, RemoveKeys
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
 from flows.data.remove import remove_keys
 from flows.data.upstream import make_missing

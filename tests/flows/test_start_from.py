@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.model.opening import facts_of
 from flows.model.train_rdm import learned, look_ahead, train_rdm, training_inputs, training_plan
 from flows.model.train_worker import model_and_data

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows.config.flows import Study
+from flows.config.judge import Study
 from flows.judge import demo
 from flows.judge import study as module
 from flows.judge.evaluate import EVALUATION_FILE

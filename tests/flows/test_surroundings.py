@@ -257,7 +257,7 @@ def test_a_command_whose_readers_have_gone_ends_its_work(tmp_path):
 
 CALL = """
 from pathlib import Path
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.data.import_images import import_images
 def call():
     print(import_images(ImportImages(root=Path("data"), name="a", source="shapes", \

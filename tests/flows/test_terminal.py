@@ -9,7 +9,8 @@ import pytest
 
 from flows import commands
 from flows.cli import main
-from flows.config.flows import ImportImages, arguments
+from flows.config import arguments
+from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.run import progress
 from flows.run.terminal import escape_what_cannot_be_shown, on_one_line, shown, tell

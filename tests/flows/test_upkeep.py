@@ -2,7 +2,7 @@
 from, does not.
 """
 
-from flows.config.flows import ImportImages
+from flows.config.images import ImportImages
 from flows.data.encode_latents import encode_latents
 from flows.data.import_images import import_images
 from flows.data.upkeep import CollectVersions, gc
@@ -18,7 +18,7 @@ def imported(root, count):
 def test_gc_keeps_the_newest_versions_and_what_they_were_made_from_and_says_what_went(
     tmp_path, capsys
 ):
-    from flows.config.flows import EncodeLatents
+    from flows.config.database import EncodeLatents
 
     first = imported(tmp_path, 20)
     latents = encode_latents(EncodeLatents(root=tmp_path, name="a", shards="a"))

@@ -3,7 +3,7 @@
 import pytest
 from building import build_all
 
-from flows.config.flows import TrainRDM
+from flows.config.train import TrainRDM
 from flows.data import upstream
 from storage.artifact import open_artifact
 from storage.errors import ArtifactMissing

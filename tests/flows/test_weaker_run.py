@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flows.config.flows import TrainRDM
 from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 from flows.model import request
 from flows.model.opening import open_run
 from flows.model.request import guidance_of

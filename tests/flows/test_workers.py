@@ -22,7 +22,8 @@ PIPELINE = """
 import sys
 from pathlib import Path
 from flows.data.build_database import embed_images
-from flows.config.flows import BuildDatabase, ImportImages
+from flows.config.database import BuildDatabase
+from flows.config.images import ImportImages
 from flows.data.import_images import import_images
 root = Path(sys.argv[1])
 import_images(ImportImages(root=root, name="s", source="shapes", size=32, encoding="png", \

@@ -1,0 +1,143 @@
+"""Databases, neighbor tables and latents: how they are made of shards.
+
+The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's
+record. Importing this file loads neither Prefect nor torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from flows.config.idle import refuse_precision_of_texts
+from flows.config.images import Images
+from flows.config.parameters import (
+    Count,
+    FlowConfig,
+    Neighbors,
+    Parameters,
+)
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Embedded = Literal["image", "text", "document"]
+Stored = Literal["pixels", "moments", "codes"]
+
+
+class Encoding(Parameters):
+    """What images and captions are embedded with: declared here for all that embed."""
+
+    encoder: str = "ViT-B-32"
+    """open_clip model name, or hf-hub:org/repo."""
+    weights: str = "openai"
+    """open_clip tag, a local file (TAG@FILE where the model's tags differ in use) or directory (as
+    the hub gives it), 'built-in' (rdm-shapes only) or 'random' (for tests).
+    """
+    precision: Precision = "auto"
+    """Of the image tower while it embeds; auto: as the last version, else what this machine is
+    measured to be fastest with.
+    """
+    of: Embedded = "image"
+    """What a row's vector is of. image: the picture. text: its caption, the mean of several.
+    document: the mean of both, unit again (RA-CM3, arXiv 2211.12561).
+    """
+
+    def encoding(self) -> dict[str, Any]:
+        """These parameters, to hand on."""
+        return {name: getattr(self, name) for name in Encoding.model_fields}
+
+    @model_validator(mode="after")
+    def _says_nothing_idle(self) -> "Encoding":
+        refuse_precision_of_texts(self.of, self.precision)
+        return self
+
+
+class Autoencoding(Parameters):
+    """What latents are made with: declared here for all that encode."""
+
+    autoencoder: str = "pixels"
+    """'pixels', a local diffusers folder of an AutoencoderKL or VQModel, or a hub id."""
+    stored: Stored | None = None
+    """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn
+    or rounded, as diffusion learns it. codes: places in a VQModel's codebook, for a family that
+    reads codes. Unless given: pixels in pixel space, else moments.
+    """
+
+    def autoencoding(self) -> dict[str, Any]:
+        """These parameters, to hand on."""
+        return {name: getattr(self, name) for name in Autoencoding.model_fields}
+
+
+class BuildDatabase(Encoding, FlowConfig):
+    """shards -> embeddings -> index: a database that answers which images are nearest."""
+
+    shards: str
+    """Shards to embed: a name, or name@id for one version."""
+    recipe: Literal["auto", "exact", "autofaiss"] = "auto"
+    """exact up to 100,000 rows, autofaiss above; or one of the two."""
+    index_memory: str = "4G"
+    """autofaiss: memory the index may take."""
+    recall_target: float = Field(0.95, gt=0, le=1)
+    """autofaiss: share of the exact neighbors that the index is set to find, with the least effort
+    that does.
+    """
+    latency_target_milliseconds: float = Field(20.0, gt=0, le=1_000_000)
+    """autofaiss: within which 95 % of the queries should be answered; it is said where they are
+    not.
+    """
+    recall_queries: Count = 256
+    """Database rows used as queries to measure recall against exact search."""
+    recall_k: Neighbors = 20
+    """Neighbors of each of them."""
+
+
+class FindNeighbors(FlowConfig):
+    """embeddings x database -> neighbor table, exact, the query's own image left out."""
+
+    queries: str
+    """Embeddings whose rows are the queries."""
+    database: str
+    """Database (embeddings and index of one name) that is searched."""
+    k: Neighbors = 20
+    """Neighbors stored for each query."""
+    group: Literal["author", "style", "source_url"] | None = None
+    """Rows with the query's own value in this column are no neighbors of it; other crops of its
+    image never are.
+    """
+    score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
+    """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated:
+    what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
+    two digits; the plan holds the number.
+    """
+
+
+class EncodeLatents(Autoencoding, FlowConfig):
+    """shards -> latents: what the denoiser is trained on, encoded once."""
+
+    shards: str
+    """Shards to encode."""
+
+
+class Rebuild(Autoencoding, Encoding, FlowConfig):
+    """images -> shards, database, neighbor table and latents under one name: what a schedule
+    runs.
+    """
+
+    images: Images
+    """The images."""
+    k: Neighbors = 20
+    """Neighbors stored for each image."""
+
+
+class RemoveKeys(FlowConfig):
+    """database -> the same database without some images, for good."""
+
+    name: str = "remove"
+    """Not used to name anything: what is published keeps its name."""
+    database: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Database (embeddings, and index if there is one) the images are taken out of."""
+    keys_file: Path
+    """Text file with one key a line; a key without its crop number stands for every crop of the
+    image.
+    """
+    missing_ok: bool = False
+    """Keys that the database does not hold go on its removal list too, instead of being refused."""

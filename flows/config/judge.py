@@ -1,0 +1,108 @@
+"""How a model is evaluated and told about.
+
+The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's
+record. Importing this file loads neither Prefect nor torch.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from flows.config.parameters import (
+    Count,
+    DrawSettings,
+    FlowConfig,
+    GuidanceScale,
+    Neighbors,
+    SamplerSteps,
+    Seed,
+)
+
+
+class EvaluateRDM(FlowConfig):
+    """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes
+    world.
+    """
+
+    run: str
+    """Run under test."""
+    baseline: str
+    """Run of the same network trained without neighbors."""
+    heldout_latents: str
+    """Latents of images neither run has seen."""
+    heldout_neighbors: str
+    """Their neighbor table in the run's database."""
+    swaps: dict[Literal["photograph", "oil painting", "sketch"], str]
+    """Style -> database that holds only that style."""
+    prompts: int = Field(64, ge=1, le=1_000_000)
+    """Colour-and-shape prompts a measurement."""
+    seeds: int = Field(3, ge=1, le=10_000)
+    """Sampling seeds a measurement is repeated with."""
+    k: Neighbors = 4
+    """Vectors in a context."""
+    draw: DrawSettings = {}
+    """How images are drawn: settings of the run's family, as in `rdm sample`."""
+    quality_images: int = Field(200, ge=11, le=10_000_000)
+    """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
+    judge: Literal["shapes", "captions", "features"] = "shapes"
+    """Who says what images show. shapes: the classifier of the built-in world; captions: prompts
+    are captions of the held-out images, see judge_clip; features: nobody, sets of images alone are
+    compared.
+    """
+    extractor: str = "oracle"
+    """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE;
+    not the run's encoder.
+    """
+    judge_clip: str | None = None
+    """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted
+    samples.
+    """
+
+
+class WriteReport(FlowConfig):
+    """One self-contained HTML page about a run."""
+
+    run: str
+    """Run the page is about."""
+    baseline: str
+    """The same network without neighbors."""
+    evaluation: str
+    """What was measured."""
+    samples: tuple[str, ...]
+    """Sampled sets to show, in order."""
+    artifacts: tuple[str, ...] = ()
+    """kind/name of the other artifacts, for the table of stages."""
+
+
+class Demo(FlowConfig):
+    """The whole path on the built-in world."""
+
+    name: str = "demo"
+    """Not used to name anything: the demo's artifacts have names of their own."""
+    scale: float = Field(1.0, gt=0, le=10)
+    """Share of the demo's images and prompts; 0.02 for a smoke test."""
+    steps: Count = 1400
+    """Training steps of each of the two networks."""
+    seed: Seed = 0
+    """Of images, training and samples."""
+
+
+class Study(FlowConfig):
+    """Six tests of the method on the built-in world, over several training seeds."""
+
+    name: str = "study"
+    """Not used to name anything: the runs are study-0, study-1, ..."""
+    scale: float = Field(1.0, gt=0, le=10)
+    """Share of the demo's images; 0.02 for a smoke test."""
+    steps: Count = 1400
+    """Training steps of each network."""
+    seed: Seed = 0
+    """Of the images, and of the first training."""
+    seeds: int = Field(3, ge=1, le=10_000)
+    """Training seeds, one after the other."""
+    images: int = Field(400, ge=11, le=10_000_000)
+    """Images drawn for each figure."""
+    sampler_steps: SamplerSteps = 12
+    """Sampler steps of each image."""
+    guidance_scale: GuidanceScale = 2.0
+    """Of the images drawn for texts and for restricted databases."""
