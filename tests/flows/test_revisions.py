@@ -30,6 +30,7 @@ from flows.sample import sample_plan
 from flows.sample_config import SampleRDM
 from flows.study import study_plan
 from flows.train_rdm import training_plan
+from rdm_core.families.facts import RunFacts, Version
 from storage.artifact import Artifact, Plan, artifacts, open_artifact
 from storage.build import begin, unfinished
 from storage.errors import BuildRefused
@@ -71,6 +72,13 @@ def made(tmp_path, monkeypatch):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
     monkeypatch.setattr("flows.evaluate.with_fingerprint", lambda *_: None)
     monkeypatch.setattr("flows.evaluate.same_shards", lambda *_: None)
+    facts = RunFacts(
+        **{"family": "diffusion", "model": {}, "encoder": {}, "encoder_weights": "", "space": {}},
+        **{"space_path": "", "latent_side": 1, "k": 1, "random_k": False, "neighbor_dropout": 0.0},
+        **{"steps": 1, "parameters": 1, "trained_on": {"latents": Version("l", "1", "f")}},
+    )
+    for module in ("sample", "evaluate"):
+        monkeypatch.setattr(f"flows.{module}.facts_of", lambda run: facts)
     return opened
 
 
