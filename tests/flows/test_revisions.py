@@ -23,6 +23,7 @@ from flows.model.sample import sample_plan
 from flows.model.train_rdm import training_plan
 from flows.run import revisions
 from flows.run.revisions import REVISIONS, plan_of
+from rdm_core.families.facts import RunFacts, Version
 from storage.artifact import Artifact, artifacts, open_artifact
 from storage.build import begin
 from storage.errors import BuildRefused
@@ -55,17 +56,35 @@ def made(tmp_path, monkeypatch):
         )
 
     for module in (
-        "build_database",
-        "encode_latents",
-        "find_neighbors",
-        "sample",
-        "evaluate",
-        "study",
-        "average",
+        "data.build_database",
+        "data.encode_latents",
+        "data.find_neighbors",
+        "model.sample",
+        "judge.evaluate",
+        "judge.study",
+        "model.average",
     ):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
     monkeypatch.setattr("flows.judge.evaluate.with_fingerprint", lambda *_: None)
     monkeypatch.setattr("flows.judge.evaluate.same_shards", lambda *_: None)
+    facts = RunFacts(
+        family="diffusion",
+        model={},
+        encoder={},
+        vectors_of="image",
+        encoder_weights="",
+        space={},
+        space_path="",
+        latent_side=1,
+        k=1,
+        random_k=False,
+        neighbor_dropout=0.0,
+        steps=1,
+        parameters=1,
+        trained_on={"latents": Version("l", "1", "f")},
+    )
+    for module in ("model.sample", "judge.evaluate"):
+        monkeypatch.setattr(f"flows.{module}.facts_of", lambda run: facts)
     return opened
 
 
