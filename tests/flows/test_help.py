@@ -5,6 +5,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 import pytest
+from flows.arguments import root_argument, typed
 
 from flows import cli, commands
 
@@ -46,7 +47,11 @@ DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "u
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
 DEFAULTS |= {"missing_ok": False}
 """What is not given is this, everything else None."""
-NUMBERS = {"length": float, "cap": float, "k": int, "rows": int, "keep": int}
+READ_AS = {"length": float, "cap": float, "k": int, "rows": int, "keep": int}
+READ_AS |= {"root": root_argument}
+READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
+READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql"), typed)
+"""Numbers, files, and texts in whatever locale; everything else is as it is written."""
 FILES = {"--vectors", "--keys"}
 """Arguments that name a file in every command."""
 
@@ -105,11 +110,11 @@ def test_nothing_is_assumed_but_what_is_listed():
             assert one.default == DEFAULTS.get(one.dest), f"{name} {one.dest}"
 
 
-def test_numbers_are_numbers_and_no_option_is_required():
+def test_every_argument_is_read_as_what_it_is_and_no_option_is_required():
     for name, one in arguments():
         assert not (one.option_strings and one.required), f"{name} {one.dest}"
-        if one.dest in NUMBERS:
-            assert one.type is NUMBERS[one.dest], f"{name} {one.dest}"
+        of_remove = {"keys": Path} if name in ("remove", "duplicates") else {}
+        assert one.type is (READ_AS | of_remove).get(one.dest), f"{name} {one.dest}"
 
 
 def test_a_default_that_help_tells_is_the_one_that_is_used():
