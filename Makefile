@@ -47,7 +47,7 @@ crash-test: install  ## kill every stage at 200 random moments and compare; writ
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
 study: install   ## the six tests of the method over three training seeds (94 minutes on 2 cores)
-	$(BIN)/rdm study --root $(ROOT)
+	$(BIN)/python -m benchmarks.study --root $(ROOT)
 
 lint: install    ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -229,11 +229,6 @@ def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that measure and tell."""
     one = add("evaluate", "does a run use its neighbors? (shapes world)", commands.run_evaluate)
     _named(one, "run", "baseline")
-    add(
-        "study",
-        "six tests of the method with thresholds, over training seeds (shapes world)",
-        commands.run_study,
-    )
     one = add("report", "one HTML page about a run", commands.run_report)
     _named(one, "run", "baseline", "evaluation")
 

@@ -184,13 +184,6 @@ def run_evaluate(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", _evaluated)
 
 
-def run_study(options: argparse.Namespace) -> Result:
-    """rdm study."""
-    from flows.config.judge import Study
-
-    return _stage(options, configured(options, Study), "flows.judge.study", "study", _studied)
-
-
 def run_report(options: argparse.Namespace) -> Result:
     """rdm report."""
     from flows.config.judge import WriteReport
@@ -393,14 +386,6 @@ def _evaluated(artifact: Any) -> Result:
 
 def _converted(made: Any) -> Result:
     return (str(made), {"directory": str(made)}) if isinstance(made, Path) else _facts(made)
-
-
-def _studied(artifacts: Any) -> Result:
-    from flows.judge.evaluate import EVALUATION_FILE
-    from flows.judge.study import table_of
-
-    seeds = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in artifacts]
-    return table_of(artifacts), {"seeds": seeds}
 
 
 def _report(artifact: Any) -> Result:

@@ -58,7 +58,16 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / ".mutants"
 PACKAGES = ("storage", "rdm_core", "flows")
-LONG = ("average", "convert", "demo", "deployments", "lost_runs", "resume", "study", "workers")
+LONG = (
+    "average",
+    "convert",
+    "demo",
+    "deployments",
+    "lost_runs",
+    "resume",
+    "study_benchmark",
+    "workers",
+)
 """Test files of flows that take minutes: what they run is noted last."""
 OURS = {*PACKAGES, "tests", "conftest", "building", "operating"}
 SLOW = ("crash", "operations", "real_data")

@@ -108,7 +108,7 @@ def test_the_walk_reaches_every_class_and_what_is_inside():
         "SearchDatabase",
         "CollectVersions",
         "NoiseConfig",
-        "Study",
+        "Demo",
     } <= kinds
     found = {(cls.__name__, name) for cls, name, _ in NUMBERS}
     assert {

@@ -16,6 +16,7 @@ from flows.config.parameters import (
     FlowConfig,
     Neighbors,
     Parameters,
+    UnderRoot,
 )
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -128,11 +129,9 @@ class Rebuild(Autoencoding, Encoding, FlowConfig):
     """Neighbors stored for each image."""
 
 
-class RemoveKeys(FlowConfig):
+class RemoveKeys(UnderRoot):
     """database -> the same database without some images, for good."""
 
-    name: str = "remove"
-    """Not used to name anything: what is published keeps its name."""
     database: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Database (embeddings, and index if there is one) the images are taken out of."""
     keys_file: Path

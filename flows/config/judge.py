@@ -12,10 +12,9 @@ from flows.config.parameters import (
     Count,
     DrawSettings,
     FlowConfig,
-    GuidanceScale,
     Neighbors,
-    SamplerSteps,
     Seed,
+    UnderRoot,
 )
 
 
@@ -74,35 +73,16 @@ class WriteReport(FlowConfig):
     """kind/name of the other artifacts, for the table of stages."""
 
 
-class Demo(FlowConfig):
-    """The whole path on the built-in world."""
+class BuiltInWorld(UnderRoot):
+    """Trainings on the built-in world, whose artifacts have names of their own."""
 
-    name: str = "demo"
-    """Not used to name anything: the demo's artifacts have names of their own."""
     scale: float = Field(1.0, gt=0, le=10)
-    """Share of the demo's images and prompts; 0.02 for a smoke test."""
+    """Share of the images and prompts; 0.02 for a smoke test."""
     steps: Count = 1400
-    """Training steps of each of the two networks."""
+    """Training steps of each network."""
     seed: Seed = 0
     """Of images, training and samples."""
 
 
-class Study(FlowConfig):
-    """Six tests of the method on the built-in world, over several training seeds."""
-
-    name: str = "study"
-    """Not used to name anything: the runs are study-0, study-1, ..."""
-    scale: float = Field(1.0, gt=0, le=10)
-    """Share of the demo's images; 0.02 for a smoke test."""
-    steps: Count = 1400
-    """Training steps of each network."""
-    seed: Seed = 0
-    """Of the images, and of the first training."""
-    seeds: int = Field(3, ge=1, le=10_000)
-    """Training seeds, one after the other."""
-    images: int = Field(400, ge=11, le=10_000_000)
-    """Images drawn for each figure."""
-    sampler_steps: SamplerSteps = 12
-    """Sampler steps of each image."""
-    guidance_scale: GuidanceScale = 2.0
-    """Of the images drawn for texts and for restricted databases."""
+class Demo(BuiltInWorld):
+    """The whole path on the built-in world."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import ImportImages
-from flows.config.judge import Demo, EvaluateRDM, Study, WriteReport
+from flows.config.judge import BuiltInWorld, Demo, EvaluateRDM, WriteReport
 from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
@@ -46,7 +46,7 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     return evaluation, write_report.ensured(report_of(config, samples))
 
 
-def prepare_world(config: Demo | Study) -> None:
+def prepare_world(config: BuiltInWorld) -> None:
     """Shards and databases of every set of images, and what training and evaluation read of two of
     them.
     """
@@ -78,7 +78,7 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
             raise
 
 
-def shapes_source(config: Demo | Study, name: str, source: dict[str, Any]) -> ImportImages:
+def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> ImportImages:
     """One set of images, smaller when the demo is asked to be."""
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
     return ImportImages(
@@ -99,7 +99,7 @@ def twin_of(run: TrainRDM) -> TrainRDM:
 
 
 def training(
-    config: Demo | Study, name: str, preset_name: str = "shapes", **changes: Any
+    config: BuiltInWorld, name: str, preset_name: str = "shapes", **changes: Any
 ) -> TrainRDM:
     """One of the presets for the built-in world, with changes to its training."""
     preset = PRESETS[preset_name]

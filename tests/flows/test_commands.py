@@ -83,7 +83,6 @@ CASES = {
         "evaluate_rdm",
         {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
     ),
-    "study --set seeds=2": ("flows.judge.study", "study", {"seeds": 2}),
     "report --name n --run r --baseline b --evaluation e --set samples=[] --set artifacts=[]": (
         "flows.judge.report",
         "write_report",

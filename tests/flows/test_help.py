@@ -25,7 +25,6 @@ LISTED = {
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
     "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE]",
-    "study": SETTABLE,
     "report": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE]"
     " [--evaluation EVALUATION]",
     "search": f"{SETTABLE} [--database DATABASE] [--text TEXT]* [--image IMAGE]* [--key KEY]*"

@@ -8,7 +8,7 @@ import pytest
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import ImportImages
-from flows.config.judge import EvaluateRDM, Study, WriteReport
+from flows.config.judge import EvaluateRDM, WriteReport
 from flows.config.sample import SampleRDM
 from flows.config.train import AverageRun, TrainRDM
 from flows.data.build_database import embedding_plan, index_plan
@@ -17,7 +17,6 @@ from flows.data.find_neighbors import neighbors_plan
 from flows.data.import_images import import_images, import_plan
 from flows.judge.evaluate import evaluation_plan
 from flows.judge.report import Subject, report_plan
-from flows.judge.study import study_plan
 from flows.model.average import average_plan
 from flows.model.sample import sample_plan
 from flows.model.train_rdm import training_plan
@@ -61,7 +60,6 @@ def made(tmp_path, monkeypatch):
         "data.find_neighbors",
         "model.sample",
         "judge.evaluate",
-        "judge.study",
         "model.average",
     ):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
@@ -110,7 +108,6 @@ def plans(root, made):
         "average": average_plan(AverageRun(**here, run="r")),
         "sample": sample_plan(SampleRDM(**here, run="r", texts=("a",))),
         "evaluate": evaluation_plan(EvaluateRDM(**here, **evaluated, swaps={})),
-        "study": study_plan(Study(root=root), 0),
         "report": report_plan(page, Subject(root, run, run, run, (run,), (run,))),
     }
 

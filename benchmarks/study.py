@@ -3,8 +3,12 @@ training seeds.
 
 Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on
 images that none has seen. What the tests are and why: docs/results.md.
+
+    make study                                    # 94 minutes on 2 cores
+    python -m benchmarks.study --root data --set seeds=1
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +16,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 from scipy import stats
 
-from flows.config.judge import EvaluateRDM, Study
+from flows.config.arguments import configured, root_argument
+from flows.config.judge import BuiltInWorld, EvaluateRDM
+from flows.config.parameters import GuidanceScale, SamplerSteps
 from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
 from flows.judge.evaluate import (
@@ -61,6 +68,19 @@ equal by construction.
 """
 NAMED = ("colour", "shape", "style")
 """Factors that T3 restricts the database to, and that T4's texts name."""
+
+
+class Study(BuiltInWorld):
+    """Six tests of the method on the built-in world, over several training seeds."""
+
+    seeds: int = Field(3, ge=1, le=10_000)
+    """Training seeds, one after the other."""
+    images: int = Field(400, ge=11, le=10_000_000)
+    """Images drawn for each figure."""
+    sampler_steps: SamplerSteps = 12
+    """Sampler steps of each image."""
+    guidance_scale: GuidanceScale = 2.0
+    """Of the images drawn for texts and for restricted databases."""
 
 
 @dataclass(frozen=True)
@@ -466,3 +486,15 @@ def table_of(measured: Sequence[Artifact]) -> str:
 
 def _number(value: float, claim: Claim) -> str:
     return f"{100 * value:.1f} %" if claim.percent else f"{value:.3f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="six tests of the method, over training seeds")
+    parser.add_argument("--root", type=root_argument, default="data", help="where artifacts lie")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    print(table_of(study(configured(parser.parse_args(), Study))))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,12 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows.config.judge import Study
-from flows.judge import demo
-from flows.judge import study as module
-from flows.judge.evaluate import EVALUATION_FILE
-from flows.judge.study import (
+from benchmarks import study as module
+from benchmarks.study import (
     CLAIMS,
+    Study,
     claim_loss,
     claim_purity,
     claim_text,
@@ -21,6 +19,8 @@ from flows.judge.study import (
     study,
     table_of,
 )
+from flows.judge import demo
+from flows.judge.evaluate import EVALUATION_FILE
 from flows.model.opening import open_run
 from flows.model.train_rdm import train_rdm
 
