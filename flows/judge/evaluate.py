@@ -4,36 +4,42 @@ Losses and pictures come from the model, whatever its family; what a picture sho
 judge (`rdm_core.judge.judges`) that shares nothing with the CLIP the model was conditioned on.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.config.judge import EvaluateRDM
-from flows.data.database import OpenDatabase
 from flows.judge.findings import summary
+from flows.judge.trial import (
+    Trial,
+    agreements,
+    another_clip,
+    database_images,
+    draws,
+    draws_of,
+    features_of,
+    held_out_features,
+    heldout_data,
+    judge_of,
+    known_features,
+    nearest_present,
+    trained_on,
+)
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.model.request import text_queries
 from flows.model.sample import database_of, draw
-from flows.model.training_data import open_training_data
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
-from rdm_core.clip import Encoder, load_encoder
-from rdm_core.context import Context
-from rdm_core.data import NO_ROW, TrainingData
-from rdm_core.decode import decode
-from rdm_core.device import best_device
-from rdm_core.families.facts import RunFacts
-from rdm_core.features import Features, load_features
 from rdm_core.judge.copies import copy_rate
 from rdm_core.judge.distances import MEASURES, quality
 from rdm_core.judge.estimates import estimate, estimate_over_seeds
-from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
+from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
-from rdm_core.retrieve import STRATEGIES, Retrieved, query_and_neighbors
+from rdm_core.retrieve import STRATEGIES, query_and_neighbors
 from rdm_core.shapes import world
 from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import write_json
@@ -42,7 +48,6 @@ from storage.checks import made_with, same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.latents import open_latents
 from storage.manifest import Plan
-from storage.shards import accepted, read_images, read_sidecar
 
 EVALUATION_FILE = "evaluation.json"
 CARD_FILE = "model-card.md"
@@ -55,18 +60,6 @@ WITHOUT = "trained without neighbors"
 HELD_OUT, GUIDED = "held-out neighbors", "held-out neighbors, guided"
 RETURNED, RANDOM, CHANCE = "return the neighbour", "random database images", "chance"
 """The last three: rows that no model drew."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Who is compared with whom, on what, and who judges."""
-
-    config: EvaluateRDM
-    run: OpenRun
-    baseline: OpenRun
-    database: OpenDatabase
-    judge: Judge
-    wishes: list[Wish]
 
 
 @stage_flow("evaluate-rdm")
@@ -111,40 +104,6 @@ def opened_trial(config: EvaluateRDM) -> Trial:
     database = open_database(config.root, database_of(run), run)
     judge = judge_of(config, run)
     return Trial(config, run, baseline, database, judge, judge.wishes(config.prompts))
-
-
-def judge_of(config: EvaluateRDM, run: OpenRun) -> Judge:
-    """Who judges. Raises ArtifactMismatch for the run's own CLIP, and what loading it raises."""
-    if config.judge == "shapes":
-        return ShapesJudge()
-    features = features_of(config, run)
-    if config.judge == "captions":
-        return CaptionsJudge(held_out_captions(config), features)
-    return FeaturesJudge(features)
-
-
-def features_of(config: EvaluateRDM, run: OpenRun) -> Features:
-    """What sets of images are compared in. Raises ArtifactMismatch for the run's own CLIP."""
-    if config.extractor.startswith("clip:"):
-        another_clip(config.extractor.removeprefix("clip:"), run)
-    return load_features(config.extractor)
-
-
-def held_out_captions(config: EvaluateRDM) -> list[str]:
-    """The first caption of every held-out image that has one.
-
-    Raises ArtifactMismatch when there are fewer than prompts are asked for.
-    """
-    shards = shards_of_latents(config, config.heldout_latents)
-    captions = []
-    for part in shards.parts:
-        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
-        captions += [texts[0] for texts in sidecar["captions"].to_pylist() if texts]
-    if len(captions) < config.prompts:
-        what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
-        cure = f"Use --set prompts={max(1, len(captions))}, or --set judge=features."
-        raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
-    return captions
 
 
 @evaluate_rdm.plan
@@ -271,26 +230,6 @@ def measure_loss(trial: Trial) -> dict[str, Any]:
     }
 
 
-def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
-    """The held-out images with their neighbors in the run's database."""
-    trained = trained_on(run.artifact, run.facts, "index")
-    references = {
-        "latents": config.heldout_latents,
-        "neighbors": config.heldout_neighbors,
-        "index": trained.reference,
-    }
-    return open_training_data(config.root, references, run.model.reads)
-
-
-def trained_on(run: Artifact, facts: RunFacts, role: str) -> Any:
-    """The version that a run was trained on. Raises ArtifactMismatch when nobody told."""
-    if role not in facts.trained_on:
-        what = f"it does not say which {role} it was trained on, as it was converted"
-        cure = "Evaluate a run that was trained here; a converted one can be sampled."
-        raise ArtifactMismatch(f"runs/{run.name}", what, cure)
-    return facts.trained_on[role]
-
-
 @stage_task(name="measure-quality")
 def measure_quality(trial: Trial) -> dict[str, Any]:
     """How near the images drawn for held-out neighbors come to the held-out images, once a seed,
@@ -330,18 +269,6 @@ def over_seeds(found: Sequence[dict[str, float]]) -> dict[str, Any]:
         measure: asdict(estimate_over_seeds([row[measure] for row in found]))
         for measure in MEASURES
     }
-
-
-def nearest_present(rows: np.ndarray) -> np.ndarray:
-    """The nearest row of each list of neighbors [N, K]: int64 [N].
-
-    Raises ArtifactMismatch for a list without any.
-    """
-    empty = np.flatnonzero(rows[:, 0] == NO_ROW)
-    if len(empty):
-        what = f"{len(empty):,} held-out images have no neighbor, the first is number {empty[0]}"
-        raise ArtifactMismatch("neighbors", what, "Find neighbors again, in a larger database.")
-    return rows[:, 0]
 
 
 @stage_task(name="draw-prompts")
@@ -396,18 +323,6 @@ def measure_clip_scores(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dic
     return found
 
 
-def another_clip(name: str, run: OpenRun) -> Encoder:
-    """The CLIP MODEL:WEIGHTS. Raises ArtifactMismatch when the run was conditioned on it: it would
-    judge itself.
-    """
-    model, _, weights = name.partition(":")
-    clip = load_encoder(model, weights, best_device())
-    if clip.identity == run.facts.encoder:
-        what = "it is the encoder the run was conditioned on"
-        raise ArtifactMismatch(f"CLIP {name!r}", what, "Name another one.")
-    return clip
-
-
 @stage_task(name="measure-swaps")
 def measure_swaps(trial: Trial) -> dict[str, Any]:
     """One set of prompts that name no style, one set of weights, a database of one style each: what
@@ -444,88 +359,3 @@ def measure_copies(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str
         for name, seeds in rows.items()
     }
     return rates | {"held-out images, by definition": 0.01}
-
-
-def draws(trial: Trial, retrieved: Retrieved) -> list[np.ndarray]:
-    """The run's images uint8 [wishes, H, W, 3] for what was retrieved, guided, once a seed."""
-    return draws_of(trial.config, trial.run, retrieved.context)
-
-
-def draws_of(
-    config: EvaluateRDM, run: OpenRun, context: Context, guidance_scale: float | None = None
-) -> list[np.ndarray]:
-    """Images uint8 [B, H, W, 3] of some contexts, once a seed; equal seeds in every call."""
-    how = drawn_how(run.facts, config.draw)
-    if guidance_scale is not None:
-        how = replace(how, guidance_scale=guidance_scale)
-    count = len(context.vectors)
-    firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
-    return [draw(run, context, range(first, first + count), how) for first in firsts]
-
-
-def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Factor -> share of images that show what was asked for, averaged over seeds first, so that
-    prompts are the unit.
-    """
-    by_seed = [trial.judge.fulfilled(images, trial.wishes) for images in drawn]
-    if len(by_seed[0]) == 0:
-        return {}
-    return {
-        factor: asdict(estimate(np.mean([seed[factor] for seed in by_seed], axis=0)))
-        for factor in by_seed[0]
-    }
-
-
-def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
-    """The images of some database rows: uint8 [B, H, W, 3]."""
-    keys = [credit["key"] for credit in database.credits(rows.tolist())]
-    found = database.images(keys)
-    return np.stack([decode(found[key]) for key in keys])
-
-
-def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
-    """Features [N, F] of the images nobody was trained on."""
-    shards = open_artifact(config.root, "latents", config.heldout_latents).inputs["shards"]
-    return features_in(config.root, [shards], features)
-
-
-def known_features(trial: Trial, features: Features) -> np.ndarray:
-    """Features [N, F] of every training and database image."""
-    root, run = trial.config.root, trial.run
-    latents = trained_on(run.artifact, run.facts, "latents")
-    trained = open_artifact(root, "latents", latents.reference).inputs["shards"]
-    return features_in(root, [trial.database.embeddings.inputs["shards"], trained], features)
-
-
-def features_in(root: Path, shards: Sequence[str], features: Features) -> np.ndarray:
-    """Features [N, F] of every image of some shards, named by fingerprint; those of equal shards
-    once. One part's images are held at a time.
-    """
-    found = [
-        features(images)
-        for fingerprint in dict.fromkeys(shards)
-        for images in images_by_part(root, fingerprint)
-    ]
-    return np.concatenate(found)
-
-
-def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
-    """The images of some shards, a part at a time: uint8 [n, H, W, 3]."""
-    shards = with_fingerprint(root, "shards", fingerprint)
-    if shards is None:
-        what = f"no shards have the fingerprint {fingerprint}"
-        raise ArtifactMissing(f"{root}/shards", what, "Import them again.")
-    for part in shards.parts:
-        images = [decode(data) for _, data in read_images(shards, part.name)]
-        if images:
-            yield np.stack(images)
-
-
-def shards_of_latents(config: EvaluateRDM, latents: str) -> Artifact:
-    """The shards that some latents were encoded from. Raises ArtifactMissing."""
-    fingerprint = open_artifact(config.root, "latents", latents).inputs["shards"]
-    shards = with_fingerprint(config.root, "shards", fingerprint)
-    if shards is None:
-        what = f"no shards have the fingerprint {fingerprint}"
-        raise ArtifactMissing(f"{config.root}/shards", what, "Import them again.")
-    return shards

@@ -1,0 +1,134 @@
+"""The released networks: their layouts, and as diffusers builds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
+
+State = Mapping[str, torch.Tensor]
+Keys = Mapping[str, tuple[str, torch.Size]]
+"""Name in the checkpoint -> (name in the diffusers network, shape in the checkpoint)."""
+
+
+@dataclass(frozen=True)
+class UnetLayout:
+    """A released U-Net, and what it was trained between."""
+
+    name: str
+    channels: tuple[int, ...]
+    """A level, the finest first."""
+    heads: tuple[int, ...]
+    """Attention heads a level, of 32 channels each; a level that does not attend has no use for its
+    number.
+    """
+    attending: tuple[int, ...]
+    """Levels with attention to the context; the middle always has it."""
+    latent_channels: int
+    latent_side: int
+    context_dimension: int
+    context_norm: Literal["raw", "unit"]
+    """raw: the encoder's own length; unit: length 1."""
+    beta_end: float
+    """Of 1000 scaled-linear betas, the first being 0.0015."""
+    autoencoder: str
+    """Name of its AutoencoderLayout."""
+    encoder: str
+    """open_clip's name of the model whose vectors are the context."""
+    encoder_weights: str = "openai"
+    blocks: int = 2
+    """Residual blocks a level; one more on the way up."""
+    groups: int = 32
+
+
+@dataclass(frozen=True)
+class AutoencoderLayout:
+    """A released autoencoder."""
+
+    name: str
+    channels: tuple[int, ...]
+    """A level, the finest first."""
+    latent_channels: int
+    codes: int
+    """Entries of the codebook; 0 where a Gaussian posterior is in its place."""
+    attending: tuple[int, ...] = ()
+    """Levels with self-attention; the middle always has it."""
+    scaling_factor: float = 1.0
+    """Final latents are those of the autoencoder times this."""
+    side: int = 256
+    blocks: int = 2
+    """Residual blocks a level; one more on the way up."""
+    groups: int = 32
+
+
+_IMAGENET = UnetLayout(
+    "imagenet-2022", channels=(192, 384, 576, 960), heads=(6, 12, 18, 30), attending=(1, 2, 3),
+    latent_channels=3, latent_side=64, autoencoder="vq-f4", beta_end=0.0195,
+    context_dimension=512, context_norm="raw", encoder="ViT-B-32",
+)  # fmt: skip
+_LAION = UnetLayout(
+    "laion-768-2022", channels=(448, 896, 1344, 1792), heads=(14, 28, 42, 56), attending=(0, 1, 2),
+    latent_channels=16, latent_side=48, autoencoder="kl-f16", beta_end=0.015,
+    context_dimension=768, context_norm="unit", encoder="ViT-L-14",
+)  # fmt: skip
+_FFHQ = replace(_IMAGENET, name="ffhq-2022", channels=(224, 448, 672, 896), heads=(7, 14, 21, 28))
+# the same network, trained on another database
+_IN_DB = replace(_IMAGENET, name="imagenet-in-db-2022")
+LAYOUTS = {layout.name: layout for layout in (_IMAGENET, _IN_DB, _FFHQ, _LAION)}
+
+_VQ_F4 = AutoencoderLayout("vq-f4", (128, 256, 512), latent_channels=3, codes=8192)
+_VQ_F16 = AutoencoderLayout(
+    "vq-f16", (128, 128, 256, 256, 512), latent_channels=8, codes=16384, attending=(4,)
+)
+_VQGAN_F16 = replace(_VQ_F16, name="vqgan-f16", latent_channels=256)
+_KL_F16 = replace(_VQ_F16, name="kl-f16", latent_channels=16, codes=0, scaling_factor=0.22765929)
+AUTOENCODERS = {layout.name: layout for layout in (_VQ_F4, _VQ_F16, _VQGAN_F16, _KL_F16)}
+
+
+def build_unet(layout: UnetLayout) -> UNet2DConditionModel:
+    """A freshly initialised network of a layout: [B, latent_channels, side, side] -> the same; also
+    on the meta device.
+    """
+    attends = [level in layout.attending for level in range(len(layout.channels))]
+    return UNet2DConditionModel(
+        sample_size=layout.latent_side,
+        in_channels=layout.latent_channels,
+        out_channels=layout.latent_channels,
+        block_out_channels=layout.channels,
+        layers_per_block=layout.blocks,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=layout.heads,  # diffusers' misnomer: the number of heads a level
+        cross_attention_dim=layout.context_dimension,
+        norm_num_groups=layout.groups,
+        norm_eps=1e-5,
+        act_fn="silu",
+        flip_sin_to_cos=True,
+        freq_shift=0,
+    )
+
+
+def build_autoencoder(layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
+    """A freshly initialised autoencoder of a layout, a VQModel where it has codes; also on the meta
+    device.
+    """
+    attends = [level in layout.attending for level in range(len(layout.channels))]
+    settings: dict[str, Any] = {
+        "block_out_channels": layout.channels,
+        "down_block_types": tuple(
+            "AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends
+        ),
+        "up_block_types": tuple(
+            "AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(attends)
+        ),
+        "layers_per_block": layout.blocks,
+        "latent_channels": layout.latent_channels,
+        "norm_num_groups": layout.groups,
+        "scaling_factor": layout.scaling_factor,
+        "sample_size": layout.side,
+    }
+    if not layout.codes:
+        return AutoencoderKL(**settings)
+    return VQModel(num_vq_embeddings=layout.codes, vq_embed_dim=layout.latent_channels, **settings)
