@@ -8,20 +8,20 @@ import _thread
 import argparse
 import atexit
 import gc
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import commands
 from flows.config.arguments import UsageError, root_argument, typed
 from flows.run.environment import in_utf8_mode, prepare
-from flows.run.terminal import escape_what_cannot_be_shown, shown, tell
+from flows.run.terminal import as_json, escape_what_cannot_be_shown, shown, tell
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(polite, interrupt)
     try:
         text, value = options.command(options)
-        return _answered(_as_json(value) if options.json else text)
+        return _answered(as_json(value) if options.json else text)
     except KeyboardInterrupt:
         _complain("rdm: interrupted; the same command continues where it stopped")
         return INTERRUPTED
@@ -97,14 +97,6 @@ def interrupt_again(lost: Any) -> None:
         sys.__unraisablehook__(lost)
 
 
-def _as_json(value: Any) -> str:
-    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words
-    for, are null.
-    """
-    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
-    return json.dumps(plain, indent=2).replace("\x7f", "\\u007f")
-
-
 class _Parser(argparse.ArgumentParser):
     """Repeats what was typed only as a terminal can show it."""
 
@@ -113,56 +105,35 @@ class _Parser(argparse.ArgumentParser):
         super().error(shown(message))
 
 
+class _Command(_Parser):
+    """A subcommand, whose help ends with its parameters and what each means."""
+
+    def format_help(self) -> str:
+        """Its own words, then the class that --set leads into."""
+        told = super().format_help()
+        if "--set" not in self._option_string_actions:
+            return told
+        # half a second, which nothing but a help page takes
+        from flows.config.manual import manual_of
+        from flows.config.of_commands import OF_COMMAND
+
+        kind = OF_COMMAND.get(self.prog.split()[-1])
+        if kind is None:
+            return told
+        return f"{told}\nparameters, for --set KEY=VALUE:\n{manual_of(kind)}\n"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="rdm",
         description="Retrieval-augmented image synthesis: database, training, samples, report.",
     )
-    subcommands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str,
-        text: str,
-        command: Callable[[argparse.Namespace], commands.Result],
-        settable: bool = True,
-    ) -> argparse.ArgumentParser:
-        made = subcommands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        made.add_argument(
-            "--root",
-            type=root_argument,
-            default=Path("data"),
-            help="directory or s3://... (default: data)",
-        )
-        made.add_argument("--json", action="store_true", help="print the result as JSON")
-        if settable:
-            made.add_argument(
-                "--set",
-                action="append",
-                default=[],
-                type=typed,
-                metavar="KEY=VALUE",
-                help="one parameter; dots go inside: training.steps=500",
-            )
-            made.add_argument(
-                "--dry-run", action="store_true", help="print the resolved parameters and stop"
-            )
-            made.epilog = (
-                "For --set see flows/config/flows.py, sample_config.py and look_config.py; "
-                "resolved: --dry-run."
-            )
-        made.set_defaults(command=command)
-        return made
-
+    subcommands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    add = partial(_added, subcommands)
     add("demo", "the whole path on built-in images, ending with a report", commands.run_demo)
     one = add("import", "images -> shards", commands.run_import)
-    one.add_argument(
-        "source",
-        choices=["shapes", "coco", "openimages", "wikiart", "folder"],
-        help="layout of the dataset",
-    )
+    one.add_argument("source", help="layout of the dataset: shapes, folder, coco, ...; see below")
     one.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
     _named(one)
     one = add("build", "shards -> embeddings -> index: a database", commands.run_build)
@@ -195,6 +166,31 @@ def parser() -> argparse.ArgumentParser:
     _add_analysis(add)
     _add_upkeep(add)
     return top
+
+
+def _added(
+    subcommands: Any,
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], commands.Result],
+    settable: bool = True,
+) -> argparse.ArgumentParser:
+    """A subcommand with what all of them take."""
+    made: argparse.ArgumentParser = subcommands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root = "directory or s3://... (default: data)"
+    made.add_argument("--root", type=root_argument, default=Path("data"), help=root)
+    made.add_argument("--json", action="store_true", help="print the result as JSON")
+    if settable:
+        one = "one of the parameters below; dots go inside: training.steps=500"
+        made.add_argument(
+            "--set", action="append", default=[], type=typed, metavar="KEY=VALUE", help=one
+        )
+        dry = "print the resolved parameters and stop"
+        made.add_argument("--dry-run", action="store_true", help=dry)
+    made.set_defaults(command=command)
+    return made
 
 
 def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -257,6 +253,11 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
         "table: .csv, .parquet, .json"
     )
     one.add_argument("--out", type=Path, metavar="FILE", help=saved)
+    _add_pages(add)
+
+
+def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that compare whole databases, and SQL."""
     one = add(
         "map", "a database on one page: embeddings on a plane, with pictures", commands.run_map
     )

@@ -42,11 +42,8 @@ def duplicates(config: FindDuplicates) -> Result:
         vectors_of_images(one, "copies of a picture are found by the vectors of pictures")
     database = searchable(config.root, embeddings)
     cap, images, doubts = cap_of(config, database)
-    say(
-        "duplicates",
-        config.database,
-        f"{other.rows:,} x {embeddings.rows:,} rows, cosine above {cap:.4f}",
-    )
+    size = f"{other.rows:,} x {embeddings.rows:,} rows"
+    say("duplicates", config.database, f"{size}, cosine above {cap:.4f}")
     (keys, sources), (own_keys, own_sources) = (
         keys_of(artifact, ("source_key",)) for artifact in (other, embeddings)
     )

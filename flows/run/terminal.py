@@ -5,10 +5,11 @@ in one of them could clear a screen, recolour it or forge a line of a table; a l
 locale's encoding lacks would end the command with an error of its own.
 """
 
+import json
 import os
 import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _STEERING = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for the tab and the line end
@@ -76,3 +77,11 @@ def _escape(match: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def as_json(value: Any) -> str:
+    """ASCII, so that it is the same on every terminal; NaN and infinity, which JSON has no words
+    for, are null.
+    """
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    return json.dumps(plain, indent=2).replace("\x7f", "\\u007f")

@@ -1,10 +1,10 @@
 """`--set KEY=VALUE`: JSON, or a text, as the parameter that it names wants it."""
 
 import pytest
-from flows.arguments import UsageError, assigned
-from flows.sample_config import SampleRDM
 
-from flows.config import TrainRDM
+from flows.config.arguments import UsageError, assigned
+from flows.config.sample import SampleRDM
+from flows.config.train import TrainRDM
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         ),
         (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
         (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
-        (["import", "floppy", "--name", "x"], "invalid choice"),
+        (["import", "floppy", "--name", "x"], "source: Input should be 'shapes'"),
         (["log"], "NAME"),
         (["gc", "--keep", "0"], "--keep 0: keep 1 or more"),
         (["gc", "--keep", "many"], "invalid int value"),

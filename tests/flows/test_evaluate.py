@@ -11,6 +11,7 @@ import pytest
 
 from flows.config.judge import EvaluateRDM
 from flows.judge import evaluate as module
+from flows.judge import trial as trials
 from rdm_core.families.facts import RunFacts, Version
 from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish
 from rdm_core.retrieve import STRATEGIES
@@ -35,6 +36,7 @@ def facts(k=4, **changes):
         family="diffusion",
         model={},
         encoder={"dimension": 8},
+        vectors_of="image",
         encoder_weights="w",
         space={"channels": 3},
         space_path="pixels",
@@ -152,7 +154,7 @@ def test_agreement_is_counted_by_factor_and_averaged_over_seeds_before_prompts()
         "first": {"colour": ["red", "blue"], "shape": ["star", "star"]},
         "second": {"colour": ["red", "red"], "shape": ["ring", "star"]},
     }
-    found = module.agreements(trial(Oracle(seen.get)), ["first", "second"])
+    found = trials.agreements(trial(Oracle(seen.get)), ["first", "second"])
     assert (found["colour"]["mean"], found["shape"]["mean"]) == (0.75, 0.25)
     assert found["colour"]["count"] == found["shape"]["count"] == 2, "prompts are the unit"
     assert found["colour"]["low"] == 0.5 and found["shape"]["high"] == 0.5
@@ -176,16 +178,17 @@ def drawn(monkeypatch):
         calls.append((run.artifact.name, context, list(seeds), how.steps, how.guidance_scale))
         return f"image {len(calls)}"
 
-    monkeypatch.setattr(module, "draw", draw)
+    for drawing in (module, trials):
+        monkeypatch.setattr(drawing, "draw", draw)
     return calls
 
 
 def test_every_context_is_drawn_with_the_same_seeds_and_the_null_without_guidance(drawn):
     retrieved = SimpleNamespace(context=SimpleNamespace(vectors=["a", "b"]))
     asked = trial()
-    assert module.draws(asked, retrieved) == ["image 1", "image 2"]
+    assert trials.draws(asked, retrieved) == ["image 1", "image 2"]
     null = asked.baseline.model.null(2)
-    module.draws_of(asked.config, asked.baseline, null, 1.0)
+    trials.draws_of(asked.config, asked.baseline, null, 1.0)
     wanted = retrieved.context
     assert drawn[:2] == [
         ("run", wanted, [10_000, 10_001], 5, 2.5),
@@ -207,7 +210,8 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
         seen.append((of, context, guidance_scale))
         return len(seen) - 1
 
-    monkeypatch.setattr(module, "draws_of", draws_of)
+    for drawing in (module, trials):
+        monkeypatch.setattr(drawing, "draws_of", draws_of)
     wishes = ShapesJudge().wishes(4)
     asked = trial(wishes=wishes, database=database, run=run)
     table = module.draw_prompts.fn(asked)
@@ -230,7 +234,7 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
     rows = STRATEGIES["neighbors"](queries, database.database, 3).rows[:, 0]
     keys = [credit["key"] for credit in database.credits(rows.tolist())]
     images = database.images(keys)
-    assert all(np.array_equal(nearest[i], module.decode(images[key])) for i, key in enumerate(keys))
+    assert all(np.array_equal(nearest[i], trials.decode(images[key])) for i, key in enumerate(keys))
     assert len(set(keys)) > 1
 
 
@@ -299,11 +303,11 @@ def test_a_clip_score_is_the_cosine_of_each_image_with_its_own_prompt(monkeypatc
 def test_a_clip_that_the_run_was_conditioned_on_does_not_judge_it():
     from rdm_core.clip import load_encoder
 
-    own = load_encoder("rdm-shapes", "built-in", module.best_device())
+    own = load_encoder("rdm-shapes", "built-in", trials.best_device())
     run = opened("run", encoder=own.identity)
     with pytest.raises(ArtifactMismatch, match="'rdm-shapes:built-in'.*was conditioned on"):
-        module.another_clip("rdm-shapes:built-in", run)
-    other = module.another_clip("rdm-shapes:built-in", opened("run", encoder={"model": "other"}))
+        trials.another_clip("rdm-shapes:built-in", run)
+    other = trials.another_clip("rdm-shapes:built-in", opened("run", encoder={"model": "other"}))
     assert other.identity == own.identity
 
 
@@ -330,7 +334,7 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
         return dict.fromkeys(module.MEASURES, float(seed))
 
     monkeypatch.setattr(module, "quality", quality)
-    monkeypatch.setattr(module, "load_features", lambda name: lambda images: (name, images))
+    monkeypatch.setattr(trials, "load_features", lambda name: lambda images: (name, images))
     monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
     monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
@@ -365,7 +369,7 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
 def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
     picked = []
     monkeypatch.setattr(module, "quality", lambda *_: dict.fromkeys(module.MEASURES, 0.0))
-    monkeypatch.setattr(module, "load_features", lambda name: lambda images: images)
+    monkeypatch.setattr(trials, "load_features", lambda name: lambda images: images)
     monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
     monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
@@ -379,7 +383,7 @@ def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
 
 def test_a_held_out_image_without_a_neighbor_is_named():
     with pytest.raises(ArtifactMismatch, match="1 held-out images have no neighbor.*number 1"):
-        module.nearest_present(np.array([[3, 4], [module.NO_ROW, module.NO_ROW]]))
+        trials.nearest_present(np.array([[3, 4], [trials.NO_ROW, trials.NO_ROW]]))
 
 
 # Twins
@@ -411,7 +415,7 @@ def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(
 def test_a_converted_run_says_why_it_cannot_be_evaluated():
     converted = opened("old", trained_on={}, converted_from={"file": "x.ckpt"})
     with pytest.raises(ArtifactMismatch, match="runs/old: it does not say which index.*converted"):
-        module.heldout_data(config(), converted)
+        trials.heldout_data(config(), converted)
 
 
 # Images
@@ -427,21 +431,21 @@ def test_held_out_and_known_images_are_those_of_their_shards(small_world):
         return images[:, 0, 0].astype(float)
 
     shards = database.embeddings.inputs["shards"]
-    parts = list(module.images_by_part(root, shards))
+    parts = list(trials.images_by_part(root, shards))
     assert len(parts) > 1 and sum(map(len, parts)) == 96, "a part at a time"
     images = np.concatenate(parts)
     asked = trial(run=run, database=sketches, root=root, heldout_latents="shapes")
-    held = module.held_out_features(asked.config, first_pixels)
+    held = trials.held_out_features(asked.config, first_pixels)
     assert np.array_equal(held, first_pixels(images))
-    both = module.known_features(asked, first_pixels)
+    both = trials.known_features(asked, first_pixels)
     assert len(both) == 2 * 96, "the database's, then the training's"
     assert np.array_equal(both[96:], held)
     own = trial(run=run, database=database, root=root)
-    assert len(module.known_features(own, first_pixels)) == 96, "none twice"
+    assert len(trials.known_features(own, first_pixels)) == 96, "none twice"
     rows = np.array([7, 3])
-    assert np.array_equal(module.database_images(database, rows), images[rows])
+    assert np.array_equal(trials.database_images(database, rows), images[rows])
     with pytest.raises(ArtifactMissing, match="no shards have the fingerprint 0000. Import them"):
-        list(module.images_by_part(root, "0000"))
+        list(trials.images_by_part(root, "0000"))
 
 
 def test_images_that_a_run_was_trained_on_are_no_test_of_it(small_world):
@@ -455,10 +459,10 @@ def test_images_that_a_run_was_trained_on_are_no_test_of_it(small_world):
 
 def test_captions_are_prompts_where_there_are_enough(small_world):
     asked = config(root=small_world.root, heldout_latents="shapes", judge="captions", prompts=90)
-    captions = module.held_out_captions(asked)
+    captions = trials.held_out_captions(asked)
     assert len(captions) == 96 and len(set(captions)) > 10
-    judge = module.judge_of(asked, None)
+    judge = trials.judge_of(asked, None)
     assert [wish.prompt for wish in judge.wishes(90)] == captions[:90]
     many = asked.model_copy(update={"prompts": 97})
     with pytest.raises(ArtifactMismatch, match="96 of its images have captions, 97 are asked for"):
-        module.held_out_captions(many)
+        trials.held_out_captions(many)

@@ -5,9 +5,9 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 import pytest
-from flows.arguments import root_argument, typed
 
 from flows import cli, commands
+from flows.config.arguments import root_argument, typed
 
 EVERY = "[--help] [--root ROOT] [--json]"
 SETTABLE = f"{EVERY} [--set KEY=VALUE]* [--dry-run]"

@@ -20,6 +20,7 @@ FACTS = RunFacts(
     family="diffusion",
     model=asdict(Config(denoiser=TINY["transformer"])),
     encoder={"model": "rdm-shapes", "weights_sha256": "0123456789abcdef", "dimension": DIMENSION},
+    vectors_of="image",
     encoder_weights="built-in",
     space={"autoencoder": "pixels", "weights_sha256": "", "channels": 3, "factor": 1},
     space_path="pixels",

@@ -169,7 +169,13 @@ NOISE = NoiseConfig(process="velocity", zero_terminal_snr=True)
 def facts_of(config: Config) -> RunFacts:
     """Of a tiny model of such a configuration."""
     space = {"autoencoder": PIXELS, "weights_sha256": "", "channels": 3, "factor": 1}
-    told = {"encoder_weights": "built-in", "space": space, "space_path": PIXELS, "latent_side": 8}
+    told = {
+        "vectors_of": "image",
+        "encoder_weights": "built-in",
+        "space": space,
+        "space_path": PIXELS,
+        "latent_side": 8,
+    }
     counts = {"k": 2, "random_k": False, "neighbor_dropout": 0.1, "steps": 3, "parameters": 1}
     return RunFacts("diffusion", asdict(config), {"dimension": DIMENSION}, **told, **counts)
 

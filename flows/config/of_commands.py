@@ -1,0 +1,28 @@
+"""Which class holds the parameters of which command. Importing this file takes all of them in."""
+
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, RemoveKeys
+from flows.config.images import ImportImages
+from flows.config.judge import Demo, EvaluateRDM, WriteReport
+from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
+from flows.config.sample import SampleRDM
+from flows.config.train import AverageRun, ConvertOriginal, TrainRDM
+
+OF_COMMAND: dict[str, type] = {
+    "demo": Demo,
+    "import": ImportImages,
+    "build": BuildDatabase,
+    "embed": BuildDatabase,
+    "neighbors": FindNeighbors,
+    "encode": EncodeLatents,
+    "train": TrainRDM,
+    "sample": SampleRDM,
+    "average": AverageRun,
+    "convert": ConvertOriginal,
+    "evaluate": EvaluateRDM,
+    "report": WriteReport,
+    "search": SearchDatabase,
+    "map": MapDatabase,
+    "compare": CompareDatabases,
+    "duplicates": FindDuplicates,
+    "remove": RemoveKeys,
+}
