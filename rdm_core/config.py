@@ -1,5 +1,5 @@
-"""What can be chosen about any model's training and drawing. Plain frozen dataclasses: importing them
-costs nothing.
+"""What can be chosen about any model's training and drawing. Plain frozen dataclasses: importing
+them costs nothing.
 
 They are nested in the flows' parameters, so the same class is the command line's `--set`, the
 flow's parameter, the manifest's record and this manual.
@@ -76,8 +76,8 @@ class Config:
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """How weights are learned, whatever the family. Devices and process counts are not here: they do
-    not change what is learned.
+    """How weights are learned, whatever the family. Devices and process counts are not here: they
+    do not change what is learned.
     """
 
     steps: int = 100_000

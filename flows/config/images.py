@@ -113,7 +113,8 @@ class Images(Parameters):
             )
         if self.crop == "centre" and self.crops_per_image > 1:
             raise ValueError(
-                f"crops_per_image: {self.crops_per_image} central crops would be equal; use crop=random"
+                f"crops_per_image: {self.crops_per_image} central crops would be equal; "
+                "use crop=random"
             )
         return self
 

@@ -77,7 +77,8 @@ class SampleRDM(FlowConfig):
             raise ValueError(f"{' and '.join(given)}: classes stand alone")
         if self.context in ("query", "query+neighbors") and not (self.texts or self.images):
             raise ValueError(
-                f"context: {self.context!r} needs texts or images; a class or nothing has neighbors only"
+                f"context: {self.context!r} needs texts or images; "
+                "a class or nothing has neighbors only"
             )
         if self.between and (
             self.between < 2 or len(given) != 1 or len(self.texts or self.images) != 2

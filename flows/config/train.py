@@ -136,7 +136,8 @@ class TrainRDM(FlowConfig):
         total = self.processes * self.machines * self.execution.accumulate
         if self.training.batch % total:
             raise ValueError(
-                f"training.batch: {self.training.batch} cannot be divided over {total} processes and pieces"
+                f"training.batch: {self.training.batch} cannot be divided over {total} "
+                "processes and pieces"
             )
         return self
 

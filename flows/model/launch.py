@@ -67,8 +67,8 @@ class TrainingFailed(RuntimeError):
 def launch_training(
     run: Path, config: TrainRDM, watch: Watch = lambda record: None, tight: bool = False
 ) -> None:
-    """Run `flows.model.train_worker` on a run directory until it ends; where memory is tight, in less of
-    it and more slowly.
+    """Run `flows.model.train_worker` on a run directory until it ends; where memory is tight, in
+    less of it and more slowly.
 
     The whole group is stopped when this process is interrupted, cancelled or past
     `config.timeout_seconds`; one process on one machine saves its state before it goes. It ends

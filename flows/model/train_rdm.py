@@ -171,7 +171,8 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     if config.context.k > neighbors.parameters["k"]:
         raise StorageError(
             f"neighbors/{config.neighbors}",
-            f"it stores {neighbors.parameters['k']} neighbors, context.k asks for {config.context.k}",
+            f"it stores {neighbors.parameters['k']} neighbors, "
+            f"context.k asks for {config.context.k}",
             "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
         )
     inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
@@ -234,7 +235,8 @@ def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, 
     ]
     if older:
         told = ", ".join(f"{role} {inputs[role].name}@{inputs[role].id}" for role in older)
-        why = "newer ones are there, whose neighbors are not found yet (a rebuild, or rdm neighbors, does that)"
+        why = "newer ones are there, whose neighbors are not found yet "
+        why += "(a rebuild, or rdm neighbors, does that)"
         say(
             "train",
             config.name,

@@ -113,8 +113,8 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
     if queries is None:
         raise ArtifactMismatch(
             f"neighbors/{table.name}",
-            "the embeddings of its queries are no longer under this root, and the network wants the "
-            "images' own vectors",
+            "the embeddings of its queries are no longer under this root, and the network wants "
+            "the images' own vectors",
             "Embed the training shards and find their neighbors again, or train a model "
             "that does not read them.",
         )

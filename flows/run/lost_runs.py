@@ -2,8 +2,8 @@
 
 Prefect believes a run until its process says how it ended. A process that was killed says nothing:
 the run would stay `Running` for ever and hold its slot. So the worker of our work pool
-(flows.run.work_pool) looks, when it starts and at every poll, whether the process of each unfinished
-run still lives:
+(flows.run.work_pool) looks, when it starts and at every poll, whether the process of each
+unfinished run still lives:
 
     here        by its process, unless the worker that started it lives and looks itself
                 (flows.run.place)

@@ -2,8 +2,8 @@
 publish it.
 
 A stage is one function, whoever hears of it. Where a Prefect server is configured it is a flow and
-its pieces are task runs (flows.run.recorded); where none is, nobody would read what one is told, so the
-same functions are called as they are: no server is started, and Prefect is not even imported.
+its pieces are task runs (flows.run.recorded); where none is, nobody would read what one is told, so
+the same functions are called as they are: no server is started, and Prefect is not even imported.
 """
 
 import pkgutil

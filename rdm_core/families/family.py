@@ -52,7 +52,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a drawing may be given beside its contexts. `DrawConfig.takes` names what a family uses."""
+    """What a drawing may be given beside its contexts. `DrawConfig.takes` names what a family
+    uses.
+    """
 
     negative: Context | None = None
     """One or B sets to guide away from, in place of the null."""
@@ -94,7 +96,9 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """The loss of each sample [B]. The forward, as that is what DistributedDataParallel wraps."""
+        """The loss of each sample [B]. The forward, as that is what DistributedDataParallel
+        wraps.
+        """
         raise NotImplementedError
 
     def example(self, count: int, k: int, device: torch.device) -> Inputs:
@@ -129,7 +133,9 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def set_means(self, means: np.ndarray) -> None:
-        """Take the mean unit vectors of a database's images and captions [2, D], if it uses them."""
+        """Take the mean unit vectors of a database's images and captions [2, D], if it uses
+        them.
+        """
 
     def save(self, directory: Path, facts: RunFacts) -> None:
         """Write a weights folder: what was learned, and `model.json`."""

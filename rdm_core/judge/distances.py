@@ -48,8 +48,8 @@ def quality(
 
     Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
     random subsets), precision and recall (arXiv 1904.06991, k = 3), density and coverage (arXiv
-    2002.09797, k = 5), and the copy rate of `rdm_core.judge.copies`. Raises ValueError for fewer than 10
-    of either.
+    2002.09797, k = 5), and the copy rate of `rdm_core.judge.copies`. Raises ValueError for fewer
+    than 10 of either.
     """
     if min(len(samples), len(real)) <= 2 * NEAREST_DENSITY:
         raise ValueError(

@@ -8,6 +8,7 @@ import pytest
 
 from flows import cli, commands
 from flows.config.arguments import root_argument, typed
+from flows.config.of_commands import OF_COMMAND
 
 EVERY = "[--help] [--root ROOT] [--json]"
 SETTABLE = f"{EVERY} [--set KEY=VALUE]* [--dry-run]"
@@ -135,15 +136,6 @@ def test_a_default_that_help_tells_is_the_one_that_is_used():
     assert told == found
 
 
-def test_the_datasets_that_can_be_imported_are_the_sources_of_the_parameters():
-    from typing import get_args
-
-    from flows.config.images import ImportImages
-
-    (source,) = [one for name, one in arguments() if (name, one.dest) == ("import", "source")]
-    assert tuple(source.choices) == get_args(ImportImages.model_fields["source"].annotation)
-
-
 def test_the_overview_names_each_command_with_its_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     told = cli.parser().format_help()
@@ -163,10 +155,10 @@ def test_the_help_of_a_command_is_its_line_its_arguments_and_where_its_parameter
     assert lines[2] == subcommands()[command].description
     for one in subcommands()[command]._actions:
         assert one.help in told, one.dest
-    settable = SETTABLE in LISTED[command]
-    assert (
-        "\nFor --set see flows/config/flows.py, sample_config.py and look_config.py" in told
-    ) == settable
+    kind = OF_COMMAND.get(command)
+    assert ("\nparameters, for --set KEY=VALUE:\n" in told) == (kind is not None)
+    for name in kind.model_fields if kind else ():
+        assert re.search(rf"^  {name}[. ]", told, re.M), name
 
 
 @pytest.mark.parametrize("command", LISTED)

@@ -1,4 +1,6 @@
-"""What can be chosen about a diffusion model, and how it is drawn from. Importing this costs nothing."""
+"""What can be chosen about a diffusion model, and how it is drawn from. Importing this costs
+nothing.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
