@@ -78,7 +78,8 @@ CASES = {
         "average_run",
         {"name": "n", "run": "r", "length": 0.2},
     ),
-    "evaluate --name n --run r --baseline b --set heldout_latents=h --set heldout_neighbors=h --set swaps={}": (
+    "evaluate --name n --run r --baseline b --set heldout_latents=h "
+    "--set heldout_neighbors=h --set swaps={}": (
         "flows.judge.evaluate",
         "evaluate_rdm",
         {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
