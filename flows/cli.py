@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from flows import commands
 from flows.config.arguments import UsageError, root_argument, typed
 from flows.run.environment import in_utf8_mode, prepare
-from flows.run.terminal import as_json, escape_what_cannot_be_shown, shown, tell
+from flows.run.terminal import as_json, escape_what_cannot_be_shown, tell
+from storage.text import shown
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25

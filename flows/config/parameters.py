@@ -20,9 +20,9 @@ from pydantic import (
     field_validator,
 )
 
-from flows.run.terminal import on_one_line
 from rdm_core.config import LARGEST_SEED, MOST, refuse_odd_numbers
 from storage.errors import as_text
+from storage.text import on_one_line
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 """How many of something there are to be."""

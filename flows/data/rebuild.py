@@ -6,7 +6,7 @@ from flows.data.build_database import ensured_database
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
-from flows.model.preflight import check_rebuild
+from flows.data.space_needed import check_rebuild
 from flows.run.progress import say
 from flows.run.stage import NETWORK_RETRIES, stage_flow, stage_task
 from storage.artifact import Artifact

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.judge import WriteReport
-from flows.judge.figures import samples_section
 from flows.judge.findings import (
     copies_table,
     finding_item,
@@ -20,6 +19,7 @@ from flows.judge.findings import (
     quality_table,
     swaps_table,
 )
+from flows.look.figures import samples_section
 from flows.look.page import (
     ABSENT,
     Html,

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from flows.config.look import CompareDatabases
-from flows.run.terminal import on_one_line
 from rdm_core.drift import neighbor_recall, shift
 from storage.artifact import Artifact, open_artifact
 from storage.checks import VECTORS
 from storage.embeddings import licence_counts, of_what, read_columns, read_vectors
+from storage.text import on_one_line
 
 Result = tuple[str, dict[str, Any]]
 SHOWN = 5

@@ -14,9 +14,8 @@ from flows.config.look import TABLES, SearchDatabase
 from flows.config.parameters import path_as_text
 from flows.data.database import OpenDatabase, searchable
 from flows.data.query_image import query_image
-from flows.judge.figures import thumbnail
+from flows.look.figures import thumbnail
 from flows.look.page import Html, as_bytes, document, element, note, number, table
-from flows.run.terminal import on_one_line
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid, labelled
@@ -28,6 +27,7 @@ from storage.checks import encoder_text
 from storage.embeddings import of_what, read_columns
 from storage.errors import FormatError
 from storage.saved import FOUND, save_rows
+from storage.text import on_one_line
 
 Result = tuple[str, dict[str, Any]]
 CREDIT = ("key", "captions", "licence", "author", "source_url")

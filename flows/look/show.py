@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.model.resume import Begun, at_step, begun
-from flows.run.terminal import on_one_line
 from rdm_core.provenance import read_record
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
 from storage.collect import Removed, builder_of, collect
 from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
 from storage.mirror import shown
+from storage.text import on_one_line
 from storage.unfinished import follow_records, unfinished
 from storage.versions import Change, Version, history
 

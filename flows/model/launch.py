@@ -24,6 +24,7 @@ import psutil
 
 from flows.config.train import TrainRDM
 from flows.run.environment import for_child
+from flows.run.messages import TrainingFailed
 from flows.run.progress import bar, detail
 from storage.atomic import write_json
 
@@ -48,20 +49,6 @@ GROUP_OF_OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
 """Variables of a group that we were started in, which is none of the training's."""
 Watch = Callable[[dict[str, Any]], None]
 """Takes every record of metrics as it comes."""
-
-
-class TrainingFailed(RuntimeError):
-    """The worker ended with an error; the message holds its last lines."""
-
-    def __init__(self, message: str, resumable: bool = False) -> None:
-        super().__init__(message)
-        self.resumable = resumable
-        """Whether it was ended from outside, so that the same command goes on from its last
-        checkpoint.
-        """
-
-    def __reduce__(self) -> tuple:
-        return type(self), (str(self), self.resumable)
 
 
 def launch_training(

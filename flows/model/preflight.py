@@ -6,19 +6,24 @@ line.
 """
 
 import multiprocessing
-import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from flows.config.database import BuildDatabase, Rebuild
-from flows.config.images import Images
 from flows.config.train import TrainRDM
 from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
+from flows.data.space_needed import (
+    PreflightFailed,
+    bytes_of_image,
+    bytes_of_row,
+    check_images,
+    disk_problem,
+    free_bytes,
+    image_count,
+    in_gb,
+)
 from flows.data.upstream import embedding, found
 from flows.model.launch import on_gpu
 from rdm_core.families.facts import Shape
@@ -29,9 +34,8 @@ from rdm_core.needs import (
     memory_needed,
     training_hours,
 )
-from storage.artifact import Artifact, current_id
+from storage.artifact import Artifact
 from storage.checks import vectors_of_images
-from storage.errors import StorageError
 from storage.latents import open_latents, refuse_other_latents
 from storage.runs import CHECKPOINTS_KEPT
 
@@ -39,16 +43,6 @@ KEPT_BY_GLIBC = 2.5
 """Up to so many times what is alive, a process on a CPU was measured to grow to:
 benchmarks/memory_estimate.py.
 """
-JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
-"""Of a crop's pixels times three, above what photographs were seen to take."""
-RECORD_BYTES = 400
-"""Of an image's row in one Parquet file: key, credits, captions."""
-
-
-class PreflightFailed(StorageError):
-    """What is asked for cannot be done here; the message names each thing that is missing, and what
-    would do.
-    """
 
 
 @dataclass(frozen=True)
@@ -105,30 +99,6 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
             f"train {config.name}", "; ".join(problems), "Nothing has been started."
         )
     return needs
-
-
-def check_rebuild(config: Rebuild) -> str:
-    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the
-    weights raises.
-    """
-    check_images(config.images, f"rebuild {config.name}")
-    here = {"root": config.root, "name": config.name, "shards": config.name}
-    encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
-    space = space_of(config.autoencoder)
-    images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
-    side = config.images.size // space.factor
-    latent = space.bytes_per_place(config.stored) * side * side
-    needed = images * (
-        bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
-    )
-    free = free_bytes(config.root)
-    if needed > free:
-        raise PreflightFailed(
-            f"rebuild {config.name}",
-            disk_problem(config.root, needed, free),
-            "Nothing has been started.",
-        )
-    return f"needs {in_gb(needed)} of the {in_gb(free)} free on the disk; weights are at hand"
 
 
 def shape_of(config: TrainRDM) -> Shape | None:
@@ -273,49 +243,6 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     return run + image_count(images) * (
         2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k)
     )
-
-
-def bytes_of_image(images: Images) -> int:
-    """Of its stored crops and their records."""
-    share = PNG_BYTES_PER_VALUE if images.encoding == "png" else JPEG_BYTES_PER_VALUE
-    return images.crops_per_image * int(3 * images.size**2 * share + RECORD_BYTES)
-
-
-def bytes_of_row(dimension: int, k: int) -> int:
-    """Of its vector in the Parquet and the index, its list of neighbors, and its records."""
-    return 2 * 2 * dimension + 48 * k + 2 * RECORD_BYTES
-
-
-def image_count(images: Images) -> int:
-    """How many there are, at most: files count, whatever they are."""
-    if images.path is None:
-        return images.count
-    return sum(len(files) for _, _, files in os.walk(images.path))
-
-
-def check_images(images: Images, where: str) -> None:
-    """Raise PreflightFailed when the data set is not where it is said to be."""
-    if images.path is not None and not images.path.is_dir():
-        what = f"images: there is no folder {images.path.absolute()}"
-        raise PreflightFailed(
-            where, what, "Put the data set there, or change images.path. Nothing has been started."
-        )
-
-
-def free_bytes(root: Path) -> int:
-    """On the disk that holds the root, or will."""
-    present = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    return shutil.disk_usage(present).free
-
-
-def disk_problem(root: Path, needed: int, free: int) -> str:
-    """In words."""
-    return f"disk: {in_gb(needed)} at most, {in_gb(free)} are free at {root}; free some, or rdm gc"
-
-
-def in_gb(size_bytes: int) -> str:
-    """In gigabytes of 10^9 bytes, to a tenth."""
-    return f"{size_bytes / 1e9:.1f} GB"
 
 
 def hours_text(hours: float) -> str:

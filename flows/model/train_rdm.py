@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from flows.data.upstream import make_missing
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
 from flows.model.opening import facts_of
 from flows.model.preflight import check_training, refuse_what_it_cannot_read
-from flows.model.preview import write_preview_neighbors
+from flows.model.preview import newest_preview, write_preview_neighbors
 from flows.model.resume import at_step, begun_alike, inputs_begun_with
 from flows.model.sample import sample_rdm
 from flows.run.artifacts import TrainingProgress
@@ -303,7 +304,9 @@ def run_training(
             f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}",
         )
     give_device_back()
-    watch = TrainingProgress(config.name, config.training.steps, build.directory).watch
+    watch = TrainingProgress(
+        config.name, config.training.steps, partial(newest_preview, build.directory)
+    ).watch
     launch_training(build.directory, config, watch, tight)
 
 

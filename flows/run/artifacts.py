@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.model.preview import newest_preview
 from flows.run.environment import inside_a_run
 from flows.run.progress import detail
 from rdm_core.decode import decode
@@ -24,10 +23,12 @@ MOST_BYTES_SHOWN = 200_000
 
 
 class TrainingProgress:
-    """The progress bar and the table of losses of one training."""
+    """The progress bar and the table of losses of one training, and its newest picture."""
 
-    def __init__(self, name: str, steps: int, run: Path) -> None:
-        self._name, self._steps, self._run = name, steps, run
+    def __init__(
+        self, name: str, steps: int, newest: Callable[[], Path | None] = lambda: None
+    ) -> None:
+        self._name, self._steps, self._newest = name, steps, newest
         self._shown: Path | None = None
         self._picture: Any = None
         self._artifact: Any = None
@@ -43,7 +44,7 @@ class TrainingProgress:
         ):
             self._told_at = time.monotonic()
             _shown(lambda: self._show(record))
-            newest = newest_preview(self._run)
+            newest = self._newest()
             if newest is not None and newest != self._shown:
                 self._shown = newest
                 text = f"Samples after {int(newest.stem):,} steps, each beside its neighbors"

@@ -9,10 +9,9 @@ the cure.
 import logging
 import re
 
-from flows.model.launch import TrainingFailed
-from flows.run.terminal import shown
 from rdm_core.errors import CoreError
 from storage.errors import StorageError
+from storage.text import shown
 
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _TOLD = "_rdm_told"
@@ -21,6 +20,20 @@ _HOOK = re.compile(r"(Running hook|Hook) 'tell'")
 _ENDED = re.compile(r"Finished in state (?P<name>Failed|Crashed)\(")
 _AGAIN = ("Engine execution exited with unexpected exception", "Execution of flow run")
 _SIGNAL = "Execution was aborted by a termination signal"
+
+
+class TrainingFailed(RuntimeError):
+    """The worker ended with an error; the message holds its last lines."""
+
+    def __init__(self, message: str, resumable: bool = False) -> None:
+        super().__init__(message)
+        self.resumable = resumable
+        """Whether it was ended from outside, so that the same command goes on from its last
+        checkpoint.
+        """
+
+    def __reduce__(self) -> tuple:
+        return type(self), (str(self), self.resumable)
 
 
 def is_ours(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from flows.run.environment import inside_a_run
-from flows.run.terminal import on_one_line
+from storage.text import on_one_line
 
 Thing = TypeVar("Thing")
 PLAIN_LINES = {

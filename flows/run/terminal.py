@@ -7,28 +7,13 @@ locale's encoding lacks would end the command with an error of its own.
 
 import json
 import os
-import re
 import sys
 from typing import Any, TextIO
 
-_STEERING = (
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for the tab and the line end
-    "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # line breaks and reversals of direction
-    "\ud800-\udfff"  # halves of a letter, and the bytes of a name that is no UTF-8
-)
-_ANYWHERE, _IN_A_LINE = re.compile(f"[{_STEERING}]"), re.compile(f"[{_STEERING}\n\t]")
+from storage.text import shown
+
 _PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", '-|+++++++++..-""')
 """What tables are drawn with -> the same where the encoding has no such letters."""
-
-
-def shown(text: object) -> str:
-    """The text with what would steer a terminal as its escape (\\x1b); line ends and tabs stay."""
-    return _ANYWHERE.sub(_escape, str(text))
-
-
-def on_one_line(text: object) -> str:
-    """The same for a value in a line or a table: a line end inside it is an escape too."""
-    return _IN_A_LINE.sub(_escape, str(text))
 
 
 def open_closed_streams() -> None:
@@ -68,15 +53,6 @@ def _has_boxes(stream: TextIO) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _escape(match: re.Match[str]) -> str:
-    if match[0] in "\n\t":
-        return {"\n": "\\n", "\t": "\\t"}[match[0]]
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def as_json(value: Any) -> str:

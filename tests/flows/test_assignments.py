@@ -21,12 +21,12 @@ from flows.config.train import TrainRDM
         ("run=null", "null"),
         ("inpaint=7", "7"),
         ("count=3", 3),
-        ("eta=0.5", 0.5),
+        ("top_m=0.5", 0.5),
         ("weighted=true", True),
         ('texts=["a", "b"]', ["a", "b"]),
         ("count=many", "many"),
-        ("eta=NaN", "NaN"),
-        ("eta=1e999", "1e999"),
+        ("top_m=NaN", "NaN"),
+        ("top_m=1e999", "1e999"),
     ],
 )
 def test_a_text_is_taken_as_it_is_written_and_everything_else_as_json(assignment, value):

@@ -20,12 +20,12 @@ from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild
 from flows.data.remove import remove_keys
+from flows.data.space_needed import PreflightFailed
 from flows.look.compare import compare
 from flows.look.duplicates import duplicates
 from flows.look.map_database import map_database
 from flows.look.search import search
 from flows.look.show import one_artifact
-from flows.model.preflight import PreflightFailed
 from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode

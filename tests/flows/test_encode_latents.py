@@ -11,8 +11,9 @@ from flows.config.train import TrainRDM
 from flows.data.encode_latents import encode_latents, latents_plan, space_of
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild
+from flows.data.space_needed import PreflightFailed, check_rebuild
 from flows.look.show import one_artifact
-from flows.model.preflight import PreflightFailed, check_rebuild, check_training
+from flows.model.preflight import check_training
 from flows.model.train_rdm import train_rdm, training_inputs
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError

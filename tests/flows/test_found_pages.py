@@ -51,7 +51,7 @@ def test_an_answer_is_the_database_the_file_and_for_each_query_its_rows_nearest_
     _, value, _ = searched
     vectors, keys = read_vectors(database.embeddings)[0], list(rows)
     queries = database.encoder.encode_prompts(["a red circle", "a blue <star>"], ["{}"])
-    assert set(value) == {"database", "queries", "out"}
+    assert set(value) == {"database", "of", "queries", "out"}
     assert value["database"] == database.embeddings.reference
     assert [query["query"] for query in value["queries"]] == ["a red circle", "a blue <star>"]
     for query, vector in zip(value["queries"], queries, strict=True):

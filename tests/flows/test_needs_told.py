@@ -8,8 +8,10 @@ import pytest
 
 from flows.config.images import Images
 from flows.config.train import TrainRDM
+from flows.data import space_needed
+from flows.data.space_needed import PreflightFailed
 from flows.model import preflight
-from flows.model.preflight import PreflightFailed, TrainingNeeds
+from flows.model.preflight import TrainingNeeds
 from rdm_core.config import ExecutionConfig, TrainingConfig
 
 GB = 10**9
@@ -56,7 +58,7 @@ def test_a_time_is_told_in_minutes_up_to_an_hour_and_in_hours_from_there_on(minu
     ],
 )
 def test_bytes_are_told_in_gigabytes_to_a_tenth(count, told):
-    assert preflight.in_gb(count) == told
+    assert space_needed.in_gb(count) == told
 
 
 def test_all_that_is_needed_is_told_in_one_line():
@@ -68,21 +70,21 @@ def test_all_that_is_needed_is_told_in_one_line():
 
 
 def test_a_full_disk_is_told_with_where_it_is_and_what_frees_it():
-    told = preflight.disk_problem(Path("/data"), 3 * GB, GB // 2)
+    told = space_needed.disk_problem(Path("/data"), 3 * GB, GB // 2)
     assert told == "disk: 3.0 GB at most, 0.5 GB are free at /data; free some, or rdm gc"
 
 
 def test_a_data_set_that_is_not_there_is_told_with_its_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PreflightFailed) as refused:
-        preflight.check_images(Images(source="coco", path="coco"), "rebuild coco")
+        space_needed.check_images(Images(source="coco", path="coco"), "rebuild coco")
     assert str(refused.value) == (
         f"rebuild coco: images: there is no folder {tmp_path}/coco. "
         "Put the data set there, or change images.path. Nothing has been started."
     )
     (tmp_path / "coco").mkdir()
-    preflight.check_images(Images(source="coco", path="coco"), "rebuild coco")
-    preflight.check_images(Images(source="shapes"), "rebuild shapes")
+    space_needed.check_images(Images(source="coco", path="coco"), "rebuild coco")
+    space_needed.check_images(Images(source="shapes"), "rebuild shapes")
 
 
 # What does not fit
@@ -213,5 +215,5 @@ def test_a_network_that_cannot_be_built_is_told_with_its_latents(config, monkeyp
         preflight.training_needs(config, preflight.Shape(3, 16, 64))
     assert str(refused.value) == (
         "train cats: the network cannot be built for latents of 3 x 16 x 16: no such network. "
-        "Change denoiser or training. Nothing has been started."
+        "Change model or training. Nothing has been started."
     )

@@ -17,19 +17,16 @@ from flows.config.database import Rebuild
 from flows.config.images import Images
 from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
-from flows.model import preflight
-from flows.model.preflight import (
+from flows.data.space_needed import (
     PreflightFailed,
-    TrainingNeeds,
-    _executions,
     bytes_of_image,
     check_rebuild,
-    check_training,
-    disk_bytes,
     free_bytes,
     image_count,
     in_gb,
 )
+from flows.model import preflight
+from flows.model.preflight import TrainingNeeds, _executions, check_training, disk_bytes
 from flows.model.train_rdm import train_rdm
 from rdm_core.errors import CoreError
 from storage.artifact import artifacts
@@ -284,7 +281,7 @@ def test_ways_to_run_the_loop_come_from_the_fastest_on_and_divide_the_batch():
 def test_the_disk_that_holds_the_root_or_will_is_asked(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "flows.model.preflight.shutil.disk_usage",
+        "flows.data.space_needed.shutil.disk_usage",
         lambda path: asked.append(path) or SimpleNamespace(free=9),
     )
     assert free_bytes(tmp_path / "not" / "yet") == 9 and asked == [tmp_path]

@@ -87,7 +87,7 @@ def test_a_screen_that_is_closed_ends_no_work(monkeypatch):
 
 def test_drawing_is_counted_in_images(small_world, at_once):
     at_once()
-    asked = {"texts": ("a red circle",), "count": 3, "steps": 2}
+    asked = {"texts": ("a red circle",), "count": 3, "draw": {"steps": 2}}
     sample_rdm(SampleRDM(root=small_world.root, name="counted", run="small", **asked))
     told = [line.partition(" [")[0].strip() for line in at_once()]
     assert "sample: 0/3 image" in told and {line.split("/")[0] for line in told} >= {"sample: 3"}
@@ -96,14 +96,13 @@ def test_drawing_is_counted_in_images(small_world, at_once):
 def test_each_image_is_counted_once(monkeypatch):
     counted = []
 
-    def generate(denoiser, process, space, context, seeds, progress, **how):
+    def drawn(context, seeds, how, beside, progress):
         for done in (1, 3):
             progress(done)
-        counted.append((how, seeds))
+        counted.append((context, seeds, how, beside))
         return "images"
 
-    run = SimpleNamespace(denoiser=1, process=2, space=3, sampler="own", facts={"latent_side": 8})
-    monkeypatch.setattr("flows.model.sample.generate", generate)
+    run = SimpleNamespace(model=SimpleNamespace(draw=drawn))
     shown = []
 
     class Bar:
@@ -122,10 +121,9 @@ def test_each_image_is_counted_once(monkeypatch):
             self.n += more
 
     monkeypatch.setattr("flows.model.sample.bar", Bar)
-    assert draw(run, "context", [5, 6, 7], 9, eta=0.5) == "images"
-    assert counted == [({"side": 8, "steps": 9, "eta": 0.5, "sampler": "own"}, [5, 6, 7])]
-    draw(run, "context", [5, 6, 7], 9, sampler="heun")
-    assert counted[1][0]["sampler"] == "heun"
+    assert draw(run, "context", [5, 6, 7], "how", "beside") == "images"
+    draw(run, "context", [8, 9, 10], "how", "beside")
+    assert counted == [("context", seeds, "how", "beside") for seeds in ([5, 6, 7], [8, 9, 10])]
     assert shown == [(3, "sample", "image"), 3] * 2
 
 
@@ -191,7 +189,7 @@ def test_a_training_is_one_bar_that_moves_and_at_its_end_a_table_of_its_losses(
     shown, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
-    watched = artifacts.TrainingProgress("cats", 4, tmp_path)
+    watched = artifacts.TrainingProgress("cats", 4)
     records = [{"step": step, "loss": 1.0 / step} for step in (1, 3, 4)]
     for record in records:
         watched.watch(record)
@@ -209,7 +207,7 @@ def test_a_training_is_one_bar_that_moves_and_at_its_end_a_table_of_its_losses(
 
 
 def test_between_two_updates_a_training_is_not_shown_and_its_last_step_always_is(shown, tmp_path):
-    watched = artifacts.TrainingProgress("cats", 3, tmp_path)
+    watched = artifacts.TrainingProgress("cats", 3)
     watched._told_at = artifacts.time.monotonic()
     for step in (1, 2, 3):
         watched.watch({"step": step, "loss": 1.0})

@@ -13,7 +13,8 @@ from flows.config import arguments
 from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.run import progress
-from flows.run.terminal import escape_what_cannot_be_shown, on_one_line, shown, tell
+from flows.run.terminal import escape_what_cannot_be_shown, tell
+from storage.text import on_one_line, shown
 
 STEERING = {
     "\x1b[31mred": "\\x1b[31mred",

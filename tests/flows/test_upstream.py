@@ -105,8 +105,8 @@ def test_as_many_neighbors_are_stored_as_are_asked_for_or_trained_with(
     stages, tmp_path, stored, trained, k
 ):
     config = training(tmp_path, images=IMAGES, k=stored)
-    changed = config.training.__class__(k=trained)
-    upstream.make_missing(config.model_copy(update={"training": changed}))
+    changed = config.context.__class__(k=trained)
+    upstream.make_missing(config.model_copy(update={"context": changed}))
     assert stages[-1][1].k == k
 
 

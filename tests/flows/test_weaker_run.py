@@ -9,14 +9,15 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model import request
 from flows.model.opening import open_run
-from flows.model.request import guidance_of
+from flows.model.request import beside_of
 from flows.model.sample import sample_plan, sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from storage.samples import read_samples
 
-ASKED = {"texts": ("a red circle",), "count": 1, "steps": 4}
+ASKED = {"texts": ("a red circle",), "count": 1}
+DRAW = {"steps": 4}
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,10 @@ def world(small_world, small_training, in_one_process):
     return small_world
 
 
-def drawn(world, name, **asked):
+def drawn(world, name, guidance_scale, **asked):
     """The picture: uint8 as int [H, W, 3]."""
-    config = SampleRDM(root=world.root, name=name, run="small", **ASKED | asked)
+    how = {"draw": DRAW | {"guidance_scale": guidance_scale}}
+    config = SampleRDM(root=world.root, name=name, run="small", **ASKED | how | asked)
     samples = sample_rdm(config)
     (record,) = read_samples(samples)
     return decode(samples.file(record["file"]).read_bytes()).astype(int)
@@ -51,15 +53,13 @@ def test_away_from_itself_a_run_draws_what_it_draws_without_guidance(world):
 
 def test_the_weaker_network_is_the_one_that_is_named_and_nothing_else_is_guided_away_from(world):
     run = open_run(world.root, "small")
-    asked = {"guidance_scale": 3.0, "guidance_interval": (0.2, 0.7), "weaker_run": "weaker"}
-    config = SampleRDM(root=world.root, name="asked", run="small", **ASKED | asked)
-    guidance = guidance_of(config, run)
-    assert (guidance.scale, guidance.interval) == (3.0, (0.2, 0.7))
-    assert guidance.away_from is None and guidance.weaker is not None
-    weaker = open_run(world.root, "weaker").denoiser.network.state_dict()
-    named = guidance.weaker.network.state_dict()
+    config = SampleRDM(root=world.root, name="x", run="small", weaker_run="weaker", **ASKED)
+    beside = beside_of(config, run, None)
+    assert beside.negative is None and beside.style is None and beside.image is None
+    weaker = open_run(world.root, "weaker").model.state_dict()
+    named = beside.weaker.state_dict()
     assert all((named[name] == weights).all() for name, weights in weaker.items())
-    own = run.denoiser.network.state_dict()
+    own = run.model.state_dict()
     assert not all((named[name] == weights).all() for name, weights in own.items())
 
 
@@ -72,17 +72,17 @@ def test_a_sample_is_planned_with_the_weaker_run_by_its_fingerprint(world):
     assert sample_plan(guided).parameters == sample_plan(plain).parameters
 
 
-@pytest.mark.parametrize("fact", ["space", "noise"])
-def test_a_run_of_another_latent_space_or_noise_process_is_refused_as_a_weaker_one(
+@pytest.mark.parametrize("fact", ["space", "family"])
+def test_a_run_of_another_latent_space_or_family_is_refused_as_a_weaker_one(
     world, fact, monkeypatch
 ):
     run = open_run(world.root, "small")
-    other = replace(run, facts={**run.facts, fact: "another"})
+    other = replace(run, facts=replace(run.facts, **{fact: "another"}))
     monkeypatch.setattr(request, "open_run", lambda root, name: other)
     config = SampleRDM(root=world.root, name="no", run="small", weaker_run="weaker", **ASKED)
     with pytest.raises(RequestError) as refused:
-        guidance_of(config, run)
+        beside_of(config, run, None)
     assert str(refused.value) == (
-        "weaker_run: 'weaker' works in another latent space or noise process than 'small'. "
+        "weaker_run: 'weaker' is of another family or latent space than 'small'. "
         "Give an earlier or smaller run trained like the first."
     )
