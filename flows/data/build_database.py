@@ -85,8 +85,16 @@ def ensured_database(config: BuildDatabase) -> tuple[Artifact, Artifact]:
 
 @stage_flow("embed-images")
 def embed_images(config: BuildDatabase) -> Artifact:
-    """shards --encoder--> unit vectors and norms, row order = index id: of the images, of their
-    captions, or of both together.
+    """Embed what shards hold: images, their captions, or both together.
+
+    shards --encoder--> unit vectors and norms, row order = index id
+
+    - In `embeddings`: Parquet, a unit vector and its norm a row, with the columns of the sidecar
+      that an analyst filters on.
+    - Made by `rdm build` and `rdm embed`, by a rebuild, and by a training that does not find them.
+    - Read by the index, by neighbor tables, by sampling for credits, and by SQL.
+    - Rebuilt when the shards, the encoder, its precision or the removal list is another one.
+    - Resumes by the part: one a shard.
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
@@ -261,8 +269,16 @@ def vectors_of(of: str, encoder: Encoder, sidecar: Any, embedded: Iterator[Vecto
 def index_embeddings(
     config: BuildDatabase, embeddings: Artifact, replaced: Artifact | None = None
 ) -> Artifact:
-    """embeddings --> one memory-mapped matrix, an autofaiss index if large, and the recall@k it was
-    measured to have.
+    """Make embeddings searchable, and measure how well.
+
+    embeddings --> one memory-mapped matrix, an autofaiss index if large --check--> recall@k
+
+    - In `index`: the vectors as one array, their norms, the means of images and captions, and
+      `index.faiss` where search is approximate.
+    - Made by `rdm build`, after the embeddings; again by `rdm remove`.
+    - Read by searches, sampling and trainings.
+    - Rebuilt when the embeddings, the recipe or the recall asked for is another one.
+    - Resumes by what is whole: the matrix, what tuning measured, the index.
 
     The mean of the captions is that of the index it replaces, if one is given: then no encoder is
     needed.

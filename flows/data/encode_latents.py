@@ -41,7 +41,16 @@ BATCH = 64
 
 @stage_flow("encode-latents")
 def encode_latents(config: EncodeLatents) -> Artifact:
-    """shards --autoencoder--> raw latents: pixels as they are, an encoder's moments, or codes."""
+    """Encode what a model is trained on, once.
+
+    shards --autoencoder--> raw latents: pixels as they are, an encoder's moments, or codes
+
+    - In `latents`: an array a part, and the keys of its rows.
+    - Made by `rdm encode`, by a rebuild, and by a training that does not find them.
+    - Read by trainings and evaluations.
+    - Rebuilt when the shards, the autoencoder's weights or what is stored is another one.
+    - Resumes by the part: one a shard that holds an image.
+    """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
     load_autoencoder(config.autoencoder)

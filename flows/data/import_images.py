@@ -48,6 +48,14 @@ def import_images(config: ImportImages) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
     images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
+
+    - In `shards`: crops as tars of WebDataset, and a row for every image with its captions, licence
+      and author; a rejected image is a row with its reason.
+    - Made by `rdm import`, by a rebuild, and by a training that does not find them.
+    - Read by embedding, encoding, evaluation, and whatever shows pictures.
+    - Rebuilt when the data set, the crop or the encoding is another one; a part whose images did
+      not change is taken over.
+    - Resumes by the part, of `images_per_part` images.
     """
     clock = Clock()
     listing = list_images(config)

@@ -78,9 +78,8 @@ def remove_keys(config: RemoveKeys) -> Removal:
     """Take images out of a database so that no later build brings them back, and tell who has seen
     them.
 
-    keys --check--> removal list --filter--> embeddings --index--> index --search--> neighbor tables
-      └---------------------look at every version-----------------------> runs trained on them, what
-      still holds them
+    keys --check--> removal list --filter--> embeddings --> index --search--> neighbor tables
+      └---------look at every version---------> runs trained on them, what still holds them
     """
     before = open_artifact(config.root, "embeddings", config.database)
     asked = checked_keys(config, before)

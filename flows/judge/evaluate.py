@@ -69,6 +69,12 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
 
     Beside each: the same network trained without neighbors, and the neighbour itself returned as
     the sample.
+
+    - In `evaluations`: the figures with their intervals, and the run's model card with them.
+    - Made by `rdm evaluate` and the demo.
+    - Read by the report and SQL.
+    - Rebuilt when a run, the held-out images, a database or what is measured is another one.
+    - Resumes not at all: it is measured in one piece.
     """
     clock = Clock()
     with building(config.root, evaluation_plan(config)) as build:

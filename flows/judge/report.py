@@ -90,8 +90,15 @@ class Subject:
 
 @stage_flow("write-report")
 def write_report(config: WriteReport) -> Artifact:
-    """run + baseline + evaluation + samples --> report.html, a page that needs nothing but
-    itself.
+    """Tell of a run on one page that needs nothing but itself.
+
+    run + baseline + evaluation + samples --> report.html
+
+    - In `reports`: the page.
+    - Made by `rdm report` and the demo.
+    - Read by people.
+    - Rebuilt when anything it shows is another version.
+    - Resumes not at all: it is written in one piece.
     """
     clock = Clock()
     subject = open_subject(config)

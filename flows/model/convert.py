@@ -1,9 +1,8 @@
 """What was released in 2022 -> what this project samples from: denoisers, autoencoders, embedding
 archives.
 
-checkpoint --read without running code--> tensors --rename--> a run's weights, or an autoencoder's
-folder .npz archives --> embeddings --> index: a database, of which neither images nor licences are
-known
+checkpoint --read without running code--> tensors --rename--> a run's weights, or an autoencoder
+.npz archives --> embeddings --> index: a database without images, of unknown licences
 """
 
 from dataclasses import asdict

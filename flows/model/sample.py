@@ -43,8 +43,15 @@ FILES = ("images", "inpaint", "mask")
 def sample_rdm(config: SampleRDM) -> Artifact:
     """Draw images from retrieved neighbors.
 
-    text | image | class | nothing --> query --database--> context --denoiser--> images + who stood
-    behind each
+    text | image | class | nothing --query--> database --neighbors--> context
+    context --model--> images + who stood behind each
+
+    - In `samples`: PNGs, a contact sheet, and a table: query, seed, neighbors, scores, licences,
+      authors. Every PNG holds its own row.
+    - Made by `rdm sample`, by trainings with a preview, and by the demo.
+    - Read by the report, `rdm show`, and SQL.
+    - Rebuilt when the request, the drawing settings, the weights or a database is another one.
+    - Resumes not at all: it is drawn in one piece.
     """
     clock = Clock()
     with building(config.root, sample_plan(config)) as build:

@@ -75,11 +75,19 @@ shown: not what is learned.
 
 @stage_flow("train-rdm")
 def train_rdm(config: TrainRDM) -> Artifact:
-    """Train p(image | CLIP vectors of its k neighbors) and publish the weights; make first what is
+    """Train p(image | vectors of its k neighbors) and publish the weights; make first what is
     missing upstream.
 
-    latents + neighbors + database --accelerate launch--> checkpoints, metrics --running mean-->
-    weights (diffusers folder)
+    latents + neighbors + database --accelerate launch--> checkpoints, metrics
+    checkpoints --running mean--> weights (diffusers folder)
+
+    - In `runs`: the weights with `model.json` and a model card, the metrics of every step that was
+      told of, and snapshots of means if they are kept.
+    - Made by `rdm train` and the deployment train-rdm; a converted or averaged run is one too.
+    - Read by sampling, evaluation, averaging, and by trainings that start from it.
+    - Rebuilt when the model, the context, the training or an input is another one; not for
+      `reporting` and `execution`.
+    - Resumes from the newest whole checkpoint, to the same bits, on the inputs it began with.
     """
     clock = Clock()
     tight = look_ahead(config)
