@@ -26,14 +26,11 @@ from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
 from flows.judge.evaluate import (
     EVALUATION_FILE,
-    Trial,
     evaluation_plan,
-    heldout_data,
-    images_by_part,
-    known_features,
     same_but_for_neighbors,
     write_evaluation,
 )
+from flows.judge.trial import Trial, heldout_data, images_by_part, known_features
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
 from flows.model.sample import database_of, draw

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flows.config.database import BuildDatabase
+from flows.data.embeddable import refuse_if_removed_meanwhile, refuse_without_captions
 from flows.data.encoders import encoder_of
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
@@ -47,7 +48,7 @@ from storage.artifact import Artifact, open_artifact
 from storage.atomic import write_json
 from storage.build import Build
 from storage.embeddings import read_columns, vector_parts, without_keys, write_embeddings
-from storage.errors import BuildRefused, StorageError
+from storage.errors import StorageError
 from storage.index import (
     FAISS_FILE,
     VECTORS_FILE,
@@ -177,33 +178,6 @@ def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Se
     gone = removed_from_shard(shards, shard.name, removed)
     of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
-
-
-def refuse_without_captions(config: BuildDatabase, shards: Artifact, removed: Set[str]) -> None:
-    """Raise StorageError where an image that is to be embedded has no caption."""
-    count, without = 0, []
-    for part in shards.parts:
-        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
-        sidecar = without_keys(sidecar, set(removed_from_shard(shards, part.name, removed)))
-        count += len(sidecar)
-        without += [row["key"] for row in sidecar.to_pylist() if not row["captions"]]
-    if without:
-        what = f"{len(without):,} of {count:,} images have no caption, the first is {without[0]!r}"
-        cure = "Embed the images alone (--set of=image), or import them again with captions."
-        raise StorageError(f"shards/{shards.name}", f"{what}; of={config.of} embeds captions", cure)
-
-
-def refuse_if_removed_meanwhile(config: BuildDatabase, removed: Set[str]) -> None:
-    """Raise BuildRefused when the removal list grew while the database was embedded: no key may
-    come back.
-    """
-    if read_removals(config.root, config.name) != removed:
-        raise BuildRefused(
-            f"embeddings/{config.name}",
-            "keys were removed from it while this build was embedding them",
-            "Drop this build and run the same command again: "
-            f"rdm gc --unfinished embeddings/{config.name}",
-        )
 
 
 @stage_task(name="embed-parts", retries=NETWORK_RETRIES)

@@ -5,7 +5,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from flows.config.train import TrainRDM
 from flows.data.encode_latents import space_of
 from flows.data.encoders import forget_encoders
 from flows.data.upstream import make_missing
+from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
 from flows.model.opening import facts_of
 from flows.model.preflight import check_training, refuse_what_it_cannot_read
@@ -35,7 +35,6 @@ from flows.run.stage import (
     stage_task,
 )
 from rdm_core.families import family_of, read_config
-from rdm_core.families.facts import RunFacts, Shape, Version
 from rdm_core.needs import check_fits
 from rdm_core.train import set_running_mean
 from rdm_core.weights import model_card
@@ -43,10 +42,9 @@ from storage.artifact import Artifact, artifacts, is_current, open_artifact, wit
 from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
-from storage.embeddings import licence_counts, of_what
+from storage.embeddings import licence_counts
 from storage.errors import ArtifactMismatch, StorageError
 from storage.index import open_index_of
-from storage.latents import open_latents
 from storage.manifest import Part, Plan
 from storage.runs import (
     METRICS_FILE,
@@ -369,39 +367,4 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         [*parts, *single_part(build, "snapshots", write_snapshots)]
         if config.training.posthoc_ema
         else parts
-    )
-
-
-def shape_of(inputs: Mapping[str, Artifact]) -> Shape:
-    """What a run's model is built for."""
-    _, latents = open_latents(inputs["latents"])
-    channels = inputs["latents"].parameters["space"]["channels"]
-    dimension = inputs["database"].parameters["encoder"]["dimension"]
-    return Shape(channels, latents[0].shape[-1], dimension)
-
-
-def run_facts(
-    config: TrainRDM, inputs: Mapping[str, Artifact], shape: Shape, parameters: int
-) -> RunFacts:
-    """What somebody with the weights alone needs to know: what they are, what they read, what they
-    were trained on.
-    """
-    latents, database = inputs["latents"], inputs["database"]
-    return RunFacts(
-        family=config.model.family,
-        model=asdict(config.model),
-        encoder=database.parameters["encoder"],
-        vectors_of=of_what(database),
-        encoder_weights=database.measured["weights"],
-        space=latents.parameters["space"],
-        space_path=latents.measured["autoencoder_path"],
-        latent_side=shape.side,
-        k=config.context.k,
-        random_k=config.context.random_k,
-        neighbor_dropout=config.context.neighbor_dropout,
-        steps=config.training.steps,
-        parameters=parameters,
-        trained_on={
-            role: Version(one.name, one.id, one.fingerprint) for role, one in inputs.items()
-        },
     )

@@ -308,14 +308,15 @@ def trained(small_world, small_training):
 
 
 def asked(small_world, run, **request):
-    common = {"root": small_world.root, "name": "of", "run": run, "steps": 2, "count": 1, "k": 3}
+    common = {"root": small_world.root, "name": "of", "run": run, "count": 1, "k": 3}
+    common["draw"] = {"steps": 2}
     return sample_rdm(SampleRDM(**common | {"texts": ("a red circle",)} | request))
 
 
 def test_a_run_draws_from_databases_of_what_it_was_trained_with(small_world, trained):
     _, run = trained
-    facts = json.loads(run.file("weights/context.json").read_text())
-    assert facts["of"] == "text"
+    facts = json.loads(run.file("weights/model.json").read_text())
+    assert facts["vectors_of"] == "text"
     assert asked(small_world, "on-text").rows == 1
     for name, request in {
         "shapes": {"run": "on-text", "database": "shapes"},
@@ -334,16 +335,16 @@ def test_a_run_draws_from_databases_of_what_it_was_trained_with(small_world, tra
 
 def test_means_of_images_are_not_taken_from_captions(small_world, trained):
     settings, _ = trained
-    network = settings["denoiser"] | {"remove_means": True}
+    network = settings["model"]["denoiser"] | {"remove_means": True}
     with pytest.raises(ArtifactMismatch, match="subtracts the mean .*denoiser.remove_means=false"):
-        train_rdm(TrainRDM(**settings | {"name": "means", "denoiser": network}))
+        train_rdm(TrainRDM(**settings | {"name": "means", "model": {"denoiser": network}}))
 
 
 def test_a_network_that_is_given_the_image_itself_is_not_given_its_caption(small_world, trained):
     settings, _ = trained
-    network = settings["denoiser"] | {"query_token": True}
+    network = settings["model"]["denoiser"] | {"query_token": True}
     with pytest.raises(ArtifactMismatch, match="training images' own vectors.*query_token=false"):
-        train_rdm(TrainRDM(**settings | {"name": "token", "denoiser": network}))
+        train_rdm(TrainRDM(**settings | {"name": "token", "model": {"denoiser": network}}))
 
 
 @pytest.mark.parametrize("wants", ["remove_means", "query_token"])
@@ -353,7 +354,7 @@ def test_what_would_be_refused_once_it_is_made_is_not_made(tmp_path, small_train
     settings = small_training(tmp_path, "new") | dict.fromkeys(
         ("latents", "neighbors", "database"), "new"
     )
-    settings["denoiser"] |= {wants: True}
+    settings["model"]["denoiser"] |= {wants: True}
     with pytest.raises(PreflightFailed, match="train new: upstream.of=text.*Leave it out"):
         train_rdm(TrainRDM(**settings, upstream=upstream))
     assert artifacts(tmp_path) == []

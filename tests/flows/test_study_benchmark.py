@@ -42,9 +42,10 @@ def quick(tmp_path_factory):
     config = Study(
         root=tmp_path_factory.mktemp("quick"), scale=0.1, steps=180, images=32, sampler_steps=6
     )
+    model = demo.PRESETS["shapes"]["model"] | {"denoiser": SMALL}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"denoiser": SMALL}}
+            demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"model": model}}
         )
         demo.prepare_world(config)
         train_rdm(demo.training(config, "study-0"))
@@ -112,7 +113,6 @@ def judged_by(monkeypatch):
     """judged_by(function) lets `function(drawn)` say how good a set of images is."""
     monkeypatch.setattr(module, "draw_all", lambda config, *how, **more: Drawn(*how, **more))
     monkeypatch.setattr(module, "heldout_context", lambda config, subject: "near")
-    monkeypatch.setattr(module, "nothing", lambda count, dimension: f"{count} nulls")
     return lambda function: monkeypatch.setattr(
         module, "judged", lambda subject, drawn: function(drawn)
     )
@@ -120,8 +120,8 @@ def judged_by(monkeypatch):
 
 def subject(**more):
     def run(name):
-        denoiser = SimpleNamespace(dimension=4, of=name)
-        return SimpleNamespace(denoiser=denoiser, process=1, space=2, facts={"k": 3}, name=name)
+        model = SimpleNamespace(of=name, null=lambda count: f"{count} nulls")
+        return SimpleNamespace(model=model, facts=SimpleNamespace(k=3), name=name)
 
     runs = {name: run(name) for name in ("run", "twin", "rival")}
     return SimpleNamespace(**runs, evaluation=None, database=SimpleNamespace(database=None), **more)
@@ -133,11 +133,11 @@ ASKED = Study(images=11, seeds=1)
 def test_the_gain_is_a_share_of_the_nulls_loss_and_shuffling_loses_a_share_of_the_gain(monkeypatch):
     losses = {(): [0.5, 0.7], ("null",): [0.8, 0.8], ("shuffled",): [0.7, 0.8]}
 
-    def measured(denoiser, process, space, data, k, **how):
-        assert (denoiser.of, process, space, data, k) == ("run", 1, 2, "held out", 3)
+    def measured(model, data, k, **how):
+        assert (model.of, data, k) == ("run", "held out", 3)
         return np.array(losses[tuple(how)])
 
-    monkeypatch.setattr(module, "denoising_losses", measured)
+    monkeypatch.setattr(module, "held_out_losses", measured)
     monkeypatch.setattr(module, "heldout_data", lambda *_: "held out")
     found = claim_loss.fn(ASKED, subject())
     assert found == pytest.approx({"T1 gain": 0.25, "T1 shuffled": 0.75})
@@ -146,9 +146,9 @@ def test_the_gain_is_a_share_of_the_nulls_loss_and_shuffling_loses_a_share_of_th
 def test_distance_and_recall_are_compared_with_the_twins_which_draws_from_nothing(judged_by):
     def quality(drawn):
         if drawn.run.name == "twin":
-            assert (drawn.context, drawn.guidance.scale) == ("11 nulls", 0.0)
+            assert (drawn.context, drawn.guidance) == ("11 nulls", 1.0)
             return {"fd": 4.0, "recall": 0.5, "copy_rate": 0.3}
-        assert (drawn.run.name, drawn.context, drawn.guidance.scale) == ("run", "near", 1.0)
+        assert (drawn.run.name, drawn.context, drawn.guidance) == ("run", "near", 1.0)
         return {"fd": 1.0, "recall": 0.75, "copy_rate": 0.02}
 
     judged_by(quality)
@@ -158,9 +158,8 @@ def test_distance_and_recall_are_compared_with_the_twins_which_draws_from_nothin
 
 def test_the_learned_null_is_compared_with_the_zero_vector_at_each_scale(judged_by):
     def quality(drawn):
-        zero = drawn.guidance.away_from is not None
-        assert not zero or not drawn.guidance.away_from.vectors.any()
-        return {"fd": drawn.guidance.scale * (4.0 if zero else 1.0) ** drawn.guidance.scale}
+        zero = {"zero": True, "learned": False}[drawn.how["null"]]
+        return {"fd": drawn.guidance * (4.0 if zero else 1.0) ** drawn.guidance}
 
     judged_by(quality)
     found = module.claim_nulls.fn(ASKED, subject())
@@ -172,7 +171,7 @@ def test_the_networks_are_compared_at_enough_steps_and_the_samplers_at_few_and_m
     assert module.claim_network.fn(ASKED, subject()) == {"N network": 0.75}
 
     def by_steps(drawn):
-        assert drawn.run.name == "run" and drawn.guidance.scale == 1.0
+        assert drawn.run.name == "run" and drawn.guidance == 1.0
         return {
             "fd": {("dpm++", 20): 1.0, (None, 100): 2.0}[drawn.how["sampler"], drawn.how["steps"]]
         }

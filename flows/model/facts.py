@@ -1,0 +1,45 @@
+"""What a run is built for, and what it says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from flows.config.train import TrainRDM
+from rdm_core.families.facts import RunFacts, Shape, Version
+from storage.artifact import Artifact
+from storage.embeddings import of_what
+from storage.latents import open_latents
+
+
+def shape_of(inputs: Mapping[str, Artifact]) -> Shape:
+    """What a run's model is built for."""
+    _, latents = open_latents(inputs["latents"])
+    channels = inputs["latents"].parameters["space"]["channels"]
+    dimension = inputs["database"].parameters["encoder"]["dimension"]
+    return Shape(channels, latents[0].shape[-1], dimension)
+
+
+def run_facts(
+    config: TrainRDM, inputs: Mapping[str, Artifact], shape: Shape, parameters: int
+) -> RunFacts:
+    """What somebody with the weights alone needs to know: what they are, what they read, what they
+    were trained on.
+    """
+    latents, database = inputs["latents"], inputs["database"]
+    return RunFacts(
+        family=config.model.family,
+        model=asdict(config.model),
+        encoder=database.parameters["encoder"],
+        vectors_of=of_what(database),
+        encoder_weights=database.measured["weights"],
+        space=latents.parameters["space"],
+        space_path=latents.measured["autoencoder_path"],
+        latent_side=shape.side,
+        k=config.context.k,
+        random_k=config.context.random_k,
+        neighbor_dropout=config.context.neighbor_dropout,
+        steps=config.training.steps,
+        parameters=parameters,
+        trained_on={
+            role: Version(one.name, one.id, one.fingerprint) for role, one in inputs.items()
+        },
+    )
