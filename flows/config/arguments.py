@@ -145,13 +145,10 @@ def _named(kind: Any, name: str, place: str = "") -> Iterator[str]:
 
 
 def _kinds_inside(annotation: Any) -> list[Any]:
-    """The classes of parameters that an annotation allows; of `DrawSettings`, each family's."""
-    from flows.config.parameters import DrawSettings, Parameters
+    """The classes of parameters that an annotation allows."""
+    from flows.config.parameters import Parameters
     from rdm_core.config import Config
-    from rdm_core.families import FAMILIES, draw_settings
 
-    if annotation == DrawSettings:
-        return [draw_settings(family) for family in FAMILIES]
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, Parameters | Config) else []
     return [kind for part in get_args(annotation) for kind in _kinds_inside(part)]

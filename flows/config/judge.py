@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from flows.config.drawing import Drawing
 from flows.config.parameters import (
     Count,
-    DrawSettings,
     FlowConfig,
     Neighbors,
     Seed,
@@ -18,7 +18,7 @@ from flows.config.parameters import (
 )
 
 
-class EvaluateRDM(FlowConfig):
+class EvaluateRDM(Drawing, FlowConfig):
     """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes
     world.
     """
@@ -39,8 +39,6 @@ class EvaluateRDM(FlowConfig):
     """Sampling seeds a measurement is repeated with."""
     k: Neighbors = 4
     """Vectors in a context."""
-    draw: DrawSettings = {}
-    """How images are drawn: settings of the run's family, as in `rdm sample`."""
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
     judge: Literal["shapes", "captions", "features"] = "shapes"

@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from flows.config.parameters import DrawSettings, FlowConfig, Neighbors, Seed
+from flows.config.drawing import Drawing
+from flows.config.parameters import FlowConfig, Neighbors, Seed
 
 
-class SampleRDM(FlowConfig):
+class SampleRDM(Drawing, FlowConfig):
     """weights + any database + a request -> images, each with its neighbors, scores, licences and
     seed.
     """
@@ -47,8 +48,6 @@ class SampleRDM(FlowConfig):
     """pseudo-queries: draw them by how often they were retrieved instead of uniformly."""
     seed: Seed = 0
     """Image i is drawn from seed + i."""
-    draw: DrawSettings = {}
-    """How images are drawn: settings of the run's family, as `rdm sample --help` lists them."""
     negative: str | None = None
     """A prompt to guide away from, in place of the null."""
     weaker_run: str | None = None

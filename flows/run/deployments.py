@@ -72,7 +72,7 @@ def run_deployed(name: str, changes: Mapping[str, Any]) -> dict[str, str]:
         ) from error
     except PrefectHTTPStatusError as error:
         raise DeploymentFailed(
-            f"{name}: {error.response.json().get('detail', error)}. See flows/config/flows.py"
+            f"{name}: {error.response.json().get('detail', error)}. See rdm COMMAND --help"
         ) from error
     except (OSError, httpx.TransportError) as error:
         raise DeploymentFailed(

@@ -57,8 +57,8 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["train", "--name", "x", "--set", "training.stepz=3"], "stepz"),
         (["train", *TRAINING, "--set", "training.k=3"], "context.k and upstream.k are some"),
         (
-            ["sample", "--run", "r", "--set", "steps=10"],
-            "steps: there is no such parameter; draw.steps is one",
+            ["sample", "--run", "r", "--set", "steps=Infinity"],
+            "steps: must be a number (given: 'Infinity')",
         ),
         (
             ["sample", "--run", "r", "--text", "a", "--class", "b"],

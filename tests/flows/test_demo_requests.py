@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.config.judge import Demo
-from flows.config.presets import DEMO_SOURCES, PRESETS
+from flows.config.presets import DEMO_SOURCES
 from flows.judge import demo
 
 COLOURS_AND_SHAPES = ("a red circle", "a blue star", "a green heart", "a yellow cross")
@@ -80,7 +80,7 @@ def test_a_training_is_the_preset_with_the_steps_and_the_seed_of_the_demo(
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": "shapes-database"}
     assert {role: getattr(run, role) for role in inputs} == inputs
     assert (run.root, run.name, run.threads) == (config.root, "named", 3), "half of the cores"
-    parts = PRESETS[preset]
+    parts = demo.PRESETS[preset]
     training = parts["training"] | {"steps": 11, "seed": 7, "batch": 16}
     for part, values in (parts | {"training": training}).items():
         for name, value in values.items():
