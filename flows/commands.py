@@ -95,24 +95,23 @@ def run_train(options: argparse.Namespace) -> Result:
     }
     config = configured(options, TrainRDM, **references, **preset)
     if options.dry_run:
-        _say_needs(options, config)
+        _say_needs(config)
     elif current_id(config.root, "runs", config.name) is None:
         get_ready(config)
     return _stage(options, config, "flows.model.train_rdm", "train_rdm", _facts)
 
 
-def _say_needs(options: argparse.Namespace, config: Any) -> None:
+def _say_needs(config: Any) -> None:
     """What a training would need, or why it would be refused, beside its parameters."""
     from flows.model.preflight import check_training
+    from flows.model.start import check_start
     from flows.run.messages import is_ours
 
     try:
+        check_start(config)
         needs = check_training(config)
-        told = (
-            needs.text
-            if needs
-            else "needs: known as soon as its latents are there, or their images are described"
-        )
+        later = "needs: known as soon as its latents are there, or their images are described"
+        told = needs.text if needs else later
     except Exception as error:
         if not is_ours(error):
             raise

@@ -1,4 +1,4 @@
-"""What the denoiser is given beside the noisy latents: a set of at most K vectors a sample, and
+"""What a model is given of what was retrieved: a set of at most K vectors a sample, and
 what each of them is.
 
 B samples, K slots, D the encoder's dimension. A set has no order; a slot's place says nothing.

@@ -80,7 +80,7 @@ class TrainingData:
     means: np.ndarray | None = None
     """Mean unit vectors of the database's images and captions [2, D]."""
     query_vectors: np.ndarray | None = None
-    """Unit vectors of the training images themselves [N, D]; only networks with a query token need
+    """Unit vectors of the training images themselves [N, D]; only families that read them need
     them.
     """
     query_norms: np.ndarray | None = None

@@ -29,6 +29,8 @@ from rdm_core.families.family import Model
 from rdm_core.memory import within_container
 from rdm_core.train import piece_size
 
+DOES_NOT_BUILD = (ValueError, RuntimeError, ArithmeticError, AssertionError)
+"""What libraries raise of a network that its latents or vectors do not fit."""
 PASSES = 5
 """That a rate is the median of, at most."""
 

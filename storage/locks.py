@@ -35,17 +35,6 @@ def exclusive(path: Path, waiting: Callable[[str], None] | None = None) -> Itera
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock of that file."""
-    if not path.is_file():
-        return False
-    try:
-        with exclusive(path):
-            return False
-    except BlockingIOError:
-        return True
-
-
 def holder(path: Path) -> str:
     """Who took the lock last, in words; only as good as what the holder could write."""
     try:

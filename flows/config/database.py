@@ -18,10 +18,10 @@ from flows.config.parameters import (
     Parameters,
     UnderRoot,
 )
+from rdm_core.families.facts import Stored
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Embedded = Literal["image", "text", "document"]
-Stored = Literal["pixels", "moments", "codes"]
 
 
 class Encoding(Parameters):
@@ -112,7 +112,7 @@ class FindNeighbors(FlowConfig):
 
 
 class EncodeLatents(Autoencoding, FlowConfig):
-    """shards -> latents: what the denoiser is trained on, encoded once."""
+    """shards -> latents: what a model is trained on, encoded once."""
 
     shards: str
     """Shards to encode."""

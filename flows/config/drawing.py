@@ -33,16 +33,29 @@ class Drawing(Parameters):
         short = {name: values[name] for name in values if name in known}
         if not short:
             return values
-        draw = dict(values.get("draw") or {})
+        draw = values.get("draw", {})
+        if not isinstance(draw, dict):
+            raise ValueError(f"draw: is {draw!r}, must be names and values")
         for name, value in short.items():
             if name in draw:
                 raise ValueError(f"{name}: is given twice, as {name} and as draw.{name}")
-            if isinstance(value, str) and known[name] in (int, float, tuple[float, float]):
-                wanted = "numbers" if known[name] not in (int, float) else "a number"
-                raise ValueError(f"{name}: must be {wanted} (given: {value!r})")
-            draw[name] = value
+            if wrong := no_number(known[name], value):
+                raise ValueError(f"{name}: {wrong}")
+        draw = {**draw, **short}
         rest = {name: value for name, value in values.items() if name not in short}
         return rest | {"draw": draw}
+
+
+def no_number(kind: Any, value: Any) -> str:
+    """What is wrong with a value where a number, or two, are wanted; "" where nothing is."""
+    told = str(value).lower() if isinstance(value, bool) else str(value)
+    if kind in (int, float) and isinstance(value, bool | str):
+        return f"is {told}, must be a number"
+    if kind == tuple[float, float]:
+        inside = value if isinstance(value, list | tuple) else [told]
+        if any(isinstance(one, bool | str) for one in inside):
+            return f"is {told}, must be numbers"
+    return ""
 
 
 @lru_cache

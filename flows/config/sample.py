@@ -31,7 +31,7 @@ class SampleRDM(Drawing, FlowConfig):
     (pseudo-queries).
     """
     context: Literal["query", "query+neighbors", "neighbors"] | None = None
-    """What the denoiser is given; unless set: query+neighbors for texts and images, neighbors for
+    """What the model is given; unless set: query+neighbors for texts and images, neighbors for
     the rest.
     """
     k: Neighbors = 4

@@ -1,4 +1,4 @@
-"""shards -> latents: what the denoiser is trained on, encoded once."""
+"""shards -> latents: what a model is trained on, encoded once."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext

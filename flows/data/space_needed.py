@@ -34,9 +34,8 @@ def check_rebuild(config: Rebuild) -> str:
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
     latent = space.bytes_per_place(config.stored) * side * side
-    needed = images * (
-        bytes_of_image(config.images) + latent + bytes_of_row(encoder.dimension, config.k)
-    )
+    crop = latent + bytes_of_row(encoder.dimension, config.k)
+    needed = images * (bytes_of_image(config.images) + config.images.crops_per_image * crop)
     free = free_bytes(config.root)
     if needed > free:
         raise PreflightFailed(

@@ -28,8 +28,7 @@ def make_missing(config: TrainRDM) -> None:
                 root=config.root,
                 name=config.latents,
                 shards=config.latents,
-                autoencoder=config.upstream.autoencoder,
-                stored=config.upstream.stored,
+                **config.upstream.autoencoding(),
             )
         )
     database = found(config, "embeddings", config.database)

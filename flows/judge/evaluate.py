@@ -5,6 +5,7 @@ judge (`rdm_core.judge.judges`) that shares nothing with the CLIP the model was 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,9 @@ def _plan_of(config: EvaluateRDM) -> Plan:
     )
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
-    database = with_fingerprint(config.root, "embeddings", run.inputs["database"])
+    facts = facts_of(run)
+    searched = trained_on(run, facts, "database").fingerprint
+    database = with_fingerprint(config.root, "embeddings", searched)
     if database is not None:
         made_with(neighbors, "database", database)
     same_shards(config.root, latents, neighbors)
@@ -144,13 +147,21 @@ def _plan_of(config: EvaluateRDM) -> Plan:
         for style, name in config.swaps.items()
     }
     inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
-    left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps")
-    return plan_of("evaluations", config.name, config.parameters(*left_out), inputs)
+    left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps", "draw")
+    how = {"draw": asdict(drawn_how(facts, config.draw))}
+    return plan_of("evaluations", config.name, config.parameters(*left_out) | how, inputs)
 
 
 def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) -> None:
-    """Raise ArtifactMismatch when held-out images are among those that a run was trained on."""
-    trained = trained_on(run, facts_of(run), "latents")
+    """Raise ArtifactMismatch when held-out images are among those that a run was trained on, or the
+    run that it started from.
+    """
+    facts = facts_of(run)
+    if "start_from" in facts.trained_on:
+        with suppress(ArtifactMissing):  # gone: what it saw can no longer be told
+            begun = open_artifact(config.root, "runs", facts.trained_on["start_from"].reference)
+            refuse_if_trained_on(config, begun, heldout)
+    trained = trained_on(run, facts, "latents")
     try:
         seen = set(open_latents(open_artifact(config.root, "latents", trained.reference))[0])
     except ArtifactMissing:  # gone: what the run saw can no longer be told

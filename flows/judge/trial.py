@@ -61,7 +61,8 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
 
     Raises ArtifactMismatch when there are fewer than prompts are asked for.
     """
-    shards = shards_of_latents(config, config.heldout_latents)
+    latents = open_artifact(config.root, "latents", config.heldout_latents)
+    shards = shards_with(config.root, latents.inputs["shards"])
     captions = []
     for part in shards.parts:
         sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
@@ -159,23 +160,19 @@ def features_in(root: Path, shards: Sequence[str], features: Features) -> np.nda
 
 def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
     """The images of some shards, a part at a time: uint8 [n, H, W, 3]."""
-    shards = with_fingerprint(root, "shards", fingerprint)
-    if shards is None:
-        what = f"no shards have the fingerprint {fingerprint}"
-        raise ArtifactMissing(f"{root}/shards", what, "Import them again.")
+    shards = shards_with(root, fingerprint)
     for part in shards.parts:
         images = [decode(data) for _, data in read_images(shards, part.name)]
         if images:
             yield np.stack(images)
 
 
-def shards_of_latents(config: EvaluateRDM, latents: str) -> Artifact:
-    """The shards that some latents were encoded from. Raises ArtifactMissing."""
-    fingerprint = open_artifact(config.root, "latents", latents).inputs["shards"]
-    shards = with_fingerprint(config.root, "shards", fingerprint)
+def shards_with(root: Path, fingerprint: str) -> Artifact:
+    """The shards that have a fingerprint. Raises ArtifactMissing."""
+    shards = with_fingerprint(root, "shards", fingerprint)
     if shards is None:
         what = f"no shards have the fingerprint {fingerprint}"
-        raise ArtifactMissing(f"{config.root}/shards", what, "Import them again.")
+        raise ArtifactMissing(f"{root}/shards", what, "Import them again.")
     return shards
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from flows.config.drawing import no_number
 from flows.data.database import OpenDatabase, searchable
 from flows.data.encoders import the_encoder
 from rdm_core.clip import Encoder
 from rdm_core.config import DrawConfig
 from rdm_core.device import best_device
 from rdm_core.errors import RequestError
-from rdm_core.families import draw_settings, load_model, read_facts
+from rdm_core.families import FACTS_FILE, draw_settings, load_model, read_facts
 from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Model
 from rdm_core.latents import LatentSpace, load_latent_space
@@ -39,7 +40,7 @@ class OpenRun:
 
 def facts_of(run: Artifact) -> RunFacts:
     """What a run says of itself, without loading its weights. Raises what `read_facts` raises."""
-    return read_facts(run.file("weights"))
+    return read_facts(run.file(f"weights/{FACTS_FILE}").parent)
 
 
 def drawn_how(facts: RunFacts, settings: Mapping[str, Any]) -> DrawConfig:
@@ -50,14 +51,14 @@ def drawn_how(facts: RunFacts, settings: Mapping[str, Any]) -> DrawConfig:
     kind = draw_settings(facts.family)
     released = kind.as_released() if facts.converted_from else {}
     known = {one.name: one.type for one in fields(kind)}
-    problems = [
-        f"{name} is no setting of the family {facts.family}"
-        if name not in known
-        else f"{name}: is {str(value).lower()}, must be a number"
-        for name, value in settings.items()
-        if name not in known or (isinstance(value, bool) and known[name] in (int, float))
-    ]
-    given = {name: value for name, value in settings.items() if name in known}
+    problems, given = [], {}
+    for name, value in settings.items():
+        if name not in known:
+            problems.append(f"{name} is no setting of the family {facts.family}")
+        elif wrong := no_number(known[name], value):
+            problems.append(f"{name}: {wrong}")
+        else:
+            given[name] = value
     try:
         how = TypeAdapter(kind).validate_python({**released, **given})
     except ValidationError as error:

@@ -28,6 +28,7 @@ from flows.data.upstream import embedding, found
 from flows.model.launch import on_gpu
 from rdm_core.families.facts import Shape
 from rdm_core.needs import (
+    DOES_NOT_BUILD,
     MemoryNeeded,
     device_memory_bytes,
     measured_rate,
@@ -177,7 +178,7 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     where = f"train {config.name}"
     try:
         memory = _memory(config, shape)
-    except (ValueError, RuntimeError) as error:
+    except DOES_NOT_BUILD as error:
         # what torch says of a network that its latents do not fit
         latents = f"latents of {shape.channels} x {shape.side} x {shape.side}"
         what = f"the network cannot be built for {latents}: {error}"
@@ -240,9 +241,8 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
         or found(config, "shards", config.latents)
     ):
         return run
-    return run + image_count(images) * (
-        2 * bytes_of_image(images) + bytes_of_row(1024, config.upstream.k)
-    )
+    rows = images.crops_per_image * bytes_of_row(1024, config.upstream.k)
+    return run + image_count(images) * (2 * bytes_of_image(images) + rows)
 
 
 def hours_text(hours: float) -> str:

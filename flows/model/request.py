@@ -12,7 +12,7 @@ from flows.config.parameters import path_as_text
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase
 from flows.data.query_image import query_image
-from flows.model.opening import OpenRun, open_run
+from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
 from rdm_core.errors import RequestError
 from rdm_core.families.family import Beside
@@ -45,7 +45,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Request:
-    """What the denoiser is asked for: B contexts, in words what each was looked up with, and how it
+    """What a model is asked for: B contexts, in words what each was looked up with, and how it
     is drawn.
     """
 
@@ -84,14 +84,19 @@ def beside_of(config: SampleRDM, run: OpenRun, styled: Retrieved | None) -> Besi
 
 
 def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
-    """The run to guide away from. Raises RequestError when it works in another latent space."""
+    """The run to guide away from.
+
+    Raises RequestError, before its weights are loaded, when it is of another family, or works in
+    another latent space or with another encoder.
+    """
     assert config.weaker_run is not None, "asked for"
-    weaker = open_run(config.root, config.weaker_run)
-    if weaker.facts.family != run.facts.family or weaker.facts.space != run.facts.space:
-        what = f"{config.weaker_run!r} is of another family or latent space than {config.run!r}"
-        cure = "Give an earlier or smaller run trained like the first."
-        raise RequestError("weaker_run", what, cure)
-    return weaker
+    facts = facts_of(open_artifact(config.root, "runs", config.weaker_run))
+    for fact, name in {"family": "family", "space": "latent space", "encoder": "encoder"}.items():
+        if getattr(facts, fact) != getattr(run.facts, fact):
+            what = f"{config.weaker_run!r} is of another {name} than {config.run!r}"
+            cure = "Give an earlier or smaller run trained like the first."
+            raise RequestError("weaker_run", what, cure)
+    return open_run(config.root, config.weaker_run)
 
 
 def text_queries(run: OpenRun, texts: Sequence[str]) -> Queries:

@@ -16,11 +16,11 @@ from flows.data.encoders import forget_encoders
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
-from flows.model.opening import facts_of
 from flows.model.preflight import check_training, refuse_what_it_cannot_read
 from flows.model.preview import newest_preview, write_preview_neighbors
 from flows.model.resume import at_step, begun_alike, inputs_begun_with
 from flows.model.sample import sample_rdm
+from flows.model.start import check_start, run_to_start_from
 from flows.run.artifacts import TrainingProgress
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
@@ -34,8 +34,7 @@ from flows.run.stage import (
     stage_flow,
     stage_task,
 )
-from rdm_core.families import family_of, read_config
-from rdm_core.needs import check_fits
+from rdm_core.families import family_of
 from rdm_core.train import set_running_mean
 from rdm_core.weights import model_card
 from storage.artifact import Artifact, artifacts, is_current, open_artifact, with_fingerprint
@@ -43,7 +42,7 @@ from storage.atomic import write_json
 from storage.build import Build, finished_artifact
 from storage.checks import made_with, same_shards, shards_behind
 from storage.embeddings import licence_counts
-from storage.errors import ArtifactMismatch, StorageError
+from storage.errors import StorageError
 from storage.index import open_index_of
 from storage.manifest import Part, Plan
 from storage.runs import (
@@ -127,9 +126,7 @@ def look_ahead(config: TrainRDM) -> bool:
         if finished_artifact(config.root, training_plan(config)):
             return False
     if config.start_from is not None and not begun_alike(config, learned(config)):
-        begun = run_to_start_from(config)  # before a night of imports
-        facts = facts_of(begun)
-        check_fits(config.model, read_config(begun.file("weights"), facts), facts.shape)
+        check_start(config)  # before a night of imports
     needs = check_training(config)
     if needs is None:
         return False
@@ -186,32 +183,6 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     if config.start_from is not None:
         inputs["start_from"] = run_to_start_from(config, latents, database)
     return inputs
-
-
-def run_to_start_from(
-    config: TrainRDM, latents: Artifact | None = None, database: Artifact | None = None
-) -> Artifact:
-    """The run whose weights a training begins with.
-
-    Raises ArtifactMismatch when it is of another family, or works in another latent space or with
-    another encoder, as far as these are known.
-    """
-    assert config.start_from is not None, "asked for"
-    run = open_artifact(config.root, "runs", config.start_from)
-    facts = facts_of(run)
-    differing = {
-        "family": (facts.family, config.model.family),
-        "latent space": (facts.space, latents.parameters["space"] if latents else facts.space),
-        "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),
-    }
-    for what, (its, asked) in differing.items():
-        if its != asked:
-            raise ArtifactMismatch(
-                f"start_from={config.start_from}",
-                f"that run is of another {what}: {its}, while this training asks for {asked}",
-                f"Start from a run of the same {what}, or leave start_from out.",
-            )
-    return run
 
 
 def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bool]) -> Artifact:

@@ -28,7 +28,7 @@ from storage.manifest import Part, Plan
 P = ParamSpec("P")
 R = TypeVar("R")
 Wanted = Mapping[str, str]
-"""Part name -> hash over all that determines the part (`storage.artifact.made_from`)."""
+"""Part name -> hash over all that determines the part (`storage.manifest.made_from`)."""
 MOST_TASK_RUNS = 200
 """A flow of thousands of parts groups them, because every task run costs a row in Prefect's
 database.

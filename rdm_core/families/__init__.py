@@ -1,7 +1,8 @@
 """The families of models behind one database: p(image | what was retrieved), in several ways.
 
 A family is a folder with `config.py` (what can be chosen, importing no torch: `Config`, `Draw`) and
-`model.py` (`build` and `load`, which give a `rdm_core.families.family.Model`). They do not import
+`model.py` (`build` and `load`, which give a `rdm_core.families.family.Model`, and
+`import_networks`, which imports now what they will). They do not import
 each other.
 """
 
@@ -32,7 +33,7 @@ def draw_settings(family: str) -> type[DrawConfig]:
 
 
 def family_of(name: str) -> Any:
-    """The module with a family's `build` and `load`."""
+    """The module with a family's `build`, `load` and `import_networks`."""
     return import_module(f"{FAMILIES[name]}.model")
 
 

@@ -58,7 +58,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["train", *TRAINING, "--set", "training.k=3"], "context.k and upstream.k are some"),
         (
             ["sample", "--run", "r", "--set", "steps=Infinity"],
-            "steps: must be a number (given: 'Infinity')",
+            "steps: is Infinity, must be a number",
         ),
         (
             ["sample", "--run", "r", "--text", "a", "--class", "b"],

@@ -23,8 +23,10 @@ def test_a_setting_means_the_same_with_its_word_and_without():
     ("given", "told"),
     [
         ({"steps": 3, "draw": {"steps": 3}}, "steps: is given twice"),
-        ({"guidance_scale": "Infinity"}, "guidance_scale: must be a number"),
-        ({"guidance_interval": "0.1,0.9"}, "guidance_interval: must be numbers"),
+        ({"guidance_scale": "Infinity"}, "guidance_scale: is Infinity, must be a number"),
+        ({"guidance_interval": "0.1,0.9"}, "guidance_interval: is 0.1,0.9, must be numbers"),
+        ({"steps": 3, "draw": 5}, "draw: is 5, must be names and values"),
+        ({"guidance_interval": [0, True]}, "guidance_interval: .*must be numbers"),
         ({"eta": float("nan")}, "must be a finite number"),
         ({"temperatur": 1}, "temperatur"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from flows.config.judge import EvaluateRDM
 from flows.judge import evaluate as module
 from flows.judge import trial as trials
+from rdm_core.errors import RequestError
 from rdm_core.families.facts import RunFacts, Version
 from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish
 from rdm_core.retrieve import STRATEGIES
@@ -416,6 +417,29 @@ def test_a_converted_run_says_why_it_cannot_be_evaluated():
     converted = opened("old", trained_on={}, converted_from={"file": "x.ckpt"})
     with pytest.raises(ArtifactMismatch, match="runs/old: it does not say which index.*converted"):
         trials.heldout_data(config(), converted)
+
+
+def test_a_converted_run_is_refused_before_anything_is_measured(small_world, monkeypatch):
+    converted = facts(trained_on={}, converted_from={"file": "x.ckpt"})
+    monkeypatch.setattr(module, "facts_of", lambda run: converted)
+    asked = {"run": "small", "baseline": "small", "root": small_world.root}
+    asked |= {"heldout_latents": "shapes", "heldout_neighbors": "shapes"}
+    with pytest.raises(ArtifactMismatch, match="runs/small: it does not say which .*converted"):
+        module.evaluation_plan(config(**asked))
+
+
+def test_equal_settings_are_one_plan_and_nonsense_is_none(small_world, monkeypatch):
+    monkeypatch.setattr(module, "refuse_if_trained_on", lambda *_: None)
+    asked = {"run": "small", "baseline": "small", "root": small_world.root}
+    asked |= {"heldout_latents": "shapes", "heldout_neighbors": "shapes"}
+    ids = {
+        module.evaluation_plan(config(**asked, draw=draw)).id
+        for draw in ({}, {"steps": 50}, {"guidance_scale": 2}, {"guidance_scale": 2.0})
+    }
+    assert len(ids) == 1
+    assert module.evaluation_plan(config(**asked, draw={"steps": 7})).id not in ids
+    with pytest.raises(RequestError, match="nonsense is no setting"):
+        module.evaluation_plan(config(**asked, draw={"nonsense": 1}))
 
 
 # Images

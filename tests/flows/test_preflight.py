@@ -262,7 +262,9 @@ def test_a_run_writes_three_checkpoints_its_weights_and_what_is_made_upstream(tm
     config = TrainRDM(root=tmp_path, name="x", **inputs, upstream={"images": images, "k": 5})
     crops = 2 * int(3 * 32 * 32 * 0.3 + 400)
     rows = 4 * 1024 + 48 * 5 + 800
-    assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7 + 3 * (2 * crops + rows)
+    assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7 + 3 * (2 * crops + 2 * rows), (
+        "a row a crop"
+    )
     build_all(tmp_path, Plan("shards", "l", {}))
     assert disk_bytes(config, memory) == 3 * 1000 + 4 * 7, "its shards are there"
 

@@ -79,7 +79,7 @@ def made(tmp_path, monkeypatch):
         neighbor_dropout=0.0,
         steps=1,
         parameters=1,
-        trained_on={"latents": Version("l", "1", "f")},
+        trained_on={role: Version(role, "1", "f") for role in ("latents", "database")},
     )
     for module in ("model.sample", "judge.evaluate"):
         monkeypatch.setattr(f"flows.{module}.facts_of", lambda run: facts)

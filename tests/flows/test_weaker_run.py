@@ -72,17 +72,21 @@ def test_a_sample_is_planned_with_the_weaker_run_by_its_fingerprint(world):
     assert sample_plan(guided).parameters == sample_plan(plain).parameters
 
 
-@pytest.mark.parametrize("fact", ["space", "family"])
-def test_a_run_of_another_latent_space_or_family_is_refused_as_a_weaker_one(
-    world, fact, monkeypatch
+@pytest.mark.parametrize(
+    ("fact", "told"),
+    [("space", "latent space"), ("family", "family"), ("encoder", "encoder")],
+)
+def test_a_run_of_another_latent_space_family_or_encoder_is_refused_as_a_weaker_one(
+    world, fact, told, monkeypatch
 ):
     run = open_run(world.root, "small")
-    other = replace(run, facts=replace(run.facts, **{fact: "another"}))
-    monkeypatch.setattr(request, "open_run", lambda root, name: other)
+    other = replace(run.facts, **{fact: "another"})
+    monkeypatch.setattr(request, "facts_of", lambda run: other)
+    monkeypatch.setattr(request, "open_run", lambda *_: pytest.fail("weights were loaded"))
     config = SampleRDM(root=world.root, name="no", run="small", weaker_run="weaker", **ASKED)
     with pytest.raises(RequestError) as refused:
         beside_of(config, run, None)
     assert str(refused.value) == (
-        "weaker_run: 'weaker' is of another family or latent space than 'small'. "
+        f"weaker_run: 'weaker' is of another {told} than 'small'. "
         "Give an earlier or smaller run trained like the first."
     )

@@ -1,0 +1,55 @@
+"""A training that begins with the weights of another run: does that run fit?"""
+
+from flows.config.train import TrainRDM
+from flows.data.space_needed import PreflightFailed
+from flows.model.opening import facts_of
+from rdm_core.families import FACTS_FILE, read_config
+from rdm_core.needs import DOES_NOT_BUILD, check_fits
+from storage.artifact import Artifact, open_artifact
+from storage.errors import ArtifactMismatch
+
+
+def check_start(config: TrainRDM) -> None:
+    """Look at the run that a training begins with, if it does, before anything is made; no weights
+    are loaded.
+
+    Raises what `run_to_start_from` raises, RequestError for another network, and PreflightFailed
+    for one that cannot be built.
+    """
+    if config.start_from is None:
+        return
+    begun = run_to_start_from(config)
+    facts = facts_of(begun)
+    weights = begun.file(f"weights/{FACTS_FILE}").parent
+    try:
+        check_fits(config.model, read_config(weights, facts), facts.shape)
+    except DOES_NOT_BUILD as error:
+        what = f"the network cannot be built for the latents of {config.start_from}: {error}"
+        cure = "Change model. Nothing has been started."
+        raise PreflightFailed(f"train {config.name}", what, cure) from error
+
+
+def run_to_start_from(
+    config: TrainRDM, latents: Artifact | None = None, database: Artifact | None = None
+) -> Artifact:
+    """The run whose weights a training begins with.
+
+    Raises ArtifactMismatch when it is of another family, or works in another latent space or with
+    another encoder, as far as these are known.
+    """
+    assert config.start_from is not None, "asked for"
+    run = open_artifact(config.root, "runs", config.start_from)
+    facts = facts_of(run)
+    differing = {
+        "family": (facts.family, config.model.family),
+        "latent space": (facts.space, latents.parameters["space"] if latents else facts.space),
+        "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),
+    }
+    for what, (its, asked) in differing.items():
+        if its != asked:
+            raise ArtifactMismatch(
+                f"start_from={config.start_from}",
+                f"that run is of another {what}: {its}, while this training asks for {asked}",
+                f"Start from a run of the same {what}, or leave start_from out.",
+            )
+    return run
