@@ -132,7 +132,7 @@ def test_a_demo_is_told_with_the_figures_it_ended_with_and_its_page(answer, made
 
 
 def test_a_dry_run_of_each_answers_with_its_parameters_and_makes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.commands._say_needs", lambda options, config: None)
+    monkeypatch.setattr("flows.commands._say_needs", lambda config: None)
     for line in FACTS:
         words = [*line.split(), "--dry-run", "--root", str(tmp_path / "root")]
         options = cli.parser().parse_args(words)
