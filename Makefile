@@ -23,7 +23,7 @@ test: install    ## lint and tests
 	$(BIN)/ruff check .
 	@# Three at once, as the tests of the flows wait for servers half of their time; the longest files first.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
-	    tests/flows/test_operations.py tests/test_readme.py tests/flows/test_crash.py tests/flows/test_deployments.py tests
+	    tests/flows/test_operations.py tests/test_readme.py tests/flows/test_crash.py tests/flows/run/test_deployments.py tests
 
 test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers, the study in small
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
@@ -33,8 +33,8 @@ test-long: install  ## the tests that `make test` leaves out for time: two proce
 test-latest:     ## the newest packages that pyproject.toml's bounds allow, without constraints.txt: do deployments still run?
 	$(PYTHON) -m venv $(VENV)-latest
 	$(VENV)-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)-latest/bin/python -m pytest tests/flows/test_deployments.py \
-	    tests/flows/test_operations.py tests/flows/test_lost_runs.py tests/flows/test_messages.py tests/flows/test_notify.py
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)-latest/bin/python -m pytest tests/flows/run/test_deployments.py \
+	    tests/flows/test_operations.py tests/flows/run/test_lost_runs.py tests/flows/run/test_messages.py tests/flows/run/test_notify.py
 
 mutants: install  ## faults put in by chance, 150 in each package: how many do the tests notice? Two hours
 	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/mutants mutmut==3.8.1 libcst==1.9.0 coverage==7.17.5

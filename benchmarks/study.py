@@ -251,7 +251,7 @@ def open_subject(config: Study, seed: int) -> Subject:
     run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
     same_but_for_neighbors(run, twin)
     database = open_database(config.root, database_of(run), run)
-    credits = database.credits(list(range(database.database.rows)))
+    credits = database.credits(list(range(database.retrieval.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     judge = ShapesJudge()
     trial = Trial(evaluation, run, twin, database, judge, [])
@@ -315,7 +315,7 @@ def claim_purity(config: Study, subject: Subject) -> dict[str, float]:
 def purity(config: Study, subject: Subject, factor: str, value: str) -> float:
     """Share of images that show the value that every row of the restricted database shows."""
     rows = np.asarray([i for i, shown in enumerate(subject.factors) if shown.get(factor) == value])
-    whole_database = subject.database.database
+    whole_database = subject.database.retrieval
     restricted = Database(
         Searcher(whole_database.vectors(rows), None), np.asarray(whole_database.norms)[rows]
     )
@@ -332,7 +332,7 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
     """Texts that name a colour, a shape and a style, against the embeddings of held-out images that
     show the same.
     """
-    run, database = subject.run, subject.database.database
+    run, database = subject.run, subject.database.retrieval
     images = subject.heldout[: config.images]
     seen = load_oracle().predict(np.stack(images))
     wanted = [
@@ -370,7 +370,7 @@ def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
     """Unconditional samples from the most often retrieved share m of the rows: precision falls and
     recall rises with m.
     """
-    run, database = subject.run, subject.database.database
+    run, database = subject.run, subject.database.retrieval
     counts = training_counts(run, subject.database)
     drawn = []
     for share in SHARES:

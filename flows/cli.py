@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 from flows import commands
 from flows.config.arguments import UsageError, root_argument, typed
 from flows.run.environment import in_utf8_mode, prepare
-from flows.run.terminal import as_json, escape_what_cannot_be_shown, tell
-from storage.text import shown
+from flows.run.terminal import Answer, as_json, escape_what_cannot_be_shown, tell
+from storage.text import printable
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -103,7 +103,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with 2, as argparse does."""
-        super().error(shown(message))
+        super().error(printable(message))
 
 
 class _Command(_Parser):
@@ -173,7 +173,7 @@ def _added(
     subcommands: Any,
     name: str,
     text: str,
-    command: Callable[[argparse.Namespace], commands.Result],
+    command: Callable[[argparse.Namespace], Answer],
     settable: bool = True,
 ) -> argparse.ArgumentParser:
     """A subcommand with what all of them take."""

@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.arguments import UsageError, assigned, configured
-from flows.run.terminal import tell
+from flows.run.terminal import Answer, tell
 from rdm_core.importing import large_import
 
-Result = tuple[str, dict[str, Any]]
-"""What a command says: lines for a person, and the same for a machine."""
 
-
-def run_demo(options: argparse.Namespace) -> Result:
+def run_demo(options: argparse.Namespace) -> Answer:
     """rdm demo."""
     from flows.config.judge import Demo
 
     return _stage(options, configured(options, Demo), "flows.judge.demo", "demo", _demo_result)
 
 
-def run_import(options: argparse.Namespace) -> Result:
+def run_import(options: argparse.Namespace) -> Answer:
     """rdm import."""
     from flows.config.images import ImportImages
 
@@ -38,7 +35,7 @@ def run_import(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.data.import_images", "import_images", _counts)
 
 
-def run_build(options: argparse.Namespace) -> Result:
+def run_build(options: argparse.Namespace) -> Answer:
     """rdm build."""
     from flows.config.database import BuildDatabase
 
@@ -48,7 +45,7 @@ def run_build(options: argparse.Namespace) -> Result:
     )
 
 
-def run_embed(options: argparse.Namespace) -> Result:
+def run_embed(options: argparse.Namespace) -> Answer:
     """rdm embed."""
     from flows.config.database import BuildDatabase
 
@@ -56,7 +53,7 @@ def run_embed(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.data.build_database", "embed_images", _facts)
 
 
-def run_neighbors(options: argparse.Namespace) -> Result:
+def run_neighbors(options: argparse.Namespace) -> Answer:
     """rdm neighbors."""
     from flows.config.database import FindNeighbors
 
@@ -70,7 +67,7 @@ def run_neighbors(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.data.find_neighbors", "find_neighbors", _facts)
 
 
-def run_encode(options: argparse.Namespace) -> Result:
+def run_encode(options: argparse.Namespace) -> Answer:
     """rdm encode."""
     from flows.config.database import EncodeLatents
 
@@ -78,7 +75,7 @@ def run_encode(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.data.encode_latents", "encode_latents", _facts)
 
 
-def run_train(options: argparse.Namespace) -> Result:
+def run_train(options: argparse.Namespace) -> Answer:
     """rdm train."""
     from flows.config.presets import PRESETS
     from flows.config.train import TrainRDM
@@ -119,7 +116,7 @@ def _say_needs(config: Any) -> None:
     tell(f"train {config.name}: {told}", sys.stderr)
 
 
-def run_sample(options: argparse.Namespace) -> Result:
+def run_sample(options: argparse.Namespace) -> Answer:
     """rdm sample."""
     from flows.config.sample import SampleRDM
 
@@ -136,7 +133,7 @@ def run_sample(options: argparse.Namespace) -> Result:
     return text, value
 
 
-def run_convert(options: argparse.Namespace) -> Result:
+def run_convert(options: argparse.Namespace) -> Answer:
     """rdm convert."""
     from flows.config.train import ConvertOriginal
 
@@ -155,7 +152,7 @@ def run_convert(options: argparse.Namespace) -> Result:
     )
 
 
-def run_average(options: argparse.Namespace) -> Result:
+def run_average(options: argparse.Namespace) -> Answer:
     """rdm average."""
     from flows.config.train import AverageRun
 
@@ -165,7 +162,7 @@ def run_average(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.model.average", "average_run", _facts)
 
 
-def run_evaluate(options: argparse.Namespace) -> Result:
+def run_evaluate(options: argparse.Namespace) -> Answer:
     """rdm evaluate."""
     from flows.config.judge import EvaluateRDM
 
@@ -183,7 +180,7 @@ def run_evaluate(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", _evaluated)
 
 
-def run_report(options: argparse.Namespace) -> Result:
+def run_report(options: argparse.Namespace) -> Answer:
     """rdm report."""
     from flows.config.judge import WriteReport
 
@@ -202,7 +199,7 @@ def run_report(options: argparse.Namespace) -> Result:
     )
 
 
-def run_search(options: argparse.Namespace) -> Result:
+def run_search(options: argparse.Namespace) -> Answer:
     """rdm search."""
     from flows.config.look import SearchDatabase
 
@@ -219,7 +216,7 @@ def run_search(options: argparse.Namespace) -> Result:
     return _looked(options, configured(options, SearchDatabase, **flags), search)
 
 
-def run_map(options: argparse.Namespace) -> Result:
+def run_map(options: argparse.Namespace) -> Answer:
     """rdm map."""
     from flows.config.look import MapDatabase
     from flows.look.map_database import map_database
@@ -228,7 +225,7 @@ def run_map(options: argparse.Namespace) -> Result:
     return _looked(options, configured(options, MapDatabase, **flags), map_database)
 
 
-def run_compare(options: argparse.Namespace) -> Result:
+def run_compare(options: argparse.Namespace) -> Answer:
     """rdm compare."""
     from flows.config.look import CompareDatabases
     from flows.look.compare import compare
@@ -240,7 +237,7 @@ def run_compare(options: argparse.Namespace) -> Result:
     )
 
 
-def run_duplicates(options: argparse.Namespace) -> Result:
+def run_duplicates(options: argparse.Namespace) -> Answer:
     """rdm duplicates."""
     from flows.config.look import FindDuplicates
     from flows.look.duplicates import duplicates
@@ -250,7 +247,7 @@ def run_duplicates(options: argparse.Namespace) -> Result:
     return _looked(options, configured(options, FindDuplicates, **flags), duplicates)
 
 
-def run_query(options: argparse.Namespace) -> Result:
+def run_query(options: argparse.Namespace) -> Answer:
     """rdm query."""
     from storage.query import query
 
@@ -260,7 +257,7 @@ def run_query(options: argparse.Namespace) -> Result:
     return found.text, {"rows": found.rows()}
 
 
-def run_run(options: argparse.Namespace) -> Result:
+def run_run(options: argparse.Namespace) -> Answer:
     """rdm run."""
     from flows.run.deployments import run_deployed
 
@@ -272,7 +269,7 @@ def run_run(options: argparse.Namespace) -> Result:
     return f"{told}\n{started['url']}".rstrip(), started
 
 
-def run_show(options: argparse.Namespace) -> Result:
+def run_show(options: argparse.Namespace) -> Answer:
     """rdm show."""
     from flows.look.show import image_record, one_artifact, table_of_artifacts
 
@@ -283,21 +280,21 @@ def run_show(options: argparse.Namespace) -> Result:
     return one_artifact(options.root, options.what)
 
 
-def run_check(options: argparse.Namespace) -> Result:
+def run_check(options: argparse.Namespace) -> Answer:
     """rdm check."""
     from flows.look.show import checked_artifacts
 
     return checked_artifacts(options.root, options.what)
 
 
-def run_log(options: argparse.Namespace) -> Result:
+def run_log(options: argparse.Namespace) -> Answer:
     """rdm log."""
     from flows.look.show import log_of
 
     return log_of(options.root, options.what)
 
 
-def run_gc(options: argparse.Namespace) -> Result:
+def run_gc(options: argparse.Namespace) -> Answer:
     """rdm gc."""
     from flows.look.show import collected
 
@@ -307,7 +304,7 @@ def run_gc(options: argparse.Namespace) -> Result:
     return collected(options.root, keep, options.unfinished, options.dry_run)
 
 
-def run_remove(options: argparse.Namespace) -> Result:
+def run_remove(options: argparse.Namespace) -> Answer:
     """rdm remove."""
     from flows.config.database import RemoveKeys
 
@@ -324,19 +321,19 @@ def run_remove(options: argparse.Namespace) -> Result:
     return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.told())
 
 
-def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Result]) -> Result:
+def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Answer]) -> Answer:
     """What a command that builds nothing says, or its parameters."""
     return _resolved(config) if options.dry_run else look(config)
 
 
-def _resolved(config: Any) -> Result:
+def _resolved(config: Any) -> Answer:
     value = config.model_dump(mode="json")
     return json.dumps(value, indent=2), value
 
 
 def _stage(
-    options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Result]
-) -> Result:
+    options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Answer]
+) -> Answer:
     if options.dry_run:
         return _resolved(config)
     from importlib import import_module
@@ -346,7 +343,7 @@ def _stage(
     return told(run(config))
 
 
-def _facts(artifact: Any) -> Result:
+def _facts(artifact: Any) -> Answer:
     value = {
         "kind": artifact.kind,
         "name": artifact.name,
@@ -362,20 +359,20 @@ def _facts(artifact: Any) -> Result:
     return f"{artifact.directory}", value
 
 
-def _counts(artifact: Any) -> Result:
+def _counts(artifact: Any) -> Answer:
     text, value = _facts(artifact)
     return "\n".join(
         [text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]
     ), value
 
 
-def _sampled(artifact: Any) -> Result:
+def _sampled(artifact: Any) -> Answer:
     _, value = _facts(artifact)
     value["grid"] = str(artifact.file("grid.png"))
     return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
 
 
-def _evaluated(artifact: Any) -> Result:
+def _evaluated(artifact: Any) -> Answer:
     from flows.judge.evaluate import EVALUATION_FILE
     from flows.judge.findings import summary
 
@@ -383,16 +380,16 @@ def _evaluated(artifact: Any) -> Result:
     return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
 
 
-def _converted(made: Any) -> Result:
+def _converted(made: Any) -> Answer:
     return (str(made), {"directory": str(made)}) if isinstance(made, Path) else _facts(made)
 
 
-def _report(artifact: Any) -> Result:
+def _report(artifact: Any) -> Answer:
     value = _facts(artifact)[1] | {"report": str(artifact.file("report.html"))}
     return f"report: {value['report']}", value
 
 
-def _demo_result(pair: Any) -> Result:
+def _demo_result(pair: Any) -> Answer:
     text, value = _evaluated(pair[0])
     page, more = _report(pair[1])
     return f"{text}\n\n{page}", value | {"report": more["report"]}

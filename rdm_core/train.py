@@ -24,7 +24,7 @@ from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, Tra
 from rdm_core.data import TrainingData, rows_of_step, training_context
 from rdm_core.families.family import Inputs, Model
 
-State = dict[str, np.ndarray]
+TrainingState = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Hooks:
     """Takes one record of metrics, equal in every run of equal parameters, and the speed, which is
     not.
     """
-    save: Callable[[int, State], None]
+    save: Callable[[int, TrainingState], None]
     """Takes (steps done, everything needed to resume)."""
     stopping: Callable[[], bool] = lambda: False
     """Asked after every step; when it says yes, the state is saved and TrainingStopped raised. One
     process only.
     """
-    snapshot: Callable[[int, State], None] = lambda step, means: None
+    snapshot: Callable[[int, TrainingState], None] = lambda step, means: None
     """Takes (steps done, the means of posthoc_ema) every `snapshot_steps`."""
     show: Callable[[int, Model], None] | None = None
     """Takes (steps done, the model with its running-mean weights) at every checkpoint, to draw
@@ -84,7 +84,7 @@ def train(  # noqa: C901 - the one long function
     data: TrainingData,
     config: TrainingConfig,
     hooks: Hooks,
-    resume: tuple[int, State] | None = None,
+    resume: tuple[int, TrainingState] | None = None,
     context: ContextConfig = ContextConfig(),  # noqa: B008 - frozen
     execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008 - frozen
     reporting: ReportingConfig = ReportingConfig(),  # noqa: B008 - frozen
@@ -242,7 +242,7 @@ def capture_state(
     ema: EMAModel,
     optimizer: torch.optim.Optimizer,
     losses: Sequence[torch.Tensor] = (),
-) -> State:
+) -> TrainingState:
     """Weights, running mean, optimiser moments, buffers, and the losses of the steps that no line
     of metrics has told of yet, as named arrays.
     """
@@ -269,7 +269,7 @@ def kept_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in parameters}
 
 
-def set_running_mean(model: nn.Module, state: State) -> None:
+def set_running_mean(model: nn.Module, state: TrainingState) -> None:
     """Give a model the running mean of its parameters, and its buffers, from a state.
 
     Raises KeyError naming the first tensor that the state lacks.
@@ -281,13 +281,13 @@ def set_running_mean(model: nn.Module, state: State) -> None:
             buffer.copy_(torch.from_numpy(state[f"buffers/{name}"]))
 
 
-def arrays_of(tensors: Mapping[str, torch.Tensor]) -> State:
+def arrays_of(tensors: Mapping[str, torch.Tensor]) -> TrainingState:
     """Copies on the host."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def restore_state(
-    state: State, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
+    state: TrainingState, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> list[torch.Tensor]:
     """Undo `capture_state`; returns the pending losses. Raises KeyError naming the first tensor
     that the state lacks.

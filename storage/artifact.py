@@ -13,7 +13,7 @@ from pathlib import Path
 from storage import layout
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
 from storage.manifest import Manifest, Part, PartFile, read_manifest
-from storage.mirror import shown
+from storage.mirror import path_or_url
 from storage.place import place_of
 
 THREADS_THAT_HASH = 8
@@ -81,13 +81,13 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
         current = current_id(root, kind, name)
         if current is None:
             what = f"there is no artifact {kind}/{name}"
-            raise ArtifactMissing(f"{shown(root)}/{kind}", what, _present(root, kind))
+            raise ArtifactMissing(f"{path_or_url(root)}/{kind}", what, _present(root, kind))
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
     place_of(directory).follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         what = "it has no manifest, so it was never finished"
-        raise ArtifactMissing(shown(directory), what, "Run the command that builds it again.")
+        raise ArtifactMissing(path_or_url(directory), what, "Run the command that builds it again.")
     artifact = read_artifact(directory)
     check(artifact, hashes=False)
     return artifact
@@ -113,7 +113,7 @@ def check(artifact: Artifact, hashes: bool = True) -> None:
     if found:
         text = "; ".join(reason for reasons in found.values() for reason in reasons)
         cure = "Run the command that builds it again."
-        raise ArtifactDamaged(shown(artifact.directory), text, cure)
+        raise ArtifactDamaged(path_or_url(artifact.directory), text, cure)
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:

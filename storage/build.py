@@ -41,7 +41,7 @@ from storage.manifest import (
     read_part,
     read_parts,
 )
-from storage.mirror import shown
+from storage.mirror import path_or_url
 from storage.place import place_of
 from storage.unfinished import (
     drop_superseded,
@@ -156,7 +156,7 @@ class Build:
         if damaged:
             reasons = "; ".join(reason for found in damaged.values() for reason in found)
             cure = "Run the same command again: it rebuilds what is missing."
-            raise ArtifactDamaged(shown(self.directory), reasons, cure)
+            raise ArtifactDamaged(path_or_url(self.directory), reasons, cure)
 
     def _manifest(self, parts: Sequence[Part], measured: Mapping[str, Any]) -> Manifest:
         plan = self.plan

@@ -25,7 +25,7 @@ from storage.atomic import fsync_path
 from storage.errors import ArtifactMissing, StorageError, told_by_cause
 from storage.locks import exclusive, holder
 from storage.manifest import read_plan
-from storage.mirror import shown
+from storage.mirror import path_or_url
 from storage.place import place_of
 from storage.unfinished import unfinished
 from storage.versions import by_fingerprint
@@ -215,7 +215,7 @@ def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
     kind, slash, name = unfinished_of.partition("/")
     family = layout.family_directory(root, kind, name) if slash else None
     if family is None or not (unfinished(root, kind, name) or family.is_dir()):
-        what = f"nothing was begun under this name in {shown(root)}"
+        what = f"nothing was begun under this name in {path_or_url(root)}"
         raise ArtifactMissing(unfinished_of, what, "Write kind/name, or all.")
     return kind, name
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.mirror import shown
+from storage.mirror import path_or_url
 
 _DISK = {
     errno.ENOSPC: "Free some space",
@@ -51,7 +51,7 @@ class StorageError(Exception):
 
 def _named(where: str | Path) -> str:
     """A path as somebody knows it: of the mirror of an object store, the url."""
-    return shown(where) if isinstance(where, Path) else where
+    return path_or_url(where) if isinstance(where, Path) else where
 
 
 class SourceError(StorageError):

@@ -29,7 +29,7 @@ def url_of(path: Path) -> str | None:
     return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(folders)}"
 
 
-def shown(path: Path) -> str:
+def path_or_url(path: Path) -> str:
     """A path as a message names it: the url that it stands for, if it stands for one."""
     return url_of(path) or str(path)
 

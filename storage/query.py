@@ -36,7 +36,7 @@ class QueryError(StorageError):
     """A query that DuckDB refuses, or that is more than a reading one."""
 
 
-class Query:
+class QueryResult:
     """What a query gave: a table that can be printed, listed and saved."""
 
     def __init__(self, table: pa.Table, text: str) -> None:
@@ -55,7 +55,7 @@ class Query:
         save_table(path, self.table)
 
 
-def query(root: Path, sql: str) -> Query:
+def query(root: Path, sql: str) -> QueryResult:
     """Run one reading statement over the views of a root.
 
     `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` (a row a logged step) and
@@ -81,7 +81,7 @@ def query(root: Path, sql: str) -> Query:
         if found is None:
             raise QueryError("query", "it gives no table", "Write a SELECT.")
         table = found.to_arrow_table()
-        return Query(table, str(connection.from_arrow(table)).rstrip())
+        return QueryResult(table, str(connection.from_arrow(table)).rstrip())
     except duckdb.Error as error:
         if absent := _NO_TABLE.search(str(error)):
             what = f"nothing of kind {absent[1].lower()} has been built under {root} yet"

@@ -26,7 +26,7 @@ from storage.atomic import fsync_path, publish, sha256_file, write_bytes, write_
 from storage.errors import ArtifactDamaged, FormatError
 from storage.locks import exclusive
 from storage.manifest import PartFile
-from storage.mirror import shown
+from storage.mirror import path_or_url
 from storage.place import place_of
 from storage.transfers import on_this_disk
 
@@ -237,7 +237,7 @@ def _fetch(checkpoint: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         what = f"not a whole checkpoint ({type(error).__name__})"
         cure = "Delete it in the bucket to resume from the checkpoint before it."
-        raise ArtifactDamaged(shown(checkpoint), what, cure) from error
+        raise ArtifactDamaged(path_or_url(checkpoint), what, cure) from error
     place.fetch([(state, PartFile(STATE_FILE, size, sha256))])
     metrics = place.read(checkpoint / METRICS_FILE)
     if metrics is not None:

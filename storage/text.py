@@ -58,7 +58,7 @@ _STEERING = (
 _ANYWHERE, _IN_A_LINE = re.compile(f"[{_STEERING}]"), re.compile(f"[{_STEERING}\n\t]")
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """The text with what would steer a terminal as its escape (\\x1b); line ends and tabs stay."""
     return _ANYWHERE.sub(_escape, str(text))
 

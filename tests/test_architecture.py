@@ -48,6 +48,13 @@ def report(violations):
     assert not told, "\n" + "\n".join(told)
 
 
+def test_every_folder_of_tests_is_a_folder_of_the_packages():
+    for package in PACKAGES:
+        for file in (REPOSITORY / "tests" / package).rglob("test_*.py"):
+            folder = file.parent.relative_to(REPOSITORY / "tests")
+            assert (REPOSITORY / folder).is_dir(), f"{file}: there is no folder {folder}"
+
+
 def run_python(code, *arguments):
     """A fresh interpreter in the repository; its output."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PREFECT_API_URL": ""}

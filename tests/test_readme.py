@@ -66,7 +66,7 @@ def run(
 
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
-    # bash: tests/flows/test_deployments.py
+    # bash: tests/flows/run/test_deployments.py
     assert {kind for kind, _ in BLOCKS} <= {"sh", "python", "text", "bash"}
     assert len(COMMANDS) > 12
 

@@ -43,7 +43,7 @@ def calibrated_cap_of(
 
     rows = np.asarray([row for row in sorted(rows) if keys[row] in found])
     pictures = [decode(found[keys[row]]) for row in rows]
-    vectors = database.database.vectors(rows)
+    vectors = database.retrieval.vectors(rows)
     return calibrated_cap(database.encoder, pictures, vectors), len(rows)
 
 

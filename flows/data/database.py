@@ -25,7 +25,7 @@ class OpenDatabase:
     """A database, ready to be searched and asked who made its images."""
 
     embeddings: Artifact
-    database: Database
+    retrieval: Database
     root: Path
     index: Artifact
 

@@ -262,7 +262,7 @@ def measure_quality(trial: Trial) -> dict[str, Any]:
     how = drawn_how(run.facts, config.draw)
     unguided = replace(how, guidance_scale=1.0)
     null, without = run.model.null(len(rows)), baseline.model.null(len(rows))
-    total = database.database.rows
+    total = database.retrieval.rows
     table: dict[str, list[dict[str, float]]] = {}
     for seed in range(config.seeds):
         seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
@@ -300,14 +300,14 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
     queries = text_queries(run, [wish.prompt for wish in wishes])
     table = {}
     for name, strategy in STRATEGIES.items():
-        table[f"text, context {name}"] = draws(trial, strategy(queries, database.database, k))
+        table[f"text, context {name}"] = draws(trial, strategy(queries, database.retrieval, k))
     other = np.roll(np.arange(len(wishes)), len(wishes) // 2)
-    wrong = query_and_neighbors(queries.take(other), database.database, k)
+    wrong = query_and_neighbors(queries.take(other), database.retrieval, k)
     table["another prompt's context"] = draws(trial, wrong)
     table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
     baseline = trial.baseline
     table[WITHOUT] = draws_of(trial.config, baseline, baseline.model.null(len(wishes)), 1.0)
-    nearest = STRATEGIES["neighbors"](queries, database.database, k)
+    nearest = STRATEGIES["neighbors"](queries, database.retrieval, k)
     table[RETURNED] = [database_images(database, nearest.rows[:, 0])]
     return table
 
@@ -354,7 +354,7 @@ def measure_swaps(trial: Trial) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for style, name in trial.config.swaps.items():
         database = open_database(trial.config.root, name, trial.run)
-        drawn = draws(trial, STRATEGIES["neighbors"](queries, database.database, trial.config.k))
+        drawn = draws(trial, STRATEGIES["neighbors"](queries, database.retrieval, trial.config.k))
         shown = np.concatenate([judge.styles(images) for images in drawn])
         shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
         table[style] = {"styles": shares} | agreements(trial, drawn)

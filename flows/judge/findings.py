@@ -8,8 +8,8 @@ from typing import Any
 
 from flows.look.page import (
     ABSENT,
-    Estimate,
     Html,
+    SavedEstimate,
     element,
     estimate_text,
     interval_bar,
@@ -93,7 +93,7 @@ def ordered(measured: Mapping[str, Any], table_name: str, *path: str) -> dict[st
     return {name: rows[name] for name in [*ROWS[table_name], *rows] if name in rows}
 
 
-def agreement_text(name: str, row: Mapping[str, Estimate], factor: str) -> str:
+def agreement_text(name: str, row: Mapping[str, SavedEstimate], factor: str) -> str:
     """Prompt agreement with its interval; chance has none."""
     return percent(found(row, factor, "mean") if name == CHANCE else row.get(factor))
 
@@ -241,7 +241,7 @@ def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     ]
 
 
-def span(estimates: Iterable[Estimate]) -> tuple[float, float]:
+def span(estimates: Iterable[SavedEstimate]) -> tuple[float, float]:
     """A scale that holds every interval, with a margin."""
     listed = list(estimates)
     low, high = min(e["low"] for e in listed), max(e["high"] for e in listed)

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from flows.config.look import CompareDatabases
+from flows.run.terminal import Answer
 from rdm_core.drift import neighbor_recall, shift
 from storage.artifact import Artifact, open_artifact
 from storage.checks import VECTORS
 from storage.embeddings import licence_counts, of_what, read_columns, read_vectors
 from storage.text import on_one_line
 
-Result = tuple[str, dict[str, Any]]
 SHOWN = 5
 """Keys of added and of removed rows that are told."""
 
 
-def compare(config: CompareDatabases) -> Result:
+def compare(config: CompareDatabases) -> Answer:
     """Rows added and removed, shift of the vectors, and how much of the neighborhood is the same;
     raises a StorageError.
 

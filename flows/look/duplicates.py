@@ -10,6 +10,7 @@ from flows.data.calibration import calibrated_cap_of, doubt_of
 from flows.data.database import OpenDatabase, keys_of, searchable
 from flows.look.search import hit_of, write_sheet
 from flows.run.progress import say
+from flows.run.terminal import Answer
 from rdm_core.duplicates import groups_of
 from rdm_core.errors import RequestError
 from rdm_core.search import NO_ROW, search_neighbors
@@ -19,7 +20,6 @@ from storage.checks import same_encoder, vectors_of_images
 from storage.embeddings import read_vectors
 from storage.saved import COPIES, save_rows
 
-Result = tuple[str, dict[str, Any]]
 SHOWN = 10
 """Pairs that are told, and lines of the contact sheet."""
 MOST_SURPLUS = 0.2
@@ -28,7 +28,7 @@ encoder knows too little of such images.
 """
 
 
-def duplicates(config: FindDuplicates) -> Result:
+def duplicates(config: FindDuplicates) -> Answer:
     """Pairs of different images above the cap, calibrated unless given; raises RequestError or a
     StorageError.
 
@@ -50,7 +50,7 @@ def duplicates(config: FindDuplicates) -> Result:
     no_group = np.full_like(sources, None) if config.other else sources
     k = min(config.k, embeddings.rows)
     rows, scores = search_neighbors(
-        read_vectors(other)[0], no_group, database.database.searcher.vectors, own_sources, k
+        read_vectors(other)[0], no_group, database.retrieval.searcher.vectors, own_sources, k
     )
     above = (rows != NO_ROW) & (scores > cap)
     queries, slots = np.nonzero(above)

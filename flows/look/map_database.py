@@ -51,10 +51,10 @@ def map_database(config: MapDatabase) -> Result:
     StorageError.
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
-    rows = chosen_rows(database.database.rows, config.rows, config.seed)
-    say("map", config.database, f"{len(rows):,} of {database.database.rows:,} rows")
+    rows = chosen_rows(database.retrieval.rows, config.rows, config.seed)
+    say("map", config.database, f"{len(rows):,} of {database.retrieval.rows:,} rows")
     places = project(
-        database.database.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0))
+        database.retrieval.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0))
     )
     columns = (
         read_columns(database.embeddings, ["key", *dict.fromkeys(COLUMNS + TOLD)])

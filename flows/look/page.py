@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 Point = tuple[float, float]
-Estimate = Mapping[str, float]
+SavedEstimate = Mapping[str, float]
 """mean, low and high: a number and its 95 % interval."""
 
 ABSENT = "–"
@@ -211,7 +211,7 @@ def data_url(data: bytes, media_type: str) -> str:
 
 
 def interval_bar(
-    estimate: Estimate | None, low: float, high: float, reference: float | None = None
+    estimate: SavedEstimate | None, low: float, high: float, reference: float | None = None
 ) -> Html:
     """A dot with its interval between `low` and `high`, and a mark at the reference, for one cell
     of a table.
@@ -343,7 +343,7 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
-def estimate_text(estimate: Estimate | None, digits: int = 4) -> str:
+def estimate_text(estimate: SavedEstimate | None, digits: int = 4) -> str:
     """mean [low, high]."""
     return (
         f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}"
@@ -352,7 +352,7 @@ def estimate_text(estimate: Estimate | None, digits: int = 4) -> str:
     )
 
 
-def percent(value: float | Estimate | None, digits: int = 1, signed: bool = False) -> str:
+def percent(value: float | SavedEstimate | None, digits: int = 1, signed: bool = False) -> str:
     """A share, or an estimated share with its interval, in per cent."""
     if isinstance(value, Mapping):
         return f"{percent(value['mean'], digits, signed)}{_interval(value, 100, digits, signed)}"
@@ -368,7 +368,7 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
-def _interval(estimate: Estimate, times: float, digits: int, signed: bool = False) -> str:
+def _interval(estimate: SavedEstimate, times: float, digits: int, signed: bool = False) -> str:
     """The range in brackets; none where there is no number."""
     low, high = (estimate[name] for name in ("low", "high"))
     if not math.isfinite(high - low):

@@ -120,7 +120,7 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
     sources = columns["source_key"].to_pylist()
     crops, name = Counter(sources), database.embeddings.name
     vectors = unit_queries(
-        database.database.vectors(places),
+        database.retrieval.vectors(places),
         database.embeddings.parameters["encoder"]["dimension"],
         name,
     )
@@ -136,7 +136,7 @@ def found_rows(
     """The k nearest rows of each query, nearest first: score, key, captions, licence, author and
     source url.
     """
-    searcher, vectors = database.database.searcher, np.stack([query.vector for query in queries])
+    searcher, vectors = database.retrieval.searcher, np.stack([query.vector for query in queries])
     wanted = min(k + max(query.crops for query in queries), len(searcher.vectors))
     rows, scores = (
         search_exact(vectors, searcher.vectors, wanted)

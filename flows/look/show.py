@@ -14,7 +14,7 @@ from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
 from storage.collect import Removed, builder_of, collect
 from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
-from storage.mirror import shown
+from storage.mirror import path_or_url
 from storage.text import on_one_line
 from storage.unfinished import follow_records, unfinished
 from storage.versions import Change, Version, history
@@ -42,7 +42,7 @@ def table_of_artifacts(root: Path) -> Result:
         for r in rows
     ]
     more, value = _not_whole(root)
-    nothing = f"nothing has been built under {shown(root)} yet; try: rdm demo"
+    nothing = f"nothing has been built under {path_or_url(root)} yet; try: rdm demo"
     return "\n".join(lines + more) or nothing, {"artifacts": rows} | value
 
 

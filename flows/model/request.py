@@ -112,7 +112,7 @@ def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
 def _looked_up(
     config: SampleRDM, opened: Opened, rng: np.random.Generator
 ) -> tuple[list[str], Retrieved]:
-    database = opened.database.database if opened.database else None
+    database = opened.database.retrieval if opened.database else None
     if config.classes:
         assert database is not None, "classes always have a database"
         names = [name for name in config.classes for _ in range(config.count)]
@@ -178,15 +178,15 @@ def _pseudo(
             config.name,
             "the run never searched this database: pseudo-queries are uniform, top_m is not used",
         )
-        counts = np.ones(database.database.rows, dtype=np.int64)
+        counts = np.ones(database.retrieval.rows, dtype=np.int64)
     drawn = draw_pseudo_queries(
         counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted
     )
     queries = Queries(
-        database.database.vectors(drawn), np.ones(len(drawn), np.float32), texts=False
+        database.retrieval.vectors(drawn), np.ones(len(drawn), np.float32), texts=False
     )
     keys = [credit["key"] for credit in database.credits(drawn.tolist())]
-    return keys, neighbors_only(queries, database.database, config.k)
+    return keys, neighbors_only(queries, database.retrieval, config.k)
 
 
 def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
@@ -195,7 +195,7 @@ def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
     """
     table = run.facts.trained_on["neighbors"]
     _, rows, _ = read_neighbors(open_artifact(database.root, "neighbors", table.reference))
-    return retrieval_counts(rows[:, : run.facts.k], database.database.rows)
+    return retrieval_counts(rows[:, : run.facts.k], database.retrieval.rows)
 
 
 def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None:
@@ -207,4 +207,4 @@ def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None
     queries = text_queries(opened.run, [config.style_text]).take(np.zeros(count, dtype=np.int64))
     if opened.style_database is None:
         return query_only(queries, None, 1)
-    return neighbors_only(queries, opened.style_database.database, config.k)
+    return neighbors_only(queries, opened.style_database.retrieval, config.k)

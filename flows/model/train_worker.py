@@ -36,7 +36,7 @@ from rdm_core.families.facts import Shape
 from rdm_core.families.family import Model
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace, load_latent_space
-from rdm_core.train import Hooks, State, TrainingStopped, train
+from rdm_core.train import Hooks, TrainingState, TrainingStopped, train
 from storage.artifact import open_artifact
 from storage.errors import told_by_cause
 from storage.layout import training_lock_file
@@ -123,7 +123,7 @@ def hooks_of(
                 board.add_scalar(name, value, record["step"])
             board.flush()
 
-    def save(step: int, state: State) -> None:
+    def save(step: int, state: TrainingState) -> None:
         with told_by_cause(run):
             write_checkpoint(run, step, state)
 

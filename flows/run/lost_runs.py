@@ -6,7 +6,7 @@ the run would stay `Running` for ever and hold its slot. So the worker of our wo
 unfinished run still lives:
 
     here        by its process, unless the worker that started it lives and looks itself
-                (flows.run.place)
+                (flows.run.whereabouts)
     elsewhere   by its heartbeats: none for HEARTBEATS_MISSED_SECONDS, at two looks that far apart
 
 Policy: a deployment with the tag `resume:3` has its lost runs resumed at most three times, each
@@ -50,7 +50,7 @@ from prefect.logging import get_logger
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.run.notify import tell
-from flows.run.place import Process, read_place
+from flows.run.whereabouts import Process, read_whereabouts
 
 HEARTBEATS_MISSED_SECONDS = 300.0
 """prefect.yaml has runs send one a minute."""
@@ -181,29 +181,29 @@ class LostRuns:
         run = await self._client.read_flow_run(run.id)
         if run.state is None or not run.state.is_cancelling():
             return  # somebody has said it meanwhile
-        place = read_place(run.infrastructure_pid)
-        if place is not None and place.here:
+        whereabouts = read_whereabouts(run.infrastructure_pid)
+        if whereabouts is not None and whereabouts.here:
             # Without a word: asked politely, it would report a crash. Its training ends with it
             # (flows.run.leash).
-            await asyncio.to_thread(end_process, place.process, (signal.SIGKILL,))
+            await asyncio.to_thread(end_process, whereabouts.process, (signal.SIGKILL,))
         state: State[Any] = Cancelled(message=CANCELLED)
         await self._mark(run, state)
         await _told(self._client, run, state)
 
     async def _is_lost(self, run: FlowRun) -> bool:
         assert run.state is not None, "found by its state"
-        place = read_place(run.infrastructure_pid)
+        whereabouts = read_whereabouts(run.infrastructure_pid)
         if run.state.type == StateType.PENDING:
-            begins = place is not None and place.here and place.process.lives
+            begins = whereabouts is not None and whereabouts.here and whereabouts.process.lives
             return not begins and _age_seconds(run.state) > PENDING_SECONDS
-        if place is None or not (place.here or place.before_restart):
+        if whereabouts is None or not (whereabouts.here or whereabouts.before_restart):
             return await self._is_silent(run)
-        if place.before_restart:
+        if whereabouts.before_restart:
             return True
-        if place.worker.lives and not place.is_mine:
+        if whereabouts.worker.lives and not whereabouts.is_mine:
             return False  # it looks after its run itself
         # Nobody but us can end the process of a run whose worker is gone.
-        return run.state.type == StateType.CANCELLING or not place.process.lives
+        return run.state.type == StateType.CANCELLING or not whereabouts.process.lives
 
     async def _is_silent(self, run: FlowRun) -> bool:
         """Whether a run of another machine has sent no heartbeat twice: once may be a server that

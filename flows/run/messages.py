@@ -11,7 +11,7 @@ import re
 
 from rdm_core.errors import CoreError
 from storage.errors import StorageError
-from storage.text import shown
+from storage.text import printable
 
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _TOLD = "_rdm_told"
@@ -81,4 +81,4 @@ def tell_causes_once() -> None:
 
 
 def _say(record: logging.LogRecord, message: str) -> None:
-    record.msg, record.args = shown(message), ()
+    record.msg, record.args = printable(message), ()

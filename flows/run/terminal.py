@@ -10,8 +10,10 @@ import os
 import sys
 from typing import Any, TextIO
 
-from storage.text import shown
+from storage.text import printable
 
+Answer = tuple[str, dict[str, Any]]
+"""What a command says: lines for a person, and the same for a machine."""
 _PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", '-|+++++++++..-""')
 """What tables are drawn with -> the same where the encoding has no such letters."""
 
@@ -41,7 +43,7 @@ def escape_what_cannot_be_shown() -> None:
 
 def tell(text: object, stream: TextIO | None = None) -> None:
     """Write the text and a line end to standard output or another stream, at once."""
-    told, to = shown(text), stream or sys.stdout
+    told, to = printable(text), stream or sys.stdout
     if not _has_boxes(to):
         told = told.translate(_PLAIN_BOXES)
     print(told, file=to, flush=True)

@@ -37,7 +37,7 @@ from flows.run.lost_runs import (
     ended_by_signal,
     failed_without_server,
 )
-from flows.run.place import Process, place_of, process_of, read_place, this_place
+from flows.run.whereabouts import Process, process_of, read_whereabouts, this_system, whereabouts_of
 
 SECONDS_FOR_A_START = 5.0
 """What a run that is just being started gets to have a process, when the worker is asked to stop.
@@ -208,10 +208,10 @@ class RDMWorker(ProcessWorker):
 
         Raises InfrastructureNotAvailable for a process of another machine.
         """
-        place = read_place(infrastructure_pid)
-        if place is None or not place.here:
+        whereabouts = read_whereabouts(infrastructure_pid)
+        if whereabouts is None or not whereabouts.here:
             raise InfrastructureNotAvailable(f"{infrastructure_pid} is on another machine")
-        await asyncio.to_thread(end_process, place.process)
+        await asyncio.to_thread(end_process, whereabouts.process)
 
 
 @contextmanager
@@ -220,7 +220,7 @@ def _workspaces_of_our_own() -> Iterator[None]:
     left of theirs goes.
     """
     before, parent = tempfile.tempdir, Path(tempfile.gettempdir())
-    namespace, process_id = this_place().rpartition("/")[2], os.getpid()
+    namespace, process_id = this_system().rpartition("/")[2], os.getpid()
     for left in parent.glob(f"rdm-worker-{namespace}-*"):
         its_worker = left.name.split("-")[3]
         gone = its_worker.isdigit() and not psutil.pid_exists(int(its_worker))
@@ -255,4 +255,4 @@ class _WithPlace:
         """Takes the id of the process that has begun."""
         self._started(process_id)
         if self._inner is not None:
-            self._inner.started(str(place_of(process_id)))
+            self._inner.started(str(whereabouts_of(process_id)))

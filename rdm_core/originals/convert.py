@@ -18,7 +18,7 @@ from rdm_core.originals.layouts import (
     LAYOUTS,
     AutoencoderLayout,
     Keys,
-    State,
+    StateDict,
     UnetLayout,
     build_autoencoder,
     build_unet,
@@ -34,7 +34,7 @@ from rdm_core.originals.names import (
 )
 
 
-def convert_unet(state: State, layout: UnetLayout, ema: bool = True) -> UNet2DConditionModel:
+def convert_unet(state: StateDict, layout: UnetLayout, ema: bool = True) -> UNet2DConditionModel:
     """The U-Net of a checkpoint, float32, in evaluation mode; `ema` takes the running mean, as the
     2022 samplers did.
 
@@ -46,7 +46,7 @@ def convert_unet(state: State, layout: UnetLayout, ema: bool = True) -> UNet2DCo
     return _converted(state, own, layout, build_unet, lambda other: unet_keys(other, ema), LAYOUTS)
 
 
-def convert_autoencoder(state: State, layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
+def convert_autoencoder(state: StateDict, layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
     """The autoencoder of its own checkpoint or of a denoiser's, float32, in evaluation mode; losses
     are left out.
 
@@ -63,7 +63,7 @@ def convert_autoencoder(state: State, layout: AutoencoderLayout) -> AutoencoderK
     )
 
 
-def convert_denoiser(state: State, layout: UnetLayout, ema: bool = True) -> Denoiser:
+def convert_denoiser(state: StateDict, layout: UnetLayout, ema: bool = True) -> Denoiser:
     """A checkpoint's network with the zero vector as its null, in evaluation mode, float32.
 
     Raises WeightsError as `convert_unet` does.
@@ -81,7 +81,7 @@ def convert_denoiser(state: State, layout: UnetLayout, ema: bool = True) -> Deno
 
 
 def convert_model(
-    state: State, layout: UnetLayout, space: LatentSpace, ema: bool = True
+    state: StateDict, layout: UnetLayout, space: LatentSpace, ema: bool = True
 ) -> Diffusion:
     """A checkpoint's denoiser as a model of ours, in a latent space.
 
@@ -105,7 +105,7 @@ def model_config(layout: UnetLayout) -> Config:
 
 
 def _converted(
-    state: State,
+    state: StateDict,
     own: str,
     layout: Any,
     build: Callable[[Any], Any],
@@ -132,7 +132,7 @@ def _converted(
     return network.eval()
 
 
-def _misfit(state: State, own: str, keys: Keys) -> str:
+def _misfit(state: StateDict, own: str, keys: Keys) -> str:
     beside = (*(part for part in (LIVE, EMA, AUTOENCODER) if part != own), *LOSSES)
     both = [
         (name, list(state[name].shape), list(shape))

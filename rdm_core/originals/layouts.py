@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 
-State = Mapping[str, torch.Tensor]
+StateDict = Mapping[str, torch.Tensor]
 Keys = Mapping[str, tuple[str, torch.Size]]
 """Name in the checkpoint -> (name in the diffusers network, shape in the checkpoint)."""
 

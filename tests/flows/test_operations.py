@@ -16,7 +16,7 @@ import psutil
 import pytest
 from operating import BIN, FINAL, REPOSITORY, SMALL_TRAINING, Project, draw, run_id_in, sets, small
 
-from flows.run.place import read_place
+from flows.run.whereabouts import read_whereabouts
 from storage.artifact import artifacts
 from storage.runs import latest_checkpoint
 
@@ -148,8 +148,8 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
     """SIGKILL to worker and flow at once, as a power cut does it."""
     run, directory = training(project, "killed")
     waiting = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "waiting"})))
-    place = read_place(project.asked(f"/flow_runs/{run}")["infrastructure_pid"])
-    os.killpg(place.process.process_id, signal.SIGKILL)
+    whereabouts = read_whereabouts(project.asked(f"/flow_runs/{run}")["infrastructure_pid"])
+    os.killpg(whereabouts.process.process_id, signal.SIGKILL)
     project.end("worker", signal.SIGKILL)
     assert project.state(run)["type"] == "RUNNING", "nobody has told Prefect yet"
 

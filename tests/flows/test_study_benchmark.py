@@ -196,7 +196,7 @@ def test_shares_are_drawn_from_what_training_retrieved_and_ranked_against_precis
         module, "neighbors_only", lambda q, d, k: SimpleNamespace(context=(len(seen), k))
     )
     asked = subject()
-    asked.database.database = SimpleNamespace(vectors=lambda rows: np.eye(2), norms=np.ones(2))
+    asked.database.retrieval = SimpleNamespace(vectors=lambda rows: np.eye(2), norms=np.ones(2))
     judged_by(
         lambda drawn: {"precision": 1 - drawn.context[0] / 10, "recall": drawn.context[0] ** 2}
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 
 import torch
-from released import State
+from released import StateDict
 from torch.nn import functional
 
 HEAD = 8
@@ -12,12 +12,12 @@ HEAD = 8
 GROUPS = 8
 
 
-def normed(state: State, name: str, x: torch.Tensor, eps: float) -> torch.Tensor:
+def normed(state: StateDict, name: str, x: torch.Tensor, eps: float) -> torch.Tensor:
     return functional.group_norm(x, GROUPS, state[f"{name}.weight"], state[f"{name}.bias"], eps)
 
 
 def convolved(
-    state: State, name: str, x: torch.Tensor, stride: int = 1, padding: int | None = None
+    state: StateDict, name: str, x: torch.Tensor, stride: int = 1, padding: int | None = None
 ) -> torch.Tensor:
     weight = state[f"{name}.weight"]
     return functional.conv2d(
@@ -29,17 +29,17 @@ def convolved(
     )
 
 
-def mapped(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def mapped(state: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
     return functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
-def layer_normed(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def layer_normed(state: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(
         x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5
     )
 
 
-def resblock(state: State, name: str, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+def resblock(state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
     h = convolved(
         state, f"{name}.in_layers.2", functional.silu(normed(state, f"{name}.in_layers.0", x, 1e-5))
     )
@@ -56,7 +56,7 @@ def resblock(state: State, name: str, x: torch.Tensor, time: torch.Tensor) -> to
     )
 
 
-def attended(state: State, name: str, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def attended(state: StateDict, name: str, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Heads are next to each other in the channels."""
     query, key, value = (
         mapped(state, f"{name}.to_{part}", given).unflatten(-1, (-1, HEAD)).transpose(1, 2)
@@ -66,7 +66,9 @@ def attended(state: State, name: str, x: torch.Tensor, source: torch.Tensor) -> 
     return mapped(state, f"{name}.to_out.0", (weights @ value).transpose(1, 2).flatten(2))
 
 
-def transformed(state: State, name: str, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+def transformed(
+    state: StateDict, name: str, x: torch.Tensor, context: torch.Tensor
+) -> torch.Tensor:
     h = convolved(state, f"{name}.proj_in", normed(state, f"{name}.norm", x, 1e-6))
     h, block = h.flatten(2).transpose(1, 2), f"{name}.transformer_blocks.0"
     own = layer_normed(state, f"{block}.norm1", h)
@@ -79,14 +81,14 @@ def transformed(state: State, name: str, x: torch.Tensor, context: torch.Tensor)
     return x + convolved(state, f"{name}.proj_out", h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
-def doubled(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def doubled(state: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
     return convolved(
         state, f"{name}.conv", x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     )
 
 
 def block_applied(
-    state: State, name: str, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor
+    state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
     """A block's parts one after the other; each part's names say what it is."""
     for place in count():
@@ -107,7 +109,7 @@ def block_applied(
 
 
 def original_unet(
-    state: State, x: torch.Tensor, steps: torch.Tensor, context: torch.Tensor
+    state: StateDict, x: torch.Tensor, steps: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
     """Noise predicted for x [B, C, h, w] at steps [B] with context [B, K, D]; `state` as in
     `unet_shapes`.
@@ -130,7 +132,7 @@ def original_unet(
     return convolved(state, "out.2", functional.silu(normed(state, "out.0", x, 1e-5)))
 
 
-def plain_resblock(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def plain_resblock(state: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
     h = convolved(state, f"{name}.conv1", functional.silu(normed(state, f"{name}.norm1", x, 1e-6)))
     h = convolved(state, f"{name}.conv2", functional.silu(normed(state, f"{name}.norm2", h, 1e-6)))
     return h + (
@@ -138,7 +140,7 @@ def plain_resblock(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def plainly_attended(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def plainly_attended(state: StateDict, name: str, x: torch.Tensor) -> torch.Tensor:
     if f"{name}.norm.weight" not in state:
         return x
     h = normed(state, f"{name}.norm", x, 1e-6)
@@ -149,14 +151,14 @@ def plainly_attended(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def middle_applied(state: State, half: str, x: torch.Tensor) -> torch.Tensor:
+def middle_applied(state: StateDict, half: str, x: torch.Tensor) -> torch.Tensor:
     x = plainly_attended(
         state, f"{half}.mid.attn_1", plain_resblock(state, f"{half}.mid.block_1", x)
     )
     return plain_resblock(state, f"{half}.mid.block_2", x)
 
 
-def original_encode(state: State, levels: int, x: torch.Tensor) -> torch.Tensor:
+def original_encode(state: StateDict, levels: int, x: torch.Tensor) -> torch.Tensor:
     """Images in -1..1 -> moments, or vectors that are not yet quantised."""
     x = convolved(state, "encoder.conv_in", x)
     for level in range(levels):
@@ -177,13 +179,13 @@ def original_encode(state: State, levels: int, x: torch.Tensor) -> torch.Tensor:
     return convolved(state, "quant_conv", convolved(state, "encoder.conv_out", x))
 
 
-def original_codes(state: State, z: torch.Tensor) -> torch.Tensor:
+def original_codes(state: StateDict, z: torch.Tensor) -> torch.Tensor:
     """The nearest code of each vector, [B, h, w]."""
     codes = state["quantize.embedding.weight"]
     return (z.movedim(1, -1)[..., None, :] - codes).square().sum(dim=-1).argmin(dim=-1)
 
 
-def original_decode(state: State, levels: int, z: torch.Tensor) -> torch.Tensor:
+def original_decode(state: StateDict, levels: int, z: torch.Tensor) -> torch.Tensor:
     """Latents -> images; where there is a codebook, they are quantised first."""
     if "quantize.embedding.weight" in state:
         z = state["quantize.embedding.weight"][original_codes(state, z)].movedim(-1, 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 Shapes = dict[str, tuple[int, ...]]
-State = dict[str, torch.Tensor]
+StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ BUFFERS = dict.fromkeys(
 """What `register_schedule` of the 2022 code keeps in every checkpoint."""
 
 
-def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor]) -> State:
+def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor]) -> StateDict:
     """All that a release's state_dict holds: live weights, their running mean, the autoencoder, its
     loss, buffers.
     """

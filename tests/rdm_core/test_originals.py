@@ -7,7 +7,7 @@ from released import (
     MILLIONS,
     RELEASED,
     UNETS,
-    State,
+    StateDict,
     autoencoder_shapes,
     checkpoint,
     live,
@@ -142,7 +142,7 @@ def test_what_a_network_was_trained_between_is_the_released_one():
 # What is refused
 
 
-def released(name: str) -> State:
+def released(name: str) -> StateDict:
     """A release at its full size, without numbers."""
     return checkpoint(UNETS[name], RELEASED[LAYOUTS[name].autoencoder], of_no_size)
 

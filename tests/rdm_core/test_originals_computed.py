@@ -21,7 +21,7 @@ from original import (
 )
 from released import (
     Autoencoder,
-    State,
+    StateDict,
     Unet,
     autoencoder_shapes,
     checkpoint,
@@ -104,13 +104,13 @@ def name(request) -> str:
 
 
 @pytest.fixture
-def state(name) -> State:
+def state(name) -> StateDict:
     """A random checkpoint of it."""
     torch.manual_seed(0)
     return checkpoint(UNET[name], AUTO[LAYOUT[name].autoencoder], random_tensor)
 
 
-def part_of(state: State, unet: Unet, called: Callable[[str], str]) -> State:
+def part_of(state: StateDict, unet: Unet, called: Callable[[str], str]) -> StateDict:
     """The U-Net's tensors by their original names."""
     return {key: state[called(key)] for key in unet_shapes(unet)}
 

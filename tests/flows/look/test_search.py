@@ -215,9 +215,9 @@ def test_a_prompt_without_a_template_is_refused():
 def test_an_index_answers_as_comparing_everything_does(small_world, tmp_path):
     embeddings = open_artifact(small_world.root, "embeddings", "shapes")
     database = searchable(small_world.root, embeddings)
-    build_index(np.asarray(database.database.searcher.vectors), tmp_path / "index.faiss")
-    searcher = Searcher(database.database.searcher.vectors, tmp_path / "index.faiss")
-    indexed = replace(database, database=replace(database.database, searcher=searcher))
+    build_index(np.asarray(database.retrieval.searcher.vectors), tmp_path / "index.faiss")
+    searcher = Searcher(database.retrieval.searcher.vectors, tmp_path / "index.faiss")
+    indexed = replace(database, retrieval=replace(database.retrieval, searcher=searcher))
     queries = queries_by_key(read_columns(embeddings, ["key"])["key"].to_pylist()[:3], indexed)
     assert searcher.index is not None
     found, exact = (found_rows(indexed, queries, 5, exact) for exact in (False, True))

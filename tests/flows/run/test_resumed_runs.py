@@ -19,11 +19,11 @@ from flows.run.lost_runs import (
     failed_without_server,
     times_resumed,
 )
-from flows.run.place import place_of
+from flows.run.whereabouts import whereabouts_of
 
 ID = UUID(int=7)
 NO_SERVER = "Flow run encountered an exception: "
-GONE_PROCESS = str(place_of(2**22 - 1))
+GONE_PROCESS = str(whereabouts_of(2**22 - 1))
 
 
 class Client:

@@ -18,7 +18,7 @@ from prefect.states import Cancelling, Crashed, Failed, Pending, Running
 
 from flows.run import lost_runs
 from flows.run.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
-from flows.run.place import Process, place_of, process_of, this_place
+from flows.run.whereabouts import Process, process_of, this_system, whereabouts_of
 
 pytestmark = pytest.mark.usefixtures("recorded")
 POOL = "lost"
@@ -106,7 +106,7 @@ async def a_run(client, deployment, state, place, **options):
 
 def of_a_gone_worker(process_id):
     """The place of a living process whose worker is not there any more."""
-    return str(replace(place_of(process_id), worker=Process(2**22 - 1, "1")))
+    return str(replace(whereabouts_of(process_id), worker=Process(2**22 - 1, "1")))
 
 
 def looked(work):
@@ -129,7 +129,7 @@ async def others(client, deployment, run):
 def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_at_most_so_often():
     async def work(client):
         deployment = await deployed(client)
-        run = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
+        run = await a_run(client, deployment, Running(), str(whereabouts_of(2**22 - 1)))
         looks = LostRuns(client, POOL)
         await looks.look(set())
         await looks.look(set())
@@ -154,7 +154,7 @@ def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_
                 if r.state.type == StateType.SCHEDULED
             )
             await client.set_flow_run_state(lost.id, Running(), force=True)
-            await client.update_flow_run(lost.id, infrastructure_pid=str(place_of(2**22 - 1)))
+            await client.update_flow_run(lost.id, infrastructure_pid=str(whereabouts_of(2**22 - 1)))
             await looks.look(set())
         names = {r.name: r.state for r in await others(client, deployment, run)}
         assert set(names) == {"otter-2", "otter-3"}
@@ -185,7 +185,9 @@ def test_a_run_that_failed_because_the_server_was_away_is_resumed_and_no_other(
 ):
     async def work(client):
         deployment = await deployed(client)
-        run = await a_run(client, deployment, Failed(message=message), str(place_of(2**22 - 1)))
+        run = await a_run(
+            client, deployment, Failed(message=message), str(whereabouts_of(2**22 - 1))
+        )
         await LostRuns(client, POOL).ended(run, AWAY)
         assert (await client.read_flow_run(run.id)).state.type == type_
         assert len(await others(client, deployment, run)) == resumed
@@ -197,7 +199,7 @@ def test_a_run_whose_own_worker_lives_is_left_to_it_though_it_is_cancelled_or_it
     async def work(client):
         deployment = await deployed(client)
         worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        place = str(replace(place_of(2**22 - 1), worker=process_of(worker.pid)))
+        place = str(replace(whereabouts_of(2**22 - 1), worker=process_of(worker.pid)))
         runs = [
             await a_run(client, deployment, state, place) for state in (Running(), Cancelling())
         ]
@@ -217,8 +219,8 @@ def test_a_run_whose_own_worker_lives_is_left_to_it_though_it_is_cancelled_or_it
 def test_a_machine_that_was_restarted_has_none_of_its_runs_left():
     async def work(client):
         deployment = await deployed(client)
-        host, machine, _, namespace = this_place().split("/")
-        before = replace(place_of(os.getpid()), where=f"{host}/{machine}/0000/{namespace}")
+        host, machine, _, namespace = this_system().split("/")
+        before = replace(whereabouts_of(os.getpid()), where=f"{host}/{machine}/0000/{namespace}")
         run = await a_run(client, deployment, Running(), str(before))
         await LostRuns(client, POOL).look(set())
         assert (await client.read_flow_run(run.id)).state.type == StateType.CRASHED
@@ -229,8 +231,8 @@ def test_a_machine_that_was_restarted_has_none_of_its_runs_left():
 def test_a_run_that_cannot_be_looked_after_hides_no_other_and_a_deleted_deployment_is_said():
     async def work(client):
         gone, there = await deployed(client), await deployed(client)
-        lost = await a_run(client, gone, Running(), str(place_of(2**22 - 1)))
-        other = await a_run(client, there, Running(), str(place_of(2**22 - 1)))
+        lost = await a_run(client, gone, Running(), str(whereabouts_of(2**22 - 1)))
+        other = await a_run(client, there, Running(), str(whereabouts_of(2**22 - 1)))
         await client.delete_deployment(gone)
         looks = LostRuns(client, POOL)
         ended = looks.ended
@@ -263,10 +265,10 @@ def test_somebody_is_told_once_of_a_lost_or_cancelled_run_and_not_of_one_that_to
 
     async def work(client):
         deployment = await deployed(client)
-        lost = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
+        lost = await a_run(client, deployment, Running(), str(whereabouts_of(2**22 - 1)))
         cancelled = await a_run(client, deployment, Cancelling(), of_a_gone_worker(2**22 - 1))
         itself = await a_run(
-            client, deployment, Crashed(message="by itself"), str(place_of(2**22 - 1))
+            client, deployment, Crashed(message="by itself"), str(whereabouts_of(2**22 - 1))
         )
         looks = LostRuns(client, POOL)
         for _ in range(2):
@@ -285,7 +287,7 @@ def test_somebody_is_told_once_of_a_lost_or_cancelled_run_and_not_of_one_that_to
 def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
     async def work(client):
         deployment = await deployed(client, tags=())
-        run = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
+        run = await a_run(client, deployment, Running(), str(whereabouts_of(2**22 - 1)))
         await LostRuns(client, POOL).look(set())
         assert (
             "Not resumed: its deployment has no tag resume:N"
@@ -299,11 +301,11 @@ def test_without_the_tag_a_lost_run_is_told_and_not_resumed():
 def test_runs_that_live_that_are_mine_or_that_have_just_begun_are_left_alone():
     async def work(client):
         deployment = await deployed(client)
-        mine = await a_run(client, deployment, Running(), str(place_of(2**22 - 1)))
+        mine = await a_run(client, deployment, Running(), str(whereabouts_of(2**22 - 1)))
         fresh = await a_run(client, deployment, Pending(), None)
         elsewhere = await a_run(client, deployment, Running(), "elsewhere:1:7")
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        living = await a_run(client, deployment, Running(), str(place_of(child.pid)))
+        living = await a_run(client, deployment, Running(), str(whereabouts_of(child.pid)))
         await LostRuns(client, POOL).look({mine.id})
         types = [
             (await client.read_flow_run(run.id)).state.type

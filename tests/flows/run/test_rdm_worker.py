@@ -16,7 +16,7 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from flows.run import work_pool
 from flows.run.lost_runs import AWAY, GONE, STOPPED
-from flows.run.place import Process, place_of, process_of
+from flows.run.whereabouts import Process, process_of, whereabouts_of
 from flows.run.work_pool import RDMWorker
 
 NOBODY = Process(2**22 - 1, "gone")
@@ -201,7 +201,9 @@ def test_a_run_that_a_signal_or_the_server_ended_is_a_lost_one_and_any_other_is_
     assert (result.status_code, result.identifier) == (told, "somewhere")
     assert worker._lost_runs.noted == noted
     assert began == [{"a": process_of(os.getpid())}] and worker._processes == {}
-    assert reported == [str(place_of(os.getpid()))], "Prefect is told the place, not the bare id"
+    assert reported == [str(whereabouts_of(os.getpid()))], (
+        "Prefect is told the place, not the bare id"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,10 +218,10 @@ def test_a_cancelled_run_is_told_as_soon_as_its_process_is_gone(worker, state, n
 def test_only_a_process_of_this_machine_is_ended(worker, monkeypatch):
     ended = []
     monkeypatch.setattr(work_pool, "end_process", ended.append)
-    for elsewhere in ("host:1:7", str(place_of(1)).replace("/", "-x/", 1)):
+    for elsewhere in ("host:1:7", str(whereabouts_of(1)).replace("/", "-x/", 1)):
         with pytest.raises(InfrastructureNotAvailable, match=f"^{elsewhere} is on another machine"):
             asyncio.run(worker.kill_infrastructure(elsewhere, None))
-    asyncio.run(worker.kill_infrastructure(str(place_of(os.getpid())), None))
+    asyncio.run(worker.kill_infrastructure(str(whereabouts_of(os.getpid())), None))
     assert ended == [process_of(os.getpid())]
 
 
@@ -230,7 +232,7 @@ def test_its_workspaces_lie_in_a_folder_of_its_own_and_those_of_killed_workers_g
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    namespace = work_pool.this_place().rpartition("/")[2]
+    namespace = work_pool.this_system().rpartition("/")[2]
     folders = {
         "of a killed worker": f"rdm-worker-{namespace}-{2**22 - 1}-abc",
         "of a living worker": f"rdm-worker-{namespace}-{os.getpid()}-abc",
@@ -250,7 +252,7 @@ def test_its_workspaces_lie_in_a_folder_of_its_own_and_those_of_killed_workers_g
 
 def test_a_folder_that_a_run_still_works_in_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    namespace = work_pool.this_place().rpartition("/")[2]
+    namespace = work_pool.this_system().rpartition("/")[2]
     used = tmp_path / f"rdm-worker-{namespace}-{2**22 - 1}-abc" / "inside"
     used.mkdir(parents=True)
     monkeypatch.chdir(used)

@@ -1,6 +1,4 @@
-"""A place leads back to its process, and to nobody who got its number, its name or its namespace
-later.
-"""
+"""Whereabouts lead back to their process, and to nobody who got its number or name later."""
 
 import os
 import subprocess
@@ -10,26 +8,30 @@ from dataclasses import replace
 
 import pytest
 
-from flows.run.place import Process, place_of, process_of, read_place, this_place
+from flows.run.whereabouts import Process, process_of, read_whereabouts, this_system, whereabouts_of
 
 
 def child():
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
 
-def test_a_place_is_read_back_as_it_was_written():
-    place = place_of(os.getppid())
-    assert read_place(str(place)) == place and place.here and place.is_mine
-    assert place.process.lives and place.worker == process_of(os.getpid())
+def test_whereabouts_are_read_back_as_they_were_written():
+    whereabouts = whereabouts_of(os.getppid())
+    assert (
+        read_whereabouts(str(whereabouts)) == whereabouts
+        and whereabouts.here
+        and whereabouts.is_mine
+    )
+    assert whereabouts.process.lives and whereabouts.worker == process_of(os.getpid())
 
 
 @pytest.mark.parametrize("text", [None, "", "7", "host:7", "host:4026531836:seven", "a:b.1:c.2"])
 def test_what_another_worker_wrote_is_no_place(text):
-    assert read_place(text) is None
+    assert read_whereabouts(text) is None
 
 
 def test_a_bare_process_id_of_another_kind_of_worker_leads_nowhere():
-    assert not read_place("host:4026531836:7").here
+    assert not read_whereabouts("host:4026531836:7").here
 
 
 def test_a_process_lives_until_it_ends_and_its_number_alone_is_not_it():
@@ -55,8 +57,8 @@ def test_a_process_whose_name_looks_like_the_end_of_its_record_is_found(tmp_path
 
 
 def test_other_machines_namespaces_and_boots_are_told_apart():
-    host, machine, boot, namespace = this_place().split("/")
-    place = place_of(os.getpid())
+    host, machine, boot, namespace = this_system().split("/")
+    whereabouts = whereabouts_of(os.getpid())
     wheres = {
         f"other/{machine}/{boot}/{namespace}": (False, False),
         f"{host}/other/{boot}/{namespace}": (False, False),
@@ -65,6 +67,6 @@ def test_other_machines_namespaces_and_boots_are_told_apart():
         f"{host}/other/other/{namespace}": (False, False),
     }
     for where, (here, before) in wheres.items():
-        other = replace(place, where=where)
+        other = replace(whereabouts, where=where)
         assert (other.here, other.before_restart, other.is_mine) == (here, before, False), where
-    assert not replace(place, worker=Process(os.getpid(), "1")).is_mine
+    assert not replace(whereabouts, worker=Process(os.getpid(), "1")).is_mine

@@ -14,7 +14,7 @@ from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.run import progress
 from flows.run.terminal import escape_what_cannot_be_shown, tell
-from storage.text import on_one_line, shown
+from storage.text import on_one_line, printable
 
 STEERING = {
     "\x1b[31mred": "\\x1b[31mred",
@@ -32,12 +32,12 @@ KEPT = ["plain", "Zoë Müller – 日本 🐕", "👨\u200d👩\u200d👧", "a\
 
 @pytest.mark.parametrize("text", STEERING)
 def test_what_would_steer_a_terminal_is_told_as_its_escape(text):
-    assert shown(text) == on_one_line(text) == STEERING[text]
+    assert printable(text) == on_one_line(text) == STEERING[text]
 
 
 @pytest.mark.parametrize("text", KEPT)
 def test_everything_else_stays(text):
-    assert shown(text) == text
+    assert printable(text) == text
 
 
 def test_a_line_end_in_a_value_forges_no_line():

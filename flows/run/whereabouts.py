@@ -4,8 +4,8 @@
     HOST/MACHINE/BOOT/NAMESPACE:PROCESS.BEGAN:WORKER.BEGAN
 
 A process id alone is used again after a restart; a host's name may be shared, and each container
-has a process 7. So the place holds the machine, its boot, the namespace of process ids, and with
-each id the tick at which that process began.
+has a process 7. So its whereabouts hold the machine, its boot, the namespace of process ids, and
+with each id the tick at which that process began.
 """
 
 import os
@@ -33,7 +33,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Place:
+class Whereabouts:
     """A run's process, and the worker that started it."""
 
     where: str
@@ -48,12 +48,12 @@ class Place:
         """Whether its process ids are ours to look up: this boot of this machine, this
         namespace.
         """
-        return self.where == this_place()
+        return self.where == this_system()
 
     @property
     def before_restart(self) -> bool:
         """Whether it is on this machine, which was restarted since: then nothing of it lives."""
-        there, ours = self.where.split("/"), this_place().split("/")
+        there, ours = self.where.split("/"), this_system().split("/")
         return len(there) == len(ours) and there[:2] == ours[:2] and there[2] != ours[2]
 
     @property
@@ -62,17 +62,17 @@ class Place:
         return self.here and self.worker == process_of(os.getpid())
 
 
-def place_of(process_id: int) -> Place:
+def whereabouts_of(process_id: int) -> Whereabouts:
     """Of a process that this one has started."""
     worker = process_of(os.getpid())
-    return Place(this_place(), process_of(process_id), worker)
+    return Whereabouts(this_system(), process_of(process_id), worker)
 
 
-def read_place(text: str | None) -> Place | None:
-    """What `str(place)` wrote; None for anything else, as another kind of worker leaves it."""
+def read_whereabouts(text: str | None) -> Whereabouts | None:
+    """Read what `str(whereabouts)` wrote; None for what another kind of worker wrote."""
     try:
         where, process, worker = (text or "").rsplit(":", 2)
-        return Place(where, _read_process(process), _read_process(worker))
+        return Whereabouts(where, _read_process(process), _read_process(worker))
     except ValueError:
         return None
 
@@ -95,7 +95,7 @@ def began_at(process_id: int) -> str | None:
 
 
 @cache
-def this_place() -> str:
+def this_system() -> str:
     """HOST/MACHINE/BOOT/NAMESPACE of this process."""
     machine, boot = (
         _first_line(Path(path)) for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id")

@@ -218,7 +218,7 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
     table = module.draw_prompts.fn(asked)
     queries = module.text_queries(run, [wish.prompt for wish in wishes])
     wanted = {
-        name: strategy(queries, database.database, 3).context
+        name: strategy(queries, database.retrieval, 3).context
         for name, strategy in STRATEGIES.items()
     }
     for name, context in wanted.items():
@@ -232,7 +232,7 @@ def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatc
         drawn_by, context, scale = seen[table[name]]
         assert drawn_by is of and len(context.vectors) == 4 and scale == 1.0
     (nearest,) = table["return the neighbour"]
-    rows = STRATEGIES["neighbors"](queries, database.database, 3).rows[:, 0]
+    rows = STRATEGIES["neighbors"](queries, database.retrieval, 3).rows[:, 0]
     keys = [credit["key"] for credit in database.credits(rows.tolist())]
     images = database.images(keys)
     assert all(np.array_equal(nearest[i], trials.decode(images[key])) for i, key in enumerate(keys))
