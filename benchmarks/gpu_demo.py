@@ -1,0 +1,195 @@
+"""The demo's preset, trained on a GPU for the time that is left, then judged and drawn: the last
+part of `benchmarks.on_gpu`.
+
+The pictures are rendered, embedded and compared in memory, with `rdm_core` alone.
+"""
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from os import sched_getaffinity
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_parts import Share
+from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
+
+SIDE = 32
+K, STORED_NEIGHBORS = 4, 20
+DRAW_STEPS = 30
+
+
+def demo(share: Share) -> None:
+    """Train the demo's preset in what is left of the time; then share of samples that show the
+    shape and colour of their prompt, and the style of another database; and a picture.
+    """
+    from rdm_core.clip import load_encoder
+    from rdm_core.shapes.encoder import register
+    from rdm_core.shapes.oracle import load_oracle
+
+    began = time.monotonic()
+    register()
+    encoder = load_encoder("rdm-shapes", "built-in", share.device)
+    images = {name: rendered(name, share.tiny) for name in DEMO_SOURCES}
+    vectors = {name: encoder.encode_images(list(pixels)) for name, pixels in images.items()}
+    data = training_data(images["shapes-train"], vectors, share.device)
+    prepared = time.monotonic()
+    # a quarter of the time is kept for judging and drawing
+    model, steps = trained(data, began + 0.75 * share.seconds, share)
+    ended = time.monotonic()
+    oracle = load_oracle()
+    share.tell({"steps": steps, "training_seconds": ended - prepared})
+    texts = prompts(8 if share.tiny else 256)
+    context = text_context(encoder, texts, vectors["shapes-database"], share.device)
+    drawn = draw(model, context, share)
+    rows = [drawn[:48]]
+    shown = oracle.predict(drawn)
+    for number, factor in enumerate(("colour", "shape")):
+        wanted = np.array([text.split()[1 + number] for text in texts])
+        share.tell({f"{factor}_by_text": float((shown[factor] == wanted).mean())})
+    for name, style in (("shapes-photographs", "photograph"), ("shapes-sketches", "sketch")):
+        context = text_context(encoder, texts, vectors[name], share.device, own=False)
+        swapped = draw(model, context, share)
+        hits = oracle.predict(swapped)["style"] == style
+        share.tell({f"{style}_by_database": float(hits.mean())})
+        rows.append(swapped[:16])
+    share.tell({"demo_picture": write_picture([*rows, images["shapes-heldout"][:16]], share)})
+
+
+def rendered(name: str, tiny: bool) -> np.ndarray:
+    """One of the demo's sets of images, uint8 [N, SIDE, SIDE, 3]."""
+    source = DEMO_WORLD | DEMO_SOURCES[name]
+    count, split = source.pop("count"), source.pop("split")
+    render = partial(render_one, split=split, restrictions=source)
+    if tiny:
+        return np.stack([render(index) for index in range(40)])
+    # spawned, as this process uses the GPU already
+    with ProcessPoolExecutor(len(sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        return np.stack(list(pool.map(render, range(count), chunksize=100)))
+
+
+def render_one(index: int, split: str, restrictions: dict[str, Any]) -> np.ndarray:
+    """One picture uint8 [SIDE, SIDE, 3]."""
+    from rdm_core.shapes.world import sample
+
+    return sample(split, index, SIDE, **restrictions).pixels
+
+
+def training_data(pixels: np.ndarray, vectors: dict[str, Any], device: str) -> Any:
+    """The demo's training data: pixels [N, 3, SIDE, SIDE], each with its nearest of the
+    database.
+    """
+    from rdm_core.data import StoredLatents, TrainingData
+
+    queries, _ = vectors["shapes-train"]
+    database, norms = vectors["shapes-database"]
+    rows, scores = nearest(queries, database, min(STORED_NEIGHBORS, len(database)), device)
+    latents = StoredLatents([np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))])
+    means = np.stack([queries.mean(axis=0), queries.mean(axis=0)])
+    return TrainingData(latents, rows, scores, database, norms, means=means)
+
+
+def nearest(
+    queries: np.ndarray, vectors: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 [Q, k] and scores float32 [Q, k] of the nearest, by one product."""
+    products = torch.from_numpy(queries).to(device) @ torch.from_numpy(vectors).to(device).T
+    scores, rows = products.topk(k, dim=1)
+    return rows.cpu().numpy(), scores.cpu().numpy()
+
+
+def trained(data: Any, deadline: float, share: Share) -> tuple[Any, int]:
+    """The preset's model after as many steps as fit, and how many these were: a first short
+    training measures the rate.
+    """
+    from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
+    from rdm_core.families import config_of, family_of
+    from rdm_core.families.facts import Shape
+    from rdm_core.latents import load_latent_space
+    from rdm_core.train import Hooks, train
+
+    preset = PRESETS["shapes"]
+    config = TrainingConfig(**preset["training"])
+    if share.device == "cuda":  # a card is hardly busy with 32 samples
+        config = replace(config, batch=256, precision="bf16")
+    hooks = Hooks(lambda record, speed: None, lambda step, state: None)
+    reporting = ReportingConfig(log_steps=50, checkpoint_steps=10**9)
+    context = ContextConfig(**preset["context"])
+    family = preset["model"]["family"]
+    settings = config_of(family).of(preset["model"])
+    shape, space = Shape(3, SIDE, data.dimension), load_latent_space("pixels")
+
+    def train_for(steps: int) -> Any:
+        model = family_of(family).build(settings, shape, space, seed=config.seed)
+        model.set_means(data.means)
+        chosen = replace(config, steps=steps)
+        return train(model, data, chosen, hooks, context=context, reporting=reporting)
+
+    began = time.monotonic()
+    trial = 2 if share.tiny else 100
+    train_for(trial)
+    rate = trial / (time.monotonic() - began)
+    steps = 4 if share.tiny else max(trial, int((deadline - time.monotonic()) * rate))
+    return train_for(steps), steps
+
+
+def prompts(count: int) -> list[str]:
+    """Prompts "a COLOUR SHAPE", every pair once before any comes twice."""
+    from rdm_core.shapes.world import COLOURS, SHAPES
+
+    texts = []
+    for shape in SHAPES:
+        for colour in COLOURS:
+            texts.append(f"a {colour} {shape}")
+    order = np.random.default_rng(0).permutation(len(texts))
+    return [texts[order[number % len(texts)]] for number in range(count)]
+
+
+def text_context(
+    encoder: Any, texts: list[str], database: Any, device: str, own: bool = True
+) -> Any:
+    """Contexts of prompts: the text's own vector, unless `own` is False, and its nearest rows, K
+    vectors in all.
+    """
+    from rdm_core.context import NEIGHBOR, TEXT, Context
+
+    vectors, norms = encoder.encode_texts(texts)
+    rows, scores = nearest(vectors, database[0], K - own, device)
+    near, near_norms = database[0][rows], database[1][rows]
+    slots = np.full(rows.shape, NEIGHBOR)
+    if own:
+        near = np.concatenate([vectors[:, None], near], axis=1)
+        near_norms = np.concatenate([norms[:, None], near_norms], axis=1)
+        scores = np.concatenate([np.ones((len(texts), 1), np.float32), scores], axis=1)
+        slots = np.concatenate([np.full((len(texts), 1), TEXT), slots], axis=1)
+    return Context.of(near, near_norms, scores, slots)
+
+
+def draw(model: Any, context: Any, share: Share) -> np.ndarray:
+    """One image a context, uint8 [B, SIDE, SIDE, 3]."""
+    from rdm_core.families import draw_settings
+
+    steps = 2 if share.tiny else DRAW_STEPS
+    how = draw_settings(model.family)(steps=steps)  # type: ignore[call-arg]
+    seeds = list(range(len(context.vectors)))
+    images: np.ndarray = model.draw(context, seeds, how)
+    return images
+
+
+def write_picture(rows: list[np.ndarray], share: Share) -> str:
+    """A PNG of images uint8 [N, SIDE, SIDE, 3], 16 a row: three rows by prompts, one from a
+    database of photographs, one of sketches, and one of held-out images. Answers with its name.
+    """
+    from PIL import Image
+
+    from rdm_core.images import grid
+
+    sheet = Image.fromarray(grid(list(np.concatenate(rows)), columns=16))
+    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(
+        share.folder / "demo.png"
+    )
+    return "demo.png"

@@ -1,0 +1,155 @@
+"""Everything that needs a GPU, in one command: training steps, embedding, the exact table,
+sampling, and the demo's preset trained, judged and drawn.
+
+    python -m benchmarks.on_gpu --minutes 8 --out FOLDER [--only PART ...]
+
+Each part runs in a process of its own within its share of the time, so that none takes the others
+with it: one that fails, or does not end in time, is told as such. What is measured is written after
+each part: FOLDER/on_gpu.json and FOLDER/on_gpu.html. Exits with 1 where a part failed. On a machine
+without a GPU it runs on the CPU, in sizes of a test.
+"""
+
+import argparse
+import base64
+import html
+import json
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import gpu_demo, gpu_parts
+from benchmarks.gpu_parts import Share
+
+Tell = Callable[[dict[str, Any]], None]
+Part = Callable[[Share], None]
+PARTS: dict[str, tuple[Part, float]] = {
+    "unet-400m": (gpu_parts.unet_400m, 0.17),
+    "transformer-256": (gpu_parts.transformer_256, 0.13),
+    "shapes": (gpu_parts.shapes, 0.1),
+    "embedding": (gpu_parts.embedding, 0.08),
+    "table": (gpu_parts.table, 0.12),
+    "sampling": (gpu_parts.sampling, 0.1),
+    "demo": (gpu_demo.demo, 0.3),
+}
+"""Name -> what is measured, and its share of the time. The last one has what the others leave."""
+ENDED, FAILED = "ended", "failed"
+"""What a process sends last."""
+LATE_SECONDS = 20.0
+"""What a part may need beyond its share, to end what it has begun."""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts alone")
+    parser.add_argument("--out", type=Path, default=Path("on_gpu"), help="where results go")
+    options = parser.parse_args()
+    results = measure(options.only or list(PARTS), 60 * options.minutes, options.out)
+    failed = [name for name, result in results["parts"].items() if "failed" in result]
+    print(f"{options.out / 'on_gpu.json'}, {options.out / 'on_gpu.html'}")
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def measure(names: list[str], seconds: float, folder: Path) -> dict[str, Any]:
+    """Run some parts within so many seconds; results are written after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": in_a_process(machine, 60.0), "parts": {}}
+    device = results["machine"].get("device", "cpu")
+    deadline = time.monotonic() + seconds
+    for number, name in enumerate(names):
+        part, part_share = PARTS[name]
+        left = max(0.0, deadline - time.monotonic())
+        waiting = sum(PARTS[later][1] for later in names[number:])
+        allowed = left * part_share / waiting
+        share = partial(Share, device, allowed, device == "cpu", folder)
+        print(f"{name}: {allowed:.0f} s ...", flush=True)
+        result = in_a_process(lambda tell, part=part, share=share: part(share(tell)), allowed)
+        results["parts"][name] = result
+        print(json.dumps(result, indent=2), flush=True)
+        (folder / "on_gpu.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+        (folder / "on_gpu.html").write_text(page(results, folder), "utf-8")
+    return results
+
+
+def machine(tell: Tell) -> None:
+    """What is measured on. Asked in a process of its own: this one must not use the GPU before
+    others are forked from it.
+    """
+    gpu = torch.cuda.is_available()
+    tell({"device": "cuda" if gpu else "cpu", "torch": torch.__version__})
+    tell({"name": torch.cuda.get_device_name() if gpu else "CPU, in sizes of a test"})
+
+
+def in_a_process(part: Callable[[Tell], None], seconds: float) -> dict[str, Any]:
+    """Every figure that a part has told, and the seconds it took; with "failed": why, where it did
+    not come to its end.
+    """
+    began = time.monotonic()
+    context = multiprocessing.get_context("fork")  # torch is imported already
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run_part, args=(part, sender))
+    process.start()
+    sender.close()
+    figures: dict[str, Any] = {"failed": f"it did not end within {seconds + LATE_SECONDS:.0f} s"}
+    try:
+        # poll() is True as well where the process has died: then recv() raises EOFError
+        while receiver.poll(max(0.0, began + seconds + LATE_SECONDS - time.monotonic())):
+            told = receiver.recv()
+            if told == ENDED:
+                del figures["failed"]
+            if told in (ENDED, FAILED):
+                break
+            figures |= told
+    except EOFError:
+        process.join()
+        figures["failed"] = f"its process ended with {process.exitcode}"
+    process.kill()
+    process.join()
+    return figures | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def run_part(part: Callable[[Tell], None], sender: Any) -> None:
+    """In the process of a part: send what it tells, and why it fails if it does."""
+    try:
+        part(sender.send)
+        sender.send(ENDED)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the other parts go on
+        traceback.print_exc()
+        sender.send({"failed": f"{type(error).__name__}: {error}"})
+        sender.send(FAILED)
+
+
+def page(results: dict[str, Any], folder: Path) -> str:
+    """One HTML page: a table a part, and the pictures that it names."""
+    machine_name = html.escape(results["machine"].get("name", "unknown"))
+    pieces = [
+        "<!doctype html><meta charset='utf-8'><title>On a GPU</title>",
+        "<style>body{font:16px sans-serif;margin:2em}td{padding:0 1em 0 0}</style>",
+        f"<h1>{machine_name}</h1><p>torch {html.escape(results['machine'].get('torch', ''))}</p>",
+    ]
+    for name, result in results["parts"].items():
+        pieces.append(f"<h2>{html.escape(name)}</h2><table>")
+        for key, value in result.items():
+            told = f"{value:,.4g}" if isinstance(value, float) else str(value)
+            pieces.append(f"<tr><td>{html.escape(key)}</td><td>{html.escape(told)}</td></tr>")
+        pieces.append("</table>")
+        for key, value in result.items():
+            if key.endswith("_picture"):
+                data = base64.b64encode((folder / value).read_bytes()).decode()
+                alt = html.escape(key)
+                pieces.append(f"<p><img alt='{alt}' src='data:image/png;base64,{data}'></p>")
+    return "\n".join(pieces) + "\n"
+
+
+if __name__ == "__main__":
+    main()
