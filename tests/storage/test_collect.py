@@ -103,7 +103,7 @@ def test_training_states_of_a_run_that_somebody_is_at_stay(tmp_path):
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         done = collect(tmp_path, keep=1)
-    assert done.removed == () and "is at it" in done.untouched[run.reference]
+    assert done.removed == () and "is working on it" in done.untouched[run.reference]
     assert (run.directory / "checkpoints").is_dir()
 
 
@@ -242,7 +242,7 @@ def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(
     monkeypatch.setattr(module, "_with_freed_bytes", resumed_meanwhile)
     with held:
         done = collect(tmp_path, keep=1, unfinished_of="all")
-    assert done.removed == () and "is at it" in done.untouched[f"runs/x@{plan.id}"]
+    assert done.removed == () and "is working on it" in done.untouched[f"runs/x@{plan.id}"]
     assert versions(tmp_path) == [1, 2] and unfinished(tmp_path)
 
 
