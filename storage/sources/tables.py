@@ -91,7 +91,7 @@ class CsvTable:
         missing = [name for name in self.columns if header.count(name) != 1]
         if missing:
             what = f"line 1 has no column {', '.join(missing)}"
-            if any(name in header for name in missing):
+            if not set(header).isdisjoint(missing):
                 what = f"line 1 names {', '.join(missing)} more than once"
             elif "\0" in line:
                 what += ": it holds NUL characters, as UTF-16 without a byte order mark does"
@@ -131,8 +131,12 @@ def records(
     not closed, or what stands between it and the next one makes no row, only its own line is lost:
     reading goes on with the line after it.
     """
+    # `back`: lines that were read in search of a closing quote and are still to be read as rows.
     rest, back, number = iter(lines), deque[str](), first
-    while (line := back.popleft() if back else next(rest, None)) is not None:
+    while True:
+        line = back.popleft() if back else next(rest, None)
+        if line is None:
+            return
         taken = 1
         row: list[str] | str
         if "\0" in line:
@@ -155,14 +159,17 @@ def _quoted(
     if row != OPEN:
         return 1, row
     taken, quotes = [line], line.count('"')
-    while (
-        len(taken) < MOST_LINES
-        and (more := back.popleft() if back else next(rest, None)) is not None
-    ):
-        taken.append(more)
-        quotes += more.count('"')
-        if quotes % 2 == 0 and isinstance(row := _parsed(taken, width), list):
-            return len(taken), row
+    while len(taken) < MOST_LINES:
+        line_after = back.popleft() if back else next(rest, None)
+        if line_after is None:
+            break
+        taken.append(line_after)
+        quotes += line_after.count('"')
+        # An even number of quotes may close the field; parsing each time would be slow.
+        if quotes % 2 == 0:
+            row = _parsed(taken, width)
+            if isinstance(row, list):
+                return len(taken), row
     back.extendleft(reversed(taken[1:]))
     return 1, OPEN
 
