@@ -55,7 +55,7 @@ def write_vectors(
     if done != rows:
         raise FormatError(
             directory / VECTORS_FILE,
-            f"{done:,} rows came, {rows:,} were told",
+            f"{done:,} rows came instead of {rows:,}",
             "Embed the images again.",
         )
     matrix.flush()
@@ -96,22 +96,24 @@ def index_of(root: Path, embeddings: Artifact) -> Artifact:
 
     Raises ArtifactMissing when none was built from them.
     """
-    family = [
-        a
-        for a in artifacts(root, "index", embeddings.name)
-        if a.inputs["embeddings"] == embeddings.fingerprint
-    ]
-    if not family:
+    newest = None
+    for index in artifacts(root, "index", embeddings.name):
+        if index.inputs["embeddings"] == embeddings.fingerprint:
+            if is_current(root, index):
+                return index
+            newest = index
+    if newest is None:
         raise ArtifactMissing(
             f"index/{embeddings.name}",
             f"no index was built from the embeddings {embeddings.fingerprint}",
             f"Build the database again: rdm build --name {embeddings.name} ...",
         )
-    return next((a for a in family if is_current(root, a)), family[-1])
+    return newest
 
 
 def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
-    """The same, for use: its files have their sizes, and its rows are those of the embeddings.
+    """The index that `index_of` gives, checked: its files have their sizes, and its rows are those
+    of the embeddings.
 
     Shapes are compared, and the first and the last vector; `rdm check` compares everything. Raises
     ArtifactMissing, ArtifactDamaged or ArtifactMismatch.
@@ -124,7 +126,8 @@ def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
         f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, "
         f"the embeddings are {list(expected)}"
     )
-    if fits := vectors.shape == expected and norms.shape == expected[:1]:
+    fits = vectors.shape == expected and norms.shape == expected[:1]
+    if fits:
         what = "its first or last vector is not that of the embeddings"
         fits = bool(np.allclose(vectors[[0, -1]], end_vectors(embeddings), atol=ROUNDED_TWICE))
     if not fits:

@@ -65,11 +65,10 @@ def write_samples(
     for image, record in zip(images, records, strict=True):
         (directory / record["file"]).write_bytes(image)
     (directory / GRID_FILE).write_bytes(grid)
-    names = SAMPLES.names
-    table = pa.Table.from_pylist(
-        [{name: record[name] for name in names} for record in records], schema=SAMPLES
-    )
-    write_table(directory / SAMPLES_FILE, table)
+    columns = {}
+    for name in SAMPLES.names:
+        columns[name] = [record[name] for record in records]
+    write_table(directory / SAMPLES_FILE, pa.table(columns, schema=SAMPLES))
     return len(images)
 
 

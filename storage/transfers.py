@@ -41,6 +41,7 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             for _ in range(ATTEMPTS_AT_OTHER_BYTES):
+                # From the start: the attempt before may have written more.
                 stream.seek(0)
                 stream.truncate()
                 if digest(remote.pieces(size), stream.write) == sha256:
@@ -58,11 +59,11 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
 
 def digest(pieces: Iterator[bytes], write: Callable[[bytes], Any] = len) -> str:
     """The sha256 of bytes that come in pieces; each is given to `write` too."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for piece in pieces:
-        found.update(piece)
+        sha256.update(piece)
         write(piece)
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 @contextmanager

@@ -350,5 +350,5 @@ def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
 @pytest.mark.parametrize("ending", ["", ".json", ".csv"])
 def test_a_date_that_python_has_none_for_is_told(value, ending, root, tmp_path):
     asked = query(root, f"SELECT {value} AS d")
-    with pytest.raises(StorageError, match="a value cannot be told .*CAST its column to TEXT"):
+    with pytest.raises(StorageError, match="a value cannot be read .*CAST its column to TEXT"):
         asked.save(tmp_path / f"x{ending}") if ending else asked.rows()
