@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from listings import images_by_id
+
 from storage.sources import read_coco
 
 LICENSES = [
@@ -34,10 +36,11 @@ def write_coco(root: Path, split: str = "val") -> Path:
         {"id": 13, "image_id": 1, "caption": "  "},
         {"id": 14, "image_id": 99, "caption": "of nothing"},
     ]
-    boxes = [(1, 3), (1, 1), (1, 3), (2, 1)]
     annotations = [
-        {"id": i, "image_id": image, "category_id": c, "segmentation": [[0]]}
-        for i, (image, c) in enumerate(boxes)
+        {"id": 0, "image_id": 1, "category_id": 3, "segmentation": [[0]]},
+        {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0]]},
+        {"id": 2, "image_id": 1, "category_id": 3, "segmentation": [[0]]},
+        {"id": 3, "image_id": 2, "category_id": 1, "segmentation": [[0]]},
     ]
     categories = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
     common = {"images": images, "licenses": LICENSES}
@@ -71,9 +74,4 @@ def small(
 
 
 def by_id(root: Path) -> dict:
-    return {image.source_id: image for image in read_coco(root).images}
-
-
-def captions_of(listing):
-    """The captions of each image, in the order of the images."""
-    return [image.captions for image in listing.images]
+    return images_by_id(read_coco(root))

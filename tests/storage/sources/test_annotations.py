@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from coco_files import by_id, small, write_coco
+from listings import captions_of
 
 from storage.errors import SourceError
 from storage.sources import read_coco
@@ -79,7 +80,7 @@ def test_a_caption_that_is_no_text_is_counted_by_reason_and_never_stored(caption
         {"id": 2, "image_id": 2, "caption": "a cat"},
     ]
     listing = read_coco(small(tmp_path, rows))
-    assert [image.captions for image in listing.images] == [(), ("a cat",)]
+    assert captions_of(listing) == [(), ("a cat",)]
     assert listing.notes[note] == 1 and listing.notes["without_captions"] == 1
 
 
@@ -89,7 +90,7 @@ def test_half_a_character_is_marked_and_counted_and_the_rest_is_kept(tmp_path):
         {"id": 2, "image_id": 2, "caption": "\U0001f415"},
     ]
     listing = read_coco(small(tmp_path, rows))
-    assert [image.captions for image in listing.images] == [("a \ufffd dog",), ("\U0001f415",)]
+    assert captions_of(listing) == [("a \ufffd dog",), ("\U0001f415",)]
     assert listing.notes["captions_with_half_a_character"] == 1
 
 
@@ -101,7 +102,7 @@ def test_bytes_of_another_encoding_cost_the_captions_they_are_in(tmp_path):
     path = small(tmp_path, rows) / "annotations/captions_val2017.json"
     path.write_bytes(path.read_bytes().replace(b"caf?", b"caf\xe9"))
     listing = read_coco(tmp_path)
-    assert [image.captions for image in listing.images] == [(), ("a cat",)]
+    assert captions_of(listing) == [(), ("a cat",)]
     assert listing.notes["captions_not_utf8"] == 1
 
 
@@ -138,7 +139,7 @@ def test_what_is_no_id_belongs_to_no_image_and_is_counted(number, tmp_path):
     objects = [{"image_id": number, "category_id": 7}, {"image_id": 2, "category_id": number}]
     images = [{"id": number, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
     listing = read_coco(small(tmp_path, rows, images, objects))
-    assert [image.captions for image in listing.images] == [(), ("a cat",)]
+    assert captions_of(listing) == [(), ("a cat",)]
     assert [image.labels for image in listing.images] == [(), ()]
     wanted = {"images_without_id": 2, "captions_without_image_id": 1, "objects_without_image_id": 1}
     wanted |= {"objects_of_unknown_class": 1, "files_without_annotation": 1}
@@ -154,7 +155,7 @@ def test_whole_numbers_of_any_length_are_ids_of_their_own(tmp_path):
         {"id": 1, "image_id": numbers[1], "caption": "a cat"},
     ]
     listing = read_coco(small(tmp_path, rows, images))
-    assert [image.captions for image in listing.images] == [("sooner", "later"), ("a cat",)]
+    assert captions_of(listing) == [("sooner", "later"), ("a cat",)]
 
 
 def test_what_one_record_says_twice_and_differently_is_not_taken(tmp_path):
@@ -183,7 +184,7 @@ def test_captions_are_ordered_by_ids_of_any_kind(tmp_path):
 def test_an_id_of_two_images_is_of_neither(tmp_path):
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}]
     listing = read_coco(small(tmp_path, [{"id": 1, "image_id": 1, "caption": "a dog"}], images))
-    assert [image.captions for image in listing.images] == [(), ()]
+    assert captions_of(listing) == [(), ()]
     assert listing.notes["ids_of_several_images"] == 2, "in each of the two files"
     assert listing.notes["captions_of_unlisted_images"] == 1
 

@@ -2,6 +2,7 @@
 
 import pytest
 from coco_files import by_id, small, write_coco
+from listings import labelled
 
 from storage.errors import SourceError
 from storage.sources import read_coco
@@ -59,9 +60,8 @@ def test_a_name_in_both_splits_is_two_images(tmp_path):
     write_coco(write_coco(tmp_path, "val"), "train")
     listing = read_coco(tmp_path)
     assert len(listing.images) == 10 and listing.notes["ids_claimed_twice"] == 5
-    assert {
-        image.split for image in listing.images if image.source_id.startswith("000000000001")
-    } == {"train", "val"}
+    first, second = [image for image in listing.images if "000000000001" in image.source_id]
+    assert {first.split, second.split} == {"train", "val"}
 
 
 def test_an_unknown_split_is_refused(tmp_path):
@@ -83,7 +83,7 @@ def test_the_snapshot_follows_files_and_annotations(tmp_path):
 def test_an_image_listed_twice_has_the_captions_of_both_and_each_file_its_own_ids(tmp_path):
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 5, "file_name": "./1.jpg"}]
     rows = [{"id": 1, "image_id": 1, "caption": "one"}, {"id": 2, "image_id": 5, "caption": "five"}]
-    objects = [{"image_id": number, "category_id": 7} for number in (9, 5)]
+    objects = [{"image_id": 9, "category_id": 7}, {"image_id": 5, "category_id": 7}]
     path = small(tmp_path, rows, images, objects) / "annotations/instances_val2017.json"
     path.write_text(path.read_text().replace('"id": 1,', '"id": 9,'))
     listing = read_coco(tmp_path)
@@ -122,10 +122,11 @@ def test_a_file_is_found_by_the_name_a_list_gives_it(listed, there, tmp_path):
     (tmp_path / "val2017" / there).parent.mkdir(exist_ok=True)
     (tmp_path / "val2017" / there).write_bytes(b"jpeg")
     listing = read_coco(tmp_path)
-    found = next(image for image in listing.images if image.captions)
-    assert found.path == tmp_path / "val2017" / there and len(listing.images) == 3
+    (image,) = [image for image in listing.images if image.captions]
+    assert image.path == tmp_path / "val2017" / there and len(listing.images) == 3
+    # Counted in each of the two annotation files.
     assert listing.notes.get("found_in_another_case", 0) == 2 * (listed.lower() == there != listed)
-    found.source_id.encode()
+    image.source_id.encode()
 
 
 def test_ids_of_plain_names_stay_and_others_are_the_whole_name(tmp_path):
@@ -144,14 +145,17 @@ def test_a_name_that_leads_out_is_a_row_that_is_never_opened(name, tmp_path):
     listing = read_coco(
         small(tmp_path, [], [{"id": 1, "file_name": name}, {"id": 2, "file_name": "2.jpg"}])
     )
-    image = next(image for image in listing.images if image.path is None)
+    (image,) = [image for image in listing.images if image.path is None]
     assert "leads out of val2017/" in image.reason and not image.is_absent
     assert listing.notes["file_names_that_lead_out"] == 2, "in each of the two files"
 
 
 def test_a_file_that_a_list_names_is_not_taken_for_another_that_differs_in_case(tmp_path):
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "1.JPG"}]
-    captions = [{"id": n, "image_id": n, "caption": f"of {n}"} for n in (1, 2)]
+    captions = [
+        {"id": 1, "image_id": 1, "caption": "of 1"},
+        {"id": 2, "image_id": 2, "caption": "of 2"},
+    ]
     images = by_id(small(tmp_path, captions, images))
     assert images["1"].captions == ("of 1",) and images["1.JPG"].is_absent
 
@@ -171,12 +175,9 @@ def test_a_file_whose_name_is_no_utf8_is_listed_with_storable_text(tmp_path):
 def test_the_real_sample_is_read_whole(real_data):
     listing = read_coco(real_data / "coco")
     assert len(listing.images) == 66 and listing.notes == {}
-    assert sum(len(image.captions) for image in listing.images) == 330
-    assert sum(bool(image.labels) for image in listing.images) == 65
-    assert all(
-        image.licence and image.source_url and image.path.is_file() for image in listing.images
-    )
-    assert [len(read_coco(real_data / "coco", split).images) for split in ("train", "val")] == [
-        20,
-        46,
-    ]
+    assert len(labelled(listing)) == 65
+    for image in listing.images:
+        assert len(image.captions) == 5
+        assert image.licence and image.source_url and image.path.is_file()
+    assert len(read_coco(real_data / "coco", "train").images) == 20
+    assert len(read_coco(real_data / "coco", "val").images) == 46
