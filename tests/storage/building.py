@@ -55,6 +55,11 @@ def stop_after(root, plan, *names):
     return build.directory
 
 
+def keys_of(numbers):
+    """The keys of the samples that the fixture `sample` makes of these numbers."""
+    return [f"folder-{number}-00" for number in numbers]
+
+
 def files_under(directory):
     """The paths of the files below a directory, from there, sorted."""
     files = [path for path in directory.rglob("*") if path.is_file()]

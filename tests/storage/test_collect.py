@@ -21,6 +21,11 @@ def everything_under(root):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
 
 
+def kinds_of(done):
+    """What each thing was that a collection removed, in order."""
+    return [removed.what for removed in done.removed]
+
+
 # What stays
 
 
@@ -29,9 +34,9 @@ def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
     build_all(tmp_path, shards(1))  # asked for again: the oldest is current
     done = collect(tmp_path, keep=1)
     assert versions(tmp_path) == [1, 4]
-    assert [(one.reference, one.version) for one in done.removed] == [
-        (a.reference, a.version) for a in made[1:3]
-    ]
+    second, third = done.removed
+    assert (second.reference, second.version) == (made[1].reference, 2)
+    assert (third.reference, third.version) == (made[2].reference, 3)
     assert not made[1].directory.exists() and not made[2].directory.exists()
     assert done.kept == {made[0].reference: "current", made[3].reference: "one of the newest 1"}
     assert open_artifact(tmp_path, "shards", "paintings") == made[0]
@@ -49,17 +54,15 @@ def trained(root, name, steps=2):
 def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
     run = trained(tmp_path, "r")
     before = files_under(run.directory)
-    told = collect(tmp_path, keep=1, dry_run=True)
+    announced = collect(tmp_path, keep=1, dry_run=True)
     assert files_under(run.directory) == before
     done = collect(tmp_path, keep=1)
-    assert done == told
-    assert [(one.reference, one.what, one.freed) for one in done.removed] == [
-        (run.reference, "states", 1000)
-    ]
+    assert done == announced
+    (states,) = done.removed
+    assert (states.reference, states.what, states.freed) == (run.reference, "states", 1000)
     assert run.reference in done.kept
-    assert files_under(run.directory) == [
-        path for path in before if not path.startswith("checkpoints")
-    ]
+    before.remove("checkpoints/00000002/state.safetensors")
+    assert files_under(run.directory) == before
     check(open_artifact(tmp_path, "runs", "r"), hashes=True)
     assert collect(tmp_path, keep=1).removed == ()
 
@@ -119,7 +122,7 @@ def test_what_an_unfinished_build_is_made_from_stays_until_the_build_is_dropped(
     stop_after(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}), "00000")
     assert collect(tmp_path, keep=1).removed == ()
     done = collect(tmp_path, keep=1, unfinished_of="latents/x")
-    assert [one.what for one in done.removed] == ["unfinished", "version"]
+    assert kinds_of(done) == ["unfinished", "version"]
     assert versions(tmp_path) == [2] and unfinished(tmp_path) == []
 
 
@@ -146,10 +149,21 @@ def test_a_dry_run_tells_what_a_real_one_does_and_changes_nothing(tmp_path):
     left = stop_after(tmp_path, shards(9, "unfinished"), "00000")
     (left / ".build" / "lock").touch()  # as a killed run leaves it
     before = everything_under(tmp_path)
-    told = collect(tmp_path, keep=1, unfinished_of="all", dry_run=True)
+    announced = collect(tmp_path, keep=1, unfinished_of="all", dry_run=True)
     assert everything_under(tmp_path) == before
-    assert len(told.removed) == 3
-    assert collect(tmp_path, keep=1, unfinished_of="all") == told
+    assert len(announced.removed) == 3
+    assert collect(tmp_path, keep=1, unfinished_of="all") == announced
+
+
+def bytes_of_part(part):
+    return sum(file.bytes for file in part.files)
+
+
+def bytes_of_plan_and_manifest(artifact):
+    total = 0
+    for name in ("plan.json", "manifest.json"):
+        total += (artifact.directory / name).stat().st_size
+    return total
 
 
 def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
@@ -159,16 +173,12 @@ def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
     build_all(tmp_path, shards(7, source="cc"), contents=("one", "four"))  # shares one part of it
     first, second, third = artifacts(tmp_path)
     assert third.file("00000.tar").stat().st_nlink == 3
-    size = {
-        name: part.files for name, part in zip(("one", "two", "three"), second.parts, strict=True)
-    }
-    size = {name: sum(f.bytes for f in files) for name, files in size.items()}
-    plain = [
-        sum((a.directory / name).stat().st_size for name in ("plan.json", "manifest.json"))
-        for a in (first, second)
-    ]
-    told = collect(tmp_path, keep=1)
-    assert [one.freed for one in told.removed] == [plain[0], plain[1] + size["two"] + size["three"]]
+    _, part_two, part_three = second.parts
+    freed_parts = bytes_of_part(part_two) + bytes_of_part(part_three)
+    plain = [bytes_of_plan_and_manifest(first), bytes_of_plan_and_manifest(second)]
+    done = collect(tmp_path, keep=1)
+    assert done.removed[0].freed == plain[0], "the second version has all of its parts"
+    assert done.removed[1].freed == plain[1] + freed_parts
     check(open_artifact(tmp_path, "shards", "paintings"))
 
 
@@ -194,7 +204,7 @@ def test_a_worker_that_outlives_its_build_is_respected(tmp_path):
         fcntl.flock(stream, fcntl.LOCK_EX)
         assert builder_of(left) and collect(tmp_path, unfinished_of="runs/r").removed == ()
     assert builder_of(left) is None
-    assert [one.what for one in collect(tmp_path, unfinished_of="runs/r").removed] == ["unfinished"]
+    assert kinds_of(collect(tmp_path, unfinished_of="runs/r")) == ["unfinished"]
 
 
 @contextmanager
@@ -252,7 +262,8 @@ def test_a_dropped_build_stands_in_nobodys_way(tmp_path):
     for size in (2, 3, 4):
         build_all(tmp_path, shards(size, "third"))
     done = collect(tmp_path, None, unfinished_of="shards/paintings")
-    assert [one.reference for one in done.removed] == [f"shards/paintings@{shards(1).id}"]
+    assert done.removed[0].reference == f"shards/paintings@{shards(1).id}"
+    assert len(done.removed) == 1
     assert unfinished(tmp_path) == [kept] and versions(tmp_path, name="third") == [1, 2, 3]
     build_all(tmp_path, shards(2))
 

@@ -1,7 +1,7 @@
 """A collection in an object store."""
 
 import pytest
-from building import PLAN, build_all, stop_after
+from building import PLAN, build_all, files_under, stop_after
 from collecting import shards, versions
 
 from storage.artifact import check, open_artifact
@@ -24,20 +24,14 @@ def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_see
     seen_from, stored = bucket
     for size in (1, 2, 3):
         build_all(seen_from("one"), shards(size))
-    told = collect(seen_from("one"), keep=1, dry_run=True)
-    assert collect(seen_from("one"), keep=1) == told and [one.version for one in told.removed] == [
-        1,
-        2,
-    ]
-    assert all(one.freed > 1000 and not one.directory.exists() for one in told.removed)
-    assert [path.name for path in stored.glob("shards/paintings/*/manifest.json")] == [
-        "manifest.json"
-    ]
-    assert not [
-        path
-        for path in stored.rglob("*")
-        if path.is_file() and told.removed[0].directory.name in path.parts
-    ]
+    announced = collect(seen_from("one"), keep=1, dry_run=True)
+    assert collect(seen_from("one"), keep=1) == announced
+    first, second = announced.removed
+    assert (first.version, second.version) == (1, 2)
+    for removed in (first, second):
+        assert removed.freed > 1000 and not removed.directory.exists()
+        assert removed.directory.name not in " ".join(files_under(stored))
+    assert len(list(stored.glob("shards/paintings/*/manifest.json"))) == 1
     assert versions(seen_from("other")) == [3]
     check(open_artifact(seen_from("other"), "shards", "paintings"))
 
@@ -51,8 +45,7 @@ def test_in_a_bucket_only_what_is_named_is_taken_for_unfinished_or_left_over(buc
     left.write_bytes(b"half")
     assert collect(seen_from("other")).removed == () and left.is_file()
     done = collect(seen_from("other"), None, unfinished_of="shards/paintings")
-    assert [(one.what, one.directory.name) for one in done.removed] == [
-        ("unfinished", PLAN.id),
-        ("leftover", "0123456789ab"),
-    ]
-    assert not [path for path in stored.rglob("*") if path.is_file()]
+    build, leftover = done.removed
+    assert (build.what, build.directory.name) == ("unfinished", PLAN.id)
+    assert (leftover.what, leftover.directory.name) == ("leftover", "0123456789ab")
+    assert files_under(stored) == []
