@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from building import NEXT, PLAN, build_all, files_under, stop_after, writer
+from building import NEXT, PART_NAMES, PLAN, build_all, files_under, stop_after, writer
 
 from storage import build as module
 from storage.artifact import artifacts, check, open_artifact
@@ -31,10 +31,14 @@ def artifact(tmp_path):
 
 
 def test_a_finished_build_is_kept_and_not_touched(tmp_path, artifact):
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = times_under(tmp_path)
     with begin(tmp_path, PLAN) as build:
         assert build.finished == artifact
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert times_under(tmp_path) == before
+
+
+def times_under(root):
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
 def test_a_writer_that_raises_publishes_nothing_and_leaves_nothing(tmp_path):
@@ -92,9 +96,7 @@ held.__enter__().write_part("00000", "", dies)
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     assert dead.returncode == 9
     directory = tmp_path / "shards" / "paintings" / PLAN.id
-    assert [name for name in files_under(directory) if name.endswith("00000.tar")] != [], (
-        "the dead run left scratch"
-    )
+    assert list(directory.rglob("00000.tar")), "the dead run left scratch"
     with begin(tmp_path, PLAN):
         assert files_under(directory) == [".build/lock", "plan.json"]
 
@@ -237,7 +239,7 @@ def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_i
             entered.set()
             while not told:
                 pass
-            parts = [build.write_part(name, name, writer(name)) for name in ("00000", "00001")]
+            parts = [build.write_part(name, name, writer(name)) for name in PART_NAMES]
             written.append(build.commit(parts, {}))
 
     def second():
@@ -245,7 +247,7 @@ def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_i
         with begin(tmp_path, PLAN, told.append) as build:
             found.append(build.finished)
 
-    threads = [threading.Thread(target=target) for target in (first, second)]
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -257,14 +259,13 @@ def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_i
 
 def test_different_builds_of_one_name_never_wait_for_each_other(tmp_path):
     with (
-        begin(tmp_path, PLAN) as one,
-        begin(tmp_path, Plan("shards", "paintings", {"size": 1}), pytest.fail) as other,
+        begin(tmp_path, PLAN) as first,
+        begin(tmp_path, Plan("shards", "paintings", {"size": 1}), pytest.fail) as second,
     ):
-        parts = [build.write_part("00000", "", writer("00000")) for build in (one, other)]
-        assert {
-            build.commit([part], {}).version
-            for build, part in zip((one, other), parts, strict=True)
-        } == {1, 2}
+        first_part = first.write_part("00000", "", writer("00000"))
+        second_part = second.write_part("00000", "", writer("00000"))
+        assert first.commit([first_part], {}).version == 1
+        assert second.commit([second_part], {}).version == 2
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path):

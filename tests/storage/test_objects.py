@@ -143,7 +143,7 @@ def test_what_stays_busy_is_given_up_in_bounded_time_each_wait_longer_than_the_l
     store, monkeypatch
 ):
     monkeypatch.setattr(objects.random, "uniform", lambda low, high: high)
-    busy = [Answered("SlowDown", 503) for _ in range(99)]
+    busy = [Answered("SlowDown", 503)] * 99
     system = store(*busy)
     with pytest.raises(
         Unreachable, match=r"in 6 attempts and \d+ s \(SlowDown, HTTP 503\).*same command again"

@@ -22,13 +22,7 @@ SCHEMA = pa.schema(
 def table_of(n):
     vectors = np.arange(3 * n, dtype=np.float16).reshape(n, 3)
     values = [[f"k{i}" for i in range(n)], vector_array(vectors), [["a", "b"]] * n, [None] * n]
-    return pa.Table.from_arrays(
-        [
-            v if isinstance(v, pa.Array) else pa.array(v, f.type)
-            for v, f in zip(values, SCHEMA, strict=True)
-        ],
-        schema=SCHEMA,
-    )
+    return pa.table(dict(zip(SCHEMA.names, values, strict=True)), schema=SCHEMA)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int64", "uint8"])
