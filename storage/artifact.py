@@ -101,11 +101,13 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
             raise ArtifactMissing(f"{path_or_url(root)}/{kind}", what, _present(root, kind))
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
+    # In an object store it may have been deleted or published since.
     place_of(directory).follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         what = "it has no manifest, so it was never finished"
         raise ArtifactMissing(path_or_url(directory), what, "Run the command that builds it again.")
     artifact = read_artifact(directory)
+    # Hashes would read every byte at each opening: `rdm check` does that.
     check(artifact, hashes=False)
     return artifact
 
@@ -206,6 +208,7 @@ def damage(
             return f"{file.path} is absent"
         return ""
 
+    # Hashing releases the lock of the interpreter, so threads help; comparing sizes needs none.
     with ThreadPoolExecutor(THREADS_THAT_HASH if hashes else 1) as pool:
         return reasons_by_part([part for part, _, _ in files], pool.map(wrong, files, sizes))
 
@@ -215,9 +218,11 @@ def _read_all(
 ) -> Iterator[Artifact | ArtifactDamaged | FormatError]:
     """Every published artifact that matches, or what is wrong with its manifest."""
     place_of(root).follow_versions(root, kind, name, "manifest.json")
+    # Every level of folders that the search passes through.
     for pattern in (kind, f"{kind}/{name}", f"{kind}/{name}/*"):
         _refuse_closed_folders([root, *root.glob(pattern)])
     for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")):
+        # A folder beside ours may hold a manifest.json of something else.
         if path.parts[-4] in layout.KINDS:
             yield _read_or_error(path.parent)
 

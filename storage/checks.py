@@ -23,6 +23,7 @@ def encoder_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> s
     """Which entries of two encoders' records differ, those of their preprocessing by name:
     "dimension, resized_as".
     """
+    # One level: an entry of the preprocessing is named as any other.
     first = {**first, **first["preprocessing"]}
     second = {**second, **second["preprocessing"]}
     differing = []
@@ -87,6 +88,7 @@ def same_shards(root: Path, latents: Artifact, neighbors: Artifact) -> None:
 
     Their keys may agree all the same: a new crop of an image keeps its key.
     """
+    # Of the queries: their neighbors may come from any database.
     of_neighbors = shards_behind(root, "embeddings", neighbors.inputs["queries"])
     of_latents = shards_behind(root, "latents", latents.fingerprint)
     if not of_neighbors & of_latents:

@@ -160,6 +160,7 @@ def vector_parts(embeddings: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]
         table = read_table(path, ["embedding", "norm"])
         if table.num_rows:
             empty = False
+            # Rounding to float16 changed the lengths a little: they are made unit again.
             yield _unit(vectors_of(table, "embedding"), path), table["norm"].to_numpy()
     if empty:
         raise FormatError(
@@ -175,6 +176,7 @@ def end_vectors(embeddings: Artifact) -> np.ndarray:
     """
     parts = [part for part in embeddings.parts if part.rows]
     ends = []
+    # May be one part, and even one row: then both are that one.
     for part, row in ((parts[0], 0), (parts[-1], -1)):
         (path,) = replace(embeddings, parts=(part,)).files(".parquet")
         ends.append(_unit(vectors_of(read_table(path, ["embedding"]), "embedding")[[row]], path))

@@ -178,6 +178,7 @@ def _on_list_in(path: Path, kind: str, removed: Set[str], read: Read) -> list[st
         status = path.stat()
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error})", "Run `rdm check`.") from error
+    # Versions share the files of parts that did not change: each is read once.
     identity = (status.st_dev, status.st_ino)
     if identity not in read:
         read[identity] = on_list(_named_in(path, kind), removed)

@@ -37,6 +37,7 @@ def write_latents(directory: Path, part_name: str, keys: list[str], raw: np.ndar
 
     Raises FormatError for an array of another layout.
     """
+    # Called for its check alone.
     layout_of(raw, directory / f"{part_name}.npy")
     np.save(directory / f"{part_name}.npy", raw, allow_pickle=False)
     write_table(

@@ -32,9 +32,11 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
+# It begins with a letter or a digit: so it is not hidden, and no option of a command.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{12}")
 _PART_RECORD = ".part.json"
+# Paths from the directory of a version, with forward slashes.
 _FINISHED_WORK = re.compile(r"\.build/[^/]+\.part\.json|checkpoints/[^/]+/manifest\.json")
 _PATH = re.compile(r"[^\\\x00-\x1f]+")  # no backslash, which Windows takes for a slash
 _PREFIX = re.compile("[0-9a-f]{8}|")  # none where the part was written to a disk

@@ -59,6 +59,7 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested parameters as one level; dots go inside."""
     parameters: dict[str, Any] = {}
     for key, item in values.items():
+        # An empty mapping has no parameter inside and so leaves nothing.
         if isinstance(item, Mapping):
             parameters |= flat(item, f"{before}{key}.")
         else:
@@ -200,6 +201,7 @@ def fingerprint_of(parts: Sequence[Part]) -> str:
     hashes = []
     for part in parts:
         for file in part.files:
+            # Without the prefix: it differs from attempt to attempt, the bytes do not.
             hashes.append([file.path, file.sha256])
     return sha256_of(canonical_json(hashes))[:16]
 
@@ -249,6 +251,7 @@ def read_part(directory: Path, part_name: str) -> Part | None:
     try:
         record = layout.part_record_file(directory, part_name).read_bytes()
         return Part.from_json(json.loads(record))
+    # ValueError covers broken JSON, KeyError and TypeError JSON that is something else.
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -113,6 +113,7 @@ class Remote:
         """The first `size` bytes, piece by piece, fewer when there are fewer. Raises
         FileNotFoundError.
         """
+        # Each piece is a request of its own, so that a cut line costs one of them.
         for start in range(0, size, PIECE):
             end = min(start + PIECE, size)
             try:
@@ -263,6 +264,7 @@ def _once(
         return getattr(system, method)(*arguments, **options)
     from fsspec.asyn import sync
 
+    # The method with an underscore is the asynchronous one.
     return sync(system.loop, getattr(system, f"_{method}"), *arguments, timeout=seconds, **options)
 
 
@@ -279,6 +281,7 @@ def _final_error(url: str, error: Exception) -> Exception | None:
         return Unreachable(
             url, f"there is no such bucket{_from_where(url)}", "Create it, or correct the root."
         )
+    # A range that begins behind the end of the object.
     if code == "InvalidRange" or status == 416:
         return _Beyond()
     if code == "NotImplemented":
@@ -305,6 +308,7 @@ def _final_error(url: str, error: Exception) -> Exception | None:
         cure = "Check the credentials and that they may list, read, write and delete there."
         return Unreachable(url, f"access is refused{_from_where(url)} ({_in_short(error)})", cure)
     # 408 and 429: the store was too slow, or too many asked
+    # Redirects too: they mean another region or endpoint.
     if 300 <= status < 500 and status not in (408, 429) and code not in _BUSY:
         cure = f"Correct the root{_endpoint_hint(url) or ' or its options'}."
         return Unreachable(

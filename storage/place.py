@@ -97,6 +97,7 @@ class Place:
     def share(self, source: Path, target: Path, size: int) -> None:
         """The same bytes under a second name; copied on a file system that knows no links."""
         target.parent.mkdir(parents=True, exist_ok=True)
+        # A killed attempt may have left it; os.link refuses a name that is taken.
         target.unlink(missing_ok=True)
         try:
             os.link(source, target)
@@ -202,6 +203,7 @@ class Bucket(Place):
         """By a PUT that fails if there is one. When another machine has published the same plan
         meanwhile, its manifest stands and the mirror gets it.
         """
+        # Not yet under its own name: the mirror must not say that it is published.
         draft = layout.build_directory(path.parent) / path.name
         write_json(draft, value, durable=False)
         _object(path).create(draft.read_bytes())
@@ -218,6 +220,7 @@ class Bucket(Place):
 
     def fetch(self, files: Iterable[tuple[Path, PartFile]]) -> None:
         """What this mirror lacks, several at once."""
+        # The size is enough: a file gets its name only after its hash was right.
         lacking = [(path, file) for path, file in files if _size(path) != file.bytes]
         side_by_side(lambda pair: _fetch(*pair), lacking)
 
@@ -280,6 +283,7 @@ class Bucket(Place):
         remote = _object(directory)
         names = set(remote.sizes())
         for first in VISIBLE_FIRST:
+            # Without plan and manifest the rest is nothing to everybody, should this be killed.
             if first in names:
                 (remote / first).delete()
         rest = sorted(names - set(VISIBLE_FIRST))

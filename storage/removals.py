@@ -51,6 +51,7 @@ def add_removals(root: Path, name: str, keys: Iterable[str]) -> frozenset[str]:
     """Put keys on a database's removal list and return the whole list. It is on the disk when this
     returns.
     """
+    # The list is read and written under one lock: two that add at once lose nothing.
     with exclusive(layout.publishing_lock_file(root, "embeddings", name), lambda _: None):
         before = read_removals(root, name)
         after = before | set(keys)
@@ -93,6 +94,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
 def _keys_in(data: bytes, path: Path) -> tuple[str, ...]:
     try:
+        # The list is UTF-8 by its format; text_of would read UTF-16 and UTF-32 too.
         if encoding_of(data) != "utf-8-sig":
             raise NotText(f"it is {encoding_of(data).upper()}")
         lines = text_of(data).splitlines()

@@ -62,6 +62,7 @@ def write_samples(
     """Write the encoded images under the names in their records, the table, and the contact sheet.
     Returns their number.
     """
+    # Images first: a table never names a file that is not there yet.
     for image, record in zip(images, records, strict=True):
         (directory / record["file"]).write_bytes(image)
     (directory / GRID_FILE).write_bytes(grid)

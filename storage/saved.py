@@ -75,6 +75,7 @@ def _finite(value: Any) -> Any:
         return [_finite(item) for item in value]
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    # JSON has no NaN: json.dumps would write a word that other programs refuse.
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

@@ -143,6 +143,7 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
     sidecar.
     """
     path = shards.file(f"{part_name}.tar")
+    # The tar has its images in the order of the sidecar: one pass compares both.
     expected = iter(accepted(read_sidecar(shards, part_name, ["key", "status"]))["key"].to_pylist())
     cure = "Run `rdm check` on it, then import again."
     try:
@@ -183,6 +184,7 @@ def read_some_images(shards: Artifact, keys: Iterable[str]) -> dict[str, bytes]:
     for part in shards.parts:
         if not wanted:
             break
+        # The sidecar is small; the tar is only opened where a key is in it.
         here = wanted.intersection(read_sidecar(shards, part.name, ["key"])["key"].to_pylist())
         if here:
             for key, image in read_images(shards, part.name):
@@ -194,5 +196,6 @@ def read_some_images(shards: Artifact, keys: Iterable[str]) -> dict[str, bytes]:
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
+    # TarInfo starts with time 0, owner 0 and no names: nothing of this machine gets in.
     member.size, member.mode = len(data), 0o644
     tar.addfile(member, io.BytesIO(data))

@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The results in order; the first failure ends it."""
+    # For a single item a pool costs more than it gives.
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(TRANSFERS_AT_ONCE, len(items))) as pool:
@@ -44,6 +45,7 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
                 # From the start: the attempt before may have written more.
                 stream.seek(0)
                 stream.truncate()
+                # Hashed on its way: the file is not read a second time.
                 if digest(remote.pieces(size), stream.write) == sha256:
                     stream.flush()
                     move_whole(Path(beside), path)

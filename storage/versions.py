@@ -155,6 +155,7 @@ def _rows_changed(
     try:
         old, new = _keys(before, gone), _keys(after, made)
     except FormatError:
+        # Without keys only the difference of the numbers is known.
         more = after.rows - before.rows
         return max(more, 0), max(-more, 0)
     return _count_absent(new, old), _count_absent(old, new)
@@ -180,4 +181,5 @@ def _keys(artifact: Artifact, parts: Sequence[Part]) -> pa.Array:
 
 
 def _count_absent(keys: pa.Array, others: pa.Array) -> int:
+    # The sum of no values is null.
     return len(keys) - (pc.sum(pc.is_in(keys, value_set=others)).as_py() or 0)

@@ -58,6 +58,7 @@ def read_captions(path: Path, notes: Counter[str]) -> Annotations:
     content = _content(path)
     captions: defaultdict[str, list[str]] = defaultdict(list)
     rows = _needed(content, "annotations", path, notes)
+    # Files list captions in any order; by id it is the same on every download.
     for row in sorted(rows, key=lambda row: _order(id_in(row.get("id")))):
         number = id_in(row.get("image_id"))
         text = text_in(row.get("caption"), "captions", notes)
@@ -99,6 +100,7 @@ def read_instances(path: Path, notes: Counter[str]) -> Annotations:
 
 def id_in(value: object) -> str | None:
     """An id as text, equal for equal ids; None for what is none: null, NaN, true, a list, ""."""
+    # Before int, of which bool is a kind.
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -163,6 +165,7 @@ def _record(pairs: list[tuple[str, Any]]) -> Record:
         for key, value in pairs:
             if value != last[key]:
                 record[key] = _CONTRADICTED
+    # Dropped record by record, so that the polygons are never in memory together.
     if "segmentation" in record:
         return {key: record[key] for key in ("id", "image_id", "category_id") if key in record}
     return record

@@ -49,6 +49,7 @@ def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarr
 
 def _keys(path: Path, images: np.ndarray, patches: np.ndarray) -> list[str]:
     """The key of each patch [x0, y0, x1, y1]: its corner is the number of the crop, xxxxyyyy."""
+    # Negative, or so far out that the corner would not fit its four digits.
     outside = (images < 0) | ((patches[:, :2] < 0) | (patches[:, :2] >= _SIDES)).any(axis=1)
     bad = np.flatnonzero(outside)
     if len(bad):
@@ -67,6 +68,7 @@ def _keys(path: Path, images: np.ndarray, patches: np.ndarray) -> list[str]:
 def archive_sidecar(keys: list[str], sources: list[str]) -> pa.Table:
     """What is known of the patches, in the columns of a sidecar: no licence, no author, no page."""
     count = len(keys)
+    # One array of nulls stands for all four columns.
     unknown = pa.nulls(count, pa.string())
     none = pa.array([[]] * count, pa.list_(pa.string()))
     columns = {"key": keys, "source_key": sources, "captions": none, "labels": none}
@@ -77,6 +79,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             for name, axes in FIELDS.items():
+                # All headers are looked at before numpy unpacks anything: a file of a few bytes can
+                # claim more than fits into memory.
                 _check_header(path, archive, name, axes)
         with np.load(path, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in FIELDS}

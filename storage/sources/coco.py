@@ -90,6 +90,7 @@ def _read_split(
         notes["without_captions"] += not facts.captions
         notes["without_licence"] += facts.licence is None
     unlisted = [entry for entry in entries if entry.name not in facts_of]
+    # Last, the files that no list names: they have no captions, but are images of the split.
     for entry in pictures(unlisted, notes):
         yield _row(entry.name, entry, _Facts(""), split)
         notes["files_without_annotation"] += not entry.is_folder
@@ -151,6 +152,7 @@ class _Files:
         for picture in listed:
             for name in (picture.name, *_names_inside(picture.name, folder)):
                 unlisted.discard(self._unzipped.get(unzipped(name), ""))
+        # Only among files that no list names: one that has a record of its own is another image.
         self._any_case = _one_each(unlisted, _any_case)
 
     def place_of(self, picture: Picture) -> tuple[str, str | None]:
@@ -160,6 +162,7 @@ class _Files:
         else the one that no list names and that differs in case alone, which is counted. If none,
         the name it would have.
         """
+        # As it is written, byte for byte, wins over everything that is only alike.
         if picture.name in self.by_name:
             return picture.name, None
         candidates = _names_inside(picture.name, self.folder)

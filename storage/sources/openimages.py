@@ -153,6 +153,7 @@ def _on_disk(
     for image in on_disk:
         entry = image.entry
         if entry.is_folder:
+            # It has no id of an image, so that no list can say anything of it.
             rows.append(_row(readable(entry.name), image))
             continue
         source_id = readable(PurePosixPath(entry.name).stem)
@@ -172,6 +173,7 @@ def _read_metadata(
     columns = ("ImageID", "Subset", "License", "Author", "OriginalLandingURL", "Rotation")
     table = CsvTable(path, columns, METADATA_CURE, count_by="Subset")
     matched: Counter[str] = Counter()
+    # Nine million rows pass by; only those of files on the disk come out.
     for source_id, subset, licence, author, url, rotation in table.matching(images):
         image = images[source_id]
         matched[subset] += 1
@@ -273,6 +275,7 @@ def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
     contradicted: set[str] = set()
     damage: list[str] = []
     for number, row in records(read_lines(path, CLASSES_CURE), width=2):
+        # a blank line, or the header that some versions have
         if not row or row[0] == "LabelName":
             continue
         if isinstance(row, str) or not row[0].startswith("/") or not row[1].strip():

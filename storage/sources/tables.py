@@ -53,7 +53,9 @@ class CsvTable:
         try:
             with self.path.open("rb") as file:
                 encoding = encoding_of(file.read(4))
+            # Only UTF-8 has single bytes that can be kept; half a character of UTF-16 is an error.
             errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            # Lines end at \n alone: a lone \r may stand inside a field.
             with self.path.open(encoding=encoding, errors=errors, newline="\n") as file:
                 header = self._header(file.readline(_MOST_HEADER))
                 yield from self._chosen(file, header, chosen)
@@ -104,6 +106,7 @@ class CsvTable:
         """Count a row that is left out; SourceError where there is no hope for the rest."""
         self.damaged[why.partition(": ")[0]] += 1
         self._first_damage = self._first_damage or f"line {number}: {why}"
+        # A file of another kind would otherwise be read to its end, row by row.
         if self.damaged.total() % _HOPELESS == 0:
             self._check_damage()
 

@@ -57,6 +57,7 @@ def check_not_ours(folder: Path, ours: Path | None) -> None:
     if ours is None or not is_folder(ours):
         return
     base, root = folder.resolve(), ours.resolve()
+    # Not ==: one of the two may be reached by a link or another mount.
     if base.samefile(root):
         what = "is the root, where this project keeps what it makes"
         raise SourceError(folder, what, "Give the folder of the pictures, or another --root.")
@@ -84,6 +85,7 @@ def walk(
     listed.
     """
     names_in(folder)
+    # Resolved once, as every link is compared with it.
     own = _Own.of(folder, ours)
     walked: list[Entry] = []
     waiting = [""]
@@ -195,6 +197,7 @@ def _why_not(target: Path, mode: int) -> str | None:
     """Why what lies there is not read, or None for a regular file that may be."""
     if stat.S_ISDIR(mode):
         return "a link to a folder, not followed"
+    # Opening a pipe waits for somebody who writes into it, perhaps for ever.
     if not stat.S_ISREG(mode):
         return "a pipe, socket or device, not a file"
     return None if os.access(target, os.R_OK) else "may not be read: Permission denied"
