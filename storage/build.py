@@ -29,7 +29,7 @@ from storage.artifact import (
     read_artifact,
 )
 from storage.atomic import fsync_path, move_whole, sha256_file, write_bytes, write_json
-from storage.errors import ArtifactDamaged, told_by_cause
+from storage.errors import ArtifactDamaged, explaining_disk_errors
 from storage.locks import exclusive
 from storage.manifest import (
     Manifest,
@@ -113,7 +113,7 @@ class Build:
         the disk refuses.
         """
         parent = layout.build_directory(self.directory)
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             # not there yet where the build was begun on another machine of the cluster
             parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
@@ -139,7 +139,7 @@ class Build:
         part again.
         """
         kind, name = self.plan.kind, self.plan.name
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             self._refuse_damage(parts)
             # The names of the files must be on the disk before the manifest that lists them.
             folders = {path.parent for _, path, _ in files_in(self.directory, parts)}
@@ -209,7 +209,7 @@ class Build:
         from.
         """
         files = []
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             for source, file in part.located(donor):
                 renamed = file.path.replace(part.name, part_name, 1)
                 target = layout.part_file(self.directory, self.prefix, renamed)
@@ -236,13 +236,13 @@ def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Bu
         yield Build(root, plan, directory, finished)
         return
     with ExitStack() as at_end:
-        with told_by_cause(directory):
+        with explaining_disk_errors(directory):
             at_end.enter_context(exclusive(layout.lock_file(directory), waiting or _patiently))
         finished = _look_up(root, directory)  # the run we waited for may have built it
         if not finished:
             # Called before the lock is freed: the stack unwinds from its end.
             at_end.callback(_drop_without_finished_work, directory)
-            with told_by_cause(directory):
+            with explaining_disk_errors(directory):
                 make_way(root, plan)
                 _prepare(directory, plan)
         donors = () if finished else _donors(root, plan)
@@ -275,7 +275,7 @@ def _look_up(root: Path, directory: Path) -> Artifact | None:
         or layout.build_directory(directory).is_dir()
         or lock.exists()
     ):
-        with told_by_cause(directory), exclusive(lock, _patiently):
+        with explaining_disk_errors(directory), exclusive(lock, _patiently):
             if not layout.manifest_file(directory).is_file():  # collected while we waited
                 return None
             return _make_current(root, artifact)

@@ -22,7 +22,7 @@ from typing import Literal
 from storage import layout
 from storage.artifact import Artifact, artifacts, current_id, is_current
 from storage.atomic import fsync_path
-from storage.errors import ArtifactMissing, StorageError, told_by_cause
+from storage.errors import ArtifactMissing, StorageError, explaining_disk_errors
 from storage.locks import exclusive, holder
 from storage.manifest import read_plan
 from storage.mirror import path_or_url
@@ -134,7 +134,7 @@ def _remove_states(root: Path, doomed: Removed) -> str:
     if builder:
         return f"{builder} is working on it"
     try:
-        with told_by_cause(version), exclusive(layout.lock_file(version)):
+        with explaining_disk_errors(version), exclusive(layout.lock_file(version)):
             if not layout.manifest_file(version).is_file():
                 return "it has just changed"
             place_of(doomed.directory).withdraw(doomed.directory)
@@ -308,7 +308,7 @@ def _remove(root: Path, doomed: Removed) -> str:
     """
     directory = doomed.directory
     try:
-        with told_by_cause(directory), exclusive(layout.lock_file(directory)):
+        with explaining_disk_errors(directory), exclusive(layout.lock_file(directory)):
             with exclusive(
                 layout.publishing_lock_file(root, *directory.parts[-3:-1]), lambda _: None
             ):

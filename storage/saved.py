@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from storage.atomic import write_bytes
 from storage.errors import StorageError
 
-FOUND = pa.schema(
+SEARCH_ROWS = pa.schema(
     [
         ("query", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("row", pa.int64()),
         ("key", pa.string()), ("captions", pa.list_(pa.string())), ("licence", pa.string()),
