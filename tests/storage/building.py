@@ -37,6 +37,7 @@ def build_all(root, plan=PLAN, contents=PART_NAMES, written=None):
         parts = []
         for number, content in enumerate(contents):
             name = f"{number:05d}"
+            # As in a flow: what an earlier run or version made is not made again.
             part = build.existing_part(name, content)
             if part is None:
                 part = build.write_part(name, content, writer(name, content))

@@ -61,6 +61,7 @@ class S3:
     def take(self, name):
         """Whether this request is one of those that a switch counts."""
         with self.lock:
+            # Several requests come at once: one switch counts one of them.
             left = getattr(self.switches, name)
             setattr(self.switches, name, max(0, left - 1))
             return left > 0

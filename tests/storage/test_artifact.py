@@ -123,6 +123,7 @@ def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(
         with pytest.raises(ArtifactDamaged, match=f"00001.tar {told}.*build") as caught:
             open_artifact(tmp_path, "shards", reference)
         assert "00000.tar" not in str(caught.value)
+    # A file that is written again has another inode.
     whole = artifact.file("00000.tar").stat().st_ino
     with begin(tmp_path, PLAN) as build:
         assert build.finished is None
@@ -137,6 +138,7 @@ def test_a_damaged_artifact_is_refused_by_name_and_rebuilt_by_the_same_command(
 
 def test_a_flipped_bit_is_found_by_hashes_and_by_nothing_less(tmp_path, artifact):
     path = artifact.file("00001.tar")
+    # One bit: the size stays.
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
     opened = open_artifact(tmp_path, "shards", "paintings")
     check(opened, hashes=False)
@@ -195,6 +197,7 @@ def test_a_manifest_that_was_altered_is_not_believed(field, tmp_path, artifact):
     if field == "parts":
         value["parts"][0]["files"][0]["sha256"] = "0" * 64
     else:
+        # Any value that its id or fingerprint does not follow from.
         value[field] = {"size": 65} if field != "fingerprint" else "0" * 16
     path.write_text(json.dumps(value))
     with pytest.raises(ArtifactDamaged, match="it was altered"):
@@ -274,6 +277,7 @@ def test_a_reader_beside_a_switching_pointer_always_sees_one_whole_version(tmp_p
                 wrong.append(error)
 
     reader = threading.Thread(target=read)
+    # Each turn makes the other version current while the reader opens whatever is.
     reader.start()
     for turn in range(60):
         build_all(tmp_path, plans[turn % 2])
@@ -317,6 +321,7 @@ def test_every_artifact_with_the_same_bytes_is_found_whatever_it_was_made_from(t
 
 def test_a_root_can_be_moved(tmp_path):
     before = build_all(tmp_path / "here")
+    # No file of an artifact holds an absolute path.
     (tmp_path / "here").rename(tmp_path / "there")
     moved = open_artifact(tmp_path / "there", "shards", "paintings")
     check(moved)

@@ -89,6 +89,7 @@ def test_a_finished_build_is_kept_with_three_requests_however_many_files_it_has(
 
 
 def test_listings_of_many_pages_are_read_to_the_end(machine, s3):
+    # Objects a page; a real store gives a thousand.
     s3.page = 2
     build_all(machine("a"))
     build_all(machine("a"), NEXT, ("new", "00000", "00001"))
@@ -100,6 +101,7 @@ def test_two_that_ask_for_the_same_file_at_once_fetch_it_once(machine, s3):
     build_all(machine("a"))
     opened = open_artifact(machine("b"), "shards", "paintings")
     s3.log.clear()
+    # Slow enough that both ask before the first has it.
     s3.switches.seconds = 0.2
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(opened.file, ["00000.tar", "00000.tar"])
@@ -112,6 +114,7 @@ def test_a_pointer_is_never_taken_from_the_mirror(machine):
     newer = build_all(machine("b"), NEXT, ("new", "00001"))
     root = machine("a")
     assert here == root
+    # The mirror still has the old one.
     assert (root / "shards/paintings/current").read_text().strip() == old.id
     assert current_id(root, "shards", "paintings") == newer.id
     assert open_artifact(root, "shards", "paintings").fingerprint == newer.fingerprint
@@ -295,6 +298,7 @@ def test_who_comes_second_adopts_what_was_published_and_leaves_it_alone(
 
 
 def test_a_store_that_ignores_if_none_match_still_gets_whole_artifacts(machine, s3):
+    # Some stores put the object whatever the condition says.
     s3.knows_if_none_match = False
     assert build_all(machine("a")).fingerprint == FINGERPRINT
     check(open_artifact(machine("b"), "shards", "paintings"))

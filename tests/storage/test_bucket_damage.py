@@ -43,6 +43,7 @@ def test_a_deleted_or_truncated_object_is_never_served_and_rebuilt(harm, where, 
 def test_a_flipped_object_is_found_by_check_and_when_it_is_fetched_and_healed_as_told(machine, s3):
     build_all(machine("a"))
     name = object_ending(s3, "00001.tar")
+    # Of the same size: only its hash is wrong.
     s3.objects[name] = b"J" + s3.objects[name][1:]
     opened = open_artifact(machine("b"), "shards", "paintings")
     with pytest.raises(
@@ -66,6 +67,7 @@ def test_a_copy_that_was_altered_in_the_mirror_is_found_and_fetched_again(machin
         check(built)
     check(built)
     assert built.file("00000.tar").read_bytes() == b"images of 00000" * 50
+    # Of another size: it is fetched again without being read.
     built.file("00000.tar").write_bytes(b"cut")
     assert built.file("00000.tar").read_bytes() == b"images of 00000" * 50
 
@@ -74,6 +76,7 @@ def test_an_artifact_deleted_in_the_bucket_is_not_served_from_the_mirror(machine
     built = build_all(machine("a"))
     s3.objects.clear()
     root = machine("a")
+    # The mirror still has all of it.
     assert built.file("manifest.json").exists()
     assert artifacts(root) == []
     with pytest.raises(ArtifactMissing):

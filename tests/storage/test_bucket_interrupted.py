@@ -48,6 +48,7 @@ def test_a_build_killed_before_any_put_publishes_nothing_half_and_the_next_run_e
     s3.before_put = killed_here
     build_all(root, plan, contents)
     s3.before_put = None
+    # 2 parts of 2 files, their records, plan, manifest and pointer
     assert len(left) == 9
     for name, stored, copy in left:
         # When the pointer is put the manifest is there already: the version is published.
@@ -80,6 +81,7 @@ build_all(mirror_of(sys.argv[2]))
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(Path(__file__).parent), URL], env=environment
     )
+    # Its first part is there by then, the second is on its way.
     s3.before_put = lambda name: name.endswith("00001.tar") and child.send_signal(signal.SIGKILL)
     assert child.wait(60) == -signal.SIGKILL
     s3.before_put, written = None, []
@@ -114,6 +116,7 @@ def test_workers_with_empty_mirrors_write_parts_that_the_first_machine_publishes
     with begin(machine("a"), PLAN) as build:
         parts = []
         for name in PART_NAMES:
+            # What was fetched and written so far is gone, as on another machine.
             shutil.rmtree(tmp_path / "a")
             assert build.existing_part(name, name) is None
             parts.append(build.write_part(name, name, writer(name)))

@@ -69,6 +69,7 @@ def test_a_lost_answer_to_the_commit_itself_is_a_commit(machine, s3):
 
 
 def test_a_large_object_comes_in_pieces_and_a_cut_costs_one_of_them(machine, s3, monkeypatch):
+    # The file has 750 bytes.
     monkeypatch.setattr(objects, "PIECE", 100)
     build_all(machine("a"))
     opened = open_artifact(machine("b"), "shards", "paintings")
@@ -201,6 +202,7 @@ def test_wrong_credentials_missing_bucket_and_unreachable_endpoint_are_told(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     fresh_clients()
+    # Nobody listens at port 1.
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:1")
     refused(
         rf"^{URL}.*: no usable answer at 127.0.0.1:1 in 3 attempts and \d s \(\w+\). "
@@ -224,6 +226,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(machine, mo
     fresh_clients()
     root = machine("a")
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # fsspec remembers classes that it imported once.
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3")
     with pytest.raises(Unreachable, match=r"is not installed. Run: pip install 'rdm\[s3\]'"):
         artifacts(root)

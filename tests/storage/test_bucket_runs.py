@@ -50,6 +50,7 @@ def test_snapshots_are_found_on_another_machine_and_a_lost_one_is_told(run, s3):
         ArtifactDamaged, match="00000003.safetensors: this snapshot of the weights' means is absent"
     ):
         whole_snapshots(there, [1, 2, 3])
+    # A copy in the mirror that was altered.
     files[0].write_bytes(b"other")
     with pytest.raises(ArtifactDamaged, match="00000001.safetensors: .*absent or damaged"):
         whole_snapshots(there, [1, 2])
@@ -70,6 +71,7 @@ def test_a_checkpoint_is_resumed_on_another_machine_with_the_metrics_up_to_it(ru
         "00000003/state.safetensors",
     ], "old ones are dropped there too"
     there = run("b")
+    # The metrics of the checkpoint take its place.
     append_metrics(there, {"step": 1, "of": "an earlier attempt here"})
     step, arrays = latest_checkpoint(there)
     assert (step, arrays["weights"][0, 0]) == (3, 3)

@@ -93,6 +93,7 @@ plan = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "a
 held = begin(Path(sys.argv[1]), plan)
 held.__enter__().write_part("00000", "", dies)
 """
+    # A process of its own: os._exit ends it without clearing up, as a kill does.
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     assert dead.returncode == 9
     directory = tmp_path / "shards" / "paintings" / PLAN.id
@@ -136,6 +137,7 @@ def test_a_build_killed_at_any_step_shows_nothing_half_and_resumes_to_the_same_b
 
     def killed_here(*arguments, **options):
         with monkeypatch.context() as undone:
+            # The copy itself must not be stopped.
             undone.setattr(place, name, real)
             if root.exists():
                 left.append(shutil.copytree(root, tmp_path / f"left-{len(left)}"))
@@ -168,6 +170,7 @@ def test_a_part_whose_file_changed_size_since_is_written_again(tmp_path):
 def test_a_part_record_cut_by_a_power_failure_is_not_believed(record, tmp_path):
     stop_after(tmp_path, PLAN, "00000")
     with begin(tmp_path, PLAN) as build:
+        # Such a record is written without fsync: a power cut may leave any piece of it.
         (build.directory / ".build" / "00000.part.json").write_bytes(record)
         assert build.existing_part("00000", "00000") is None
 
@@ -225,6 +228,7 @@ def test_every_folder_of_a_part_is_forced_to_the_disk_before_the_manifest_says_i
         monkeypatch.setattr(Place, "commit", manifest)
         build.commit(parts, {})
     here = build.directory.relative_to(tmp_path).as_posix()
+    # What comes after the manifest does not count.
     assert set(steps[: steps.index("manifest")]) == {here, f"{here}/more"}
 
 
@@ -237,6 +241,7 @@ def test_of_two_runs_of_the_same_build_one_builds_and_the_other_waits_and_uses_i
     def first():
         with begin(tmp_path, PLAN) as build:
             entered.set()
+            # The second one says so when it waits.
             while not told:
                 pass
             parts = [build.write_part(name, name, writer(name)) for name in PART_NAMES]
@@ -279,6 +284,7 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path):
         [sys.executable, "-c", code, str(tmp_path), HERE], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "in\n"
+    # The kernel frees the lock when its holder dies.
     threading.Timer(0.5, holder.kill).start()
     told = []
     with begin(tmp_path, PLAN, told.append) as build:

@@ -60,6 +60,7 @@ def test_changed_input_makes_only_the_changed_parts_and_shares_the_others(tmp_pa
     newer = build_all(tmp_path, NEXT, ("new", "00000", "00001"), written)
     assert written == ["00000"], "the two old parts moved on by one place"
     assert (newer.version, newer.inputs) == (2, {"source": "bb"})
+    # Shared by a hard link, under the new name of the part.
     assert newer.file("00001.tar").samefile(artifact.file("00000.tar"))
     assert newer.file("more/00002.txt").read_text() == "00001"
     check(newer)
@@ -72,6 +73,7 @@ def test_changed_input_makes_only_the_changed_parts_and_shares_the_others(tmp_pa
 
 def test_a_damaged_version_gives_nothing_to_the_next(tmp_path, artifact):
     path = artifact.file("00000.tar")
+    # The size stays, so that only reading it tells.
     path.write_bytes(path.read_bytes().replace(b"images", b"imagez"))
     written = []
     check(build_all(tmp_path, NEXT, ("00000", "00001"), written))
@@ -90,6 +92,7 @@ def test_a_file_system_without_links_gets_copies(tmp_path, artifact, monkeypatch
     def refuses(*_):
         raise OSError(errno.EPERM, "no links here")
 
+    # As on a file system of Windows or of some networks.
     monkeypatch.setattr(os, "link", refuses)
     written = []
     check(build_all(tmp_path, NEXT, ("00000", "changed"), written))

@@ -47,6 +47,7 @@ def trained(root, name, steps=2):
     run = build_all(root, Plan("runs", name, {"steps": steps}))
     state = run.directory / "checkpoints" / f"{steps:08d}" / "state.safetensors"
     state.parent.mkdir(parents=True)
+    # Of a round size, to be seen in what is freed.
     state.write_bytes(bytes(1000))
     return run
 
@@ -106,6 +107,7 @@ def test_what_kept_versions_are_made_from_stays_through_any_number_of_steps(tmp_
     embeddings = build_all(
         tmp_path, Plan("embeddings", "x", {}, {"shards": old.fingerprint}), contents=("vectors",)
     )
+    # The version that the run was trained with is not current any more.
     build_all(tmp_path, Plan("embeddings", "x", {"later": 1}))
     run = build_all(tmp_path, Plan("runs", "r", {}, {"database": embeddings.fingerprint}))
     done = collect(tmp_path, keep=1)
@@ -130,6 +132,7 @@ def test_what_a_damaged_version_is_made_from_stays_as_it_can_still_be_repaired(t
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
     damaged = build_all(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}))
+    # Its plan is still there: the same command repairs it.
     (damaged.directory / "manifest.json").write_text("{")
     assert collect(tmp_path, keep=1).removed == ()
     assert files_under(damaged.directory)
@@ -246,6 +249,7 @@ def test_a_version_that_became_current_after_it_was_chosen_stays(tmp_path, monke
         build_all(tmp_path, shards(1))
         return count(doomed)
 
+    # Called after the choice and before the first removal.
     monkeypatch.setattr(module, "_with_freed_bytes", current_meanwhile)
     done = collect(tmp_path, keep=1)
     assert done.removed == () and done.untouched == {old.reference: "it has just become current"}

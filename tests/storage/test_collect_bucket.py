@@ -15,6 +15,7 @@ def bucket(tmp_path, monkeypatch):
 
     def seen_from(machine):
         monkeypatch.setenv("RDM_MIRROR", str(tmp_path / machine))
+        # A bucket of fsspec's own: a folder, but used through a mirror.
         return mirror_of(f"file://{tmp_path}/bucket")
 
     return seen_from, tmp_path / "bucket"

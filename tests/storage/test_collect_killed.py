@@ -37,6 +37,7 @@ def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes
                 contents=(f"latent {size}",),
             )
         run = stop_after(root, Plan("runs", "r", {}), "00000")
+        # An unfinished run: its checkpoints go with it.
         (run / "checkpoints" / "00000003").mkdir(parents=True)
         (run / "checkpoints" / "00000003" / "manifest.json").write_text("{}")
         return root
@@ -56,6 +57,7 @@ def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes
         collect(root, keep=1, unfinished_of="all")
     assert len(left) >= 3
     for copy in left:
+        # What stays can be used at every moment.
         assert open_artifact(copy, "shards", "paintings").version == 3
         published = artifacts(copy)
         fingerprints = {artifact.fingerprint for artifact in published}
@@ -81,6 +83,7 @@ def test_what_a_killed_collection_left_goes_with_the_next_and_nothing_else_does(
     left = tmp_path / "shards" / "paintings" / "0123456789ab"
     (left / "more").mkdir(parents=True)
     (left / "more" / "00000.txt").write_text("half removed")
+    # Folders that are no versions, though they look like some.
     for strange in (
         "shards/paintings/notes",
         "elsewhere/x/0123456789ab",

@@ -74,6 +74,7 @@ def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them
     monkeypatch.setattr(
         module, "read_table", lambda path, columns: opened.append(path.name) or real(path, columns)
     )
+    # Out of order, over two parts, and one row twice.
     rows = [8, 0, 6, 4, 8]
     table = read_rows(artifact, rows, ["key", "author"])
     assert table["key"].to_pylist() == keys_of(rows)

@@ -24,6 +24,7 @@ def world(make, sample, sidecar, unit_vectors):
     """
     keys = keys_of(range(4))
     vectors, norms = unit_vectors(4)
+    # Query 0 has the neighbors 1 and 2, query 1 only 2.
     rows = np.array([[1, 2], [2, NO_ROW]])
     record = {
         "file": "0.png",
@@ -118,6 +119,7 @@ def test_a_run_that_is_still_being_trained_is_listed(world, tmp_path):
 
 
 def test_a_run_whose_input_is_gone_is_listed_as_one_that_nobody_can_tell_of(world, tmp_path):
+    # As when its version was collected.
     (world["latents"].directory / "manifest.json").unlink()
     (run,) = trained_on(tmp_path, holders(tmp_path, {"folder-7"}))
     assert run.held == {} and run.unknown == ("latents",)
@@ -128,6 +130,7 @@ def test_an_unfinished_build_holds_what_its_finished_parts_hold(tmp_path, sideca
         build.write_part(
             "00000", "", lambda d: (write_embeddings(d, "00000", sidecar(2), *unit_vectors(2)), {})
         )
+        # A record that a power cut left half: its part does not count.
         (build.directory / ".build" / "00001.part.json").write_text("{")
         raise KeyboardInterrupt
     (holder,) = holders(tmp_path, {"folder-1"})

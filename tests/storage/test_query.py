@@ -142,6 +142,7 @@ def test_what_does_not_only_read_is_refused(root, sql):
 
 @pytest.mark.parametrize("function", ["read_text", "read_csv", "read_parquet", "read_blob", "glob"])
 def test_files_outside_the_artifacts_cannot_be_read(root, function):
+    # Under the root, but no file of an artifact.
     (root / "secret.txt").write_text("secret")
     with pytest.raises(QueryError, match="(?i)permission|disabled"):
         query(root, f"SELECT * FROM {function}('{root}/secret.txt')")

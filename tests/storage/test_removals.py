@@ -35,6 +35,7 @@ def test_the_list_only_grows_and_is_one_sorted_key_a_line(tmp_path):
 
 def test_a_key_that_is_on_the_list_changes_nothing_on_the_disk(tmp_path):
     add_removals(tmp_path, "a", ["a", "b"])
+    # Every write replaces the file, and so its time.
     before = removals_file(tmp_path, "a").stat().st_mtime_ns
     add_removals(tmp_path, "a", ["b"])
     assert removals_file(tmp_path, "a").stat().st_mtime_ns == before
@@ -47,6 +48,7 @@ def add_many(root, who):
 
 def test_two_that_remove_at_once_lose_no_key(tmp_path):
     (tmp_path / "embeddings" / "a").mkdir(parents=True)
+    # Processes, not threads: the lock is one of the kernel between processes.
     context = multiprocessing.get_context("fork")
     both = [context.Process(target=add_many, args=(tmp_path, who)) for who in "xy"]
     for one in both:
@@ -89,6 +91,7 @@ def test_a_key_names_one_crop_and_a_source_key_every_crop():
     keys = ["d-a-00", "d-a-01", "d-b-00", "d-ab-00", "d-a-1-00"]
     assert on_list(keys, {"d-a"}) == ["d-a-00", "d-a-01"]
     assert on_list(keys, {"d-a-01", "d-b"}) == ["d-a-01", "d-b-00"]
+    # Half of a source key names nothing.
     assert on_list(keys, {"d", ""}) == []
 
 

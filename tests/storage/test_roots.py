@@ -90,6 +90,7 @@ def test_paths_outside_every_mirror_have_no_url(tmp_path, monkeypatch):
     assert [url_of(path) for path in outside] == [None] * 5
     monkeypatch.delenv("RDM_MIRROR")
     monkeypatch.delenv("HOME")
+    # As where there is no home directory.
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert url_of(tmp_path) is None
     with pytest.raises(StorageError, match="no home directory. Set RDM_MIRROR"):

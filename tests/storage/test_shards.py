@@ -70,6 +70,8 @@ def header(name, size, kind=tarfile.REGTYPE):
     info = tarfile.TarInfo(name)
     info.type = kind
     raw = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    # Bytes 124 to 136 of a header are the size, 148 to 156 the checksum, which is computed with
+    # blanks in its own place.
     raw[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
     raw[148:156] = b" " * 8
     raw[148:156] = b"%06o\0 " % sum(raw)
@@ -138,6 +140,7 @@ def test_a_rejected_image_is_a_sidecar_row_with_its_reason_and_nothing_else(shar
 def test_equal_samples_give_equal_bytes_in_another_place_and_minute(tmp_path, sample, monkeypatch):
     raw = []
     for second in (1_000_000_000, 2_000_000_000):
+        # tarfile would put it into a header.
         monkeypatch.setattr("time.time", lambda s=second: s)
         directory = tmp_path / str(second)
         directory.mkdir(mode=0o700)
@@ -183,6 +186,7 @@ def test_the_sidecar_has_the_declared_schema_even_without_a_row(shards, sample):
 
 def test_some_images_are_found_across_shards_and_only_their_tars_are_opened(shards, sample):
     artifact = shards([sample(0), sample(1)], [sample(2)], [sample(3)])
+    # Nobody asks for its images: opening it would be an error.
     artifact.file("00001.tar").write_bytes(b"not a tar")
     found = read_some_images(artifact, ["folder-3-00", "folder-1-00", "nobody"])
     assert found == {"folder-1-00": b"PNG bytes 1", "folder-3-00": b"PNG bytes 3"}
@@ -248,6 +252,7 @@ HOSTILE = {
 def test_a_hostile_tar_is_refused_and_touches_no_file(raw, with_tar, sample, tmp_path, monkeypatch):
     artifact = with_tar([sample(0)], raw)
     (tmp_path / "some/folder").mkdir(parents=True)
+    # Deep enough that "../.." stays inside what is compared.
     monkeypatch.chdir(tmp_path / "some/folder")
     before = everything_under(tmp_path)
     with pytest.raises(FormatError, match="00000.tar: .*rdm check"):

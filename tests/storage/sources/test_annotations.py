@@ -100,6 +100,7 @@ def test_bytes_of_another_encoding_cost_the_captions_they_are_in(tmp_path):
         {"id": 2, "image_id": 2, "caption": "a cat"},
     ]
     path = small(tmp_path, rows) / "annotations/captions_val2017.json"
+    # é in Latin-1, which is no UTF-8.
     path.write_bytes(path.read_bytes().replace(b"caf?", b"caf\xe9"))
     listing = read_coco(tmp_path)
     assert captions_of(listing) == [(), ("a cat",)]
@@ -147,6 +148,7 @@ def test_what_is_no_id_belongs_to_no_image_and_is_counted(number, tmp_path):
 
 
 def test_whole_numbers_of_any_length_are_ids_of_their_own(tmp_path):
+    # Beyond 64 bits, and equal as floats.
     numbers = 2**63, 2**63 + 1
     images = [{"id": numbers[0], "file_name": "1.jpg"}, {"id": numbers[1], "file_name": "2.jpg"}]
     rows = [
@@ -167,6 +169,7 @@ def test_what_one_record_says_twice_and_differently_is_not_taken(tmp_path):
     path = root / "annotations/captions_val2017.json"
     written = path.read_text()
     twice = written.replace('"a dog"', '"a dog", "caption": "a cow"')
+    # Twice the same is no contradiction.
     path.write_text(twice.replace('"a cat"', '"a cat", "caption": "a cat"'))
     listing = read_coco(root)
     assert listing.images[0].captions == ("a cat",) and listing.notes["captions_not_text"] == 1

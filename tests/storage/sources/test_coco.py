@@ -85,6 +85,7 @@ def test_an_image_listed_twice_has_the_captions_of_both_and_each_file_its_own_id
     rows = [{"id": 1, "image_id": 1, "caption": "one"}, {"id": 2, "image_id": 5, "caption": "five"}]
     objects = [{"image_id": 9, "category_id": 7}, {"image_id": 5, "category_id": 7}]
     path = small(tmp_path, rows, images, objects) / "annotations/instances_val2017.json"
+    # In this file the image has another number.
     path.write_text(path.read_text().replace('"id": 1,', '"id": 9,'))
     listing = read_coco(tmp_path)
     assert listing.images[0].captions == ("one", "five") and listing.images[0].labels == ("cat",)

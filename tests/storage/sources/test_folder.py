@@ -179,6 +179,7 @@ def test_broken_links_and_circles_are_rows_with_a_reason(tmp_path):
 def test_a_pipe_is_a_row_and_is_not_opened(tmp_path):
     write(tmp_path, a_dot_jpg="x")
     os.mkfifo(tmp_path / "pipe.jpg")
+    # Called as the captions of a.jpg are.
     os.mkfifo(tmp_path / "a.txt")
     images = by_id(tmp_path)
     assert images["pipe.jpg"].path is None and "not a file" in images["pipe.jpg"].reason

@@ -192,6 +192,7 @@ def test_text_that_is_no_utf8_is_left_out_and_counted_and_the_rest_of_its_row_is
 
 def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
     write_openimages(tmp_path)
+    # One image in two splits, and one under two suffixes.
     shutil.copyfile(tmp_path / "train/aa.jpg", tmp_path / "validation/aa.jpg")
     (tmp_path / "train/bb.png").write_bytes(b"png")
     listing = read_openimages(tmp_path)
@@ -205,6 +206,7 @@ def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
 
 
 def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
+    # train comes before validation, where the file is.
     (write_openimages(tmp_path) / "train/dd.jpg").symlink_to("gone")
     listing = read_openimages(tmp_path)
     image = images_by_id(listing)["dd"]

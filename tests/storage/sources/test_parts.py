@@ -135,6 +135,7 @@ def test_growth_one_by_one_never_makes_more_than_a_few_parts_anew():
 @pytest.mark.parametrize("start", [7_950, 19_950, 39_950])
 def test_growth_past_a_place_where_parts_become_larger_is_growth_like_any_other(start):
     ids = Ids(seed=start).fill(start)
+    # From 50 before the place of REACHES to 50 behind it.
     remade = list(ids.remade(*[ids.add] * 100))
     assert max(remade) <= AT_MOST and sum(remade) / len(remade) < 1.4
 
@@ -163,6 +164,7 @@ def test_many_more_images_make_anew_no_more_than_they_touch():
     before = ids.parts()
     for number in range(5_000):
         ids.images[f"-{number:05d}"] = SourceImage("a", f"-{number:05d}", None, reason="not read")
+    # "-" sorts before all digits.
     ids.ids = sorted(ids.images)
     images_that_stay = 0
     for _, _, length in before & ids.parts():

@@ -133,6 +133,7 @@ def test_a_quoted_field_may_hold_many_lines_but_not_the_rest_of_the_file(tmp_pat
 
 
 def test_blank_lines_are_counted_and_cost_nothing(tmp_path):
+    # A blank line after each row and after the header.
     read = table(tmp_path, lines().replace("\n", "\n\n"))
     assert len(authors(read, *GOOD_IDS)) == 1000 and read.blank_lines == 1001
 

@@ -236,6 +236,7 @@ def test_a_folder_deeper_than_a_path_may_be_is_a_row(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):
+        # Relative to an open folder, as the whole path is too long for the system.
         os.mkdir("d" * 250, dir_fd=here)
         below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
         os.close(here)
