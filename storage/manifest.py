@@ -268,9 +268,9 @@ def read_parts(directory: Path) -> list[Part]:
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:
     content: dict[str, Any] = {"parts": tuple(Part.from_json(part) for part in value["parts"])}
-    for plain in fields(Manifest):
-        if plain.name != "parts":
-            content[plain.name] = value[plain.name]
+    for entry in fields(Manifest):
+        if entry.name != "parts":
+            content[entry.name] = value[entry.name]
     return Manifest(**content)
 
 
