@@ -13,6 +13,7 @@ def open_array(path: Path) -> np.ndarray:
     Raises FormatError for anything but a whole array of plain numbers.
     """
     try:
+        # Unlike np.load it cannot be told to unpickle: a file from elsewhere runs no code.
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise FormatError(

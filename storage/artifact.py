@@ -4,15 +4,23 @@ What is written of one stands in storage.manifest, how one is built in storage.b
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from storage import layout
 from storage.errors import ArtifactDamaged, ArtifactMissing, FormatError, StorageError
-from storage.manifest import Manifest, Part, PartFile, read_manifest
+from storage.manifest import (
+    Manifest,
+    Part,
+    PartFile,
+    files_in,
+    read_manifest,
+    reasons_by_part,
+)
 from storage.mirror import path_or_url
 from storage.place import place_of
 
@@ -27,7 +35,7 @@ class Artifact(Manifest):
 
     def file(self, relative: str) -> Path:
         """The path of one of the artifact's files or folders; from an object store it is fetched
-        when it is asked for.
+        first.
         """
         return local_path(self.directory, self._listed, relative)
 
@@ -42,7 +50,11 @@ class Artifact(Manifest):
 
 def listed(parts: Iterable[Part]) -> dict[str, tuple[str, PartFile]]:
     """path -> (prefix, file) over all files of some parts."""
-    return {file.path: (part.prefix, file) for part in parts for file in part.files}
+    files = {}
+    for part in parts:
+        for file in part.files:
+            files[file.path] = (part.prefix, file)
+    return files
 
 
 def local_path(directory: Path, files: Mapping[str, tuple[str, PartFile]], relative: str) -> Path:
@@ -55,19 +67,24 @@ def local_path(directory: Path, files: Mapping[str, tuple[str, PartFile]], relat
         names = [name for name in files if name.startswith(f"{relative}/")]
     if not names:
         return directory / relative
-    found = [files[name] for name in names]
-    place_of(directory).fetch(
-        (layout.part_file(directory, prefix, file.path), file) for prefix, file in found
-    )
-    return layout.part_file(directory, found[0][0], relative)
+    wanted = []
+    for name in names:
+        prefix, file = files[name]
+        wanted.append((layout.part_file(directory, prefix, file.path), file))
+    place_of(directory).fetch(wanted)
+    # A folder lies in one part, so the prefix of its first file is that of all.
+    return layout.part_file(directory, files[names[0]][0], relative)
 
 
 def local_files(directory: Path, parts: Iterable[Part], suffix: str) -> list[Path]:
     """The files of some parts that end with `suffix`, in order, fetched if they need to be."""
-    located = [pair for part in parts for pair in part.located(directory)]
-    wanted = [(path, file) for path, file in located if file.path.endswith(suffix)]
+    wanted, paths = [], []
+    for _, path, file in files_in(directory, parts):
+        if file.path.endswith(suffix):
+            wanted.append((path, file))
+            paths.append(path)
     place_of(directory).fetch(wanted)
-    return [path for path, _ in wanted]
+    return paths
 
 
 def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
@@ -84,11 +101,13 @@ def open_artifact(root: Path, kind: str, reference: str) -> Artifact:
             raise ArtifactMissing(f"{path_or_url(root)}/{kind}", what, _present(root, kind))
         identity = current
     directory = layout.artifact_directory(root, kind, name, identity)
+    # In an object store it may have been deleted or published since.
     place_of(directory).follow(layout.manifest_file(directory))
     if not layout.manifest_file(directory).is_file():
         what = "it has no manifest, so it was never finished"
         raise ArtifactMissing(path_or_url(directory), what, "Run the command that builds it again.")
     artifact = read_artifact(directory)
+    # Hashes would read every byte at each opening: `rdm check` does that.
     check(artifact, hashes=False)
     return artifact
 
@@ -107,13 +126,13 @@ def check(artifact: Artifact, hashes: bool = True) -> None:
 
     Raises ArtifactDamaged naming each file.
     """
-    found = damage(artifact.directory, artifact.parts, hashes)
-    if hashes and not found:
-        found = place_of(artifact.directory).altered(artifact.directory, artifact.parts)
-    if found:
-        text = "; ".join(reason for reasons in found.values() for reason in reasons)
+    wrong = damage(artifact.directory, artifact.parts, hashes)
+    if hashes and not wrong:
+        wrong = place_of(artifact.directory).altered(artifact.directory, artifact.parts)
+    if wrong:
+        reasons = "; ".join(chain.from_iterable(wrong.values()))
         cure = "Run the command that builds it again."
-        raise ArtifactDamaged(path_or_url(artifact.directory), text, cure)
+        raise ArtifactDamaged(path_or_url(artifact.directory), reasons, cure)
 
 
 def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
@@ -122,17 +141,13 @@ def artifacts(root: Path, kind: str = "*", name: str = "*") -> list[Artifact]:
 
     Manifests that cannot be read are left out here and listed by `unreadable`.
     """
-    found = (_read_or_error(path.parent) for path in _manifests(root, kind, name))
-    return sorted(
-        (a for a in found if isinstance(a, Artifact)),
-        key=lambda a: (a.kind, a.name, a.version, a.id),
-    )
+    readable = [read for read in _read_all(root, kind, name) if isinstance(read, Artifact)]
+    return sorted(readable, key=lambda a: (a.kind, a.name, a.version, a.id))
 
 
 def unreadable(root: Path, kind: str = "*", name: str = "*") -> list[ArtifactDamaged | FormatError]:
     """What is wrong with each manifest that cannot be read."""
-    found = (_read_or_error(path.parent) for path in _manifests(root, kind, name))
-    return [error for error in found if not isinstance(error, Artifact)]
+    return [error for error in _read_all(root, kind, name) if not isinstance(error, Artifact)]
 
 
 def with_fingerprint(root: Path, kind: str, fingerprint: str) -> Artifact | None:
@@ -176,11 +191,12 @@ def damage(
     given; `hashes` means the copies in the mirror.
     """
     place = place_of(directory)
-    items = [(part, path, file) for part in parts for path, file in part.located(directory)]
-    sizes = place.sizes(directory, [path for _, path, _ in items], attempt)
+    files = files_in(directory, parts)
+    paths = [path for _, path, _ in files]
+    sizes = place.sizes(directory, paths, attempt)
 
-    def wrong(item: tuple[Part, Path, PartFile], size: int | None) -> str:
-        _, path, file = item
+    def wrong(located: tuple[Part, Path, PartFile], size: int | None) -> str:
+        _, path, file = located
         if size is None:
             return f"{file.path} is absent"
         if size != file.bytes:
@@ -192,28 +208,28 @@ def damage(
             return f"{file.path} is absent"
         return ""
 
-    found: dict[str, list[str]] = {}
+    # Hashing releases the lock of the interpreter, so threads help; comparing sizes needs none.
     with ThreadPoolExecutor(THREADS_THAT_HASH if hashes else 1) as pool:
-        for (part, _, _), reason in zip(items, pool.map(wrong, items, sizes), strict=True):
-            if reason:
-                found.setdefault(part.name, []).append(reason)
-    return found
+        return reasons_by_part([part for part, _, _ in files], pool.map(wrong, files, sizes))
 
 
-def _manifests(root: Path, kind: str, name: str) -> list[Path]:
+def _read_all(
+    root: Path, kind: str, name: str
+) -> Iterator[Artifact | ArtifactDamaged | FormatError]:
+    """Every published artifact that matches, or what is wrong with its manifest."""
     place_of(root).follow_versions(root, kind, name, "manifest.json")
+    # Every level of folders that the search passes through.
     for pattern in (kind, f"{kind}/{name}", f"{kind}/{name}/*"):
         _refuse_closed_folders([root, *root.glob(pattern)])
-    return [
-        path
-        for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json"))
-        if path.parts[-4] in layout.KINDS
-    ]
+    for path in sorted(root.glob(f"{kind}/{name}/*/manifest.json")):
+        # A folder beside ours may hold a manifest.json of something else.
+        if path.parts[-4] in layout.KINDS:
+            yield _read_or_error(path.parent)
 
 
 def _refuse_closed_folders(paths: Sequence[Path]) -> None:
-    """Raise StorageError for a folder that may not be looked into: a search would pass over it
-    without a word, and nothing be said of what lies there.
+    """Raise StorageError for a folder that may not be looked into. `glob` skips such a folder
+    without an error, and what lies there would silently be left out.
     """
     for path in paths:
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):

@@ -42,6 +42,7 @@ def move_whole(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # born private; what is published is for every reader
     source.chmod(0o755 if source.is_dir() else 0o644)
+    # Its bytes first: a rename may reach the disk before the data it names.
     fsync_path(source)
     source.replace(target)
 
@@ -59,6 +60,7 @@ def write_bytes(target: Path, data: bytes, durable: bool = True) -> None:
     empty file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is atomic within one file system only.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -68,6 +70,7 @@ def write_bytes(target: Path, data: bytes, durable: bool = True) -> None:
         else:
             Path(name).chmod(0o644)
             Path(name).replace(target)
+    # KeyboardInterrupt too: nothing half may stay beside the target.
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from storage.artifact import (
     read_artifact,
 )
 from storage.atomic import fsync_path, move_whole, sha256_file, write_bytes, write_json
-from storage.errors import ArtifactDamaged, told_by_cause
+from storage.errors import ArtifactDamaged, explaining_disk_errors
 from storage.locks import exclusive
 from storage.manifest import (
     Manifest,
     Part,
     PartFile,
     Plan,
+    files_in,
     fingerprint_of,
     manifest_json,
     read_manifest,
@@ -111,14 +113,17 @@ class Build:
         the disk refuses.
         """
         parent = layout.build_directory(self.directory)
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             # not there yet where the build was begun on another machine of the cluster
             parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f"{part_name}-", dir=parent))
             try:
                 rows, counts = write(scratch)
-                paths = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
-                files = [self._keep(path, path.relative_to(scratch).as_posix()) for path in paths]
+                # Sorted: the order of a part's files enters the artifact's fingerprint.
+                files = []
+                for path in sorted(scratch.rglob("*")):
+                    if path.is_file():
+                        files.append(self._keep(path, path.relative_to(scratch).as_posix()))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             part = Part(part_name, rows, tuple(files), dict(counts), made_from, self.prefix)
@@ -134,9 +139,10 @@ class Build:
         part again.
         """
         kind, name = self.plan.kind, self.plan.name
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             self._refuse_damage(parts)
-            folders = {path.parent for part in parts for path, _ in part.located(self.directory)}
+            # The names of the files must be on the disk before the manifest that lists them.
+            folders = {path.parent for _, path, _ in files_in(self.directory, parts)}
             for folder in folders:
                 if folder.is_dir():  # not where another machine wrote the part into the bucket
                     fsync_path(folder)
@@ -154,7 +160,7 @@ class Build:
         for name in damaged:
             place_of(self.directory).drop(layout.part_record_file(self.directory, name))
         if damaged:
-            reasons = "; ".join(reason for found in damaged.values() for reason in found)
+            reasons = "; ".join(chain.from_iterable(damaged.values()))
             cure = "Run the same command again: it rebuilds what is missing."
             raise ArtifactDamaged(path_or_url(self.directory), reasons, cure)
 
@@ -203,7 +209,7 @@ class Build:
         from.
         """
         files = []
-        with told_by_cause(self.directory):
+        with explaining_disk_errors(self.directory):
             for source, file in part.located(donor):
                 renamed = file.path.replace(part.name, part_name, 1)
                 target = layout.part_file(self.directory, self.prefix, renamed)
@@ -229,13 +235,14 @@ def begin(root: Path, plan: Plan, waiting: Waiting | None = None) -> Iterator[Bu
     if finished:
         yield Build(root, plan, directory, finished)
         return
-    with ExitStack() as held:
-        with told_by_cause(directory):
-            held.enter_context(exclusive(layout.lock_file(directory), waiting or _patiently))
+    with ExitStack() as at_end:
+        with explaining_disk_errors(directory):
+            at_end.enter_context(exclusive(layout.lock_file(directory), waiting or _patiently))
         finished = _look_up(root, directory)  # the run we waited for may have built it
         if not finished:
-            held.callback(_drop_if_nothing_came_of_it, directory)
-            with told_by_cause(directory):
+            # Called before the lock is freed: the stack unwinds from its end.
+            at_end.callback(_drop_without_finished_work, directory)
+            with explaining_disk_errors(directory):
                 make_way(root, plan)
                 _prepare(directory, plan)
         donors = () if finished else _donors(root, plan)
@@ -261,12 +268,14 @@ def _look_up(root: Path, directory: Path) -> Artifact | None:
     if damage(directory, artifact.parts, hashes=False):
         return None
     lock = layout.publishing_lock_file(root, artifact.kind, artifact.name)
+    # Each of these is left by a build that was killed between its manifest and its end, or is still
+    # there while another process ends one.
     if (
         not is_current(root, artifact)
         or layout.build_directory(directory).is_dir()
         or lock.exists()
     ):
-        with told_by_cause(directory), exclusive(lock, _patiently):
+        with explaining_disk_errors(directory), exclusive(lock, _patiently):
             if not layout.manifest_file(directory).is_file():  # collected while we waited
                 return None
             return _make_current(root, artifact)
@@ -306,8 +315,8 @@ def _make_unfinished(directory: Path) -> None:
     fsync_path(directory)
 
 
-def _drop_if_nothing_came_of_it(directory: Path) -> None:
-    """An attempt that failed before its first part leaves nothing."""
+def _drop_without_finished_work(directory: Path) -> None:
+    """Remove the directory of an attempt that ended before its first part was finished."""
     if not layout.manifest_file(directory).is_file() and not has_finished_work_here(directory):
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -318,16 +327,22 @@ def _donors(root: Path, plan: Plan) -> tuple[Path, ...]:
     """
     current = current_id(root, plan.kind, plan.name)
     family = layout.family_directory(root, plan.kind, plan.name)
-    published = [family / current] if current and current != plan.id else []
-    others = [d for d in unfinished(root, plan.kind, plan.name) if d.name != plan.id]
-    place_of(family).follow(*map(layout.manifest_file, published))
-    for directory in others:
-        follow_records(directory)
-    return (*published, *others)
+    donors = []
+    if current and current != plan.id:
+        donors.append(family / current)
+        place_of(family).follow(layout.manifest_file(family / current))
+    for directory in unfinished(root, plan.kind, plan.name):
+        if directory.name != plan.id:
+            follow_records(directory)
+            donors.append(directory)
+    return tuple(donors)
 
 
 def _parts_by_origin(directory: Path) -> Mapping[str, Part]:
-    """made_from -> part, of a finished or an unfinished version."""
+    """made_from -> part, of a finished or an unfinished version.
+
+    The time of the manifest, or of the folder with the records, tells one state from the next.
+    """
     for record in (layout.manifest_file(directory), layout.build_directory(directory)):
         if record.exists():
             return _parts_as_of(directory, record.stat().st_mtime_ns)
@@ -367,10 +382,11 @@ def _make_current(root: Path, artifact: Artifact) -> Artifact:
 
 
 def _patiently(_: str) -> None:
-    """Wait without a word."""
+    """Wait, and say nothing of who holds the lock."""
 
 
 def _versions() -> dict[str, str]:
+    """The packages whose version may change what a build writes."""
     versions = {}
     for package in _RECORDED_PACKAGES:
         try:

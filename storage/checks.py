@@ -15,29 +15,35 @@ VECTORS = {"image": "images", "text": "captions", "document": "images with their
 def encoder_text(artifact: Artifact) -> str:
     """The encoder of an artifact in a few words, and what was embedded if it was no image."""
     encoder, of = artifact.parameters["encoder"], of_what(artifact)
-    told = f"{encoder['model']} with weights {encoder['weights_sha256']} ({encoder['dimension']}-d)"
-    return told if of == "image" else f"{told} of {VECTORS[of]}"
+    text = f"{encoder['model']} with weights {encoder['weights_sha256']} ({encoder['dimension']}-d)"
+    return text if of == "image" else f"{text} of {VECTORS[of]}"
 
 
-def encoder_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def encoder_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Which entries of two encoders' records differ, those of their preprocessing by name:
     "dimension, resized_as".
     """
-    flat, other_flat = ({**record, **record["preprocessing"]} for record in (one, other))
-    names = (flat.keys() | other_flat.keys()) - {"preprocessing"}
-    return ", ".join(sorted(name for name in names if flat.get(name) != other_flat.get(name)))
+    # One level: an entry of the preprocessing is named as any other.
+    first = {**first, **first["preprocessing"]}
+    second = {**second, **second["preprocessing"]}
+    differing = []
+    for name in sorted(first.keys() | second.keys()):
+        if name != "preprocessing" and first.get(name) != second.get(name):
+            differing.append(name)
+    return ", ".join(differing)
 
 
-def same_encoder(one: Artifact, other: Artifact) -> None:
+def same_encoder(first: Artifact, second: Artifact) -> None:
     """Raise ArtifactMismatch unless both were embedded by one encoder, weights and preprocessing
     included.
     """
-    if one.parameters["encoder"] != other.parameters["encoder"]:
+    encoder, second_encoder = first.parameters["encoder"], second.parameters["encoder"]
+    if encoder != second_encoder:
         raise ArtifactMismatch(
-            f"{one.kind}/{one.name} and {other.kind}/{other.name}",
-            f"they come from different encoders: {encoder_text(one)}, and {encoder_text(other)}; "
-            "these differ in "
-            + encoder_difference(one.parameters["encoder"], other.parameters["encoder"]),
+            f"{first.kind}/{first.name} and {second.kind}/{second.name}",
+            f"they come from different encoders: {encoder_text(first)}, and "
+            f"{encoder_text(second)}; these differ in "
+            + encoder_difference(encoder, second_encoder),
             "Embed one of them again with the other's encoder: "
             "rdm build --set encoder=... --set weights=...",
         )
@@ -82,15 +88,17 @@ def same_shards(root: Path, latents: Artifact, neighbors: Artifact) -> None:
 
     Their keys may agree all the same: a new crop of an image keeps its key.
     """
-    searched_for = shards_behind(root, "embeddings", neighbors.inputs["queries"])
-    encoded = shards_behind(root, "latents", latents.fingerprint)
-    if not searched_for & encoded:
-        shards, others = (" or ".join(sorted(found)) for found in (encoded, searched_for))
-        gone = "embeddings that are no longer under this root"
-        whence = f"shards {others}" if others else gone
+    # Of the queries: their neighbors may come from any database.
+    of_neighbors = shards_behind(root, "embeddings", neighbors.inputs["queries"])
+    of_latents = shards_behind(root, "latents", latents.fingerprint)
+    if not of_neighbors & of_latents:
+        origin = f"shards {' or '.join(sorted(of_neighbors))}"
+        if not of_neighbors:
+            origin = "embeddings that are no longer under this root"
         raise ArtifactMismatch(
             f"latents/{latents.name} and neighbors/{neighbors.name}",
-            f"the latents come from shards {shards}, the neighbors from {whence}",
+            f"the latents come from shards {' or '.join(sorted(of_latents))}, "
+            f"the neighbors from {origin}",
             "Embed, find neighbors and encode again from one version of the shards.",
         )
 
@@ -100,5 +108,5 @@ def shards_behind(root: Path, kind: str, fingerprint: str) -> frozenset[str]:
 
     There may be several: an image that is rejected is a row of its shards, and of nothing else.
     """
-    found = all_with_fingerprint(root, kind, fingerprint)
-    return frozenset(artifact.inputs["shards"] for artifact in found if "shards" in artifact.inputs)
+    equal = all_with_fingerprint(root, kind, fingerprint)
+    return frozenset(artifact.inputs["shards"] for artifact in equal if "shards" in artifact.inputs)

@@ -12,7 +12,7 @@ unfinished is taken for it.
 import fcntl
 import shutil
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -22,7 +22,7 @@ from typing import Literal
 from storage import layout
 from storage.artifact import Artifact, artifacts, current_id, is_current
 from storage.atomic import fsync_path
-from storage.errors import ArtifactMissing, StorageError, told_by_cause
+from storage.errors import ArtifactMissing, StorageError, explaining_disk_errors
 from storage.locks import exclusive, holder
 from storage.manifest import read_plan
 from storage.mirror import path_or_url
@@ -72,77 +72,76 @@ def collect(
     unfinished builds that go too. What somebody is building is never touched. Raises StorageError
     for a wrong `keep` or name, CannotWrite.
     """
-    if (
-        keep is not None and keep < 1
-    ):  # else the newest number could go, and the next version would get it again
+    # Were the newest version to go, the next one would get its number again.
+    if keep is not None and keep < 1:
         raise StorageError("keep", f"{keep} versions cannot be kept", "Keep 1 or more.")
     selected = _selected(root, unfinished_of)
-    builds = {
-        directory: builder_of(directory)
-        for directory in (unfinished(root, *selected) if selected else ())
-    }
-    dropped = [directory for directory, builder in builds.items() if not builder]
-    untouched = {
-        _reference(directory): f"{builder} is at it"
-        for directory, builder in builds.items()
-        if builder
-    }
+    dropped: list[Path] = []
+    untouched: dict[str, str] = {}
+    for directory in unfinished(root, *selected) if selected else ():
+        builder = builder_of(directory)
+        if builder:
+            untouched[_reference(directory)] = f"{builder} is working on it"
+        else:
+            dropped.append(directory)
     everything = artifacts(root)
     kept = _needed(root, everything, keep, dropped)
     doomed = [Removed(_reference(directory), "unfinished", directory) for directory in dropped]
-    doomed += [
-        Removed(_reference(directory), "leftover", directory)
-        for directory in _leftovers(root, selected)
-    ]
-    # What is made from others first: a collection that is killed leaves nothing whose inputs are
-    # gone.
+    for directory in _leftovers(root, selected):
+        doomed.append(Removed(_reference(directory), "leftover", directory))
+    # What is made from others goes first: a collection that is killed leaves nothing whose inputs
+    # are gone.
     versions = sorted(everything, key=lambda a: (-layout.KINDS.index(a.kind), a.name, a.version))
-    doomed += [
-        Removed(a.reference, "version", a.directory, a.version)
-        for a in versions
-        if a.reference not in kept
-    ]
+    for artifact in versions:
+        if artifact.reference not in kept:
+            doomed.append(
+                Removed(artifact.reference, "version", artifact.directory, artifact.version)
+            )
     doomed += _states(versions, kept) if keep else []
     removed: list[Removed] = []
-    for one in _with_freed_bytes(doomed):
-        if one.reference in kept and one.what != "states":
+    for candidate in _with_freed_bytes(doomed):
+        # It may be kept by now, as an input of something that could not be removed.
+        if candidate.reference in kept and candidate.what != "states":
             continue
-        remove = _remove_states if one.what == "states" else _remove
-        refusal = "" if dry_run else remove(root, one)
+        remove = _remove_states if candidate.what == "states" else _remove
+        refusal = "" if dry_run else remove(root, candidate)
         if refusal:  # it stays after all, and so does what it is made from
-            untouched[one.reference] = refusal
+            untouched[candidate.reference] = refusal
             kept = _needed(root, everything, keep, [gone.directory for gone in removed])
         else:
-            removed.append(one)
+            removed.append(candidate)
     return Collected(tuple(removed), kept, untouched)
 
 
 def _states(versions: Sequence[Artifact], kept: Mapping[str, str]) -> list[Removed]:
     """The training states of published runs that stay."""
-    found = []
+    states = []
     for run in versions:
         directory = layout.checkpoints_directory(run.directory)
         published = run.kind == "runs" and run.reference in kept
         if published and (directory.is_dir() or place_of(directory).listing(directory)):
-            found.append(Removed(run.reference, "states", directory, run.version))
-    return found
+            states.append(Removed(run.reference, "states", directory, run.version))
+    return states
 
 
 def _remove_states(root: Path, doomed: Removed) -> str:
-    """Remove the training states of a published run that nobody is at; why not, or ""."""
+    """Remove the training states of a published run that nobody works on.
+
+    Returns "" when they are gone, else why they stay.
+    """
     version = doomed.directory.parent
-    who = builder_of(version)
-    if who:
-        return f"{who} is at it"
+    builder = builder_of(version)
+    if builder:
+        return f"{builder} is working on it"
     try:
-        with told_by_cause(version), exclusive(layout.lock_file(version)):
+        with explaining_disk_errors(version), exclusive(layout.lock_file(version)):
             if not layout.manifest_file(version).is_file():
                 return "it has just changed"
             place_of(doomed.directory).withdraw(doomed.directory)
             if doomed.directory.is_dir():
                 shutil.rmtree(doomed.directory)
     except BlockingIOError:
-        return f"{holder(layout.lock_file(version))} is at it"
+        return f"{holder(layout.lock_file(version))} is working on it"
     finally:
         layout.lock_file(version).unlink(missing_ok=True)
         with suppress(OSError):  # somebody has begun to work there anew
@@ -154,7 +153,7 @@ def builder_of(directory: Path) -> str | None:
     """Who builds or trains there right now, in words; None when nobody does. Looking changes
     nothing.
     """
-    return next((who for path in _lock_files(directory) if (who := _holder(path))), None)
+    return _first_holder(_lock_files(directory))
 
 
 def _needed(
@@ -165,34 +164,49 @@ def _needed(
     why: dict[str, str] = {}
     waiting: deque[tuple[Artifact, str]] = deque()
     for _, members in groupby(everything, key=lambda a: (a.kind, a.name)):
-        family = list(members)
-        newest, reason = (
-            (family[-keep:], f"one of the newest {keep}") if keep else (family, "not asked for")
-        )
-        waiting += [(a, "current") for a in family if is_current(root, a)]
-        waiting += [(a, reason) for a in newest]
-        waiting += [(a, f"in use by {who}") for a in family if (who := builder_of(a.directory))]
+        waiting += _needed_of_family(root, list(members), keep)
     for directory in _planned_only(root, everything):
         plan = read_plan(directory)
         if plan and directory not in dropped:
-            waiting += [
-                (a, f"input of {_reference(directory)} (unfinished)")
-                for a in _made_of(plan.inputs, known)
-            ]
+            reason = f"input of {_reference(directory)} (unfinished)"
+            waiting += _with_reason(_made_of(plan.inputs, known), reason)
+    # Breadth first, and the first reason stands: the one with the fewest steps in between.
     while waiting:
-        artifact, because = waiting.popleft()
+        artifact, reason = waiting.popleft()
         if artifact.reference not in why:
-            why[artifact.reference] = because
-            waiting += [
-                (a, f"input of {artifact.reference} ({because})")
-                for a in _made_of(artifact.inputs, known)
-            ]
+            why[artifact.reference] = reason
+            inputs = _made_of(artifact.inputs, known)
+            waiting += _with_reason(inputs, f"input of {artifact.reference} ({reason})")
     return why
+
+
+def _needed_of_family(
+    root: Path, family: Sequence[Artifact], keep: int | None
+) -> list[tuple[Artifact, str]]:
+    """The versions of one kind and name that must stay for their own sake, each with a reason.
+
+    A version may come more than once, with its most telling reason first.
+    """
+    needed = _with_reason([a for a in family if is_current(root, a)], "current")
+    if keep:
+        needed += _with_reason(family[-keep:], f"one of the newest {keep}")
+    else:
+        needed += _with_reason(family, "not asked for")
+    for artifact in family:
+        builder = builder_of(artifact.directory)
+        if builder:
+            needed.append((artifact, f"in use by {builder}"))
+    return needed
+
+
+def _with_reason(needed: Iterable[Artifact], reason: str) -> list[tuple[Artifact, str]]:
+    return [(artifact, reason) for artifact in needed]
 
 
 def _made_of(
     inputs: Mapping[str, str], known: Mapping[str, Sequence[Artifact]]
 ) -> Iterator[Artifact]:
+    """Every artifact under the root whose bytes are one of these inputs."""
     for fingerprint in inputs.values():
         yield from known.get(fingerprint, ())
 
@@ -202,8 +216,11 @@ def _planned_only(root: Path, everything: Sequence[Artifact]) -> list[Path]:
     foreign versions.
     """
     readable = {artifact.directory for artifact in everything}
-    plans = (layout.plan_file(directory) for directory in _directories(root))
-    return [plan.parent for plan in plans if plan.is_file() and plan.parent not in readable]
+    planned = []
+    for directory in _directories(root):
+        if layout.plan_file(directory).is_file() and directory not in readable:
+            planned.append(directory)
+    return planned
 
 
 def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
@@ -221,15 +238,18 @@ def _selected(root: Path, unfinished_of: str) -> tuple[str, str] | None:
 
 
 def _leftovers(root: Path, selected: tuple[str, str] | None) -> list[Path]:
-    """Directories that are nothing: neither planned nor published, and nobody is at them.
+    """Directories that are nothing: without plan and manifest, and nobody works on them.
 
     In an object store a build looks so until its first part is there: only what is selected is
     taken for nothing.
     """
-    marks = (layout.plan_file, layout.manifest_file)
-    directories = _stored(root, selected) if place_of(root).far else _directories(root)
-    bare = [d for d in directories if not any(mark(d).exists() for mark in marks)]
-    return [d for d in bare if _is_version(root, d) and not builder_of(d)]
+    leftovers = []
+    for directory in _stored(root, selected) if place_of(root).far else _directories(root):
+        if layout.plan_file(directory).exists() or layout.manifest_file(directory).exists():
+            continue
+        if _is_version(root, directory) and not builder_of(directory):
+            leftovers.append(directory)
+    return leftovers
 
 
 def _stored(root: Path, selected: tuple[str, str] | None) -> list[Path]:
@@ -237,19 +257,18 @@ def _stored(root: Path, selected: tuple[str, str] | None) -> list[Path]:
     if selected is None:
         return []
     kind, name = selected
-    found = set()
+    directories = set()
     for path in place_of(root).listing(root):
         folders = path.split("/")[:-1]
         if len(folders) > 2 and kind in ("*", folders[0]) and name in ("*", folders[1]):
-            found.add(root.joinpath(*folders[:3]))
-    return sorted(found)
+            directories.add(root.joinpath(*folders[:3]))
+    return sorted(directories)
 
 
 def _directories(root: Path) -> list[Path]:
     """The directory of every version on this disk, whatever state it is in."""
-    return [
-        path for path in sorted(root.glob("*/*/*")) if path.is_dir() and _is_version(root, path)
-    ]
+    paths = sorted(root.glob("*/*/*"))
+    return [path for path in paths if path.is_dir() and _is_version(root, path)]
 
 
 def _is_version(root: Path, path: Path) -> bool:
@@ -268,28 +287,28 @@ def _with_freed_bytes(doomed: Sequence[Removed]) -> list[Removed]:
     """With what each frees when they go in this order: a file's bytes are freed with the last of
     its names.
     """
-    gone: Counter[Hashable] = Counter()
+    gone: Counter[Hashable] = Counter()  # how many names of a file have gone so far
     counted = []
-    for one in doomed:
+    for removed in doomed:
         freed = 0
-        for stored in place_of(one.directory).listing(one.directory).values():
+        for stored in place_of(removed.directory).listing(removed.directory).values():
             gone[stored.identity] += 1
             if gone[stored.identity] == stored.names:
                 freed += stored.bytes
-        counted.append(replace(one, freed=freed))
+        counted.append(replace(removed, freed=freed))
     return counted
 
 
 def _remove(root: Path, doomed: Removed) -> str:
-    """Remove a directory that nobody is at; why not, or "" when it is gone.
+    """Remove a directory that nobody works on. Returns "" when it is gone, else why it stays.
 
     Plan and manifest go first, under the lock of publishing: from then on the directory is nothing,
     and no kill can make it look like a version or an unfinished build again. The build lock goes
-    last: who waits for it finds no rest.
+    last: a build that waits for it begins in an empty directory.
     """
     directory = doomed.directory
     try:
-        with told_by_cause(directory), exclusive(layout.lock_file(directory)):
+        with explaining_disk_errors(directory), exclusive(layout.lock_file(directory)):
             with exclusive(
                 layout.publishing_lock_file(root, *directory.parts[-3:-1]), lambda _: None
             ):
@@ -302,29 +321,26 @@ def _remove(root: Path, doomed: Removed) -> str:
                 fsync_path(directory)
             _empty(directory)
     except BlockingIOError:
-        return f"{holder(layout.lock_file(directory))} is at it"
+        return f"{holder(layout.lock_file(directory))} is working on it"
     finally:
         for empty in (layout.build_directory(directory), directory):
-            with suppress(
-                OSError
-            ):  # not empty: it stays, or somebody has begun to build there anew
+            # OSError: not empty, as it stays or somebody has begun to build there anew
+            with suppress(OSError):
                 empty.rmdir()
     return ""
 
 
 def _changed_since(root: Path, doomed: Removed) -> str:
-    """Why it must not go after all; both locks are held."""
+    """Why it must not go after all, or ""; both locks are held."""
     directory = doomed.directory
     kind, name, identity = directory.parts[-3:]
     place = place_of(directory)
     place.follow(layout.plan_file(directory), layout.manifest_file(directory))
-    published, planned = (
-        layout.manifest_file(directory).is_file(),
-        layout.plan_file(directory).is_file(),
-    )
-    trainer = next((who for path in _lock_files(directory)[1:] if (who := _holder(path))), None)
+    published = layout.manifest_file(directory).is_file()
+    planned = layout.plan_file(directory).is_file()
+    trainer = _first_holder(_lock_files(directory)[1:])  # the first lock is the one held here
     if trainer:
-        return f"{trainer} is at it"
+        return f"{trainer} is working on it"
     if published != (doomed.what == "version") or planned and doomed.what == "leftover":
         return "it has just changed"
     if current_id(root, kind, name) == identity:
@@ -351,11 +367,15 @@ def _lock_files(directory: Path) -> list[Path]:
     return [own, *sorted(path for path in own.parent.glob("*lock") if path != own)]
 
 
-def _holder(path: Path) -> str | None:
-    """Who holds a lock, without taking it away from anybody and without leaving a trace."""
-    with suppress(FileNotFoundError), path.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return holder(path)
+def _first_holder(locks: Iterable[Path]) -> str | None:
+    """Who holds the first of the locks that is held, without taking one and without leaving a
+    trace.
+    """
+    for path in locks:
+        with suppress(FileNotFoundError), path.open("rb") as stream:
+            try:
+                # A shared lock is refused while another process holds the exclusive one.
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return holder(path)
     return None

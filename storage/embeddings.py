@@ -74,10 +74,7 @@ def write_embeddings(
         "embedding": vector_array(vectors.astype(np.float16)),
         "norm": pa.array(norms.astype(np.float32)),
     }
-    columns = [
-        arrays.get(name, sidecar[name] if name in sidecar.schema.names else None)
-        for name in schema.names
-    ]
+    columns = [arrays[name] if name in arrays else sidecar[name] for name in schema.names]
     write_table(
         directory / f"{part_name}.parquet",
         pa.Table.from_arrays(columns, schema=schema),
@@ -88,11 +85,10 @@ def write_embeddings(
 
 def without_keys(table: pa.Table, gone: Set[str]) -> pa.Table:
     """The rows whose key is not among those."""
-    return (
-        table.filter(pa.array([key not in gone for key in table["key"].to_pylist()], pa.bool_()))
-        if gone
-        else table
-    )
+    if not gone:
+        return table
+    kept = [key not in gone for key in table["key"].to_pylist()]
+    return table.filter(pa.array(kept, pa.bool_()))
 
 
 def write_embeddings_without(
@@ -130,18 +126,21 @@ def read_columns_of(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
 def read_rows(embeddings: Artifact, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
     """Some columns of some rows (index ids), in the order asked for; only the parts that hold them
     are read. Raises IndexError for a row that is not there."""
-    asked = np.asarray(rows, dtype=np.int64)
+    wanted = np.asarray(rows, dtype=np.int64)
     ends = np.cumsum([part.rows for part in embeddings.parts], dtype=np.int64)
-    if len(asked) and (asked.min() < 0 or asked.max() >= embeddings.rows):
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= embeddings.rows):
         raise IndexError(f"{embeddings.reference} has the rows 0 to {embeddings.rows - 1:,}")
-    owners = np.searchsorted(ends, asked, side="right")
-    order, found = np.argsort(owners, kind="stable"), []
-    for owner in np.unique(owners).tolist() or [0]:
+    # A row belongs to the first part that ends behind it; `side` skips parts without rows.
+    owners = np.searchsorted(ends, wanted, side="right")
+    # Read part after part, then put back into the order asked for: `order` says where each row of
+    # the concatenated tables came from, and its argsort undoes that.
+    order, tables = np.argsort(owners, kind="stable"), []
+    for owner in np.unique(owners).tolist() or [0]:  # no row at all: an empty table of part 0
         part = embeddings.parts[owner]
         (path,) = replace(embeddings, parts=(part,)).files(".parquet")
-        inside = asked[order][owners[order] == owner] - (ends[owner] - part.rows)
-        found.append(read_table(path, columns).take(inside))
-    return pa.concat_tables(found).take(np.argsort(order))
+        inside = wanted[order][owners[order] == owner] - (ends[owner] - part.rows)
+        tables.append(read_table(path, columns).take(inside))
+    return pa.concat_tables(tables).take(np.argsort(order))
 
 
 def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
@@ -155,12 +154,13 @@ def read_vectors(embeddings: Artifact) -> tuple[np.ndarray, np.ndarray]:
 
 
 def vector_parts(embeddings: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same part after part, those without rows left out."""
+    """The vectors and norms of one part after the other; parts without rows are left out."""
     empty = True
     for path in embeddings.files(".parquet"):
         table = read_table(path, ["embedding", "norm"])
         if table.num_rows:
             empty = False
+            # Rounding to float16 changed the lengths a little: they are made unit again.
             yield _unit(vectors_of(table, "embedding"), path), table["norm"].to_numpy()
     if empty:
         raise FormatError(
@@ -176,6 +176,7 @@ def end_vectors(embeddings: Artifact) -> np.ndarray:
     """
     parts = [part for part in embeddings.parts if part.rows]
     ends = []
+    # May be one part, and even one row: then both are that one.
     for part, row in ((parts[0], 0), (parts[-1], -1)):
         (path,) = replace(embeddings, parts=(part,)).files(".parquet")
         ends.append(_unit(vectors_of(read_table(path, ["embedding"]), "embedding")[[row]], path))
@@ -185,18 +186,16 @@ def end_vectors(embeddings: Artifact) -> np.ndarray:
 def _unit(vectors: np.ndarray, path: Path) -> np.ndarray:
     vectors = vectors.astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if wrong := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))).tolist():
-        what = (
-            f"the vector of row {wrong[0]} has no direction (its length is {lengths[wrong[0], 0]})"
-        )
+    without_direction = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(without_direction):
+        row = without_direction[0]
+        what = f"the vector of row {row} has no direction (its length is {lengths[row, 0]})"
         raise FormatError(path, what, "Embed the images again.")
     return vectors / lengths
 
 
 def licence_counts(embeddings: Artifact) -> dict[str, int]:
     """How many rows carry each licence, most first; 'not stated' where the dataset gives none."""
-    counts = Counter(
-        licence or "not stated"
-        for licence in read_columns(embeddings, ["licence"])["licence"].to_pylist()
-    )
+    licences = read_columns(embeddings, ["licence"])["licence"].to_pylist()
+    counts = Counter(licence or "not stated" for licence in licences)
     return dict(counts.most_common())

@@ -87,7 +87,7 @@ class Unreachable(StorageError):
 
 
 @contextmanager
-def told_by_cause(directory: Path) -> Iterator[None]:
+def explaining_disk_errors(directory: Path) -> Iterator[None]:
     """Turn what a disk refuses into CannotWrite: what happened, and that nothing finished is
     lost.
     """

@@ -1,5 +1,6 @@
-"""Who under a root still holds some samples, and which runs were trained on them: what a removal
-has to tell.
+"""What under a root still holds some samples, and which runs were trained on them.
+
+Who takes samples out of a database must hear both.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -40,15 +41,15 @@ class Holder:
     what: str
     """What it holds of them, in a few words."""
     keys: tuple[str, ...]
-    """Which of them; none when its tables cannot be read, so that nobody can tell."""
+    """Which of them; none when its tables cannot be read, so that nobody knows."""
     fingerprint: str | None
     """None for an unfinished build."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that was trained on a version that held some of the samples, or on one that cannot be
-    asked any more.
+    """A run that was trained on a version that held some of the samples, or on one that is gone, so
+    that nobody knows.
     """
 
     reference: str
@@ -60,7 +61,7 @@ class TrainedRun:
 
 
 @dataclass(frozen=True)
-class _Thing:
+class _Candidate:
     """A published version or an unfinished build, as far as it matters here."""
 
     kind: str
@@ -79,62 +80,75 @@ def holders(root: Path, removed: Set[str]) -> list[Holder]:
     """Every version of every name, and every unfinished build, that holds one of the samples on the
     list.
     """
-    things, read = list(_things(root)), Read()
-    found = [
-        holder
-        for thing in things
-        if thing.kind in _HOLDS and (holder := _holder(thing, removed, read))
-    ]
-    sources = {
-        (holder.reference.partition("/")[0], holder.fingerprint): holder.keys for holder in found
-    }
-    for thing in things:
-        what, kind = _THROUGH.get(thing.kind, ("", ""))
-        keys = {
-            key
-            for fingerprint in thing.inputs.values()
-            for key in sources.get((kind, fingerprint), ())
-        }
+    candidates, read = list(_candidates(root)), Read()
+    holding: list[Holder] = []
+    keys_by_source: dict[tuple[str, str | None], tuple[str, ...]] = {}
+    for candidate in candidates:
+        if candidate.kind in _HOLDS:
+            holder = _holder(candidate, removed, read)
+            if holder:
+                holding.append(holder)
+                keys_by_source[candidate.kind, candidate.fingerprint] = holder.keys
+    # Kinds that name no sample themselves: they hold what their input holds.
+    for candidate in candidates:
+        what, kind = _THROUGH.get(candidate.kind, ("", ""))
+        keys: set[str] = set()
+        for fingerprint in candidate.inputs.values():
+            keys.update(keys_by_source.get((kind, fingerprint), ()))
         if keys:
-            found.append(Holder(thing.reference, what, tuple(sorted(keys)), thing.fingerprint))
-    return found + [Holder(error.where, MAY_HOLD, (), None) for error in unreadable(root)]
+            holding.append(
+                Holder(candidate.reference, what, tuple(sorted(keys)), candidate.fingerprint)
+            )
+    return holding + [Holder(error.where, MAY_HOLD, (), None) for error in unreadable(root)]
 
 
-def trained_on(root: Path, found: Iterable[Holder]) -> list[TrainedRun]:
+def trained_on(root: Path, holding: Iterable[Holder]) -> list[TrainedRun]:
     """The runs, finished or not, among whose inputs is one of the holders, a run with weights of
     theirs, or something that is not under this root.
     """
-    held = {holder.fingerprint: holder.reference for holder in found if holder.fingerprint}
+    held = {holder.fingerprint: holder.reference for holder in holding if holder.fingerprint}
     present = {artifact.fingerprint for artifact in artifacts(root)}
-    runs, things = [], list(_things(root, "runs"))
+    runs = list(_candidates(root, "runs"))
+    # A run that began with the weights of a run that saw them holds them too: repeated until no
+    # more runs come to it.
     known = 0
-    while known < len(held):  # a run that began with the weights of one that saw them has them too
+    while known < len(held):
         known = len(held)
-        for run in things:
+        for run in runs:
             if run.fingerprint and not held.keys().isdisjoint(run.inputs.values()):
                 held.setdefault(run.fingerprint, run.reference)
-    for run in things:
-        named = {
-            role: held[fingerprint]
-            for role, fingerprint in run.inputs.items()
-            if fingerprint in held
-        }
-        unknown = tuple(
-            role for role, fingerprint in run.inputs.items() if fingerprint not in present
+    trained = []
+    for run in runs:
+        held_inputs, unknown = {}, []
+        for role, fingerprint in run.inputs.items():
+            if fingerprint in held:
+                held_inputs[role] = held[fingerprint]
+            if fingerprint not in present:
+                unknown.append(role)
+        if held_inputs or unknown:
+            finished = run.fingerprint is not None
+            trained.append(TrainedRun(run.reference, finished, held_inputs, tuple(unknown)))
+    return trained
+
+
+def _candidates(root: Path, kind: str = "*") -> Iterator[_Candidate]:
+    """Every published version, then every unfinished build."""
+    for artifact in artifacts(root, kind):
+        yield _Candidate(
+            artifact.kind,
+            artifact.reference,
+            artifact.inputs,
+            artifact.fingerprint,
+            partial(artifact.files, ".parquet"),
         )
-        if named or unknown:
-            runs.append(TrainedRun(run.reference, run.fingerprint is not None, named, unknown))
-    return runs
-
-
-def _things(root: Path, kind: str = "*") -> Iterator[_Thing]:
-    for a in artifacts(root, kind):
-        yield _Thing(a.kind, a.reference, a.inputs, a.fingerprint, partial(a.files, ".parquet"))
     for directory in unfinished(root, kind):
         plan, (its_kind, name, identity) = read_plan(directory), directory.parts[-3:]
-        tables = partial(_finished_tables, directory)
-        yield _Thing(
-            its_kind, f"{its_kind}/{name}@{identity}", plan.inputs if plan else {}, None, tables
+        yield _Candidate(
+            its_kind,
+            f"{its_kind}/{name}@{identity}",
+            plan.inputs if plan else {},
+            None,
+            partial(_finished_tables, directory),
         )
 
 
@@ -144,25 +158,27 @@ def _finished_tables(directory: Path) -> list[Path]:
     return local_files(directory, read_parts(directory), ".parquet")
 
 
-def _holder(thing: _Thing, removed: Set[str], read: Read) -> Holder | None:
+def _holder(candidate: _Candidate, removed: Set[str], read: Read) -> Holder | None:
+    """The candidate as a holder; None when its tables name none of the samples."""
+    keys: set[str] = set()
     try:
-        keys = sorted(
-            {key for path in thing.tables() for key in _on_list_in(path, thing.kind, removed, read)}
-        )
+        for path in candidate.tables():
+            keys.update(_on_list_in(path, candidate.kind, removed, read))
     except (FormatError, ArtifactDamaged):
-        return Holder(thing.reference, MAY_HOLD, (), thing.fingerprint)
-    return (
-        Holder(thing.reference, _HOLDS[thing.kind], tuple(keys), thing.fingerprint)
-        if keys
-        else None
-    )
+        return Holder(candidate.reference, MAY_HOLD, (), candidate.fingerprint)
+    if not keys:
+        return None
+    what = _HOLDS[candidate.kind]
+    return Holder(candidate.reference, what, tuple(sorted(keys)), candidate.fingerprint)
 
 
 def _on_list_in(path: Path, kind: str, removed: Set[str], read: Read) -> list[str]:
+    """The samples on the list that a table names; each table is read once."""
     try:
         status = path.stat()
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error})", "Run `rdm check`.") from error
+    # Versions share the files of parts that did not change: each is read once.
     identity = (status.st_dev, status.st_ino)
     if identity not in read:
         read[identity] = on_list(_named_in(path, kind), removed)

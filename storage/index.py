@@ -34,6 +34,7 @@ def write_vectors(
     are none. Raises FormatError for another number of rows, and for a vector that is not finite.
     """
     matrix: Any = None
+    # Sums are in float64: a million rows added up in float16 or float32 would lose digits.
     sums, norms, done = np.zeros(0), [], 0
     for vectors, lengths in parts:
         if matrix is None:
@@ -42,6 +43,7 @@ def write_vectors(
                 directory / VECTORS_FILE, mode="w+", dtype=np.float16, shape=shape
             )
             sums = np.zeros(shape[1])
+        # Checked before they are written: too many rows would not fit the file.
         if done + len(vectors) > rows or not np.isfinite(vectors).all():
             what = (
                 f"rows {done:,} to {done + len(vectors):,} of {rows:,} "
@@ -55,10 +57,11 @@ def write_vectors(
     if done != rows:
         raise FormatError(
             directory / VECTORS_FILE,
-            f"{done:,} rows came, {rows:,} were told",
+            f"{done:,} rows came instead of {rows:,}",
             "Embed the images again.",
         )
     matrix.flush()
+    # Row 0: of the images. Row 1: of the captions.
     means = np.stack([sums / rows, np.zeros_like(sums) if text_mean is None else text_mean])
     np.save(directory / "means.npy", means.astype(np.float32), allow_pickle=False)
     np.save(directory / "norms.npy", np.concatenate(norms).astype(np.float32), allow_pickle=False)
@@ -96,22 +99,25 @@ def index_of(root: Path, embeddings: Artifact) -> Artifact:
 
     Raises ArtifactMissing when none was built from them.
     """
-    family = [
-        a
-        for a in artifacts(root, "index", embeddings.name)
-        if a.inputs["embeddings"] == embeddings.fingerprint
-    ]
-    if not family:
+    newest = None
+    for index in artifacts(root, "index", embeddings.name):
+        if index.inputs["embeddings"] == embeddings.fingerprint:
+            # The current one wins; else the newest, which comes last.
+            if is_current(root, index):
+                return index
+            newest = index
+    if newest is None:
         raise ArtifactMissing(
             f"index/{embeddings.name}",
             f"no index was built from the embeddings {embeddings.fingerprint}",
             f"Build the database again: rdm build --name {embeddings.name} ...",
         )
-    return next((a for a in family if is_current(root, a)), family[-1])
+    return newest
 
 
 def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
-    """The same, for use: its files have their sizes, and its rows are those of the embeddings.
+    """The index that `index_of` gives, checked: its files have their sizes, and its rows are those
+    of the embeddings.
 
     Shapes are compared, and the first and the last vector; `rdm check` compares everything. Raises
     ArtifactMissing, ArtifactDamaged or ArtifactMismatch.
@@ -124,8 +130,10 @@ def open_index_of(root: Path, embeddings: Artifact) -> Artifact:
         f"it holds {len(norms)} norms and vectors {list(vectors.shape)}, "
         f"the embeddings are {list(expected)}"
     )
-    if fits := vectors.shape == expected and norms.shape == expected[:1]:
+    fits = vectors.shape == expected and norms.shape == expected[:1]
+    if fits:
         what = "its first or last vector is not that of the embeddings"
+        # Only two rows are read: all of them would cost as much as a build.
         fits = bool(np.allclose(vectors[[0, -1]], end_vectors(embeddings), atol=ROUNDED_TWICE))
     if not fits:
         cure = (

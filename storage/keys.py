@@ -13,6 +13,7 @@ import hashlib
 import re
 import unicodedata
 
+# Tar members and removal lists must hold them, so nothing but these characters.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE_DATASET = re.compile(r"[a-z0-9_]{1,32}")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -29,6 +30,7 @@ def key_of(dataset: str, source_id: str, crop: int) -> str:
         raise ValueError(f"no key for dataset {dataset!r}, id {source_id!r}, crop {crop}")
     safe_id = source_id
     if not _SAFE_ID.fullmatch(source_id):
+        # The slug alone is not unique: "a b" and "a.b" have the same one.
         digest = hashlib.sha256(source_id.encode("utf-8", "surrogatepass")).hexdigest()
         safe_id = f"{_slug(source_id)}-{digest[:12]}"
     return f"{dataset}-{safe_id}-{crop:02d}"
@@ -36,6 +38,7 @@ def key_of(dataset: str, source_id: str, crop: int) -> str:
 
 def source_key_of(key: str) -> str:
     """The key without the crop number: equal for every crop of one image."""
+    # The crop is a number and holds no hyphen, an id may hold some: so the last one.
     return key.rpartition("-")[0]
 
 
@@ -46,5 +49,6 @@ def is_key(text: str) -> bool:
 
 def _slug(text: str) -> str:
     """Up to 64 characters of [A-Za-z0-9_-] that remind a reader of text, or "id"."""
+    # NFKD takes accents off their letters, and ASCII then drops the accents: "é" becomes "e".
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:64].strip("-") or "id"

@@ -37,6 +37,7 @@ def write_latents(directory: Path, part_name: str, keys: list[str], raw: np.ndar
 
     Raises FormatError for an array of another layout.
     """
+    # Called for its check alone.
     layout_of(raw, directory / f"{part_name}.npy")
     np.save(directory / f"{part_name}.npy", raw, allow_pickle=False)
     write_table(
@@ -58,10 +59,10 @@ def open_latents(latents: Artifact) -> tuple[list[str], list[np.ndarray]]:
         names = read_table(latents.file(f"{part.name}.parquet"), ["key"])["key"].to_pylist()
         path = latents.file(f"{part.name}.npy")
         array = open_array(path)
-        found = layout_of(array, path)
-        planned = latents.parameters.get("stored", found)  # older plans do not say
-        if found != planned:
-            what = f"holds {found} ({told(array)}), and its plan says {planned}"
+        stored = layout_of(array, path)
+        planned = latents.parameters.get("stored", stored)  # older plans do not say
+        if stored != planned:
+            what = f"holds {stored} ({_type_and_shape(array)}), and its plan says {planned}"
             raise FormatError(path, what, "Run `rdm check`, then encode again.")
         if len(names) != len(array):
             raise FormatError(
@@ -80,12 +81,11 @@ def layout_of(array: np.ndarray, path: Path) -> str:
         if array.dtype == kind and array.ndim == axes:
             return stored
     wanted = ", ".join(f"{kind} of {axes} axes" for kind, axes in LAYOUTS.values())
-    what = f"holds {told(array)}, and latents are {wanted}"
+    what = f"holds {_type_and_shape(array)}, and latents are {wanted}"
     raise FormatError(path, what, "Run `rdm check`, then encode again.")
 
 
-def told(array: np.ndarray) -> str:
-    """The type and shape of an array, for a message."""
+def _type_and_shape(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 

@@ -32,11 +32,14 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
+# It begins with a letter or a digit: so it is not hidden, and no option of a command.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{12}")
 _PART_RECORD = ".part.json"
+# Paths from the directory of a version, with forward slashes.
 _FINISHED_WORK = re.compile(r"\.build/[^/]+\.part\.json|checkpoints/[^/]+/manifest\.json")
-_PATH = re.compile(r"[^\\\x00-\x1f]+")
+_PATH = re.compile(r"[^\\\x00-\x1f]+")  # no backslash, which Windows takes for a slash
+_PREFIX = re.compile("[0-9a-f]{8}|")  # none where the part was written to a disk
 
 
 def checked_name(name: str) -> str:
@@ -127,17 +130,12 @@ def checked_part(name: str, prefix: str, paths: Iterable[str]) -> None:
     """Raise ValueError when a part's name, prefix or files could lead out of the artifact's
     directory.
     """
-    inside = all(
-        _PATH.fullmatch(path) and not {"", ".", ".."} & set(path.split("/")) for path in paths
-    )
-    if (
-        not inside
-        or not re.fullmatch("[0-9a-f]{8}|", prefix)
-        or not _PATH.fullmatch(name)
-        or "/" in name
-        or name[0] == "."
-    ):
+    valid = _PREFIX.fullmatch(prefix) and _PATH.fullmatch(name)
+    if not valid or "/" in name or name[0] == ".":
         raise ValueError(f"part {name!r} lies outside its artifact")
+    for path in paths:
+        if not _PATH.fullmatch(path) or not {"", ".", ".."}.isdisjoint(path.split("/")):
+            raise ValueError(f"part {name!r} lies outside its artifact")
 
 
 def part_record_file(directory: Path, part_name: str) -> Path:

@@ -10,7 +10,7 @@ storage.build. Two identities: the *plan's id* says whether a build answers a re
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -57,13 +57,14 @@ def made_from(*facts: Any) -> str:
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested parameters as one level; dots go inside."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for key, item in values.items():
+        # An empty mapping has no parameter inside and so leaves nothing.
         if isinstance(item, Mapping):
-            found |= flat(item, f"{before}{key}.")
+            parameters |= flat(item, f"{before}{key}.")
         else:
-            found[f"{before}{key}"] = item
-    return found
+            parameters[f"{before}{key}"] = item
+    return parameters
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,11 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Bytes over all files of all parts."""
-        return sum(f.bytes for part in self.parts for f in part.files)
+        total = 0
+        for part in self.parts:
+            for file in part.files:
+                total += file.bytes
+        return total
 
     @property
     def reference(self) -> str:
@@ -168,17 +173,44 @@ class Manifest:
         return dict(sorted(total.items()))
 
 
+def files_in(directory: Path, parts: Iterable[Part]) -> list[tuple[Part, Path, PartFile]]:
+    """Every file of some parts, in order: its part, its path in the artifact's directory, and its
+    record.
+    """
+    files = []
+    for part in parts:
+        for path, file in part.located(directory):
+            files.append((part, path, file))
+    return files
+
+
+def reasons_by_part(parts: Iterable[Part], reasons: Iterable[str]) -> dict[str, list[str]]:
+    """Part name -> what is wrong with its files, from one reason a file, "" for a whole one.
+
+    `parts`: the part of each file. A part whose files are all whole is not in the answer.
+    """
+    wrong: dict[str, list[str]] = {}
+    for part, reason in zip(parts, reasons, strict=True):
+        if reason:
+            wrong.setdefault(part.name, []).append(reason)
+    return wrong
+
+
 def fingerprint_of(parts: Sequence[Part]) -> str:
     """16 hex digits over every file's path and hash: equal bytes, equal fingerprint."""
-    hashes = [[f.path, f.sha256] for part in parts for f in part.files]
+    hashes = []
+    for part in parts:
+        for file in part.files:
+            # Without the prefix: it differs from attempt to attempt, the bytes do not.
+            hashes.append([file.path, file.sha256])
     return sha256_of(canonical_json(hashes))[:16]
 
 
 def manifest_json(manifest: Manifest, created_by: Mapping[str, str]) -> dict[str, Any]:
     """What manifest.json holds."""
-    written = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
-    written["parts"] = [asdict(part) for part in manifest.parts]
-    return {"format": FORMAT_VERSION, **written, "created_by": created_by}
+    content = {field.name: getattr(manifest, field.name) for field in fields(Manifest)}
+    content["parts"] = [asdict(part) for part in manifest.parts]
+    return {"format": FORMAT_VERSION, **content, "created_by": created_by}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -191,14 +223,15 @@ def read_manifest(directory: Path) -> Manifest:
     cure = "Run the command that builds it again."
     try:
         value = json.loads(path.read_bytes().decode())
-        stated = value["format"]
-        if stated == FORMAT_VERSION:
+        format_version = value["format"]
+        # Compared before anything else is read: another version may lay the rest out otherwise.
+        if format_version == FORMAT_VERSION:
             manifest = _manifest(value)
             _check_identity(path, manifest, cure)
             return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactDamaged(path, f"not a manifest ({error!r})", cure) from error
-    what = f"format {stated!r}, this version reads {FORMAT_VERSION}"
+    what = f"format {format_version!r}, this version reads {FORMAT_VERSION}"
     raise FormatError(path, what, "Build it again.")
 
 
@@ -218,20 +251,27 @@ def read_part(directory: Path, part_name: str) -> Part | None:
     try:
         record = layout.part_record_file(directory, part_name).read_bytes()
         return Part.from_json(json.loads(record))
+    # ValueError covers broken JSON, KeyError and TypeError JSON that is something else.
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
 def read_parts(directory: Path) -> list[Part]:
     """Every part on record in an unfinished build, in no order."""
-    names = layout.parts_on_record(directory)
-    return [part for name in names if (part := read_part(directory, name))]
+    parts = []
+    for name in layout.parts_on_record(directory):
+        part = read_part(directory, name)
+        if part:
+            parts.append(part)
+    return parts
 
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:
-    parts = tuple(Part.from_json(part) for part in value["parts"])
-    plain = {one.name: value[one.name] for one in fields(Manifest) if one.name != "parts"}
-    return Manifest(parts=parts, **plain)
+    content: dict[str, Any] = {"parts": tuple(Part.from_json(part) for part in value["parts"])}
+    for entry in fields(Manifest):
+        if entry.name != "parts":
+            content[entry.name] = value[entry.name]
+    return Manifest(**content)
 
 
 def _check_identity(path: Path, manifest: Manifest, cure: str) -> None:

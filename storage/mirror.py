@@ -23,6 +23,7 @@ def url_of(path: Path) -> str | None:
     directory = mirrors() if path.is_absolute() else None
     if directory is None or not path.is_relative_to(directory):
         return None
+    # <mirrors>/<scheme>/<host or bucket>/<folders>: the url, cut at its slashes.
     scheme, *folders = path.relative_to(directory).parts or ("",)
     if not folders or ".." in folders:
         return None

@@ -45,6 +45,7 @@ def write_neighbors(
     Q.
     """
     k = rows.shape[1]
+    # NO_ROW is -1 and would name the last row: its key is looked up and thrown away.
     names = np.where(rows == NO_ROW, "", database_keys[rows])
     flat = pa.array(names.reshape(-1).tolist(), type=pa.string())
     keys = pa.FixedSizeListArray.from_arrays(flat, type=vector_type(k, pa.string()))

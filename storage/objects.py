@@ -1,5 +1,5 @@
-"""Objects behind a url, through fsspec: every request is bounded, repeated while the store is busy,
-and told when it fails.
+"""Objects behind a url, through fsspec: every request is bounded in time and repeated while the
+store is busy; a failure becomes an error with a cure.
 
 Nothing here knows artifacts. fsspec is imported with the first request, so a root on a disk never
 needs it. Messages hold urls, error codes and class names, never an error's own text: that may quote
@@ -113,6 +113,7 @@ class Remote:
         """The first `size` bytes, piece by piece, fewer when there are fewer. Raises
         FileNotFoundError.
         """
+        # Each piece is a request of its own, so that a cut line costs one of them.
         for start in range(0, size, PIECE):
             end = min(start + PIECE, size)
             try:
@@ -138,27 +139,27 @@ class Remote:
         object.
         """
         try:
-            found = self._ask("find", detail=True, seconds=SECONDS_TO_LIST)
+            objects = self._ask("find", detail=True, seconds=SECONDS_TO_LIST)
         except FileNotFoundError:
             return {}
         base = self._path.rstrip("/") + "/"
-        return {
-            name.removeprefix(base): facts["size"]
-            for name, facts in found.items()
-            if name.startswith(base)
-        }
+        sizes = {}
+        for name, facts in objects.items():
+            if name.startswith(base):  # not the object that is called as the folder is
+                sizes[name.removeprefix(base)] = facts["size"]
+        return sizes
 
     def folders(self) -> list[str]:
         """Names of the folders right below."""
         try:
-            found = self._ask("ls", detail=True, seconds=SECONDS_TO_LIST)
+            entries = self._ask("ls", detail=True, seconds=SECONDS_TO_LIST)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
-            facts["name"].rstrip("/").rpartition("/")[2]
-            for facts in found
-            if facts["type"] == "directory"
-        )
+        names = []
+        for facts in entries:
+            if facts["type"] == "directory":
+                names.append(facts["name"].rstrip("/").rpartition("/")[2])
+        return sorted(names)
 
     @property
     def _path(self) -> str:
@@ -185,13 +186,15 @@ class Remote:
                     file_system(self.url), method, seconds or _seconds_for(0), arguments, options
                 )
             except Exception as error:
-                told = _judged(self.url, error)
-                if told is error:
+                final = _final_error(self.url, error)
+                if final is error:
                     raise
-                if told is not None:
-                    raise told from error
+                if final is not None:
+                    raise final from error
                 last = error
             if attempt + 1 < ATTEMPTS:
+                # Twice as long each time, and by chance, so that many clients do not return at
+                # once.
                 wait = min(SECONDS_BEFORE_RETRY * 2**attempt, MOST_SECONDS_BEFORE_RETRY)
                 time.sleep(wait * random.uniform(0.5, 1))
         what = (
@@ -215,7 +218,7 @@ def file_system(url: str) -> Any:
     try:
         import fsspec
 
-        found = fsspec.filesystem(scheme, **_options(scheme))
+        system = fsspec.filesystem(scheme, **_options(scheme))
     except ImportError as error:
         extra = (
             "pip install 'rdm[s3]'"
@@ -229,11 +232,10 @@ def file_system(url: str) -> Any:
         raise Unreachable(
             url, f"{scheme}:// is no scheme that fsspec knows", "Correct the root."
         ) from error
-    if hasattr(found, "retries"):
-        found.retries = (
-            1  # s3fs repeats some errors by itself; here all are repeated, and only once over
-        )
-    return found
+    if hasattr(system, "retries"):
+        # s3fs repeats some requests by itself. Here all are repeated: both would multiply.
+        system.retries = 1
+    return system
 
 
 def _options(scheme: str) -> dict[str, Any]:
@@ -262,6 +264,7 @@ def _once(
         return getattr(system, method)(*arguments, **options)
     from fsspec.asyn import sync
 
+    # The method with an underscore is the asynchronous one.
     return sync(system.loop, getattr(system, f"_{method}"), *arguments, timeout=seconds, **options)
 
 
@@ -269,14 +272,16 @@ def _seconds_for(size: int) -> float:
     return SECONDS_TO_CONNECT + SECONDS_TO_ANSWER + size / SLOWEST_BYTES_PER_SECOND
 
 
-def _judged(url: str, error: Exception) -> Exception | None:
+def _final_error(url: str, error: Exception) -> Exception | None:
     """What to raise at once, or None when the request may be repeated."""
+    # What the store answered comes first: libraries turn it into various classes of errors.
     code, status = _answer(error)
     name = type(error).__name__
     if code == "NoSuchBucket":
         return Unreachable(
             url, f"there is no such bucket{_from_where(url)}", "Create it, or correct the root."
         )
+    # A range that begins behind the end of the object.
     if code == "InvalidRange" or status == 416:
         return _Beyond()
     if code == "NotImplemented":
@@ -302,6 +307,8 @@ def _judged(url: str, error: Exception) -> Exception | None:
     ):
         cure = "Check the credentials and that they may list, read, write and delete there."
         return Unreachable(url, f"access is refused{_from_where(url)} ({_in_short(error)})", cure)
+    # 408 and 429: the store was too slow, or too many asked
+    # Redirects too: they mean another region or endpoint.
     if 300 <= status < 500 and status not in (408, 429) and code not in _BUSY:
         cure = f"Correct the root{_endpoint_hint(url) or ' or its options'}."
         return Unreachable(
@@ -319,8 +326,9 @@ def _judged(url: str, error: Exception) -> Exception | None:
 
 def _answer(error: Exception) -> tuple[str, int]:
     """(error code, HTTP status) of what an S3 store answered; ("", 0) when it did not."""
-    for one in (error, error.__cause__, error.__context__):
-        response = getattr(one, "response", None)
+    # s3fs raises errors of its own; the one of its client library lies behind them.
+    for behind in (error, error.__cause__, error.__context__):
+        response = getattr(behind, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return str(response.get("Error", {}).get("Code", "")), int(status or 0)

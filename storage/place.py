@@ -25,7 +25,7 @@ from storage import layout
 from storage.atomic import fsync_path, sha256_file, write_bytes, write_json
 from storage.errors import ArtifactDamaged, StorageError
 from storage.locks import exclusive
-from storage.manifest import Part, PartFile
+from storage.manifest import Part, PartFile, files_in, reasons_by_part
 from storage.mirror import url_of
 from storage.objects import Remote
 from storage.transfers import digest, fetch_object, on_this_disk, side_by_side
@@ -97,6 +97,7 @@ class Place:
     def share(self, source: Path, target: Path, size: int) -> None:
         """The same bytes under a second name; copied on a file system that knows no links."""
         target.parent.mkdir(parents=True, exist_ok=True)
+        # A killed attempt may have left it; os.link refuses a name that is taken.
         target.unlink(missing_ok=True)
         try:
             os.link(source, target)
@@ -125,16 +126,17 @@ class Place:
 
     def listing(self, directory: Path) -> dict[str, Stored]:
         """Every file below a directory, by its path from there."""
-        found = {}
+        files = {}
         for folder, _, names in os.walk(directory):
-            for path in (Path(folder, name) for name in names):
-                with suppress(FileNotFoundError):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):  # removed since its folder was listed
                     status = path.lstat()
                     size = status.st_size if S_ISREG(status.st_mode) else 0
                     identity = (status.st_dev, status.st_ino)
                     stored = Stored(identity, status.st_nlink, size)
-                    found[path.relative_to(directory).as_posix()] = stored
-        return found
+                    files[path.relative_to(directory).as_posix()] = stored
+        return files
 
     def names(self, root: Path, kind: str) -> list[str]:
         """Names that something of this kind was published under."""
@@ -180,9 +182,14 @@ class Bucket(Place):
     def follow_versions(self, root: Path, kind: str, name: str, *files: str) -> None:
         """Of the versions that the bucket has, and the manifests of those it has no more."""
         there = _versions(root, kind, name)
-        here = root.glob(f"{kind}/{name}/*/manifest.json")
-        gone = [manifest for manifest in here if manifest.parent not in there]
-        self.follow(*(directory / file for directory in sorted(there) for file in files), *gone)
+        paths = []
+        for directory in sorted(there):
+            for file in files:
+                paths.append(directory / file)
+        for manifest in root.glob(f"{kind}/{name}/*/manifest.json"):
+            if manifest.parent not in there:
+                paths.append(manifest)
+        self.follow(*paths)
 
     def store(self, *paths: Path) -> None:
         """Put them into the bucket, several at once."""
@@ -196,6 +203,7 @@ class Bucket(Place):
         """By a PUT that fails if there is one. When another machine has published the same plan
         meanwhile, its manifest stands and the mirror gets it.
         """
+        # Not yet under its own name: the mirror must not say that it is published.
         draft = layout.build_directory(path.parent) / path.name
         write_json(draft, value, durable=False)
         _object(path).create(draft.read_bytes())
@@ -212,6 +220,7 @@ class Bucket(Place):
 
     def fetch(self, files: Iterable[tuple[Path, PartFile]]) -> None:
         """What this mirror lacks, several at once."""
+        # The size is enough: a file gets its name only after its hash was right.
         lacking = [(path, file) for path, file in files if _size(path) != file.bytes]
         side_by_side(lambda pair: _fetch(*pair), lacking)
 
@@ -229,8 +238,8 @@ class Bucket(Place):
 
     def sizes(self, directory: Path, paths: Sequence[Path], attempt: str = "") -> list[int | None]:
         """By one listing, which is asked for once a process and attempt."""
-        found = _sizes_as_of(directory, attempt) if attempt else _object(directory).sizes()
-        return [found.get(path.relative_to(directory).as_posix()) for path in paths]
+        sizes = _sizes_as_of(directory, attempt) if attempt else _object(directory).sizes()
+        return [sizes.get(path.relative_to(directory).as_posix()) for path in paths]
 
     def has_other_bytes(self, path: Path, sha256: str) -> bool:
         """Of a copy in the mirror, if there is one; a wrong one goes, and is fetched again when it
@@ -244,8 +253,8 @@ class Bucket(Place):
     def altered(self, directory: Path, parts: Iterable[Part]) -> dict[str, list[str]]:
         """Read every object of them."""
 
-        def reason(item: tuple[Part, Path, PartFile]) -> str:
-            _, path, file = item
+        def wrong(located: tuple[Part, Path, PartFile]) -> str:
+            _, path, file = located
             name = path.relative_to(directory).as_posix()
             try:
                 if digest(_object(path).pieces(file.bytes)) == file.sha256:
@@ -254,17 +263,16 @@ class Bucket(Place):
                 return f"{name} is absent"
             return f"{name} has other bytes than when it was written; delete that object first"
 
-        found: dict[str, list[str]] = {}
-        items = [(part, path, file) for part in parts for path, file in part.located(directory)]
-        for (part, _, _), told in zip(items, side_by_side(reason, items), strict=True):
-            if told:
-                found.setdefault(part.name, []).append(told)
-        return found
+        files = files_in(directory, parts)
+        return reasons_by_part([part for part, _, _ in files], side_by_side(wrong, files))
 
     def listing(self, directory: Path) -> dict[str, Stored]:
         """Every object: one listing, not a request an object."""
         remote = _object(directory)
-        return {name: Stored((remote / name).url, 1, size) for name, size in remote.sizes().items()}
+        files = {}
+        for name, size in remote.sizes().items():
+            files[name] = Stored((remote / name).url, 1, size)
+        return files
 
     def names(self, root: Path, kind: str) -> list[str]:
         """By one listing, which does not tell what was published from what was only begun."""
@@ -275,6 +283,7 @@ class Bucket(Place):
         remote = _object(directory)
         names = set(remote.sizes())
         for first in VISIBLE_FIRST:
+            # Without plan and manifest the rest is nothing to everybody, should this be killed.
             if first in names:
                 (remote / first).delete()
         rest = sorted(names - set(VISIBLE_FIRST))
@@ -306,20 +315,21 @@ def _versions(root: Path, kind: str, name: str) -> set[Path]:
     remote = _object(root)
     kinds = [k for k in remote.folders() if k in layout.KINDS] if kind == "*" else [kind]
     families: list[tuple[str, str]] = []
-    for one in kinds:
-        names = (remote / one).folders() if name == "*" else [name]
-        families += [(one, each) for each in names]
+    for a_kind in kinds:
+        for a_name in (remote / a_kind).folders() if name == "*" else [name]:
+            families.append((a_kind, a_name))
     ids = side_by_side(lambda family: (remote / family[0] / family[1]).folders(), families)
-    found = set()
+    directories = set()
     for family, identities in zip(families, ids, strict=True):
         for identity in identities:
             with suppress(StorageError):  # a folder that is not ours
-                found.add(layout.artifact_directory(root, *family, identity))
-    return found
+                directories.add(layout.artifact_directory(root, *family, identity))
+    return directories
 
 
 @lru_cache(maxsize=8)
 def _sizes_as_of(directory: Path, attempt: str) -> dict[str, int]:
+    """The sizes when a build attempt first asked; another attempt asks again."""
     return _object(directory).sizes()
 
 
@@ -327,8 +337,8 @@ def _fetch(path: Path, file: PartFile) -> None:
     """Fetch the object of a path into the mirror, unless another process has just done so."""
     with on_this_disk(path), exclusive(path.with_name(f".{path.name}.lock"), lambda _: None):
         if _size(path) != file.bytes:
-            for left in path.parent.glob(f".{path.name}-*"):  # by a fetch that was killed
-                left.unlink(missing_ok=True)
+            for leftover in path.parent.glob(f".{path.name}-*"):  # of a fetch that was killed
+                leftover.unlink(missing_ok=True)
             fetch_object(_object(path), path, file.bytes, file.sha256)
 
 

@@ -7,8 +7,7 @@ too: docs/analysis.md.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from itertools import chain, count, groupby
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from storage.runs import METRICS_FILE, read_metrics
 from storage.samples import SAMPLES
 from storage.saved import finite_rows, save_table
 from storage.shards import SIDECAR
-from storage.views import pictures, removed, seen
+from storage.views import pictures, removed, seen, sql_list
 
 PARQUET_KINDS = ("shards", "embeddings", "neighbors", "latents", "samples")
 """Kinds whose parts are Parquet tables; runs are their metrics, evaluations one JSON each."""
 KINDS_SHOWN = (*PARQUET_KINDS, "runs", "evaluations")
 VIEWS = (*KINDS_SHOWN, "artifacts", "pictures", "removed", "seen")
-
-
 _NO_TABLE = re.compile(rf"Table with name ({'|'.join(KINDS_SHOWN)}) does not exist", re.IGNORECASE)
 
 
@@ -40,7 +37,7 @@ class QueryResult:
     """What a query gave: a table that can be printed, listed and saved."""
 
     def __init__(self, table: pa.Table, text: str) -> None:
-        self.table = table.rename_columns(_told_apart(table.column_names))
+        self.table = table.rename_columns(_distinct(table.column_names))
         self.text = text
         """As DuckDB prints it: long results and wide columns shortened, with their counts."""
 
@@ -74,23 +71,25 @@ def query(root: Path, sql: str) -> QueryResult:
     try:
         _check_reads(connection, sql)
         sql, files = _create_views(connection, root, sql)
-        connection.execute(f"SET allowed_paths = {_sql([str(path) for path in files])}")
+        # From here on the query may open the files of its views and no others, and cannot undo
+        # that: the configuration is locked last.
+        connection.execute(f"SET allowed_paths = {sql_list(files)}")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        found = connection.sql(sql)
-        if found is None:
+        relation = connection.sql(sql)
+        if relation is None:
             raise QueryError("query", "it gives no table", "Write a SELECT.")
-        table = found.to_arrow_table()
+        table = relation.to_arrow_table()
         return QueryResult(table, str(connection.from_arrow(table)).rstrip())
     except duckdb.Error as error:
-        if absent := _NO_TABLE.search(str(error)):
-            what = f"nothing of kind {absent[1].lower()} has been built under {root} yet"
-            raise QueryError(
-                "query", what, "Build one, or ask `artifacts` for what is there."
-            ) from error
-        raise QueryError(
-            "query", _told(error), f"Views: {', '.join(VIEWS)}; columns: DESCRIBE embeddings."
-        ) from error
+        no_table = _NO_TABLE.search(str(error))
+        if no_table:
+            what = f"nothing of kind {no_table[1].lower()} has been built under {root} yet"
+            cure = "Build one, or ask `artifacts` for what is there."
+        else:
+            what = _first_paragraph(error)
+            cure = f"Views: {', '.join(VIEWS)}; columns: DESCRIBE embeddings."
+        raise QueryError("query", what, cure) from error
     finally:
         connection.close()
 
@@ -99,10 +98,10 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     statements = connection.extract_statements(sql)
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:  # EXPLAIN ANALYZE would run what it explains
-        given = f"it is {' and '.join(kinds)}" if kinds else "it is empty"
+        what = f"it is {' and '.join(kinds)}" if kinds else "it is empty"
         raise QueryError(
             "query",
-            f"{given}, where one SELECT is allowed",
+            f"{what}, where one SELECT is allowed",
             "Artifacts never change; read them with one SELECT.",
         )
 
@@ -115,42 +114,62 @@ def _create_views(
     Returns the query with these names as the views have them, and the files that they read.
     """
     every, outside = artifacts(root), _without_texts(sql)
-    current = {artifact.reference for artifact in every if is_current(root, artifact)}
+    in_use = [artifact for artifact in every if is_current(root, artifact)]
+    current = {artifact.reference for artifact in in_use}
     rows = [_artifact_row(artifact, current) for artifact in every]
     connection.register("artifacts", pa.Table.from_pylist(rows, pa.schema(_ARTIFACT_COLUMNS)))
-    files = _create_other_views(
-        connection, root, outside.lower(), [a for a in every if a.reference in current]
-    )
-    for kind in (kind for kind in KINDS_SHOWN if kind in outside.lower()):
-        connection.execute(f"CREATE SCHEMA {kind}")
-        # not only shards."one"
-        all_of_kind = re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None
-        of_kind = [artifact for artifact in every if artifact.kind == kind]
-        meant = _mentioned(kind, outside, of_kind, current)
-        selects = []
-        for artifact in of_kind:
-            names = [name for name, one in meant.items() if one is artifact]
-            in_union = all_of_kind and artifact.reference in current
-            if not in_union and not names:
-                continue
-            check(artifact, hashes=False)
-            select, read = _select(connection, artifact)
-            files += read
-            for name in names:
-                connection.execute(f'CREATE VIEW {kind}."{_view_name(name, meant)}" AS {select}')
-            if in_union:
-                selects.append(f"SELECT '{artifact.name}' AS artifact, * FROM ({select})")
-        if selects:
-            connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
-        elif all_of_kind and kind in _COLUMNS:  # an answer too: none of them is there
-            held = pa.schema([("artifact", pa.string()), *_COLUMNS[kind]])
-            connection.register(kind, held.empty_table())
-        sql = _with_view_names(kind, sql, meant)
+    files = _create_other_views(connection, root, outside.lower(), in_use)
+    for kind in KINDS_SHOWN:
+        if kind in outside.lower():
+            of_kind = [artifact for artifact in every if artifact.kind == kind]
+            meant = _mentioned(kind, outside, of_kind, current)
+            files += _create_views_of_kind(connection, kind, outside, of_kind, meant, current)
+            sql = _with_view_names(kind, sql, meant)
     return sql, files
 
 
+def _create_views_of_kind(
+    connection: duckdb.DuckDBPyConnection,
+    kind: str,
+    outside: str,
+    of_kind: Sequence[Artifact],
+    meant: Mapping[str, Artifact],
+    current: set[str],
+) -> list[Path]:
+    """Make the view of a whole kind, where the query names it, and those of single artifacts.
+
+    Returns the files that they read.
+    """
+    connection.execute(f"CREATE SCHEMA {kind}")
+    # The kind without a dot after it means all of the kind: shards, but not shards."one".
+    all_of_kind = re.search(rf'\b{kind}\b(?!"?\s*\.)', outside, re.IGNORECASE) is not None
+    selects, files = [], []
+    for artifact in of_kind:
+        names = [name for name in meant if meant[name] is artifact]
+        in_union = all_of_kind and artifact.reference in current
+        if not in_union and not names:
+            continue
+        check(artifact, hashes=False)
+        select, read = _select(connection, artifact)
+        files += read
+        for name in names:
+            connection.execute(f'CREATE VIEW {kind}."{_view_name(name, meant)}" AS {select}')
+        if in_union:
+            selects.append(f"SELECT '{artifact.name}' AS artifact, * FROM ({select})")
+    if selects:
+        connection.execute(f"CREATE VIEW main.{kind} AS {' UNION ALL BY NAME '.join(selects)}")
+    elif all_of_kind and kind in _COLUMNS:
+        # Nothing of the kind is there: an empty table is an answer too.
+        columns = pa.schema([("artifact", pa.string()), *_COLUMNS[kind]])
+        connection.register(kind, columns.empty_table())
+    return files
+
+
 def _mention(kind: str) -> re.Pattern[str]:
-    """shards."one", shards.one or "shards"."one", in whatever case the kind is written."""
+    """Matches shards."one", shards.one and "shards"."one", in whatever case the kind is written.
+
+    Groups: the kind with its dot, the name in quotes, the name without quotes.
+    """
     return re.compile(rf'(\b{kind}"?\s*\.\s*)(?:"([^"]+)"|(\w+))', re.IGNORECASE)
 
 
@@ -163,29 +182,35 @@ def _mentioned(
     Names are those of artifacts in any case, as SQL has it, unless they differ by case alone.
     Raises QueryError where one is written as none of them is.
     """
-    named = {f"{artifact.name}@{artifact.id}": artifact for artifact in of_kind}
-    named |= {artifact.name: artifact for artifact in of_kind if artifact.reference in current}
+    named = {}
+    for artifact in of_kind:
+        named[f"{artifact.name}@{artifact.id}"] = artifact
+        if artifact.reference in current:
+            named[artifact.name] = artifact
     meant: dict[str, Artifact] = {}
     for _, quoted, plain in _mention(kind).findall(outside):
         written = quoted or plain
-        alike = [name for name in named if name.lower() == written.lower()]
+        alike = _in_any_case(written, named)
         if written in named:
             meant[written] = named[written]
         elif len(alike) > 1:
-            what = (
-                f"{kind}.{written} may be {' or '.join(sorted(alike))}, which differ by case alone"
-            )
-            raise QueryError("query", what, f'Write one as it is: {kind}."{sorted(alike)[0]}".')
-        elif alike and alike[0].lower() not in {name.lower() for name in meant}:
+            what = f"{kind}.{written} may be {' or '.join(alike)}, which differ by case alone"
+            raise QueryError("query", what, f'Write one as it is: {kind}."{alike[0]}".')
+        elif alike and not _in_any_case(written, meant):
             meant[alike[0]] = named[alike[0]]
     return meant
+
+
+def _in_any_case(name: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that equal this one but for upper and lower case, sorted."""
+    return sorted(other for other in names if other.lower() == name.lower())
 
 
 def _view_name(name: str, meant: Mapping[str, Artifact]) -> str:
     """The name itself; numbered where another name in the query differs by case alone, which DuckDB
     does not tell apart.
     """
-    alike = sorted(other for other in meant if other.lower() == name.lower())
+    alike = _in_any_case(name, meant)
     return f"{name}~{alike.index(name)}" if len(alike) > 1 else name
 
 
@@ -193,30 +218,33 @@ def _with_view_names(kind: str, sql: str, meant: Mapping[str, Artifact]) -> str:
     """The query with every name that has a numbered view replaced by that; strings and comments
     stay.
     """
-    renamed = {name: _view_name(name, meant) for name in meant if _view_name(name, meant) != name}
+    renamed = {}
+    for name in meant:
+        view_name = _view_name(name, meant)
+        if view_name != name:
+            renamed[name] = view_name
     if not renamed:
         return sql
 
-    def replaced(found: re.Match[str]) -> str:
-        written = found[2] or found[3]
-        return f'{found[1]}"{renamed[written]}"' if written in renamed else found[0]
+    def replaced(match: re.Match[str]) -> str:
+        written = match[2] or match[3]
+        return f'{match[1]}"{renamed[written]}"' if written in renamed else match[0]
 
-    pieces = _pieces(sql)
-    return "".join(
-        piece if is_text else _mention(kind).sub(replaced, piece) for is_text, piece in pieces
-    )
+    statement = ""
+    for is_text, piece in _pieces(sql):
+        statement += piece if is_text else _mention(kind).sub(replaced, piece)
+    return statement
 
 
 def _create_other_views(
-    connection: duckdb.DuckDBPyConnection, root: Path, lower: str, current: Sequence[Artifact]
+    connection: duckdb.DuckDBPyConnection, root: Path, lower: str, in_use: Sequence[Artifact]
 ) -> list[Path]:
     """Those of `storage.views` whose names occur in the query, and the files that they read."""
-    named = {view for view in ("pictures", "removed", "seen") if re.search(rf"\b{view}\b", lower)}
-    if "pictures" in named:
-        connection.register("pictures", pictures([a for a in current if a.kind == "shards"]))
-    if "removed" in named:
+    if re.search(r"\bpictures\b", lower):
+        connection.register("pictures", pictures([a for a in in_use if a.kind == "shards"]))
+    if re.search(r"\bremoved\b", lower):
         connection.register("removed", removed(root))
-    if "seen" not in named:
+    if not re.search(r"\bseen\b", lower):
         return []
     select, files = seen(root)
     connection.execute(f"CREATE VIEW main.seen AS {select}")
@@ -225,29 +253,32 @@ def _create_other_views(
 
 def _without_texts(sql: str) -> str:
     """A statement without its strings and comments, whose words name no view."""
-    return "".join(" " if is_text else piece for is_text, piece in _pieces(sql))
+    outside = ""
+    for is_text, piece in _pieces(sql):
+        outside += " " if is_text else piece
+    return outside
 
 
 def _pieces(sql: str) -> list[tuple[bool, str]]:
     """A statement cut into its strings and comments (True) and what stands between them."""
     data, tokens = sql.encode(), duckdb.tokenize(sql)  # offsets count bytes
+    # A token says where it starts; it reaches to where the next one starts.
     ends = [start for start, _ in tokens[1:]] + [len(data)]
-    silent = (duckdb.token_type.string_const, duckdb.token_type.comment)
-    cut = [
-        (kind in silent, data[at:end].decode())
-        for (at, kind), end in zip(tokens, ends, strict=True)
-    ]
-    return [
-        (is_text, "".join(piece for _, piece in run))
-        for is_text, run in groupby(cut, key=lambda piece: piece[0])
-    ]
+    pieces: list[tuple[bool, str]] = []
+    for (start, kind), end in zip(tokens, ends, strict=True):
+        is_text = kind in (duckdb.token_type.string_const, duckdb.token_type.comment)
+        piece = data[start:end].decode()
+        if pieces and pieces[-1][0] == is_text:  # neighbors of one sort become one piece
+            piece = pieces.pop()[1] + piece
+        pieces.append((is_text, piece))
+    return pieces
 
 
 def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[str, list[Path]]:
     """SQL that reads one artifact, and the files it needs."""
     if artifact.kind in PARQUET_KINDS:
         files = artifact.files(".parquet")
-        return f"SELECT * FROM read_parquet({_sql([str(path) for path in files])})", files
+        return f"SELECT * FROM read_parquet({sql_list(files)})", files
     if artifact.kind == "runs":
         metrics = artifact.file(METRICS_FILE)
         logged = read_metrics(metrics) if metrics.is_file() else []
@@ -256,11 +287,9 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
         )
     else:
         table = pa.table({"evaluation": [artifact.files(".json")[0].read_text(encoding="utf-8")]})
-    held = (
-        f'"{artifact.kind}/{artifact.name}@{artifact.id}"'  # versions of two names may share an id
-    )
-    connection.register(held.strip('"'), table)
-    return f"SELECT * FROM {held}", []
+    # The reference, as versions of two names may share an id.
+    connection.register(artifact.reference, table)
+    return f'SELECT * FROM "{artifact.reference}"', []
 
 
 _COLUMNS = {
@@ -275,34 +304,34 @@ _ARTIFACT_COLUMNS = (
     ("version", pa.int64()), ("current", pa.bool_()),
     ("rows", pa.int64()), ("bytes", pa.int64()),
     ("created_at", pa.string()), ("fingerprint", pa.string()),
-    *((name, pa.string()) for name in ("parameters", "inputs", "counts", "measured")),
+    ("parameters", pa.string()), ("inputs", pa.string()),
+    ("counts", pa.string()), ("measured", pa.string()),
 )  # fmt: skip
 
 
 def _artifact_row(artifact: Artifact, current: set[str]) -> dict[str, Any]:
-    plain = ("kind", "name", "id", "version", "rows", "bytes", "created_at", "fingerprint")
-    nested = ("parameters", "inputs", "counts", "measured")
-    row = {name: getattr(artifact, name) for name in plain} | {
-        "current": artifact.reference in current
-    }
-    return row | {name: json.dumps(dict(getattr(artifact, name)), default=str) for name in nested}
+    row: dict[str, Any] = {"current": artifact.reference in current}
+    for name, _ in _ARTIFACT_COLUMNS:
+        if name in ("parameters", "inputs", "counts", "measured"):  # mappings: JSON in their cell
+            row[name] = json.dumps(dict(getattr(artifact, name)), default=str)
+        elif name != "current":
+            row[name] = getattr(artifact, name)
+    return row
 
 
-def _sql(texts: Sequence[str]) -> str:
-    """A list of texts as an SQL literal."""
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
-
-
-def _told(error: duckdb.Error) -> str:
-    """Its first paragraph on one line; spaces stay, as a path may hold several."""
+def _first_paragraph(error: duckdb.Error) -> str:
+    """What an error says first, on one line; spaces stay, as a path may hold several."""
     first = str(error).partition("\n\n")[0]
     return re.sub(r"\s*\n\s*", " ", first).strip()[:400]
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """key, key -> key, key_1, as DuckDB prints them: a row is told by its columns' names."""
-    told: list[str] = []
+def _distinct(names: Sequence[str]) -> list[str]:
+    """key, key -> key, key_1, as DuckDB prints them: a row is a dict by its columns' names."""
+    distinct: list[str] = []
     for name in names:
-        others = chain([name], (f"{name}_{number}" for number in count(1)))
-        told.append(next(other for other in others if other not in told))
-    return told
+        candidate, number = name, 0
+        while candidate in distinct:
+            number += 1
+            candidate = f"{name}_{number}"
+        distinct.append(candidate)
+    return distinct

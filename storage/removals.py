@@ -37,15 +37,13 @@ def read_removals(root: Path, name: str) -> frozenset[str]:
     data = place_of(path).read(path)
     if data is not None:
         return frozenset(_keys_in(data, path))
-    made_with = next(
-        (a for a in artifacts(root, "embeddings", name) if "removed" in a.parameters), None
-    )
-    if made_with:
-        raise FormatError(
-            path,
-            f"is absent, although {made_with.reference} was made with it",
-            "Put it back from a copy.",
-        )
+    for embeddings in artifacts(root, "embeddings", name):
+        if "removed" in embeddings.parameters:
+            raise FormatError(
+                path,
+                f"is absent, although {embeddings.reference} was made with it",
+                "Put it back from a copy.",
+            )
     return frozenset()
 
 
@@ -53,28 +51,33 @@ def add_removals(root: Path, name: str, keys: Iterable[str]) -> frozenset[str]:
     """Put keys on a database's removal list and return the whole list. It is on the disk when this
     returns.
     """
+    # The list is read and written under one lock: two that add at once lose nothing.
     with exclusive(layout.publishing_lock_file(root, "embeddings", name), lambda _: None):
         before = read_removals(root, name)
         after = before | set(keys)
         if after != before:
             path = removals_file(root, name)
-            write_bytes(path, "".join(f"{key}\n" for key in sorted(after)).encode())
+            lines = [f"{key}\n" for key in sorted(after)]
+            write_bytes(path, "".join(lines).encode())
             place_of(path).store(path)
     return after
 
 
 def removal_parameters(removed: Set[str]) -> dict[str, str]:
-    """What a plan says of the list: nothing while it is empty, so that nothing is built anew for
-    its sake.
+    """What a plan says of the list: the hash of its keys.
+
+    Nothing while the list is empty: then a plan is as it was before, and nothing is built again.
     """
-    return {"removed": sha256_of(canonical_json(sorted(removed)))[:16]} if removed else {}
+    if not removed:
+        return {}
+    return {"removed": sha256_of(canonical_json(sorted(removed)))[:16]}
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
     """The keys in a text file, one a line, each once, without blank lines and what follows a #.
 
-    Raises StorageError when it cannot be read as UTF-8, or holds a line that is no key: what stands
-    on the list stays there for good, so nothing is taken for a key that is none.
+    Raises StorageError when it cannot be read as UTF-8, or holds a line that is no key: a line on
+    the list stays there for good, so a mistake could not be undone.
     """
     try:
         keys = _keys_in(path.read_bytes(), path)
@@ -82,23 +85,25 @@ def read_keys(path: Path) -> tuple[str, ...]:
         raise StorageError(
             path, f"cannot be read ({error})", "Give a text file with one key a line."
         ) from error
-    wrong = next((key for key in keys if not is_key(key)), None)
-    if wrong is not None:
-        cure = "Write one key a line and nothing else; a key holds letters, digits, - and _."
-        raise FormatError(path, f"{wrong[:80]!r} is no key", cure)
+    for key in keys:
+        if not is_key(key):
+            cure = "Write one key a line and nothing else; a key holds letters, digits, - and _."
+            raise FormatError(path, f"{key[:80]!r} is no key", cure)
     return keys
 
 
 def _keys_in(data: bytes, path: Path) -> tuple[str, ...]:
     try:
+        # The list is UTF-8 by its format; text_of would read UTF-16 and UTF-32 too.
         if encoding_of(data) != "utf-8-sig":
             raise NotText(f"it is {encoding_of(data).upper()}")
         lines = text_of(data).splitlines()
     except NotText as error:
         cure = "Write one key a line, as UTF-8."
         raise FormatError(path, f"is no text in UTF-8 ({error})", cure) from error
-    keys = (line.partition("#")[0].strip() for line in lines)
-    return tuple(dict.fromkeys(key for key in keys if key))
+    keys = dict.fromkeys(line.partition("#")[0].strip() for line in lines)
+    keys.pop("", None)  # blank lines and those that only hold a comment
+    return tuple(keys)
 
 
 def on_list(keys: Iterable[str], removed: Set[str]) -> list[str]:

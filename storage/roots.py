@@ -8,7 +8,7 @@ from storage.errors import StorageError, as_text
 from storage.mirror import SETTING, mirrors
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}(:[0-9]{1,5})?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}(:[0-9]{1,5})?")  # a bucket, or host:port
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,254}")
 
 
@@ -27,10 +27,15 @@ def root_of(text: str) -> Path:
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's fails where there is no such user
     if path.parts[:1] and path.parts[0].startswith("~"):
         path = path.absolute()  # a folder's own name; Arrow would take it for a home
-    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
-    if os.path.lexists(there) and not os.path.isdir(there):  # noqa: PTH112 - no error of its own
-        what = "a link that leads to no folder" if there.is_symlink() else "no folder"
-        raise StorageError("root", f"'{there}' is {what}", "Give a folder, or a name that is free.")
+    # Of the path and the folders around it the first that exists must be a folder; what does not
+    # exist yet can be made in it.
+    for existing in (path, *path.parents):
+        if os.path.lexists(existing):
+            if not os.path.isdir(existing):  # noqa: PTH112 - no error of its own
+                what = "a link that leads to no folder" if existing.is_symlink() else "no folder"
+                cure = "Give a folder, or a name that is free."
+                raise StorageError("root", f"'{existing}' is {what}", cure)
+            break
     return path
 
 
@@ -44,10 +49,10 @@ def mirror_of(url: str) -> Path:
     folders = (rest.removeprefix("/") if scheme == "file" else rest).removesuffix("/").split("/")
     plain = _HOST.fullmatch(folders[0]) and all(_FOLDER.fullmatch(folder) for folder in folders[1:])
     if not separator or not _SCHEME.fullmatch(scheme) or not plain:
-        told = "a url" if "@" in url or "?" in url else repr(url)  # it may hold a secret
+        shown_url = "a url" if "@" in url or "?" in url else repr(url)  # it may hold a secret
         raise StorageError(
             "root",
-            f"{told} is not a root: a root is scheme://bucket/folder of letters, digits and "
+            f"{shown_url} is not a root: a root is scheme://bucket/folder of letters, digits and "
             ". _ - + =",
             "Credentials and endpoint come from the environment: AWS_PROFILE, AWS_ENDPOINT_URL.",
         )

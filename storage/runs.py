@@ -34,7 +34,7 @@ METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.safetensors"
 CHECKPOINTS_KEPT = 2
 """Of an unfinished run: the newest, and the one before it."""
-_STEP = re.compile(r"([0-9]{8,})/manifest\.json")
+_STEP = re.compile(r"([0-9]{8,})/manifest\.json")  # a whole checkpoint, from checkpoints/
 
 
 def write_checkpoint(
@@ -51,7 +51,9 @@ def write_checkpoint(
     state = scratch / STATE_FILE
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, state)
-    except SafetensorError as error:  # it hides the disk's own word
+    except SafetensorError as error:
+        # safetensors puts the number of the system's error into its text: a full disk is an OSError
+        # here as everywhere else.
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -61,6 +63,7 @@ def write_checkpoint(
     write_json(scratch / "manifest.json", {"step": step, "sha256": sha256_file(state)})
     publish(scratch, target)
     _store(target, keep)
+    # Older ones go only now, so that there is a whole checkpoint at every moment.
     for old in _whole_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -95,12 +98,12 @@ def whole_snapshots(run: Path, steps: Iterable[int]) -> list[Path]:
 
 def snapshots_of(run: Artifact) -> dict[int, Path]:
     """The files that `write_snapshot` left in a published run, by step, in their order."""
-    files = [
-        path
-        for path in run.files(".safetensors")
-        if path.parent.name == layout.snapshots_directory(run.directory).name
-    ]
-    return {int(path.stem): path for path in sorted(files)}
+    folder = layout.snapshots_directory(run.directory).name
+    snapshots = {}
+    for path in sorted(run.files(".safetensors")):
+        if path.parent.name == folder:  # not the weights' own file
+            snapshots[int(path.stem)] = path
+    return snapshots
 
 
 def read_snapshot(path: Path) -> dict[str, np.ndarray]:
@@ -147,23 +150,29 @@ def latest_step(run: Path) -> int | None:
 def append_metrics(run: Path, record: Mapping[str, Any]) -> None:
     """Add one line; readers may follow the file while it grows."""
     with (run / METRICS_FILE).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record, sort_keys=True) + "\n")
+        stream.write(_metrics_line(record))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line; a line cut by a crash is left out."""
     if not path.is_file():
         return []
+    # What stands after the last line end is empty, or a line that a crash cut.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 def rewind_metrics(run: Path, step: int) -> None:
-    """Drop the lines after `step`, so that a resumed run does not tell a step twice."""
-    kept = [record for record in read_metrics(run / METRICS_FILE) if record["step"] <= step]
-    write_bytes(
-        run / METRICS_FILE, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept).encode()
-    )
+    """Drop the lines after `step`, so that a resumed run does not log a step twice."""
+    kept = ""
+    for record in read_metrics(run / METRICS_FILE):
+        if record["step"] <= step:
+            kept += _metrics_line(record)
+    write_bytes(run / METRICS_FILE, kept.encode())
+
+
+def _metrics_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True) + "\n"
 
 
 def _snapshot_file(run: Path, step: int) -> Path:
@@ -174,15 +183,15 @@ def _is_whole(snapshot: Path) -> bool:
     """Whether a snapshot has the bytes that were written; it is fetched where only a bucket has
     it.
     """
-    place, facts = place_of(snapshot), snapshot.with_suffix(".json")
+    place, record_file = place_of(snapshot), snapshot.with_suffix(".json")
     try:
         if not snapshot.is_file():
-            written_down = place.read(facts)
-            if written_down is not None:
-                write_bytes(facts, written_down)
-            written = json.loads(facts.read_bytes())
-            place.fetch([(snapshot, PartFile(snapshot.name, written["bytes"], written["sha256"]))])
-        return sha256_file(snapshot) == json.loads(facts.read_bytes())["sha256"]
+            stored = place.read(record_file)
+            if stored is not None:
+                write_bytes(record_file, stored)
+            record = json.loads(record_file.read_bytes())
+            place.fetch([(snapshot, PartFile(snapshot.name, record["bytes"], record["sha256"]))])
+        return sha256_file(snapshot) == json.loads(record_file.read_bytes())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -192,9 +201,10 @@ def _checkpoint_directory(run: Path, step: int) -> Path:
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:
-    return sorted(
-        path.parent for path in layout.checkpoints_directory(run).glob("[0-9]*/manifest.json")
-    )
+    """The whole checkpoints on this disk, oldest first."""
+    # Their names have leading zeros, so that they sort as numbers do.
+    manifests = sorted(layout.checkpoints_directory(run).glob("[0-9]*/manifest.json"))
+    return [manifest.parent for manifest in manifests]
 
 
 # What others see: storage.place
@@ -220,7 +230,7 @@ def _fetch_newest(run: Path) -> None:
     """
     checkpoints = layout.checkpoints_directory(run)
     newest = max(_steps_stored(run), default="")
-    if _newest_here(run) >= newest:
+    if _newest_here(run) >= newest:  # steps as texts of equal length; "" where there is none
         return
     with on_this_disk(checkpoints), exclusive(checkpoints / ".fetching", lambda _: None):
         if _newest_here(run) < newest:  # else another process of this run has fetched it
@@ -248,9 +258,15 @@ def _fetch(checkpoint: Path) -> None:
 def _steps_stored(run: Path) -> list[str]:
     """Steps of the whole checkpoints that others see, oldest first."""
     checkpoints = layout.checkpoints_directory(run)
-    names = place_of(checkpoints).listing(checkpoints)
-    return sorted(match[1] for name in names if (match := _STEP.fullmatch(name)))
+    steps = []
+    for name in place_of(checkpoints).listing(checkpoints):
+        match = _STEP.fullmatch(name)
+        if match:
+            steps.append(match[1])
+    return sorted(steps)
 
 
 def _newest_here(run: Path) -> str:
-    return max((path.name for path in _whole_checkpoints(run)), default="")
+    """The step of the newest whole checkpoint on this disk, as its folder is called, or ""."""
+    whole = _whole_checkpoints(run)
+    return whole[-1].name if whole else ""

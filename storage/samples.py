@@ -62,14 +62,14 @@ def write_samples(
     """Write the encoded images under the names in their records, the table, and the contact sheet.
     Returns their number.
     """
+    # Images first: a table never names a file that is not there yet.
     for image, record in zip(images, records, strict=True):
         (directory / record["file"]).write_bytes(image)
     (directory / GRID_FILE).write_bytes(grid)
-    names = SAMPLES.names
-    table = pa.Table.from_pylist(
-        [{name: record[name] for name in names} for record in records], schema=SAMPLES
-    )
-    write_table(directory / SAMPLES_FILE, table)
+    columns = {}
+    for name in SAMPLES.names:
+        columns[name] = [record[name] for record in records]
+    write_table(directory / SAMPLES_FILE, pa.table(columns, schema=SAMPLES))
     return len(images)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from storage.atomic import write_bytes
 from storage.errors import StorageError
 
-FOUND = pa.schema(
+SEARCH_ROWS = pa.schema(
     [
         ("query", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("row", pa.int64()),
         ("key", pa.string()), ("captions", pa.list_(pa.string())), ("licence", pa.string()),
@@ -57,7 +57,7 @@ def finite_rows(table: pa.Table) -> list[dict[str, Any]]:
     Raises StorageError for a date that Python has none for: before the year 1, after 9999,
     infinity.
     """
-    return [{name: _finite(value) for name, value in row.items()} for row in _rows(table)]
+    return [_finite(row) for row in _rows(table)]
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -65,15 +65,17 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
         return table.to_pylist()
     except (OverflowError, ValueError) as error:
         raise StorageError(
-            "result", f"a value cannot be told ({error})", "CAST its column to TEXT."
+            "result", f"a value cannot be read ({error})", "CAST its column to TEXT."
         ) from error
 
 
 def _finite(value: Any) -> Any:
+    """The value, with None for every NaN and infinity in it, however deep."""
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
+    # JSON has no NaN: json.dumps would write a word that other programs refuse.
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -93,11 +95,12 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _csv(table: pa.Table) -> bytes:
     """Lists become JSON in their cell."""
-    stream = io.StringIO(newline="")
+    stream = io.StringIO(newline="")  # the writer ends lines by itself
     writer = csv.writer(stream)
     writer.writerow(table.column_names)
     for row in _rows(table):
-        writer.writerow(
-            [_json(cell) if isinstance(cell, list | dict) else cell for cell in row.values()]
-        )
+        for name, cell in row.items():
+            if isinstance(cell, list | dict):
+                row[name] = _json(cell)
+        writer.writerow(row.values())
     return stream.getvalue().encode()

@@ -143,17 +143,18 @@ def read_images(shards: Artifact, part_name: str) -> Iterator[tuple[str, bytes]]
     sidecar.
     """
     path = shards.file(f"{part_name}.tar")
+    # The tar has its images in the order of the sidecar: one pass compares both.
     expected = iter(accepted(read_sidecar(shards, part_name, ["key", "status"]))["key"].to_pylist())
     cure = "Run `rdm check` on it, then import again."
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.size < 0:  # some versions of tarfile would walk in a circle
+                if member.size < 0:  # some versions of tarfile would go back and never end
                     raise tarfile.ReadError(f"{member.name} has a negative size")
                 key, _, extension = member.name.rpartition(".")
-                if extension not in ("jpg", "png"):
+                if extension not in ("jpg", "png"):  # the record or the caption of a sample
                     continue
-                # a sparse one may hold a terabyte of zeros
+                # Nothing else is unpacked: a sparse member may hold a terabyte of zeros.
                 plain = member.isreg() and not member.issparse()
                 stream = tar.extractfile(member) if plain else None
                 if stream is None or key != next(expected, None):
@@ -179,18 +180,22 @@ def read_some_images(shards: Artifact, keys: Iterable[str]) -> dict[str, bytes]:
     opened.
     """
     wanted = set(keys)
-    found: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for part in shards.parts:
         if not wanted:
             break
+        # The sidecar is small; the tar is only opened where a key is in it.
         here = wanted.intersection(read_sidecar(shards, part.name, ["key"])["key"].to_pylist())
         if here:
-            found |= {key: image for key, image in read_images(shards, part.name) if key in here}
+            for key, image in read_images(shards, part.name):
+                if key in here:
+                    images[key] = image
         wanted -= here
-    return found
+    return images
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
+    # TarInfo starts with time 0, owner 0 and no names: nothing of this machine gets in.
     member.size, member.mode = len(data), 0o644
     tar.addfile(member, io.BytesIO(data))

@@ -11,6 +11,12 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins as that of UTF-16 does
 )
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""No character: half of one, or a byte that could not be decoded."""
+UNDECODED_BYTE = re.compile("[\udc80-\udcff]")
+"""The surrogates that stand for the bytes 0x80 to 0xff of a name that is no UTF-8 (PEP 383)."""
+
+
 class NotText(ValueError):
     """Bytes that are no text in an encoding they name; the message says which byte, or what they
     hold.
@@ -19,7 +25,10 @@ class NotText(ValueError):
 
 def encoding_of(head: bytes) -> str:
     """What a byte order mark in the first four bytes says; UTF-8 where there is none."""
-    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    return "utf-8-sig"
 
 
 def text_of(data: bytes, keep_bytes: bool = False) -> str:
@@ -45,7 +54,7 @@ def is_whole(text: str) -> bool:
     """Whether every character is one: no half of a surrogate pair, no byte that could not be
     decoded.
     """
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or SURROGATE.search(text) is None
 
 
 # Text that is shown

@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The results in order; the first failure ends it."""
+    # For a single item a pool costs more than it gives.
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(TRANSFERS_AT_ONCE, len(items))) as pool:
@@ -41,8 +42,10 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             for _ in range(ATTEMPTS_AT_OTHER_BYTES):
+                # From the start: the attempt before may have written more.
                 stream.seek(0)
                 stream.truncate()
+                # Hashed on its way: the file is not read a second time.
                 if digest(remote.pieces(size), stream.write) == sha256:
                     stream.flush()
                     move_whole(Path(beside), path)
@@ -58,11 +61,11 @@ def fetch_object(remote: Remote, path: Path, size: int, sha256: str) -> None:
 
 def digest(pieces: Iterator[bytes], write: Callable[[bytes], Any] = len) -> str:
     """The sha256 of bytes that come in pieces; each is given to `write` too."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for piece in pieces:
-        found.update(piece)
+        sha256.update(piece)
         write(piece)
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 @contextmanager

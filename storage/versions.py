@@ -1,5 +1,6 @@
-"""The versions of an artifact, one after the other: when, from what, and what changed. How they go:
-storage.collect.
+"""The versions of an artifact, one after the other: when, from what, and what changed.
+
+storage.collect removes them.
 """
 
 import json
@@ -63,34 +64,41 @@ def history(root: Path, kind: str, name: str) -> list[Version]:
     """Every readable version of one kind and name, oldest first. Raises StorageError for an
     impossible kind or name.
     """
-    layout.family_directory(root, kind, name)
+    layout.family_directory(root, kind, name)  # raises for an impossible kind or name
     everything = artifacts(root)
     known = by_fingerprint(everything)
-    family = [artifact for artifact in everything if (artifact.kind, artifact.name) == (kind, name)]
-    return [
-        Version(
-            after,
-            is_current(root, after),
-            _inputs(after, known),
-            change_between(before, after) if before else None,
-        )
-        for before, after in zip([None, *family], family, strict=False)
-    ]
+    versions = []
+    before: Artifact | None = None
+    for artifact in everything:
+        if (artifact.kind, artifact.name) == (kind, name):
+            change = change_between(before, artifact) if before else None
+            inputs = _inputs(artifact, known)
+            versions.append(Version(artifact, is_current(root, artifact), inputs, change))
+            before = artifact
+    return versions
 
 
 def change_between(before: Artifact, after: Artifact) -> Change:
     """What differs between two versions."""
     made, gone = _without(after.parts, before.parts), _without(before.parts, after.parts)
-    names = {part.name for part in made}
+    names = [part.name for part in made]
+    rows_added, rows_removed = _rows_changed(before, gone, after, made)
     return Change(
-        before.version,
-        _differing(flat(before.parameters), flat(after.parameters)),
-        _differing(before.inputs, after.inputs),
-        tuple(part.name for part in after.parts if part.name not in names),
-        tuple(part.name for part in made),
-        tuple(part.name for part in gone if part.name not in names),
-        *_rows_changed(before, gone, after, made),
+        against=before.version,
+        parameters=_differing(flat(before.parameters), flat(after.parameters)),
+        inputs=_differing(before.inputs, after.inputs),
+        taken_over=_names_but(after.parts, names),
+        made=tuple(names),
+        dropped=_names_but(gone, names),
+        rows_added=rows_added,
+        rows_removed=rows_removed,
     )
+
+
+def _names_but(parts: Sequence[Part], without: Sequence[str]) -> tuple[str, ...]:
+    """The parts' names, but for some."""
+    left_out = set(without)
+    return tuple(part.name for part in parts if part.name not in left_out)
 
 
 def by_fingerprint(everything: Iterable[Artifact]) -> dict[str, list[Artifact]]:
@@ -105,35 +113,39 @@ def _inputs(
     artifact: Artifact, known: Mapping[str, Sequence[Artifact]]
 ) -> dict[str, tuple[str, str | None]]:
     """Of several artifacts with the same bytes, the newest of the same name, else the newest."""
-    named, place = {}, layout.KINDS.index
+    inputs = {}
+    # Kinds are listed in the order they are made: an input is of an earlier kind than its user.
+    earlier_kinds = layout.KINDS[: layout.KINDS.index(artifact.kind)]
     for role, fingerprint in artifact.inputs.items():
-        earlier = (a for a in known.get(fingerprint, ()) if place(a.kind) < place(artifact.kind))
-        found = sorted(earlier, key=lambda a: (a.name == artifact.name, a.version))
-        named[role] = (fingerprint, found[-1].reference if found else None)
-    return named
+        candidates = [a for a in known.get(fingerprint, ()) if a.kind in earlier_kinds]
+        candidates.sort(key=lambda a: (a.name == artifact.name, a.version))
+        inputs[role] = (fingerprint, candidates[-1].reference if candidates else None)
+    return inputs
 
 
 def _without(parts: Sequence[Part], others: Sequence[Part]) -> list[Part]:
     """The parts that `others` has no part of the same origin for."""
+    # Counted, as several parts may be of one origin: each is matched by one of the others.
     left = Counter(part.made_from for part in others)
-    found = []
+    unmatched = []
     for part in parts:
         if left[part.made_from]:
             left[part.made_from] -= 1
         else:
-            found.append(part)
-    return found
+            unmatched.append(part)
+    return unmatched
 
 
 def _differing(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[tuple[str, Any, Any], ...]:
-    pairs = [(key, before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())]
-    return tuple(
-        pair
-        for pair in pairs
-        if json.dumps(pair[1], sort_keys=True) != json.dumps(pair[2], sort_keys=True)
-    )
+    """(key, value before, value after) of every key whose values are not the same JSON."""
+    differing = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+            differing.append((key, old, new))
+    return tuple(differing)
 
 
 def _rows_changed(
@@ -143,6 +155,7 @@ def _rows_changed(
     try:
         old, new = _keys(before, gone), _keys(after, made)
     except FormatError:
+        # Without keys only the difference of the numbers is known.
         more = after.rows - before.rows
         return max(more, 0), max(-more, 0)
     return _count_absent(new, old), _count_absent(old, new)
@@ -156,15 +169,17 @@ def _keys(artifact: Artifact, parts: Sequence[Part]) -> pa.Array:
     if place_of(artifact.directory).far:
         raise FormatError(artifact.directory, "lies in an object store", "Count its rows.")
     for part in parts:
-        paths = [artifact.file(f.path) for f in part.files if f.path.endswith(".parquet")]
-        if not paths:
+        names = [file.path for file in part.files if file.path.endswith(".parquet")]
+        if not names:
             raise FormatError(
                 artifact.directory, f"part {part.name} has no keys", "Count its rows."
             )
-        tables += [read_table(path, ["key"]) for path in paths]
+        for name in names:
+            tables.append(read_table(artifact.file(name), ["key"]))
     keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())
     return keys.combine_chunks()
 
 
 def _count_absent(keys: pa.Array, others: pa.Array) -> int:
+    # The sum of no values is null.
     return len(keys) - (pc.sum(pc.is_in(keys, value_set=others)).as_py() or 0)

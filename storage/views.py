@@ -41,8 +41,8 @@ def pictures(shards: Sequence[Artifact]) -> pa.Table:
             for name, position, size in _members(path):
                 key, _, ending = name.rpartition(".")
                 if ending in ("jpg", "png"):
-                    told = (artifact.name, key, ending, str(path), position, size)
-                    for column, value in zip(rows.values(), told, strict=True):
+                    row = (artifact.name, key, ending, str(path), position, size)
+                    for column, value in zip(rows.values(), row, strict=True):
                         column.append(value)
     return pa.table(rows, schema=PICTURES)
 
@@ -50,11 +50,10 @@ def pictures(shards: Sequence[Artifact]) -> pa.Table:
 def removed(root: Path) -> pa.Table:
     """What was taken out of each database."""
     names = sorted({artifact.name for artifact in artifacts(root, "embeddings")})
-    rows = [
-        {"database": name, "key": key}
-        for name in names
-        for key in sorted(read_removals(root, name))
-    ]
+    rows = []
+    for name in names:
+        for key in sorted(read_removals(root, name)):
+            rows.append({"database": name, "key": key})
     return pa.Table.from_pylist(rows, schema=REMOVED)
 
 
@@ -63,8 +62,8 @@ def seen(root: Path) -> tuple[str, list[Path]]:
 
     A row a run, role and sample: `latents` it learned to draw, `neighbors` it was given while it
     learned, `database` these were retrieved from; those of a run whose weights it began with, too.
-    Where what a run was trained with is not under
-    this root, `artifact` and `key` are null: nobody can tell.
+    Where what a run was trained with is not under this root, nobody knows its samples: `artifact`
+    and `key` are null.
     """
     selects, files = [_NO_SEEN], []
     for run in artifacts(root, "runs"):
@@ -79,30 +78,42 @@ def seen(root: Path) -> tuple[str, list[Path]]:
 
 def _learned_from(root: Path, run: Artifact) -> Iterator[Mapping[str, str]]:
     """The inputs of a run, and those of the runs whose weights it began with, one after another."""
-    began: Artifact | None = run
-    while began is not None:
-        yield began.inputs
-        weights = began.inputs.get("start_from")
+    earlier: Artifact | None = run
+    while earlier is not None:
+        yield earlier.inputs
+        weights = earlier.inputs.get("start_from")
         if weights is None:
             return
-        began = with_fingerprint(root, "runs", weights)
-    yield dict.fromkeys(_NAMED_BY, "")  # nobody can tell
+        earlier = with_fingerprint(root, "runs", weights)
+    # The run of these weights is gone. No artifact has an empty fingerprint, so that every role
+    # becomes a row of nulls.
+    yield dict.fromkeys(_NAMED_BY, "")
 
 
 def _seen_as(
     root: Path, run: Artifact, fingerprint: str, role: str, kind: str
 ) -> tuple[str, list[Path]]:
-    told = (
+    """SQL for the samples of one input of a run, and the files it reads."""
+    columns = (
         f"'{run.name}' AS run, '{run.id}' AS id, {run.version}::BIGINT AS version, '{role}' AS role"
     )
-    held = with_fingerprint(root, kind, fingerprint)
-    if held is None:
-        return f"SELECT {told}, NULL::TEXT AS artifact, NULL::TEXT AS key", []
-    files = held.files(".parquet")
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    given = "unnest(keys)" if kind == "neighbors" else "key"
-    table = f"(SELECT DISTINCT {given} AS key FROM read_parquet([{listed}])) WHERE key <> ''"
-    return f"SELECT {told}, '{held.reference}' AS artifact, key FROM {table}", files
+    artifact = with_fingerprint(root, kind, fingerprint)
+    if artifact is None:
+        return f"SELECT {columns}, NULL::TEXT AS artifact, NULL::TEXT AS key", []
+    files = artifact.files(".parquet")
+    keys = "unnest(keys)" if kind == "neighbors" else "key"
+    # A query with fewer than k neighbors has empty keys at the end of its list.
+    table = f"(SELECT DISTINCT {keys} AS key FROM read_parquet({sql_list(files)})) WHERE key <> ''"
+    return f"SELECT {columns}, '{artifact.reference}' AS artifact, key FROM {table}", files
+
+
+def sql_list(paths: Sequence[Path]) -> str:
+    """The paths as an SQL literal: a list of texts, in which two quotes stand for one."""
+    texts = []
+    for path in paths:
+        text = str(path).replace("'", "''")
+        texts.append(f"'{text}'")
+    return f"[{', '.join(texts)}]"
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:

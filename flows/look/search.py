@@ -26,7 +26,7 @@ from storage.atomic import write_bytes
 from storage.checks import encoder_text
 from storage.embeddings import of_what, read_columns
 from storage.errors import FormatError
-from storage.saved import FOUND, save_rows
+from storage.saved import SEARCH_ROWS, save_rows
 from storage.text import on_one_line
 
 Result = tuple[str, dict[str, Any]]
@@ -61,7 +61,7 @@ def search(config: SearchDatabase) -> Result:
     value |= {"of": of_what(database.embeddings), "queries": found}
     lines = [line for query in found for line in _lines(query)]
     if config.out and config.out.suffix in TABLES:
-        save_rows(config.out, answers_of(found), FOUND)
+        save_rows(config.out, answers_of(found), SEARCH_ROWS)
         value["out"] = str(config.out)
         lines.append(f"table: {config.out}")
     elif config.out and any(query["found"] for query in found):

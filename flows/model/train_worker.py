@@ -38,7 +38,7 @@ from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace, load_latent_space
 from rdm_core.train import Hooks, TrainingState, TrainingStopped, train
 from storage.artifact import open_artifact
-from storage.errors import told_by_cause
+from storage.errors import explaining_disk_errors
 from storage.layout import training_lock_file
 from storage.locks import exclusive
 from storage.runs import (
@@ -113,7 +113,7 @@ def hooks_of(
     board = event_writer(run) if reporting.tensorboard and is_main_process() else None
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
-        with told_by_cause(run):
+        with explaining_disk_errors(run):
             append_metrics(run, record)
         tell(
             json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}})
@@ -124,7 +124,7 @@ def hooks_of(
             board.flush()
 
     def save(step: int, state: TrainingState) -> None:
-        with told_by_cause(run):
+        with explaining_disk_errors(run):
             write_checkpoint(run, step, state)
 
     return Hooks(log, save, _asked_to_stop.is_set, partial(write_snapshot, run), show)

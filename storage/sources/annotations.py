@@ -8,20 +8,21 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from storage.errors import SourceError
 from storage.sources.disk import read_json
-from storage.text import is_whole
+from storage.text import SURROGATE, UNDECODED_BYTE, is_whole
 
 ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 CURE = f"Unpack {ZIP} into the root folder."
 _LARGEST_EXACT = 2**53
 """Of numbers that were written as 7.0: beyond it two ids may have become one."""
-_SAID_TWICE = ...  # what no JSON holds
-_NUMBER = re.compile("-?[0-9]{1,100}")
+_CONTRADICTED = ...
+"""The value of a key that comes twice and says different things: no JSON holds it."""
+_NUMBER = re.compile("-?[0-9]{1,100}")  # bounded, as int() refuses a text of thousands of digits
 Record = dict[str, Any]
 
 
@@ -57,6 +58,7 @@ def read_captions(path: Path, notes: Counter[str]) -> Annotations:
     content = _content(path)
     captions: defaultdict[str, list[str]] = defaultdict(list)
     rows = _needed(content, "annotations", path, notes)
+    # Files list captions in any order; by id it is the same on every download.
     for row in sorted(rows, key=lambda row: _order(id_in(row.get("id")))):
         number = id_in(row.get("image_id"))
         text = text_in(row.get("caption"), "captions", notes)
@@ -64,8 +66,11 @@ def read_captions(path: Path, notes: Counter[str]) -> Annotations:
             notes["captions_without_image_id"] += 1
         elif text is not None:
             captions[number].append(text)
-    found = {number: tuple(texts) for number, texts in captions.items()}
-    return Annotations(_pictures(content, path, notes), _licences(content, notes), captions=found)
+    return Annotations(
+        _pictures(content, path, notes),
+        _licences(content, notes),
+        captions={number: tuple(texts) for number, texts in captions.items()},
+    )
 
 
 def read_instances(path: Path, notes: Counter[str]) -> Annotations:
@@ -74,29 +79,28 @@ def read_instances(path: Path, notes: Counter[str]) -> Annotations:
     Raises SourceError as `read_captions`.
     """
     content = _content(path)
-    classes_said = [
-        (id_in(row.get("id")), text_in(row.get("name"), "classes", notes))
-        for row in _optional(content, "categories", notes)
-    ]
-    names = _named(classes_said, "classes", notes)
+    categories = []
+    for row in _optional(content, "categories", notes):
+        categories.append((id_in(row.get("id")), text_in(row.get("name"), "classes", notes)))
+    names = _by_id(categories, "classes", notes)
     classes: defaultdict[str, set[str]] = defaultdict(set)
     for row in _needed(content, "annotations", path, notes):
-        number, one = id_in(row.get("image_id")), id_in(row.get("category_id"))
+        number, class_id = id_in(row.get("image_id")), id_in(row.get("category_id"))
         if number is None:
             notes["objects_without_image_id"] += 1
-        elif one not in names:
+        elif class_id not in names:
             notes["objects_of_unknown_class"] += 1
         else:
-            classes[number].add(one)
-    labels = {
-        number: tuple(names[one] for one in sorted(found, key=_order))
-        for number, found in classes.items()
-    }
+            classes[number].add(class_id)
+    labels = {}
+    for number, class_ids in classes.items():
+        labels[number] = tuple(names[class_id] for class_id in sorted(class_ids, key=_order))
     return Annotations(_pictures(content, path, notes), _licences(content, notes), labels=labels)
 
 
 def id_in(value: object) -> str | None:
     """An id as text, equal for equal ids; None for what is none: null, NaN, true, a list, ""."""
+    # Before int, of which bool is a kind.
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -113,22 +117,23 @@ def text_in(value: object, what: str, notes: Counter[str]) -> str | None:
     counted too. A text with bytes that are no UTF-8 is left out: which encoding it is in is not
     known.
     """
-    reason = None
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        reason = "missing"
-    elif not isinstance(value, str):
-        reason = "not_text"
-    elif not (tidy := " ".join(value.split())):
-        reason = "empty"
-    elif is_whole(tidy):
+        notes[f"{what}_missing"] += 1
+        return None
+    if not isinstance(value, str):
+        notes[f"{what}_not_text"] += 1
+        return None
+    tidy = " ".join(value.split())
+    if tidy and is_whole(tidy):
         return tidy
-    elif any("\udc80" <= character <= "\udcff" for character in tidy):
-        reason = "not_utf8"
-    else:
-        notes[f"{what}_with_half_a_character"] += 1
-        return "".join(c if is_whole(c) else "\ufffd" for c in tidy)
-    notes[f"{what}_{reason}"] += 1
-    return None
+    if not tidy:
+        notes[f"{what}_empty"] += 1
+        return None
+    if UNDECODED_BYTE.search(tidy):
+        notes[f"{what}_not_utf8"] += 1
+        return None
+    notes[f"{what}_with_half_a_character"] += 1
+    return SURROGATE.sub("\ufffd", tidy)
 
 
 def _order(number: str | None) -> tuple[int, int, str]:
@@ -144,19 +149,23 @@ def _content(path: Path) -> Record:
     if not isinstance(loaded, dict):
         raise SourceError(path, f"holds a JSON {type(loaded).__name__}, not a COCO object", CURE)
     for name, value in loaded.items():
-        if value is _SAID_TWICE:
+        if value is _CONTRADICTED:
             raise SourceError(path, f'has "{name}" twice, and not the same', f"Join them. {CURE}")
     return loaded
 
 
 def _record(pairs: list[tuple[str, Any]]) -> Record:
-    """A record as read, without the fields of an instance that nobody here asks for.
+    """A record as read; of an object's instance only the fields that are used here.
 
-    What a key that comes twice says differently is neither a number nor a text.
+    A key that comes twice with two values becomes neither a number nor a text.
     """
     record = dict(pairs)
     if len(record) < len(pairs):
-        record |= {key: _SAID_TWICE for key, value in pairs if value != record[key]}
+        last = dict(record)
+        for key, value in pairs:
+            if value != last[key]:
+                record[key] = _CONTRADICTED
+    # Dropped record by record, so that the polygons are never in memory together.
     if "segmentation" in record:
         return {key: record[key] for key in ("id", "image_id", "category_id") if key in record}
     return record
@@ -203,55 +212,63 @@ def _pictures(content: Record, path: Path, notes: Counter[str]) -> tuple[Picture
 def _address(record: Record, notes: Counter[str]) -> str | None:
     """The first address of a picture that is one: its page, or where it can be downloaded."""
     for key in ("flickr_url", "coco_url"):
-        if _is_said(record.get(key)) and (address := text_in(record[key], "addresses", notes)):
-            return address
+        if _holds_anything(record.get(key)):
+            address = text_in(record[key], "addresses", notes)
+            if address:
+                return address
     return None
 
 
-def _is_said(value: object) -> bool:
+def _holds_anything(value: object) -> bool:
     """Whether a field holds anything: exporters write null, NaN or "" where nothing is known."""
     return not (value is None or value == "" or (isinstance(value, float) and math.isnan(value)))
 
 
 def _licence_id(value: object, notes: Counter[str]) -> str | None:
     number = id_in(value)
-    notes["licences_that_are_no_id"] += number is None and _is_said(value)
+    notes["licences_that_are_no_id"] += number is None and _holds_anything(value)
     return number
 
 
 def _with_numbers_of_their_own(pictures: list[Picture], notes: Counter[str]) -> tuple[Picture, ...]:
-    """The pictures; a number of several files is of none, as nothing says whose a caption is."""
+    """The pictures. A number that several files share becomes "", as nothing says whose a caption
+    is.
+    """
     names: defaultdict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         names[picture.number].add(picture.name)
-    notes["ids_of_several_images"] += sum(len(found) > 1 for found in names.values())
-    return tuple(
-        Picture("" if len(names[one.number]) > 1 else one.number, one.name, one.licence, one.url)
-        for one in pictures
-    )
+    shared = {number for number, its_names in names.items() if len(its_names) > 1}
+    notes["ids_of_several_images"] += len(shared)
+    return tuple(replace(p, number="") if p.number in shared else p for p in pictures)
 
 
 def _licences(content: Record, notes: Counter[str]) -> dict[str, str]:
     """licence id -> "name (url)", or what there is of the two."""
-    found: list[tuple[str | None, str | None]] = []
+    licences = []
     for row in _optional(content, "licenses", notes):
         number = id_in(row.get("id"))
-        said = [row[key] for key in ("name", "url") if _is_said(row.get(key))]
-        texts = [text for one in said if (text := text_in(one, "licences", notes))]
+        texts = []
+        for key in ("name", "url"):
+            text = text_in(row[key], "licences", notes) if _holds_anything(row.get(key)) else None
+            if text:
+                texts.append(text)
         both = f"{texts[0]} ({texts[1]})" if len(texts) == 2 else "".join(texts)
-        found.append((number, both or f"COCO licence {number}"))
-    return _named(found, "licences", notes)
+        licences.append((number, both or f"COCO licence {number}"))
+    return _by_id(licences, "licences", notes)
 
 
-def _named(
+def _by_id(
     pairs: Iterable[tuple[str | None, str | None]], what: str, notes: Counter[str]
 ) -> dict[str, str]:
-    """id -> text; an id that is said to be two things is none of them, and counted."""
-    texts: defaultdict[str, set[str]] = defaultdict(set)
+    """id -> text; an id with two texts is left out and counted."""
+    texts: dict[str, str] = {}
+    contradicted: set[str] = set()
     for number, text in pairs:
         if number is None:
             notes[f"{what}_without_id"] += 1
-        elif text is not None:
-            texts[number].add(text)
-    notes[f"{what}_that_contradict"] += sum(len(said) > 1 for said in texts.values())
-    return {number: said.pop() for number, said in texts.items() if len(said) == 1}
+        elif text is not None and texts.setdefault(number, text) != text:
+            contradicted.add(number)
+    notes[f"{what}_that_contradict"] += len(contradicted)
+    for number in contradicted:
+        del texts[number]
+    return texts

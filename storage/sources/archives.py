@@ -36,7 +36,8 @@ def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarr
     arrays = _arrays(path)
     vectors = arrays["embedding"].astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1)
-    if len(bad := np.flatnonzero(~np.isfinite(norms) | (norms == 0))):
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
         raise FormatError(
             path,
             f"row {bad[0]} and {len(bad) - 1} more hold no direction (zero, NaN or infinite)",
@@ -48,13 +49,16 @@ def read_archive(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarr
 
 def _keys(path: Path, images: np.ndarray, patches: np.ndarray) -> list[str]:
     """The key of each patch [x0, y0, x1, y1]: its corner is the number of the crop, xxxxyyyy."""
+    # Negative, or so far out that the corner would not fit its four digits.
     outside = (images < 0) | ((patches[:, :2] < 0) | (patches[:, :2] >= _SIDES)).any(axis=1)
-    if len(bad := np.flatnonzero(outside)):
+    bad = np.flatnonzero(outside)
+    if len(bad):
         image, corner = images[bad[0]], patches[bad[0], :2].tolist()
         raise FormatError(path, f"row {bad[0]} is a patch at {corner} of image {image}", CURE)
     seen: Counter[tuple[int, int, int]] = Counter()
     keys = []
     for image, (x, y) in zip(images.tolist(), patches[:, :2].tolist(), strict=True):
+        # 8 digits for the corner; a patch that comes again has how often in the digits before.
         crop = _SIDES**2 * seen[image, x, y] + _SIDES * x + y
         keys.append(key_of(DATASET, f"{image:08d}", crop))
         seen[image, x, y] += 1
@@ -64,6 +68,7 @@ def _keys(path: Path, images: np.ndarray, patches: np.ndarray) -> list[str]:
 def archive_sidecar(keys: list[str], sources: list[str]) -> pa.Table:
     """What is known of the patches, in the columns of a sidecar: no licence, no author, no page."""
     count = len(keys)
+    # One array of nulls stands for all four columns.
     unknown = pa.nulls(count, pa.string())
     none = pa.array([[]] * count, pa.list_(pa.string()))
     columns = {"key": keys, "source_key": sources, "captions": none, "labels": none}
@@ -74,17 +79,17 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             for name, axes in FIELDS.items():
+                # All headers are looked at before numpy unpacks anything: a file of a few bytes can
+                # claim more than fits into memory.
                 _check_header(path, archive, name, axes)
         with np.load(path, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in FIELDS}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise FormatError(path, f"is no embedding archive ({error})", CURE) from error
-    if len({len(array) for array in arrays.values()}) != 1 or arrays["patch_coords"].shape[1] != 4:
-        raise FormatError(
-            path,
-            f"its arrays do not belong together: { {n: a.shape for n, a in arrays.items()} }",
-            CURE,
-        )
+    shapes = {name: array.shape for name, array in arrays.items()}
+    lengths = {shape[0] for shape in shapes.values()}
+    if len(lengths) != 1 or shapes["patch_coords"][1] != 4:
+        raise FormatError(path, f"its arrays do not belong together: {shapes}", CURE)
     return arrays
 
 

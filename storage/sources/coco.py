@@ -5,7 +5,7 @@
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,11 @@ LAYOUT = (
     "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
 )
 SPLITS = ("train", "val")
-ANNOTATIONS = ("captions", "instances")
-_DRIVE = re.compile("[A-Za-z]:")
+_DRIVE = re.compile("[A-Za-z]:")  # C:, as absolute names of Windows begin
 
 
 @dataclass(slots=True)
-class _Said:
+class _Facts:
     """What the annotation files say of one image."""
 
     listed_in: str
@@ -62,7 +61,9 @@ def read_coco(root: Path, split: str = "all", ours: Path | None = None) -> Listi
             root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/"
         )
     notes: Counter[str] = Counter()
-    images = [image for name in splits for image in _read_split(root, name, ours, notes)]
+    images: list[SourceImage] = []
+    for name in splits:
+        images += _read_split(root, name, ours, notes)
     return listing_of(root, images, notes)
 
 
@@ -70,67 +71,72 @@ def _read_split(
     root: Path, split: str, ours: Path | None, notes: Counter[str]
 ) -> Iterator[SourceImage]:
     """The images of one split: those that are listed, then files that no list names."""
-    captions_path, instances_path = (
-        root / "annotations" / f"{what}_{split}2017.json" for what in ANNOTATIONS
-    )
+    annotations = root / "annotations"
+    captions_path = annotations / f"captions_{split}2017.json"
+    instances_path = annotations / f"instances_{split}2017.json"
     captions, instances = read_captions(captions_path, notes), read_instances(instances_path, notes)
     entries = walk(root / f"{split}2017", notes, ours)
     files = _Files(entries, f"{split}2017", [*captions.pictures, *instances.pictures], notes)
-    said: dict[str, _Said] = {}
-    _hear(captions, captions_path.name, files, said, notes)
-    _hear(instances, instances_path.name, files, said, notes)
+    facts_of: dict[str, _Facts] = {}  # by the name of the file
+    _add_facts(captions, captions_path.name, files, facts_of, notes)
+    _add_facts(instances, instances_path.name, files, facts_of, notes)
 
-    for name, one in said.items():
+    for name, facts in facts_of.items():
         entry = files.by_name.get(name)
-        if entry is None and one.reason is None:
+        if entry is None and facts.reason is None:
             notes["listed_but_absent"] += 1
-            one.reason = absent(one.listed_in, f"{split}2017/{name}")
-        yield _row(name, entry, one, split)
-        notes["without_captions"] += not one.captions
-        notes["without_licence"] += one.licence is None
-    for entry in pictures([entry for entry in entries if entry.name not in said], notes):
-        yield _row(entry.name, entry, _Said(""), split)
+            facts.reason = absent(facts.listed_in, f"{split}2017/{name}")
+        yield _row(name, entry, facts, split)
+        notes["without_captions"] += not facts.captions
+        notes["without_licence"] += facts.licence is None
+    unlisted = [entry for entry in entries if entry.name not in facts_of]
+    # Last, the files that no list names: they have no captions, but are images of the split.
+    for entry in pictures(unlisted, notes):
+        yield _row(entry.name, entry, _Facts(""), split)
         notes["files_without_annotation"] += not entry.is_folder
         notes["without_licence"] += 1
 
 
-def _row(name: str, entry: Entry | None, said: _Said, split: str) -> SourceImage:
-    """One image from its file, if there is one, and what is said of it."""
+def _row(name: str, entry: Entry | None, facts: _Facts, split: str) -> SourceImage:
+    """One image from its file, if there is one, and what is known of it."""
     flat = "/" not in name and name.endswith(".jpg")
     return SourceImage(
         dataset="coco", source_id=source_id_of(name.removesuffix(".jpg") if flat else name),
         path=entry.file if entry else None, stamp=entry.stamp if entry else None,
-        reason=entry.reason if entry else said.reason, split=split, licence=said.licence,
-        captions=tuple(said.captions), labels=tuple(said.labels), source_url=said.url,
+        reason=entry.reason if entry else facts.reason, split=split, licence=facts.licence,
+        captions=tuple(facts.captions), labels=tuple(facts.labels), source_url=facts.url,
     )  # fmt: skip
 
 
-def _hear(
+def _add_facts(
     annotations: Annotations,
-    file: str,
+    listed_in: str,
     files: "_Files",
-    said: dict[str, _Said],
+    facts_of: dict[str, _Facts],
     notes: Counter[str],
 ) -> None:
-    """Put what one annotation file says, by its own numbers, to the images it means."""
-    meant: defaultdict[str, int] = defaultdict(int)
+    """Put what one annotation file says, by its own numbers, to the files it means."""
+    times_listed: Counter[str] = Counter()
     for picture in annotations.pictures:
         name, reason = files.place_of(picture)
-        one = said.setdefault(name, _Said(file, reason))
-        meant[name] += 1
-        one.url = one.url or picture.url
+        facts = facts_of.setdefault(name, _Facts(listed_in, reason))
+        times_listed[name] += 1
+        # What was known before stays: each file adds what is still missing.
+        facts.url = facts.url or picture.url
         licence = annotations.licences.get(picture.licence) if picture.licence else None
-        one.licence = one.licence or licence
+        facts.licence = facts.licence or licence
         notes["licences_unknown"] += bool(picture.licence and not licence)
-        one.captions += annotations.captions.get(picture.number, ())
-        labels = annotations.labels.get(picture.number, ())
-        one.labels += [label for label in labels if label not in one.labels]
-    notes["images_listed_twice"] += sum(count > 1 for count in meant.values())
+        facts.captions += annotations.captions.get(picture.number, ())
+        for label in annotations.labels.get(picture.number, ()):
+            if label not in facts.labels:
+                facts.labels.append(label)
+    for count in times_listed.values():
+        notes["images_listed_twice"] += count > 1
     numbers = {picture.number for picture in annotations.pictures}
-    for what, texts in (("captions", annotations.captions), ("labels", annotations.labels)):
-        notes[f"{what}_of_unlisted_images"] += sum(
-            len(found) for one, found in texts.items() if one not in numbers
-        )
+    for what, texts_of in (("captions", annotations.captions), ("labels", annotations.labels)):
+        for number, texts in texts_of.items():
+            if number not in numbers:
+                notes[f"{what}_of_unlisted_images"] += len(texts)
 
 
 class _Files:
@@ -142,9 +148,12 @@ class _Files:
         self.folder, self.notes = folder, notes
         self.by_name = {entry.name: entry for entry in entries if not entry.is_folder}
         self._unzipped = _one_each(self.by_name, unzipped)
-        names = (name for one in listed for name in (one.name, *_names_inside(one.name, folder)))
-        unnamed = self.by_name.keys() - {self._unzipped.get(unzipped(name)) for name in names}
-        self._any_case = _one_each(unnamed, _any_case)
+        unlisted = set(self.by_name)
+        for picture in listed:
+            for name in (picture.name, *_names_inside(picture.name, folder)):
+                unlisted.discard(self._unzipped.get(unzipped(name), ""))
+        # Only among files that no list names: one that has a record of its own is another image.
+        self._any_case = _one_each(unlisted, _any_case)
 
     def place_of(self, picture: Picture) -> tuple[str, str | None]:
         """The name of the picture's file under the folder, and why there can be none, or None.
@@ -153,6 +162,7 @@ class _Files:
         else the one that no list names and that differs in case alone, which is counted. If none,
         the name it would have.
         """
+        # As it is written, byte for byte, wins over everything that is only alike.
         if picture.name in self.by_name:
             return picture.name, None
         candidates = _names_inside(picture.name, self.folder)
@@ -161,21 +171,27 @@ class _Files:
             why = f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
             return picture.name, why
         for candidate in candidates:
-            if found := self._unzipped.get(unzipped(candidate)):
-                return found, None
+            file = self._unzipped.get(unzipped(candidate))
+            if file:
+                return file, None
         for candidate in candidates:
-            if found := self._any_case.get(_any_case(candidate)):
+            file = self._any_case.get(_any_case(candidate))
+            if file:
                 self.notes["found_in_another_case"] += 1
-                return found, None
+                return file, None
         return candidates[-1], None
 
 
-def _one_each(names: Iterable[str], alike: Callable[[str], str]) -> dict[str, str]:
-    """What names have in common -> the name, if only one has it."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+def _one_each(names: Iterable[str], common: Callable[[str], str]) -> dict[str, str]:
+    """`common(name)` -> the name, where only one of the names has it."""
+    by_common: dict[str, str] = {}
+    shared: set[str] = set()
     for name in names:
-        found[alike(name)].append(name)
-    return {key: those[0] for key, those in found.items() if len(those) == 1}
+        if by_common.setdefault(common(name), name) != name:
+            shared.add(common(name))
+    for key in shared:
+        del by_common[key]
+    return by_common
 
 
 def _names_inside(name: str, folder: str) -> list[str]:
@@ -184,15 +200,16 @@ def _names_inside(name: str, folder: str) -> list[str]:
     Backslashes are slashes, as Windows writes them. Nothing for an absolute name or one with "..".
     """
     written = name.replace("\\", "/")
-    parts = [part for part in written.split("/") if part not in ("", ".")]
-    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in parts
-    if leads_out or "\0" in written or not parts:
+    steps = [step for step in written.split("/") if step not in ("", ".")]
+    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in steps
+    if leads_out or "\0" in written or not steps:
         return []
-    names = ["/".join(parts)]
-    if folder in parts[:-1]:
-        names.append("/".join(parts[parts.index(folder) + 1 :]))
+    names = ["/".join(steps)]
+    if folder in steps[:-1]:
+        names.append("/".join(steps[steps.index(folder) + 1 :]))
     return names
 
 
 def _any_case(name: str) -> str:
+    """What names have in common that differ in case alone."""
     return unzipped(name).casefold()

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ _PACKED = {
     b"(\xb5/\xfd": "zstd",
 }
 
-# What tells a data set's root folder from another: any of these names inside it.
-_MARKS = {
+_MARKS = {  # a folder with any of these names inside is the root folder of that data set
     "coco": ("train2017", "val2017", "annotations"),
     "openimages": ("image_ids_and_rotation.csv", "class-descriptions-boxable.csv"),
     "wikiart": ("Style", "Genre", "Impressionism"),
@@ -52,12 +51,14 @@ def wrong_layout(root: Path, dataset: str, layout: str) -> SourceError:
     that looks like.
     """
     names = names_in(root)
-    found = ", ".join(readable(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+    content = ", ".join(readable(name) for name in names[:6]) or "nothing"
+    if len(names) > 6:
+        content += ", ..."
     cure = f"Pass the folder that holds {layout}."
     for other, marks in _MARKS.items():
         if other != dataset and not set(marks).isdisjoint(names):
             cure += f' This looks like {other}: read it as "{other}".'
-    return SourceError(root, f"is not laid out as {dataset}; it holds {found or 'nothing'}", cure)
+    return SourceError(root, f"is not laid out as {dataset}; it holds {content}", cure)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -81,6 +82,14 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def first_file(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of the names that is a file in a folder, or None."""
+    for name in names:
+        if is_file(folder / name):
+            return folder / name
+    return None
+
+
 def check_metadata(path: Path, cure: str) -> None:
     """Raise SourceError unless path is a readable file with data; cure: where to get it."""
     if not is_file(path):
@@ -95,13 +104,10 @@ def check_metadata(path: Path, cure: str) -> None:
         raise SourceError(
             path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
         )
-    packed = next((name for begin, name in _PACKED.items() if head.startswith(begin)), None)
-    if packed:
-        raise SourceError(
-            path,
-            f"is packed with {packed}",
-            "Unpack it, under the name without the packer's suffix.",
-        )
+    for first_bytes, packer in _PACKED.items():
+        if head.startswith(first_bytes):
+            cure = "Unpack it, under the name without the packer's suffix."
+            raise SourceError(path, f"is packed with {packer}", cure)
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
@@ -168,13 +174,14 @@ def check_damage(path: Path, damaged: int, rows: int, first: str, cure: str) -> 
 def read_as_listed(image: SourceImage) -> bytes:
     """The bytes of an image's file, which must be the one that was listed: as long and as old.
 
-    Its row tells of that file. Raises NotAsListed for another one, and where it cannot be read.
+    Its row describes that file. Raises NotAsListed for another one, and where it cannot be read.
     """
     assert image.path is not None, "images without a file are never read"
     try:
         # A pipe put there since must not make us wait.
         descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
+            # Before and after: it may be written to while it is read.
             _check_stamp(image, descriptor)
             data = file.read()
             _check_stamp(image, descriptor)
@@ -192,5 +199,5 @@ def _check_stamp(image: SourceImage, descriptor: int) -> None:
     now = status.st_size, status.st_mtime_ns
     if not stat.S_ISREG(status.st_mode) or now != (image.stamp or now):
         before = f"it had {image.stamp[0]:,} bytes and " if image.stamp else ""
-        told = f"{before}has {now[0]:,}"
-        raise NotAsListed(f"it changed after the data set was listed ({told}); import again")
+        change = f"{before}has {now[0]:,}"
+        raise NotAsListed(f"it changed after the data set was listed ({change}); import again")

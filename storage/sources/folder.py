@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from storage.errors import SourceError
@@ -36,33 +36,31 @@ def read_folder(
         raise SourceError(
             root, "holds no files", "Pass a folder of images (hidden files do not count)."
         )
-    with_image = {
-        _stem(entry.name) for entry in entries if entry.file and is_image_name(entry.name)
-    }
     captions: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
     read: set[str] = set()
     unreadable: dict[str, str] = {}
-    for entry in _caption_files_in_order(entries, with_image):
+    for entry in _caption_files_in_order(entries):
         try:
             captions[_stem(entry.name)] += _captions(entry.path)
             read.add(entry.name)
         except (NotText, OSError) as error:
             what = error.strerror if isinstance(error, OSError) else error
             unreadable[entry.name] = f"a caption file that cannot be read: {what}"
-    rows = [
-        SourceImage(
+    rows = []
+    for entry in entries:
+        if entry.name in read:  # its lines stand beside its image
+            continue
+        row = SourceImage(
             "folder", source_id_of(entry.name), None if entry.name in unreadable else entry.file,
             captions[_stem(entry.name)] if is_image_name(entry.name) else (),
             licence=licence, author=author,
             reason=unreadable.get(entry.name, entry.reason), stamp=entry.stamp,
-        )
-        for entry in entries
-        if entry.name not in read
-    ]  # fmt: skip
+        )  # fmt: skip
+        rows.append(row)
+        notes["without_captions"] += not row.captions
+        notes["not_to_be_opened"] += row.reason is not None
     notes["caption_files"] = len(read)
     notes["caption_files_that_cannot_be_read"] = len(unreadable)
-    notes["without_captions"] = sum(not row.captions for row in rows)
-    notes["not_to_be_opened"] = sum(row.reason is not None for row in rows)
     return listing_of(root, rows, notes)
 
 
@@ -71,18 +69,21 @@ def _stem(name: str) -> str:
     return source_id_of(str(PurePosixPath(name).with_suffix("")))
 
 
-def _caption_files_in_order(entries: Iterable[Entry], with_image: set[str]) -> list[Entry]:
+def _caption_files_in_order(entries: Sequence[Entry]) -> list[Entry]:
     """Files of at most _MAX_CAPTION_BYTES that are called as an image is, .txt before .caption."""
-    by_suffix: dict[str, list[Entry]] = {suffix: [] for suffix in CAPTION_SUFFIXES}
+    images = [entry for entry in entries if entry.file and is_image_name(entry.name)]
+    with_image = {_stem(image.name) for image in images}
+    txt_files: list[Entry] = []
+    caption_files: list[Entry] = []
     for entry in entries:
         suffix = PurePosixPath(entry.name).suffix.lower()
         short = entry.stamp is not None and entry.stamp[0] <= _MAX_CAPTION_BYTES
-        if suffix in by_suffix and short and _stem(entry.name) in with_image:
-            by_suffix[suffix].append(entry)
-    return [entry for found in by_suffix.values() for entry in found]
+        if suffix in CAPTION_SUFFIXES and short and _stem(entry.name) in with_image:
+            (txt_files if suffix == ".txt" else caption_files).append(entry)
+    return txt_files + caption_files
 
 
 def _captions(path: Path) -> tuple[str, ...]:
     """The lines of a caption file that are not blank. Raises NotText or OSError."""
-    lines = text_of(path.read_bytes()).splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    lines = [line.strip() for line in text_of(path.read_bytes()).splitlines()]
+    return tuple(line for line in lines if line)

@@ -16,6 +16,7 @@ from storage.errors import SourceError
 from storage.sources.disk import (
     check_damage,
     check_root,
+    first_file,
     is_file,
     is_folder,
     read_lines,
@@ -56,11 +57,11 @@ BOXES_CURE = (
 )
 CLASSES_CURE = f"Download {SITE}/v5/{CLASSES[0]} into the root folder."
 
-_TURN = re.compile(r"[+-]?[0-9]{1,4}(\.0*)?")
+_TURN = re.compile(r"[+-]?[0-9]{1,4}(\.0*)?")  # whole degrees: 90, -90, 270.0
 
 
 @dataclass(slots=True)
-class _Found:
+class _Image:
     """An image on the disk, and what the lists say of it."""
 
     split: str
@@ -78,12 +79,12 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
     """List Open Images under root; split: "train", "validation", "test", or "all" that are there.
 
     Only files on the disk become rows, as the lists name nine million; how many more they name is
-    counted. An image in no list keeps licence and author None and is counted. What two rows of an
-    image say differently is taken from neither. labels: names of the classes that have a box.
-    Titles ("DSC_8925") are not captions and are left out; source_url leads to them. What of a row
-    is no text is left out and counted. ours: the root of this project's files, which is not
-    entered. Raises SourceError for a wrong folder, a missing metadata list, a list of which more
-    than one row in 100 is damaged.
+    counted. An image in no list keeps licence and author None and is counted. Where two rows of an
+    image contradict each other, neither is believed. labels: names of the classes that have a box.
+    Titles ("DSC_8925") are not captions and are left out; source_url leads to them. A field that is
+    no text is left out and counted. ours: the root of this project's files, which is not entered.
+    Raises SourceError for a wrong folder, a missing metadata list, a list of which more than one
+    row in 100 is damaged.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
@@ -96,23 +97,24 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
     metadata = _metadata_paths(root, splits)
 
     notes: Counter[str] = Counter()
-    found, rows = _on_disk(root, splits, ours, notes)
-    if not found:
+    images, rows = _on_disk(root, splits, ours, notes)
+    if not images:
         raise wrong_layout(root, "openimages", LAYOUT)
     for path in metadata:
-        _read_metadata(path, splits, found, notes)
-    listed = [image for image in found.values() if image.listed]
-    notes["without_metadata"] = len(found) - len(listed)
-    notes["without_author"] = sum(image.author is None for image in listed)
-    notes["without_licence"] = sum(image.licence is None for image in listed)
-    _read_urls(root, splits, found, notes)
-    _read_boxes(root, splits, found, notes)
-    rows += [_row(source_id, image) for source_id, image in found.items()]
+        _read_metadata(path, splits, images, notes)
+    for image in images.values():
+        notes["without_metadata"] += not image.listed
+        notes["without_author"] += image.listed and image.author is None
+        notes["without_licence"] += image.listed and image.licence is None
+    _read_urls(root, splits, images, notes)
+    _read_boxes(root, splits, images, notes)
+    for source_id, image in images.items():
+        rows.append(_row(source_id, image))
     return listing_of(root, rows, notes)
 
 
-def _row(source_id: str, image: _Found) -> SourceImage:
-    """One image with all that was found of it; labels in alphabetical order."""
+def _row(source_id: str, image: _Image) -> SourceImage:
+    """One image with all that the lists say of it; labels in alphabetical order."""
     reason = image.reason or image.entry.reason
     return SourceImage(
         dataset="openimages", source_id=source_id, path=None if reason else image.entry.path,
@@ -126,74 +128,75 @@ def _metadata_paths(root: Path, splits: list[str]) -> list[Path]:
     """The list of all images, else that of each split; SourceError where a split has neither."""
     if is_file(root / ALL_METADATA):
         return [root / ALL_METADATA]
-    paths = [_first(root, METADATA[split]) for split in splits]
-    for split, path in zip(splits, paths, strict=True):
+    paths = []
+    for split in splits:
+        path = first_file(root, METADATA[split])
         if path is None:
             what = f"this file is missing, and so is {' or '.join(METADATA[split])}"
             raise SourceError(root / ALL_METADATA, what, METADATA_CURE)
-    return [path for path in paths if path is not None]
-
-
-def _first(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of the names that is a file under root."""
-    return next((root / name for name in names if is_file(root / name)), None)
+        paths.append(path)
+    return paths
 
 
 def _on_disk(
     root: Path, splits: list[str], ours: Path | None, notes: Counter[str]
-) -> tuple[dict[str, _Found], list[SourceImage]]:
+) -> tuple[dict[str, _Image], list[SourceImage]]:
     """ImageID -> its file; and rows of files whose id another has, and of unreadable folders."""
-    found: dict[str, _Found] = {}
+    on_disk = []
+    for split in splits:
+        for entry in pictures(walk(root / split, notes, ours), notes):
+            on_disk.append(_Image(split, entry))
+    # Files that can be read come first: of two with one id the readable one keeps it.
+    on_disk.sort(key=lambda image: image.entry.reason is not None)
+    images: dict[str, _Image] = {}
     rows: list[SourceImage] = []
-    places = [
-        (split, entry)
-        for split in splits
-        for entry in pictures(walk(root / split, notes, ours), notes)
-    ]
-    for split, entry in sorted(places, key=lambda place: place[1].reason is not None):
-        image = _Found(split, entry)
+    for image in on_disk:
+        entry = image.entry
         if entry.is_folder:
+            # It has no id of an image, so that no list can say anything of it.
             rows.append(_row(readable(entry.name), image))
             continue
         source_id = readable(PurePosixPath(entry.name).stem)
-        first = found.setdefault(source_id, image)
+        first = images.setdefault(source_id, image)
         if first is not image:
             taken = f"{first.split}/{first.entry.name}"
-            image.reason = readable(f"{split}/{entry.name} is the same image as {taken}")
+            image.reason = readable(f"{image.split}/{entry.name} is the same image as {taken}")
             notes["images_there_twice"] += 1
             rows.append(_row(source_id, image))
-    return found, rows
+    return images, rows
 
 
 def _read_metadata(
-    path: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+    path: Path, splits: list[str], images: dict[str, _Image], notes: Counter[str]
 ) -> None:
     """Author, licence, page and rotation from one list into the images that are on the disk."""
     columns = ("ImageID", "Subset", "License", "Author", "OriginalLandingURL", "Rotation")
     table = CsvTable(path, columns, METADATA_CURE, count_by="Subset")
     matched: Counter[str] = Counter()
-    for source_id, subset, licence, author, url, rotation in table.matching(found):
-        image = found[source_id]
+    # Nine million rows pass by; only those of files on the disk come out.
+    for source_id, subset, licence, author, url, rotation in table.matching(images):
+        image = images[source_id]
         matched[subset] += 1
         notes["listed_twice"] += image.listed
-        said = {
-            "licence": _said(licence, "licences", notes),
-            "author": _said(author, "authors", notes),
-            "source_url": _said(url, "addresses", notes),
+        fields = {
+            "licence": _text_in(licence, "licences", notes),
+            "author": _text_in(author, "authors", notes),
+            "source_url": _text_in(url, "addresses", notes),
             "rotation_degrees": _quarter_turns(rotation, notes),
         }
-        for name, value in said.items():
-            if image.listed and value != getattr(image, name):
+        for name, value in fields.items():
+            if image.listed and value != getattr(image, name):  # two rows contradict each other
                 notes["listed_twice_and_otherwise"] += 1
                 value = 0 if name == "rotation_degrees" else None
             setattr(image, name, value)
         image.listed = True
     notes["metadata_rows"] += table.rows.total()
-    notes["listed_but_absent"] += sum(table.rows[split] - matched[split] for split in splits)
-    _tell_damage(table, notes)
+    for split in splits:
+        notes["listed_but_absent"] += table.rows[split] - matched[split]
+    _count_damage(table, notes)
 
 
-def _said(value: str, what: str, notes: Counter[str]) -> str | None:
+def _text_in(value: str, what: str, notes: Counter[str]) -> str | None:
     """A field's text; None where it is empty, and, counted, where its bytes are no UTF-8."""
     if not is_whole(value):
         notes[f"{what}_not_utf8"] += 1
@@ -213,49 +216,54 @@ def _quarter_turns(written: str, notes: Counter[str]) -> int:
     return 0
 
 
-def _tell_damage(table: CsvTable, notes: Counter[str]) -> None:
-    """What a list held that was left out, by reason."""
+def _count_damage(table: CsvTable, notes: Counter[str]) -> None:
+    """Count what a list held that was left out, by reason."""
     for reason, count in table.damaged.items():
         notes[f"rows_with_{reason.replace(' ', '_')}"] += count
     notes["blank_lines"] += table.blank_lines
 
 
 def _read_urls(
-    root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+    root: Path, splits: list[str], images: dict[str, _Image], notes: Counter[str]
 ) -> None:
     """Download addresses for images without a page of their own, from the lists that are there."""
-    for path in (_first(root, (f"{split}-images-boxable.csv",)) for split in splits):
-        if path is None:
+    for split in splits:
+        path = root / f"{split}-images-boxable.csv"
+        if not is_file(path):
             continue
         table = CsvTable(path, ("image_name", "image_url"), BOXES_CURE)
-        for name, url in table.matching(f"{source_id}.jpg" for source_id in found):
-            image = found[name.removesuffix(".jpg")]
+        for name, url in table.matching(f"{source_id}.jpg" for source_id in images):
+            image = images[name.removesuffix(".jpg")]
             notes["source_url_is_a_download"] += image.source_url is None
-            image.source_url = image.source_url or _said(url, "addresses", notes)
-        _tell_damage(table, notes)
+            image.source_url = image.source_url or _text_in(url, "addresses", notes)
+        _count_damage(table, notes)
 
 
 def _read_boxes(
-    root: Path, splits: list[str], found: dict[str, _Found], notes: Counter[str]
+    root: Path, splits: list[str], images: dict[str, _Image], notes: Counter[str]
 ) -> None:
     """Class names of the boxes into the images, from the lists that are there."""
-    boxes = {split: _first(root, BOXES[split]) for split in splits}
-    notes.update({f"no_box_list_for_{split}": 1 for split, path in boxes.items() if path is None})
-    paths = [path for path in boxes.values() if path is not None]
+    paths = {}
+    for split in splits:
+        path = first_file(root, BOXES[split])
+        if path is None:
+            notes[f"no_box_list_for_{split}"] += 1
+        else:
+            paths[split] = path
     if not paths:
         return
-    names = _class_names(_first(root, CLASSES) or root / CLASSES[0], notes)
-    for path in paths:
+    names = _class_names(first_file(root, CLASSES) or root / CLASSES[0], notes)
+    for path in paths.values():
         table = CsvTable(path, ("ImageID", "LabelName"), BOXES_CURE)
-        for source_id, label in table.matching(found):
-            name = names.get(label) or _said(label, "classes", notes)
+        for source_id, label in table.matching(images):
+            name = names.get(label) or _text_in(label, "classes", notes)
             notes["boxes"] += 1
             notes["boxes_of_unnamed_class"] += label not in names
-            found[source_id].labels |= {name} if name else set()
-        _tell_damage(table, notes)
-    notes["without_labels"] = sum(
-        boxes[image.split] is not None and not image.labels for image in found.values()
-    )
+            if name:
+                images[source_id].labels.add(name)
+        _count_damage(table, notes)
+    for image in images.values():
+        notes["without_labels"] += image.split in paths and not image.labels
 
 
 def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
@@ -267,17 +275,20 @@ def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
     contradicted: set[str] = set()
     damage: list[str] = []
     for number, row in records(read_lines(path, CLASSES_CURE), width=2):
+        # a blank line, or the header that some versions have
         if not row or row[0] == "LabelName":
             continue
         if isinstance(row, str) or not row[0].startswith("/") or not row[1].strip():
-            found = row if isinstance(row, str) else ",".join(row)[:80]
-            damage.append(f"line {number}: not LabelName,DisplayName but {readable(found)!r}")
-        elif (name := _said(row[1], "class_names", notes)) is None:
+            content = row if isinstance(row, str) else ",".join(row)[:80]
+            damage.append(f"line {number}: not LabelName,DisplayName but {readable(content)!r}")
             continue
-        elif names.setdefault(row[0], name) != name:
+        name = _text_in(row[1], "class_names", notes)
+        if name is not None and names.setdefault(row[0], name) != name:
             contradicted.add(row[0])
     notes["class_names_damaged"] += len(damage)
     cure = f"Was it saved by a spreadsheet program? {CLASSES_CURE}"
     check_damage(path, len(damage), len(damage) + len(names), "".join(damage[:1]), cure)
     notes["class_names_that_contradict"] += len(contradicted)
-    return {one: name for one, name in names.items() if one not in contradicted}
+    for class_id in contradicted:
+        del names[class_id]
+    return names

@@ -35,9 +35,13 @@ def cut_into_parts(listing: Listing, images_per_part: int | Literal["auto"]) -> 
     """
     ids = [image.source_id for image in listing.images]
     lasts = _winners(ids) if images_per_part == AUTO else _by_number(ids, images_per_part)
-    bounds = sorted({0, len(ids), *(last + 1 for last in lasts)})
-    pairs = enumerate(pairwise(bounds))
-    return {f"{number:05d}": listing.images[start:end] for number, (start, end) in pairs}
+    bounds = {0, len(ids)}
+    for last in lasts:
+        bounds.add(last + 1)
+    parts = {}
+    for number, (start, end) in enumerate(pairwise(sorted(bounds))):
+        parts[f"{number:05d}"] = listing.images[start:end]
+    return parts
 
 
 def _winners(ids: Sequence[str]) -> Iterator[int]:
@@ -46,8 +50,12 @@ def _winners(ids: Sequence[str]) -> Iterator[int]:
     An image decides about cuts within reach of it alone. The further the reach the fewer win, all
     of whom would win with a nearer one too: past a place of REACHES cuts are left out, none moves.
     """
+    hashes = [crc32(source_id.encode()) for source_id in ids]
+    hashes.append(-1)  # smaller than all: it settles what is left at the end
+    # A stack of hashes that may still win, smallest first. A hash leaves it when a smaller one
+    # comes; by then the nearest smaller hash on either side is known, and so is its reach.
     rising: list[tuple[int, int, int]] = []  # (hash, place, places to the smaller one before it)
-    for place, value in enumerate([*(crc32(one.encode()) for one in ids), -1]):
+    for place, value in enumerate(hashes):
         while rising and rising[-1][0] > value:
             _, winner, before = rising.pop()
             if min(before, place - winner) > _reach_at(winner):
@@ -57,7 +65,11 @@ def _winners(ids: Sequence[str]) -> Iterator[int]:
 
 
 def _reach_at(place: int) -> int:
-    return next(reach for start, reach in reversed(REACHES) if place >= start)
+    reach_here = 0
+    for start, reach in REACHES:
+        if place >= start:
+            reach_here = reach
+    return reach_here
 
 
 def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
@@ -65,9 +77,10 @@ def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
     least, most = max(1, images_per_part // 2), 2 * images_per_part
     span = max(1, images_per_part - least)
     start = 0
-    for place, one in enumerate(ids):
+    for place, source_id in enumerate(ids):
         length = place + 1 - start
-        if length == most or (length >= least and crc32(one.encode()) % span == 0):
+        # Past the least length one id in `span` ends a part, whichever ids stand before it.
+        if length == most or (length >= least and crc32(source_id.encode()) % span == 0):
             yield place
             start = place + 1
 

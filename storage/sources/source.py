@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from storage.errors import SourceError
+from storage.text import UNDECODED_BYTE
 
 _ABSENT = "is absent"
-_INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")
+_INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")  # a letter as unzip escapes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,20 @@ def unzipped(name: str) -> str:
 
 def _letter(escape: re.Match[str]) -> str:
     number = int(escape[1] or escape[2], 16)
+    # unzip escapes neither ASCII nor surrogates; chr() takes nothing from 0x110000 on.
     is_letter = 0x7F < number < 0x110000 and not 0xD800 <= number <= 0xDFFF
     return chr(number) if is_letter else escape[0]
 
 
 def readable(text: str) -> str:
     """text as valid Unicode: a surrogate that stands for an undecodable byte becomes its \\xNN."""
-    raw = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
-    return raw.encode("utf-8", "backslashreplace").decode("utf-8")
+    with_bytes = UNDECODED_BYTE.sub(_byte_escape, text)
+    # Other surrogates are halves of a letter: they become \uxxxx.
+    return with_bytes.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _byte_escape(surrogate: re.Match[str]) -> str:
+    return f"\\x{ord(surrogate[0]) - 0xDC00:02x}"
 
 
 def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, int]) -> Listing:
@@ -115,22 +122,23 @@ def listing_of(root: Path, images: Iterable[SourceImage], notes: Mapping[str, in
     first stays as it is, the id of another gets 8 hex digits of its own name, and they are counted
     as `ids_claimed_twice`.
     """
-    ordered: dict[str, SourceImage] = {}
-    twice = 0
+    by_id: dict[str, SourceImage] = {}
+    claimed_twice = 0
     for image in sorted(images, key=lambda image: _precedence(image, root)):
-        if image.source_id in ordered:
-            twice += 1
+        if image.source_id in by_id:
+            claimed_twice += 1
             digest = hashlib.sha256(_raw_name(image, root)).hexdigest()
             image = replace(image, source_id=f"{image.source_id}~{digest[:8]}")
-            if image.source_id in ordered:
+            if image.source_id in by_id:
                 raise SourceError(
                     root, f"two images have the id {image.source_id!r}", "Rename one."
                 )
-        ordered[image.source_id] = image
-    rows = tuple(ordered[source_id] for source_id in sorted(ordered))
-    counts = {**notes, "ids_claimed_twice": twice}
-    told = {name: count for name, count in sorted(counts.items()) if count}
-    return Listing(rows, snapshot_of(rows), told)
+        by_id[image.source_id] = image
+    # Sorted again: an id with a digest at its end may belong elsewhere.
+    rows = tuple(by_id[source_id] for source_id in sorted(by_id))
+    counts = {**notes, "ids_claimed_twice": claimed_twice}
+    above_zero = {name: count for name, count in sorted(counts.items()) if count}
+    return Listing(rows, snapshot_of(rows), above_zero)
 
 
 def _precedence(image: SourceImage, root: Path) -> tuple[str, bool, bool, bytes]:

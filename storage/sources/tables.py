@@ -53,7 +53,9 @@ class CsvTable:
         try:
             with self.path.open("rb") as file:
                 encoding = encoding_of(file.read(4))
+            # Only UTF-8 has single bytes that can be kept; half a character of UTF-16 is an error.
             errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            # Lines end at \n alone: a lone \r may stand inside a field.
             with self.path.open(encoding=encoding, errors=errors, newline="\n") as file:
                 header = self._header(file.readline(_MOST_HEADER))
                 yield from self._chosen(file, header, chosen)
@@ -91,7 +93,7 @@ class CsvTable:
         missing = [name for name in self.columns if header.count(name) != 1]
         if missing:
             what = f"line 1 has no column {', '.join(missing)}"
-            if any(name in header for name in missing):
+            if not set(header).isdisjoint(missing):
                 what = f"line 1 names {', '.join(missing)} more than once"
             elif "\0" in line:
                 what += ": it holds NUL characters, as UTF-16 without a byte order mark does"
@@ -104,6 +106,7 @@ class CsvTable:
         """Count a row that is left out; SourceError where there is no hope for the rest."""
         self.damaged[why.partition(": ")[0]] += 1
         self._first_damage = self._first_damage or f"line {number}: {why}"
+        # A file of another kind would otherwise be read to its end, row by row.
         if self.damaged.total() % _HOPELESS == 0:
             self._check_damage()
 
@@ -131,8 +134,12 @@ def records(
     not closed, or what stands between it and the next one makes no row, only its own line is lost:
     reading goes on with the line after it.
     """
+    # `back`: lines that were read in search of a closing quote and are still to be read as rows.
     rest, back, number = iter(lines), deque[str](), first
-    while (line := back.popleft() if back else next(rest, None)) is not None:
+    while True:
+        line = back.popleft() if back else next(rest, None)
+        if line is None:
+            return
         taken = 1
         row: list[str] | str
         if "\0" in line:
@@ -155,14 +162,17 @@ def _quoted(
     if row != OPEN:
         return 1, row
     taken, quotes = [line], line.count('"')
-    while (
-        len(taken) < MOST_LINES
-        and (more := back.popleft() if back else next(rest, None)) is not None
-    ):
-        taken.append(more)
-        quotes += more.count('"')
-        if quotes % 2 == 0 and isinstance(row := _parsed(taken, width), list):
-            return len(taken), row
+    while len(taken) < MOST_LINES:
+        line_after = back.popleft() if back else next(rest, None)
+        if line_after is None:
+            break
+        taken.append(line_after)
+        quotes += line_after.count('"')
+        # An even number of quotes may close the field; parsing each time would be slow.
+        if quotes % 2 == 0:
+            row = _parsed(taken, width)
+            if isinstance(row, list):
+                return len(taken), row
     back.extendleft(reversed(taken[1:]))
     return 1, OPEN
 

@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = frozenset({
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl",
     ".mpo", ".png", ".tif", ".tiff", ".webp",
 })  # fmt: skip
-_ARTIFACT_NAME = re.compile("[0-9a-f]{12}")
+_ARTIFACT_NAME = re.compile("[0-9a-f]{12}")  # a version's folder is called by its id
 _BESIDE_ARTIFACTS = ("current", "removed.txt")
 
 
@@ -57,6 +57,7 @@ def check_not_ours(folder: Path, ours: Path | None) -> None:
     if ours is None or not is_folder(ours):
         return
     base, root = folder.resolve(), ours.resolve()
+    # Not ==: one of the two may be reached by a link or another mount.
     if base.samefile(root):
         what = "is the root, where this project keeps what it makes"
         raise SourceError(folder, what, "Give the folder of the pictures, or another --root.")
@@ -84,8 +85,9 @@ def walk(
     listed.
     """
     names_in(folder)
+    # Resolved once, as every link is compared with it.
     own = _Own.of(folder, ours)
-    found: list[Entry] = []
+    walked: list[Entry] = []
     waiting = [""]
     while waiting:
         inside = waiting.pop()
@@ -94,29 +96,26 @@ def walk(
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as error:
             why = f"a folder that cannot be listed: {error.strerror}"
-            found.append(Entry(inside, folder / inside, reason=why, is_folder=True))
+            walked.append(Entry(inside, folder / inside, reason=why, is_folder=True))
             continue
         if _is_artifact(folder / inside, entries):
             notes["artifacts_left_out"] += 1
             continue
-        ours_beside = _beside_artifacts(entries)
-        notes["artifacts_left_out"] += len(ours_beside)
-        notes["hidden"] += sum(entry.name.startswith(".") for entry in entries)
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in ours_beside:
-                continue
+        for entry in _wanted(entries, notes):
             name = f"{inside}/{entry.name}" if inside else entry.name
             if not entry.is_dir(follow_symlinks=False):
-                one = _looked_at(name, entry, own, links_out)
-                found += [one] if one else []
-                notes["links_into_the_root_left_out"] += one is None
+                file = _looked_at(name, entry, own, links_out)
+                if file is None:
+                    notes["links_into_the_root_left_out"] += 1
+                else:
+                    walked.append(file)
             elif is_root(Path(entry.path), own.root):
                 notes["root_left_out"] += 1
             elif deep:
                 waiting.append(name)
             else:
                 notes["folders_not_entered"] += 1
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(walked, key=lambda entry: entry.name)
 
 
 def pictures(entries: list[Entry], notes: Counter[str]) -> Iterator[Entry]:
@@ -144,17 +143,33 @@ class _Own:
 
 
 def _is_artifact(folder: Path, entries: list[os.DirEntry[str]]) -> bool:
-    return bool(_ARTIFACT_NAME.fullmatch(folder.name)) and any(
-        entry.name == "plan.json" for entry in entries
-    )
+    """Whether a folder is a version of an artifact: called by an id, with a plan inside."""
+    if not _ARTIFACT_NAME.fullmatch(folder.name):
+        return False
+    return "plan.json" in [entry.name for entry in entries]
+
+
+def _wanted(entries: list[os.DirEntry[str]], notes: Counter[str]) -> list[os.DirEntry[str]]:
+    """The entries but for hidden ones and what this project keeps beside artifacts; both are
+    counted.
+    """
+    ours_beside = _beside_artifacts(entries)
+    notes["artifacts_left_out"] += len(ours_beside)
+    wanted = []
+    for entry in entries:
+        if entry.name.startswith("."):
+            notes["hidden"] += 1
+        elif entry.name not in ours_beside:
+            wanted.append(entry)
+    return wanted
 
 
 def _beside_artifacts(entries: list[os.DirEntry[str]]) -> set[str]:
     """The names of the files that this project keeps beside the versions of an artifact."""
-    versions = [entry for entry in entries if _ARTIFACT_NAME.fullmatch(entry.name)]
-    if not any(is_file(Path(entry.path) / "plan.json") for entry in versions):
-        return set()
-    return {entry.name for entry in entries if entry.name in _BESIDE_ARTIFACTS}
+    for entry in entries:
+        if _ARTIFACT_NAME.fullmatch(entry.name) and is_file(Path(entry.path) / "plan.json"):
+            return {entry.name for entry in entries}.intersection(_BESIDE_ARTIFACTS)
+    return set()
 
 
 def _looked_at(name: str, entry: os.DirEntry[str], own: _Own, links_out: bool) -> Entry | None:
@@ -182,6 +197,7 @@ def _why_not(target: Path, mode: int) -> str | None:
     """Why what lies there is not read, or None for a regular file that may be."""
     if stat.S_ISDIR(mode):
         return "a link to a folder, not followed"
+    # Opening a pipe waits for somebody who writes into it, perhaps for ever.
     if not stat.S_ISREG(mode):
         return "a pipe, socket or device, not a file"
     return None if os.access(target, os.R_OK) else "may not be read: Permission denied"

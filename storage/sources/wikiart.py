@@ -15,7 +15,7 @@ from storage.errors import SourceError
 from storage.sources.disk import (
     check_damage,
     check_root,
-    is_file,
+    first_file,
     is_folder,
     names_in,
     read_lines,
@@ -33,7 +33,7 @@ from storage.sources.source import (
 from storage.sources.walk import Entry, check_not_ours, is_image_name, is_root, pictures, walk
 from storage.text import is_whole
 
-# WikiArt and ArtGAN state no licence for a single image; a row without any would read as "free".
+# WikiArt and ArtGAN state no licence for a single image; a row without one would look free to use.
 LICENCE = "ArtGAN lists: non-commercial research; image rights: see WikiArt.org"
 LAYOUT = (
     "<Style>/<artist>_<title>.jpg (Impressionism/, Ukiyo_e/, ...) and Style/, Genre/, Artist/ lists"
@@ -48,12 +48,13 @@ STYLES = frozenset({
     "Northern_Renaissance", "Pointillism", "Pop_Art", "Post_Impressionism", "Realism", "Rococo",
     "Romanticism", "Symbolism", "Synthetic_Cubism", "Ukiyo_e",
 })  # fmt: skip
-# Artist lists put two commas
+# "Cubism/juan-gris_bottle.jpg,7"; Artist lists put two commas
 _LIST_LINE = re.compile(r"(?P<path>.*[^,\s])\s*(,+|\t)\s*(?P<number>[0-9]{1,9})\s*")
-_CLASS_LINE = re.compile(r"(?P<number>[0-9]{1,9})\s+(?P<name>.*)")
-_COPY_NUMBER = re.compile(r"\([0-9]+\)$")
+_CLASS_LINE = re.compile(r"(?P<number>[0-9]{1,9})\s+(?P<name>.*)")  # "12 Impressionism"
+_COPY_NUMBER = re.compile(r"\([0-9]+\)$")  # "(1)", as browsers number a second download
 # as ArtGAN writes artists; "960px-1913" and "Joseph-Sattler" are other names
 _ARTIST = re.compile(r"[^A-Z0-9\s_]+")
+_NOT_IN_NAMES = re.compile("[\u2500-\u259f\ufffd]")  # box drawing, and the replacement character
 
 
 @dataclass
@@ -83,17 +84,19 @@ def read_wikiart(root: Path, ours: Path | None = None) -> Listing:
     entries = _on_disk(root, ours, notes)
     lists = _read_lists(root, notes)
     styles = {name.split("/")[0] for name, entry in entries if not entry.is_folder}
+    # One folder with the name of a style is enough: people keep parts of WikiArt, and add to it.
     if not styles & (STYLES | set(lists.classes["Style"].values())):
         raise wrong_layout(root, "wikiart", LAYOUT)
     rows = [_row(name, entry, lists, notes) for name, entry in entries]
-    there = {row.source_id for row in rows}
-    rows += [_row(source_id, None, lists, notes) for source_id in lists.listed_in.keys() - there]
+    on_disk = {row.source_id for row in rows}
+    for source_id in lists.listed_in.keys() - on_disk:
+        rows.append(_row(source_id, None, lists, notes))
     return listing_of(root, rows, notes)
 
 
 def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[str, Entry]]:
     """("<Style>/<file>", entry) for all style folders; other folders are counted, not entered."""
-    found: list[tuple[str, Entry]] = []
+    paintings: list[tuple[str, Entry]] = []
     for name in names_in(root):
         folder = root / name
         if name in LISTS or name.startswith("."):
@@ -114,10 +117,11 @@ def _on_disk(root: Path, ours: Path | None, notes: Counter[str]) -> list[tuple[s
             if name in STYLES:
                 notes["folders_not_entered"] += inside["folders_not_entered"]
             continue
-        found += [(f"{name}/{entry.name}" if entry.name else name, entry) for entry in entries]
+        for entry in entries:  # an entry without a name is the folder itself
+            paintings.append((f"{name}/{entry.name}" if entry.name else name, entry))
         notes.update(inside)
         notes["folders_of_unknown_style"] += name not in STYLES
-    return found
+    return paintings
 
 
 def _row(name: str, entry: Entry | None, lists: _Lists, notes: Counter[str]) -> SourceImage:
@@ -156,13 +160,19 @@ def _artist_and_title(name: str, notes: Counter[str]) -> tuple[str | None, str]:
     """
     stem = _COPY_NUMBER.sub("", PurePosixPath(name).stem)
     artist, underscore, title = stem.partition("_")
-    named = bool(underscore) and _ARTIST.fullmatch(artist) is not None
-    lost = _is_garbled(artist) or "?" in artist, _is_garbled(title if named else stem)
-    notes["artists_garbled"] += named and lost[0]
-    notes["titles_garbled"] += lost[1]
-    words = (title if named else stem).replace("-", " ").replace("_", " ").split()
-    author = " ".join(word[:1].upper() + word[1:] for word in artist.split("-") if word)
-    return author if author and named and not lost[0] else None, "" if lost[1] else " ".join(words)
+    has_artist = bool(underscore) and _ARTIST.fullmatch(artist) is not None
+    if not has_artist:
+        title = stem
+    artist_garbled = _is_garbled(artist) or "?" in artist
+    title_garbled = _is_garbled(title)
+    notes["artists_garbled"] += has_artist and artist_garbled
+    notes["titles_garbled"] += title_garbled
+    author = None
+    if has_artist and not artist_garbled:
+        names = [name[:1].upper() + name[1:] for name in artist.split("-") if name]
+        author = " ".join(names) or None
+    words = title.replace("-", " ").replace("_", " ").split()
+    return author, "" if title_garbled else " ".join(words)
 
 
 def _is_garbled(name: str) -> bool:
@@ -176,9 +186,7 @@ def _is_garbled(name: str) -> bool:
         return True
     if name.isascii():
         return False
-    if not is_whole(name) or any(
-        "\u2500" <= character <= "\u259f" or character == "\ufffd" for character in name
-    ):
+    if not is_whole(name) or _NOT_IN_NAMES.search(name):
         return True
     return _is_utf8_of(name, "cp1252") or _is_utf8_of(name, "latin-1")
 
@@ -213,8 +221,7 @@ def _read_lists(root: Path, notes: Counter[str]) -> _Lists:
 
 def _list_path(folder: Path, stem: str) -> Path | None:
     """The list of that stem; ArtGAN ships some as .csv, some as .txt, some with no suffix."""
-    candidates = (folder / f"{stem}{suffix}" for suffix in (".csv", ".txt", ""))
-    return next((path for path in candidates if is_file(path)), None)
+    return first_file(folder, (f"{stem}.csv", f"{stem}.txt", stem))
 
 
 def _class_names(path: Path) -> dict[int, str]:
@@ -249,8 +256,8 @@ def _read_list(
         label = classes.get(int(match["number"])) if match else None
         if "/" not in written or label is None:
             damaged += 1
-            wanted = f"<Style>/<file>,<number of one of {len(classes)} classes>"
-            first = first or f"line {number} is {readable(line[:120])!r}, not {wanted}"
+            expected = f"<Style>/<file>,<number of one of {len(classes)} classes>"
+            first = first or f"line {number} is {readable(line[:120])!r}, not {expected}"
             continue
         source_id = source_id_of(written)
         if kind == "Style" and source_id_of(label) != source_id.split("/")[0]:

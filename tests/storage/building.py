@@ -1,10 +1,14 @@
 """A small artifact of two parts, built as a flow builds one."""
 
+import pytest
+
 from storage.build import begin
 from storage.manifest import Plan
 
 PLAN = Plan("shards", "paintings", {"size": 64, "crop": "center"}, {"source": "aa"})
 PART_NAMES = ("00000", "00001")
+NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
+"""The same request after the source changed."""
 
 
 def writer(part_name, content=None):
@@ -33,6 +37,7 @@ def build_all(root, plan=PLAN, contents=PART_NAMES, written=None):
         parts = []
         for number, content in enumerate(contents):
             name = f"{number:05d}"
+            # As in a flow: what an earlier run or version made is not made again.
             part = build.existing_part(name, content)
             if part is None:
                 part = build.write_part(name, content, writer(name, content))
@@ -42,7 +47,21 @@ def build_all(root, plan=PLAN, contents=PART_NAMES, written=None):
         return build.commit(parts, {"seconds": 1.5})
 
 
+def stop_after(root, plan, *names):
+    """A build that is interrupted when those parts are written; its directory."""
+    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
+        for name in names:
+            build.write_part(name, name, writer(name))
+        raise KeyboardInterrupt
+    return build.directory
+
+
+def keys_of(numbers):
+    """The keys of the samples that the fixture `sample` makes of these numbers."""
+    return [f"folder-{number}-00" for number in numbers]
+
+
 def files_under(directory):
-    return sorted(
-        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
-    )
+    """The paths of the files below a directory, from there, sorted."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return sorted(file.relative_to(directory).as_posix() for file in files)

@@ -61,6 +61,7 @@ class S3:
     def take(self, name):
         """Whether this request is one of those that a switch counts."""
         with self.lock:
+            # Several requests come at once: one switch counts one of them.
             left = getattr(self.switches, name)
             setattr(self.switches, name, max(0, left - 1))
             return left > 0
@@ -281,12 +282,11 @@ class Handler(BaseHTTPRequestHandler):
             )
         else:
             pieces = self.s3.uploads.pop(query["uploadId"])
-            listed = [
-                int(one.text)
-                for one in ET.fromstring(body).iter()
-                if one.tag.endswith("PartNumber")
-            ]
-            self.s3.objects[name] = b"".join(pieces[number] for number in listed)
+            data = b""
+            # The namespace is left open: clients write it or leave it out.
+            for number in ET.fromstring(body).iterfind(".//{*}PartNumber"):
+                data += pieces[int(number.text)]
+            self.s3.objects[name] = data
             text = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
         self.answer(200, text.encode(), Content_Type="application/xml")
 
@@ -296,22 +296,26 @@ class Handler(BaseHTTPRequestHandler):
             query.get("prefix", ""),
             query.get("delimiter", ""),
         )
-        found = {}
+        entries = {}  # what to list -> its size, or None for a folder
         for full in sorted(self.s3.objects):
             key = full.partition("/")[2]
             if full.startswith(f"{bucket}/") and key.startswith(prefix):
+                # With a delimiter all keys of one folder become one entry: what ends at the slash.
                 end = key.find(delimiter, len(prefix)) if delimiter else -1
-                found[key if end < 0 else key[: end + 1]] = (
-                    None if end >= 0 else len(self.s3.objects[full])
-                )
-        after = [item for item in found.items() if item[0] > query.get("continuation-token", "")]
+                if end < 0:
+                    entries[key] = len(self.s3.objects[full])
+                else:
+                    entries[key[: end + 1]] = None
+        # A page ends with the key that the next one continues after.
+        after = [item for item in entries.items() if item[0] > query.get("continuation-token", "")]
         page, rest = after[: self.s3.page], after[self.s3.page :]
-        text = "".join(
-            f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
-            if size is None
-            else f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>x</ETag></Contents>"
-            for key, size in page
-        )
+        text = ""
+        for key, size in page:
+            if size is None:
+                text += f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+            else:
+                text += f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size>"
+                text += "<ETag>x</ETag></Contents>"
         more = (
             f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if rest else ""
         )

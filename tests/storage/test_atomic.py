@@ -30,6 +30,7 @@ def test_what_json_cannot_say_is_refused(value, tmp_path):
 def test_a_file_and_its_bytes_have_one_hash(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == sha256_of(b"abc")
+    # The test vector of FIPS 180-2.
     assert sha256_of(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
@@ -69,6 +70,7 @@ def test_bytes_are_on_the_disk_before_the_rename_and_the_name_after_it(tmp_path,
     )
     (tmp_path / "scratch").write_bytes(b"x")
     publish(tmp_path / "scratch", tmp_path / "a")
+    # First the bytes, then the name, then the folder that holds the name.
     assert order == [tmp_path / "scratch", "rename", tmp_path]
 
 

@@ -120,9 +120,10 @@ def test_an_artifact_goes_with_the_input_it_records(make, embeddings):
 @pytest.mark.parametrize("inputs", [{"database": "0" * 16}, {}, {"queries": "same"}])
 def test_an_artifact_made_with_something_else_is_a_mismatch(inputs, make, embeddings):
     database = embeddings("a")
-    inputs = {
-        role: database.fingerprint if value == "same" else value for role, value in inputs.items()
-    }
+    inputs = dict(inputs)
+    for role, value in inputs.items():
+        if value == "same":
+            inputs[role] = database.fingerprint
     neighbors = make("neighbors", "n", inputs=inputs)
     with pytest.raises(ArtifactMismatch) as caught:
         made_with(neighbors, "database", database)

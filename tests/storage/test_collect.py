@@ -1,13 +1,12 @@
-"""What a collection removes, what it never touches, and what is left when it is killed."""
+"""What a collection removes, and what it never touches."""
 
 import fcntl
 import os
-import shutil
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
-from building import PLAN, build_all, files_under, writer
+from building import PLAN, build_all, files_under, stop_after, writer
+from collecting import shards, versions
 
 from storage import collect as module
 from storage.artifact import artifacts, check, current_id, open_artifact
@@ -15,29 +14,16 @@ from storage.build import begin
 from storage.collect import builder_of, collect
 from storage.errors import ArtifactMissing, StorageError
 from storage.manifest import Plan
-from storage.roots import mirror_of
 from storage.unfinished import unfinished
-
-
-def shards(size, name="paintings", **inputs):
-    return Plan("shards", name, {"size": size}, inputs)
-
-
-def versions(root, kind="shards", name="paintings"):
-    return [artifact.version for artifact in artifacts(root, kind, name)]
-
-
-def stopped(root, plan, *names):
-    """An unfinished build with those parts."""
-    with pytest.raises(KeyboardInterrupt), begin(root, plan) as build:
-        for name in names:
-            build.write_part(name, name, writer(name))
-        raise KeyboardInterrupt
-    return build.directory
 
 
 def everything_under(root):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+def kinds_of(done):
+    """What each thing was that a collection removed, in order."""
+    return [removed.what for removed in done.removed]
 
 
 # What stays
@@ -48,9 +34,9 @@ def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
     build_all(tmp_path, shards(1))  # asked for again: the oldest is current
     done = collect(tmp_path, keep=1)
     assert versions(tmp_path) == [1, 4]
-    assert [(one.reference, one.version) for one in done.removed] == [
-        (a.reference, a.version) for a in made[1:3]
-    ]
+    second, third = done.removed
+    assert (second.reference, second.version) == (made[1].reference, 2)
+    assert (third.reference, third.version) == (made[2].reference, 3)
     assert not made[1].directory.exists() and not made[2].directory.exists()
     assert done.kept == {made[0].reference: "current", made[3].reference: "one of the newest 1"}
     assert open_artifact(tmp_path, "shards", "paintings") == made[0]
@@ -61,6 +47,7 @@ def trained(root, name, steps=2):
     run = build_all(root, Plan("runs", name, {"steps": steps}))
     state = run.directory / "checkpoints" / f"{steps:08d}" / "state.safetensors"
     state.parent.mkdir(parents=True)
+    # Of a round size, to be seen in what is freed.
     state.write_bytes(bytes(1000))
     return run
 
@@ -68,17 +55,15 @@ def trained(root, name, steps=2):
 def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
     run = trained(tmp_path, "r")
     before = files_under(run.directory)
-    told = collect(tmp_path, keep=1, dry_run=True)
+    announced = collect(tmp_path, keep=1, dry_run=True)
     assert files_under(run.directory) == before
     done = collect(tmp_path, keep=1)
-    assert done == told
-    assert [(one.reference, one.what, one.freed) for one in done.removed] == [
-        (run.reference, "states", 1000)
-    ]
+    assert done == announced
+    (states,) = done.removed
+    assert (states.reference, states.what, states.freed) == (run.reference, "states", 1000)
     assert run.reference in done.kept
-    assert files_under(run.directory) == [
-        path for path in before if not path.startswith("checkpoints")
-    ]
+    before.remove("checkpoints/00000002/state.safetensors")
+    assert files_under(run.directory) == before
     check(open_artifact(tmp_path, "runs", "r"), hashes=True)
     assert collect(tmp_path, keep=1).removed == ()
 
@@ -86,7 +71,7 @@ def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
 def test_training_states_stay_with_an_unfinished_run_and_where_only_unfinished_builds_are_to_go(
     tmp_path,
 ):
-    run, left = trained(tmp_path, "r"), stopped(tmp_path, Plan("runs", "x", {}), "00000")
+    run, left = trained(tmp_path, "r"), stop_after(tmp_path, Plan("runs", "x", {}), "00000")
     state = left / "checkpoints" / "00000001" / "state.safetensors"
     state.parent.mkdir(parents=True)
     state.write_bytes(b"state")
@@ -96,14 +81,14 @@ def test_training_states_stay_with_an_unfinished_run_and_where_only_unfinished_b
     assert not (run.directory / "checkpoints").exists() and state.is_file()
 
 
-def test_training_states_of_a_run_that_somebody_is_at_stay(tmp_path):
+def test_training_states_of_a_run_that_somebody_works_on_stay(tmp_path):
     run = trained(tmp_path, "r")
     lock = run.directory / ".build" / "lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         done = collect(tmp_path, keep=1)
-    assert done.removed == () and "is at it" in done.untouched[run.reference]
+    assert done.removed == () and "is working on it" in done.untouched[run.reference]
     assert (run.directory / "checkpoints").is_dir()
 
 
@@ -122,6 +107,7 @@ def test_what_kept_versions_are_made_from_stays_through_any_number_of_steps(tmp_
     embeddings = build_all(
         tmp_path, Plan("embeddings", "x", {}, {"shards": old.fingerprint}), contents=("vectors",)
     )
+    # The version that the run was trained with is not current any more.
     build_all(tmp_path, Plan("embeddings", "x", {"later": 1}))
     run = build_all(tmp_path, Plan("runs", "r", {}, {"database": embeddings.fingerprint}))
     done = collect(tmp_path, keep=1)
@@ -135,10 +121,10 @@ def test_what_kept_versions_are_made_from_stays_through_any_number_of_steps(tmp_
 def test_what_an_unfinished_build_is_made_from_stays_until_the_build_is_dropped(tmp_path):
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
-    stopped(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}), "00000")
+    stop_after(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}), "00000")
     assert collect(tmp_path, keep=1).removed == ()
     done = collect(tmp_path, keep=1, unfinished_of="latents/x")
-    assert [one.what for one in done.removed] == ["unfinished", "version"]
+    assert kinds_of(done) == ["unfinished", "version"]
     assert versions(tmp_path) == [2] and unfinished(tmp_path) == []
 
 
@@ -146,6 +132,7 @@ def test_what_a_damaged_version_is_made_from_stays_as_it_can_still_be_repaired(t
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
     damaged = build_all(tmp_path, Plan("latents", "x", {}, {"shards": old.fingerprint}))
+    # Its plan is still there: the same command repairs it.
     (damaged.directory / "manifest.json").write_text("{")
     assert collect(tmp_path, keep=1).removed == ()
     assert files_under(damaged.directory)
@@ -162,13 +149,24 @@ def test_no_version_is_kept_for_a_number_below_one(tmp_path):
 def test_a_dry_run_tells_what_a_real_one_does_and_changes_nothing(tmp_path):
     for size in (1, 2, 3):
         build_all(tmp_path, shards(size))
-    left = stopped(tmp_path, shards(9, "unfinished"), "00000")
+    left = stop_after(tmp_path, shards(9, "unfinished"), "00000")
     (left / ".build" / "lock").touch()  # as a killed run leaves it
     before = everything_under(tmp_path)
-    told = collect(tmp_path, keep=1, unfinished_of="all", dry_run=True)
+    announced = collect(tmp_path, keep=1, unfinished_of="all", dry_run=True)
     assert everything_under(tmp_path) == before
-    assert len(told.removed) == 3
-    assert collect(tmp_path, keep=1, unfinished_of="all") == told
+    assert len(announced.removed) == 3
+    assert collect(tmp_path, keep=1, unfinished_of="all") == announced
+
+
+def bytes_of_part(part):
+    return sum(file.bytes for file in part.files)
+
+
+def bytes_of_plan_and_manifest(artifact):
+    total = 0
+    for name in ("plan.json", "manifest.json"):
+        total += (artifact.directory / name).stat().st_size
+    return total
 
 
 def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
@@ -178,23 +176,19 @@ def test_bytes_are_freed_with_the_last_name_of_a_file(tmp_path):
     build_all(tmp_path, shards(7, source="cc"), contents=("one", "four"))  # shares one part of it
     first, second, third = artifacts(tmp_path)
     assert third.file("00000.tar").stat().st_nlink == 3
-    size = {
-        name: part.files for name, part in zip(("one", "two", "three"), second.parts, strict=True)
-    }
-    size = {name: sum(f.bytes for f in files) for name, files in size.items()}
-    plain = [
-        sum((a.directory / name).stat().st_size for name in ("plan.json", "manifest.json"))
-        for a in (first, second)
-    ]
-    told = collect(tmp_path, keep=1)
-    assert [one.freed for one in told.removed] == [plain[0], plain[1] + size["two"] + size["three"]]
+    _, part_two, part_three = second.parts
+    freed_parts = bytes_of_part(part_two) + bytes_of_part(part_three)
+    plain = [bytes_of_plan_and_manifest(first), bytes_of_plan_and_manifest(second)]
+    done = collect(tmp_path, keep=1)
+    assert done.removed[0].freed == plain[0], "the second version has all of its parts"
+    assert done.removed[1].freed == plain[1] + freed_parts
     check(open_artifact(tmp_path, "shards", "paintings"))
 
 
-# Who is at it
+# Who is working
 
 
-def test_a_build_that_somebody_is_at_is_never_touched(tmp_path):
+def test_a_build_that_somebody_works_on_is_never_touched(tmp_path):
     with begin(tmp_path, PLAN) as build:
         build.write_part("00000", "00000", writer("00000"))
         before = everything_under(tmp_path)
@@ -208,12 +202,12 @@ def test_a_build_that_somebody_is_at_is_never_touched(tmp_path):
 
 
 def test_a_worker_that_outlives_its_build_is_respected(tmp_path):
-    left = stopped(tmp_path, Plan("runs", "r", {}), "00000")
+    left = stop_after(tmp_path, Plan("runs", "r", {}), "00000")
     with (left / ".build" / "training.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         assert builder_of(left) and collect(tmp_path, unfinished_of="runs/r").removed == ()
     assert builder_of(left) is None
-    assert [one.what for one in collect(tmp_path, unfinished_of="runs/r").removed] == ["unfinished"]
+    assert kinds_of(collect(tmp_path, unfinished_of="runs/r")) == ["unfinished"]
 
 
 @contextmanager
@@ -232,7 +226,7 @@ def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(
     old = build_all(tmp_path, shards(1))
     build_all(tmp_path, shards(2), contents=("other",))
     plan = Plan("runs", "x", {}, {"shards": old.fingerprint})
-    stopped(tmp_path, plan, "00000")
+    stop_after(tmp_path, plan, "00000")
     count, held = module._with_freed_bytes, ExitStack()
 
     def resumed_meanwhile(doomed):
@@ -242,7 +236,7 @@ def test_a_build_resumed_after_it_was_chosen_stays_with_what_it_is_made_from(
     monkeypatch.setattr(module, "_with_freed_bytes", resumed_meanwhile)
     with held:
         done = collect(tmp_path, keep=1, unfinished_of="all")
-    assert done.removed == () and "is at it" in done.untouched[f"runs/x@{plan.id}"]
+    assert done.removed == () and "is working on it" in done.untouched[f"runs/x@{plan.id}"]
     assert versions(tmp_path) == [1, 2] and unfinished(tmp_path)
 
 
@@ -255,6 +249,7 @@ def test_a_version_that_became_current_after_it_was_chosen_stays(tmp_path, monke
         build_all(tmp_path, shards(1))
         return count(doomed)
 
+    # Called after the choice and before the first removal.
     monkeypatch.setattr(module, "_with_freed_bytes", current_meanwhile)
     done = collect(tmp_path, keep=1)
     assert done.removed == () and done.untouched == {old.reference: "it has just become current"}
@@ -266,12 +261,13 @@ def test_a_version_that_became_current_after_it_was_chosen_stays(tmp_path, monke
 
 
 def test_a_dropped_build_stands_in_nobodys_way(tmp_path):
-    stopped(tmp_path, shards(1), "00000")
-    kept = stopped(tmp_path, shards(1, "other"), "00000")
+    stop_after(tmp_path, shards(1), "00000")
+    kept = stop_after(tmp_path, shards(1, "other"), "00000")
     for size in (2, 3, 4):
         build_all(tmp_path, shards(size, "third"))
     done = collect(tmp_path, None, unfinished_of="shards/paintings")
-    assert [one.reference for one in done.removed] == [f"shards/paintings@{shards(1).id}"]
+    assert done.removed[0].reference == f"shards/paintings@{shards(1).id}"
+    assert len(done.removed) == 1
     assert unfinished(tmp_path) == [kept] and versions(tmp_path, name="third") == [1, 2, 3]
     build_all(tmp_path, shards(2))
 
@@ -279,7 +275,7 @@ def test_a_dropped_build_stands_in_nobodys_way(tmp_path):
 def test_dropping_a_damaged_version_that_was_being_repaired_leaves_no_pointer_to_it(tmp_path):
     made = build_all(tmp_path)
     made.file("00000.tar").write_bytes(b"short")
-    stopped(tmp_path, PLAN)
+    stop_after(tmp_path, PLAN)
     assert (
         unfinished(tmp_path) == [made.directory]
         and current_id(tmp_path, "shards", "paintings") == made.id
@@ -295,144 +291,3 @@ def test_a_name_under_which_nothing_was_begun_is_told(tmp_path):
         with pytest.raises(StorageError, match="paint|shrads|\\*"):
             collect(tmp_path, unfinished_of=wrong)
     assert versions(tmp_path) == [1]
-
-
-# Killed half way
-
-WAYS = {
-    "removal of a file": "unlink",
-    "removal of a directory": "rmdir",
-    "anything forced to the disk": "fsync",
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_collection_killed_at_any_step_hides_nothing_and_the_next_one_finishes_it(
-    way, tmp_path, monkeypatch
-):
-    """Before each call the root is copied as it lies: that copy is what a killed process would
-    leave.
-    """
-
-    def prepared(root):
-        for size in (1, 2, 3):
-            source = build_all(root, shards(size), contents=(str(size),))
-            build_all(
-                root,
-                Plan("latents", "x", {}, {"shards": source.fingerprint}),
-                contents=(f"latent {size}",),
-            )
-        run = stopped(root, Plan("runs", "r", {}), "00000")
-        (run / "checkpoints" / "00000003").mkdir(parents=True)
-        (run / "checkpoints" / "00000003" / "manifest.json").write_text("{}")
-        return root
-
-    unbroken = prepared(tmp_path / "unbroken")
-    collect(unbroken, keep=1, unfinished_of="all")
-    root, real, left = prepared(tmp_path / "killed"), getattr(os, WAYS[way]), []
-
-    def killed_here(*arguments, **options):
-        with monkeypatch.context() as undone:
-            undone.setattr(os, WAYS[way], real)
-            left.append(shutil.copytree(root, tmp_path / f"left-{len(left)}"))
-        return real(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, WAYS[way], killed_here)
-        collect(root, keep=1, unfinished_of="all")
-    assert len(left) >= 3
-    for copy in left:
-        assert open_artifact(copy, "shards", "paintings").version == 3
-        seen = {artifact.fingerprint: artifact for artifact in artifacts(copy)}
-        for artifact in seen.values():
-            check(artifact)
-            assert seen.keys() >= set(artifact.inputs.values()), (
-                "what is made from others goes before them"
-            )
-        for directory in copy.glob("*/*/*/"):
-            files = files_under(directory)
-            assert {"plan.json", "manifest.json", ".build/lock"} & set(files) or not files, (
-                "the lock goes last"
-            )
-        assert all(
-            (directory / ".build" / "00000.part.json").is_file() for directory in unfinished(copy)
-        ), "or it is nothing"
-        collect(copy, keep=1, unfinished_of="all")
-        assert files_under(copy) == files_under(unbroken)
-        assert not list(copy.glob("shards/*/*/.build")), "no empty directory either"
-
-
-def test_what_a_killed_collection_left_goes_with_the_next_and_nothing_else_does(tmp_path):
-    made = build_all(tmp_path)
-    left = tmp_path / "shards" / "paintings" / "0123456789ab"
-    (left / "more").mkdir(parents=True)
-    (left / "more" / "00000.txt").write_text("half removed")
-    for strange in (
-        "shards/paintings/notes",
-        "elsewhere/x/0123456789ab",
-        "shards/.hidden/0123456789ab",
-    ):
-        (tmp_path / strange).mkdir(parents=True)
-    done = collect(tmp_path)
-    assert [(one.directory, one.what, one.freed) for one in done.removed] == [
-        (left, "leftover", 12)
-    ]
-    assert not left.exists() and versions(tmp_path) == [1]
-    assert {path.name for path in (tmp_path / "shards" / "paintings").iterdir()} == {
-        made.id,
-        "current",
-        "notes",
-    }
-    assert Path(tmp_path / "elsewhere/x/0123456789ab").is_dir()
-
-
-# In an object store
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """bucket("machine") -> (the root in that machine's mirror, the bucket as it lies)."""
-
-    def seen_from(machine):
-        monkeypatch.setenv("RDM_MIRROR", str(tmp_path / machine))
-        return mirror_of(f"file://{tmp_path}/bucket")
-
-    return seen_from, tmp_path / "bucket"
-
-
-def test_versions_go_from_the_bucket_and_from_the_mirror_and_another_machine_sees_it(bucket):
-    seen_from, stored = bucket
-    for size in (1, 2, 3):
-        build_all(seen_from("one"), shards(size))
-    told = collect(seen_from("one"), keep=1, dry_run=True)
-    assert collect(seen_from("one"), keep=1) == told and [one.version for one in told.removed] == [
-        1,
-        2,
-    ]
-    assert all(one.freed > 1000 and not one.directory.exists() for one in told.removed)
-    assert [path.name for path in stored.glob("shards/paintings/*/manifest.json")] == [
-        "manifest.json"
-    ]
-    assert not [
-        path
-        for path in stored.rglob("*")
-        if path.is_file() and told.removed[0].directory.name in path.parts
-    ]
-    assert versions(seen_from("other")) == [3]
-    check(open_artifact(seen_from("other"), "shards", "paintings"))
-
-
-def test_in_a_bucket_only_what_is_named_is_taken_for_unfinished_or_left_over(bucket):
-    seen_from, stored = bucket
-    stopped(seen_from("one"), PLAN, "00000")
-    # as before the plan of a build is up
-    left = stored / "shards" / "paintings" / "0123456789ab" / "01234567" / "00000.tar"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half")
-    assert collect(seen_from("other")).removed == () and left.is_file()
-    done = collect(seen_from("other"), None, unfinished_of="shards/paintings")
-    assert [(one.what, one.directory.name) for one in done.removed] == [
-        ("unfinished", PLAN.id),
-        ("leftover", "0123456789ab"),
-    ]
-    assert not [path for path in stored.rglob("*") if path.is_file()]

@@ -5,6 +5,7 @@ search.
 import duckdb
 import numpy as np
 import pytest
+from building import keys_of
 
 from storage import embeddings as module
 from storage.embeddings import (
@@ -31,14 +32,23 @@ def embeddings(make, sidecar, unit_vectors):
 
     def made(*rows):
         vectors, norms = unit_vectors(sum(rows))
-        whole, ends = sidecar(sum(rows)), np.cumsum(rows)
-        pieces = [slice(end - n, end) for end, n in zip(ends, rows, strict=True)]
-        writers = [
-            lambda d, n, p=p: write_embeddings(
-                d, n, whole.slice(p.start, p.stop - p.start), vectors[p], norms[p]
+        whole = sidecar(sum(rows))
+
+        def writer(start, count):
+            """Writes `count` rows, from row `start` on, as one part."""
+            end = start + count
+            return lambda directory, part_name: write_embeddings(
+                directory,
+                part_name,
+                whole.slice(start, count),
+                vectors[start:end],
+                norms[start:end],
             )
-            for p in pieces
-        ]
+
+        writers, start = [], 0
+        for count in rows:
+            writers.append(writer(start, count))
+            start += count
         return make("embeddings", "a", *writers)
 
     return made
@@ -52,9 +62,7 @@ def test_vectors_and_norms_come_back_in_row_order_over_all_parts(embeddings, uni
     assert read.dtype == read_norms.dtype == np.float32
     np.testing.assert_allclose(read, vectors, atol=1e-3)
     np.testing.assert_array_equal(read_norms, norms)
-    assert read_columns(artifact, ["key"])["key"].to_pylist() == [
-        f"folder-{i}-00" for i in range(9)
-    ]
+    assert read_columns(artifact, ["key"])["key"].to_pylist() == keys_of(range(9))
 
 
 def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them(
@@ -66,15 +74,14 @@ def test_some_rows_are_read_in_the_order_asked_for_from_the_parts_that_hold_them
     monkeypatch.setattr(
         module, "read_table", lambda path, columns: opened.append(path.name) or real(path, columns)
     )
+    # Out of order, over two parts, and one row twice.
     rows = [8, 0, 6, 4, 8]
     table = read_rows(artifact, rows, ["key", "author"])
-    assert table["key"].to_pylist() == [f"folder-{row}-00" for row in rows]
+    assert table["key"].to_pylist() == keys_of(rows)
     assert table.schema.names == ["key", "author"]
     assert opened == ["00000.parquet", "00002.parquet"]
-    every = list(range(11))[::-1]
-    assert read_rows(artifact, every, ["key"])["key"].to_pylist() == [
-        f"folder-{row}-00" for row in every
-    ]
+    backwards = range(10, -1, -1)
+    assert read_rows(artifact, backwards, ["key"])["key"].to_pylist() == keys_of(backwards)
     assert read_rows(artifact, [], ["key"]).num_rows == 0
 
 
@@ -130,16 +137,14 @@ def test_sql_computes_inner_products_on_the_embedding_as_a_float_array(embedding
     assert duckdb.sql(f"SELECT typeof(embedding) FROM '{path}' LIMIT 1").fetchall() == [
         ("FLOAT[]",)
     ]
-    query = ", ".join(str(float(value)) for value in vectors[2])
     rows = duckdb.sql(
-        f"SELECT key, array_inner_product(embedding::FLOAT[8], [{query}]::FLOAT[8]) "
+        f"SELECT key, array_inner_product(embedding::FLOAT[8], {vectors[2].tolist()}::FLOAT[8]) "
         f"AS score FROM '{path}' ORDER BY score DESC"
     ).fetchall()
     scores = dict(rows)
     assert rows[0][0] == "folder-2-00"
-    np.testing.assert_allclose(
-        [scores[f"folder-{i}-00"] for i in range(6)], vectors @ vectors[2], atol=2e-3
-    )
+    by_row = [scores[key] for key in keys_of(range(6))]
+    np.testing.assert_allclose(by_row, vectors @ vectors[2], atol=2e-3)
 
 
 def test_a_part_without_an_accepted_image_is_an_empty_table(make, sidecar, unit_vectors):

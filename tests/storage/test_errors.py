@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from storage import errors
-from storage.errors import CannotWrite, StorageError, told_by_cause
+from storage.errors import CannotWrite, StorageError, explaining_disk_errors
 from storage.roots import root_of
 
 ALL = [
@@ -41,7 +41,7 @@ def test_a_path_is_named_as_it_is_and_one_of_a_mirror_by_its_url(tmp_path, monke
     root = root_of("s3://bucket/a/b")
     error = StorageError(root / "shards" / "mine", "it is gone", "Look.")
     assert error.where == "s3://bucket/a/b/shards/mine"
-    with pytest.raises(CannotWrite, match="^" + str(tmp_path)), told_by_cause(root):
+    with pytest.raises(CannotWrite, match="^" + str(tmp_path)), explaining_disk_errors(root):
         raise OSError(errno.ENOSPC, "full")
 
 

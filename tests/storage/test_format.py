@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from building import keys_of
 
 import storage
 from storage.build import begin
@@ -39,14 +40,21 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 def table_after(sentence):
     """The rows of the first table after a sentence, backticks dropped."""
     assert TEXT.count(sentence) == 1, sentence
-    lines = TEXT.split(sentence)[1].split("\n")
-    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = re.search(r"^\|.*?(?=^[^|]|\Z)", TEXT.split(sentence)[1], re.DOTALL | re.MULTILINE)
     rows = []
-    for line in lines[start + 2 :]:  # the heading and the rule
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    for line in table[0].split("\n")[2:]:  # after the heading and the rule
+        if line:
+            rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
     return rows
+
+
+def first_cells(sentence):
+    """The first cell of each row of the table after a sentence."""
+    return [row[0] for row in table_after(sentence)]
+
+
+def names_of_fields(schema_or_dataclass):
+    return [field.name for field in schema_or_dataclass]
 
 
 def type_text(kind, width):
@@ -64,28 +72,21 @@ def type_text(kind, width):
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_table_of_a_schema_is_the_schema(name):
     schema, width = SCHEMAS[name]
-    declared = [
-        [
-            field.name,
-            type_text(field.type, width),
-            "yes" if field.nullable else "no",
-            field.metadata[b"doc"].decode(),
-        ]
-        for field in schema
-    ]
+    declared = []
+    for field in schema:
+        nullable, doc = "yes" if field.nullable else "no", field.metadata[b"doc"].decode()
+        declared.append([field.name, type_text(field.type, width), nullable, doc])
     assert table_after(f"Schema `{name}` of ") == declared
 
 
 def test_every_schema_has_a_table():
     assert set(re.findall(r"Schema `(\w+)` of ", TEXT)) == set(SCHEMAS)
-    declared = {
-        name
-        for path in Path(storage.__file__).parent.glob("*.py")
-        if path.name not in ("views.py", "saved.py")  # of answers, which nothing stores
-        for name in re.findall(
-            r"^(?:def )?(\w+)\(?.*(?: = |-> )pa\.[sS]chema\b", path.read_text(), re.M
-        )
-    }
+    # NAME = pa.schema(... and def name(...) -> pa.Schema
+    declaration = re.compile(r"^(?:def )?(\w+)\(?.*(?: = |-> )pa\.[sS]chema\b", re.MULTILINE)
+    declared = set()
+    for path in Path(storage.__file__).parent.glob("*.py"):
+        if path.name not in ("views.py", "saved.py"):  # of answers, which nothing stores
+            declared.update(declaration.findall(path.read_text()))
     assert declared == set(SCHEMAS), "a schema of the code is missing in FORMAT.md or in this test"
 
 
@@ -95,18 +96,19 @@ def test_what_vectors_and_norms_are_of_is_documented():
 
 
 def test_the_layouts_of_latents_are_the_documented_ones():
-    documented = {row[0]: row[1:3] for row in table_after("laid out as the plan's `stored` says")}
-    assert documented == {
-        stored: [str(kind), str(axes)] for stored, (kind, axes) in LAYOUTS.items()
-    }
+    rows = table_after("laid out as the plan's `stored` says")
+    assert len(rows) == len(LAYOUTS)
+    for stored, kind, axes, *_ in rows:
+        documented_kind, documented_axes = LAYOUTS[stored]
+        assert (kind, axes) == (str(documented_kind), str(documented_axes))
 
 
 def test_a_sample_record_has_the_columns_of_the_sidecar():
-    assert [field.name for field in fields(SampleRecord)] == SIDECAR.names
+    assert names_of_fields(fields(SampleRecord)) == SIDECAR.names
 
 
 def test_every_kind_is_described_in_the_order_of_the_code():
-    assert [row[0] for row in table_after("## Where things lie")] == list(KINDS)
+    assert first_cells("## Where things lie") == list(KINDS)
 
 
 def test_the_version_is_the_one_the_code_writes():
@@ -118,23 +120,21 @@ def test_the_version_is_the_one_the_code_writes():
 
 def test_the_fields_of_plan_and_manifest_are_the_documented_ones(small):
     directory = small["embeddings"].directory
-    plan, manifest = (
-        json.loads((directory / name).read_text()) for name in ("plan.json", "manifest.json")
-    )
+    plan = json.loads((directory / "plan.json").read_text())
+    manifest = json.loads((directory / "manifest.json").read_text())
     assert set(plan) == {"kind", "name", "parameters", "inputs"}
-    assert all(f"`{field}`" in TEXT.split("## plan.json")[1].split("##")[0] for field in plan)
-    documented = {row[0]: row[1] for row in table_after("## manifest.json")}
-    assert set(manifest) == set(documented)
-    assert [row[0] for row in table_after("Each part, in the manifest")] == [
-        field.name for field in fields(Part)
-    ]
-    assert [row[0] for row in table_after("Each file of a part:")] == [
-        field.name for field in fields(PartFile)
-    ]
-    assert set(manifest["parts"][0]) == {field.name for field in fields(Part)}
-    assert set(manifest["parts"][0]["files"][0]) == {field.name for field in fields(PartFile)}
+    description = TEXT.split("## plan.json")[1].split("##")[0]
+    for name in plan:
+        assert f"`{name}`" in description
+    part, file = names_of_fields(fields(Part)), names_of_fields(fields(PartFile))
+    assert first_cells("Each part, in the manifest") == part
+    assert first_cells("Each file of a part:") == file
+    assert set(manifest["parts"][0]) == set(part)
+    assert set(manifest["parts"][0]["files"][0]) == set(file)
+    assert set(manifest) == set(first_cells("## manifest.json"))
     kinds = {"integer": int, "string": str, "object": dict, "array of parts": list}
-    assert all(isinstance(manifest[name], kinds[kind]) for name, kind in documented.items())
+    for name, kind, *_ in table_after("## manifest.json"):
+        assert isinstance(manifest[name], kinds[kind])
 
 
 def test_both_identities_can_be_computed_from_the_description(small):
@@ -146,25 +146,18 @@ def test_both_identities_can_be_computed_from_the_description(small):
     for artifact in small.values():
         manifest = json.loads((artifact.directory / "manifest.json").read_text(encoding="utf-8"))
         identity = {name: manifest[name] for name in ("format", "kind", "parameters", "inputs")}
-        assert (
-            hashlib.sha256(canonical(identity)).hexdigest()[:12]
-            == manifest["id"]
-            == artifact.directory.name
-        )
-        files = [
-            [file["path"], file["sha256"]] for part in manifest["parts"] for file in part["files"]
-        ]
-        assert hashlib.sha256(canonical(files)).hexdigest()[:16] == manifest["fingerprint"]
+        identifier = hashlib.sha256(canonical(identity)).hexdigest()[:12]
+        assert identifier == manifest["id"] == artifact.directory.name
+        files = []
         for part in manifest["parts"]:
-            assert [file["path"] for file in part["files"]] == sorted(
-                file["path"] for file in part["files"]
-            )
+            paths = [file["path"] for file in part["files"]]
+            assert paths == sorted(paths)
             for file in part["files"]:
                 raw = (artifact.directory / file["path"]).read_bytes()
-                assert (len(raw), hashlib.sha256(raw).hexdigest()) == (
-                    file["bytes"],
-                    file["sha256"],
-                )
+                assert len(raw) == file["bytes"]
+                assert hashlib.sha256(raw).hexdigest() == file["sha256"]
+                files.append([file["path"], file["sha256"]])
+        assert hashlib.sha256(canonical(files)).hexdigest()[:16] == manifest["fingerprint"]
 
 
 # Examples
@@ -176,20 +169,17 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
     last one rejected.
     """
     root = tmp_path / "data"
-    images = [sample(i, captions=("café",) if i else ()) for i in range(5)] + [
-        sample(5, reason="too small")
-    ]
+    images = [sample(number, captions=("café",)) for number in range(5)]
     images[0] = sample(0, key="folder-a-00", source_key="folder-a")
+    images.append(sample(5, reason="too small"))
     vectors, norms = unit_vectors(5)
     made = {}
 
     def publish(kind, writers, inputs=None, **measured):
-        with begin(
-            root, Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {})
-        ) as build:
-            made[kind] = build.commit(
-                [build.write_part(name, "", write) for name, write in writers.items()], measured
-            )
+        plan = Plan(kind, "paintings", {"größe": 64, "scale": 0.1}, inputs or {})
+        with begin(root, plan) as build:
+            parts = [build.write_part(name, "", write) for name, write in writers.items()]
+            made[kind] = build.commit(parts, measured)
 
     publish(
         "shards",
@@ -198,7 +188,8 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
             "00001": lambda d: write_shard(d, "00001", images[3:]),
         },
     )
-    sidecars = [accepted(read_sidecar(made["shards"], name)) for name in ("00000", "00001")]
+    first, second = read_sidecar(made["shards"], "00000"), read_sidecar(made["shards"], "00001")
+    sidecars = [accepted(first), accepted(second)]
     publish(
         "embeddings",
         {
@@ -215,7 +206,7 @@ def small(tmp_path, monkeypatch, sample, unit_vectors):
         seconds=1.5,
     )
     publish("index", {"index": lambda d: (write_vectors(d, [(vectors, norms)], len(vectors)), {})})
-    keys = np.asarray([key for table in sidecars for key in table["key"].to_pylist()], dtype=object)
+    keys = np.asarray(pa.concat_tables(sidecars)["key"].to_pylist(), dtype=object)
     rows, scores = np.array([[1, 2], [0, -1]]), np.array([[0.5, 0.25], [0.5, -2]], np.float32)
     publish(
         "neighbors",
@@ -252,9 +243,22 @@ def filled(example):
     )
 
 
+def example_with(words, examples):
+    """The only example that holds these words."""
+    (example,) = [example for example in examples if words in example]
+    return filled(example)
+
+
 def answer(words):
-    (example,) = [example for example in SQL if words in example]
-    return duckdb.sql(filled(example)).fetchall()
+    return duckdb.sql(example_with(words, SQL)).fetchall()
+
+
+def printed_by(words):
+    """The lines that the Python example with these words prints."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(example_with(words, PYTHON), {})
+    return printed.getvalue().splitlines()
 
 
 def test_there_are_as_many_examples_as_tests_below():
@@ -263,18 +267,17 @@ def test_there_are_as_many_examples_as_tests_below():
 
 def test_the_example_for_nearest_images_runs(small, unit_vectors):
     vectors, _ = unit_vectors(5)
-    order = sorted(range(1, 5), key=lambda i: -float(vectors[0] @ vectors[i]))
-    rows = answer("other.embedding")
-    assert [key for key, _, _ in rows] == [f"folder-{i}-00" for i in order]
-    np.testing.assert_allclose(
-        [score for _, _, score in rows], [vectors[0] @ vectors[i] for i in order], atol=2e-3
-    )
-    licences = {1: None, 2: "CC0", 3: "CC-BY", 4: None}
-    assert [licence for _, licence, _ in rows] == [licences[i] for i in order]
+    cosines = vectors @ vectors[0]
+    nearest_first = np.argsort(-cosines)[1:]  # without the image itself
+    keys, licences, scores = zip(*answer("other.embedding"), strict=True)
+    assert list(keys) == keys_of(nearest_first)
+    np.testing.assert_allclose(scores, cosines[nearest_first], atol=2e-3)
+    stated = {1: None, 2: "CC0", 3: "CC-BY", 4: None}
+    assert list(licences) == [stated[number] for number in nearest_first]
 
 
 def test_the_example_for_index_ids_gives_row_order(small):
-    keys = ["folder-a-00", *(f"folder-{i}-00" for i in range(1, 5))]
+    keys = ["folder-a-00", *keys_of(range(1, 5))]
     assert answer("file_row_number") == list(enumerate(keys))
 
 
@@ -307,11 +310,7 @@ def test_the_example_for_a_manifest_runs(small):
 
 
 def test_the_example_for_webdataset_reads_our_shard(small):
-    (example,) = [example for example in PYTHON if "webdataset" in example]
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        exec(filled(example), {})
-    assert printed.getvalue().splitlines() == [
+    assert printed_by("webdataset") == [
         "folder-a-00 11 CC-BY caption 0",
         "folder-1-00 11 None café",
         "folder-2-00 11 CC0 café",
@@ -319,11 +318,7 @@ def test_the_example_for_webdataset_reads_our_shard(small):
 
 
 def test_the_example_for_an_index_reads_our_matrix(small):
-    (example,) = [example for example in PYTHON if "numpy" in example]
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        exec(filled(example), {})
-    assert printed.getvalue() == "(5, 8) float16\n"
+    assert printed_by("numpy") == ["(5, 8) float16"]
 
 
 def test_webdataset_gives_each_image_record_and_caption(small, make, sample):
@@ -336,11 +331,9 @@ def test_webdataset_gives_each_image_record_and_caption(small, make, sample):
     ]
     path = make("shards", "b", lambda d, n: write_shard(d, n, samples)).file("00000.tar")
     read = list(webdataset.WebDataset(str(path), shardshuffle=False))
-    assert [one["__key__"] for one in read] == ["folder-0-00", "folder-1-00", "folder-2-00"]
-    assert [set(one) - {"__key__", "__url__", "__local_path__"} for one in read] == [
-        {"png", "json", "txt"},
-        {"jpg", "json", "txt"},
-        {"png", "json"},
-    ]
+    assert [image["__key__"] for image in read] == keys_of(range(3))
+    members = [{"png", "json", "txt"}, {"jpg", "json", "txt"}, {"png", "json"}]
+    for image, endings in zip(read, members, strict=True):
+        assert set(image) - {"__key__", "__url__", "__local_path__"} == endings
     assert (read[0]["png"], read[1]["jpg"], read[1]["txt"]) == (b"p", b"j", b"caption 1")
     assert json.loads(read[1]["json"])["source_url"] == "https://example.org/1"

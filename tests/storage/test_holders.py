@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from building import keys_of
 
 from storage.build import begin
 from storage.embeddings import write_embeddings
@@ -21,8 +22,9 @@ def world(make, sample, sidecar, unit_vectors):
     """Samples 0 to 3 in every kind; each made from those above it. world["embeddings"] and so
     on.
     """
-    keys = [f"folder-{number}-00" for number in range(4)]
+    keys = keys_of(range(4))
     vectors, norms = unit_vectors(4)
+    # Query 0 has the neighbors 1 and 2, query 1 only 2.
     rows = np.array([[1, 2], [2, NO_ROW]])
     record = {
         "file": "0.png",
@@ -43,9 +45,8 @@ def world(make, sample, sidecar, unit_vectors):
     made = {}
 
     def add(kind, write, *inputs, name="a"):
-        made[kind] = make(
-            kind, name, write, inputs={role: made[role].fingerprint for role in inputs}
-        )
+        fingerprints = {role: made[role].fingerprint for role in inputs}
+        made[kind] = make(kind, name, write, inputs=fingerprints)
 
     add(
         "shards",
@@ -78,25 +79,22 @@ def world(make, sample, sidecar, unit_vectors):
 
 
 def held(root, *removed):
-    return {
-        holder.reference.partition("/")[0]: list(holder.keys)
-        for holder in holders(root, set(removed))
-    }
+    """Kind -> the keys that its one artifact holds of the samples."""
+    keys = {}
+    for holder in holders(root, set(removed)):
+        keys[holder.reference.partition("/")[0]] = list(holder.keys)
+    return keys
 
 
 def test_every_kind_that_holds_or_names_a_sample_is_listed_with_what_it_holds(world, tmp_path):
     one, three = "folder-1-00", "folder-3-00"
-    everywhere = {
-        kind: [one]
-        for kind in ("shards", "embeddings", "index", "neighbors", "latents", "samples", "reports")
-    }
-    assert held(tmp_path, "folder-1") == everywhere
-    for number in (0, 2):  # one is only a query, one only a neighbor
-        key = f"folder-{number}-00"
-        assert held(tmp_path, key) == {
-            k: [key] for k in ("shards", "embeddings", "index", "latents", "neighbors")
-        }
-    assert held(tmp_path, three) == {kind: [three] for kind in ("shards", "embeddings", "index")}
+    kinds = ["shards", "embeddings", "index"]
+    assert held(tmp_path, three) == dict.fromkeys(kinds, [three])
+    kinds += ["latents", "neighbors"]
+    for key in keys_of((0, 2)):  # the first is only a query, the other only a neighbor
+        assert held(tmp_path, key) == dict.fromkeys(kinds, [key])
+    kinds += ["samples", "reports"]
+    assert held(tmp_path, "folder-1") == dict.fromkeys(kinds, [one])
     assert held(tmp_path, "folder-1", three)["embeddings"] == [one, three]
     assert held(tmp_path, "folder-9", "folder-7") == {}, "a rejected image is a row, but not held"
 
@@ -116,14 +114,12 @@ def test_a_run_is_listed_with_the_inputs_that_held_them(world, tmp_path):
 def test_a_run_that_is_still_being_trained_is_listed(world, tmp_path):
     inputs = {"latents": world["latents"].fingerprint}
     with begin(tmp_path, Plan("runs", "b", {}, inputs)) as build:
-        runs = trained_on(tmp_path, holders(tmp_path, {"folder-1"}))
-        assert [(run.reference, run.finished) for run in runs][1] == (
-            f"runs/b@{build.plan.id}",
-            False,
-        )
+        _, run = trained_on(tmp_path, holders(tmp_path, {"folder-1"}))
+        assert (run.reference, run.finished) == (f"runs/b@{build.plan.id}", False)
 
 
 def test_a_run_whose_input_is_gone_is_listed_as_one_that_nobody_can_tell_of(world, tmp_path):
+    # As when its version was collected.
     (world["latents"].directory / "manifest.json").unlink()
     (run,) = trained_on(tmp_path, holders(tmp_path, {"folder-7"}))
     assert run.held == {} and run.unknown == ("latents",)
@@ -134,6 +130,7 @@ def test_an_unfinished_build_holds_what_its_finished_parts_hold(tmp_path, sideca
         build.write_part(
             "00000", "", lambda d: (write_embeddings(d, "00000", sidecar(2), *unit_vectors(2)), {})
         )
+        # A record that a power cut left half: its part does not count.
         (build.directory / ".build" / "00001.part.json").write_text("{")
         raise KeyboardInterrupt
     (holder,) = holders(tmp_path, {"folder-1"})
@@ -145,7 +142,8 @@ def test_what_cannot_be_read_may_hold_them(world, tmp_path):
     world["embeddings"].file("00000.parquet").unlink()
     manifest = world["samples"].directory / "manifest.json"
     manifest.write_text(json.dumps({"format": 99}))
-    unknown = {
-        holder.reference for holder in holders(tmp_path, {"folder-7"}) if holder.what == MAY_HOLD
-    }
-    assert unknown == {world["latents"].reference, world["embeddings"].reference, str(manifest)}
+    references = set()
+    for holder in holders(tmp_path, {"folder-7"}):
+        if holder.what == MAY_HOLD:
+            references.add(holder.reference)
+    assert references == {world["latents"].reference, world["embeddings"].reference, str(manifest)}

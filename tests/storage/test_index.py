@@ -76,22 +76,24 @@ def test_the_index_of_given_embeddings_is_found_among_its_versions(tmp_path, ind
     of_first, of_second = index(first.fingerprint), index(second.fingerprint)
     assert index_of(tmp_path, first) == of_first
     assert index_of(tmp_path, second) == of_second
+    # The current version is not the one that fits the first embeddings.
     assert open_artifact(tmp_path, "index", "a") == of_second
 
 
 def test_the_current_one_of_two_that_fit_is_taken(tmp_path, make, embeddings):
     wanted = embeddings("x")
-    both = [
-        make(
+
+    def index_by(recipe):
+        return make(
             "index",
             "a",
             lambda d, n: (d / n).write_text("") or 1,
             parameters={"recipe": recipe},
             inputs={"embeddings": wanted.fingerprint},
         )
-        for recipe in ("exact", "autofaiss")
-    ]
-    for artifact in (both[0], both[1], both[0]):
+
+    exact, approximate = index_by("exact"), index_by("autofaiss")
+    for artifact in (exact, approximate, exact):
         with begin(tmp_path, Plan("index", "a", artifact.parameters, artifact.inputs)) as build:
             assert build.finished == artifact
         assert index_of(tmp_path, wanted) == artifact
@@ -99,6 +101,7 @@ def test_the_current_one_of_two_that_fit_is_taken(tmp_path, make, embeddings):
 
 def test_embeddings_without_an_index_are_told_how_to_get_one(tmp_path, index, embeddings):
     index("00", name="a")
+    # One that fits, but under another name.
     index(embeddings("x").fingerprint, name="other")
     with pytest.raises(
         ArtifactMissing,
@@ -113,23 +116,25 @@ def of_rows(make, sidecar, unit_vectors):
     or over those given.
     """
 
-    def made(*given):
+    def made(*other_rows):
         vectors, norms = unit_vectors(10)
-        writers = [
-            lambda d, n, at=at: write_embeddings(
-                d, n, sidecar(10).slice(at, 5), vectors[at : at + 5], norms[at : at + 5]
-            )
-            for at in (0, 5)
-        ]
-        embeddings = make("embeddings", "a", *writers, parameters={"encoder": {"dimension": 8}})
-        rows = given or (vectors, norms)
-        of = {
-            "inputs": {"embeddings": embeddings.fingerprint},
-            "parameters": {"first": rows[0][0].tolist()},
-        }
-        return embeddings, make(
-            "index", "a", lambda d, n: write_vectors(d, [rows], len(rows[0])), **of
+        embeddings = make(
+            "embeddings",
+            "a",
+            lambda d, n: write_embeddings(d, n, sidecar(10).slice(0, 5), vectors[:5], norms[:5]),
+            lambda d, n: write_embeddings(d, n, sidecar(10).slice(5, 5), vectors[5:], norms[5:]),
+            parameters={"encoder": {"dimension": 8}},
         )
+        rows = other_rows or (vectors, norms)
+        index = make(
+            "index",
+            "a",
+            lambda d, n: write_vectors(d, [rows], len(rows[0])),
+            inputs={"embeddings": embeddings.fingerprint},
+            # The plan follows from the rows, so that other rows are another artifact.
+            parameters={"first": rows[0][0].tolist()},
+        )
+        return embeddings, index
 
     return made
 
@@ -174,6 +179,7 @@ def test_what_is_written_has_all_its_rows_and_a_direction_each(tmp_path, unit_ve
     for rows in (9, 11):
         with pytest.raises(FormatError, match="rows"):
             write_vectors(tmp_path, [(vectors, norms)], rows)
+    # In the middle: the ends are checked when the index is opened.
     vectors[3, 2] = np.nan
     with pytest.raises(FormatError, match="NaN"):
         write_vectors(tmp_path, [(vectors, norms)], 10)

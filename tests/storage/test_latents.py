@@ -46,6 +46,7 @@ def test_arrays_and_keys_of_different_length_are_refused_by_part(make):
     def mixed(scratch, part_name):
         write_latents(scratch, part_name, ["a", "b", "c"], raw(3))
         write_latents(scratch, "other", ["a", "b"], raw(2))
+        # Keys of two arrays beside an array of three.
         (scratch / "other.parquet").replace(scratch / f"{part_name}.parquet")
 
     artifact = make("latents", "a", lambda d, n: write_latents(d, n, ["x"], raw(1)), mixed)

@@ -84,6 +84,7 @@ def test_arrays_of_another_type_are_stored_as_the_declared_one(make):
     ],
 )
 def test_arrays_of_another_shape_are_not_written(keys, scores, tmp_path):
+    # Numpy refuses some of these, pyarrow the others.
     with pytest.raises((ValueError, TypeError)):
         write_neighbors(tmp_path, "00000", keys, DATABASE_KEYS, ROWS, scores)
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from storage.objects import ATTEMPTS, Remote
 class Answered(Exception):
     """What botocore raises: an error that carries the answer."""
 
+    # Errors are told apart by the name of their module: botocore itself need not be installed.
     __module__ = "botocore.exceptions"
 
     def __init__(self, code="", status=0):
@@ -39,6 +40,7 @@ class Store:
     def _strip_protocol(self, url):
         return url.partition("://")[2]
 
+    # Whatever method is called: it notes the call and answers.
     def __getattr__(self, method):
         def answer(*arguments, **options):
             self.asked.append((method, arguments, options))
@@ -142,8 +144,9 @@ def test_a_mistake_of_ours_is_not_asked_for_again(store):
 def test_what_stays_busy_is_given_up_in_bounded_time_each_wait_longer_than_the_last(
     store, monkeypatch
 ):
+    # Without chance the waits are exact.
     monkeypatch.setattr(objects.random, "uniform", lambda low, high: high)
-    busy = [Answered("SlowDown", 503) for _ in range(99)]
+    busy = [Answered("SlowDown", 503)] * 99
     system = store(*busy)
     with pytest.raises(
         Unreachable, match=r"in 6 attempts and \d+ s \(SlowDown, HTTP 503\).*same command again"
@@ -206,6 +209,7 @@ def test_files_go_up_and_copies_stay_inside(store, tmp_path):
 
 
 def test_a_listing_names_what_lies_below_and_nothing_beside(monkeypatch):
+    # "bucket/ab" begins as the folder is called, but lies beside it.
     found = {"bucket/a/x": {"size": 1}, "bucket/a/y/z": {"size": 2}, "bucket/ab": {"size": 3}}
     kinds = [{"name": "bucket/a/d/", "type": "directory"}, {"name": "bucket/a/x", "type": "file"}]
     kinds += [{"name": "bucket/a/c", "type": "directory"}]
@@ -238,6 +242,7 @@ def test_messages_name_the_host_of_a_store_that_is_not_aws_and_nothing_else_of_i
 
 
 def test_a_larger_file_is_given_more_time():
+    # 10 s to connect and 20 s to answer; 100 s for the bytes at the slowest speed.
     small, large = objects._seconds_for(0), objects._seconds_for(256 * 1024 * 100)
     assert (small, large) == (30, 130)
 

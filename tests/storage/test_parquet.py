@@ -22,13 +22,7 @@ SCHEMA = pa.schema(
 def table_of(n):
     vectors = np.arange(3 * n, dtype=np.float16).reshape(n, 3)
     values = [[f"k{i}" for i in range(n)], vector_array(vectors), [["a", "b"]] * n, [None] * n]
-    return pa.Table.from_arrays(
-        [
-            v if isinstance(v, pa.Array) else pa.array(v, f.type)
-            for v, f in zip(values, SCHEMA, strict=True)
-        ],
-        schema=SCHEMA,
-    )
+    return pa.table(dict(zip(SCHEMA.names, values, strict=True)), schema=SCHEMA)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int64", "uint8"])
@@ -44,6 +38,7 @@ def test_vectors_of_a_table_in_pieces_keep_their_order():
     values = np.arange(60, dtype=np.int64).reshape(20, 3)
     table = pa.table({"v": vector_array(values)})
     pieces = pa.concat_tables([table.slice(0, 7), table.slice(7, 2), table.slice(9)])
+    # pyarrow keeps the pieces apart: nothing has joined them before.
     assert pieces["v"].num_chunks == 3
     np.testing.assert_array_equal(vectors_of(pieces, "v"), values)
 
@@ -52,6 +47,7 @@ def test_no_rows_still_have_a_width_and_a_type():
     empty = pa.schema([column("v", vector_type(5, pa.float16()), "")]).empty_table()
     assert vectors_of(empty, "v").shape == (0, 5)
     assert vectors_of(empty, "v").dtype == np.float16
+    # A table that was filtered to nothing may have no chunk at all.
     without_chunks = pa.table({"v": pa.chunked_array([], type=vector_type(5, pa.int64()))})
     assert vectors_of(without_chunks, "v").shape == (0, 5)
     assert vectors_of(without_chunks, "v").dtype == np.int64

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from building import files_under
 
 from storage.artifact import artifacts, open_artifact
 from storage.build import begin
@@ -39,7 +40,7 @@ def root(tmp_path, make, sample, sidecar, unit_vectors):
     make(
         "runs",
         "first",
-        lambda d, n: [append_metrics(d, {"step": s, "loss": 1 / s}) for s in (1, 2)] and 2,
+        two_steps,
     )
     make(
         "evaluations",
@@ -49,8 +50,19 @@ def root(tmp_path, make, sample, sidecar, unit_vectors):
     return tmp_path
 
 
+def two_steps(directory, _):
+    append_metrics(directory, {"step": 1, "loss": 1.0})
+    append_metrics(directory, {"step": 2, "loss": 0.5})
+    return 2
+
+
 def rows(root, sql):
     return [tuple(row.values()) for row in query(root, sql).rows()]
+
+
+def bytes_under(root):
+    """The bytes of every file below a folder, in the order of their paths."""
+    return [(root / name).read_bytes() for name in files_under(root)]
 
 
 def test_each_kind_is_a_view_of_the_current_versions_with_their_names(root):
@@ -122,14 +134,15 @@ def test_an_empty_root_has_views_without_rows(tmp_path):
 )
 def test_what_does_not_only_read_is_refused(root, sql):
     parts = sorted(root.rglob("*.parquet"))
-    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    names, before = files_under(root), bytes_under(root)
     with pytest.raises(QueryError, match="where one SELECT is allowed"):
         query(root, sql.replace("{part}", str(parts[0])))
-    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert (files_under(root), bytes_under(root)) == (names, before)
 
 
 @pytest.mark.parametrize("function", ["read_text", "read_csv", "read_parquet", "read_blob", "glob"])
 def test_files_outside_the_artifacts_cannot_be_read(root, function):
+    # Under the root, but no file of an artifact.
     (root / "secret.txt").write_text("secret")
     with pytest.raises(QueryError, match="(?i)permission|disabled"):
         query(root, f"SELECT * FROM {function}('{root}/secret.txt')")
@@ -149,16 +162,15 @@ def test_a_result_is_saved_whole_by_its_ending(root, tmp_path):
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == found.rows()
     assert json.loads((tmp_path / "out.json").read_text()) == found.rows()
     with (tmp_path / "out.csv").open() as file:
-        assert [json.loads(row["captions"]) for row in csv.DictReader(file)] == [
-            row["captions"] for row in found.rows()
-        ]
+        for written, row in zip(csv.DictReader(file), found.rows(), strict=True):
+            assert json.loads(written["captions"]) == row["captions"]
     with pytest.raises(StorageError, match="its ending is none of .parquet, .csv, .json"):
         found.save(tmp_path / "out.xlsx")
 
 
 def test_every_stored_picture_is_found_by_its_place_in_its_tar(root):
     found = query(root, "SELECT * FROM pictures ORDER BY ALL").rows()
-    assert [(row["artifact"], row["key"]) for row in found] == rows(
+    assert rows(root, "SELECT artifact, key FROM pictures ORDER BY ALL") == rows(
         root, "SELECT artifact, key FROM shards WHERE status = 'ok' ORDER BY ALL"
     )
     assert len(found) == 3
@@ -199,7 +211,8 @@ def test_which_runs_were_trained_with_an_image_is_asked_over_all_versions(root, 
         ("trained", second.id, "database", new.reference)
     ]
     assert rows(root, asked.format("a")) == [
-        ("trained", run.id, "neighbors", table.reference) for run in (first, second)
+        ("trained", first.id, "neighbors", table.reference),
+        ("trained", second.id, "neighbors", table.reference),
     ]
     unknown = "SELECT run, version FROM seen WHERE key IS NULL AND role = 'latents' ORDER BY 2"
     assert rows(root, unknown) == [("trained", 1), ("trained", 2)]
@@ -240,7 +253,8 @@ def test_columns_of_one_name_are_told_apart_and_none_is_lost(root, tmp_path):
     )
     found.save(tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
-        assert [{**row, "n": int(row["n"])} for row in csv.DictReader(file)] == found.rows()
+        for written, row in zip(csv.DictReader(file), found.rows(), strict=True):
+            assert written == row | {"n": str(row["n"])}
 
 
 def test_what_json_or_a_file_cannot_hold_is_told_or_told_otherwise(root, tmp_path):
@@ -350,5 +364,5 @@ def test_what_json_has_no_words_for_is_none_however_deep_it_lies(root):
 @pytest.mark.parametrize("ending", ["", ".json", ".csv"])
 def test_a_date_that_python_has_none_for_is_told(value, ending, root, tmp_path):
     asked = query(root, f"SELECT {value} AS d")
-    with pytest.raises(StorageError, match="a value cannot be told .*CAST its column to TEXT"):
+    with pytest.raises(StorageError, match="a value cannot be read .*CAST its column to TEXT"):
         asked.save(tmp_path / f"x{ending}") if ending else asked.rows()

@@ -43,5 +43,6 @@ def test_bytes_of_names_can_be_kept_as_file_names_keep_them():
 
 
 def test_a_whole_text_has_no_half_characters():
+    # U+FFFD, a private character and the last one before the surrogates are characters.
     assert is_whole("") and is_whole("a") and is_whole(TEXT) and is_whole("\ufffd\ue000\ud7ff")
     assert not any(map(is_whole, ("\ud83d", "a\udc15", "\udfff", "\ud800")))

@@ -1,7 +1,7 @@
 """What each version is, and what changed since the one before it."""
 
 import pytest
-from building import PLAN, build_all
+from building import NEXT, build_all
 
 from storage.artifact import artifacts
 from storage.build import begin
@@ -9,9 +9,6 @@ from storage.embeddings import write_embeddings
 from storage.errors import StorageError
 from storage.manifest import Plan
 from storage.versions import history
-
-NEXT = Plan("shards", "paintings", PLAN.parameters, {"source": "bb"})
-"""The same request after the source changed."""
 
 
 @pytest.fixture
@@ -22,19 +19,14 @@ def database(tmp_path, sidecar, unit_vectors):
 
     def made(source, *parts):
         with begin(tmp_path, Plan("embeddings", "paintings", {}, {"shards": source})) as build:
-            return build.commit(
-                [
-                    build.existing_part(*named(i, p)) or written(build, i, p)
-                    for i, p in enumerate(parts)
-                ],
-                {},
-            )
+            made_parts = []
+            for place, numbers in enumerate(parts):
+                name, origin = f"{place:05d}", f"made from {numbers}"
+                part = build.existing_part(name, origin)
+                made_parts.append(part or written(build, name, origin, numbers))
+            return build.commit(made_parts, {})
 
-    def named(place, numbers):
-        return f"{place:05d}", f"made from {numbers}"
-
-    def written(build, place, numbers):
-        name, origin = named(place, numbers)
+    def written(build, name, origin, numbers):
         vectors, norms = unit_vectors(len(numbers))
         rows = sidecar(10).take(numbers)
         return build.write_part(
@@ -53,19 +45,16 @@ def test_a_history_tells_of_each_version_when_how_large_from_what_and_which_is_c
     )
     second = build_all(tmp_path, Plan("latents", "a", {}, {"shards": source.fingerprint}))
     build_all(tmp_path, Plan("latents", "b", {}))
-    one, two = history(tmp_path, "latents", "a")
-    assert (one.artifact, two.artifact) == (first, second)
-    assert (one.current, two.current) == (False, True)
-    assert one.inputs == {
+    older, newer = history(tmp_path, "latents", "a")
+    assert (older.artifact, newer.artifact) == (first, second)
+    assert (older.current, newer.current) == (False, True)
+    assert older.inputs == {
         "shards": (source.fingerprint, source.reference),
         "other": ("not here", None),
     }
-    assert (one.artifact.version, two.artifact.version, two.artifact.measured["seconds"]) == (
-        1,
-        2,
-        1.5,
-    )
-    assert one.change is None and two.change.against == 1
+    assert (older.artifact.version, newer.artifact.version) == (1, 2)
+    assert newer.artifact.measured["seconds"] == 1.5
+    assert older.change is None and newer.change.against == 1
 
 
 def test_a_change_names_the_parameters_and_inputs_that_differ_with_both_values(tmp_path):
@@ -83,6 +72,7 @@ def test_a_change_tells_parts_taken_over_from_parts_made_and_dropped_whatever_th
     tmp_path,
 ):
     build_all(tmp_path, contents=("one", "two", "three", "four"))
+    # "one" was part 00000 and is 00001 now: parts are compared by what they were made from.
     build_all(tmp_path, NEXT, contents=("new", "one", "changed"))
     change = history(tmp_path, "shards", "paintings")[1].change
     assert change.taken_over == ("00001",)
@@ -106,6 +96,7 @@ def test_an_unchanged_part_is_not_even_read(database, tmp_path):
     first = database("aa", [0, 1], [2])
     database("bb", [0, 1], [3])
     path = first.file("00000.parquet")
+    # Reading it would fail: the part has the same origin in both versions.
     path.unlink()
     change = history(tmp_path, "embeddings", "paintings")[1].change
     assert (change.rows_added, change.rows_removed) == (1, 1)
@@ -113,6 +104,7 @@ def test_an_unchanged_part_is_not_even_read(database, tmp_path):
 
 def test_rows_are_counted_by_number_where_they_have_no_key_or_cannot_be_read(database, tmp_path):
     build_all(tmp_path)
+    # These parts hold no Parquet tables, so no keys: one part of 3 rows instead of two.
     build_all(tmp_path, NEXT, contents=("00000",))
     change = history(tmp_path, "shards", "paintings")[1].change
     assert (change.rows_added, change.rows_removed) == (0, 3)

@@ -20,7 +20,7 @@ from rdm_core.search import Searcher, build_index
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
-from storage.saved import FOUND, save_rows
+from storage.saved import SEARCH_ROWS, save_rows
 from storage.shards import read_some_images
 
 LICENCES = ("CC0-1.0", "CC-BY-4.0", None)
@@ -187,10 +187,10 @@ def test_a_result_is_saved_as_a_table_a_row_an_answer(small_world, tmp_path, end
 
 
 def test_an_empty_result_is_a_table_with_its_columns(tmp_path):
-    save_rows(tmp_path / "none.parquet", [], FOUND)
-    save_rows(tmp_path / "none.csv", [], FOUND)
-    assert polars.read_parquet(tmp_path / "none.parquet").columns == FOUND.names
-    assert (tmp_path / "none.csv").read_text().strip() == ",".join(FOUND.names)
+    save_rows(tmp_path / "none.parquet", [], SEARCH_ROWS)
+    save_rows(tmp_path / "none.csv", [], SEARCH_ROWS)
+    assert polars.read_parquet(tmp_path / "none.parquet").columns == SEARCH_ROWS.names
+    assert (tmp_path / "none.csv").read_text().strip() == ",".join(SEARCH_ROWS.names)
 
 
 def test_what_a_caption_or_author_holds_forges_no_line(small_world, monkeypatch):

@@ -19,6 +19,7 @@ def listed(path: Path) -> SourceImage:
 def picture(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"0123456789")
+    # A time long ago: a later write of the same length is seen by it.
     os.utime(path, ns=(10**18, 10**18))
     return path
 
@@ -56,6 +57,7 @@ def test_a_file_that_grows_while_it_is_read_is_told(picture, monkeypatch):
 
     def fstat(descriptor):
         calls.append(descriptor)
+        # the look after reading
         if len(calls) == 2:
             picture.write_bytes(b"0123456789ab")
         return plain(descriptor)

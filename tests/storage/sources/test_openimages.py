@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from listings import ids_of, images_by_id, labelled, notes_about
 
 from storage.errors import SourceError
 from storage.sources import read_openimages
@@ -54,7 +55,7 @@ def write_openimages(root: Path, lines: list[str] | None = None) -> Path:
 
 
 def by_id(root: Path, split: str = "all") -> dict:
-    return {image.source_id: image for image in read_openimages(root, split).images}
+    return images_by_id(read_openimages(root, split))
 
 
 def test_author_licence_page_and_rotation_are_joined(tmp_path):
@@ -71,7 +72,7 @@ def test_author_licence_page_and_rotation_are_joined(tmp_path):
 
 def test_labels_are_class_names_each_once_and_an_unnamed_class_keeps_its_id(tmp_path):
     listing = read_openimages(write_openimages(tmp_path))
-    images = {image.source_id: image for image in listing.images}
+    images = images_by_id(listing)
     assert images["aa"].labels == ("Bow, arrow", "Tortoise")
     assert images["bb"].labels == ("/m/9",)
     assert listing.notes["boxes"] == 4 and listing.notes["boxes_of_unnamed_class"] == 1
@@ -79,7 +80,7 @@ def test_labels_are_class_names_each_once_and_an_unnamed_class_keeps_its_id(tmp_
 
 def test_only_files_on_the_disk_are_rows_and_the_rest_is_counted(tmp_path):
     listing = read_openimages(write_openimages(tmp_path))
-    assert [image.source_id for image in listing.images] == ["aa", "bb", "cc", "dd"]
+    assert ids_of(listing) == ["aa", "bb", "cc", "dd"]
     assert listing.notes["listed_but_absent"] == 1 and listing.notes["metadata_rows"] == 4
     assert listing.notes["without_metadata"] == 1 and listing.notes["rotation_unknown"] == 1
     assert listing.notes["no_box_list_for_validation"] == 1
@@ -106,9 +107,7 @@ def test_absent_files_are_counted_for_the_chosen_split_only(tmp_path):
 def test_a_rotation_is_a_quarter_turn_or_counted(written, degrees, note, tmp_path):
     listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
     assert listing.images[0].rotation_degrees == degrees
-    assert {name for name in listing.notes if name.startswith("rotation")} == (
-        {f"rotation_{note}"} if note else set()
-    )
+    assert notes_about(listing, "rotation") == ({f"rotation_{note}"} if note else set())
 
 
 def test_the_download_address_stands_in_where_no_page_is_known(tmp_path):
@@ -193,6 +192,7 @@ def test_text_that_is_no_utf8_is_left_out_and_counted_and_the_rest_of_its_row_is
 
 def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
     write_openimages(tmp_path)
+    # One image in two splits, and one under two suffixes.
     shutil.copyfile(tmp_path / "train/aa.jpg", tmp_path / "validation/aa.jpg")
     (tmp_path / "train/bb.png").write_bytes(b"png")
     listing = read_openimages(tmp_path)
@@ -206,9 +206,10 @@ def test_an_image_in_two_splits_is_read_once_and_told(tmp_path):
 
 
 def test_a_file_is_taken_before_a_broken_link_of_its_name(tmp_path):
+    # train comes before validation, where the file is.
     (write_openimages(tmp_path) / "train/dd.jpg").symlink_to("gone")
     listing = read_openimages(tmp_path)
-    image = next(image for image in listing.images if image.source_id == "dd")
+    image = images_by_id(listing)["dd"]
     assert image.path == tmp_path / "validation/dd.jpg" and len(listing.images) == 5
 
 
@@ -233,8 +234,9 @@ def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_
     for name in ("ff.JPG", "gg.webp", "train_0/hh.jpeg", "list.txt"):
         (tmp_path / "train" / name).write_bytes(b"x")
     listing = read_openimages(tmp_path, "train")
-    images = {image.source_id: image for image in listing.images}
-    assert all(images[name].author == "Ann" and images[name].path for name in ("ff", "gg", "hh"))
+    images = images_by_id(listing)
+    for name in ("ff", "gg", "hh"):
+        assert images[name].author == "Ann" and images[name].path
     assert listing.notes["other_files"] == 1
 
 
@@ -245,7 +247,7 @@ def test_images_of_every_suffix_and_in_folders_are_found_and_others_counted(tmp_
 def test_a_quarter_turn_is_read_however_it_is_written(written, degrees, tmp_path):
     listing = read_openimages(write_openimages(tmp_path, [line("aa", rotation=written)]))
     assert listing.images[0].rotation_degrees == degrees
-    assert not any(note.startswith("rotation") for note in listing.notes)
+    assert not notes_about(listing, "rotation")
 
 
 @pytest.mark.parametrize(
@@ -278,11 +280,10 @@ def test_blank_lines_and_damage_of_every_list_are_told(tmp_path):
 
 def test_a_damaged_class_name_among_many_is_left_out_and_counted(tmp_path):
     path = write_openimages(tmp_path) / "class-descriptions-boxable.csv"
-    path.write_bytes(
-        path.read_bytes()
-        + b'"/m/open,X\n/m/9,caf\xe9\n'
-        + b"".join(b"/m/x%d,Name\n" % n for n in range(200))
-    )
+    with path.open("ab") as file:
+        file.write(b'"/m/open,X\n/m/9,caf\xe9\n')
+        for number in range(200):
+            file.write(b"/m/x%d,Name\n" % number)
     listing = read_openimages(tmp_path)
     assert listing.notes["class_names_damaged"] == 1 and listing.notes["class_names_not_utf8"] == 1
     assert listing.images[0].labels == ("Bow, arrow", "Tortoise") and listing.images[1].labels == (
@@ -352,15 +353,14 @@ def test_the_real_sample_is_read_whole(real_data):
         "without_labels": 9,
         "without_metadata": 40,
     }
-    assert sum(bool(image.labels) for image in listing.images) == 40
-    named = {image.source_id: image for image in listing.images if image.author}
-    assert len(named) == 9 and all(image.licence == LICENCE for image in named.values())
-    assert (
-        named["008e55802c9e2f90"].author
-        == "Louisiana Sea Grant College Program Louisiana State University"
-    )
-    assert {label for image in listing.images for label in image.labels} >= {
-        "Lily",
-        "Person",
-        "Human arm",
-    }
+    assert len(labelled(listing)) == 40
+    with_author = [image for image in listing.images if image.author]
+    assert len(with_author) == 9
+    for image in with_author:
+        assert image.licence == LICENCE
+    author = images_by_id(listing)["008e55802c9e2f90"].author
+    assert author == "Louisiana Sea Grant College Program Louisiana State University"
+    labels = set()
+    for image in listing.images:
+        labels.update(image.labels)
+    assert labels >= {"Lily", "Person", "Human arm"}

@@ -3,6 +3,8 @@
 import random
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -35,25 +37,27 @@ class Ids:
         return self
 
     def _new(self):
-        one = self.names(self.dice, self.number)
+        source_id = self.names(self.dice, self.number)
         self.number += 1
-        self.images[one] = SourceImage("a", one, None, reason="not read")
-        return one
+        self.images[source_id] = SourceImage("a", source_id, None, reason="not read")
+        return source_id
 
     def add(self):
         count = len(self.images)
-        while len(self.images) == count:
-            one = self._new()
-        insort(self.ids, one)
+        while len(self.images) == count:  # random names may be there already
+            source_id = self._new()
+        insort(self.ids, source_id)
 
     def remove(self):
         del self.images[self.ids.pop(self.dice.randrange(len(self.ids)))]
 
-    def parts(self, images_per_part="auto"):
-        """Where each part begins and ends, and its images' number: enough to tell one change."""
-        listing = Listing(tuple(self.images[one] for one in self.ids), "s")
-        cut = cut_into_parts(listing, images_per_part).values()
-        return {(part[0].source_id, part[-1].source_id, len(part)) for part in cut}
+    def listing(self):
+        return Listing(tuple(self.images[source_id] for source_id in self.ids), "s")
+
+    def parts(self):
+        """Where each part begins and ends, and its images' number: enough to see one change."""
+        parts = cut_into_parts(self.listing(), "auto").values()
+        return {(part[0].source_id, part[-1].source_id, len(part)) for part in parts}
 
     def remade(self, *changes) -> Iterator[int]:
         """How many parts each change makes anew."""
@@ -66,8 +70,13 @@ class Ids:
 
 
 def listing_of(count, names="hex"):
-    ids = Ids(names).fill(count)
-    return Listing(tuple(ids.images[one] for one in ids.ids), "s")
+    return Ids(names).fill(count).listing()
+
+
+def sizes_of_parts(count, names, images_per_part="auto"):
+    return [
+        len(part) for part in cut_into_parts(listing_of(count, names), images_per_part).values()
+    ]
 
 
 @pytest.mark.parametrize("images_per_part", ["auto", 1, 2, 7, 100, 1000])
@@ -75,7 +84,7 @@ def listing_of(count, names="hex"):
 def test_every_image_is_in_one_part_and_in_order(count, images_per_part):
     listing = listing_of(count)
     parts = cut_into_parts(listing, images_per_part)
-    assert [image for part in parts.values() for image in part] == list(listing.images)
+    assert tuple(chain.from_iterable(parts.values())) == listing.images
     assert list(parts) == [f"{number:05d}" for number in range(len(parts))]
     assert all(parts.values())
 
@@ -85,7 +94,7 @@ def test_every_image_is_in_one_part_and_in_order(count, images_per_part):
     ("count", "fewest", "most"), [(100, 1, 1), (1_000, 7, 13), (8_000, 65, 95), (50_000, 150, 220)]
 )
 def test_a_small_data_set_has_small_parts_and_a_large_one_not_many(names, count, fewest, most):
-    sizes = [len(part) for part in cut_into_parts(listing_of(count, names), "auto").values()]
+    sizes = sizes_of_parts(count, names)
     assert fewest <= len(sizes) <= most
     assert min(sizes) >= REACHES[0][1] and max(sizes) < 6 * REACHES[-1][1]
     assert max(sizes[:60]) < 6 * REACHES[0][1]
@@ -94,15 +103,15 @@ def test_a_small_data_set_has_small_parts_and_a_large_one_not_many(names, count,
 @pytest.mark.long
 @pytest.mark.parametrize("names", NAMES)
 def test_a_million_images_have_parts_of_about_a_thousand(names):
-    sizes = [len(part) for part in cut_into_parts(listing_of(1_000_000, names), "auto").values()]
+    sizes = sizes_of_parts(1_000_000, names)
     assert 1_000 < len(sizes) < 1_250 and max(sizes) < 3_200
 
 
 @pytest.mark.parametrize("count", [10, 60, 200, 1_000, 4_000, 8_000, 8_020, 20_010, 40_010, 50_000])
 def test_one_image_more_or_less_makes_few_parts_anew(count):
     ids = Ids(seed=count).fill(count)
-    more = [True] * 8 + ids.dice.choices((True, False), k=min(300, 400_000 // count))
-    changes = [ids.add if one else ids.remove for one in more]
+    # More adds than removes at first, as the smallest set has ten images.
+    changes = [ids.add] * 8 + ids.dice.choices((ids.add, ids.remove), k=min(300, 400_000 // count))
     remade = list(ids.remade(*changes))
     assert max(remade) <= AROUND and sum(remade) / len(remade) < 1.4
 
@@ -111,8 +120,8 @@ def test_a_changed_image_moves_no_cut():
     """What it is called decides, not what it looks like."""
     ids = Ids().fill(2_000)
     before = ids.parts()
-    for one in ids.ids:
-        ids.images[one] = SourceImage("a", one, None, captions=("new",), reason="not read")
+    for source_id, image in ids.images.items():
+        ids.images[source_id] = replace(image, captions=("new",))
     assert ids.parts() == before
 
 
@@ -126,6 +135,7 @@ def test_growth_one_by_one_never_makes_more_than_a_few_parts_anew():
 @pytest.mark.parametrize("start", [7_950, 19_950, 39_950])
 def test_growth_past_a_place_where_parts_become_larger_is_growth_like_any_other(start):
     ids = Ids(seed=start).fill(start)
+    # From 50 before the place of REACHES to 50 behind it.
     remade = list(ids.remade(*[ids.add] * 100))
     assert max(remade) <= AT_MOST and sum(remade) / len(remade) < 1.4
 
@@ -154,18 +164,21 @@ def test_many_more_images_make_anew_no_more_than_they_touch():
     before = ids.parts()
     for number in range(5_000):
         ids.images[f"-{number:05d}"] = SourceImage("a", f"-{number:05d}", None, reason="not read")
+    # "-" sorts before all digits.
     ids.ids = sorted(ids.images)
-    stay = before & ids.parts()
-    assert sum(length for _, _, length in stay) > 50_000 - 3 * (5_000 + 1_000)
+    images_that_stay = 0
+    for _, _, length in before & ids.parts():
+        images_that_stay += length
+    assert images_that_stay > 50_000 - 3 * (5_000 + 1_000)
 
 
 def test_a_number_cuts_as_it_always_has():
     """Else everything that was imported with it would be made anew."""
-    sizes = [len(part) for part in cut_into_parts(listing_of(100, "shapes"), 10).values()]
+    sizes = sizes_of_parts(100, "shapes", 10)
     assert sizes == [9, 6, 20, 10, 9, 6, 7, 5, 5, 8, 10, 5]
 
 
 def test_where_parts_end_is_the_same_on_every_machine():
     """Literal values: if one changes, every part of every data set out there is made anew."""
-    sizes = [len(part) for part in cut_into_parts(listing_of(1_000, "shapes"), "auto").values()]
+    sizes = sizes_of_parts(1_000, "shapes")
     assert sizes == [95, 79, 100, 121, 96, 87, 100, 149, 100, 73]
