@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flows.config.images import ImportImages
+from flows.config.images import AnyImport, DataSet, ImportShapes
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (
@@ -42,9 +42,22 @@ from storage.sources import (
 from storage.sources.disk import is_folder
 from storage.unfinished import has_finished_work, unfinished
 
+OF_OTHER_SOURCES: dict[str, object] = {
+    "split": "all",
+    "dataset": "folder",
+    "licence": None,
+    "author": None,
+    "count": 1000,
+    **dict.fromkeys(("styles", "colours", "shapes", "backgrounds", "positions", "sizes"), ()),
+}
+"""What a plan holds for the parameters that its source does not have. Every plan names those of all
+sources, as it did when one class held them: without them, all that was imported would be imported
+again.
+"""
+
 
 @stage_flow("import-images", threads=None)
-def import_images(config: ImportImages) -> Artifact:
+def import_images(config: AnyImport) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
     images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
@@ -78,7 +91,7 @@ def import_images(config: ImportImages) -> Artifact:
 
 @stage_task(name="import-parts", retries=NETWORK_RETRIES)
 def import_group(
-    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages
+    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: AnyImport
 ) -> list[Part]:
     """The parts of one task run."""
 
@@ -91,16 +104,15 @@ def import_group(
     return group_of_parts(build, wanted, work)
 
 
-def list_images(config: ImportImages) -> Listing:
+def list_images(config: AnyImport) -> Listing:
     """What the source holds, before any pixel is read."""
-    if config.source == "shapes":
+    if isinstance(config, ImportShapes):
         names = (shapes_id(config.split, index) for index in range(config.count))
         return Listing(
             tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
             "built-in",
             {},
         )
-    assert config.path is not None, "the config refuses a source without a path"
     if config.source == "folder":
         stated = {"licence": config.licence, "author": config.author}
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
@@ -114,17 +126,17 @@ def list_images(config: ImportImages) -> Listing:
 
 
 @import_images.plan
-def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
+def import_plan(config: AnyImport, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = config.parameters("path") | {
+    parameters = recorded(config) | {
         "images_per_part": images_per_part(config),
         "colours": COLOURS,
     }
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
-def images_per_part(config: ImportImages) -> int | str:
+def images_per_part(config: AnyImport) -> int | str:
     """The number asked for; auto: as the current version or an unfinished import was cut.
 
     Another cut would make every part anew, of the shards and of all that is made from them.
@@ -139,9 +151,19 @@ def images_per_part(config: ImportImages) -> int | str:
     return next(cuts, "auto")
 
 
-def drawing(config: ImportImages) -> dict[str, object]:
+def drawing(config: AnyImport) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
-    return config.parameters("path", "split", "count", "images_per_part") | revision_of("shards")
+    parameters = recorded(config)
+    for name in ("split", "count", "images_per_part"):
+        del parameters[name]
+    return parameters | revision_of("shards")
+
+
+def recorded(config: AnyImport) -> dict[str, object]:
+    """The parameters as plans hold them, without the path: it is another on each
+    machine.
+    """
+    return OF_OTHER_SOURCES | config.parameters("path")
 
 
 def notes_text(listing: Listing) -> str:
@@ -153,9 +175,9 @@ def notes_text(listing: Listing) -> str:
     )
 
 
-def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
+def samples_of(image: SourceImage, config: AnyImport) -> Iterator[EncodedSample]:
     """The stored samples of one image: its crops, or one rejected row."""
-    if config.source == "shapes":
+    if isinstance(config, ImportShapes):
         yield shapes_sample(index_of(image.source_id), config)
         return
     try:
@@ -178,7 +200,7 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
 
 
 def windows_of(
-    image: SourceImage, config: ImportImages
+    image: SourceImage, config: DataSet
 ) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
     """What is cut out of an image, each with its box, and the image's height and width. Raises
     ImageRejected.
@@ -194,7 +216,7 @@ def windows_of(
         return windows, (pixels.shape[0], pixels.shape[1])
 
 
-def read_image(image: SourceImage, config: ImportImages) -> bytes:
+def read_image(image: SourceImage, config: DataSet) -> bytes:
     """The file's bytes.
 
     Raises ImageRejected where there is no file to read, it is too large, or not the one that was
@@ -208,7 +230,7 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
     try:
         return read_as_listed(image)
     except NotAsListed as error:
-        if config.path is not None and not is_folder(config.path):
+        if not is_folder(config.path):
             cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error
@@ -243,7 +265,7 @@ def index_of(shapes_id: str) -> int:
     return int(shapes_id.rpartition("-")[2])
 
 
-def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
+def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
     restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
     drawn = world.sample(

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
-from flows.config.images import Images
+from flows.config.images import AnyImages, Images, Shapes
 from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
 from storage.artifact import current_id
@@ -57,16 +57,16 @@ def bytes_of_row(dimension: int, k: int) -> int:
     return 2 * 2 * dimension + 48 * k + 2 * RECORD_BYTES
 
 
-def image_count(images: Images) -> int:
+def image_count(images: AnyImages) -> int:
     """How many there are, at most: files count, whatever they are."""
-    if images.path is None:
+    if isinstance(images, Shapes):
         return images.count
     return sum(len(files) for _, _, files in os.walk(images.path))
 
 
-def check_images(images: Images, where: str) -> None:
+def check_images(images: AnyImages, where: str) -> None:
     """Raise PreflightFailed when the data set is not where it is said to be."""
-    if images.path is not None and not images.path.is_dir():
+    if not isinstance(images, Shapes) and not images.path.is_dir():
         what = f"images: there is no folder {images.path.absolute()}"
         raise PreflightFailed(
             where, what, "Put the data set there, or change images.path. Nothing has been started."

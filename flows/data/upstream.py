@@ -3,7 +3,7 @@ was made from.
 """
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
-from flows.config.images import Images, ImportImages
+from flows.config.images import AnyImages, ImportImages
 from flows.config.train import TrainRDM
 from flows.data.build_database import build_database, embed_images, index_embeddings
 from flows.data.encode_latents import encode_latents
@@ -77,7 +77,7 @@ def shards_of_database(config: TrainRDM) -> str:
     return config.database
 
 
-def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
+def ensure_shards(config: TrainRDM, images: AnyImages | None, name: str) -> None:
     """Import those images under that name unless it has been done. Raises ArtifactMissing when
     nothing describes them.
     """

@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild, RemoveKeys
-from flows.config.images import Images, ImportImages
+from flows.config.images import ImportImages
 from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM, Upstream
@@ -363,7 +363,7 @@ def test_what_would_be_refused_once_it_is_made_is_not_made(tmp_path, small_train
 def test_what_is_made_upstream_and_by_a_rebuild_is_of_what_was_asked_for(tmp_path, small_training):
     drawn = {"source": "shapes", "size": 32, "count": 24, "encoding": "png"}
     rebuild(
-        Rebuild(root=tmp_path, name="rebuilt", images=Images(**drawn), of="document", k=3,
+        Rebuild(root=tmp_path, name="rebuilt", images=drawn, of="document", k=3,
                 encoder="rdm-shapes", weights="built-in")
     )  # fmt: skip
     assert open_artifact(tmp_path, "embeddings", "rebuilt").parameters["of"] == "document"
