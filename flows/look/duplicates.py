@@ -21,7 +21,7 @@ from storage.embeddings import read_vectors
 from storage.saved import COPIES, save_rows
 
 SHOWN = 10
-"""Pairs that are told, and lines of the contact sheet."""
+"""Pairs that the answer lists, and lines of the contact sheet, at most."""
 MOST_SURPLUS = 0.2
 """Share of a database above which its rows are hardly all copies: the cap is too low, or the
 encoder knows too little of such images.
@@ -38,15 +38,15 @@ def duplicates(config: FindDuplicates) -> Answer:
     embeddings = open_artifact(config.root, "embeddings", config.database)
     other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
     same_encoder(other, embeddings)
-    for one in (embeddings, other):
-        vectors_of_images(one, "copies of a picture are found by the vectors of pictures")
+    for artifact in (embeddings, other):
+        vectors_of_images(artifact, "copies of a picture are found by the vectors of pictures")
     database = searchable(config.root, embeddings)
     cap, images, doubts = cap_of(config, database)
     size = f"{other.rows:,} x {embeddings.rows:,} rows"
     say("duplicates", config.database, f"{size}, cosine above {cap:.4f}")
-    (keys, sources), (own_keys, own_sources) = (
-        keys_of(artifact, ("source_key",)) for artifact in (other, embeddings)
-    )
+    keys, sources = keys_of(other, ("source_key",))
+    own_keys, own_sources = keys_of(embeddings, ("source_key",))
+    # Crops of one image are no copies; of two sets with a key in common they may well be.
     no_group = np.full_like(sources, None) if config.other else sources
     k = min(config.k, embeddings.rows)
     rows, scores = search_neighbors(
@@ -57,14 +57,15 @@ def duplicates(config: FindDuplicates) -> Answer:
     pairs = np.stack([queries, rows[queries, slots]], axis=1)
     full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
     if not config.other:
+        # Each pair is found from both of its rows, and counts once.
         pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
         queries, slots = queries[kept], slots[kept]
-    found = scores[queries, slots]
-    worst = np.argsort(-found, kind="stable")
-    listed = [
-        {"key": keys[q], "of": own_keys[r], "score": round(float(s), 5)}
-        for (q, r), s in zip(pairs[worst], found[worst], strict=True)
-    ]
+    cosines = scores[queries, slots]
+    falling = np.argsort(-cosines, kind="stable")
+    pairs, cosines = pairs[falling], cosines[falling]
+    listed = []
+    for (query, row), cosine in zip(pairs, cosines, strict=True):
+        listed.append({"key": keys[query], "of": own_keys[row], "score": round(float(cosine), 5)})
     value: dict[str, Any] = {
         "database": embeddings.reference, "other": other.reference,
         "cap": cap, "calibrated_with": images, "pairs": listed,
@@ -83,7 +84,7 @@ def duplicates(config: FindDuplicates) -> Answer:
     if config.out and config.out.suffix in TABLES:
         save_rows(config.out, listed, COPIES)
     elif config.out and listed:
-        lines = sheet_of(config, database, keys, pairs[worst][:SHOWN], found[worst][:SHOWN])
+        lines = sheet_of(config, database, keys, pairs[:SHOWN], cosines[:SHOWN])
         write_sheet(config.out, database, lines, "Copies")
     return "\n".join(_lines(config, value)), value
 
@@ -100,8 +101,9 @@ def cap_of(config: FindDuplicates, database: OpenDatabase) -> tuple[float, int, 
 def doubts_of_share(surplus: int, rows: int) -> list[str]:
     """Why to doubt that so many rows are copies."""
     share = surplus / max(1, rows)
-    told = f"{surplus:,} of {rows:,} rows ({100 * share:.0f} %) would be copies of another one"
-    return [told] if share > MOST_SURPLUS else []
+    if share <= MOST_SURPLUS:
+        return []
+    return [f"{surplus:,} of {rows:,} rows ({100 * share:.0f} %) would be copies of another one"]
 
 
 def refuse_in_doubt(config: FindDuplicates, doubts: Sequence[str]) -> None:
@@ -152,12 +154,12 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
         f"{value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)"
     )
     if value["rows_with_k_copies"]:
-        told = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
-        lines.append(f"{told}: ask again with --set k={4 * config.k}")
-    lines += [f"doubtful: {doubt}" for doubt in value["doubts"]]
-    lines += [
-        f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]
-    ]
+        more = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
+        lines.append(f"{more}: ask again with --set k={4 * config.k}")
+    for doubt in value["doubts"]:
+        lines.append(f"doubtful: {doubt}")
+    for pair in value["pairs"][:SHOWN]:
+        lines.append(f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}")
     if "surplus" in value:
         lines.append(f"{value['surplus']:,} rows are copies of an earlier one")
     if config.keys:

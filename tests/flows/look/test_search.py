@@ -13,7 +13,7 @@ import pytest
 from flows.config.look import SearchDatabase
 from flows.data import encoders
 from flows.data.database import searchable
-from flows.look.search import found_rows, queries_by_key, search
+from flows.look.search import nearest_rows, queries_by_key, search
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.search import Searcher, build_index
@@ -220,7 +220,7 @@ def test_an_index_answers_as_comparing_everything_does(small_world, tmp_path):
     indexed = replace(database, retrieval=replace(database.retrieval, searcher=searcher))
     queries = queries_by_key(read_columns(embeddings, ["key"])["key"].to_pylist()[:3], indexed)
     assert searcher.index is not None
-    found, exact = (found_rows(indexed, queries, 5, exact) for exact in (False, True))
+    found, exact = (nearest_rows(indexed, queries, 5, exact) for exact in (False, True))
     assert [[hit["key"] for hit in query] for query in found] == [
         [hit["key"] for hit in query] for query in exact
     ]
