@@ -80,25 +80,30 @@ def import_images(config: AnyImport) -> Artifact:
             config.name,
             f"{len(listing.images):,} images of {config.source} {notes_text(listing)}",
         )
-        pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
-        wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
-        futures = [
-            import_group.submit(build, {name: pieces[name] for name in group}, group, config)
-            for group in groups(wanted)
-        ]
+        parts = cut_into_parts(listing, build.plan.parameters["images_per_part"])
+        drawn_with = drawing(config)
+        wanted = {name: origin_of(images, drawn_with) for name, images in parts.items()}
+        futures = []
+        for group in groups(wanted):
+            images_of_group = {name: parts[name] for name in group}
+            futures.append(import_group.submit(build, images_of_group, group, config))
         return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
 @stage_task(name="import-parts", retries=NETWORK_RETRIES)
 def import_group(
-    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: AnyImport
+    build: Build, images: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: AnyImport
 ) -> list[Part]:
-    """The parts of one task run."""
+    """The parts of one task run: name -> the images of that part."""
+
+    def samples(name: str) -> Iterator[EncodedSample]:
+        # One by one, so that no more than one image is in memory.
+        for image in images[name]:
+            yield from samples_of(image, config)
 
     def work(name: str) -> Part:
-        samples = (sample for image in pieces[name] for sample in samples_of(image, config))
         return build.write_part(
-            name, wanted[name], lambda scratch: write_shard(scratch, name, samples)
+            name, wanted[name], lambda scratch: write_shard(scratch, name, samples(name))
         )
 
     return group_of_parts(build, wanted, work)
@@ -107,19 +112,16 @@ def import_group(
 def list_images(config: AnyImport) -> Listing:
     """What the source holds, before any pixel is read."""
     if isinstance(config, ImportShapes):
-        names = (shapes_id(config.split, index) for index in range(config.count))
-        return Listing(
-            tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
-            "built-in",
-            {},
-        )
+        drawn = []
+        for index in range(config.count):
+            name = shapes_id(config.split, index)
+            drawn.append(SourceImage("shapes", name, None, reason="drawn, not read"))
+        return Listing(tuple(drawn), "built-in", {})
     if config.source == "folder":
         stated = {"licence": config.licence, "author": config.author}
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
-        return replace(
-            listing,
-            images=tuple(replace(image, dataset=config.dataset) for image in listing.images),
-        )
+        images = [replace(image, dataset=config.dataset) for image in listing.images]
+        return replace(listing, images=tuple(images))
     if config.source == "wikiart":
         return SOURCES["wikiart"](config.path, ours=config.root)
     return SOURCES[config.source](config.path, split=config.split, ours=config.root)
@@ -143,12 +145,14 @@ def images_per_part(config: AnyImport) -> int | str:
     """
     if config.images_per_part != "auto":
         return config.images_per_part
-    versions = artifacts(config.root, "shards", config.name)
-    earlier = [version.parameters for version in versions if is_current(config.root, version)]
-    begun = filter(has_finished_work, unfinished(config.root, "shards", config.name))
-    earlier += [plan.parameters for plan in map(read_plan, begun) if plan]
-    cuts = (parameters["images_per_part"] for parameters in earlier)
-    return next(cuts, "auto")
+    for version in artifacts(config.root, "shards", config.name):
+        if is_current(config.root, version):
+            return version.parameters["images_per_part"]
+    for directory in unfinished(config.root, "shards", config.name):
+        plan = read_plan(directory) if has_finished_work(directory) else None
+        if plan:
+            return plan.parameters["images_per_part"]
+    return "auto"
 
 
 def drawing(config: AnyImport) -> dict[str, object]:
@@ -168,11 +172,8 @@ def recorded(config: AnyImport) -> dict[str, object]:
 
 def notes_text(listing: Listing) -> str:
     """The reader's counts in brackets, or nothing."""
-    return (
-        f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})"
-        if listing.notes
-        else ""
-    )
+    counts = [f"{count:,} {note}" for note, count in listing.notes.items()]
+    return f"({', '.join(counts)})" if counts else ""
 
 
 def samples_of(image: SourceImage, config: AnyImport) -> Iterator[EncodedSample]:
@@ -267,15 +268,16 @@ def index_of(shapes_id: str) -> int:
 
 def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
-    restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
-    drawn = world.sample(
-        config.split,
-        index,
-        config.size,
-        config.seed,
-        **{k: v for k, v in restrictions.items() if v},
-    )
+    restrictions, labels = {}, []
+    for factor in world.FACTORS:
+        allowed = getattr(config, f"{factor}s")
+        if allowed:  # an empty list allows every value
+            restrictions[f"{factor}s"] = allowed
+    drawn = world.sample(config.split, index, config.size, config.seed, **restrictions)
+    for factor in world.FACTORS:
+        labels.append(f"{factor}={getattr(drawn.factors, factor)}")
     data = encode(drawn.pixels, config.encoding, config.quality)
+    # Keys of seed 0 say nothing of it, as they did before there was a seed.
     drawn_with = "" if config.seed == 0 else f"-s{config.seed}"
     key = key_of("shapes", shapes_id(config.split, index) + drawn_with, 0)
     record = SampleRecord(
@@ -288,7 +290,7 @@ def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
         crop=(0, 0, config.size, config.size),
         sha256=sha256_of(data),
         captions=(drawn.caption,),
-        labels=tuple(f"{factor}={getattr(drawn.factors, factor)}" for factor in world.FACTORS),
+        labels=tuple(labels),
         style=drawn.factors.style,
         author="the shapes world of this project",
         licence="CC0-1.0",

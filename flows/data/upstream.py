@@ -1,5 +1,5 @@
-"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it
-was made from.
+"""Making what `train-rdm` needs and does not find. What is there is used as it is, whatever it was
+made from.
 """
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
