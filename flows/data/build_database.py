@@ -100,6 +100,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
+    # Read once: the list decides which rows are embedded, and at the end it must still be the same.
     removed = read_removals(config.root, config.name)
     if config.of != "image":
         refuse_without_captions(config, shards, removed)
@@ -107,8 +108,10 @@ def embed_images(config: BuildDatabase) -> Artifact:
     with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
+        # Each part's origin is a hash; a part with the origin of an earlier build is taken over.
         how = embedded_how(config)
         wanted = {part.name: origin_of(how, shards, part, removed) for part in shards.parts}
+        # On a cluster each task run takes a GPU of its own.
         with a_device_each():
             futures = []
             for group in groups(wanted, at_least=SHARDS_A_STREAM):
@@ -181,6 +184,7 @@ def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Se
     """What the embeddings of a shard are made from: `embedded_how`, the shard's bytes, and its
     samples on the removal list.
     """
+    # A shard that holds no removed key keeps the origin it had before there was a list.
     gone = removed_from_shard(shards, shard.name, removed)
     of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
@@ -228,6 +232,7 @@ def embed_parts(
 
     embedded = encoder.encode_stream(batches(), decode_stored)  # nothing is read before the first
     for name in names:
+        # Takes from the stream as many batches as this shard has.
         sidecar = sidecar_of(name)
         part = (name, sidecar, *vectors_of(of, encoder, sidecar, embedded), of)
 
@@ -241,6 +246,7 @@ def vectors_of(of: str, encoder: Encoder, sidecar: Any, embedded: Iterator[Vecto
     """Vectors [N, D] and norms [N] of N sidecar rows: of the images, whose batches are the next
     that are `embedded`, of the captions, or of both.
     """
+    # Captions alone: no picture is decoded, and the stream of images is never started.
     if of == "text":
         return caption_vectors(encoder, sidecar["captions"].to_pylist())
     images = joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension)
@@ -304,6 +310,7 @@ def write_index(
         rows = write_vectors(scratch, vector_parts(embeddings), embeddings.rows, text_mean)
         if build.plan.parameters["recipe"] == "autofaiss":
             vectors = open_array(scratch / VECTORS_FILE)
+            # The index is built first, then its effort is set to the least that has the recall.
             recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
             curve = tune_index(
                 scratch / FAISS_FILE,
@@ -344,6 +351,7 @@ def recall_queries(
     )
     picks = np.sort(drawn)
     queries = np.asarray(vectors[picks], dtype=np.float32)
+    # One more than wanted, as each row finds itself first.
     rows, _ = search_exact(queries, vectors, min(config.recall_k + 1, len(vectors)))
     return queries, np.where(rows == picks[:, None], NO_ROW, rows)
 
@@ -357,6 +365,7 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     if not, and the curve that tuning measured; no curve where the index was at hand already.
     """
     vectors = open_vectors(build)
+    # Recall against exact search, and the time of a query.
     queries, exact = recall_queries(vectors, config, JUDGED_ON)
     searcher, clock = Searcher(vectors, faiss_file(build)), Clock()
     rows, _ = searcher.search(queries, exact.shape[1])
@@ -367,6 +376,7 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     }  # fmt: skip
     if searcher.index is None:
         return measured
+    # An approximate index is also held against its targets.
     written = measured_setting(searcher.index, "as written", queries, exact)
     met = (
         written.recall >= config.recall_target

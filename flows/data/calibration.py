@@ -41,6 +41,7 @@ def calibrated_cap_of(
         raise RequestError(
             f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example."
         )
+    # Imported here: it loads scipy, which searches that calibrate nothing do without.
     from rdm_core.duplicates import calibrated_cap
 
     present, pictures = [], []

@@ -71,6 +71,7 @@ def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, 
     return _keys_in(tuple(embeddings.files(".parquet")), groups)
 
 
+# Two: the queries and the database that they are searched in.
 @lru_cache(maxsize=2)
 def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     columns = read_columns_of(paths, ["key", *groups])

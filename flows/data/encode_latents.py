@@ -54,6 +54,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
+    # Loaded before the plan, which names its weights by their hash.
     load_autoencoder(config.autoencoder)
     how = encoded_how(config)
     with building(config.root, latents_plan(config, shards)) as build:

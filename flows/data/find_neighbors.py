@@ -54,6 +54,7 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     queries = open_artifact(config.root, "embeddings", config.queries)
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
+    # Cosines between vectors of two encoders mean nothing.
     same_encoder(queries, database)
     with building(
         config.root, neighbors_plan(config, {"queries": queries, "database": database})
@@ -126,6 +127,7 @@ def search_part(
 ) -> Part:
     """The nearest database rows of one part of the queries."""
     queries, parameters = only(queries, [name]), build.plan.parameters
+    # Rows that share a value of one of these columns with the query are no neighbors of it.
     columns = ("source_key", parameters["group"]) if "group" in parameters else ("source_key",)
     database_keys, database_groups = keys_of(database, columns)
     keys, groups = keys_of(queries, columns)

@@ -71,6 +71,7 @@ def import_images(config: AnyImport) -> Artifact:
     - Resumes by the part, of `images_per_part` images.
     """
     clock = Clock()
+    # The listing comes first: its snapshot is in the plan, so that a changed data set is noticed.
     listing = list_images(config)
     with building(config.root, import_plan(config, listing)) as build:
         if build.finished:
@@ -81,6 +82,8 @@ def import_images(config: AnyImport) -> Artifact:
             f"{len(listing.images):,} images of {config.source} {notes_text(listing)}",
         )
         parts = cut_into_parts(listing, build.plan.parameters["images_per_part"])
+        # A part's origin is a hash of its images and of how they are drawn. Parts with the origin
+        # of an earlier version are taken over.
         drawn_with = drawing(config)
         wanted = {name: origin_of(images, drawn_with) for name, images in parts.items()}
         futures = []
@@ -157,6 +160,7 @@ def images_per_part(config: AnyImport) -> int | str:
 
 def drawing(config: AnyImport) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
+    # These choose which images are imported and how they are grouped, not how one is stored.
     parameters = recorded(config)
     for name in ("split", "count", "images_per_part"):
         del parameters[name]
@@ -181,6 +185,7 @@ def samples_of(image: SourceImage, config: AnyImport) -> Iterator[EncodedSample]
     if isinstance(config, ImportShapes):
         yield shapes_sample(index_of(image.source_id), config)
         return
+    # Every image ends as a row: an image that cannot be used is one too, with the reason.
     try:
         windows, (height, width) = windows_of(image, config)
     except ImageRejected as rejection:
@@ -206,6 +211,7 @@ def windows_of(
     """What is cut out of an image, each with its box, and the image's height and width. Raises
     ImageRejected.
     """
+    # The draw follows the key alone: images that are added or gone change no other image's crops.
     rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
     limits = DecodeLimits(
         max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side
@@ -226,11 +232,13 @@ def read_image(image: SourceImage, config: DataSet) -> bytes:
     if image.path is None:
         reason = "missing file" if image.is_absent else "unreadable file"
         raise ImageRejected(reason, image.reason or "")
+    # The size was listed, so that a huge file is never read.
     if image.stamp and image.stamp[0] > config.max_bytes:
         raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
     try:
         return read_as_listed(image)
     except NotAsListed as error:
+        # A disk that went away must not turn all its images into rejected rows.
         if not is_folder(config.path):
             cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error

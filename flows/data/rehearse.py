@@ -63,12 +63,14 @@ def tables_with(config: RemoveKeys) -> Iterator[tuple[Artifact, dict[str, str | 
             "queries": side_of(config, table, "queries", versions),
             "database": side_of(config, table, "database", versions),
         }
+        # Tables of other databases with the same bytes are theirs.
         if config.database in sides.values():
             yield table, sides
 
 
 def described_holders(config: RemoveKeys, holding: Iterable[Holder]) -> list[dict[str, Any]]:
     """What holds the samples, and whether the next collection removes it."""
+    # A dry run of the collection knows what would go and why the rest stays.
     next_collection = collect(config.root, keep=1, dry_run=True)
     goes = {removed.reference for removed in next_collection.removed}
     described = []
@@ -97,6 +99,7 @@ def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
             both.append(key)
     if not requested:
         raise StorageError(config.keys_file, "names no key", "Write one key a line.")
+    # An unknown key is most likely a mistake in the file.
     if unknown and not config.missing_ok:
         cure = (
             "Nothing was changed. Correct them, or put them on the list all the same: --missing-ok."
@@ -115,6 +118,7 @@ def checked_keys(config: RemoveKeys, before: Artifact) -> frozenset[str]:
             cure,
         )
     removed = listed | set(requested)
+    # An empty database could not be searched.
     if len(on_list(keys, removed)) == len(keys):
         cure = "Nothing was changed. Stop using it, and delete its directories."
         raise StorageError(
@@ -160,12 +164,16 @@ def side_of(config: RemoveKeys, table: Artifact, role: str, versions: Set[str]) 
     Of several databases with the same bytes it is the one of the table's name, else this one. None
     where what it had is not under this root.
     """
+    # Equal bytes have equal fingerprints, so several databases may be meant by one.
     same = all_with_fingerprint(config.root, "embeddings", table.inputs[role])
     namesakes = [other for other in same if other.name == table.name != config.database]
     if table.inputs[role] in versions and not namesakes:
         return config.database
-    other = next(reversed(namesakes or same), None)
-    return f"{other.name}@{other.id}" if other else None
+    candidates = namesakes or same
+    if not candidates:
+        return None
+    newest = candidates[-1]
+    return f"{newest.name}@{newest.id}"
 
 
 def few(keys: list[str]) -> str:

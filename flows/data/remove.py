@@ -83,9 +83,11 @@ def remove_keys(config: RemoveKeys) -> Removal:
     removed = checked_keys(config, before)
     # The list comes first: whatever ends this run, no later build brings the keys back.
     add_removals(config.root, config.database, removed)
+    # Then everything that is made from the rows, in the order in which it depends on them.
     embeddings = filter_embeddings(config)
     index = index_again(config, embeddings)
     tables, stale = search_again(config)
+    # Last, who still holds them: old versions, shards, and runs that were trained on them.
     holding = holders(config.root, removed)
     runs = trained_on(config.root, holding)
     return Removal(
@@ -131,6 +133,7 @@ def filtered_origin(
     """Its origin without the keys: as embedding the shard again would have it, so that a rebuild
     takes the part over.
     """
+    # A part without such keys keeps its origin, and so its file.
     gone = keys_on_list(before, part, removed)
     if not gone:
         return part.made_from
@@ -139,6 +142,7 @@ def filtered_origin(
         for shard in shards.parts:
             if shard.name == part.name:
                 return origin_of(how, shards, shard, removed)
+    # Without the shards the origin can only build on the one that the part had.
     return made_from(part.made_from, sorted(gone))
 
 
@@ -161,6 +165,7 @@ def filter_part(build: Build, before: Artifact, origin: str, removed: Set[str]) 
     under a new hash.
     """
     check(before)
+    # `before` holds this part alone, in one file.
     (part,) = before.parts
     gone, (source,) = keys_on_list(before, part, removed), before.files(".parquet")
 
@@ -204,6 +209,7 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     """
     made, stale = [], []
     for table, sides in tables_with(config):
+        # A side is None where its embeddings are not under this root.
         if all(sides.values()):
             stated = those_of(table.parameters, "k", "group", "score_cap")
             request = FindNeighbors(root=config.root, name=table.name, **stated, **sides)

@@ -31,6 +31,7 @@ def check_rebuild(config: Rebuild) -> str:
     here = {"root": config.root, "name": config.name, "shards": config.name}
     encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
     space = space_of(config.autoencoder)
+    # What is imported already takes no more room; most of a rebuild is then taken over.
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
     latent = space.bytes_per_place(config.stored) * side * side

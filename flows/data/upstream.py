@@ -37,6 +37,7 @@ def make_missing(config: TrainRDM) -> None:
     elif not has_index(config, database):
         index_embeddings(embedding(config, config.database, config.database), database)
     if found(config, "neighbors", config.neighbors) is None:
+        # A table with more neighbors serves trainings with fewer.
         k = max(config.upstream.k, config.context.k)
         queries = ensured_queries(config)
         find_neighbors(
@@ -56,6 +57,7 @@ def ensured_queries(config: TrainRDM) -> str:
     """
     latents = open_artifact(config.root, "latents", config.latents)
     database = open_artifact(config.root, "embeddings", config.database)
+    # The database serves as queries where both were made from the same shards.
     of_latents = shards_behind(config.root, "latents", latents.fingerprint)
     if of_latents & shards_behind(config.root, "embeddings", database.fingerprint):
         return config.database
@@ -100,6 +102,7 @@ def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
     try:
         return open_artifact(config.root, kind, reference)
     except ArtifactMissing:
+        # A version that was named cannot be made again under its id.
         if "@" in reference:
             raise
         return None

@@ -36,11 +36,13 @@ def compare(config: CompareDatabases) -> Answer:
         "rows_kept": len(pairs), "rows_added": len(added), "rows_removed": len(removed),
         "added": added[:SHOWN], "removed": removed[:SHOWN],
     }  # fmt: skip
+    # Vectors are compared row by row over the pairs, and as two clouds over all rows.
     vectors, other_vectors = read_vectors(one)[0], read_vectors(other)[0]
     if comparable:
         value |= {"shift": shift(vectors, other_vectors)}
         cosines = np.einsum("nd,nd->n", vectors[pairs[:, 0]], other_vectors[pairs[:, 1]])
         value["rows_changed"] = int((cosines < config.same_above).sum())
+    # Neighbors are compared among the kept rows alone: only these stand in both databases.
     if len(pairs) > config.k:
         sources = np.asarray(_column(one, "source_key"), dtype=object)
         recall = neighbor_recall(

@@ -48,6 +48,7 @@ def duplicates(config: FindDuplicates) -> Answer:
     own_keys, own_sources = keys_of(embeddings, ("source_key",))
     # Crops of one image are no copies; of two sets with a key in common they may well be.
     no_group = np.full_like(sources, None) if config.other else sources
+    # 1. For every row its nearest rows of another image, and of these the ones above the cap.
     k = min(config.k, embeddings.rows)
     rows, scores = search_neighbors(
         read_vectors(other)[0], no_group, database.retrieval.searcher.vectors, own_sources, k
@@ -55,11 +56,13 @@ def duplicates(config: FindDuplicates) -> Answer:
     above = (rows != NO_ROW) & (scores > cap)
     queries, slots = np.nonzero(above)
     pairs = np.stack([queries, rows[queries, slots]], axis=1)
+    # A row with k copies may have more; k was too small to see them.
     full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
     if not config.other:
         # Each pair is found from both of its rows, and counts once.
         pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
         queries, slots = queries[kept], slots[kept]
+    # 2. The pairs, those with the highest cosine first.
     cosines = scores[queries, slots]
     falling = np.argsort(-cosines, kind="stable")
     pairs, cosines = pairs[falling], cosines[falling]
@@ -72,11 +75,13 @@ def duplicates(config: FindDuplicates) -> Answer:
         "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
         "rows_with_k_copies": full,
     }  # fmt: skip
+    # 3. The rows that could be removed, and whether to believe that they are copies.
     surplus = [] if config.other else surplus_keys(pairs, keys)
     if not config.other:
         value |= {"surplus": len(surplus)}
         doubts += doubts_of_share(len(surplus), embeddings.rows)
     value |= {"doubts": doubts}
+    # 4. The files that were asked for.
     if config.keys or config.out:
         refuse_in_doubt(config, doubts)
     if config.keys:
@@ -120,6 +125,7 @@ def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
     """All but the first row of every group of duplicates: what `rdm remove --keys` could take
     out.
     """
+    # A copy of a copy belongs to the same group, also where no pair joins it with the first.
     groups = groups_of(pairs, len(keys))
     first = np.unique(groups, return_index=True)[1]
     return keys[np.setdiff1d(np.arange(len(keys)), first)].tolist()
@@ -135,6 +141,7 @@ def sheet_of(
     """Pairs as a contact sheet's lines: a row and what of the database it equals; within one
     database both are shown.
     """
+    # Of another set the row is only named: its credit lies in a database that is not open.
     rows = np.unique(pairs[:, 1] if config.other else pairs).tolist()
     credits = dict(zip(rows, database.credits(rows), strict=True))
     lines = []

@@ -32,6 +32,7 @@ def samples_section(root: Path, sampled: Sequence[Artifact]) -> list[Html]:
     """Every sampled set; the room for pictures is shared between them."""
     if not sampled:
         return [note("No samples were given to this report.")]
+    # Each sample takes a picture of its own and one for each neighbor.
     most = max(1, min(MOST_SAMPLES, MOST_PICTURES // (len(sampled) * (1 + MOST_NEIGHBORS))))
     return [note(PROSE), *[sampled_set(root, samples, most) for samples in sampled]]
 
@@ -117,6 +118,7 @@ def sample_row(
 
 def thumbnail(data: bytes, alt: str) -> Html:
     """A picture small enough for the page; its records stay in the artifact."""
+    # A small image is kept as it is, pixel by pixel; a large one is made smaller, as JPEG.
     image = decode(data)
     if min(image.shape[:2]) < MAGNIFIED_BELOW:
         return picture(encode(image, "png"), "image/png", alt, small=True)
@@ -131,12 +133,15 @@ def who(records: Sequence[Mapping[str, Any]]) -> str:
     def counted(field: str, most: int = 6) -> str:
         counter: Counter[str] = Counter()
         for record in records:
-            counter.update(value or "not stated" for value in record[field])
+            for value in record[field]:
+                counter[value or "not stated"] += 1
         counts = counter.most_common()
         more = f" and {len(counts) - most} more" if len(counts) > most else ""
         return ", ".join(f"{value} ({count:,})" for value, count in counts[:most]) + more
 
-    total = sum(len(record["neighbor_keys"]) for record in records)
+    total = 0
+    for record in records:
+        total += len(record["neighbor_keys"])
     credit = f"{total:,} neighbors. Licences: {counted('licences')}. Authors: {counted('authors')}"
     return f"Who stood behind these samples: {credit if total else 'no database image'}."
 

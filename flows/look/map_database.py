@@ -52,6 +52,7 @@ def map_database(config: MapDatabase) -> Result:
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     rows = chosen_rows(database.retrieval.rows, config.rows, config.seed)
+    # The layout of many rows can take minutes, so it is announced.
     say("map", config.database, f"{len(rows):,} of {database.retrieval.rows:,} rows")
     places = project(
         database.retrieval.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0))
@@ -67,6 +68,7 @@ def map_database(config: MapDatabase) -> Result:
 
 def chosen_rows(count: int, most: int, seed: int) -> np.ndarray:
     """All rows, or a seeded draw of them, in their order."""
+    # Sorted, so that the parts of the database are read in order.
     return np.sort(np.random.default_rng(seed).choice(count, min(count, most), replace=False))
 
 
@@ -93,6 +95,7 @@ def map_page(
     """The page, with all its data inside."""
     embeddings = database.embeddings
     data = page_data(places, columns, side)
+    # The page in three parts: the map, what stands beside it, and the data that map.js reads.
     facts = (
         f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. "
         "Near rows have near vectors; the sizes of clumps and the distances between them mean "
@@ -129,14 +132,16 @@ def page_data(places: np.ndarray, columns: Mapping[str, list[Any]], side: int) -
     """What map.js reads: N points of places [N, 2], and of every row what is shown of it and what
     it can be coloured by.
     """
-    shown, colours = {}, {}
+    points, shown, colours = [], {}, {}
+    for x, y in places:
+        points.append([round(float(x), 4), round(float(y), 4)])
     for name in SHOWN:
         shown[name] = [_text(value) for value in columns[name]]
     for name in COLUMNS:
         if any(map(_first, columns[name])):  # a column without any value colours nothing
             colours[name] = coloured(columns[name])
     return {
-        "points": [[round(float(x), 4), round(float(y), 4)] for x, y in places],
+        "points": points,
         "keys": columns["key"],
         "cell": side,
         "across": across(len(places)),
@@ -149,6 +154,7 @@ def coloured(values: Sequence[Any]) -> dict[str, Any]:
     """A column for the page: numbers with their range, or places in a list of names, the most
     frequent first.
     """
+    # A column is of numbers only if every value in it is one, or absent.
     numbers: list[float] = []
     rounded: list[float | None] = []
     firsts = [_first(value) for value in values]

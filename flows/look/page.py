@@ -18,7 +18,7 @@ SavedEstimate = Mapping[str, float]
 """mean, low and high: a number and its 95 % interval."""
 
 ABSENT = "–"
-_VOID = ("img", "meta")
+_VOID = ("img", "meta")  # elements that have no end tag
 # A sign, digits, a unit and an interval in brackets; or the dash; or nothing.
 _NUMBER = re.compile(r"[−+]?\d[\d,.]*( (%|s|min|h|B|kB|MB|GB|ms))?( \[.*\])?|–|")
 # Nothing may be fetched, whatever text slipped through: the browser enforces what the tests check.
@@ -114,6 +114,7 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
 
 def document(title: str, *body: object, script: str = "") -> Html:
     """The whole page; a script runs at its end, and no other can."""
+    # The hash lets the browser run this script alone, whatever text slipped into the page.
     policy = _POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -169,9 +170,10 @@ def table(
     the last row sums up.
     """
 
-    classes = [_class_of_column(rows, place) for place in range(len(head))]
-    names = []
-    for name, class_ in zip(head, classes, strict=True):
+    classes, names = [], []
+    for place, name in enumerate(head):
+        class_ = _class_of_column(rows, place)
+        classes.append(class_)
         names.append(element("th", name, class_=class_, scope="col"))
     lines = []
     for row in rows:
@@ -225,6 +227,7 @@ def interval_bar(
         if not math.isfinite(estimate[name]):
             return Html("")
 
+    # The axis reaches from 5 to 155; what lies outside of it is drawn at its end.
     def place(value: float) -> str:
         return f"{5 + 150 * min(1.0, max(0.0, (value - low) / (high - low))):.1f}"
 
@@ -260,10 +263,12 @@ def line_chart(
         return _BOTTOM - (_BOTTOM - _TOP) * math.log(y / y_low) / math.log(y_high / y_low)
 
     def polyline(line: Sequence[Point], class_: str) -> Html:
+        # Every so many points are drawn: more than these no eye can tell apart.
         thin = line[:: max(1, -(-len(line) // _MOST_POINTS))]
         points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin)
         return element("polyline", points=points, class_=class_)
 
+    # Axes first: rules across for y, ticks below for x.
     drawn = [element("title", title)]
     for y in log_ticks(y_low, y_high):
         at, below = f"{y_of(y):.1f}", f"{y_of(y) + 4:.1f}"
@@ -277,11 +282,13 @@ def line_chart(
     drawn.append(
         element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle")
     )
+    # Then the series.
     measured, means = [], []
     for i, line in enumerate(lines.values()):
         measured.append(polyline(line, f"s{i % 4} raw"))
         means.append(polyline(running_mean(line), f"s{i % 4} mean"))
     drawn += measured + means  # in this order, so that no faint line covers a mean
+    # Last the legend, from the upper right corner down.
     for i, name in enumerate(lines):
         y = _TOP + 10 + 18 * i
         drawn.append(element("line", x1=_RIGHT - 28, x2=_RIGHT, y1=y, y2=y, class_=f"s{i % 4} key"))
@@ -306,6 +313,7 @@ def running_mean(line: Sequence[Point], share: float = 0.05) -> list[Point]:
     """The geometric mean over a window of about `share` of the points, centred: no lag, and fit for
     a logarithmic axis.
     """
+    # Near its ends a line has fewer points around a point; the window is cut there.
     half = max(1, round(len(line) * share / 2))
     logs = [math.log(y) for _, y in line]
     means = []

@@ -81,12 +81,18 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
     only.
     """
     queries: list[Query] = []
+    # Texts and images need the encoder, which takes the longest to load.
     if config.texts or config.images:
         encoder = database.encoder
+        names, pictures = [], []
         texts = encoder.encode_prompts(config.texts, config.templates)
-        images, _ = encoder.encode_images([query_image(path) for path in config.images])
+        for path in config.images:
+            names.append(path_as_text(path))
+            pictures.append(query_image(path))
+        images, _ = encoder.encode_images(pictures)
         queries += named_queries(config.texts, texts)
-        queries += named_queries([path_as_text(path) for path in config.images], images)
+        queries += named_queries(names, images)
+    # Keys and vectors are vectors already.
     if config.keys:
         queries += queries_by_key(config.keys, database)
     if config.vectors:
@@ -106,7 +112,10 @@ def queries_in_file(path: Path, database: OpenDatabase) -> list[Query]:
 
 def named_queries(names: Sequence[str], vectors: np.ndarray) -> list[Query]:
     """A query for each of N names and of vectors [N, D]."""
-    return [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
+    queries = []
+    for name, vector in zip(names, vectors, strict=True):
+        queries.append(Query(name, vector))
+    return queries
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -128,7 +137,7 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
             raise RequestError(f"embeddings/{name}", f"there is no key {key!r}", cure)
     places = np.asarray([rows[key] for key in keys])
     sources = columns["source_key"].to_pylist()
-    crops = Counter(sources)
+    crops = Counter(sources)  # how many rows each image has
     vectors = unit_queries(
         database.retrieval.vectors(places),
         database.embeddings.parameters["encoder"]["dimension"],
@@ -193,7 +202,9 @@ def write_sheet(
     """
     keys: list[str] = []
     for answer in answers:
-        keys += [hit["key"] for hit in answer["found"]]
+        for hit in answer["found"]:
+            keys.append(hit["key"])
+    # All pictures are read at once, each part of the shards no more than once.
     pictures = database.images(keys)
     if path.suffix == ".html":
         page = as_bytes(sheet_html(database, answers, pictures, title))
@@ -233,6 +244,7 @@ def sheet_html(
     head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
     parts: list[Html] = []
     for answer in answers:
+        # A row of pictures, and below it a table with a line a picture.
         cells, credits = [], []
         for hit in answer["found"]:
             data = pictures.get(hit["key"])

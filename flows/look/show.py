@@ -86,10 +86,12 @@ def checked_artifacts(root: Path, reference: str | None) -> Result:
     """Compare sizes and hashes with the manifests. Raises ArtifactDamaged for everything that
     differs, all in one message.
     """
+    # Manifests that cannot be read are damage too, but belong to no named artifact.
     if reference:
         checked, errors = [_opened(root, reference)], []
     else:
         checked, errors = artifacts(root), list(unreadable(root))
+    # All damage goes into one message: one run of the command is enough to see it.
     count = len(checked) + len(errors)
     files = 0
     for artifact in checked:
@@ -113,6 +115,7 @@ def log_of(root: Path, reference: str) -> Result:
     """Which versions there are of kind/name, or of a name in every kind: when, from what, how many
     rows, what changed.
     """
+    # Without a slash the reference is a name, which every kind may have.
     kind, slash, name = reference.partition("/")
     kinds, name = ([kind], name) if slash else (list(layout.KINDS), kind)
     versions: list[dict[str, Any]] = []
@@ -203,7 +206,7 @@ def _unfinished_line(directory: Path, builder: str | None, run: Begun | None) ->
 
 
 def _parts_so_far(directory: Path) -> str:
-    follow_records(directory)
+    follow_records(directory)  # of a root in a bucket, the records are fetched first
     return f"{len(layout.parts_on_record(directory)):,} parts so far"
 
 

@@ -15,9 +15,9 @@ def keys_in(root, name="shapes"):
 
 
 def asking(root, *keys, database="shapes", **options):
-    (root / "keys.txt").write_text(
-        "# asked for by the author\n" + "".join(f"{key}\n\n" for key in keys)
-    )
+    """The request of a removal, with its file of keys."""
+    lines = ["# asked for by the author", *keys]
+    (root / "keys.txt").write_text("\n\n".join(lines) + "\n")
     return RemoveKeys(root=root, database=database, keys_file=root / "keys.txt", **options)
 
 
@@ -30,11 +30,12 @@ def embed(root, name="shapes"):
 
 
 def state_of(root):
-    return {
-        path: path.stat().st_mtime_ns
-        for path in root.rglob("*")
-        if path.name != "keys.txt" and path != root
-    }
+    """When each file and folder under the root was changed last."""
+    changed = {}
+    for path in root.rglob("*"):
+        if path.name != "keys.txt":
+            changed[path] = path.stat().st_mtime_ns
+    return changed
 
 
 def no_encoder(*_):
@@ -42,9 +43,9 @@ def no_encoder(*_):
 
 
 def shard_of(root, key):
+    """The name of the shard that holds a key."""
     shards = open_artifact(root, "shards", "shapes")
-    return next(
-        p.name
-        for p in shards.parts
-        if key in read_sidecar(shards, p.name, ["key"])["key"].to_pylist()
-    )
+    for part in shards.parts:
+        if key in read_sidecar(shards, part.name, ["key"])["key"].to_pylist():
+            return part.name
+    raise AssertionError(f"no shard holds {key}")

@@ -61,12 +61,10 @@ def built(root, of, name=None, shards="squares"):
 def expected(root):
     """Unit vectors and norms of the images and of the captions, one by one, in shard order."""
     encoder, shards = encoder_of("rdm-shapes", "built-in"), open_artifact(root, "shards", "squares")
-    pictures = [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
-    captions = [
-        row["captions"]
-        for part in shards.parts
-        for row in read_table(shards.file(f"{part.name}.parquet")).to_pylist()
-    ]
+    pictures, captions = [], []
+    for part in shards.parts:
+        pictures += [decode(data) for _, data in read_images(shards, part.name)]
+        captions += read_table(shards.file(f"{part.name}.parquet"))["captions"].to_pylist()
     assert [len(texts) for texts in captions] == [1 + number % 2 for number in range(11)]
     images, image_norms = encoder.encode_images(pictures)
     texts = [encoder.encode_texts(one) for one in captions]
@@ -92,7 +90,9 @@ def test_each_row_is_of_what_was_asked_for_in_shard_order(root, of):
     np.testing.assert_allclose(norms, wanted_norms, rtol=1e-3)
     shards = open_artifact(root, "shards", "squares")
     assert len(embeddings.parts) == len(shards.parts) > 1
-    keys = [key for part in shards.parts for key, _ in read_images(shards, part.name)]
+    keys = []
+    for part in shards.parts:
+        keys += dict(read_images(shards, part.name))
     assert read_columns(embeddings, ["key"])["key"].to_pylist() == keys
 
 

@@ -10,7 +10,7 @@ from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM, Upstream
 from flows.data import build_database as module
-from flows.data.build_database import embed_images
+from flows.data.build_database import build_database, embed_images
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images

@@ -33,9 +33,8 @@ def test_old_versions_that_no_run_needs_are_told_to_go_and_go(root):
 
 def test_embedding_anew_gives_the_parts_the_same_origin_as_filtering_did(root):
     one, *_, other = keys_in(root)
-    neighbor = next(
-        key for key in keys_in(root) if key != one and shard_of(root, key) == shard_of(root, one)
-    )
+    neighbor = keys_in(root)[1]
+    assert shard_of(root, neighbor) == shard_of(root, one)
     remove(root, one)
     remove(root, neighbor, other)
     filtered = open_artifact(root, "embeddings", "shapes")
@@ -58,11 +57,12 @@ def test_a_removal_killed_after_the_list_is_carried_on_by_the_next_build_and_by_
     searched, monkeypatch
 ):
     root, key = searched, keys_in(searched)[0]
+
+    def killed(config):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            "flows.data.remove.filter_embeddings",
-            lambda config: (_ for _ in ()).throw(KeyboardInterrupt()),
-        )
+        patch.setattr("flows.data.remove.filter_embeddings", killed)
         remove(root, key)
     assert key in keys_in(root) and read_removals(root, "shapes") == {key}
     embed(root)
@@ -77,7 +77,8 @@ def test_the_table_of_another_database_with_the_same_bytes_stays_as_it_is(search
     root, key = searched, keys_in(searched)[0]
     build_database(BuildDatabase(root=root, name="twin", shards="shapes", **ENCODER))
     table = find_neighbors(FindNeighbors(root=root, name="twin", queries="twin", database="twin"))
-    twin, shapes = (open_artifact(root, "embeddings", name) for name in ("twin", "shapes"))
+    twin = open_artifact(root, "embeddings", "twin")
+    shapes = open_artifact(root, "embeddings", "shapes")
     assert twin.fingerprint == shapes.fingerprint
     removal = remove(root, key)
     assert "neighbors/twin" not in {one.reference.partition("@")[0] for one in removal.published}

@@ -26,21 +26,22 @@ def lines(drawing, class_):
 
 def texts(drawing):
     """What is written, where, and which end of it stands there."""
-    return sorted(
-        (one.text, *one.numbers("x", "y"), one.attributes["text-anchor"])
-        for one in drawing.every("text")
-    )
+    written = []
+    for text in drawing.every("text"):
+        written.append((text.text, *text.numbers("x", "y"), text.attributes["text-anchor"]))
+    return sorted(written)
 
 
 def curves(drawing):
     """class -> its points."""
-    found = [
-        (one.attributes["class"], one.attributes["points"]) for one in drawing.every("polyline")
-    ]
-    return {
-        class_: [tuple(map(float, point.split(","))) for point in points.split()]
-        for class_, points in found
-    }
+    points_of = {}
+    for curve in drawing.every("polyline"):
+        points = []
+        for point in curve.attributes["points"].split():
+            x, y = point.split(",")
+            points.append((float(x), float(y)))
+        points_of[curve.attributes["class"]] = points
+    return points_of
 
 
 def test_a_figure_is_a_caption_above_one_drawing_that_says_in_words_what_it_shows():

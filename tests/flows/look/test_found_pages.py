@@ -58,11 +58,10 @@ def test_an_answer_is_the_database_the_file_and_for_each_query_its_rows_nearest_
         cosines = vectors @ vector
         nearest = np.argsort(-cosines)[:3].tolist()
         credit = ("key", "captions", "licence", "author", "source_url")
-        told = [{name: rows[keys[row]][name] for name in credit} | {"row": row} for row in nearest]
-        found = [dict(hit) for hit in query["found"]]
-        scores = [hit.pop("score") for hit in found]
-        assert found == told
-        np.testing.assert_allclose(scores, cosines[nearest], atol=2e-3)
+        for hit, row in zip(query["found"], nearest, strict=True):
+            expected = {name: rows[keys[row]][name] for name in credit} | {"row": row}
+            assert hit == expected | {"score": hit["score"]}
+            assert hit["score"] == pytest.approx(cosines[row], abs=2e-3)
 
 
 def test_the_lines_are_the_query_and_a_score_a_key_a_credit_and_a_caption_each(searched):
@@ -104,10 +103,10 @@ def test_below_each_query_stands_who_made_what_it_found(searched):
     tables = list(page.every("table"))
     for table, query in zip(tables, value["queries"], strict=True):
         assert table.texts("caption") == ["Who made them"]
-        head, *lines = [[cell.text for cell in line.inside] for line in table.every("tr")]
-        assert head == ["Key", "Score", "Caption", "Licence", "Author", "Source"]
+        head, *lines = table.every("tr")
+        assert head.texts("th") == ["Key", "Score", "Caption", "Licence", "Author", "Source"]
         for line, hit in zip(lines, query["found"], strict=True):
-            assert line == [
+            assert [cell.text for cell in line.inside] == [
                 hit["key"],
                 f"{hit['score']:.3f}",
                 hit["captions"][0],
