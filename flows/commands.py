@@ -318,7 +318,7 @@ def run_remove(options: argparse.Namespace) -> Answer:
         from flows.data.rehearse import rehearse
 
         return rehearse(config)
-    return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.told())
+    return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.answer())
 
 
 def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Answer]) -> Answer:

@@ -133,10 +133,10 @@ def refuse_while_unfinished(config: RemoveKeys, plan: Plan) -> None:
     the keys.
     """
     for directory in unfinished(config.root, "embeddings", config.database):
-        other = read_plan(directory)
-        if other is None or other.parameters == plan.parameters:
+        begun = read_plan(directory)
+        if begun is None or begun.parameters == plan.parameters:
             continue
-        # A build without a finished part, or one that a process is at, is no obstacle.
+        # Not in the way: a build without a finished part, or one that a process is at.
         if has_finished_work(directory) and not builder_of(directory):
             raise BuildRefused(
                 f"embeddings/{config.database}",

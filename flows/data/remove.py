@@ -53,7 +53,7 @@ class Removal:
     runs: tuple[TrainedRun, ...]
     holders: tuple[Holder, ...]
 
-    def told(self) -> tuple[str, dict[str, Any]]:
+    def answer(self) -> tuple[str, dict[str, Any]]:
         """What `rdm remove` prints, and the same for a machine."""
         root, database = self.config.root, self.config.database
         published = []

@@ -36,7 +36,9 @@ def duplicates(config: FindDuplicates) -> Answer:
     training has seen.
     """
     embeddings = open_artifact(config.root, "embeddings", config.database)
-    other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
+    other = embeddings
+    if config.other:
+        other = open_artifact(config.root, "embeddings", config.other)
     same_encoder(other, embeddings)
     for artifact in (embeddings, other):
         vectors_of_images(artifact, "copies of a picture are found by the vectors of pictures")

@@ -64,7 +64,7 @@ def sampled_set(root: Path, samples: Artifact, most: int) -> Html:
         keys.update(record["neighbor_keys"])
     neighbors = neighbor_pictures(root, database, keys)
     rows = [sample_row(samples, record, neighbors) for record in shown]
-    behind = element("p", who(records), class_="soft")
+    behind = element("p", credit_summary(records), class_="soft")
     pictures = element("div", *rows, class_="sets")
     return element(
         "div", element("h3", samples.name), note(facts), pictures, behind, credits_of(shown)
@@ -127,7 +127,7 @@ def thumbnail(data: bytes, alt: str) -> Html:
     )
 
 
-def who(records: Sequence[Mapping[str, Any]]) -> str:
+def credit_summary(records: Sequence[Mapping[str, Any]]) -> str:
     """Licences and authors of every neighbor behind these samples, counted."""
 
     def counted(field: str, most: int = 6) -> str:

@@ -21,7 +21,7 @@ from storage.removals import read_removals
 
 def test_old_versions_that_no_run_needs_are_told_to_go_and_go(root):
     old, key = open_artifact(root, "embeddings", "shapes"), keys_in(root)[5]
-    _, value = remove(root, key).told()
+    _, value = remove(root, key).answer()
     assert value["runs"] == []
     assert [holder["reference"] for holder in value["holders"] if holder["goes_with_gc"]] == [
         old.reference

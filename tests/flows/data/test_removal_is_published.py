@@ -70,7 +70,7 @@ def test_a_rehearsal_names_rows_tables_runs_and_samples_and_changes_nothing(take
     assert [name.partition("@")[0] for name in value["searched_again"]] == tables and value[
         "stale"
     ] == []
-    assert value["runs"] == taken_out.removal.told()[1]["runs"] and len(value["runs"]) == 1
+    assert value["runs"] == taken_out.removal.answer()[1]["runs"] and len(value["runs"]) == 1
     assert taken_out.samples.reference in {one["reference"] for one in value["holders"]}
     for told in (
         "2 rows would be taken out",
@@ -146,7 +146,7 @@ def test_the_runs_that_were_trained_on_them_are_named_with_what_held_them(taken_
 
 
 def test_everything_that_still_holds_them_is_named_and_whether_a_collection_takes_it(taken_out):
-    text, value = taken_out.removal.told()
+    text, value = taken_out.removal.answer()
     json.dumps(value)
     held = {holder["reference"]: holder for holder in value["holders"]}
     kinds = {reference.partition("@")[0] for reference in held}
