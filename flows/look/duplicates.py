@@ -56,18 +56,10 @@ def duplicates(config: FindDuplicates) -> Answer:
         read_vectors(other)[0], no_group, database.retrieval.searcher.vectors, own_sources, k
     )
     above = (rows != NO_ROW) & (scores > cap)
-    queries, slots = np.nonzero(above)
-    pairs = np.stack([queries, rows[queries, slots]], axis=1)
     # A row with k copies may have more; k was too small to see them.
     full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
-    if not config.other:
-        # Each pair is found from both of its rows, and counts once.
-        pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
-        queries, slots = queries[kept], slots[kept]
     # 2. The pairs, those with the highest cosine first.
-    cosines = scores[queries, slots]
-    falling = np.argsort(-cosines, kind="stable")
-    pairs, cosines = pairs[falling], cosines[falling]
+    pairs, cosines = falling_pairs(rows, scores, above, within_one=not config.other)
     listed = []
     for (query, row), cosine in zip(pairs, cosines, strict=True):
         listed.append({"key": keys[query], "of": own_keys[row], "score": round(float(cosine), 5)})
@@ -94,6 +86,22 @@ def duplicates(config: FindDuplicates) -> Answer:
         lines = sheet_of(config, database, keys, pairs[:SHOWN], cosines[:SHOWN])
         write_sheet(config.out, database, lines, "Copies")
     return "\n".join(_lines(config, value)), value
+
+
+def falling_pairs(
+    rows: np.ndarray, scores: np.ndarray, above: np.ndarray, within_one: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a query and a row [P, 2] with their falling cosines [P], of the rows [Q, K] and
+    scores [Q, K] that are `above` the cap; within one database a pair counts once.
+    """
+    queries, slots = np.nonzero(above)
+    pairs, cosines = np.stack([queries, rows[queries, slots]], axis=1), scores[queries, slots]
+    if within_one:
+        # Each pair is found from both of its rows.
+        pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+        cosines = cosines[kept]
+    falling = np.argsort(-cosines, kind="stable")
+    return pairs[falling], cosines[falling]
 
 
 def cap_of(config: FindDuplicates, database: OpenDatabase) -> tuple[float, int, list[str]]:

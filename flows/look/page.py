@@ -279,9 +279,8 @@ def line_chart(
         drawn.append(element("line", x1=at, x2=at, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
         drawn.append(element("text", f"{x:,.10g}", x=at, y=_BOTTOM + 18, text_anchor="middle"))
     drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
-    drawn.append(
-        element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle")
-    )
+    middle = (_LEFT + _RIGHT) / 2
+    drawn.append(element("text", x_label, x=middle, y=_HEIGHT - 6, text_anchor="middle"))
     # Then the series.
     measured, means = [], []
     for i, line in enumerate(lines.values()):
@@ -293,9 +292,8 @@ def line_chart(
         y = _TOP + 10 + 18 * i
         drawn.append(element("line", x1=_RIGHT - 28, x2=_RIGHT, y1=y, y2=y, class_=f"s{i % 4} key"))
         drawn.append(element("text", name, x=_RIGHT - 34, y=y + 4, text_anchor="end"))
-    caption = element(
-        "figcaption", element("strong", title), " (logarithmic; strong: running mean)"
-    )
+    heading = element("strong", title)
+    caption = element("figcaption", heading, " (logarithmic; strong: running mean)")
     label = f"{title}: {y_label} over {x_label} for {', '.join(lines)}"
     return element(
         "figure",
