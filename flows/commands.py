@@ -27,10 +27,10 @@ def run_demo(options: argparse.Namespace) -> Answer:
 
 def run_import(options: argparse.Namespace) -> Answer:
     """rdm import."""
-    from flows.config.images import ImportImages
+    from flows.config.images import AnyImport
 
     config = configured(
-        options, ImportImages, source=options.source, path=options.path, name=options.name
+        options, AnyImport, source=options.source, path=options.path, name=options.name
     )
     return _stage(options, config, "flows.data.import_images", "import_images", _counts)
 
@@ -318,7 +318,7 @@ def run_remove(options: argparse.Namespace) -> Answer:
         from flows.data.rehearse import rehearse
 
         return rehearse(config)
-    return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.told())
+    return _stage(options, config, "flows.data.remove", "remove_keys", lambda done: done.answer())
 
 
 def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Answer]) -> Answer:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 import flows.config
 from flows.config.arguments import UsageError, assigned, configured
 from flows.config.database import Rebuild
-from flows.config.images import ImportImages
+from flows.config.images import AnyImport, ImportShapes
 from flows.config.judge import EvaluateRDM
 from flows.config.parameters import Parameters
 from flows.config.sample import SampleRDM
@@ -104,7 +104,7 @@ def complaints(cls, name, value):
 def test_the_walk_reaches_every_class_and_what_is_inside():
     kinds = {cls.__name__ for cls in every_kind()}
     assert {
-        "ImportImages",
+        "ImportCoco",
         "TrainRDM",
         "SampleRDM",
         "SearchDatabase",
@@ -158,7 +158,7 @@ def test_a_number_that_is_none_is_refused_inside_other_parameters_too():
         TrainingConfig(steps=2.5)
 
 
-@pytest.mark.parametrize("cls", [TrainRDM, SampleRDM, ImportImages, EvaluateRDM])
+@pytest.mark.parametrize("cls", [TrainRDM, SampleRDM, ImportShapes, EvaluateRDM])
 def test_yes_and_no_are_no_numbers(cls):
     numbers = {name for one, name, path in NUMBERS if one is cls and not path}
     assert len(numbers) > 3
@@ -175,7 +175,7 @@ def parsed(kind, *assignments, **flags):
 
 
 def imported(*assignments):
-    return parsed(ImportImages, *assignments, source="folder", path=Path("p"), name="a")
+    return parsed(AnyImport, *assignments, source="folder", path=Path("p"), name="a")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_texts_inside_other_parameters_are_taken_as_they_are():
         (SampleRDM, 'texts=["a","caf\udce9"]'),
         (SampleRDM, "negative=\udce9"),
         (SampleRDM, "run=\udce9"),
-        (ImportImages, "author=\udce9"),
+        (AnyImport, "author=\udce9"),
     ],
 )
 def test_a_text_that_is_not_utf_8_is_refused_by_name(kind, assignment):

@@ -8,24 +8,25 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Union, get_args, get_type_hints
 
 
-def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
-    """The flow's parameters from flags and --set, validated by the flow's own class. Exits with 2
-    naming what is wrong.
+def configured(options: argparse.Namespace, kind: Any, **flags: Any) -> Any:
+    """The flow's parameters from flags and --set, validated by the flow's own class, or by a union
+    of such. Exits with 2 naming what is wrong.
     """
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     given = {key: value for key, value in flags.items() if value not in (None, [], ())}
     try:
-        return kind(**assigned({"root": options.root} | given, options.set, kind))
+        values = assigned({"root": options.root} | given, options.set, kind)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
 
 
 def assigned(
-    values: dict[str, Any], assignments: Sequence[str], kind: type | None = None
+    values: dict[str, Any], assignments: Sequence[str], kind: Any = None
 ) -> dict[str, Any]:
     """The values with every KEY=VALUE put in its place; dots lead inside.
 
@@ -99,18 +100,21 @@ def _no_number(text: str) -> Any:
 def _wanted(kind: Any, path: Sequence[str]) -> Any:
     """The annotation of the parameter that a path leads to; None where there is none."""
     for step in path:
-        inside = [
-            one
-            for one in (kind, *get_args(kind))
-            if hasattr(one, "__annotations__") and isinstance(one, type)
-        ]
-        hints = get_type_hints(inside[0]) if inside else {}
-        kind = hints.get(step)
+        wanted = []
+        for inside in _kinds_inside(kind):
+            hints = get_type_hints(inside)
+            if step in hints:
+                wanted.append(hints[step])
+        if not wanted:
+            return None
+        # Any text includes the choice of some texts that another class of a union may want.
+        kind = str if str in wanted else Union[tuple(wanted)]  # noqa: UP007 - made here
     return kind
 
 
-def _complaint(error: Any, kind: type) -> str:
-    path = [str(step) for step in error["loc"] if not isinstance(step, int)]
+def _complaint(error: Any, kind: Any) -> str:
+    # Numbers are places in a list; `source=coco` is the member of a union that was looked into.
+    path = [step for step in error["loc"] if isinstance(step, str) and "=" not in step]
     where = ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: there is no such parameter{_instead(kind, path)}"
@@ -119,29 +123,33 @@ def _complaint(error: Any, kind: type) -> str:
     if error["type"] == "string_unicode":
         return f"{where}: {error['input']!r} is not UTF-8 text; write it in UTF-8"
     message = error["msg"].removeprefix("Value error, ") + _how_to_write(error)
-    if where and error["type"] == "value_error":
+    if where and error["type"] in ("value_error", "unknown_source"):
         if message.startswith(f"{where}: "):
             return message
         return f"{where}{'.' if _NAMES_PARAMETERS.match(message) else ': '}{message}"
     return f"{where}: {message} (given: {error['input']!r})" if where else message
 
 
-def _instead(kind: type, path: Sequence[str]) -> str:
+def _instead(kind: Any, path: Sequence[str]) -> str:
     """The parameters of that name elsewhere, the nearest first; else those that there are."""
     elsewhere = sorted(dict.fromkeys(_named(kind, path[-1])), key=lambda name: name.count("."))
     if elsewhere:
         return f"; {' and '.join(elsewhere)} {'are some' if elsewhere[1:] else 'is one'}."
-    known = ", ".join(kind.model_fields) if len(path) == 1 else ""  # type: ignore[attr-defined]
-    return f". Parameters: {known}." if known else "."
+    if len(path) > 1:
+        return "."
+    known: dict[str, Any] = {}
+    for one in _kinds_inside(kind):
+        known |= one.model_fields
+    return f". Parameters: {', '.join(known)}."
 
 
 def _named(kind: Any, name: str, place: str = "") -> Iterator[str]:
     """Where a parameter of some name stands among a kind's parameters and inside them."""
-    for one, annotation in get_type_hints(kind).items():
-        if place and one == name:
-            yield f"{place}{one}"
-        for inside in _kinds_inside(annotation):
-            yield from _named(inside, name, f"{place}{one}.")
+    for inside in _kinds_inside(kind):
+        for field, annotation in get_type_hints(inside).items():
+            if place and field == name:
+                yield f"{place}{field}"
+            yield from _named(annotation, name, f"{place}{field}.")
 
 
 def _kinds_inside(annotation: Any) -> list[Any]:

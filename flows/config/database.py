@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flows.config.idle import refuse_precision_of_texts
-from flows.config.images import Images
+from flows.config.images import AnyImages
 from flows.config.parameters import (
     Count,
     FlowConfig,
@@ -48,7 +47,9 @@ class Encoding(Parameters):
 
     @model_validator(mode="after")
     def _says_nothing_idle(self) -> "Encoding":
-        refuse_precision_of_texts(self.of, self.precision)
+        if self.of == "text" and self.precision not in ("auto", "float32"):
+            why = "is of the image tower, and of=text embeds captions, in float32"
+            raise ValueError(f"precision: {why} (given: {self.precision})")
         return self
 
 
@@ -123,7 +124,7 @@ class Rebuild(Autoencoding, Encoding, FlowConfig):
     runs.
     """
 
-    images: Images
+    images: AnyImages
     """The images."""
     k: Neighbors = 20
     """Neighbors stored for each image."""

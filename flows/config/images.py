@@ -1,30 +1,26 @@
-"""Which images are imported, and how they are stored.
+"""Which images are imported, and how they are stored: one class a source, and their union.
 
-The same class is the flow's parameter, the command line's `--set key=value`, and the manifest's
+The same classes are the flow's parameter, the command line's `--set key=value`, and the manifest's
 record. Importing this file loads neither Prefect nor torch.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
-
-from flows.config.idle import refuse_idle
-from flows.config.parameters import (
-    Count,
-    FlowConfig,
-    Parameters,
-    Seed,
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    field_validator,
+    model_validator,
 )
+from pydantic_core import core_schema
+
+from flows.config.parameters import Count, FlowConfig, Parameters, Seed
 
 SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
-SPLITS = {
-    "coco": ("all", "train", "val"),
-    "openimages": ("all", "train", "validation", "test"),
-    "wikiart": ("all",),
-    "folder": ("all",),
-}
-"""What each dataset can be restricted to."""
 VOCABULARY = {
     "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
@@ -39,15 +35,11 @@ to import here.
 
 
 class Images(Parameters):
-    """Which images, and how they are stored."""
+    """What is said of the images of every source."""
 
-    source: SourceName = "folder"
-    """Which reader: the layout the dataset has on disk, or the built-in shapes."""
-    path: Path | None = None
-    """Where the dataset lies; not for shapes."""
-    split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
-    """all, or one split of the dataset (coco: train, val; openimages: train, validation, test);
-    shapes: any word.
+    source: SourceName
+    """Which reader: the layout the dataset has on disk, or the built-in shapes; folder unless
+    given.
     """
     size: int = Field(256, ge=16, le=16_384)
     """Side of a stored crop in pixels."""
@@ -75,38 +67,25 @@ class Images(Parameters):
     """Files with more bytes are rejected unread."""
     min_side: int = Field(16, ge=1, le=100_000)
     """Images with a shorter side, in pixels, are rejected."""
-    dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")
-    """folder: name of the dataset, the first part of every key; give each folder its own."""
-    licence: str | None = None
-    """folder: licence of every image in it."""
-    author: str | None = None
-    """folder: author of every image in it."""
-    count: Count = 1000
-    """shapes: how many images."""
-    styles: tuple[str, ...] = ()
-    """shapes: only these styles; empty means all."""
-    colours: tuple[str, ...] = ()
-    """shapes: only these colours; empty means all."""
-    shapes: tuple[str, ...] = ()
-    """shapes: only these shapes; empty means all."""
-    backgrounds: tuple[str, ...] = ()
-    """shapes: only these backgrounds; empty means all."""
-    positions: tuple[str, ...] = ()
-    """shapes: only these positions; empty means all."""
-    sizes: tuple[str, ...] = ()
-    """shapes: only these sizes; empty means all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_nothing_of_other_sources(cls, values: Any) -> Any:
+        """Say of a parameter that only other sources have which those are."""
+        for name in values if isinstance(values, dict) else ():
+            if name in cls.model_fields:
+                continue
+            sources = [repr(source_of(kind)) for kind in SOURCES if name in kind.model_fields]
+            if sources:
+                only = "source {} alone" if len(sources) == 1 else "sources {}"
+                raise ValueError(
+                    f"{name}: is for the {only.format(', '.join(sources))}, "
+                    f"this is {source_of(cls)!r}, which knows {', '.join(cls.model_fields)}"
+                )
+        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Images":
-        if self.source != "shapes" and self.path is None:
-            raise ValueError(f"path: the source {self.source!r} needs the directory it lies in")
-        splits = SPLITS.get(self.source, (self.split,))
-        if self.split not in splits:
-            raise ValueError(f"split: {self.split!r} is not one of {', '.join(splits)}")
-        for factor, values in VOCABULARY.items():
-            for value in getattr(self, factor):
-                if value not in values:
-                    raise ValueError(f"{factor}: {value!r} is not one of {', '.join(values)}")
         if self.crop == "random" and self.frame < self.size:
             raise ValueError(
                 f"frame: {self.frame} px is smaller than the crops of {self.size} px cut from it"
@@ -116,13 +95,170 @@ class Images(Parameters):
                 f"crops_per_image: {self.crops_per_image} central crops would be equal; "
                 "use crop=random"
             )
+        # A form sends every parameter, so the default of one that changes nothing is accepted.
+        if self.crop != "random" and self.frame != Images.model_fields["frame"].default:
+            raise ValueError(f"frame: is for crop=random (given: {self.frame})")
+        if self.encoding != "jpg" and self.quality != Images.model_fields["quality"].default:
+            why = f"is for encoding=jpg; {self.encoding} loses nothing"
+            raise ValueError(f"quality: {why} (given: {self.quality})")
         return self
+
+
+class DataSet(Images):
+    """Images that lie on a disk."""
+
+    path: Path
+    """Where the dataset lies; not for shapes."""
+
+
+class WikiArt(DataSet):
+    """Paintings, in a folder for each style."""
+
+    source: Literal["wikiart"] = "wikiart"
+
+
+class Coco(DataSet):
+    """Photographs with captions and object classes."""
+
+    source: Literal["coco"] = "coco"
+    split: Literal["all", "train", "val"] = "all"
+    """One split of COCO, or all of them that are there."""
+
+
+class OpenImages(DataSet):
+    """Photographs of Flickr with their licences and authors."""
+
+    source: Literal["openimages"] = "openimages"
+    split: Literal["all", "train", "validation", "test"] = "all"
+    """One split of Open Images, or all of them that are there."""
+
+
+class Folder(DataSet):
+    """Any images in a folder."""
+
+    source: Literal["folder"] = "folder"
+    dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")
+    """Name of the dataset, the first part of every key; give each folder its own."""
+    licence: str | None = None
+    """Licence of every image in it."""
+    author: str | None = None
+    """Author of every image in it."""
+
+
+class Shapes(Images):
+    """Images of the built-in world: they are drawn, not read."""
+
+    source: Literal["shapes"] = "shapes"
+    path: None = None  # so that `path=null` takes back the path of a deployment that is changed
+    """Where the dataset lies; not for shapes."""
+    split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
+    """Any word: other splits are other images."""
+    count: Count = 1000
+    """How many images."""
+    styles: tuple[str, ...] = ()
+    """Only these styles; empty means all."""
+    colours: tuple[str, ...] = ()
+    """Only these colours; empty means all."""
+    shapes: tuple[str, ...] = ()
+    """Only these shapes; empty means all."""
+    backgrounds: tuple[str, ...] = ()
+    """Only these backgrounds; empty means all."""
+    positions: tuple[str, ...] = ()
+    """Only these positions; empty means all."""
+    sizes: tuple[str, ...] = ()
+    """Only these sizes; empty means all."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _lies_nowhere(cls, path: Any) -> Any:
+        if path is not None:
+            raise ValueError(f"path: is not for shapes, which are drawn (given: {path})")
+        return path
 
     @model_validator(mode="after")
-    def _says_nothing_idle(self) -> "Images":
-        refuse_idle(self)
+    def _values_are_of_the_world(self) -> "Shapes":
+        for factor, known in VOCABULARY.items():
+            for value in getattr(self, factor):
+                if value not in known:
+                    raise ValueError(f"{factor}: {value!r} is not one of {', '.join(known)}")
         return self
 
 
-class ImportImages(FlowConfig, Images):
-    """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
+SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Shapes)
+
+
+def source_of(kind: type[Images]) -> str:
+    """The source that a class of parameters is for."""
+    return str(kind.model_fields["source"].default)
+
+
+@dataclass(frozen=True)
+class BySource:
+    """Annotation of a union of such classes: a value is of the class of its source, and of the
+    folder's where it names none.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, union: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """A union whose errors are those of one class, at the place `source=NAME` inside it."""
+        kinds = {f"source={source_of(kind)}": kind for kind in get_args(union)}
+        names = ", ".join(map(repr, get_args(SourceName)))
+        return core_schema.tagged_union_schema(
+            {tag: handler.generate_schema(kind) for tag, kind in kinds.items()},
+            self.tag_of,
+            custom_error_type="unknown_source",
+            custom_error_message=f"source: Input should be one of {names}",
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """As `anyOf`: the form of Prefect's UI offers that as a choice, and knows no `oneOf`."""
+        described = handler(schema)
+        described["anyOf"] = described.pop("oneOf")
+        return described
+
+    def tag_of(self, value: Any) -> str:
+        """Which member of the union a value is to be."""
+        if isinstance(value, dict):
+            return f"source={value.get('source', 'folder')}"
+        return f"source={getattr(value, 'source', 'folder')}"
+
+
+# The form of Prefect's UI takes the first class that has most parameters of a value. WikiArt has
+# none that another data set lacks, so what is deployed with a few of them can be sent as it is.
+AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Shapes, BySource()]
+"""The images of one source."""
+
+
+class ImportWikiArt(FlowConfig, WikiArt):
+    """WikiArt -> shards."""
+
+
+class ImportCoco(FlowConfig, Coco):
+    """COCO -> shards."""
+
+
+class ImportOpenImages(FlowConfig, OpenImages):
+    """Open Images -> shards."""
+
+
+class ImportFolder(FlowConfig, Folder):
+    """A folder of images -> shards."""
+
+
+class ImportShapes(FlowConfig, Shapes):
+    """The built-in world -> shards."""
+
+
+AnyImport = Annotated[
+    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes, BySource()
+]
+"""images -> shards: tars of crops and a sidecar that says of every image what became of it."""
+_ANY_IMPORT: TypeAdapter[AnyImport] = TypeAdapter(AnyImport)
+
+
+def ImportImages(**values: Any) -> AnyImport:
+    """The parameters of an import, of the class of its source. Raises ValidationError."""
+    return _ANY_IMPORT.validate_python(values)

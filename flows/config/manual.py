@@ -24,7 +24,7 @@ WIDTH = 100
 INDENT = 4
 
 
-def manual_of(kind: type) -> str:
+def manual_of(kind: Any) -> str:
     """Every parameter of a class with its kind, default and meaning; those inside of others by
     their dotted names.
     """
@@ -38,6 +38,10 @@ def manual_of(kind: type) -> str:
 
 def parameters_of(kind: Any, before: str = "") -> Iterator[tuple[str, str, str, str]]:
     """(dotted name, kind, default, meaning) of every parameter, in the order of the classes."""
+    members = _kinds_in(kind)
+    if len(members) > 1:
+        yield from _parameters_of_any(members, before)
+        return
     meanings = documented(kind)
     for name, annotation, default in _fields_of(kind):
         inside = [one for one in _kinds_in(annotation) if _has_parameters(one)]
@@ -47,8 +51,26 @@ def parameters_of(kind: Any, before: str = "") -> Iterator[tuple[str, str, str, 
         if not inside:
             yield f"{before}{name}", _told(annotation), _default(default), meaning
             continue
-        for one in inside:
-            yield from parameters_of(one, f"{before}{name}.")
+        yield from _parameters_of_any(inside, f"{before}{name}.")
+
+
+def _parameters_of_any(members: list[Any], before: str) -> Iterator[tuple[str, str, str, str]]:
+    """The same of a union: what all its classes have is told once, the rest with the sources it is
+    for.
+    """
+    if len(members) == 1:
+        yield from parameters_of(members[0], before)
+        return
+    rows: dict[tuple[str, str], list[tuple[Any, str, str]]] = {}
+    for member in members:
+        for name, told, default, meaning in parameters_of(member, before):
+            rows.setdefault((name, meaning), []).append((member, told, default))
+    for (name, meaning), having in rows.items():
+        sources = [_default(member.model_fields["source"].default)[2:] for member, _, _ in having]
+        told = " | ".join(dict.fromkeys(told for _, told, _ in having if told))
+        defaults = {default for _, _, default in having}
+        only = "" if len(having) == len(members) else f"{', '.join(sources)}: "
+        yield name, told, defaults.pop() if len(defaults) == 1 else "", f"{only}{meaning}"
 
 
 @lru_cache

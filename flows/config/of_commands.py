@@ -1,15 +1,17 @@
 """Which class holds the parameters of which command. Importing this file takes all of them in."""
 
+from typing import Any
+
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, RemoveKeys
-from flows.config.images import ImportImages
+from flows.config.images import AnyImport
 from flows.config.judge import Demo, EvaluateRDM, WriteReport
 from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
 from flows.config.sample import SampleRDM
 from flows.config.train import AverageRun, ConvertOriginal, TrainRDM
 
-OF_COMMAND: dict[str, type] = {
+OF_COMMAND: dict[str, Any] = {
     "demo": Demo,
-    "import": ImportImages,
+    "import": AnyImport,
     "build": BuildDatabase,
     "embed": BuildDatabase,
     "neighbors": FindNeighbors,

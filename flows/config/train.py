@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from flows.config.database import Autoencoding, Encoding
-from flows.config.images import Images
+from flows.config.images import AnyImages
 from flows.config.parameters import (
     Count,
     FlowConfig,
@@ -75,9 +75,9 @@ class ConvertOriginal(FlowConfig):
 class Upstream(Autoencoding, Encoding):
     """How `train-rdm` makes what it finds missing; what is there is used as it is."""
 
-    images: Images | None = None
+    images: AnyImages | None = None
     """The training images, if their shards are missing too: imported under the latents' name."""
-    database_images: Images | None = None
+    database_images: AnyImages | None = None
     """The images of the database, if they are not the training images: imported under the
     database's name.
     """

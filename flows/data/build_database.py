@@ -66,6 +66,7 @@ EXACT_UP_TO_ROWS = 100_000
 SHARDS_A_STREAM = 4
 """Shards that are embedded by one task run, at least: between two of them no device waits."""
 CAPTIONS_FOR_A_MEAN = 2_000
+"""More captions would hardly change their mean, and each must be embedded."""
 TUNED_ON, JUDGED_ON = 1, 0
 """Seeds of the rows that an index is set with, and of those that it is judged on."""
 CURVE_FILE = ".build/curve.json"
@@ -99,6 +100,7 @@ def embed_images(config: BuildDatabase) -> Artifact:
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
+    # Read once: the list decides which rows are embedded, and at the end it must still be the same.
     removed = read_removals(config.root, config.name)
     if config.of != "image":
         refuse_without_captions(config, shards, removed)
@@ -106,13 +108,15 @@ def embed_images(config: BuildDatabase) -> Artifact:
     with building(config.root, embedding_plan(config, shards)) as build:
         if build.finished:
             return kept(build)
+        # Each part's origin is a hash; a part with the origin of an earlier build is taken over.
         how = embedded_how(config)
         wanted = {part.name: origin_of(how, shards, part, removed) for part in shards.parts}
+        # On a cluster each task run takes a GPU of its own.
         with a_device_each():
-            futures = [
-                embed_group.submit(build, only(shards, group), group, config, removed)
-                for group in groups(wanted, at_least=SHARDS_A_STREAM)
-            ]
+            futures = []
+            for group in groups(wanted, at_least=SHARDS_A_STREAM):
+                shards_of_group = only(shards, group)
+                futures.append(embed_group.submit(build, shards_of_group, group, config, removed))
         parts = gathered(build, futures)
         refuse_if_removed_meanwhile(config, removed)
         return published(build, parts, clock, weights=config.weights, device=str(encoder.device))
@@ -156,13 +160,18 @@ def precision_for(config: BuildDatabase) -> str:
         return "float32"
     if config.precision != "auto":
         return config.precision
-    begun = map(read_plan, unfinished(config.root, "embeddings", config.name))
-    earlier = [plan.parameters for plan in begun if plan]
+    earlier = []
     with suppress(StorageError):
-        earlier.insert(0, open_artifact(config.root, "embeddings", config.name).parameters)
-    of_images = [parameters for parameters in earlier if parameters.get("of") != "text"]
-    known = (parameters["precision"] for parameters in of_images if "precision" in parameters)
-    return next(known, None) or fastest_precision(str(best_device()))
+        earlier.append(open_artifact(config.root, "embeddings", config.name).parameters)
+    for directory in unfinished(config.root, "embeddings", config.name):
+        plan = read_plan(directory)
+        if plan:
+            earlier.append(plan.parameters)
+    for parameters in earlier:
+        # Of captions alone the precision is float32, which says nothing about images.
+        if parameters.get("of") != "text" and parameters.get("precision"):
+            return str(parameters["precision"])
+    return fastest_precision(str(best_device()))
 
 
 @stage_task(name="load-encoder", retries=NETWORK_RETRIES)
@@ -175,6 +184,7 @@ def origin_of(how: Mapping[str, Any], shards: Artifact, shard: Part, removed: Se
     """What the embeddings of a shard are made from: `embedded_how`, the shard's bytes, and its
     samples on the removal list.
     """
+    # A shard that holds no removed key keeps the origin it had before there was a list.
     gone = removed_from_shard(shards, shard.name, removed)
     of_all = made_from(how, shard.content)
     return made_from(of_all, gone) if gone else of_all
@@ -211,13 +221,18 @@ def embed_parts(
     def sidecar_of(name: str) -> Any:
         return without_keys(accepted(read_sidecar(shards, name)), gone[name])
 
+    def images_of(name: str) -> Iterator[bytes]:
+        for key, data in read_images(shards, name):
+            if key not in gone[name]:
+                yield data
+
     def batches() -> Iterator[list[bytes]]:
         for name in names:
-            stored = (data for key, data in read_images(shards, name) if key not in gone[name])
-            yield from even_batches(stored, len(sidecar_of(name)))
+            yield from even_batches(images_of(name), len(sidecar_of(name)))
 
     embedded = encoder.encode_stream(batches(), decode_stored)  # nothing is read before the first
     for name in names:
+        # Takes from the stream as many batches as this shard has.
         sidecar = sidecar_of(name)
         part = (name, sidecar, *vectors_of(of, encoder, sidecar, embedded), of)
 
@@ -231,6 +246,7 @@ def vectors_of(of: str, encoder: Encoder, sidecar: Any, embedded: Iterator[Vecto
     """Vectors [N, D] and norms [N] of N sidecar rows: of the images, whose batches are the next
     that are `embedded`, of the captions, or of both.
     """
+    # Captions alone: no picture is decoded, and the stream of images is never started.
     if of == "text":
         return caption_vectors(encoder, sidecar["captions"].to_pylist())
     images = joined(islice(embedded, batches_of(len(sidecar))), encoder.dimension)
@@ -294,16 +310,15 @@ def write_index(
         rows = write_vectors(scratch, vector_parts(embeddings), embeddings.rows, text_mean)
         if build.plan.parameters["recipe"] == "autofaiss":
             vectors = open_array(scratch / VECTORS_FILE)
+            # The index is built first, then its effort is set to the least that has the recall.
             recipe = build_index(vectors, scratch / FAISS_FILE, config.index_memory)
             curve = tune_index(
                 scratch / FAISS_FILE,
                 *recall_queries(vectors, config, TUNED_ON),
                 config.recall_target,
             )
-            write_json(
-                build.file(CURVE_FILE),
-                {"index": recipe, "curve": [asdict(setting) for setting in curve]},
-            )
+            settings = [asdict(setting) for setting in curve]
+            write_json(build.file(CURVE_FILE), {"index": recipe, "curve": settings})
         return rows, {}
 
     return single_part(build, "index", write)
@@ -313,19 +328,15 @@ def mean_of_captions(embeddings: Artifact, config: BuildDatabase) -> np.ndarray:
     """Mean unit vector [D] of at most CAPTIONS_FOR_A_MEAN captions, evenly spread over the rows;
     zeros without captions.
     """
-    captions = [
-        texts[0]
-        for texts in read_columns(embeddings, ["captions"])["captions"].to_pylist()
-        if texts
-    ]
+    captions = []
+    for texts in read_columns(embeddings, ["captions"])["captions"].to_pylist():
+        if texts:
+            captions.append(texts[0])
     if not captions:
         return np.zeros(embeddings.parameters["encoder"]["dimension"], np.float32)
-    spread = (
-        np.linspace(0, len(captions) - 1, min(len(captions), CAPTIONS_FOR_A_MEAN))
-        .round()
-        .astype(int)
-    )
-    vectors, _ = encoder_for(config).encode_texts([captions[i] for i in spread])
+    count = min(len(captions), CAPTIONS_FOR_A_MEAN)
+    spread = np.linspace(0, len(captions) - 1, count).round().astype(int)
+    vectors, _ = encoder_for(config).encode_texts([captions[place] for place in spread])
     return vectors.mean(axis=0)
 
 
@@ -340,6 +351,7 @@ def recall_queries(
     )
     picks = np.sort(drawn)
     queries = np.asarray(vectors[picks], dtype=np.float32)
+    # One more than wanted, as each row finds itself first.
     rows, _ = search_exact(queries, vectors, min(config.recall_k + 1, len(vectors)))
     return queries, np.where(rows == picks[:, None], NO_ROW, rows)
 
@@ -353,32 +365,33 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     if not, and the curve that tuning measured; no curve where the index was at hand already.
     """
     vectors = open_vectors(build)
+    # Recall against exact search, and the time of a query.
     queries, exact = recall_queries(vectors, config, JUDGED_ON)
     searcher, clock = Searcher(vectors, faiss_file(build)), Clock()
-    found, _ = searcher.search(queries, exact.shape[1])
+    rows, _ = searcher.search(queries, exact.shape[1])
     milliseconds = 1000 * clock.seconds / len(queries)
     measured: dict[str, object] = {
-        "recall_at_k": round(recall_at_k(found, exact), 4), "k": min(config.recall_k, len(vectors)),
+        "recall_at_k": round(recall_at_k(rows, exact), 4), "k": min(config.recall_k, len(vectors)),
         "recall_queries": len(queries), "milliseconds_per_query": round(milliseconds, 3),
     }  # fmt: skip
     if searcher.index is None:
         return measured
+    # An approximate index is also held against its targets.
     written = measured_setting(searcher.index, "as written", queries, exact)
     met = (
         written.recall >= config.recall_target
         and written.p95_milliseconds <= config.latency_target_milliseconds
     )
     if not met:
-        told = (
+        targets = (
             f"recall {written.recall} (asked: {config.recall_target}), "
             f"95 % of queries within {written.p95_milliseconds} ms "
             f"(asked: {config.latency_target_milliseconds}): "
             "not both targets are met; try recipe=exact"
         )
-        say("index", config.name, told)
-    curve = (
-        json.loads(build.file(CURVE_FILE).read_bytes()) if build.file(CURVE_FILE).is_file() else {}
-    )
+        say("index", config.name, targets)
+    file = build.file(CURVE_FILE)
+    curve = json.loads(file.read_bytes()) if file.is_file() else {}
     bytes_per_row = round(build.file(FAISS_FILE).stat().st_size / len(vectors), 1)
     latency = {
         "p50_milliseconds": written.p50_milliseconds,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 CALIBRATED_WITH = 200
 """Images that are altered to calibrate a cap, unless another number is asked for."""
 MOST_MISTAKEN = 0.01
-"""Share of these from which on a cap is doubted: in the whole database it is many times as much."""
+"""Share of these from which on a cap is doubted: in the whole database the share is many times
+larger.
+"""
 
 
 def calibrated_cap_of(
@@ -33,18 +35,22 @@ def calibrated_cap_of(
     vectors_of_images(database.embeddings, why, "give a number: 0.95, for example")
     keys = read_columns(database.embeddings, ["key"])["key"].to_pylist()
     rows = np.random.default_rng(seed).choice(len(keys), min(images, len(keys)), replace=False)
-    found = database.images([keys[row] for row in rows])
-    if not found:
+    images_by_key = database.images([keys[row] for row in rows])
+    if not images_by_key:
         what = "its images are no longer under this root, so that no cap can be calibrated"
         raise RequestError(
             f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example."
         )
+    # Imported here: it loads scipy, which searches that calibrate nothing do without.
     from rdm_core.duplicates import calibrated_cap
 
-    rows = np.asarray([row for row in sorted(rows) if keys[row] in found])
-    pictures = [decode(found[keys[row]]) for row in rows]
-    vectors = database.retrieval.vectors(rows)
-    return calibrated_cap(database.encoder, pictures, vectors), len(rows)
+    present, pictures = [], []
+    for row in sorted(rows):
+        if keys[row] in images_by_key:
+            present.append(row)
+            pictures.append(decode(images_by_key[keys[row]]))
+    vectors = database.retrieval.vectors(np.asarray(present))
+    return calibrated_cap(database.encoder, pictures, vectors), len(present)
 
 
 def doubt_of(cap: Cap, images: int) -> str | None:

@@ -32,7 +32,7 @@ class OpenDatabase:
     @property
     def encoder(self) -> Encoder:
         """The encoder that embedded it; raises what `the_encoder` raises."""
-        # half of what a search takes to start, and not every search needs it
+        # Loading it takes half of the time that a search needs to start; not every search needs it.
         from flows.data.encoders import the_encoder
 
         made, weights = self.embeddings, self.embeddings.measured["weights"]
@@ -71,10 +71,10 @@ def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, 
     return _keys_in(tuple(embeddings.files(".parquet")), groups)
 
 
+# Two: the queries and the database that they are searched in.
 @lru_cache(maxsize=2)
 def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     columns = read_columns_of(paths, ["key", *groups])
-    key, *values = (
-        np.asarray(columns[name].to_pylist(), dtype=object) for name in ("key", *groups)
-    )
-    return key, np.stack(values, axis=1)
+    keys = np.asarray(columns["key"].to_pylist(), dtype=object)
+    values = [np.asarray(columns[name].to_pylist(), dtype=object) for name in groups]
+    return keys, np.stack(values, axis=1)

@@ -17,7 +17,9 @@ def refuse_without_captions(config: BuildDatabase, shards: Artifact, removed: Se
         sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
         sidecar = without_keys(sidecar, set(removed_from_shard(shards, part.name, removed)))
         count += len(sidecar)
-        without += [row["key"] for row in sidecar.to_pylist() if not row["captions"]]
+        for row in sidecar.to_pylist():
+            if not row["captions"]:
+                without.append(row["key"])
     if without:
         what = f"{len(without):,} of {count:,} images have no caption, the first is {without[0]!r}"
         cure = "Embed the images alone (--set of=image), or import them again with captions."

@@ -37,6 +37,7 @@ from storage.manifest import Part, Plan, made_from
 from storage.shards import read_images
 
 BATCH = 64
+"""Images that the autoencoder is given at once."""
 
 
 @stage_flow("encode-latents")
@@ -53,6 +54,7 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
+    # Loaded before the plan, which names its weights by their hash.
     load_autoencoder(config.autoencoder)
     how = encoded_how(config)
     with building(config.root, latents_plan(config, shards)) as build:
@@ -64,10 +66,12 @@ def encode_latents(config: EncodeLatents) -> Artifact:
             cure = f"Look at its rejects: rdm show shards/{shards.name}"
             raise StorageError(shards.directory, "holds no accepted image", cure)
         with a_device_each():
-            futures = [
-                encode_group.submit(build, only(shards, group), group, config.autoencoder)
-                for group in groups(wanted)
-            ]
+            futures = []
+            for group in groups(wanted):
+                shards_of_group = only(shards, group)
+                futures.append(
+                    encode_group.submit(build, shards_of_group, group, config.autoencoder)
+                )
         return published(
             build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder)
         )
@@ -86,8 +90,8 @@ def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
 
 
 def encoded_how(config: EncodeLatents) -> dict[str, Any]:
-    """The latent space, what of an image is stored in it, asked for or by default, and the stage's
-    revision. Raises RequestError for what the space does not have.
+    """The latent space, what of an image is stored in it, and the stage's revision. Raises
+    RequestError where the request names something that the space does not have.
     """
     space = space_of(config.autoencoder)
     stored = {"space": space.identity, "stored": space.storing(config.stored)}
@@ -111,10 +115,14 @@ def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: st
 def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
     """Encode the accepted samples of one shard."""
     space, stored = space_of(autoencoder), build.plan.parameters["stored"]
-    samples = [(key, decode(data)) for key, data in read_images(shards, name)]
-    keys, images = [key for key, _ in samples], [image for _, image in samples]
-    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    raw = np.concatenate([space.encode(batch, stored) for batch in batches])
+    keys, images = [], []
+    for key, data in read_images(shards, name):
+        keys.append(key)
+        images.append(decode(data))
+    latents = []
+    for start in range(0, len(images), BATCH):
+        latents.append(space.encode(images[start : start + BATCH], stored))
+    raw = np.concatenate(latents)
     return build.write_part(
         name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {})
     )
@@ -124,15 +132,14 @@ def absolute(autoencoder: str) -> str:
     """A local folder by its absolute path, so that it is found from any directory; anything else as
     it is.
     """
-    return (
-        str(Path(autoencoder).resolve())
-        if autoencoder != PIXELS and Path(autoencoder).exists()
-        else autoencoder
-    )
+    if autoencoder != PIXELS and Path(autoencoder).exists():
+        return str(Path(autoencoder).resolve())
+    return autoencoder
 
 
 @lru_cache(maxsize=1)
 def space_of(autoencoder: str) -> LatentSpace:
     """The latent space, loaded once a process."""
-    with nullcontext() if autoencoder == PIXELS or Path(autoencoder).is_dir() else download():
+    is_here = autoencoder == PIXELS or Path(autoencoder).is_dir()
+    with nullcontext() if is_here else download():
         return load_latent_space(autoencoder).to(best_device())

@@ -18,6 +18,7 @@ def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, weights: str, precision: str) -> Encoder:
+    # Weights on this disk need no place in the queue of downloads.
     if is_local(weights):
         return load_encoder(name, weights, best_device(), precision)
     with download():
@@ -40,6 +41,7 @@ def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str)
     if encoder.identity == wanted:
         return encoder
     where = f"encoder {wanted['model']!r}"
+    # Either the weights are others, or the same weights are used in another way.
     if encoder.weights_sha256 != wanted["weights_sha256"]:
         what = (
             f"weights {weights!r} are {encoder.weights_sha256} now, "

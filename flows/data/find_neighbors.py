@@ -54,6 +54,7 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     queries = open_artifact(config.root, "embeddings", config.queries)
     database = open_artifact(config.root, "embeddings", config.database)
     index = open_index_of(config.root, database)
+    # Cosines between vectors of two encoders mean nothing.
     same_encoder(queries, database)
     with building(
         config.root, neighbors_plan(config, {"queries": queries, "database": database})
@@ -61,46 +62,52 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
         if build.finished:
             return kept(build)
         # A part whose images were all rejected or removed asks for nothing.
-        asking = [part for part in queries.parts if part.rows]
-        if not asking:
+        parts = [part for part in queries.parts if part.rows]
+        if not parts:
             cure = "Import images that can be read, then embed again."
             raise StorageError(queries.directory, "holds no embedding", cure)
-        searched = (build.plan.parameters, database.fingerprint)
-        wanted = {part.name: made_from(*searched, part.content) for part in asking}
-        futures = [
-            search_group.submit(build, only(queries, group), database, index, group)
-            for group in groups(wanted)
-        ]
+        wanted = {}
+        for part in parts:
+            wanted[part.name] = made_from(build.plan.parameters, database.fingerprint, part.content)
+        futures = []
+        for group in groups(wanted):
+            queries_of_group = only(queries, group)
+            futures.append(search_group.submit(build, queries_of_group, database, index, group))
         return published(build, gathered(build, futures), clock)
 
 
 @find_neighbors.plan
 def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None = None) -> Plan:
     """k, and the embeddings on both sides."""
-    references = {"queries": config.queries, "database": config.database}
     opened = opened or {
-        role: open_artifact(config.root, "embeddings", name) for role, name in references.items()
+        "queries": open_artifact(config.root, "embeddings", config.queries),
+        "database": open_artifact(config.root, "embeddings", config.database),
     }
     inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
-    parameters = {"k": config.k, "exclusion": "source_key", "search": "exact"}
-    parameters |= {"group": config.group} if config.group else {}
-    cap = (
-        _calibrated(config.root, opened["database"].reference)
-        if config.score_cap == "calibrated"
-        else config.score_cap
-    )
-    parameters |= {"score_cap": cap} if cap < 1 else {}
+    parameters: dict[str, object] = {"k": config.k, "exclusion": "source_key", "search": "exact"}
+    # A parameter at its default is left out, so that the plans of old tables stay as they are.
+    if config.group:
+        parameters["group"] = config.group
+    if config.score_cap == "calibrated":
+        cap = _calibrated(config.root, opened["database"].reference)
+    else:
+        cap = config.score_cap
+    if cap < 1:
+        parameters["score_cap"] = cap
     return plan_of("neighbors", config.name, parameters, inputs)
 
 
 @lru_cache(maxsize=1)
 def _calibrated(root: Path, reference: str) -> float:
-    """To two digits, so that another machine's last bits do not ask for another table."""
+    """The calibrated cap to two digits: other last bits on another machine must not lead to another
+    table.
+    """
     database = open_artifact(root, *reference.split("/"))
     cap, images = calibrated_cap_of(searchable(root, database))
-    told = f"near-duplicates above {cap.cosine:.2f}, calibrated with {images} images"
-    say("neighbors", database.name, told)
-    if doubt := doubt_of(cap, images):
+    message = f"near-duplicates above {cap.cosine:.2f}, calibrated with {images} images"
+    say("neighbors", database.name, message)
+    doubt = doubt_of(cap, images)
+    if doubt:
         say("neighbors", database.name, f"doubt this cap: {doubt}")
     return round(cap.cosine, 2)
 
@@ -119,24 +126,22 @@ def search_part(
     build: Build, queries: Artifact, database: Artifact, index: Artifact, name: str, origin: str
 ) -> Part:
     """The nearest database rows of one part of the queries."""
-    asked, parameters = only(queries, [name]), build.plan.parameters
+    queries, parameters = only(queries, [name]), build.plan.parameters
+    # Rows that share a value of one of these columns with the query are no neighbors of it.
     columns = ("source_key", parameters["group"]) if "group" in parameters else ("source_key",)
     database_keys, database_groups = keys_of(database, columns)
-    keys, groups = keys_of(asked, columns)
-    vectors, _ = read_vectors(asked)
+    keys, groups = keys_of(queries, columns)
+    vectors, _ = read_vectors(queries)
     cap = parameters.get("score_cap", 1.0)
     rows, scores = search_neighbors(
         vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap
     )
     counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
-    return build.write_part(
-        name,
-        origin,
-        lambda scratch: (
-            write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores),
-            counts,
-        ),
-    )
+
+    def write(scratch: Path) -> tuple[int, dict[str, int]]:
+        return write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts
+
+    return build.write_part(name, origin, write)
 
 
 @lru_cache(maxsize=1)

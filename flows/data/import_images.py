@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flows.config.images import ImportImages
+from flows.config.images import AnyImport, DataSet, ImportShapes
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (
@@ -42,9 +42,22 @@ from storage.sources import (
 from storage.sources.disk import is_folder
 from storage.unfinished import has_finished_work, unfinished
 
+OF_OTHER_SOURCES: dict[str, object] = {
+    "split": "all",
+    "dataset": "folder",
+    "licence": None,
+    "author": None,
+    "count": 1000,
+    **dict.fromkeys(("styles", "colours", "shapes", "backgrounds", "positions", "sizes"), ()),
+}
+"""What a plan holds for the parameters that its source does not have. Every plan names those of all
+sources, as it did when one class held them: without them, all that was imported would be imported
+again.
+"""
+
 
 @stage_flow("import-images", threads=None)
-def import_images(config: ImportImages) -> Artifact:
+def import_images(config: AnyImport) -> Artifact:
     """Turn a dataset as it lies on the disk into shards.
 
     images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
@@ -58,6 +71,7 @@ def import_images(config: ImportImages) -> Artifact:
     - Resumes by the part, of `images_per_part` images.
     """
     clock = Clock()
+    # The listing comes first: its snapshot is in the plan, so that a changed data set is noticed.
     listing = list_images(config)
     with building(config.root, import_plan(config, listing)) as build:
         if build.finished:
@@ -67,97 +81,111 @@ def import_images(config: ImportImages) -> Artifact:
             config.name,
             f"{len(listing.images):,} images of {config.source} {notes_text(listing)}",
         )
-        pieces = cut_into_parts(listing, build.plan.parameters["images_per_part"])
-        wanted = {name: origin_of(images, drawing(config)) for name, images in pieces.items()}
-        futures = [
-            import_group.submit(build, {name: pieces[name] for name in group}, group, config)
-            for group in groups(wanted)
-        ]
+        parts = cut_into_parts(listing, build.plan.parameters["images_per_part"])
+        # A part's origin is a hash of its images and of how they are drawn. Parts with the origin
+        # of an earlier version are taken over.
+        drawn_with = drawing(config)
+        wanted = {name: origin_of(images, drawn_with) for name, images in parts.items()}
+        futures = []
+        for group in groups(wanted):
+            images_of_group = {name: parts[name] for name in group}
+            futures.append(import_group.submit(build, images_of_group, group, config))
         return published(build, gathered(build, futures), clock, notes=listing.notes)
 
 
 @stage_task(name="import-parts", retries=NETWORK_RETRIES)
 def import_group(
-    build: Build, pieces: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: ImportImages
+    build: Build, images: dict[str, tuple[SourceImage, ...]], wanted: Wanted, config: AnyImport
 ) -> list[Part]:
-    """The parts of one task run."""
+    """The parts of one task run: name -> the images of that part."""
+
+    def samples(name: str) -> Iterator[EncodedSample]:
+        # One by one, so that no more than one image is in memory.
+        for image in images[name]:
+            yield from samples_of(image, config)
 
     def work(name: str) -> Part:
-        samples = (sample for image in pieces[name] for sample in samples_of(image, config))
         return build.write_part(
-            name, wanted[name], lambda scratch: write_shard(scratch, name, samples)
+            name, wanted[name], lambda scratch: write_shard(scratch, name, samples(name))
         )
 
     return group_of_parts(build, wanted, work)
 
 
-def list_images(config: ImportImages) -> Listing:
+def list_images(config: AnyImport) -> Listing:
     """What the source holds, before any pixel is read."""
-    if config.source == "shapes":
-        names = (shapes_id(config.split, index) for index in range(config.count))
-        return Listing(
-            tuple(SourceImage("shapes", name, None, reason="drawn, not read") for name in names),
-            "built-in",
-            {},
-        )
-    assert config.path is not None, "the config refuses a source without a path"
+    if isinstance(config, ImportShapes):
+        drawn = []
+        for index in range(config.count):
+            name = shapes_id(config.split, index)
+            drawn.append(SourceImage("shapes", name, None, reason="drawn, not read"))
+        return Listing(tuple(drawn), "built-in", {})
     if config.source == "folder":
         stated = {"licence": config.licence, "author": config.author}
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
-        return replace(
-            listing,
-            images=tuple(replace(image, dataset=config.dataset) for image in listing.images),
-        )
+        images = [replace(image, dataset=config.dataset) for image in listing.images]
+        return replace(listing, images=tuple(images))
     if config.source == "wikiart":
         return SOURCES["wikiart"](config.path, ours=config.root)
     return SOURCES[config.source](config.path, split=config.split, ours=config.root)
 
 
 @import_images.plan
-def import_plan(config: ImportImages, listing: Listing | None = None) -> Plan:
+def import_plan(config: AnyImport, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = config.parameters("path") | {
+    parameters = recorded(config) | {
         "images_per_part": images_per_part(config),
         "colours": COLOURS,
     }
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
-def images_per_part(config: ImportImages) -> int | str:
+def images_per_part(config: AnyImport) -> int | str:
     """The number asked for; auto: as the current version or an unfinished import was cut.
 
     Another cut would make every part anew, of the shards and of all that is made from them.
     """
     if config.images_per_part != "auto":
         return config.images_per_part
-    versions = artifacts(config.root, "shards", config.name)
-    earlier = [version.parameters for version in versions if is_current(config.root, version)]
-    begun = filter(has_finished_work, unfinished(config.root, "shards", config.name))
-    earlier += [plan.parameters for plan in map(read_plan, begun) if plan]
-    cuts = (parameters["images_per_part"] for parameters in earlier)
-    return next(cuts, "auto")
+    for version in artifacts(config.root, "shards", config.name):
+        if is_current(config.root, version):
+            return version.parameters["images_per_part"]
+    for directory in unfinished(config.root, "shards", config.name):
+        plan = read_plan(directory) if has_finished_work(directory) else None
+        if plan:
+            return plan.parameters["images_per_part"]
+    return "auto"
 
 
-def drawing(config: ImportImages) -> dict[str, object]:
+def drawing(config: AnyImport) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
-    return config.parameters("path", "split", "count", "images_per_part") | revision_of("shards")
+    # These choose which images are imported and how they are grouped, not how one is stored.
+    parameters = recorded(config)
+    for name in ("split", "count", "images_per_part"):
+        del parameters[name]
+    return parameters | revision_of("shards")
+
+
+def recorded(config: AnyImport) -> dict[str, object]:
+    """The parameters as plans hold them, without the path: it is another on each
+    machine.
+    """
+    return OF_OTHER_SOURCES | config.parameters("path")
 
 
 def notes_text(listing: Listing) -> str:
     """The reader's counts in brackets, or nothing."""
-    return (
-        f"({', '.join(f'{count:,} {note}' for note, count in listing.notes.items())})"
-        if listing.notes
-        else ""
-    )
+    counts = [f"{count:,} {note}" for note, count in listing.notes.items()]
+    return f"({', '.join(counts)})" if counts else ""
 
 
-def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSample]:
+def samples_of(image: SourceImage, config: AnyImport) -> Iterator[EncodedSample]:
     """The stored samples of one image: its crops, or one rejected row."""
-    if config.source == "shapes":
+    if isinstance(config, ImportShapes):
         yield shapes_sample(index_of(image.source_id), config)
         return
+    # Every image ends as a row: an image that cannot be used is one too, with the reason.
     try:
         windows, (height, width) = windows_of(image, config)
     except ImageRejected as rejection:
@@ -178,11 +206,12 @@ def samples_of(image: SourceImage, config: ImportImages) -> Iterator[EncodedSamp
 
 
 def windows_of(
-    image: SourceImage, config: ImportImages
+    image: SourceImage, config: DataSet
 ) -> tuple[list[tuple[np.ndarray, Box]], tuple[int, int]]:
     """What is cut out of an image, each with its box, and the image's height and width. Raises
     ImageRejected.
     """
+    # The draw follows the key alone: images that are added or gone change no other image's crops.
     rng = crop_rng(config.seed, key_of(image.dataset, image.source_id, 0))
     limits = DecodeLimits(
         max_bytes=config.max_bytes, max_pixels=config.max_pixels, min_side=config.min_side
@@ -194,7 +223,7 @@ def windows_of(
         return windows, (pixels.shape[0], pixels.shape[1])
 
 
-def read_image(image: SourceImage, config: ImportImages) -> bytes:
+def read_image(image: SourceImage, config: DataSet) -> bytes:
     """The file's bytes.
 
     Raises ImageRejected where there is no file to read, it is too large, or not the one that was
@@ -203,12 +232,14 @@ def read_image(image: SourceImage, config: ImportImages) -> bytes:
     if image.path is None:
         reason = "missing file" if image.is_absent else "unreadable file"
         raise ImageRejected(reason, image.reason or "")
+    # The size was listed, so that a huge file is never read.
     if image.stamp and image.stamp[0] > config.max_bytes:
         raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
     try:
         return read_as_listed(image)
     except NotAsListed as error:
-        if config.path is not None and not is_folder(config.path):
+        # A disk that went away must not turn all its images into rejected rows.
+        if not is_folder(config.path):
             cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error
@@ -243,17 +274,18 @@ def index_of(shapes_id: str) -> int:
     return int(shapes_id.rpartition("-")[2])
 
 
-def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
+def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
-    restrictions = {f"{factor}s": getattr(config, f"{factor}s") for factor in world.FACTORS}
-    drawn = world.sample(
-        config.split,
-        index,
-        config.size,
-        config.seed,
-        **{k: v for k, v in restrictions.items() if v},
-    )
+    restrictions, labels = {}, []
+    for factor in world.FACTORS:
+        allowed = getattr(config, f"{factor}s")
+        if allowed:  # an empty list allows every value
+            restrictions[f"{factor}s"] = allowed
+    drawn = world.sample(config.split, index, config.size, config.seed, **restrictions)
+    for factor in world.FACTORS:
+        labels.append(f"{factor}={getattr(drawn.factors, factor)}")
     data = encode(drawn.pixels, config.encoding, config.quality)
+    # Keys of seed 0 say nothing of it, as they did before there was a seed.
     drawn_with = "" if config.seed == 0 else f"-s{config.seed}"
     key = key_of("shapes", shapes_id(config.split, index) + drawn_with, 0)
     record = SampleRecord(
@@ -266,7 +298,7 @@ def shapes_sample(index: int, config: ImportImages) -> EncodedSample:
         crop=(0, 0, config.size, config.size),
         sha256=sha256_of(data),
         captions=(drawn.caption,),
-        labels=tuple(f"{factor}={getattr(drawn.factors, factor)}" for factor in world.FACTORS),
+        labels=tuple(labels),
         style=drawn.factors.style,
         author="the shapes world of this project",
         licence="CC0-1.0",

@@ -1,4 +1,4 @@
-"""An image that somebody asks with."""
+"""An image that is a query."""
 
 from pathlib import Path
 

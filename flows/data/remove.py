@@ -1,8 +1,6 @@
-"""A sample can be taken out again: a database without some keys, for good, and who has seen
-them.
-"""
+"""Taking samples out of a database for good, and telling which runs were trained on them."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from flows.data.build_database import index_embeddings, origin_of
 from flows.data.find_neighbors import find_neighbors
 from flows.data.rehearse import (
     checked_keys,
+    described_holders,
     filtered_plan,
     holder_line,
-    holders_told,
-    run_lines,
+    runs_section,
     tables_with,
 )
 from flows.run.progress import Clock
@@ -55,47 +53,50 @@ class Removal:
     runs: tuple[TrainedRun, ...]
     holders: tuple[Holder, ...]
 
-    def told(self) -> tuple[str, dict[str, Any]]:
+    def answer(self) -> tuple[str, dict[str, Any]]:
         """What `rdm remove` prints, and the same for a machine."""
         root, database = self.config.root, self.config.database
+        published = []
+        for artifact in self.published:
+            published.append({"artifact": artifact.reference, "rows": artifact.rows})
         value = {
             "database": database,
             "removal_list": str(removals_file(root, database)),
             "rows_removed": self.rows,
-            "published": [
-                {"artifact": artifact.reference, "rows": artifact.rows}
-                for artifact in self.published
-            ],
+            "published": published,
             "stale": list(self.stale),
             "runs": [asdict(run) for run in self.runs],
-            "holders": holders_told(self.config, self.holders),
+            "holders": described_holders(self.config, self.holders),
         }
         return "\n".join(_lines(self, value)), value
 
 
 @stage_flow("remove-keys")
 def remove_keys(config: RemoveKeys) -> Removal:
-    """Take images out of a database so that no later build brings them back, and tell who has seen
-    them.
+    """Take images out of a database so that no later build brings them back, and tell which runs
+    were trained on them.
 
     keys --check--> removal list --filter--> embeddings --> index --search--> neighbor tables
       └---------look at every version---------> runs trained on them, what still holds them
     """
     before = open_artifact(config.root, "embeddings", config.database)
-    asked = checked_keys(config, before)
-    add_removals(config.root, config.database, asked)
+    removed = checked_keys(config, before)
+    # The list comes first: whatever ends this run, no later build brings the keys back.
+    add_removals(config.root, config.database, removed)
+    # Then everything that is made from the rows, in the order in which it depends on them.
     embeddings = filter_embeddings(config)
     index = index_again(config, embeddings)
     tables, stale = search_again(config)
-    found = holders(config.root, asked)
-    runs = trained_on(config.root, found)
+    # Last, who still holds them: old versions, shards, and runs that were trained on them.
+    holding = holders(config.root, removed)
+    runs = trained_on(config.root, holding)
     return Removal(
         config,
         before.rows - embeddings.rows,
         (embeddings, *index, *tables),
         stale,
         tuple(runs),
-        tuple(found),
+        tuple(holding),
     )
 
 
@@ -111,18 +112,19 @@ def filter_embeddings(config: RemoveKeys) -> Artifact:
         if build.finished:
             return kept(build)
         shards = with_fingerprint(config.root, "shards", before.inputs["shards"])
-        wanted = {
-            part.name: filtered_origin(before, part, shards, removed) for part in before.parts
-        }
-        futures = [
-            filter_group.submit(build, only(before, group), group, removed)
-            for group in groups(wanted)
-        ]
+        wanted = {}
+        for part in before.parts:
+            wanted[part.name] = filtered_origin(before, part, shards, removed)
+        futures = []
+        for group in groups(wanted):
+            futures.append(filter_group.submit(build, only(before, group), group, removed))
         parts = gathered(build, futures)
-        made = {
-            name: before.measured[name] for name in ("weights", "device") if name in before.measured
-        }
-        return published(build, parts, clock, **made)
+        return published(build, parts, clock, **those_of(before.measured, "weights", "device"))
+
+
+def those_of(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The values of those names that are there."""
+    return {name: values[name] for name in names if name in values}
 
 
 def filtered_origin(
@@ -131,27 +133,23 @@ def filtered_origin(
     """Its origin without the keys: as embedding the shard again would have it, so that a rebuild
     takes the part over.
     """
-    here = keys_on_list(before, part, removed)
-    shard = (
-        next((shard for shard in shards.parts if shard.name == part.name), None) if shards else None
-    )
-    if not here:
+    # A part without such keys keeps its origin, and so its file.
+    gone = keys_on_list(before, part, removed)
+    if not gone:
         return part.made_from
-    if shards is None or shard is None:
-        return made_from(part.made_from, sorted(here))
-    how = {
-        name: before.parameters[name]
-        for name in ("encoder", "precision", "of", REVISION)
-        if name in before.parameters
-    }
-    return origin_of(how, shards, shard, removed)
+    if shards is not None:
+        how = those_of(before.parameters, "encoder", "precision", "of", REVISION)
+        for shard in shards.parts:
+            if shard.name == part.name:
+                return origin_of(how, shards, shard, removed)
+    # Without the shards the origin can only build on the one that the part had.
+    return made_from(part.made_from, sorted(gone))
 
 
 def keys_on_list(embeddings: Artifact, part: Part, removed: Set[str]) -> set[str]:
     """The keys of a part that are on the list."""
-    return set(
-        on_list(read_columns(only(embeddings, [part.name]), ["key"])["key"].to_pylist(), removed)
-    )
+    keys = read_columns(only(embeddings, [part.name]), ["key"])["key"].to_pylist()
+    return set(on_list(keys, removed))
 
 
 @stage_task(name="filter-parts")
@@ -167,6 +165,7 @@ def filter_part(build: Build, before: Artifact, origin: str, removed: Set[str]) 
     under a new hash.
     """
     check(before)
+    # `before` holds this part alone, in one file.
     (part,) = before.parts
     gone, (source,) = keys_on_list(before, part, removed), before.files(".parquet")
 
@@ -182,29 +181,24 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     index = current(config.root, "index", config.database)
     if index is None:
         return []
-    had = index.parameters
-    recipe = {
-        "recipe": had["recipe"],
-        "index_memory": had.get("memory"),
-        "recall_target": had.get("recall_target"),
-    }
-    measured = {
+    settings = {
+        "recipe": index.parameters["recipe"],
+        "index_memory": index.parameters.get("memory"),
+        "recall_target": index.parameters.get("recall_target"),
         "recall_queries": index.measured.get("recall_queries"),
         "recall_k": index.measured.get("k"),
     }
-    encoder = {
-        "encoder": embeddings.parameters["encoder"]["model"],
-        "weights": embeddings.measured["weights"],
-    }
-    stated = {key: value for key, value in (recipe | measured).items() if value}
-    common = {"root": config.root, "name": config.database, "shards": config.database}
-    return [
-        index_embeddings.ensured(
-            BuildDatabase(**common, **encoder, **stated),
-            embeddings,
-            index,
-        )
-    ]
+    # What the current index does not say keeps the default of the parameters.
+    stated = {name: value for name, value in settings.items() if value}
+    request = BuildDatabase(
+        root=config.root,
+        name=config.database,
+        shards=config.database,
+        encoder=embeddings.parameters["encoder"]["model"],
+        weights=embeddings.measured["weights"],
+        **stated,
+    )
+    return [index_embeddings.ensured(request, embeddings, index)]
 
 
 def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
@@ -215,14 +209,11 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     """
     made, stale = [], []
     for table, sides in tables_with(config):
+        # A side is None where its embeddings are not under this root.
         if all(sides.values()):
-            stated = {
-                name: table.parameters[name]
-                for name in ("k", "group", "score_cap")
-                if name in table.parameters
-            }
-            searched = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
-            made.append(find_neighbors.ensured(searched))
+            stated = those_of(table.parameters, "k", "group", "score_cap")
+            request = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
+            made.append(find_neighbors.ensured(request))
         else:
             stale.append(table.reference)
     return made, tuple(stale)
@@ -230,54 +221,40 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
 
 def current(root: Path, kind: str, name: str) -> Artifact | None:
     """The current version, whether its files are whole or not; None when there is none."""
-    return next(
-        (artifact for artifact in artifacts(root, kind, name) if is_current(root, artifact)), None
-    )
+    for artifact in artifacts(root, kind, name):
+        if is_current(root, artifact):
+            return artifact
+    return None
 
 
 def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     database = removal.config.database
     lines = [
-        (
-            f"{removal.rows:,} rows taken out of the database {database}; "
-            f"no build brings them back: {value['removal_list']}"
-        )
+        f"{removal.rows:,} rows taken out of the database {database}; "
+        f"no build brings them back: {value['removal_list']}"
     ]
     lines += ["", "published without them:"]
-    lines += [
-        f"  {artifact.reference:<44} {artifact.rows:>11,} rows" for artifact in removal.published
-    ]
-    lines += [
-        f"  {reference:<44} not made again: what it was made from is not under this root"
-        for reference in removal.stale
-    ]
-    lines += [
-        "",
-        "trained on versions that held them:"
-        if removal.runs
-        else "no run was trained on a version that held them",
-    ]
-    lines += [line for run in removal.runs for line in run_lines(run)]
-    lines += [
-        "",
-        "still there:" if removal.holders else "nothing under this root holds them any more",
-    ]
-    lines += [holder_line(holder) for holder in value["holders"]]
+    for artifact in removal.published:
+        lines.append(f"  {artifact.reference:<44} {artifact.rows:>11,} rows")
+    for reference in removal.stale:
+        why = "not made again: what it was made from is not under this root"
+        lines.append(f"  {reference:<44} {why}")
+    lines += runs_section(removal.runs, "held", "held")
     if not removal.holders:
-        return lines
-    return [
-        *lines,
-        "",
-        (
-            "Older versions go with: rdm gc --keep 1. "
-            "What is an input of something else stays until that is built again."
-        ),
-        (
-            "Shards, and the latents made from them, keep an image "
-            "until it is taken out of the source and imported again."
-        ),
-        (
-            "A run draws from the version it was trained with unless it is told another: "
-            f"rdm sample --database {database}"
-        ),
-    ]
+        return [*lines, "", "nothing under this root holds them any more"]
+    lines += ["", "still there:"]
+    for holder in value["holders"]:
+        lines.append(holder_line(holder))
+    older = (
+        "Older versions go with: rdm gc --keep 1. "
+        "What is an input of something else stays until that is built again."
+    )
+    sources = (
+        "Shards, and the latents made from them, keep an image "
+        "until it is taken out of the source and imported again."
+    )
+    runs = (
+        "A run draws from the version it was trained with unless it is told another: "
+        f"rdm sample --database {database}"
+    )
+    return [*lines, "", older, sources, runs]

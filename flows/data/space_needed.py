@@ -1,11 +1,11 @@
-"""What images and what is made of them take on the disk, looked at before anything is made."""
+"""How much disk space images, and all that is made from them, need; checked before a rebuild."""
 
 import os
 import shutil
 from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
-from flows.config.images import Images
+from flows.config.images import AnyImages, Images, Shapes
 from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
 from storage.artifact import current_id
@@ -18,19 +18,20 @@ RECORD_BYTES = 400
 
 
 class PreflightFailed(StorageError):
-    """What is asked for cannot be done here; the message names each thing that is missing, and what
-    would do.
+    """The request cannot be done on this machine. The message names everything that is missing, and
+    the cure.
     """
 
 
 def check_rebuild(config: Rebuild) -> str:
-    """Look at what a rebuild needs; says so in a line. Raises PreflightFailed, or what loading the
-    weights raises.
+    """A line that says how much disk space a rebuild needs. Raises PreflightFailed, or what loading
+    the weights raises.
     """
     check_images(config.images, f"rebuild {config.name}")
     here = {"root": config.root, "name": config.name, "shards": config.name}
     encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
     space = space_of(config.autoencoder)
+    # What is imported already takes no more room; most of a rebuild is then taken over.
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
     latent = space.bytes_per_place(config.stored) * side * side
@@ -48,25 +49,30 @@ def check_rebuild(config: Rebuild) -> str:
 
 def bytes_of_image(images: Images) -> int:
     """Of its stored crops and their records."""
+    # Three values a pixel: red, green and blue.
     share = PNG_BYTES_PER_VALUE if images.encoding == "png" else JPEG_BYTES_PER_VALUE
     return images.crops_per_image * int(3 * images.size**2 * share + RECORD_BYTES)
 
 
 def bytes_of_row(dimension: int, k: int) -> int:
     """Of its vector in the Parquet and the index, its list of neighbors, and its records."""
+    # Two copies of a float16 vector; a row number, a score and a key for each neighbor.
     return 2 * 2 * dimension + 48 * k + 2 * RECORD_BYTES
 
 
-def image_count(images: Images) -> int:
+def image_count(images: AnyImages) -> int:
     """How many there are, at most: files count, whatever they are."""
-    if images.path is None:
+    if isinstance(images, Shapes):
         return images.count
-    return sum(len(files) for _, _, files in os.walk(images.path))
+    count = 0
+    for _, _, files in os.walk(images.path):
+        count += len(files)
+    return count
 
 
-def check_images(images: Images, where: str) -> None:
+def check_images(images: AnyImages, where: str) -> None:
     """Raise PreflightFailed when the data set is not where it is said to be."""
-    if images.path is not None and not images.path.is_dir():
+    if not isinstance(images, Shapes) and not images.path.is_dir():
         what = f"images: there is no folder {images.path.absolute()}"
         raise PreflightFailed(
             where, what, "Put the data set there, or change images.path. Nothing has been started."
@@ -75,12 +81,14 @@ def check_images(images: Images, where: str) -> None:
 
 def free_bytes(root: Path) -> int:
     """On the disk that holds the root, or will."""
-    present = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    return shutil.disk_usage(present).free
+    directory = root.absolute()
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
 
 
 def disk_problem(root: Path, needed: int, free: int) -> str:
-    """In words."""
+    """The message for a disk that is too full."""
     return f"disk: {in_gb(needed)} at most, {in_gb(free)} are free at {root}; free some, or rdm gc"
 
 

@@ -1,4 +1,4 @@
-"""Old versions go by a schedule: `rdm gc` as a flow, for the deployment of that name."""
+"""Removing old versions on a schedule: `rdm gc` as a flow, for the deployment of that name."""
 
 from flows.config.parameters import Count, UnderRoot
 from flows.run.artifacts import show_table
@@ -24,20 +24,18 @@ def gc(config: CollectVersions) -> int:
     in use is never touched.
     """
     done = collect(config.root, config.keep)
-    for one in done.removed:
-        say("gc", one.reference, f"removed, {one.freed:,} bytes freed")
+    freed, table = 0, []
+    for removed in done.removed:
+        say("gc", removed.reference, f"removed, {removed.freed:,} bytes freed")
+        freed += removed.freed
+        table.append({"artifact": removed.reference, "what": removed.what, "freed": removed.freed})
     for reference, why in done.untouched.items():
         say("gc", reference, f"not touched: {why}")
-    freed = sum(one.freed for one in done.removed)
     say(
         "gc",
         str(config.root),
         f"{len(done.removed)} removed, {freed:,} bytes freed, {len(done.kept)} versions stay",
     )
-    if done.removed:
-        table = [
-            {"artifact": one.reference, "what": one.what, "freed": one.freed}
-            for one in done.removed
-        ]
+    if table:
         show_table("gc", table, f"{freed:,} bytes freed")
     return freed

@@ -1,9 +1,9 @@
-"""What `train-rdm` needs and does not find, it makes; what is there is used as it is, whatever it
-was made from.
+"""Making what `train-rdm` needs and does not find. What is there is used as it is, whatever it was
+made from.
 """
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
-from flows.config.images import Images, ImportImages
+from flows.config.images import AnyImages, ImportImages
 from flows.config.train import TrainRDM
 from flows.data.build_database import build_database, embed_images, index_embeddings
 from flows.data.encode_latents import encode_latents
@@ -37,6 +37,7 @@ def make_missing(config: TrainRDM) -> None:
     elif not has_index(config, database):
         index_embeddings(embedding(config, config.database, config.database), database)
     if found(config, "neighbors", config.neighbors) is None:
+        # A table with more neighbors serves trainings with fewer.
         k = max(config.upstream.k, config.context.k)
         queries = ensured_queries(config)
         find_neighbors(
@@ -56,6 +57,7 @@ def ensured_queries(config: TrainRDM) -> str:
     """
     latents = open_artifact(config.root, "latents", config.latents)
     database = open_artifact(config.root, "embeddings", config.database)
+    # The database serves as queries where both were made from the same shards.
     of_latents = shards_behind(config.root, "latents", latents.fingerprint)
     if of_latents & shards_behind(config.root, "embeddings", database.fingerprint):
         return config.database
@@ -77,7 +79,7 @@ def shards_of_database(config: TrainRDM) -> str:
     return config.database
 
 
-def ensure_shards(config: TrainRDM, images: Images | None, name: str) -> None:
+def ensure_shards(config: TrainRDM, images: AnyImages | None, name: str) -> None:
     """Import those images under that name unless it has been done. Raises ArtifactMissing when
     nothing describes them.
     """
@@ -100,6 +102,7 @@ def found(config: TrainRDM, kind: str, reference: str) -> Artifact | None:
     try:
         return open_artifact(config.root, kind, reference)
     except ArtifactMissing:
+        # A version that was named cannot be made again under its id.
         if "@" in reference:
             raise
         return None

@@ -10,7 +10,7 @@ from os import sched_getaffinity
 from typing import Any
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
-from flows.config.images import ImportImages
+from flows.config.images import AnyImport, ImportImages
 from flows.config.judge import BuiltInWorld, Demo, EvaluateRDM, WriteReport
 from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.config.sample import SampleRDM
@@ -78,7 +78,7 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
             raise
 
 
-def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> ImportImages:
+def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> AnyImport:
     """One set of images, smaller when the demo is asked to be."""
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
     return ImportImages(

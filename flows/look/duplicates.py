@@ -21,7 +21,7 @@ from storage.embeddings import read_vectors
 from storage.saved import COPIES, save_rows
 
 SHOWN = 10
-"""Pairs that are told, and lines of the contact sheet."""
+"""Pairs that the answer lists, and lines of the contact sheet, at most."""
 MOST_SURPLUS = 0.2
 """Share of a database above which its rows are hardly all copies: the cap is too low, or the
 encoder knows too little of such images.
@@ -36,46 +36,46 @@ def duplicates(config: FindDuplicates) -> Answer:
     training has seen.
     """
     embeddings = open_artifact(config.root, "embeddings", config.database)
-    other = open_artifact(config.root, "embeddings", config.other) if config.other else embeddings
+    other = embeddings
+    if config.other:
+        other = open_artifact(config.root, "embeddings", config.other)
     same_encoder(other, embeddings)
-    for one in (embeddings, other):
-        vectors_of_images(one, "copies of a picture are found by the vectors of pictures")
+    for artifact in (embeddings, other):
+        vectors_of_images(artifact, "copies of a picture are found by the vectors of pictures")
     database = searchable(config.root, embeddings)
     cap, images, doubts = cap_of(config, database)
     size = f"{other.rows:,} x {embeddings.rows:,} rows"
     say("duplicates", config.database, f"{size}, cosine above {cap:.4f}")
-    (keys, sources), (own_keys, own_sources) = (
-        keys_of(artifact, ("source_key",)) for artifact in (other, embeddings)
-    )
+    keys, sources = keys_of(other, ("source_key",))
+    own_keys, own_sources = keys_of(embeddings, ("source_key",))
+    # Crops of one image are no copies; of two sets with a key in common they may well be.
     no_group = np.full_like(sources, None) if config.other else sources
+    # 1. For every row its nearest rows of another image, and of these the ones above the cap.
     k = min(config.k, embeddings.rows)
     rows, scores = search_neighbors(
         read_vectors(other)[0], no_group, database.retrieval.searcher.vectors, own_sources, k
     )
     above = (rows != NO_ROW) & (scores > cap)
-    queries, slots = np.nonzero(above)
-    pairs = np.stack([queries, rows[queries, slots]], axis=1)
+    # A row with k copies may have more; k was too small to see them.
     full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
-    if not config.other:
-        pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
-        queries, slots = queries[kept], slots[kept]
-    found = scores[queries, slots]
-    worst = np.argsort(-found, kind="stable")
-    listed = [
-        {"key": keys[q], "of": own_keys[r], "score": round(float(s), 5)}
-        for (q, r), s in zip(pairs[worst], found[worst], strict=True)
-    ]
+    # 2. The pairs, those with the highest cosine first.
+    pairs, cosines = falling_pairs(rows, scores, above, within_one=not config.other)
+    listed = []
+    for (query, row), cosine in zip(pairs, cosines, strict=True):
+        listed.append({"key": keys[query], "of": own_keys[row], "score": round(float(cosine), 5)})
     value: dict[str, Any] = {
         "database": embeddings.reference, "other": other.reference,
         "cap": cap, "calibrated_with": images, "pairs": listed,
         "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
         "rows_with_k_copies": full,
     }  # fmt: skip
+    # 3. The rows that could be removed, and whether to believe that they are copies.
     surplus = [] if config.other else surplus_keys(pairs, keys)
     if not config.other:
         value |= {"surplus": len(surplus)}
         doubts += doubts_of_share(len(surplus), embeddings.rows)
     value |= {"doubts": doubts}
+    # 4. The files that were asked for.
     if config.keys or config.out:
         refuse_in_doubt(config, doubts)
     if config.keys:
@@ -83,9 +83,25 @@ def duplicates(config: FindDuplicates) -> Answer:
     if config.out and config.out.suffix in TABLES:
         save_rows(config.out, listed, COPIES)
     elif config.out and listed:
-        lines = sheet_of(config, database, keys, pairs[worst][:SHOWN], found[worst][:SHOWN])
+        lines = sheet_of(config, database, keys, pairs[:SHOWN], cosines[:SHOWN])
         write_sheet(config.out, database, lines, "Copies")
     return "\n".join(_lines(config, value)), value
+
+
+def falling_pairs(
+    rows: np.ndarray, scores: np.ndarray, above: np.ndarray, within_one: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a query and a row [P, 2] with their falling cosines [P], of the rows [Q, K] and
+    scores [Q, K] that are `above` the cap; within one database a pair counts once.
+    """
+    queries, slots = np.nonzero(above)
+    pairs, cosines = np.stack([queries, rows[queries, slots]], axis=1), scores[queries, slots]
+    if within_one:
+        # Each pair is found from both of its rows.
+        pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+        cosines = cosines[kept]
+    falling = np.argsort(-cosines, kind="stable")
+    return pairs[falling], cosines[falling]
 
 
 def cap_of(config: FindDuplicates, database: OpenDatabase) -> tuple[float, int, list[str]]:
@@ -100,8 +116,9 @@ def cap_of(config: FindDuplicates, database: OpenDatabase) -> tuple[float, int, 
 def doubts_of_share(surplus: int, rows: int) -> list[str]:
     """Why to doubt that so many rows are copies."""
     share = surplus / max(1, rows)
-    told = f"{surplus:,} of {rows:,} rows ({100 * share:.0f} %) would be copies of another one"
-    return [told] if share > MOST_SURPLUS else []
+    if share <= MOST_SURPLUS:
+        return []
+    return [f"{surplus:,} of {rows:,} rows ({100 * share:.0f} %) would be copies of another one"]
 
 
 def refuse_in_doubt(config: FindDuplicates, doubts: Sequence[str]) -> None:
@@ -118,6 +135,7 @@ def surplus_keys(pairs: np.ndarray, keys: np.ndarray) -> list[str]:
     """All but the first row of every group of duplicates: what `rdm remove --keys` could take
     out.
     """
+    # A copy of a copy belongs to the same group, also where no pair joins it with the first.
     groups = groups_of(pairs, len(keys))
     first = np.unique(groups, return_index=True)[1]
     return keys[np.setdiff1d(np.arange(len(keys)), first)].tolist()
@@ -133,6 +151,7 @@ def sheet_of(
     """Pairs as a contact sheet's lines: a row and what of the database it equals; within one
     database both are shown.
     """
+    # Of another set the row is only named: its credit lies in a database that is not open.
     rows = np.unique(pairs[:, 1] if config.other else pairs).tolist()
     credits = dict(zip(rows, database.credits(rows), strict=True))
     lines = []
@@ -152,12 +171,12 @@ def _lines(config: FindDuplicates, value: dict[str, Any]) -> list[str]:
         f"{value['rows']:,} of {value['of_rows']:,} rows ({100 * share:.2f} %)"
     )
     if value["rows_with_k_copies"]:
-        told = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
-        lines.append(f"{told}: ask again with --set k={4 * config.k}")
-    lines += [f"doubtful: {doubt}" for doubt in value["doubts"]]
-    lines += [
-        f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}" for pair in value["pairs"][:SHOWN]
-    ]
+        more = f"{value['rows_with_k_copies']:,} rows have {config.k} copies, and perhaps more"
+        lines.append(f"{more}: ask again with --set k={4 * config.k}")
+    for doubt in value["doubts"]:
+        lines.append(f"doubtful: {doubt}")
+    for pair in value["pairs"][:SHOWN]:
+        lines.append(f"  {pair['score']:.4f}  {pair['key']}  {pair['of']}")
     if "surplus" in value:
         lines.append(f"{value['surplus']:,} rows are copies of an earlier one")
     if config.keys:

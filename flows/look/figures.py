@@ -32,36 +32,39 @@ def samples_section(root: Path, sampled: Sequence[Artifact]) -> list[Html]:
     """Every sampled set; the room for pictures is shared between them."""
     if not sampled:
         return [note("No samples were given to this report.")]
+    # Each sample takes a picture of its own and one for each neighbor.
     most = max(1, min(MOST_SAMPLES, MOST_PICTURES // (len(sampled) * (1 + MOST_NEIGHBORS))))
     return [note(PROSE), *[sampled_set(root, samples, most) for samples in sampled]]
 
 
 def sampled_set(root: Path, samples: Artifact, most: int) -> Html:
     """What was asked, one row of pictures a sample, and who stood behind them."""
-    records, asked = read_samples(samples), samples.parameters
+    records, request = read_samples(samples), samples.parameters
     database = with_fingerprint(root, "embeddings", samples.inputs.get("database", ""))
-    name = (
-        f"{database.name} ({database.rows:,} rows)"
-        if database
-        else samples.measured.get("database") or "none"
-    )
-    kind = next((field for field in ("texts", "images", "classes") if asked.get(field)), None)
-    context = asked.get("context") or (
-        "query+neighbors" if kind in ("texts", "images") else "neighbors"
-    )
-    what = kind or "nothing: pseudo-queries, rows of the database itself"
+    # What is not here any more is known by the name that the samples were made with.
+    name = samples.measured.get("database") or "none"
+    if database:
+        name = f"{database.name} ({database.rows:,} rows)"
+    what, context = "nothing: pseudo-queries, rows of the database itself", "neighbors"
+    for field in ("texts", "images", "classes"):
+        if request.get(field):
+            what = field
+            context = "neighbors" if field == "classes" else "query+neighbors"
+            break
+    context = request.get("context") or context
     facts = (
-        f"Asked with {what}. Database {name}; context {context}, k = {asked.get('k', ABSENT)}, "
-        f"guidance scale {asked.get('guidance_scale', ABSENT)}, "
-        f"{asked.get('steps', ABSENT)} steps; {len(records):,} samples"
+        f"Asked with {what}. Database {name}; context {context}, k = {request.get('k', ABSENT)}, "
+        f"guidance scale {request.get('guidance_scale', ABSENT)}, "
+        f"{request.get('steps', ABSENT)} steps; {len(records):,} samples"
     )
     facts += f", the first {most} of them shown." if len(records) > most else "."
     shown = records[:most]
-    neighbors = neighbor_pictures(
-        root, database, {key for record in shown for key in record["neighbor_keys"]}
-    )
+    keys: set[str] = set()
+    for record in shown:
+        keys.update(record["neighbor_keys"])
+    neighbors = neighbor_pictures(root, database, keys)
     rows = [sample_row(samples, record, neighbors) for record in shown]
-    behind = element("p", who(records), class_="soft")
+    behind = element("p", credit_summary(records), class_="soft")
     pictures = element("div", *rows, class_="sets")
     return element(
         "div", element("h3", samples.name), note(facts), pictures, behind, credits_of(shown)
@@ -72,19 +75,21 @@ def neighbor_pictures(
     root: Path, database: Artifact | None, keys: set[str]
 ) -> dict[str, tuple[bytes, str]]:
     """key -> (image, what it shows), for those whose shards are still under this root."""
-    shards = (
-        with_fingerprint(root, "shards", database.inputs["shards"]) if database and keys else None
-    )
-    if database is None or shards is None:
+    if database is None or not keys:
+        return {}
+    shards = with_fingerprint(root, "shards", database.inputs["shards"])
+    if shards is None:
         return {}
     columns = read_columns(database, ["key", "captions"])
-    places = [i for i, key in enumerate(columns["key"].to_pylist()) if key in keys]
-    captions = {
-        row["key"]: (row["captions"] or [row["key"]])[0] for row in columns.take(places).to_pylist()
-    }
-    return {
-        key: (data, captions.get(key, key)) for key, data in read_some_images(shards, keys).items()
-    }
+    # Only the rows that are wanted become Python objects: a database may have millions.
+    places = [place for place, key in enumerate(columns["key"].to_pylist()) if key in keys]
+    captions = {}
+    for row in columns.take(places).to_pylist():
+        captions[row["key"]] = row["captions"][0] if row["captions"] else row["key"]
+    pictures = {}
+    for key, data in read_some_images(shards, keys).items():
+        pictures[key] = (data, captions.get(key, key))
+    return pictures
 
 
 def sample_row(
@@ -102,11 +107,10 @@ def sample_row(
             )
             break
         data, caption = neighbors.get(key, (None, ""))
-        shown = (
-            thumbnail(data, f"neighbor {place}: {caption}")
-            if data
-            else element("span", "not at hand", class_="none")
-        )
+        if data:
+            shown = thumbnail(data, f"neighbor {place}: {caption}")
+        else:
+            shown = element("span", "not at hand", class_="none")
         cells.append(element("div", shown, number(score, 2)))
     caption = element("figcaption", element("bdi", record["query"]), f" · seed {record['seed']}")
     return element("figure", caption, element("div", *cells, class_="row"))
@@ -114,6 +118,7 @@ def sample_row(
 
 def thumbnail(data: bytes, alt: str) -> Html:
     """A picture small enough for the page; its records stay in the artifact."""
+    # A small image is kept as it is, pixel by pixel; a large one is made smaller, as JPEG.
     image = decode(data)
     if min(image.shape[:2]) < MAGNIFIED_BELOW:
         return picture(encode(image, "png"), "image/png", alt, small=True)
@@ -122,32 +127,36 @@ def thumbnail(data: bytes, alt: str) -> Html:
     )
 
 
-def who(records: Sequence[Mapping[str, Any]]) -> str:
+def credit_summary(records: Sequence[Mapping[str, Any]]) -> str:
     """Licences and authors of every neighbor behind these samples, counted."""
 
     def counted(field: str, most: int = 6) -> str:
-        counts = Counter(
-            value or "not stated" for record in records for value in record[field]
-        ).most_common()
+        counter: Counter[str] = Counter()
+        for record in records:
+            for value in record[field]:
+                counter[value or "not stated"] += 1
+        counts = counter.most_common()
         more = f" and {len(counts) - most} more" if len(counts) > most else ""
         return ", ".join(f"{value} ({count:,})" for value, count in counts[:most]) + more
 
-    total = sum(len(record["neighbor_keys"]) for record in records)
+    total = 0
+    for record in records:
+        total += len(record["neighbor_keys"])
     credit = f"{total:,} neighbors. Licences: {counted('licences')}. Authors: {counted('authors')}"
     return f"Who stood behind these samples: {credit if total else 'no database image'}."
 
 
 def credits_of(records: Sequence[Mapping[str, Any]]) -> Html:
     """Every neighbor behind the samples that are shown, folded away."""
-    fields = ("neighbor_keys", "authors", "licences", "source_urls")
-    rows = [
-        [record["query"], record["seed"], key, *(value or "not stated" for value in credit)]
-        for record in records
-        for key, *credit in zip(*(record[field] for field in fields), strict=True)
-    ]
+    rows = []
+    for record in records:
+        credits = zip(record["authors"], record["licences"], record["source_urls"], strict=True)
+        for key, credit in zip(record["neighbor_keys"], credits, strict=True):
+            stated = [value or "not stated" for value in credit]
+            rows.append([record["query"], record["seed"], key, *stated])
+    if not rows:
+        return Html("")
     head = ["Query", "Seed", "Neighbor", "Author", "Licence", "Source"]
-    return (
-        details("Each neighbor and its credit", table("Neighbors of the samples shown", head, rows))
-        if rows
-        else Html("")
+    return details(
+        "Each neighbor and its credit", table("Neighbors of the samples shown", head, rows)
     )

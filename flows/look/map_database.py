@@ -26,8 +26,8 @@ from storage.embeddings import read_columns
 Result = tuple[str, dict[str, Any]]
 COLUMNS = ("style", "labels", "licence", "author", "captions", "source_url", "norm")
 """What points can be coloured by, all that rows may share; of a list the first counts."""
-TOLD = ("captions", "labels", "style", "author", "licence", "source_url")
-"""What is told of the row under the pointer."""
+SHOWN = ("captions", "labels", "style", "author", "licence", "source_url")
+"""What the page shows of the row under the pointer."""
 SCRIPT = Path(__file__).with_name("map.js")
 STYLE = """
 #map{width:100%;height:min(80vh,56rem);border:1px solid var(--line);border-radius:.3rem;\
@@ -52,22 +52,15 @@ def map_database(config: MapDatabase) -> Result:
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     rows = chosen_rows(database.retrieval.rows, config.rows, config.seed)
+    # The layout of many rows can take minutes, so it is announced.
     say("map", config.database, f"{len(rows):,} of {database.retrieval.rows:,} rows")
     places = project(
         database.retrieval.vectors(rows), config.perplexity, config.seed, len(sched_getaffinity(0))
     )
-    columns = (
-        read_columns(database.embeddings, ["key", *dict.fromkeys(COLUMNS + TOLD)])
-        .take(rows)
-        .to_pydict()
-    )
-    page = map_page(
-        database,
-        places,
-        columns,
-        atlas_of(database, columns["key"], config.thumbnail),
-        config.thumbnail,
-    )
+    names = ["key", *dict.fromkeys(COLUMNS + SHOWN)]  # each column once
+    columns = read_columns(database.embeddings, names).take(rows).to_pydict()
+    atlas = atlas_of(database, columns["key"], config.thumbnail)
+    page = map_page(database, places, columns, atlas, config.thumbnail)
     write_bytes(config.out, as_bytes(page))
     value = {"out": str(config.out), "rows": len(rows), "database": database.embeddings.reference}
     return f"map of {len(rows):,} rows: {config.out}", value
@@ -75,6 +68,7 @@ def map_database(config: MapDatabase) -> Result:
 
 def chosen_rows(count: int, most: int, seed: int) -> np.ndarray:
     """All rows, or a seeded draw of them, in their order."""
+    # Sorted, so that the parts of the database are read in order.
     return np.sort(np.random.default_rng(seed).choice(count, min(count, most), replace=False))
 
 
@@ -82,9 +76,11 @@ def atlas_of(database: OpenDatabase, keys: Sequence[str], side: int) -> bytes:
     """One picture with every row's thumbnail, line after line; grey where an image is no longer at
     hand.
     """
-    found = database.images(list(keys))
+    images = database.images(list(keys))
     grey = np.full((side, side, 3), 128, dtype=np.uint8)
-    cells = [fitted(decode(found[key]), side) if key in found else grey for key in keys]
+    cells = []
+    for key in keys:
+        cells.append(fitted(decode(images[key]), side) if key in images else grey)
     return encode(grid(cells, columns=across(len(keys)), pad=0), "jpg", 85)
 
 
@@ -98,18 +94,8 @@ def map_page(
 ) -> Html:
     """The page, with all its data inside."""
     embeddings = database.embeddings
-    data = {
-        "points": [[round(float(x), 4), round(float(y), 4)] for x, y in places],
-        "keys": columns["key"],
-        "cell": side,
-        "across": across(len(places)),
-        "told": {name: [_text(value) for value in columns[name]] for name in TOLD},
-        "columns": {
-            name: coloured(columns[name])
-            for name in COLUMNS
-            if any(_first(value) for value in columns[name])
-        },
-    }
+    data = page_data(places, columns, side)
+    # The page in three parts: the map, what stands beside it, and the data that map.js reads.
     facts = (
         f"{len(places):,} of {embeddings.rows:,} rows, encoder {encoder_text(embeddings)}. "
         "Near rows have near vectors; the sizes of clumps and the distances between them mean "
@@ -123,6 +109,7 @@ def map_page(
         controls,
         element("ul", id="legend"),
     )
+    # A `<` in a caption could end the script element that holds the data.
     held = Html(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
     return document(
         f"Map of {embeddings.name}",
@@ -141,26 +128,60 @@ def map_page(
     )
 
 
+def page_data(places: np.ndarray, columns: Mapping[str, list[Any]], side: int) -> dict[str, Any]:
+    """What map.js reads: N points of places [N, 2], and of every row what is shown of it and what
+    it can be coloured by.
+    """
+    points, shown, colours = [], {}, {}
+    for x, y in places:
+        points.append([round(float(x), 4), round(float(y), 4)])
+    for name in SHOWN:
+        shown[name] = [_text(value) for value in columns[name]]
+    for name in COLUMNS:
+        if any(map(_first, columns[name])):  # a column without any value colours nothing
+            colours[name] = coloured(columns[name])
+    return {
+        "points": points,
+        "keys": columns["key"],
+        "cell": side,
+        "across": across(len(places)),
+        "told": shown,
+        "columns": colours,
+    }
+
+
 def coloured(values: Sequence[Any]) -> dict[str, Any]:
     """A column for the page: numbers with their range, or places in a list of names, the most
     frequent first.
     """
+    # A column is of numbers only if every value in it is one, or absent.
+    numbers: list[float] = []
+    rounded: list[float | None] = []
     firsts = [_first(value) for value in values]
-    if all(isinstance(value, float | int | None) for value in firsts):
-        known = [value for value in firsts if value is not None]
-        return {
-            "values": [None if v is None else round(v, 4) for v in firsts],
-            "low": min(known),
-            "high": max(known),
-        }
-    names = [name for name, _ in Counter(value or "not stated" for value in firsts).most_common()]
-    places = {name: place for place, name in enumerate(names)}
-    return {"names": names, "values": [places[value or "not stated"] for value in firsts]}
+    for value in firsts:
+        if not isinstance(value, float | int | None):
+            return coloured_by_name([first or "not stated" for first in firsts])
+        rounded.append(None if value is None else round(value, 4))
+        if value is not None:
+            numbers.append(value)
+    return {"values": rounded, "low": min(numbers), "high": max(numbers)}
+
+
+def coloured_by_name(values: Sequence[str]) -> dict[str, Any]:
+    """Each value as its place in a list of all names."""
+    places = {}
+    for place, (name, _) in enumerate(Counter(values).most_common()):
+        places[name] = place
+    return {"names": list(places), "values": [places[value] for value in values]}
 
 
 def _first(value: Any) -> Any:
-    return (value[0] if value else None) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value
 
 
 def _text(value: Any) -> str:
-    return " · ".join(value) if isinstance(value, list) else value or ""
+    if isinstance(value, list):
+        return " · ".join(value)
+    return value or ""

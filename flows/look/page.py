@@ -11,16 +11,19 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain, product
 
 Point = tuple[float, float]
 SavedEstimate = Mapping[str, float]
 """mean, low and high: a number and its 95 % interval."""
 
 ABSENT = "–"
-_VOID = ("img", "meta")
+_VOID = ("img", "meta")  # elements that have no end tag
+# A sign, digits, a unit and an interval in brackets; or the dash; or nothing.
 _NUMBER = re.compile(r"[−+]?\d[\d,.]*( (%|s|min|h|B|kB|MB|GB|ms))?( \[.*\])?|–|")
 # Nothing may be fetched, whatever text slipped through: the browser enforces what the tests check.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# The area of a chart between its axes, and the whole drawing, in units of the SVG.
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46.0, 460.0, 10.0, 222.0, 480, 264
 _MOST_POINTS = 500
 
@@ -99,21 +102,19 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
     """<tag attributes>content</tag>. A None attribute is left out; `class_` is class, `aria_label`
     is aria-label.
     """
-    given = {
-        name.rstrip("_").replace("_", "-"): value
-        for name, value in attributes.items()
-        if value is not None
-    }
-    opening = "".join(
-        [tag, *(f' {name}="{html.escape(str(value))}"' for name, value in given.items())]
-    )
-    return Html(
-        f"<{opening}>" if tag in _VOID else f"<{opening}>{''.join(map(escape, content))}</{tag}>"
-    )
+    opening = tag
+    for name, value in attributes.items():
+        if value is not None:
+            word = name.rstrip("_").replace("_", "-")
+            opening += f' {word}="{html.escape(str(value))}"'
+    if tag in _VOID:
+        return Html(f"<{opening}>")
+    return Html(f"<{opening}>{''.join(map(escape, content))}</{tag}>")
 
 
 def document(title: str, *body: object, script: str = "") -> Html:
     """The whole page; a script runs at its end, and no other can."""
+    # The hash lets the browser run this script alone, whatever text slipped into the page.
     policy = _POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -146,9 +147,9 @@ def section(name: str, heading: str, *content: object) -> Html:
 
 def contents(sections: Mapping[str, str]) -> Html:
     """Links to sections: name -> heading."""
-    links = [
-        element("li", element("a", heading, href=f"#{name}")) for name, heading in sections.items()
-    ]
+    links = []
+    for name, heading in sections.items():
+        links.append(element("li", element("a", heading, href=f"#{name}")))
     return element("nav", element("ul", *links), aria_label="Contents")
 
 
@@ -158,7 +159,7 @@ def note(text: object) -> Html:
 
 
 def details(summary: str, *content: object) -> Html:
-    """What is folded away until somebody asks."""
+    """Content that is folded away until the reader opens it."""
     return element("details", element("summary", summary), *content)
 
 
@@ -169,22 +170,18 @@ def table(
     the last row sums up.
     """
 
-    def cell(tag: str, value: object, number: bool, **attributes: str) -> Html:
-        return element(tag, value, class_="n" if number else None, **attributes)
-
-    numbers = [
-        bool(rows) and all(_NUMBER.fullmatch(str(row[i])) for row in rows) for i in range(len(head))
-    ]
-    names = [
-        cell("th", name, number, scope="col") for name, number in zip(head, numbers, strict=True)
-    ]
+    classes, names = [], []
+    for place, name in enumerate(head):
+        class_ = _class_of_column(rows, place)
+        classes.append(class_)
+        names.append(element("th", name, class_=class_, scope="col"))
     lines = []
     for row in rows:
-        cells = [
-            cell("td", value, number) for value, number in zip(row[1:], numbers[1:], strict=True)
-        ]
+        cells = [element("th", row[0], scope="row")]
+        for value, class_ in zip(row[1:], classes[1:], strict=True):
+            cells.append(element("td", value, class_=class_))
         summed = "total" if total and row is rows[-1] else None
-        lines.append(element("tr", element("th", row[0], scope="row"), *cells, class_=summed))
+        lines.append(element("tr", *cells, class_=summed))
     parts = (
         element("caption", caption),
         element("thead", element("tr", *names)),
@@ -200,13 +197,21 @@ def table(
     )
 
 
+def _class_of_column(rows: Sequence[Sequence[object]], place: int) -> str | None:
+    """`n` for a column that holds numbers alone."""
+    for row in rows:
+        if not _NUMBER.fullmatch(str(row[place])):
+            return None
+    return "n" if rows else None
+
+
 def picture(data: bytes, media_type: str, alt: str, small: bool) -> Html:
     """An image as data; `small` ones are magnified without smoothing."""
     return element("img", src=data_url(data, media_type), alt=alt, class_="px" if small else None)
 
 
 def data_url(data: bytes, media_type: str) -> str:
-    """Bytes as the address of themselves."""
+    """Bytes as a URL that holds them."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
@@ -216,13 +221,13 @@ def interval_bar(
     """A dot with its interval between `low` and `high`, and a mark at the reference, for one cell
     of a table.
     """
-    if (
-        not estimate
-        or not all(math.isfinite(estimate[name]) for name in ("mean", "low", "high"))
-        or high <= low
-    ):
+    if not estimate or high <= low:
         return Html("")
+    for name in ("mean", "low", "high"):
+        if not math.isfinite(estimate[name]):
+            return Html("")
 
+    # The axis reaches from 5 to 155; what lies outside of it is drawn at its end.
     def place(value: float) -> str:
         return f"{5 + 150 * min(1.0, max(0.0, (value - low) / (high - low))):.1f}"
 
@@ -242,17 +247,14 @@ def line_chart(
     """Lines over a logarithmic y: each series faint as it was measured and strong as its running
     mean.
     """
-    lines = {
-        name: [(x, y) for x, y in line if math.isfinite(y) and y > 0]
-        for name, line in series.items()
-    }
-    every = [point for line in lines.values() for point in line]
-    if not every:
+    lines = {name: _with_logarithm(line) for name, line in series.items()}
+    points = list(chain.from_iterable(lines.values()))
+    if not points:
         return note(f"{title}: nothing was recorded.")
-    (x_low, x_high), (y_low, y_high) = (
-        (min(values), max(values)) for values in zip(*every, strict=True)
-    )
-    y_low, y_high = (y_low, y_high) if y_high > y_low else (y_low / 2, y_high * 2)
+    xs, ys = zip(*points, strict=True)
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    if y_high <= y_low:  # a flat line still needs a range to lie in
+        y_low, y_high = y_low / 2, y_high * 2
 
     def x_of(x: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * (x - x_low) / ((x_high - x_low) or 1)
@@ -261,10 +263,12 @@ def line_chart(
         return _BOTTOM - (_BOTTOM - _TOP) * math.log(y / y_low) / math.log(y_high / y_low)
 
     def polyline(line: Sequence[Point], class_: str) -> Html:
+        # Every so many points are drawn: more than these no eye can tell apart.
         thin = line[:: max(1, -(-len(line) // _MOST_POINTS))]
         points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in thin)
         return element("polyline", points=points, class_=class_)
 
+    # Axes first: rules across for y, ticks below for x.
     drawn = [element("title", title)]
     for y in log_ticks(y_low, y_high):
         at, below = f"{y_of(y):.1f}", f"{y_of(y) + 4:.1f}"
@@ -275,20 +279,21 @@ def line_chart(
         drawn.append(element("line", x1=at, x2=at, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
         drawn.append(element("text", f"{x:,.10g}", x=at, y=_BOTTOM + 18, text_anchor="middle"))
     drawn.append(element("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
-    drawn.append(
-        element("text", x_label, x=(_LEFT + _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle")
-    )
-    drawn += [polyline(line, f"s{i % 4} raw") for i, line in enumerate(lines.values())]
-    drawn += [
-        polyline(running_mean(line), f"s{i % 4} mean") for i, line in enumerate(lines.values())
-    ]
+    middle = (_LEFT + _RIGHT) / 2
+    drawn.append(element("text", x_label, x=middle, y=_HEIGHT - 6, text_anchor="middle"))
+    # Then the series.
+    measured, means = [], []
+    for i, line in enumerate(lines.values()):
+        measured.append(polyline(line, f"s{i % 4} raw"))
+        means.append(polyline(running_mean(line), f"s{i % 4} mean"))
+    drawn += measured + means  # in this order, so that no faint line covers a mean
+    # Last the legend, from the upper right corner down.
     for i, name in enumerate(lines):
         y = _TOP + 10 + 18 * i
         drawn.append(element("line", x1=_RIGHT - 28, x2=_RIGHT, y1=y, y2=y, class_=f"s{i % 4} key"))
         drawn.append(element("text", name, x=_RIGHT - 34, y=y + 4, text_anchor="end"))
-    caption = element(
-        "figcaption", element("strong", title), " (logarithmic; strong: running mean)"
-    )
+    heading = element("strong", title)
+    caption = element("figcaption", heading, " (logarithmic; strong: running mean)")
     label = f"{title}: {y_label} over {x_label} for {', '.join(lines)}"
     return element(
         "figure",
@@ -297,40 +302,54 @@ def line_chart(
     )
 
 
+def _with_logarithm(line: Sequence[Point]) -> list[Point]:
+    """The points that a logarithmic axis can show."""
+    return [(x, y) for x, y in line if math.isfinite(y) and y > 0]
+
+
 def running_mean(line: Sequence[Point], share: float = 0.05) -> list[Point]:
     """The geometric mean over a window of about `share` of the points, centred: no lag, and fit for
     a logarithmic axis.
     """
+    # Near its ends a line has fewer points around a point; the window is cut there.
     half = max(1, round(len(line) * share / 2))
     logs = [math.log(y) for _, y in line]
-    windows = [logs[max(0, i - half) : i + half + 1] for i in range(len(line))]
-    return [
-        (x, math.exp(sum(window) / len(window)))
-        for (x, _), window in zip(line, windows, strict=True)
-    ]
+    means = []
+    for place, (x, _) in enumerate(line):
+        window = logs[max(0, place - half) : place + half + 1]
+        means.append((x, math.exp(sum(window) / len(window))))
+    return means
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most about `most` round numbers between low and high."""
     if not high > low:
         return [low]
+    # The step is the smallest of 1, 2, 5, 10, 20, ... that gives no more ticks than wanted. The
+    # small amounts below keep rounding errors from leaving out a step or the last tick.
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    return [
-        round(i * step, 12)
-        for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)
-    ]
+    step = power * 10
+    for factor in (1, 2, 5):
+        if power * factor >= rough * 0.999:
+            step = power * factor
+            break
+    first, last = math.ceil(low / step), math.floor(high / step + 1e-9)
+    return [round(place * step, 12) for place in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten between low and high, with 2 and 5 times them when those are few; round numbers
     in a narrow range.
     """
-    powers = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):
-        ticks = [round(f * p, 12) for p in powers for f in factors if low <= f * p <= high]
-        if len(ticks) >= 3:
+        ticks = []
+        for exponent, factor in product(exponents, factors):
+            tick = factor * 10.0**exponent
+            if low <= tick <= high:
+                ticks.append(round(tick, 12))
+        if len(ticks) >= 3:  # fewer would hardly be a scale
             return ticks
     return linear_ticks(low, high)
 
@@ -345,11 +364,9 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
 
 def estimate_text(estimate: SavedEstimate | None, digits: int = 4) -> str:
     """mean [low, high]."""
-    return (
-        f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}"
-        if estimate
-        else ABSENT
-    )
+    if not estimate:
+        return ABSENT
+    return f"{number(estimate['mean'], digits)}{_interval(estimate, 1, digits)}"
 
 
 def percent(value: float | SavedEstimate | None, digits: int = 1, signed: bool = False) -> str:
@@ -370,7 +387,7 @@ def bytes_text(count: int) -> str:
 
 def _interval(estimate: SavedEstimate, times: float, digits: int, signed: bool = False) -> str:
     """The range in brackets; none where there is no number."""
-    low, high = (estimate[name] for name in ("low", "high"))
+    low, high = estimate["low"], estimate["high"]
     if not math.isfinite(high - low):
         return ""
     return f" [{number(times * low, digits, signed)}, {number(times * high, digits, signed)}]"

@@ -1,5 +1,5 @@
-"""What does a database hold that is near to a text, an image, a row of its own or a vector? With
-scores and credits.
+"""The rows of a database that are nearest to a text, an image, a row of its own or a vector, with
+their scores and credits.
 """
 
 from collections import Counter
@@ -40,32 +40,35 @@ class Query:
     name: str
     vector: np.ndarray
     source: str | None = None
-    """The image it was cut from: its crops are no answer."""
+    """Of a query that is a row of the database: its image, whose crops are left out."""
     crops: int = 0
-    """How many rows of the database these are."""
+    """How many rows of the database are crops of that image."""
 
 
 def search(config: SearchDatabase) -> Result:
-    """Look everything up that was asked for; lines for a person, the same for a machine, and a
-    contact sheet if wanted.
+    """Search for every query of the request. Returns lines for a person and the same for a machine;
+    writes a table or a contact sheet if the request names a file.
 
-    Raises RequestError or a StorageError for what cannot be looked for.
+    Raises RequestError or a StorageError for a query that cannot be used.
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     queries = queries_of(config, database)
-    rows = found_rows(database, queries, config.k, config.exact)
-    found = [
-        {"query": query.name, "found": hits} for query, hits in zip(queries, rows, strict=True)
-    ]
+    answers, lines, hits_in_all = [], [], 0
+    for query, hits in zip(
+        queries, nearest_rows(database, queries, config.k, config.exact), strict=True
+    ):
+        answer = {"query": query.name, "found": hits}
+        answers.append(answer)
+        lines += _lines(answer)
+        hits_in_all += len(hits)
     value: dict[str, Any] = {"database": database.embeddings.reference}
-    value |= {"of": of_what(database.embeddings), "queries": found}
-    lines = [line for query in found for line in _lines(query)]
+    value |= {"of": of_what(database.embeddings), "queries": answers}
     if config.out and config.out.suffix in TABLES:
-        save_rows(config.out, answers_of(found), SEARCH_ROWS)
+        save_rows(config.out, table_rows(answers), SEARCH_ROWS)
         value["out"] = str(config.out)
         lines.append(f"table: {config.out}")
-    elif config.out and any(query["found"] for query in found):
-        write_sheet(config.out, database, found)
+    elif config.out and hits_in_all:
+        write_sheet(config.out, database, answers)
         value["out"] = str(config.out)
         lines.append(f"contact sheet: {config.out}")
     elif config.out:
@@ -78,30 +81,45 @@ def queries_of(config: SearchDatabase, database: OpenDatabase) -> list[Query]:
     only.
     """
     queries: list[Query] = []
+    # Texts and images need the encoder, which takes the longest to load.
     if config.texts or config.images:
         encoder = database.encoder
+        names, pictures = [], []
         texts = encoder.encode_prompts(config.texts, config.templates)
-        images, _ = encoder.encode_images([query_image(path) for path in config.images])
-        queries += [Query(text, vector) for text, vector in zip(config.texts, texts, strict=True)]
-        queries += [
-            Query(path_as_text(path), vector)
-            for path, vector in zip(config.images, images, strict=True)
-        ]
+        for path in config.images:
+            names.append(path_as_text(path))
+            pictures.append(query_image(path))
+        images, _ = encoder.encode_images(pictures)
+        queries += named_queries(config.texts, texts)
+        queries += named_queries(names, images)
+    # Keys and vectors are vectors already.
     if config.keys:
         queries += queries_by_key(config.keys, database)
     if config.vectors:
-        given = given_vectors(config.vectors)
-        vectors = unit_queries(
-            given, database.embeddings.parameters["encoder"]["dimension"], config.vectors
-        )
-        file = path_as_text(config.vectors)
-        names = [f"{file}[{i}]" for i in range(len(vectors))] if given.ndim > 1 else [file]
-        queries += [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
+        queries += queries_in_file(config.vectors, database)
     return queries
 
 
-def given_vectors(path: Path) -> np.ndarray:
-    """The array in a file. Raises RequestError when it is none."""
+def queries_in_file(path: Path, database: OpenDatabase) -> list[Query]:
+    """One query for a vector [D], or one for each of vectors [N, D]."""
+    array = read_array(path)
+    vectors = unit_queries(array, database.embeddings.parameters["encoder"]["dimension"], path)
+    file = path_as_text(path)
+    if array.ndim <= 1:
+        return named_queries([file], vectors)
+    return named_queries([f"{file}[{place}]" for place in range(len(vectors))], vectors)
+
+
+def named_queries(names: Sequence[str], vectors: np.ndarray) -> list[Query]:
+    """A query for each of N names and of vectors [N, D]."""
+    queries = []
+    for name, vector in zip(names, vectors, strict=True):
+        queries.append(Query(name, vector))
+    return queries
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array in a file. Raises RequestError when the file holds none."""
     try:
         return open_array(path)
     except FormatError as error:
@@ -112,96 +130,109 @@ def queries_by_key(keys: Sequence[str], database: OpenDatabase) -> list[Query]:
     """Rows of the database as queries. Raises RequestError for a key that it does not hold."""
     columns = read_columns(database.embeddings, ["key", "source_key"])
     rows = {key: row for row, key in enumerate(columns["key"].to_pylist())}
-    if absent := [key for key in keys if key not in rows]:
-        name = database.embeddings.name
-        cure = f"Keys: rdm query 'SELECT key FROM embeddings.\"{name}\" LIMIT 10'"
-        raise RequestError(f"embeddings/{name}", f"there is no key {absent[0]!r}", cure)
+    name = database.embeddings.name
+    for key in keys:
+        if key not in rows:
+            cure = f"Keys: rdm query 'SELECT key FROM embeddings.\"{name}\" LIMIT 10'"
+            raise RequestError(f"embeddings/{name}", f"there is no key {key!r}", cure)
     places = np.asarray([rows[key] for key in keys])
     sources = columns["source_key"].to_pylist()
-    crops, name = Counter(sources), database.embeddings.name
+    crops = Counter(sources)  # how many rows each image has
     vectors = unit_queries(
         database.retrieval.vectors(places),
         database.embeddings.parameters["encoder"]["dimension"],
         name,
     )
-    return [
-        Query(key, vector, sources[row], crops[sources[row]])
-        for key, row, vector in zip(keys, places, vectors, strict=True)
-    ]
+    queries = []
+    for key, row, vector in zip(keys, places, vectors, strict=True):
+        queries.append(Query(key, vector, sources[row], crops[sources[row]]))
+    return queries
 
 
-def found_rows(
+def nearest_rows(
     database: OpenDatabase, queries: Sequence[Query], k: int, exact: bool
 ) -> list[list[dict[str, Any]]]:
     """The k nearest rows of each query, nearest first: score, key, captions, licence, author and
     source url.
     """
     searcher, vectors = database.retrieval.searcher, np.stack([query.vector for query in queries])
-    wanted = min(k + max(query.crops for query in queries), len(searcher.vectors))
-    rows, scores = (
-        search_exact(vectors, searcher.vectors, wanted)
-        if exact
-        else searcher.search(vectors, wanted)
-    )
+    # A query that is a row of the database finds the crops of its own image, which are left out:
+    # so many more rows are searched for.
+    most_crops = max(query.crops for query in queries)
+    wanted = min(k + most_crops, len(searcher.vectors))
+    if exact:
+        rows, scores = search_exact(vectors, searcher.vectors, wanted)
+    else:
+        rows, scores = searcher.search(vectors, wanted)
+    # Credits are read at once for all queries: rows of one part often answer several of them.
     unique = np.unique(rows[rows != NO_ROW]).tolist()
     credits = dict(zip(unique, database.credits(unique), strict=True))
-    found = []
-    for query, near, at in zip(queries, rows.tolist(), scores.tolist(), strict=True):
-        present = [(row, score) for row, score in zip(near, at, strict=True) if row != NO_ROW]
-        others = [
-            (row, score)
-            for row, score in present
-            if query.source is None or credits[row]["source_key"] != query.source
-        ]
-        found.append([hit_of(row, score, credits[row]) for row, score in others[:k]])
-    return found
+    hits_of_queries = []
+    for query, its_rows, its_scores in zip(queries, rows.tolist(), scores.tolist(), strict=True):
+        hits: list[dict[str, Any]] = []
+        for row, score in zip(its_rows, its_scores, strict=True):
+            if row == NO_ROW:
+                continue
+            is_own_crop = query.source is not None and credits[row]["source_key"] == query.source
+            if not is_own_crop and len(hits) < k:
+                hits.append(hit_of(row, score, credits[row]))
+        hits_of_queries.append(hits)
+    return hits_of_queries
 
 
 def hit_of(row: int, score: float, credit: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a row that was found."""
+    """One row of an answer: its score, its number, and its credit."""
     return {"score": round(score, 5), "row": row, **{name: credit[name] for name in CREDIT}}
 
 
-def answers_of(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row an answer: the query, the answer's rank from 1, and what is told of it."""
+def table_rows(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a hit: the query, the rank of the hit from 1, and the hit."""
     rows = []
-    for query in found:
-        for rank, hit in enumerate(query["found"], start=1):
-            rows.append({"query": query["query"], "rank": rank, **hit})
+    for answer in answers:
+        for rank, hit in enumerate(answer["found"], start=1):
+            rows.append({"query": answer["query"], "rank": rank, **hit})
     return rows
 
 
 def write_sheet(
-    path: Path, database: OpenDatabase, found: Sequence[dict[str, Any]], title: str = "Found"
+    path: Path, database: OpenDatabase, answers: Sequence[dict[str, Any]], title: str = "Found"
 ) -> None:
     """A line of pictures a query, nearest first, with scores and credits: complete as .html, cut to
     a cell's width as .png.
     """
-    pictures = database.images([hit["key"] for query in found for hit in query["found"]])
-    page = (
-        as_bytes(sheet_html(database, found, pictures, title))
-        if path.suffix == ".html"
-        else sheet_png(found, pictures)
-    )
+    keys: list[str] = []
+    for answer in answers:
+        for hit in answer["found"]:
+            keys.append(hit["key"])
+    # All pictures are read at once, each part of the shards no more than once.
+    pictures = database.images(keys)
+    if path.suffix == ".html":
+        page = as_bytes(sheet_html(database, answers, pictures, title))
+    else:
+        page = sheet_png(answers, pictures)
     write_bytes(path, page)
 
 
-def sheet_png(found: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> bytes:
+def sheet_png(answers: Sequence[dict[str, Any]], pictures: dict[str, bytes]) -> bytes:
     """Pictures with score, licence and author; white where an image is no longer at hand."""
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
-    most = max(len(query["found"]) for query in found)
+    most = max(len(answer["found"]) for answer in answers)
     cells: list[np.ndarray] = []
-    for query in found:
-        for hit in query["found"]:
+    for answer in answers:
+        for hit in answer["found"]:
             picture = fitted(decode(pictures[hit["key"]])) if hit["key"] in pictures else white
             credit = (hit["licence"] or "licence not stated", hit["author"] or "author not stated")
             cells.append(labelled(picture, (f"{hit['score']:.3f}", *credit)))
-        cells += [white] * (most - len(query["found"]))
+        # White cells fill up a shorter line, so that the next query begins a new one.
+        cells += [white] * (most - len(answer["found"]))
     return encode(grid(cells, columns=most), "png")
 
 
 def sheet_html(
-    database: OpenDatabase, found: Sequence[dict[str, Any]], pictures: dict[str, bytes], title: str
+    database: OpenDatabase,
+    answers: Sequence[dict[str, Any]],
+    pictures: dict[str, bytes],
+    title: str,
 ) -> Html:
     """Pictures with their scores, and below each query the credit of every one."""
     embeddings = database.embeddings
@@ -210,10 +241,12 @@ def sheet_html(
         f"encoder {encoder_text(embeddings)}. "
         "Scores are cosines, to within 0.0005: rows are stored as float16."
     )
+    head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
     parts: list[Html] = []
-    for query in found:
-        cells = []
-        for hit in query["found"]:
+    for answer in answers:
+        # A row of pictures, and below it a table with a line a picture.
+        cells, credits = [], []
+        for hit in answer["found"]:
             data = pictures.get(hit["key"])
             alt = (hit["captions"] or [hit["key"]])[0]
             cells.append(
@@ -223,29 +256,20 @@ def sheet_html(
                     number(hit["score"], 3),
                 )
             )
-        head = ["Key", "Score", "Caption", "Licence", "Author", "Source"]
-        credits = [
-            [
-                hit["key"],
-                number(hit["score"], 3),
-                " · ".join(hit["captions"][:1]),
-                hit["licence"] or "not stated",
-                hit["author"] or "not stated",
-                hit["source_url"] or "not stated",
-            ]
-            for hit in query["found"]
-        ]
+            caption = " · ".join(hit["captions"][:1])
+            stated = [hit[name] or "not stated" for name in ("licence", "author", "source_url")]
+            credits.append([hit["key"], number(hit["score"], 3), caption, *stated])
         listed = table("Who made them", head, credits)
-        parts += [element("h2", query["query"]), element("div", *cells, class_="row"), listed]
+        parts += [element("h2", answer["query"]), element("div", *cells, class_="row"), listed]
     return document(f"{title} in {embeddings.name}", element("h1", title), note(facts), *parts)
 
 
-def _lines(query: dict[str, Any]) -> list[str]:
-    lines = [on_one_line(query["query"])]
-    for hit in query["found"]:
-        credit = " · ".join(
-            [hit["licence"] or "licence not stated", hit["author"] or "author not stated"]
-        )
-        told = f"{hit['key']:<32} {credit}  {(hit['captions'] or [''])[0][:60]}"
-        lines.append(f"  {hit['score']:.4f}  {on_one_line(told)}")
+def _lines(answer: dict[str, Any]) -> list[str]:
+    lines = [on_one_line(answer["query"])]
+    for hit in answer["found"]:
+        licence = hit["licence"] or "licence not stated"
+        author = hit["author"] or "author not stated"
+        caption = hit["captions"][0][:60] if hit["captions"] else ""
+        line = on_one_line(f"{hit['key']:<32} {licence} · {author}  {caption}")
+        lines.append(f"  {hit['score']:.4f}  {line}")
     return lines

@@ -13,7 +13,7 @@ from rdm_core.provenance import read_record
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, unreadable
 from storage.collect import Removed, builder_of, collect
-from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
+from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.mirror import path_or_url
 from storage.text import on_one_line
 from storage.unfinished import follow_records, unfinished
@@ -28,19 +28,21 @@ WORDS = {
     "leftover": "left by a removal that was killed",
     "states": "training states; the run is finished",
 }
-"""Kind of removed directory -> what a person is told of it."""
+"""Kind of a removed directory -> its name in the answer."""
 
 
 def table_of_artifacts(root: Path) -> Result:
     """Every artifact: kind, name, id (* = current), rows, bytes; then what cannot be read and what
     is not finished.
     """
-    rows = [_row(root, artifact) for artifact in artifacts(root)]
-    lines = [
-        f"{r['kind']:<12} {r['name']:<28} {r['id']}{'*' if r['current'] else ' '} "
-        f"{r['rows']:>9,} rows {r['bytes']:>14,} bytes"
-        for r in rows
-    ]
+    rows, lines = [], []
+    for artifact in artifacts(root):
+        row = _row(root, artifact)
+        rows.append(row)
+        lines.append(
+            f"{row['kind']:<12} {row['name']:<28} {row['id']}{'*' if row['current'] else ' '} "
+            f"{row['rows']:>9,} rows {row['bytes']:>14,} bytes"
+        )
     more, value = _not_whole(root)
     nothing = f"nothing has been built under {path_or_url(root)} yet; try: rdm demo"
     return "\n".join(lines + more) or nothing, {"artifacts": rows} | value
@@ -84,68 +86,80 @@ def checked_artifacts(root: Path, reference: str | None) -> Result:
     """Compare sizes and hashes with the manifests. Raises ArtifactDamaged for everything that
     differs, all in one message.
     """
-    found = [_opened(root, reference)] if reference else artifacts(root)
-    wrong: list[StorageError] = [] if reference else list(unreadable(root))
-    unread = len(wrong)
-    for artifact in found:
+    # Manifests that cannot be read are damage too, but belong to no named artifact.
+    if reference:
+        checked, errors = [_opened(root, reference)], []
+    else:
+        checked, errors = artifacts(root), list(unreadable(root))
+    # All damage goes into one message: one run of the command is enough to see it.
+    count = len(checked) + len(errors)
+    files = 0
+    for artifact in checked:
         try:
             check(artifact, hashes=True)
         except ArtifactDamaged as error:
-            wrong.append(error)
-    if wrong:
-        told = "".join(f"\n  {error.where}: {error.what}" for error in wrong)
+            errors.append(error)
+        files += sum(len(part.files) for part in artifact.parts)
+    if errors:
+        damage = "".join(f"\n  {error.where}: {error.what}" for error in errors)
         cure = (
             "\nRun the command that builds it again: what is whole is kept. "
             "Old versions go with rdm gc --keep 1."
         )
-        raise ArtifactDamaged(root, f"damaged: {len(wrong)} of {len(found) + unread}{told}", cure)
-    files = sum(len(part.files) for artifact in found for part in artifact.parts)
-    value = {"artifacts": len(found), "files": files}
-    return f"{len(found)} artifacts, {files} files: every size and hash is as written", value
+        raise ArtifactDamaged(root, f"damaged: {len(errors)} of {count}{damage}", cure)
+    value = {"artifacts": len(checked), "files": files}
+    return f"{len(checked)} artifacts, {files} files: every size and hash is as written", value
 
 
 def log_of(root: Path, reference: str) -> Result:
     """Which versions there are of kind/name, or of a name in every kind: when, from what, how many
     rows, what changed.
     """
+    # Without a slash the reference is a name, which every kind may have.
     kind, slash, name = reference.partition("/")
     kinds, name = ([kind], name) if slash else (list(layout.KINDS), kind)
-    versions = [version for kind in kinds for version in history(root, kind, name)]
+    versions: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for kind in kinds:
+        for version in history(root, kind, name):
+            versions.append(_version_value(version))
+            lines += _version_lines(version)
     more, value = _not_whole(root, kinds, name)
     if not versions and not more:
         names = sorted({artifact.name for artifact in artifacts(root)})
         present = f"Names: {', '.join(names)}." if names else "Nothing has been built there."
         raise ArtifactMissing(root, f"there is no version of {reference}", present)
-    lines = [line for version in versions for line in _version_lines(version)]
-    return "\n".join(lines + more), {
-        "versions": [_version_value(version) for version in versions]
-    } | value
+    return "\n".join(lines + more), {"versions": versions} | value
 
 
 def collected(root: Path, keep: int | None, unfinished_of: str, dry_run: bool) -> Result:
     """Drop what nothing needs; in a dry run only say what that is."""
     done = collect(root, keep, unfinished_of, dry_run)
-    lines = [
-        f"{one.reference:<44} {one.freed:>14,} bytes  {_what_went(one)}".rstrip()
-        for one in done.removed
-    ]
-    lines += [f"{reference:<44} not touched: {why}" for reference, why in done.untouched.items()]
-    total = sum(one.freed for one in done.removed)
+    lines, removed, total = [], [], 0
+    for gone in done.removed:
+        lines.append(f"{gone.reference:<44} {gone.freed:>14,} bytes  {_what_went(gone)}".rstrip())
+        removed.append(
+            {
+                "artifact": gone.reference,
+                "what": gone.what,
+                "version": gone.version,
+                "freed": gone.freed,
+            }
+        )
+        total += gone.freed
+    for reference, why in done.untouched.items():
+        lines.append(f"{reference:<44} not touched: {why}")
     would = "would be" if dry_run else "were"
     lines.append(
         f"{len(done.removed)} {would} removed, {total:,} bytes freed; "
         f"{len(done.kept)} versions stay"
     )
-    removed = [
-        {"artifact": r.reference, "what": r.what, "version": r.version, "freed": r.freed}
-        for r in done.removed
-    ]
     value = {"dry_run": dry_run, "removed": removed, "freed": total, "kept": dict(done.kept)}
     return "\n".join(lines), value | {"untouched": dict(done.untouched)}
 
 
-def _what_went(one: Removed) -> str:
-    return f"version {one.version}" if one.what == "version" else WORDS[one.what]
+def _what_went(gone: Removed) -> str:
+    return f"version {gone.version}" if gone.what == "version" else WORDS[gone.what]
 
 
 def _unfinished_of(root: Path, reference: str) -> Unfinished:
@@ -155,21 +169,25 @@ def _unfinished_of(root: Path, reference: str) -> Unfinished:
     if kind not in layout.KINDS or not name:
         return [], {"unfinished": []}
     builds = unfinished(root, kind, layout.checked_name(name))
-    return _told_unfinished([path for path in builds if identity in ("", path.name)])
+    return _describe_unfinished([path for path in builds if identity in ("", path.name)])
 
 
 def _not_whole(root: Path, kinds: Sequence[str] = ("*",), name: str = "*") -> Unfinished:
     """Lines and values for what cannot be read and what is not finished."""
-    broken = [error for kind in kinds for error in unreadable(root, kind, name)]
-    lines = [f"cannot be read: {error}" for error in broken]
-    wrong = [{"where": error.where, "what": error.what, "cure": error.cure} for error in broken]
-    begun_there = [path for kind in kinds for path in unfinished(root, kind, name)]
-    told, value = _told_unfinished(begun_there)
-    return lines + told, {"unreadable": wrong} | value
+    lines: list[str] = []
+    errors: list[dict[str, Any]] = []
+    builds: list[Path] = []
+    for kind in kinds:
+        for error in unreadable(root, kind, name):
+            lines.append(f"cannot be read: {error}")
+            errors.append({"where": error.where, "what": error.what, "cure": error.cure})
+        builds += unfinished(root, kind, name)
+    lines_of_builds, value = _describe_unfinished(builds)
+    return lines + lines_of_builds, {"unreadable": errors} | value
 
 
-def _told_unfinished(directories: Sequence[Path]) -> Unfinished:
-    """Each build's line, and the same for a machine: how far it is, and who is at it."""
+def _describe_unfinished(directories: Sequence[Path]) -> Unfinished:
+    """Each build's line, and the same for a machine: how far it is, and which process builds it."""
     lines, values = [], []
     for directory in directories:
         builder, run = builder_of(directory), begun(directory)
@@ -188,7 +206,7 @@ def _unfinished_line(directory: Path, builder: str | None, run: Begun | None) ->
 
 
 def _parts_so_far(directory: Path) -> str:
-    follow_records(directory)
+    follow_records(directory)  # of a root in a bucket, the records are fetched first
     return f"{len(layout.parts_on_record(directory)):,} parts so far"
 
 
@@ -205,10 +223,10 @@ def _version_value(version: Version) -> dict[str, Any]:
         "seconds": artifact.measured.get("seconds"),
         "current": version.current,
     }
-    value |= {"rows": artifact.rows, "bytes": artifact.bytes}
-    value["inputs"] = {
-        role: {"fingerprint": f, "artifact": named} for role, (f, named) in version.inputs.items()
-    }
+    inputs = {}
+    for role, (fingerprint, reference) in version.inputs.items():
+        inputs[role] = {"fingerprint": fingerprint, "artifact": reference}
+    value |= {"rows": artifact.rows, "bytes": artifact.bytes, "inputs": inputs}
     return value | {"change": asdict(change) if change else None}
 
 
@@ -219,19 +237,18 @@ def _version_lines(version: Version) -> list[str]:
     current = " (current)" if version.current else ""
     head = f"{artifact.kind}/{artifact.name} version {artifact.version}{current}"
     lines = [f"{head}  {artifact.id}  {artifact.created_at}{took}  {size}"]
-    lines += [
-        f"    from {role} {named or f'{f} (no artifact under this root)'}"
-        for role, (f, named) in version.inputs.items()
-    ]
+    for role, (fingerprint, reference) in version.inputs.items():
+        source = reference or f"{fingerprint} (no artifact under this root)"
+        lines.append(f"    from {role} {source}")
     return lines + (_change_lines(version.change) if version.change else [])
 
 
 def _change_lines(change: Change) -> list[str]:
-    lines = [
-        f"    {key}: {json.dumps(before)} -> {json.dumps(now)}"
-        for key, before, now in change.parameters
-    ]
-    lines += [f"    input {role}: {before} -> {now}" for role, before, now in change.inputs]
+    lines = []
+    for key, before, now in change.parameters:
+        lines.append(f"    {key}: {json.dumps(before)} -> {json.dumps(now)}")
+    for role, before, now in change.inputs:
+        lines.append(f"    input {role}: {before} -> {now}")
     parts = (
         f"{len(change.taken_over):,} taken over, {len(change.made):,} made, "
         f"{len(change.dropped):,} dropped"

@@ -23,6 +23,14 @@ class Element:
                 yield one
             yield from one.every(tag)
 
+    def texts(self, tag: str) -> list[str]:
+        """The text of each element of that kind inside."""
+        return [element.text for element in self.every(tag)]
+
+    def of_class(self, tag: str, class_: str) -> list["Element"]:
+        """Each element of that kind and class inside."""
+        return [one for one in self.every(tag) if one.attributes.get("class") == class_]
+
     def numbers(self, *names: str) -> tuple[float, ...]:
         """Some of its attributes."""
         return tuple(float(self.attributes[name]) for name in names)

@@ -37,7 +37,7 @@ def rdm(capsys, tmp_path, monkeypatch):
     [
         (
             ["import", "coco", "--name", "x"],
-            "path: the source 'coco' needs the directory it lies in",
+            "path: is needed. Give it with its flag, or --set path=",
         ),
         (
             ["import", "shapes", "--name", "x", "--set", "coun=3"],
@@ -80,7 +80,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         ),
         (
             ["import", "wikiart", "/tmp", "--name", "x", "--set", 'styles=["sketch"]'],
-            "styles: is for the source 'shapes'",
+            "styles: is for the source 'shapes' alone, this is 'wikiart', which knows source, size",
         ),
         (
             ["import", "coco", "/tmp", "--name", "x", "--set", "author=me"],
@@ -116,7 +116,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["import", "shapes", "--name", "x", "--set", "split=../x"], "split: "),
         (
             ["import", "coco", "/tmp", "--name", "x", "--set", "split=tran"],
-            "split: 'tran' is not one of all, train, val",
+            "split: Input should be 'all', 'train' or 'val' (given: 'tran')",
         ),
         (["train", "--name", "x", "--set", "training.steps=0"], "training.steps: "),
         (
@@ -129,7 +129,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         ),
         (["sample", "--run", "r", "--class", "b", "--set", "context=query+neighbors"], "context: "),
         (["sample", "--run", "r", "--set", "seed=-1"], "seed: "),
-        (["import", "floppy", "--name", "x"], "source: Input should be 'shapes'"),
+        (["import", "floppy", "--name", "x"], "source: Input should be one of 'shapes', 'coco', "),
         (["log"], "NAME"),
         (["gc", "--keep", "0"], "--keep 0: keep 1 or more"),
         (["gc", "--keep", "many"], "invalid int value"),

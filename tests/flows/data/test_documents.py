@@ -1,33 +1,23 @@
 """Databases of captions and of documents: what they hold, who may use them, who refuses them."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
-from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild, RemoveKeys
-from flows.config.images import Images, ImportImages
+from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
+from flows.config.images import ImportImages
 from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
-from flows.config.sample import SampleRDM
-from flows.config.train import TrainRDM, Upstream
 from flows.data import build_database as module
 from flows.data.build_database import build_database, embed_images, embedding_plan
-from flows.data.encode_latents import encode_latents
 from flows.data.encoders import encoder_of
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
-from flows.data.rebuild import rebuild
 from flows.data.remove import remove_keys
-from flows.data.space_needed import PreflightFailed
 from flows.look.compare import compare
 from flows.look.duplicates import duplicates
 from flows.look.map_database import map_database
 from flows.look.search import search
 from flows.look.show import one_artifact
-from flows.model.sample import sample_rdm
-from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode
 from storage.artifact import artifacts, open_artifact
 from storage.embeddings import VECTORS_OF, read_columns, read_vectors
@@ -71,12 +61,10 @@ def built(root, of, name=None, shards="squares"):
 def expected(root):
     """Unit vectors and norms of the images and of the captions, one by one, in shard order."""
     encoder, shards = encoder_of("rdm-shapes", "built-in"), open_artifact(root, "shards", "squares")
-    pictures = [decode(data) for part in shards.parts for _, data in read_images(shards, part.name)]
-    captions = [
-        row["captions"]
-        for part in shards.parts
-        for row in read_table(shards.file(f"{part.name}.parquet")).to_pylist()
-    ]
+    pictures, captions = [], []
+    for part in shards.parts:
+        pictures += [decode(data) for _, data in read_images(shards, part.name)]
+        captions += read_table(shards.file(f"{part.name}.parquet"))["captions"].to_pylist()
     assert [len(texts) for texts in captions] == [1 + number % 2 for number in range(11)]
     images, image_norms = encoder.encode_images(pictures)
     texts = [encoder.encode_texts(one) for one in captions]
@@ -102,7 +90,9 @@ def test_each_row_is_of_what_was_asked_for_in_shard_order(root, of):
     np.testing.assert_allclose(norms, wanted_norms, rtol=1e-3)
     shards = open_artifact(root, "shards", "squares")
     assert len(embeddings.parts) == len(shards.parts) > 1
-    keys = [key for part in shards.parts for key, _ in read_images(shards, part.name)]
+    keys = []
+    for part in shards.parts:
+        keys += dict(read_images(shards, part.name))
     assert read_columns(embeddings, ["key"])["key"].to_pylist() == keys
 
 
@@ -290,113 +280,3 @@ def test_no_cap_is_calibrated_with_pictures_for_captions(root):
 def test_images_may_ask_a_database_of_documents(root):
     asked = {"queries": "image", "database": "document", "k": 3}
     assert find_neighbors(FindNeighbors(root=root, name="mixed", **asked)).rows == 11
-
-
-# Who was trained with them
-
-
-@pytest.fixture(scope="module")
-def trained(small_world, small_training):
-    """A run of each kind, on the small world."""
-    for of in ("text", "document"):
-        built(small_world.root, of, f"shapes-{of}", "shapes")
-    neighbors = {"queries": "shapes-text", "database": "shapes-text"}
-    find_neighbors(FindNeighbors(root=small_world.root, name="shapes-text", **neighbors, k=3))
-    settings = small_training(small_world.root, "on-text", steps=2)
-    settings |= {"neighbors": "shapes-text", "database": "shapes-text"}
-    return settings, train_rdm(TrainRDM(**settings))
-
-
-def asked(small_world, run, **request):
-    common = {"root": small_world.root, "name": "of", "run": run, "count": 1, "k": 3}
-    common["draw"] = {"steps": 2}
-    return sample_rdm(SampleRDM(**common | {"texts": ("a red circle",)} | request))
-
-
-def test_a_run_draws_from_databases_of_what_it_was_trained_with(small_world, trained):
-    _, run = trained
-    facts = json.loads(run.file("weights/model.json").read_text())
-    assert facts["vectors_of"] == "text"
-    assert asked(small_world, "on-text").rows == 1
-    for name, request in {
-        "shapes": {"run": "on-text", "database": "shapes"},
-        "shapes-document": {
-            "run": "on-text",
-            "style_database": "shapes-document",
-            "style_text": "a",
-        },
-        "shapes-text": {"run": "small", "database": "shapes-text"},
-    }.items():
-        with pytest.raises(
-            ArtifactMismatch, match=f"embeddings/{name}: its vectors are of .*--set"
-        ):
-            asked(small_world, **request)
-
-
-def test_means_of_images_are_not_taken_from_captions(small_world, trained):
-    settings, _ = trained
-    network = settings["model"]["denoiser"] | {"remove_means": True}
-    with pytest.raises(ArtifactMismatch, match="subtracts the mean .*denoiser.remove_means=false"):
-        train_rdm(TrainRDM(**settings | {"name": "means", "model": {"denoiser": network}}))
-
-
-def test_a_network_that_is_given_the_image_itself_is_not_given_its_caption(small_world, trained):
-    settings, _ = trained
-    network = settings["model"]["denoiser"] | {"query_token": True}
-    with pytest.raises(ArtifactMismatch, match="training images' own vectors.*query_token=false"):
-        train_rdm(TrainRDM(**settings | {"name": "token", "model": {"denoiser": network}}))
-
-
-@pytest.mark.parametrize("wants", ["remove_means", "query_token"])
-def test_what_would_be_refused_once_it_is_made_is_not_made(tmp_path, small_training, wants):
-    drawn = {"source": "shapes", "size": 32, "count": 12, "encoding": "png"}
-    upstream = {"images": drawn, "of": "text", "encoder": "rdm-shapes", "weights": "built-in"}
-    settings = small_training(tmp_path, "new") | dict.fromkeys(
-        ("latents", "neighbors", "database"), "new"
-    )
-    settings["model"]["denoiser"] |= {wants: True}
-    with pytest.raises(PreflightFailed, match="train new: upstream.of=text.*Leave it out"):
-        train_rdm(TrainRDM(**settings, upstream=upstream))
-    assert artifacts(tmp_path) == []
-
-
-def test_what_is_made_upstream_and_by_a_rebuild_is_of_what_was_asked_for(tmp_path, small_training):
-    drawn = {"source": "shapes", "size": 32, "count": 24, "encoding": "png"}
-    rebuild(
-        Rebuild(root=tmp_path, name="rebuilt", images=Images(**drawn), of="document", k=3,
-                encoder="rdm-shapes", weights="built-in")
-    )  # fmt: skip
-    assert open_artifact(tmp_path, "embeddings", "rebuilt").parameters["of"] == "document"
-    encode_latents(EncodeLatents(root=tmp_path, name="made", shards="rebuilt"))
-    upstream = {"database_images": drawn, "of": "text", "k": 3}
-    upstream |= {"encoder": "rdm-shapes", "weights": "built-in", "images": drawn}
-    settings = small_training(tmp_path, "made", steps=1)
-    settings |= dict.fromkeys(("latents", "neighbors", "database"), "made")
-    train_rdm(TrainRDM(**settings, upstream=upstream))
-    assert open_artifact(tmp_path, "embeddings", "made").parameters["of"] == "text"
-
-
-@pytest.mark.parametrize("cls", [BuildDatabase, Upstream, Rebuild])
-def test_a_precision_of_the_image_tower_is_refused_where_no_image_is_embedded(cls):
-    given = {
-        BuildDatabase: {"name": "a", "shards": "a"},
-        Upstream: {},
-        Rebuild: {"name": "a", "images": {"source": "shapes"}},
-    }[cls]
-    for precision in ("auto", "float32"):
-        cls(**given, of="text", precision=precision)
-    cls(**given, of="document", precision="bfloat16")
-    with pytest.raises(ValidationError, match="precision: is of the image tower, and of=text"):
-        cls(**given, of="text", precision="bfloat16")
-
-
-def test_captions_alone_are_in_float32_and_say_nothing_about_the_fastest(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
-    here = {"root": tmp_path, "name": "a", "shards": "a"}
-    assert module.precision_for(BuildDatabase(**here, of="text")) == "float32"
-    assert module.precision_for(BuildDatabase(**here, of="document")) == "bfloat16"
-    drawn = {"source": "shapes", "size": 32, "count": 4, "encoding": "png"}
-    import_images(ImportImages(root=tmp_path, name="a", **drawn))
-    asked = BuildDatabase(**here, encoder="rdm-shapes", weights="built-in", of="text")
-    assert embed_images(asked).parameters["precision"] == "float32"
-    assert module.precision_for(BuildDatabase(**here)) == "bfloat16"

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from flows.config.database import EncodeLatents, Rebuild
-from flows.config.images import Images, ImportImages
+from flows.config.images import ImportImages
 from flows.config.train import TrainRDM
 from flows.data.encode_latents import encode_latents, latents_plan, space_of
 from flows.data.import_images import import_images
@@ -115,7 +115,7 @@ def test_what_the_autoencoder_does_not_have_is_refused_and_leaves_nothing(
     assert not [one for one in artifacts(root) if one.name == "refused"]
     assert not unfinished(root, "latents", "refused")
     wrong = Rebuild(
-        root=root, name="refused", images=Images(**DRAWN), encoder="rdm-shapes",
+        root=root, name="refused", images=DRAWN, encoder="rdm-shapes",
         weights="built-in", autoencoder=folders[which], stored=stored,
     )  # fmt: skip
     with pytest.raises(RequestError, match=f"autoencoder {told}"):
@@ -151,7 +151,7 @@ def test_a_training_that_would_make_codes_for_itself_is_refused_before_that(tmp_
 
 def test_a_rebuild_stores_what_it_is_asked_for(tmp_path, folders):
     asked = Rebuild(
-        root=tmp_path, name="new", images=Images(**DRAWN), encoder="rdm-shapes", weights="built-in",
+        root=tmp_path, name="new", images=DRAWN, encoder="rdm-shapes", weights="built-in",
         autoencoder=folders["vq"], stored="codes", k=3,
     )  # fmt: skip
     rebuild(asked)

@@ -37,8 +37,11 @@ def config(folder, **changes):
 
 
 def samples(asked):
-    listing = list_images(asked)
-    return [sample for image in listing.images for sample in samples_of(image, asked)]
+    """The samples of every image that an import lists."""
+    made = []
+    for image in list_images(asked).images:
+        made += samples_of(image, asked)
+    return made
 
 
 RANDOM = {"crop": "random", "frame": 64, "crops_per_image": 3}
@@ -58,8 +61,11 @@ def test_random_crops_differ_from_image_to_image_and_within_one(folder):
 
 def test_random_crops_follow_seed_and_key_and_nothing_else(folder):
     def crops(**changes):
-        made = samples(config(folder, **RANDOM | changes))
-        return {one.record.key: one.record.crop for one in made if one.record.status == "ok"}
+        boxes = {}
+        for sample in samples(config(folder, **RANDOM | changes)):
+            if sample.record.status == "ok":
+                boxes[sample.record.key] = sample.record.crop
+        return boxes
 
     both = crops()
     assert both == crops() and both != crops(seed=1)
@@ -130,12 +136,7 @@ def test_drawn_images_are_named_by_split_number_and_seed():
     asked = {"name": "x", "source": "shapes", "size": 32, "encoding": "png", "split": "train"}
     keys = {}
     for seed in (0, 3):
-        asked_of = ImportImages(**asked, count=2, seed=seed)
-        made = [
-            sample
-            for image in list_images(asked_of).images
-            for sample in samples_of(image, asked_of)
-        ]
+        made = samples(ImportImages(**asked, count=2, seed=seed))
         keys[seed] = [sample.record.key for sample in made]
         assert made[0].image != made[1].image
         factors = dict(label.split("=") for label in made[0].record.labels)

@@ -32,7 +32,7 @@ def removal(tmp_path):
 
 
 def test_a_removal_that_nobody_else_saw_is_told_in_whole(removal, tmp_path):
-    text, value = removal().told()
+    text, value = removal().answer()
     listed = str(removals_file(tmp_path, "cats"))
     assert value == {
         "database": "cats",
@@ -61,7 +61,7 @@ def test_a_removal_that_nobody_else_saw_is_told_in_whole(removal, tmp_path):
 
 
 def test_runs_that_saw_them_and_tables_that_stay_as_they_are_are_told(removal):
-    text, value = removal(stale=("neighbors/far@5",), runs=(TRAINED, BEGUN)).told()
+    text, value = removal(stale=("neighbors/far@5",), runs=(TRAINED, BEGUN)).answer()
     assert value["stale"] == ["neighbors/far@5"]
     assert value["runs"] == [
         {
@@ -97,7 +97,7 @@ def test_what_still_holds_them_is_told_with_whether_the_next_collection_takes_it
     old = build_all(tmp_path, Plan("shards", "cats", {"size": 1}))
     new = build_all(tmp_path, Plan("shards", "cats", {"size": 2}))
     found = [Holder(one.reference, "images", ("a", "b"), one.fingerprint) for one in (old, new)]
-    text, value = removal(holders=(*found, Holder("gone", "cannot be read", (), None))).told()
+    text, value = removal(holders=(*found, Holder("gone", "cannot be read", (), None))).answer()
     assert value["holders"] == [
         {
             "reference": old.reference,

@@ -20,40 +20,41 @@ def chart(series=None, x_label="step", y_label="loss"):
 
 def lines(drawing, class_):
     """Ends of the lines of a class: x1, y1, x2, y2."""
-    found = [one for one in drawing.every("line") if one.attributes["class"] == class_]
+    found = drawing.of_class("line", class_)
     return {one.numbers("x1", "y1", "x2", "y2") for one in found}
 
 
 def texts(drawing):
     """What is written, where, and which end of it stands there."""
-    return sorted(
-        (one.text, *one.numbers("x", "y"), one.attributes["text-anchor"])
-        for one in drawing.every("text")
-    )
+    written = []
+    for text in drawing.every("text"):
+        written.append((text.text, *text.numbers("x", "y"), text.attributes["text-anchor"]))
+    return sorted(written)
 
 
 def curves(drawing):
     """class -> its points."""
-    found = [
-        (one.attributes["class"], one.attributes["points"]) for one in drawing.every("polyline")
-    ]
-    return {
-        class_: [tuple(map(float, point.split(","))) for point in points.split()]
-        for class_, points in found
-    }
+    points_of = {}
+    for curve in drawing.every("polyline"):
+        points = []
+        for point in curve.attributes["points"].split():
+            x, y = point.split(",")
+            points.append((float(x), float(y)))
+        points_of[curve.attributes["class"]] = points
+    return points_of
 
 
 def test_a_figure_is_a_caption_above_one_drawing_that_says_in_words_what_it_shows():
     figure, drawing = chart()
     assert figure.tag == "figure" and [one.tag for one in figure.inside] == ["figcaption", "svg"]
     assert figure.inside[0].text == "Held-out loss (logarithmic; strong: running mean)"
-    assert [one.text for one in figure.every("strong")] == ["Held-out loss"]
+    assert figure.texts("strong") == ["Held-out loss"]
     assert drawing.attributes == {
         "viewbox": "0 0 480 264",
         "role": "img",
         "aria-label": "Held-out loss: loss over step for with neighbors",
     }
-    assert [one.text for one in drawing.every("title")] == ["Held-out loss"]
+    assert drawing.texts("title") == ["Held-out loss"]
 
 
 def test_the_axes_have_a_rule_at_every_power_of_ten_and_a_tick_at_every_round_step():

@@ -58,11 +58,10 @@ def test_an_answer_is_the_database_the_file_and_for_each_query_its_rows_nearest_
         cosines = vectors @ vector
         nearest = np.argsort(-cosines)[:3].tolist()
         credit = ("key", "captions", "licence", "author", "source_url")
-        told = [{name: rows[keys[row]][name] for name in credit} | {"row": row} for row in nearest]
-        found = [dict(hit) for hit in query["found"]]
-        scores = [hit.pop("score") for hit in found]
-        assert found == told
-        np.testing.assert_allclose(scores, cosines[nearest], atol=2e-3)
+        for hit, row in zip(query["found"], nearest, strict=True):
+            expected = {name: rows[keys[row]][name] for name in credit} | {"row": row}
+            assert hit == expected | {"score": hit["score"]}
+            assert hit["score"] == pytest.approx(cosines[row], abs=2e-3)
 
 
 def test_the_lines_are_the_query_and_a_score_a_key_a_credit_and_a_caption_each(searched):
@@ -80,9 +79,9 @@ def test_the_lines_are_the_query_and_a_score_a_key_a_credit_and_a_caption_each(s
 def test_the_page_is_named_after_its_database_and_says_what_its_scores_are(searched, database):
     page = searched[2]
     model = database.embeddings.parameters["encoder"]["model"]
-    assert [one.text for one in page.every("title")] == ["Found in shapes"]
-    assert [one.text for one in page.every("h1")] == ["Found"]
-    (note,) = [one.text for one in page.every("p")]
+    assert page.texts("title") == ["Found in shapes"]
+    assert page.texts("h1") == ["Found"]
+    (note,) = page.texts("p")
     before, _, after = note.partition(", encoder ")
     assert before == "Database shapes (96 rows)" and model in after
     assert after.endswith(". Scores are cosines, to within 0.0005: rows are stored as float16.")
@@ -90,8 +89,8 @@ def test_the_page_is_named_after_its_database_and_says_what_its_scores_are(searc
 
 def test_each_query_is_a_heading_over_its_pictures_with_what_they_show_and_their_scores(searched):
     _, value, page = searched
-    assert [one.text for one in page.every("h2")] == ["a red circle", "a blue <star>"]
-    lines = [one for one in page.every("div") if one.attributes.get("class") == "row"]
+    assert page.texts("h2") == ["a red circle", "a blue <star>"]
+    lines = page.of_class("div", "row")
     for line, query in zip(lines, value["queries"], strict=True):
         shown = [(one_picture(cell).attributes["alt"], cell.text) for cell in line.inside]
         assert shown == [(hit["captions"][0], f"{hit['score']:.3f}") for hit in query["found"]]
@@ -103,11 +102,11 @@ def test_below_each_query_stands_who_made_what_it_found(searched):
     _, value, page = searched
     tables = list(page.every("table"))
     for table, query in zip(tables, value["queries"], strict=True):
-        assert [one.text for one in table.every("caption")] == ["Who made them"]
-        head, *lines = [[cell.text for cell in line.inside] for line in table.every("tr")]
-        assert head == ["Key", "Score", "Caption", "Licence", "Author", "Source"]
+        assert table.texts("caption") == ["Who made them"]
+        head, *lines = table.every("tr")
+        assert head.texts("th") == ["Key", "Score", "Caption", "Licence", "Author", "Source"]
         for line, hit in zip(lines, query["found"], strict=True):
-            assert line == [
+            assert [cell.text for cell in line.inside] == [
                 hit["key"],
                 f"{hit['score']:.3f}",
                 hit["captions"][0],
@@ -122,12 +121,12 @@ def test_what_is_not_known_or_not_at_hand_is_said_in_its_place(database, tmp_pat
     found = [{"query": "q", "found": [nobody | {"score": 0.25, "row": 0}]}]
     write_sheet(tmp_path / "page.html", database, found, "Copies")
     page = read((tmp_path / "page.html").read_text(encoding="utf-8"))
-    (line,) = [one for one in page.every("div") if one.attributes.get("class") == "row"]
+    (line,) = page.of_class("div", "row")
     assert [(one.tag, one.text) for one in line.inside[0].inside] == [("p", "not at hand")]
     assert line.text == "not at hand0.250" and not list(page.every("img"))
     (_, credit) = [[cell.text for cell in one.inside] for one in page.every("tr")]
     assert credit == ["gone-1", "0.250", "", "not stated", "not stated", "not stated"]
-    assert [one.text for one in page.every("title")] == ["Copies in shapes"]
+    assert page.texts("title") == ["Copies in shapes"]
 
 
 def test_a_row_without_a_caption_is_shown_by_its_key(database, rows, tmp_path):
@@ -195,8 +194,8 @@ def test_a_colour_is_what_the_row_has_in_that_column_the_most_frequent_first(map
 
 def test_the_map_names_its_database_says_how_to_read_it_and_has_a_place_for_all_it_tells(mapped):
     page = mapped[2]
-    assert [one.text for one in page.every("title")] == ["Map of shapes"]
-    assert [one.text for one in page.every("h1")] == ["shapes"]
+    assert page.texts("title") == ["Map of shapes"]
+    assert page.texts("h1") == ["shapes"]
     facts = next(page.every("p"))
     assert facts.attributes == {"class": "soft"}
     assert facts.text.startswith("40 of 96 rows, encoder ") and facts.text.endswith(
@@ -210,6 +209,6 @@ def test_the_map_names_its_database_says_how_to_read_it_and_has_a_place_for_all_
     assert [one.attributes for one in page.every("dl")] == [{"id": "told"}]
     assert [one.attributes for one in page.every("ul")] == [{"id": "legend"}]
     assert [one.attributes for one in page.every("select")] == [{"id": "colour"}]
-    assert [one.text for one in page.every("label")] == ["Colour by "]
+    assert page.texts("label") == ["Colour by "]
     atlas = one_picture(page)
     assert (atlas.attributes["alt"], atlas.attributes["id"]) == ("", "atlas")

@@ -13,7 +13,7 @@ import pytest
 from flows.config.look import SearchDatabase
 from flows.data import encoders
 from flows.data.database import searchable
-from flows.look.search import found_rows, queries_by_key, search
+from flows.look.search import nearest_rows, queries_by_key, search
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.search import Searcher, build_index
@@ -40,9 +40,10 @@ def test_a_text_finds_what_it_names_with_scores_falling_and_credits(small_world)
     assert "red circle" in found[0]["captions"][0]
     scores = [hit["score"] for hit in found]
     assert scores == sorted(scores, reverse=True) and len(found) == 5
-    numbers = [int(hit["key"].split("-")[2]) for hit in found]
-    assert [hit["licence"] for hit in found] == [LICENCES[number % 3] for number in numbers]
-    assert [hit["author"] for hit in found] == [f"shapes author {number}" for number in numbers]
+    for hit in found:
+        number = int(hit["key"].split("-")[2])
+        assert hit["licence"] == LICENCES[number % 3]
+        assert hit["author"] == f"shapes author {number}"
 
 
 def test_a_row_finds_others_but_itself(small_world):
@@ -180,8 +181,8 @@ def test_a_result_is_saved_as_a_table_a_row_an_answer(small_world, tmp_path, end
     assert f"table: {file}" in text and value["out"] == str(file)
     assert [(row["query"], row["rank"]) for row in rows] == [
         ("a red circle", 1), ("a red circle", 2), ("a star", 1), ("a star", 2)]  # fmt: skip
-    found = [hit for query in value["queries"] for hit in query["found"]]
-    for row, hit in zip(rows, found, strict=True):
+    first, second = value["queries"]
+    for row, hit in zip(rows, first["found"] + second["found"], strict=True):
         captions = json.loads(row["captions"]) if ending == "csv" else row["captions"]
         assert row | {"captions": captions} == {"query": row["query"], "rank": row["rank"], **hit}
 
@@ -220,8 +221,8 @@ def test_an_index_answers_as_comparing_everything_does(small_world, tmp_path):
     indexed = replace(database, retrieval=replace(database.retrieval, searcher=searcher))
     queries = queries_by_key(read_columns(embeddings, ["key"])["key"].to_pylist()[:3], indexed)
     assert searcher.index is not None
-    found, exact = (found_rows(indexed, queries, 5, exact) for exact in (False, True))
-    assert [[hit["key"] for hit in query] for query in found] == [
-        [hit["key"] for hit in query] for query in exact
-    ]
-    assert all(len(query) == 5 for query in found)
+    approximate = nearest_rows(indexed, queries, 5, exact=False)
+    exact = nearest_rows(indexed, queries, 5, exact=True)
+    for hits_of_index, hits_of_all in zip(approximate, exact, strict=True):
+        assert [hit["key"] for hit in hits_of_index] == [hit["key"] for hit in hits_of_all]
+        assert len(hits_of_index) == 5

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.config.images import Images
+from flows.config.images import Coco, Shapes
 from flows.config.train import TrainRDM
 from flows.data import space_needed
 from flows.data.space_needed import PreflightFailed
@@ -77,14 +77,14 @@ def test_a_full_disk_is_told_with_where_it_is_and_what_frees_it():
 def test_a_data_set_that_is_not_there_is_told_with_its_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PreflightFailed) as refused:
-        space_needed.check_images(Images(source="coco", path="coco"), "rebuild coco")
+        space_needed.check_images(Coco(path="coco"), "rebuild coco")
     assert str(refused.value) == (
         f"rebuild coco: images: there is no folder {tmp_path}/coco. "
         "Put the data set there, or change images.path. Nothing has been started."
     )
     (tmp_path / "coco").mkdir()
-    space_needed.check_images(Images(source="coco", path="coco"), "rebuild coco")
-    space_needed.check_images(Images(source="shapes"), "rebuild shapes")
+    space_needed.check_images(Coco(path="coco"), "rebuild coco")
+    space_needed.check_images(Shapes(), "rebuild shapes")
 
 
 # What does not fit

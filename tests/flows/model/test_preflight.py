@@ -14,7 +14,7 @@ from building import build_all
 
 from flows.cli import main
 from flows.config.database import Rebuild
-from flows.config.images import Images
+from flows.config.images import Shapes
 from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
 from flows.data.space_needed import (
@@ -270,7 +270,7 @@ def test_a_run_writes_three_checkpoints_its_weights_and_what_is_made_upstream(tm
 
 
 def test_drawn_images_and_images_without_loss_are_counted_as_they_are_stored():
-    drawn = Images(source="shapes", size=16, count=70, encoding="png")
+    drawn = Shapes(size=16, count=70, encoding="png")
     assert image_count(drawn) == 70 and bytes_of_image(drawn) == int(3 * 256 * 0.8 + 400)
 
 
