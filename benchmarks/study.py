@@ -21,7 +21,7 @@ from scipy import stats
 
 from flows.config.arguments import configured, root_argument
 from flows.config.judge import BuiltInWorld, EvaluateRDM
-from flows.config.parameters import GuidanceScale, SamplerSteps
+from flows.config.parameters import GuidanceScale
 from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
 from flows.judge.evaluate import (
@@ -74,7 +74,7 @@ class Study(BuiltInWorld):
     """Training seeds, one after the other."""
     images: int = Field(400, ge=11, le=10_000_000)
     """Images drawn for each figure."""
-    sampler_steps: SamplerSteps = 12
+    sampler_steps: int = Field(12, ge=1, le=1000)
     """Sampler steps of each image."""
     guidance_scale: GuidanceScale = 2.0
     """Of the images drawn for texts and for restricted databases."""

@@ -28,8 +28,6 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 """How many of something there are to be."""
 Neighbors = Annotated[int, Field(ge=1, le=10_000)]
 """How many nearest rows."""
-SamplerSteps = Annotated[int, Field(ge=1, le=1000)]
-"""As many as a diffusion has."""
 GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
 DrawSettings = dict[str, Any]
 """Settings for drawing: those of the family of a run, which is known when the run is."""

@@ -36,7 +36,7 @@ ROWS = {
 """The order of rows: evaluation.json is sorted by name. What is not listed comes last."""
 PROSE = {
     "loss": (
-        "The mean squared error of the network's prediction on images it has never seen; lower is "
+        "The loss that the model is trained with, on images it has never seen; lower is "
         "better. Shuffled: each image is given the neighbors of another one. Learned null: the "
         "same weights, given nothing. Changes are paired by image."
     ),
@@ -213,7 +213,7 @@ def finding_item(finding: Finding) -> Html:
 
 
 def loss_table(measured: Mapping[str, Any]) -> list[Html]:
-    """Denoising loss by what the network was given."""
+    """Held-out loss by what the network was given."""
     means, changes = (
         ordered(measured, "loss", "means"),
         found(measured, "loss", f"relative to {WITHOUT}") or {},
@@ -233,7 +233,7 @@ def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     ]
     head = ["Given to the network", "Loss", "Change", f"{number(low, 3)} to {number(high, 3)}"]
     lost = percent(found(measured, "loss", "share of the gain lost when shuffled"), 0)
-    caption = f"Held-out denoising loss; change relative to {WITHOUT} (dashed)"
+    caption = f"Held-out loss; change relative to {WITHOUT} (dashed)"
     return [
         note(PROSE["loss"]),
         table(caption, head, rows),

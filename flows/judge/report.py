@@ -48,7 +48,7 @@ from storage.runs import METRICS_FILE, read_metrics
 REPORT_FILE = "report.html"
 PROSE = {
     "lead": (
-        "A retrieval-augmented diffusion model draws an image from the CLIP vectors of its k "
+        "A retrieval-augmented model draws an image from the CLIP vectors of its k "
         "nearest neighbors in a database of images. This page shows what one such model draws, "
         "and measures whether it uses what it is given."
     ),

@@ -1,4 +1,4 @@
-"""What was released in 2022 -> what this project samples from: denoisers, autoencoders, embedding
+"""What was released in 2022 -> what this project samples from: models, autoencoders, embedding
 archives.
 
 checkpoint --read without running code--> tensors --rename--> a run's weights, or an autoencoder

@@ -157,16 +157,17 @@ def refuse_what_it_cannot_read(
         wanted = " or ".join(reads.stored)
         what = f"upstream.stored={upstream.stored}, and {family} is trained on {wanted}"
         raise PreflightFailed(where, what, cure)
-    if database is None and upstream.of != "image" and (reads.means or reads.query):
-        what = f"upstream.of={upstream.of}, and the model wants vectors of images"
-        what += " (model.denoiser.remove_means, model.denoiser.query_token)"
+    choices = config.model.image_vectors_only
+    if choices and database is None and upstream.of != "image":
+        settings = ", ".join(f"model.{choice.setting}" for choice in choices)
+        what = f"upstream.of={upstream.of}, and the model wants vectors of images ({settings})"
         raise PreflightFailed(where, what, cure)
-    if database is not None and reads.means:
-        why = "the model subtracts the mean of image vectors from them"
-        vectors_of_images(database, why, "train with model.denoiser.remove_means=false")
-    if queries is not None and reads.query:
-        why = "the model is given the training images' own vectors"
-        vectors_of_images(queries, why, "train with model.denoiser.query_token=false")
+    embeddings = {"database": database, "queries": queries}
+    for choice in choices:
+        made_already = embeddings[choice.of]
+        if made_already is not None:
+            instead = f"train with model.{choice.setting}=false"
+            vectors_of_images(made_already, choice.why, instead)
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:

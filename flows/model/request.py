@@ -64,8 +64,7 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
     """
     rng = np.random.default_rng(config.seed)
     names, retrieved = _looked_up(config, opened, rng)
-    # Steps between two queries share their noise, so that nothing but the context changes from one
-    # to the next.
+    # Steps between two queries share their seeds: only the context changes from one to the next.
     seeds = [config.seed + (i % config.count if config.between else i) for i in range(len(names))]
     styled = _style_of(config, opened, len(names))
     return Request(names, retrieved, seeds, styled, beside_of(config, opened.run, styled))

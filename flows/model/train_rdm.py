@@ -225,7 +225,7 @@ def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, 
 
 @train_rdm.plan
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
-    """What is learned: network, noise, training, and the fingerprints it is learned from; not where
+    """What is learned: model, context, training, and the fingerprints it is learned from; not where
     it runs.
     """
     inputs = inputs or training_inputs(config)

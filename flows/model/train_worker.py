@@ -98,7 +98,7 @@ def model_and_data(
 def draw_preview(
     run: Path, data: TrainingData, k: int, count: int, step: int, model: Model
 ) -> None:
-    """The same samples at every checkpoint, for the same neighbors and noise."""
+    """The same samples at every checkpoint, with the same neighbors and seeds."""
     context = data.neighbors(preview_rows(count, len(data)), k)
     how = draw_settings(model.family).preview()
     write_preview(run, step, model.draw(context, range(len(context.vectors)), how))
