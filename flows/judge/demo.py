@@ -69,11 +69,13 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
     one of them uses all.
     """
     with ThreadPoolExecutor(len(configs)) as pool:
+        # Each thread in a copy of this context: in it a stage knows the flow that it belongs to.
         futures = [pool.submit(copy_context().run, stage, config) for config in configs]
         try:
             for future in as_completed(futures):
                 future.result()
         except BaseException:
+            # One has failed, or we are interrupted: the pool would wait for the others to end.
             stop_all()
             raise
 
@@ -162,13 +164,11 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
 
 def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
     """The page over everything above."""
-    kinds = ("shards", "embeddings", "index")
-    artifacts = [f"{kind}/{name}" for name in DEMO_SOURCES for kind in kinds]
-    artifacts += [
-        f"{kind}/{name}"
-        for name in ("shapes-train", "shapes-heldout")
-        for kind in ("neighbors", "latents")
-    ]
+    artifacts: list[str] = []
+    for name in DEMO_SOURCES:
+        artifacts += (f"shards/{name}", f"embeddings/{name}", f"index/{name}")
+    for name in ("shapes-train", "shapes-heldout"):
+        artifacts += (f"neighbors/{name}", f"latents/{name}")
     return WriteReport(
         root=config.root,
         name="demo",

@@ -124,7 +124,8 @@ def subject(**more):
         return SimpleNamespace(model=model, facts=SimpleNamespace(k=3), name=name)
 
     runs = {name: run(name) for name in ("run", "twin", "rival")}
-    return SimpleNamespace(**runs, evaluation=None, database=SimpleNamespace(database=None), **more)
+    database = SimpleNamespace(retrieval=None)
+    return SimpleNamespace(**runs, evaluation=None, database=database, **more)
 
 
 ASKED = Study(images=11, seeds=1)

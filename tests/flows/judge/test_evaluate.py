@@ -253,7 +253,7 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 
     monkeypatch.setattr(module, "draws", lambda trial, retrieved: [retrieved, retrieved])
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
-    database = lambda root, name, run: SimpleNamespace(database=name)  # noqa: E731 - a stand-in
+    database = lambda root, name, run: SimpleNamespace(retrieval=name)  # noqa: E731 - a stand-in
     monkeypatch.setattr(module, "open_database", database)
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
     swaps = {"sketch": "sketches", "photograph": "photographs"}
@@ -340,7 +340,7 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
     monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     monkeypatch.setattr(module, "database_images", lambda database, rows: tuple(rows.tolist()))
-    database = SimpleNamespace(database=SimpleNamespace(rows=50))
+    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
     found = module.measure_quality.fn(trial(database=database, quality_images=11, k=2))
     assert list(found) == [
         "held-out neighbors",
@@ -376,7 +376,7 @@ def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     images = lambda database, rows: picked.append(tuple(rows.tolist()))  # noqa: E731 - a stand-in
     monkeypatch.setattr(module, "database_images", images)
-    database = SimpleNamespace(database=SimpleNamespace(rows=50))
+    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
     for _ in range(2):
         module.measure_quality.fn(trial(database=database))
     assert picked[:4] == picked[4:] and picked[1] != picked[3]
