@@ -17,11 +17,15 @@ def configured(options: argparse.Namespace, kind: type, **flags: Any) -> Any:
     """
     from pydantic import ValidationError
 
-    given = {key: value for key, value in flags.items() if value not in (None, [], ())}
+    values = {"root": options.root}
+    for name, value in flags.items():
+        if value not in (None, [], ()):  # a flag that was left out leaves the default
+            values[name] = value
     try:
-        return kind(**assigned({"root": options.root} | given, options.set, kind))
+        return kind(**assigned(values, options.set, kind))
     except ValidationError as error:
-        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
+        complaints = [_complaint(problem, kind) for problem in error.errors()]
+        raise UsageError("\n".join(complaints)) from error
 
 
 def assigned(
@@ -45,7 +49,7 @@ def assigned(
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
-        place[last] = _value(text, _wanted(kind, [*path, last]))
+        place[last] = _value(text, _annotation(kind, [*path, last]))
     return values
 
 
@@ -70,18 +74,17 @@ _NAMES_PARAMETERS = re.compile(r"[a-z_]+(, [a-z_]+)*( and [a-z_]+)?: ")
 """How a complaint begins that a class makes of several of its parameters."""
 
 
-def _value(text: str, wanted: Any) -> Any:
+def _value(text: str, annotation: Any) -> Any:
+    """The value of KEY=text for a parameter with this annotation."""
     try:
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except ValueError:
         return text
-    kinds = set(get_args(wanted)) or {wanted}
-    is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, type(None)}
-    return (
-        text
-        if is_text and not isinstance(value, str) and not (value is None and type(None) in kinds)
-        else value
-    )
+    kinds = set(get_args(annotation)) or {annotation}
+    is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, NoneType}
+    if not is_text or isinstance(value, str) or (value is None and NoneType in kinds):
+        return value
+    return text  # a name such as 1984 or true stays a text
 
 
 def _finite(text: str) -> float:
@@ -96,20 +99,22 @@ def _no_number(text: str) -> Any:
     raise ValueError(text)
 
 
-def _wanted(kind: Any, path: Sequence[str]) -> Any:
+def _annotation(kind: Any, path: Sequence[str]) -> Any:
     """The annotation of the parameter that a path leads to; None where there is none."""
     for step in path:
-        inside = [
-            one
-            for one in (kind, *get_args(kind))
-            if hasattr(one, "__annotations__") and isinstance(one, type)
-        ]
-        hints = get_type_hints(inside[0]) if inside else {}
-        kind = hints.get(step)
+        # The class itself, or the first one in a union or behind Annotated.
+        for candidate in (kind, *get_args(kind)):
+            if isinstance(candidate, type) and hasattr(candidate, "__annotations__"):
+                kind = get_type_hints(candidate).get(step)
+                break
+        else:
+            return None
     return kind
 
 
 def _complaint(error: Any, kind: type) -> str:
+    """One problem that pydantic found, in our words."""
+    # Numbers are places in a list, and not names of parameters.
     path = [str(step) for step in error["loc"] if not isinstance(step, int)]
     where = ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -128,6 +133,7 @@ def _complaint(error: Any, kind: type) -> str:
 
 def _instead(kind: type, path: Sequence[str]) -> str:
     """The parameters of that name elsewhere, the nearest first; else those that there are."""
+    # Each once, as it may be reached in two ways; the fewest dots first.
     elsewhere = sorted(dict.fromkeys(_named(kind, path[-1])), key=lambda name: name.count("."))
     if elsewhere:
         return f"; {' and '.join(elsewhere)} {'are some' if elsewhere[1:] else 'is one'}."
@@ -137,11 +143,11 @@ def _instead(kind: type, path: Sequence[str]) -> str:
 
 def _named(kind: Any, name: str, place: str = "") -> Iterator[str]:
     """Where a parameter of some name stands among a kind's parameters and inside them."""
-    for one, annotation in get_type_hints(kind).items():
-        if place and one == name:
-            yield f"{place}{one}"
+    for parameter, annotation in get_type_hints(kind).items():
+        if place and parameter == name:
+            yield f"{place}{parameter}"
         for inside in _kinds_inside(annotation):
-            yield from _named(inside, name, f"{place}{one}.")
+            yield from _named(inside, name, f"{place}{parameter}.")
 
 
 def _kinds_inside(annotation: Any) -> list[Any]:
@@ -151,22 +157,23 @@ def _kinds_inside(annotation: Any) -> list[Any]:
 
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, Parameters | Config) else []
-    return [kind for part in get_args(annotation) for kind in _kinds_inside(part)]
+    kinds = []
+    for part in get_args(annotation):
+        kinds += _kinds_inside(part)
+    return kinds
 
 
 def _how_to_write(error: Any) -> str:
     """What would be right, where a value has the wrong form."""
-    given = error["input"]
-    if error["type"] == "string_type" and isinstance(given, bool | int | float | NoneType):
-        return f'. Write a text in quotes: "{json.dumps(given)}"'
-    if (
-        error["type"] in ("tuple_type", "dict_type")
-        and isinstance(given, str)
-        and given.lstrip()[:1] in ("[", "{")
-    ):
+    value, kind = error["input"], error["type"]
+    if kind == "string_type" and isinstance(value, bool | int | float | NoneType):
+        return f'. Write a text in quotes: "{json.dumps(value)}"'
+    # A text that begins like a list or names and values, and could not be read as one.
+    looks_like_json = isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    if kind in ("tuple_type", "dict_type") and looks_like_json:
         return ". It is no JSON: texts stand in double quotes, numbers are finite"
-    if error["type"] == "tuple_type" and isinstance(given, bool | int | float | str):
-        return f". Write a list: {json.dumps([given], ensure_ascii=False)}"
+    if kind == "tuple_type" and isinstance(value, bool | int | float | str):
+        return f". Write a list: {json.dumps([value], ensure_ascii=False)}"
     return ""
 
 

@@ -68,11 +68,9 @@ def convert_original(config: ConvertOriginal) -> Artifact | Path:
             )
     if config.layout in AUTOENCODERS:
         return convert_autoencoder_file(config)
-    return (
-        convert_archives(config)
-        if config.layout == ARCHIVES
-        else convert_weights(config, LAYOUTS[config.layout])
-    )
+    if config.layout == ARCHIVES:
+        return convert_archives(config)
+    return convert_weights(config, LAYOUTS[config.layout])
 
 
 def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
@@ -173,10 +171,10 @@ def convert_autoencoder_file(config: ConvertOriginal) -> Path:
 def convert_archives(config: ConvertOriginal) -> Artifact:
     """Embedding archives -> a database: a part a file."""
     clock = Clock()
-    encoder = encoder_of(config.encoder or "ViT-B-32", config.encoder_weights or "openai")
-    hashes = {
-        path.name: sha256_file(path) for path in sorted(config.files, key=lambda path: path.name)
-    }
+    weights = config.encoder_weights or "openai"
+    encoder = encoder_of(config.encoder or "ViT-B-32", weights)
+    files = sorted(config.files, key=lambda path: path.name)
+    hashes = {path.name: sha256_file(path) for path in files}
     plan = plan_of(
         "embeddings",
         config.name,
@@ -186,14 +184,13 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
     with building(config.root, plan) as build:
         embeddings = build.finished
         if embeddings is None:
-            files = sorted(config.files, key=lambda path: path.name)
-            parts = [
-                convert_archive(build, path, hashes[path.name], encoder.dimension) for path in files
-            ]
-            embeddings = published(build, parts, clock, weights=config.encoder_weights or "openai")
+            parts = []
+            for path in files:
+                parts.append(convert_archive(build, path, hashes[path.name], encoder.dimension))
+            embeddings = published(build, parts, clock, weights=weights)
     index = BuildDatabase(
         root=config.root, name=config.name, shards=config.name,
-        encoder=config.encoder or "ViT-B-32", weights=config.encoder_weights or "openai",
+        encoder=config.encoder or "ViT-B-32", weights=weights,
     )  # fmt: skip
     index_embeddings.ensured(index, embeddings)
     return embeddings
@@ -202,13 +199,11 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
 @stage_task(name="convert-archive")
 def convert_archive(build: Build, path: Path, sha256: str, dimension: int) -> Part:
     """One file's vectors, made unit, with the norms they had."""
-    name = path.stem
-    origin = made_from(
-        *(build.plan.parameters[name] for name in ("encoder", "of")),
-        sha256,
-        *revision_of("embeddings").values(),
-    )
-    if part := build.existing_part(name, origin):
+    name, parameters = path.stem, build.plan.parameters
+    revision = revision_of("embeddings").values()
+    origin = made_from(parameters["encoder"], parameters["of"], sha256, *revision)
+    part = build.existing_part(name, origin)
+    if part:
         return part
     keys, sources, vectors, norms = read_archive(path)
     if vectors.shape[1] != dimension:

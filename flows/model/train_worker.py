@@ -115,9 +115,8 @@ def hooks_of(
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         with told_by_cause(run):
             append_metrics(run, record)
-        tell(
-            json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}})
-        )
+        rounded = {name: float(f"{value:.4g}") for name, value in speed.items()}
+        tell(json.dumps({**record, **rounded}))
         if board is not None:
             for name, value in {**record, **speed}.items():
                 board.add_scalar(name, value, record["step"])
@@ -131,7 +130,7 @@ def hooks_of(
 
 
 def tell(line: str) -> None:
-    """Print a line; where nobody reads them any more, the training goes on without."""
+    """Print a line. Where nobody reads the lines any more, the training goes on without them."""
     try:
         print(line, flush=True)
     except (OSError, ValueError):
@@ -155,8 +154,10 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run_told() -> Path:
-    """The directory named by a line of standard input; what will be needed is imported before."""
+def run_from_parent() -> Path:
+    """The directory named by a line of standard input. Import first what a training needs, as the
+    line may come seconds later.
+    """
     with large_import():
         for family in FAMILIES:
             family_of(family).import_networks()
@@ -164,12 +165,14 @@ def run_told() -> Path:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
-    # several would stop at different steps: they end at once
+    # Without a freeze Python takes a million imported objects apart at the end, which takes a
+    # second.
+    atexit.register(gc.freeze)
+    # Several processes would stop at different steps: they end at once instead.
     if os.environ.get("WORLD_SIZE", "1") == "1":
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_told())
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_from_parent())
     except TrainingStopped as stopped:
         tell(str(stopped))
         sys.exit(STOPPED)
