@@ -177,7 +177,9 @@ def test_a_run_of_another_kind_is_refused_with_the_cure(
     facts = replace(facts_of(small_world.run), **OTHERS[what])
     told(small_world.root, name, asdict(facts))
     with pytest.raises(ArtifactMismatch) as refused:
-        in_one_process(train_rdm, TrainRDM(**settings | {"name": "never-begun", "start_from": name}))
+        in_one_process(
+            train_rdm, TrainRDM(**settings | {"name": "never-begun", "start_from": name})
+        )
     assert refused.value.where == f"start_from={name}"
     assert refused.value.what.startswith(f"that run is of another {what}: ")
     assert refused.value.cure == f"Start from a run of the same {what}, or leave start_from out."
