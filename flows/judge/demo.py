@@ -40,6 +40,7 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """
     prepare_world(config)
     run = training(config, "shapes")
+    # The twin is what the evaluation compares the run with.
     side_by_side(train_rdm.ensured, run, twin_of(run))
     samples = [sample_rdm.ensured(request) for request in requests(config)]
     evaluation = evaluate_rdm.ensured(evaluation_of(config))
@@ -82,6 +83,7 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
 
 def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> ImportImages:
     """One set of images, smaller when the demo is asked to be."""
+    # At least 64: a smaller database has too few neighbors to tell.
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
     return ImportImages(
         root=config.root,

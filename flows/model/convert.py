@@ -79,6 +79,7 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
     encoder = encoder_of(
         config.encoder or layout.encoder, config.encoder_weights or layout.encoder_weights
     )
+    # The file does not say which encoder made its contexts; a wrong one shows in the dimension.
     if encoder.dimension != layout.context_dimension:
         what = (
             f"{encoder.name} makes vectors of {encoder.dimension}, "
@@ -110,6 +111,7 @@ def write_converted(
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         folder = scratch / "weights"
         autoencoder: Any = convert_autoencoder(state, AUTOENCODERS[layout.autoencoder])
+        # Inside the weights folder, so that the run needs no other file.
         autoencoder.save_pretrained(folder / AUTOENCODER_FOLDER)
         space = load_latent_space(str(folder / AUTOENCODER_FOLDER))
         model = convert_model(state, layout, space, config.ema)
@@ -179,7 +181,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
         "embeddings",
         config.name,
         {"encoder": encoder.identity, "of": "image", "archives": hashes},
-        {"shards": "never published"},
+        {"shards": "never published"},  # the images behind these vectors
     )
     with building(config.root, plan) as build:
         embeddings = build.finished

@@ -72,6 +72,8 @@ def launch_training(
             late.set()
             stop_group(child)
 
+        # A timer of its own: a training that hangs prints no line that a deadline could be checked
+        # at.
         watchdog = threading.Timer(config.timeout_seconds or threading.TIMEOUT_MAX, end)
         watchdog.daemon = True
         watchdog.start()
@@ -120,6 +122,8 @@ def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
 
 
 def _popen(command: list[str], config: TrainRDM, tight: bool) -> subprocess.Popen:
+    # The user's own Accelerate settings are none of the training's, nor is a group that we were
+    # started in.
     environment = for_child() | {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # as it is read
     for name in list(environment):
         if name.startswith("ACCELERATE_") or name in GROUP_OF_OURS:
@@ -221,13 +225,14 @@ def stop_group(child: subprocess.Popen) -> None:
     left.
     """
     for sign, seconds in ((signal.SIGTERM, SECONDS_TO_STOP), (signal.SIGKILL, SECONDS_TO_STOP)):
+        # The group and not the child: the launcher may be gone while its workers still save.
         try:
             os.killpg(child.pid, sign)
         except ProcessLookupError:
             return
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            child.poll()
+            child.poll()  # else the child stays a zombie of the group
             if not members(child.pid):
                 return
             time.sleep(0.1)

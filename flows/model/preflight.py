@@ -286,7 +286,7 @@ def _executions(share: int) -> Iterator[tuple[int, bool]]:
     numbers of pieces that divide a process's share of the batch.
     """
     for checkpointing in (False, True):
-        pieces = 1
+        pieces = 1  # then 2, 4, 8, ...
         while pieces <= share:
             if share % pieces == 0:
                 yield pieces, checkpointing

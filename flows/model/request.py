@@ -186,6 +186,7 @@ def _pseudo_queries(
             "the run never searched this database: pseudo-queries are uniform, top_m is not used",
         )
         counts = np.ones(database.retrieval.rows, dtype=np.int64)
+    # Rows stand for the images that would be asked for, so their vectors are the queries.
     drawn = draw_pseudo_queries(
         counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted
     )

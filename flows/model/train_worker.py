@@ -73,6 +73,7 @@ def main(run: Path) -> None:
     with alone:
         resume = latest_checkpoint(run)
         if is_main_process():
+            # The steps since the checkpoint are computed again, and recorded once.
             rewind_metrics(run, resume[0] if resume else 0)
         train(model, data, training, hooks, resume, context, execution, reporting)
 
@@ -90,6 +91,7 @@ def model_and_data(
     if data.means is not None:
         model.set_means(data.means)
     if "start_from" in inputs:
+        # A checkpoint, where there is one, takes the place of these weights later.
         weights = open_artifact(root, "runs", inputs["start_from"]).file("weights")
         model.begin_with(load_model(weights, read_facts(weights), space))
     return model, data
@@ -110,6 +112,7 @@ def hooks_of(
     """Metrics to the run's file and to standard output, checkpoints and pictures to the run's
     directory.
     """
+    # One process writes: the others compute the same numbers.
     board = event_writer(run) if reporting.tensorboard and is_main_process() else None
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:

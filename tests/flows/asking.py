@@ -1,4 +1,4 @@
-"""Small requests for samples."""
+"""What tests ask of stages: small requests, and what of a request is not a default."""
 
 from flows.config.sample import SampleRDM
 from flows.model.sample import sample_rdm
@@ -14,3 +14,13 @@ def sample(small_world, name, **request):
         "k": 3,
     }
     return sample_rdm(SampleRDM(**common | request))
+
+
+def changed(config):
+    """The parameters of a stage that are not the defaults."""
+    values = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value != field.get_default():
+            values[name] = value
+    return values

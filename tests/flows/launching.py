@@ -49,6 +49,11 @@ def launched_once(config):
         module.run_training = original
 
 
+def steps_of(run):
+    """The steps whose metrics a run recorded."""
+    return [record["step"] for record in read_metrics(run.file(METRICS_FILE))]
+
+
 def losses_of(run):
     return [record["loss"] for record in read_metrics(run.file(METRICS_FILE))]
 

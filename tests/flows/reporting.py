@@ -38,6 +38,9 @@ def styles(photograph, oil_painting, sketch):
     }
 
 
+QUALITY = dict.fromkeys(
+    ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate"), around(0.5)
+)
 EVALUATION = {
     "loss": {
         "means": {
@@ -62,13 +65,7 @@ EVALUATION = {
         "sketch": {"styles": styles(0.03, 0.01, 0.96)} | both(0.7, 0.8),
     },
     "quality": {
-        name: {
-            measure: around(0.5)
-            for measure in (
-                "fd", "kid", "precision", "recall", "density", "coverage", "copy_rate"
-            )
-        }
-        for name in ("held-out neighbors", "learned null", "return the neighbour")
+        "held-out neighbors": QUALITY, "learned null": QUALITY, "return the neighbour": QUALITY,
     },
     "copies": {
         "samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01,
@@ -152,21 +149,26 @@ def publish_run(root, name, database, metrics=True):
     )
 
 
+def sample_record(number, database, neighbors):
+    """The row of one sample, with as many neighbors."""
+    record = {
+        "file": f"{number:05d}.png", "query": f"a red circle {HOSTILE}", "seed": number,
+        "guidance_scale": 2.0, "weights": "w",
+        "database": database.fingerprint if database else None,
+        "neighbor_keys": (KEYS * 5)[:neighbors],
+        "neighbor_scores": [], "licences": [], "authors": [], "source_urls": [],
+        "style_database": None, "given_images": [], "attributions": None,
+    }  # fmt: skip
+    for place in range(neighbors):
+        record["neighbor_scores"].append(0.9 - place / 100)
+        record["licences"].append(LICENCES[place % 3])
+        record["authors"].append(HOSTILE if place == 0 else f"author {place}")
+        record["source_urls"].append(f"https://example.org/{place}.jpg")
+    return record
+
+
 def publish_samples(root, name, database, side=16, count=2, neighbors=3):
-    records = [
-        {
-            "file": f"{i:05d}.png", "query": f"a red circle {HOSTILE}", "seed": i,
-            "guidance_scale": 2.0, "weights": "w",
-            "database": database.fingerprint if database else None,
-            "neighbor_keys": (KEYS * 5)[:neighbors],
-            "neighbor_scores": [0.9 - place / 100 for place in range(neighbors)],
-            "licences": [LICENCES[place % 3] for place in range(neighbors)],
-            "authors": [HOSTILE if place == 0 else f"author {place}" for place in range(neighbors)],
-            "source_urls": [f"https://example.org/{place}.jpg" for place in range(neighbors)],
-            "style_database": None, "given_images": [], "attributions": None,
-        }
-        for i in range(count)
-    ]  # fmt: skip
+    records = [sample_record(number, database, neighbors) for number in range(count)]
     asked = {"texts": ["a red circle"], "k": 4, "guidance_scale": 2.0, "steps": 30, "context": None}
     images = [picture(100 + i, side) for i in range(count)]
     return publish(

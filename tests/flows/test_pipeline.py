@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from asking import sample
 from building import build_all
+from launching import steps_of
 from PIL import Image
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
@@ -28,7 +29,6 @@ from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
 from storage.manifest import Plan
 from storage.neighbors import read_neighbors
-from storage.runs import METRICS_FILE, read_metrics
 from storage.shards import read_sidecar
 
 
@@ -82,7 +82,7 @@ def test_a_query_never_finds_its_own_image(small_world):
 def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
     run = small_world.run
     assert set(run.inputs) == {"latents", "neighbors", "database", "index"}
-    assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+    assert steps_of(run) == [1, 2, 3, 4, 5, 6]
     facts = facts_of(run)
     assert facts == RunFacts.of(json.loads(run.file("weights/model.json").read_text()))
     assert {role: one.fingerprint for role, one in facts.trained_on.items()} == run.inputs
@@ -180,7 +180,7 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(
     assert resumed.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes() == (
         small_world.run.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes()
     )
-    assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [
+    assert steps_of(resumed) == [
         1,
         2,
         3,

@@ -13,6 +13,7 @@ from launching import (
     launched_once,
     losses_of,
     run_directory,
+    steps_of,
     steps_told,
     stop_when,
 )
@@ -25,7 +26,7 @@ from flows.model.launch import (
 )
 from flows.model.train_rdm import train_rdm
 from storage.errors import BuildRefused
-from storage.runs import METRICS_FILE, latest_checkpoint, read_metrics
+from storage.runs import METRICS_FILE, latest_checkpoint
 
 
 @pytest.fixture
@@ -107,9 +108,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(small_world, small_train
 
     stop_when(lambda: steps_told(small_world.root, "killed") >= 15, kill)
     run = train_rdm(TrainRDM(**settings))
-    assert killed and [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == list(
-        range(1, 41)
-    )
+    assert killed and steps_of(run) == list(range(1, 41))
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ def test_every_image_carries_who_stood_behind_it(small_world):
     assert [record["query"] for record in records] == ["a red circle"] * 2 + ["a blue star"] * 2
     assert [record["seed"] for record in records] == [0, 1, 2, 3]
     database = open_artifact(small_world.root, "embeddings", "shapes")
-    credits = read_columns(database, ["key", "licence", "author", "source_url"]).to_pylist()
-    credits = {row["key"]: row for row in credits}
+    rows = read_columns(database, ["key", "licence", "author", "source_url"]).to_pylist()
+    credits = {row["key"]: row for row in rows}
     for record in records:
         assert len(record["neighbor_keys"]) == 2, "k = 3 is the text itself and two neighbors"
-        behind = [credits[key] for key in record["neighbor_keys"]]
-        assert record["licences"] == [one["licence"] for one in behind]
-        assert record["authors"] == [one["author"] for one in behind]
-        assert record["source_urls"] == [one["source_url"] for one in behind]
+        for place, key in enumerate(record["neighbor_keys"]):
+            assert record["licences"][place] == credits[key]["licence"]
+            assert record["authors"][place] == credits[key]["author"]
+            assert record["source_urls"][place] == credits[key]["source_url"]
         assert record["neighbor_scores"] == sorted(record["neighbor_scores"], reverse=True)
         assert len({*record["authors"]}) == 2, "no two of them say the same"
         assert record["weights"] == small_world.run.fingerprint
