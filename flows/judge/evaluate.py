@@ -321,10 +321,11 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
 def measure_agreement(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """How often an image shows what its wish names, by what the model was given; and by chance."""
     table = {name: agreements(trial, images) for name, images in drawn.items()}
-    chance = trial.judge.chance()
+    chance = {}
+    for factor, share in trial.judge.chance().items():
+        chance[factor] = np.full(2, share)  # two equal values: an interval without width
     if chance:
-        # Two equal values have an interval without width: chance is exact.
-        table[CHANCE] = estimates({factor: np.full(2, share) for factor, share in chance.items()})
+        table[CHANCE] = estimates(chance)
     return table
 
 

@@ -269,7 +269,9 @@ def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
         return [NOT_MEASURED]
     # Every row tells of the same styles, those that no database holds among them.
     styles = list(next(iter(swaps.values()))["styles"])
-    head = ["Database", *(f"Drawn as {style}" for style in styles)]
+    head = ["Database"]
+    for style in styles:
+        head.append(f"Drawn as {style}")
     head += ["Colour as asked", "Shape as asked"]
     rows = []
     for database, row in swaps.items():

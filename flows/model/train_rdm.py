@@ -222,7 +222,7 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
     """
     inputs = inputs or training_inputs(config)
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
-    # The fingerprints may change where these do not: a resumed run compares the rest without them.
+    # They follow from the inputs, and stand here for those who have the run without its inputs.
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     parameters = learned(config) | {"encoder": encoder, "space": space}
     return plan_of("runs", config.name, parameters, fingerprints)
