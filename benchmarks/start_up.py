@@ -18,8 +18,6 @@ from pathlib import Path
 
 RDM = [str(Path(sys.executable).parent / "rdm")]
 ENCODER = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
-SMALL = ["--set", "count=64", "--set", "size=32", "--set", "encoding=png"]
-MINE = ["--latents", "mine", "--neighbors", "mine", "--database", "mine"]
 SIX = {
     "import": [
         "import",

@@ -108,12 +108,12 @@ def _say_needs(config: Any) -> None:
         check_start(config)
         needs = check_training(config)
         later = "needs: known as soon as its latents are there, or their images are described"
-        told = needs.text if needs else later
+        text = needs.text if needs else later
     except Exception as error:
         if not is_ours(error):
             raise
-        told = f"would be refused: {error}"
-    tell(f"train {config.name}: {told}", sys.stderr)
+        text = f"would be refused: {error}"
+    tell(f"train {config.name}: {text}", sys.stderr)
 
 
 def run_sample(options: argparse.Namespace) -> Answer:
@@ -124,7 +124,7 @@ def run_sample(options: argparse.Namespace) -> Answer:
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
     config = configured(options, SampleRDM, **flags)
     if options.out and not options.dry_run:
-        # before the work: a wrong place is told at once
+        # before the work, so that a wrong place is refused at once
         options.out.mkdir(parents=True, exist_ok=True)
     text, value = _stage(options, config, "flows.model.sample", "sample_rdm", _sampled)
     if options.out and not options.dry_run:
@@ -172,11 +172,11 @@ def run_evaluate(options: argparse.Namespace) -> Answer:
     except UsageError as error:
         if "is needed" not in str(error):
             raise
-        made = (
+        hint = (
             "rdm demo makes these, and evaluates them; "
             "rdm show evaluations/shapes lists what it gave"
         )
-        raise UsageError(f"{error}\n{made}") from error
+        raise UsageError(f"{error}\n{hint}") from error
     return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", _evaluated)
 
 
@@ -251,10 +251,10 @@ def run_query(options: argparse.Namespace) -> Answer:
     """rdm query."""
     from storage.query import query
 
-    found = query(options.root, options.sql)
+    result = query(options.root, options.sql)
     if options.out:
-        found.save(options.out)
-    return found.text, {"rows": found.rows()}
+        result.save(options.out)
+    return result.text, {"rows": result.rows()}
 
 
 def run_run(options: argparse.Namespace) -> Answer:
@@ -265,8 +265,8 @@ def run_run(options: argparse.Namespace) -> Answer:
     if options.dry_run:
         return json.dumps(changes, indent=2), changes
     started = run_deployed(options.deployment, changes)
-    told = f"{started['deployment']}: started {started['name']} ({started['id']})"
-    return f"{told}\n{started['url']}".rstrip(), started
+    text = f"{started['deployment']}: started {started['name']} ({started['id']})"
+    return f"{text}\n{started['url']}".rstrip(), started
 
 
 def run_show(options: argparse.Namespace) -> Answer:
@@ -300,6 +300,7 @@ def run_gc(options: argparse.Namespace) -> Answer:
 
     if options.keep is not None and options.keep < 1:
         raise UsageError(f"--keep {options.keep}: keep 1 or more versions")
+    # --unfinished alone removes no versions.
     keep = 2 if options.keep is None and not options.unfinished else options.keep
     return collected(options.root, keep, options.unfinished, options.dry_run)
 
@@ -327,20 +328,22 @@ def _looked(options: argparse.Namespace, config: Any, look: Callable[[Any], Answ
 
 
 def _resolved(config: Any) -> Answer:
+    """The parameters as they would be used: what --dry-run prints."""
     value = config.model_dump(mode="json")
     return json.dumps(value, indent=2), value
 
 
 def _stage(
-    options: argparse.Namespace, config: Any, module: str, flow: str, told: Callable[[Any], Answer]
+    options: argparse.Namespace, config: Any, module: str, flow: str, show: Callable[[Any], Answer]
 ) -> Answer:
+    """Import and run a flow, and say what came out; with --dry-run, its parameters alone."""
     if options.dry_run:
         return _resolved(config)
     from importlib import import_module
 
     with large_import():
         run = getattr(import_module(module), flow)
-    return told(run(config))
+    return show(run(config))
 
 
 def _facts(artifact: Any) -> Answer:
@@ -349,8 +352,6 @@ def _facts(artifact: Any) -> Answer:
         "name": artifact.name,
         "id": artifact.id,
         "fingerprint": artifact.fingerprint,
-    }
-    value |= {
         "rows": artifact.rows,
         "counts": artifact.counts,
         "directory": str(artifact.directory),
@@ -361,9 +362,10 @@ def _facts(artifact: Any) -> Answer:
 
 def _counts(artifact: Any) -> Answer:
     text, value = _facts(artifact)
-    return "\n".join(
-        [text, *(f"  {count:>8,}  {reason}" for reason, count in artifact.counts.items())]
-    ), value
+    lines = [text]
+    for outcome, count in artifact.counts.items():
+        lines.append(f"  {count:>8,}  {outcome}")
+    return "\n".join(lines), value
 
 
 def _sampled(artifact: Any) -> Answer:
@@ -381,7 +383,9 @@ def _evaluated(artifact: Any) -> Answer:
 
 
 def _converted(made: Any) -> Answer:
-    return (str(made), {"directory": str(made)}) if isinstance(made, Path) else _facts(made)
+    if isinstance(made, Path):  # an autoencoder alone is a plain folder
+        return str(made), {"directory": str(made)}
+    return _facts(made)
 
 
 def _report(artifact: Any) -> Answer:

@@ -17,12 +17,16 @@ def configured(options: argparse.Namespace, kind: Any, **flags: Any) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    given = {key: value for key, value in flags.items() if value not in (None, [], ())}
+    values = {"root": options.root}
+    for name, value in flags.items():
+        if value not in (None, [], ()):  # a flag that was left out leaves the default
+            values[name] = value
     try:
-        values = assigned({"root": options.root} | given, options.set, kind)
+        values = assigned(values, options.set, kind)
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise UsageError("\n".join(_complaint(e, kind) for e in error.errors())) from error
+        complaints = [_complaint(problem, kind) for problem in error.errors()]
+        raise UsageError("\n".join(complaints)) from error
 
 
 def assigned(
@@ -46,7 +50,7 @@ def assigned(
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise UsageError(f"--set {assignment}: {step!r} has no parameters inside")
-        place[last] = _value(text, _wanted(kind, [*path, last]))
+        place[last] = _value(text, _annotation(kind, [*path, last]))
     return values
 
 
@@ -71,18 +75,17 @@ _NAMES_PARAMETERS = re.compile(r"[a-z_]+(, [a-z_]+)*( and [a-z_]+)?: ")
 """How a complaint begins that a class makes of several of its parameters."""
 
 
-def _value(text: str, wanted: Any) -> Any:
+def _value(text: str, annotation: Any) -> Any:
+    """The value of KEY=text for a parameter with this annotation."""
     try:
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except ValueError:
         return text
-    kinds = set(get_args(wanted)) or {wanted}
-    is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, type(None)}
-    return (
-        text
-        if is_text and not isinstance(value, str) and not (value is None and type(None) in kinds)
-        else value
-    )
+    kinds = set(get_args(annotation)) or {annotation}
+    is_text = bool(kinds & {str, Path}) and kinds <= {str, Path, NoneType}
+    if not is_text or isinstance(value, str) or (value is None and NoneType in kinds):
+        return value
+    return text  # a name such as 1984 or true stays a text
 
 
 def _finite(text: str) -> float:
@@ -97,7 +100,7 @@ def _no_number(text: str) -> Any:
     raise ValueError(text)
 
 
-def _wanted(kind: Any, path: Sequence[str]) -> Any:
+def _annotation(kind: Any, path: Sequence[str]) -> Any:
     """The annotation of the parameter that a path leads to; None where there is none."""
     for step in path:
         wanted = []
@@ -113,6 +116,7 @@ def _wanted(kind: Any, path: Sequence[str]) -> Any:
 
 
 def _complaint(error: Any, kind: Any) -> str:
+    """One problem that pydantic found, in our words."""
     # Numbers are places in a list; `source=coco` is the member of a union that was looked into.
     path = [step for step in error["loc"] if isinstance(step, str) and "=" not in step]
     where = ".".join(path)
@@ -132,6 +136,7 @@ def _complaint(error: Any, kind: Any) -> str:
 
 def _instead(kind: Any, path: Sequence[str]) -> str:
     """The parameters of that name elsewhere, the nearest first; else those that there are."""
+    # Each once, as it may be reached in two ways; the fewest dots first.
     elsewhere = sorted(dict.fromkeys(_named(kind, path[-1])), key=lambda name: name.count("."))
     if elsewhere:
         return f"; {' and '.join(elsewhere)} {'are some' if elsewhere[1:] else 'is one'}."
@@ -146,10 +151,10 @@ def _instead(kind: Any, path: Sequence[str]) -> str:
 def _named(kind: Any, name: str, place: str = "") -> Iterator[str]:
     """Where a parameter of some name stands among a kind's parameters and inside them."""
     for inside in _kinds_inside(kind):
-        for field, annotation in get_type_hints(inside).items():
-            if place and field == name:
-                yield f"{place}{field}"
-            yield from _named(annotation, name, f"{place}{field}.")
+        for parameter, annotation in get_type_hints(inside).items():
+            if place and parameter == name:
+                yield f"{place}{parameter}"
+            yield from _named(annotation, name, f"{place}{parameter}.")
 
 
 def _kinds_inside(annotation: Any) -> list[Any]:
@@ -159,22 +164,23 @@ def _kinds_inside(annotation: Any) -> list[Any]:
 
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, Parameters | Config) else []
-    return [kind for part in get_args(annotation) for kind in _kinds_inside(part)]
+    kinds = []
+    for part in get_args(annotation):
+        kinds += _kinds_inside(part)
+    return kinds
 
 
 def _how_to_write(error: Any) -> str:
     """What would be right, where a value has the wrong form."""
-    given = error["input"]
-    if error["type"] == "string_type" and isinstance(given, bool | int | float | NoneType):
-        return f'. Write a text in quotes: "{json.dumps(given)}"'
-    if (
-        error["type"] in ("tuple_type", "dict_type")
-        and isinstance(given, str)
-        and given.lstrip()[:1] in ("[", "{")
-    ):
+    value, kind = error["input"], error["type"]
+    if kind == "string_type" and isinstance(value, bool | int | float | NoneType):
+        return f'. Write a text in quotes: "{json.dumps(value)}"'
+    # A text that begins like a list or names and values, and could not be read as one.
+    looks_like_json = isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    if kind in ("tuple_type", "dict_type") and looks_like_json:
         return ". It is no JSON: texts stand in double quotes, numbers are finite"
-    if error["type"] == "tuple_type" and isinstance(given, bool | int | float | str):
-        return f". Write a list: {json.dumps([given], ensure_ascii=False)}"
+    if kind == "tuple_type" and isinstance(value, bool | int | float | str):
+        return f". Write a list: {json.dumps([value], ensure_ascii=False)}"
     return ""
 
 

@@ -60,7 +60,7 @@ class Autoencoding(Parameters):
     """'pixels', a local diffusers folder of an AutoencoderKL or VQModel, or a hub id."""
     stored: Stored | None = None
     """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn
-    or rounded, as diffusion learns it. codes: places in a VQModel's codebook, for a family that
+    or rounded. codes: places in a VQModel's codebook, for a family that
     reads codes. Unless given: pixels in pixel space, else moments.
     """
 

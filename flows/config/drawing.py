@@ -29,36 +29,42 @@ class Drawing(Parameters):
         """
         if not isinstance(values, dict):
             return values
-        known = settings_of_any_family()
-        short = {name: values[name] for name in values if name in known}
-        if not short:
+        type_of_setting = settings_of_any_family()
+        settings: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for name, value in values.items():
+            (settings if name in type_of_setting else others)[name] = value
+        if not settings:
             return values
         draw = values.get("draw", {})
         if not isinstance(draw, dict):
             raise ValueError(f"draw: is {draw!r}, must be names and values")
-        for name, value in short.items():
+        for name, value in settings.items():
             if name in draw:
                 raise ValueError(f"{name}: is given twice, as {name} and as draw.{name}")
-            if wrong := no_number(known[name], value):
+            if wrong := no_number(type_of_setting[name], value):
                 raise ValueError(f"{name}: {wrong}")
-        draw = {**draw, **short}
-        rest = {name: value for name, value in values.items() if name not in short}
-        return rest | {"draw": draw}
+        return others | {"draw": {**draw, **settings}}
 
 
 def no_number(kind: Any, value: Any) -> str:
     """What is wrong with a value where a number, or two, are wanted; "" where nothing is."""
-    told = str(value).lower() if isinstance(value, bool) else str(value)
+    # As JSON writes them: true, not True.
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     if kind in (int, float) and isinstance(value, bool | str):
-        return f"is {told}, must be a number"
+        return f"is {text}, must be a number"
     if kind == tuple[float, float]:
-        inside = value if isinstance(value, list | tuple) else [told]
-        if any(isinstance(one, bool | str) for one in inside):
-            return f"is {told}, must be numbers"
+        numbers = value if isinstance(value, list | tuple) else [text]
+        if any(isinstance(number, bool | str) for number in numbers):
+            return f"is {text}, must be numbers"
     return ""
 
 
 @lru_cache
 def settings_of_any_family() -> dict[str, Any]:
     """Name -> type of every setting for drawing that some family has."""
-    return {one.name: one.type for family in FAMILIES for one in fields(draw_settings(family))}
+    settings: dict[str, Any] = {}
+    for family in FAMILIES:
+        for setting in fields(draw_settings(family)):
+            settings[setting.name] = setting.type
+    return settings

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -29,8 +30,8 @@ def manual_of(kind: Any) -> str:
     their dotted names.
     """
     lines = []
-    for name, told, default, meaning in parameters_of(kind):
-        lines.append(f"  {name}  ({told}{default})")
+    for name, kind_in_words, default, meaning in parameters_of(kind):
+        lines.append(f"  {name}  ({kind_in_words}{default})")
         indent = " " * (2 + INDENT)
         lines += textwrap.wrap(meaning, WIDTH, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)
@@ -44,12 +45,12 @@ def parameters_of(kind: Any, before: str = "") -> Iterator[tuple[str, str, str, 
         return
     meanings = documented(kind)
     for name, annotation, default in _fields_of(kind):
-        inside = [one for one in _kinds_in(annotation) if _has_parameters(one)]
+        inside = [option for option in _kinds_in(annotation) if _has_parameters(option)]
         if annotation == DrawSettings:  # the family is known when the run is: all are listed
             inside = [draw_settings(family) for family in FAMILIES]
         meaning = " ".join(meanings.get(name, "").split())
         if not inside:
-            yield f"{before}{name}", _told(annotation), _default(default), meaning
+            yield f"{before}{name}", _in_words(annotation), _default(default), meaning
             continue
         yield from _parameters_of_any(inside, f"{before}{name}.")
 
@@ -76,28 +77,31 @@ def _parameters_of_any(members: list[Any], before: str) -> Iterator[tuple[str, s
 @lru_cache
 def documented(kind: type) -> dict[str, str]:
     """Name -> the docstring below it, of a class and those it is made from."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        if one.__module__.split(".")[0] not in ("flows", "rdm_core"):
+    meanings: dict[str, str] = {}
+    # From the oldest base on, so that a class may say more of what it has from a base.
+    for base in reversed(kind.__mro__):
+        if base.__module__.split(".")[0] not in ("flows", "rdm_core"):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef), "the source of a class"
-        for statement, after in zip(body.body, body.body[1:], strict=False):
+        # Python keeps no docstrings of attributes: each is the text in the statement after.
+        for statement, after in pairwise(body.body):
             if not isinstance(statement, ast.AnnAssign):
                 continue
-            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if told and isinstance(statement.target, ast.Name):
-                found[statement.target.id] = str(after.value.value)  # type: ignore[attr-defined]
-    return found
+            documents = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if documents and isinstance(statement.target, ast.Name):
+                text = after.value.value  # type: ignore[attr-defined]
+                meanings[statement.target.id] = str(text)
+    return meanings
 
 
 def _fields_of(kind: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        for name, one in kind.model_fields.items():
-            default = one.default
-            if one.default_factory is not None:
+        for name, parameter in kind.model_fields.items():
+            default = parameter.default
+            if parameter.default_factory is not None:
                 default = PydanticUndefined
-            yield name, one.annotation, default
+            yield name, parameter.annotation, default
     elif is_dataclass(kind):
         for field in fields(kind):
             default = PydanticUndefined if field.default is MISSING else field.default
@@ -114,33 +118,35 @@ def _kinds_in(annotation: Any) -> list[Any]:
     if origin is Annotated:
         return _kinds_in(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        return [kind for one in get_args(annotation) for kind in _kinds_in(one)]
+        kinds = []
+        for option in get_args(annotation):
+            kinds += _kinds_in(option)
+        return kinds
     return [annotation]
 
 
-def _told(annotation: Any) -> str:
-    """A kind in words."""
-    kinds = [_word(kind) for kind in _kinds_in(annotation) if kind is not NoneType]
-    return " or ".join(dict.fromkeys(kinds))
+def _in_words(annotation: Any) -> str:
+    """The kinds that a value may have, in words."""
+    words = [_word(kind) for kind in _kinds_in(annotation) if kind is not NoneType]
+    return " or ".join(dict.fromkeys(words))
 
 
 def _word(kind: Any) -> str:
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
     origin = get_origin(kind)
     if origin is Literal:
-        return " | ".join(str(one) for one in get_args(kind))
+        return " | ".join(map(str, get_args(kind)))
     if origin is tuple:
-        inside = [one for one in get_args(kind) if one is not Ellipsis]
-        return f"list of {_told(inside[0])}s" if Ellipsis in get_args(kind) else "list"
+        # tuple[str, ...] is a list of any length, tuple[float, float] one of a fixed length
+        of_items = get_args(kind)
+        return f"list of {_in_words(of_items[0])}s" if Ellipsis in of_items else "list"
     if origin is dict:
         return "names and values"
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _default(value: Any) -> str:
-    if value is PydanticUndefined:
-        return ""
-    if value is None:
+    if value is PydanticUndefined or value is None:
         return ""
     if isinstance(value, bool):
         value = str(value).lower()

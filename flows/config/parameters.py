@@ -28,9 +28,6 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 """How many of something there are to be."""
 Neighbors = Annotated[int, Field(ge=1, le=10_000)]
 """How many nearest rows."""
-SamplerSteps = Annotated[int, Field(ge=1, le=1000)]
-"""As many as a diffusion has."""
-GuidanceScale = Annotated[float, Field(ge=0, le=1000)]
 DrawSettings = dict[str, Any]
 """Settings for drawing: those of the family of a run, which is known when the run is."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
@@ -40,17 +37,17 @@ def local_root(root: Any) -> Any:
     """A URL as the path of its local mirror; anything else as it is. A path cannot hold a URL:
     it drops a slash. Raises ValueError for such a path, and what `root_of` raises.
     """
-    if isinstance(root, str | Path) and (
-        halved := re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))
-    ):
+    if not isinstance(root, str | Path):
+        return root
+    # A scheme with one slash is left of a URL that went through a Path: s3:/bucket
+    halved = re.match("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(root))
+    if halved:
         raise ValueError(
             f"{root} is no folder; if it is a URL, give it as a text: {halved[1]}://{halved[2]}"
         )
-    if isinstance(root, str | Path):
-        from storage.roots import root_of
+    from storage.roots import root_of
 
-        return root_of(str(root))
-    return root
+    return root_of(str(root))
 
 
 class Parameters(BaseModel):
@@ -63,6 +60,7 @@ class Parameters(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_yes_or_no_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic takes true for 1, as Python does.
         assert info.field_name is not None, "a validator of fields"
         kinds = _kinds_in(cls.model_fields[info.field_name].annotation)
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
@@ -75,18 +73,18 @@ class Parameters(BaseModel):
         refuse_odd_numbers(str(info.field_name), value)
         for text in _texts_in(value):
             if not is_text(text):
-                told = f"'{on_one_line(text)}' is not UTF-8 text"
-                raise ValueError(f"{info.field_name}: {told}; write it in UTF-8")
+                what = f"'{on_one_line(text)}' is not UTF-8 text"
+                raise ValueError(f"{info.field_name}: {what}; write it in UTF-8")
         return value
 
     @field_serializer("*", mode="wrap", when_used="json")
-    def _path_as_text(self, value: Any, told: SerializerFunctionWrapHandler) -> Any:
+    def _path_as_text(self, value: Any, serialized: SerializerFunctionWrapHandler) -> Any:
         """A name on the disk may be no UTF-8; JSON is, with an escape for each such byte."""
         if isinstance(value, Path):
             return path_as_text(value)
-        if isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
-            return [path_as_text(one) for one in value]
-        return told(value)
+        if isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            return [path_as_text(path) for path in value]
+        return serialized(value)
 
 
 def is_text(text: str) -> bool:
@@ -111,11 +109,12 @@ def _texts_in(value: Any) -> Iterator[str]:
 def _kinds_in(annotation: Any) -> set[Any]:
     """The types that an annotation is put together from."""
     inside = get_args(annotation)
-    return (
-        set().union(*map(_kinds_in, inside))
-        if inside
-        else {annotation if isinstance(annotation, type) else None}
-    )
+    if not inside:
+        return {annotation if isinstance(annotation, type) else None}
+    kinds: set[Any] = set()
+    for part in inside:
+        kinds |= _kinds_in(part)
+    return kinds
 
 
 class UnderRoot(Parameters):

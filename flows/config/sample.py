@@ -71,20 +71,21 @@ class SampleRDM(Drawing, FlowConfig):
 
     @model_validator(mode="after")
     def _one_kind_of_query(self) -> "SampleRDM":
-        given = [field for field in ("texts", "images", "classes") if getattr(self, field)]
-        if self.classes and len(given) > 1:
-            raise ValueError(f"{' and '.join(given)}: classes stand alone")
+        queries = [field for field in ("texts", "images", "classes") if getattr(self, field)]
+        if self.classes and len(queries) > 1:
+            raise ValueError(f"{' and '.join(queries)}: classes stand alone")
         if self.context in ("query", "query+neighbors") and not (self.texts or self.images):
             raise ValueError(
                 f"context: {self.context!r} needs texts or images; "
                 "a class or nothing has neighbors only"
             )
-        if self.between and (
-            self.between < 2 or len(given) != 1 or len(self.texts or self.images) != 2
-        ):
-            raise ValueError(
-                "between: needs 2 or more steps between exactly two texts or two images"
-            )
+        if self.between:
+            # One kind of query, and two of it: the ends.
+            has_two_ends = len(queries) == 1 and len(self.texts or self.images) == 2
+            if self.between < 2 or not has_two_ends:
+                raise ValueError(
+                    "between: needs 2 or more steps between exactly two texts or two images"
+                )
         return self
 
     @model_validator(mode="after")

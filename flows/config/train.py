@@ -23,14 +23,13 @@ from rdm_core.families import FAMILIES, config_of
 
 def one_of(kinds: Mapping[str, type]) -> Any:
     """Any of some classes, told apart by `family`, which is the first one's unless given."""
-    if len(kinds) == 1:
+    if len(kinds) == 1:  # a union of one class is that class: nothing to tell apart
         return next(iter(kinds.values()))
     first = next(iter(kinds))
     tagged = tuple(Annotated[kind, Tag(name)] for name, kind in kinds.items())
 
     def family_in(value: Any) -> str:
-        given = value.get("family", first) if isinstance(value, dict) else value.family
-        return str(given)
+        return str(value.get("family", first) if isinstance(value, dict) else value.family)
 
     return Annotated[Union[tagged], Discriminator(family_in)]  # noqa: UP007 - made here
 
@@ -65,6 +64,7 @@ class ConvertOriginal(FlowConfig):
 
     @model_validator(mode="after")
     def _one_checkpoint(self) -> "ConvertOriginal":
+        # The name of an archive becomes the name of a part.
         if len({path.name for path in self.files}) < len(self.files):
             raise ValueError("files: two have one name, which names a part; rename one")
         if self.layout != "embeddings" and len(self.files) > 1:
@@ -133,6 +133,7 @@ class TrainRDM(FlowConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
+        # Every process computes as many pieces of equal size in each step.
         total = self.processes * self.machines * self.execution.accumulate
         if self.training.batch % total:
             raise ValueError(

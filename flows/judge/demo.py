@@ -40,6 +40,7 @@ def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """
     prepare_world(config)
     run = training(config, "shapes")
+    # The twin is what the evaluation compares the run with.
     side_by_side(train_rdm.ensured, run, twin_of(run))
     samples = [sample_rdm.ensured(request) for request in requests(config)]
     evaluation = evaluate_rdm.ensured(evaluation_of(config))
@@ -69,17 +70,20 @@ def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
     one of them uses all.
     """
     with ThreadPoolExecutor(len(configs)) as pool:
+        # Each thread in a copy of this context: in it a stage knows the flow that it belongs to.
         futures = [pool.submit(copy_context().run, stage, config) for config in configs]
         try:
             for future in as_completed(futures):
                 future.result()
         except BaseException:
+            # One has failed, or we are interrupted: the pool would wait for the others to end.
             stop_all()
             raise
 
 
 def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> AnyImport:
     """One set of images, smaller when the demo is asked to be."""
+    # At least 64: a smaller database has too few neighbors to tell.
     drawn = DEMO_WORLD | source | {"count": max(64, int(source["count"] * config.scale))}
     return ImportImages(
         root=config.root,
@@ -162,13 +166,11 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
 
 def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
     """The page over everything above."""
-    kinds = ("shards", "embeddings", "index")
-    artifacts = [f"{kind}/{name}" for name in DEMO_SOURCES for kind in kinds]
-    artifacts += [
-        f"{kind}/{name}"
-        for name in ("shapes-train", "shapes-heldout")
-        for kind in ("neighbors", "latents")
-    ]
+    artifacts: list[str] = []
+    for name in DEMO_SOURCES:
+        artifacts += (f"shards/{name}", f"embeddings/{name}", f"index/{name}")
+    for name in ("shapes-train", "shapes-heldout"):
+        artifacts += (f"neighbors/{name}", f"latents/{name}")
     return WriteReport(
         root=config.root,
         name="demo",

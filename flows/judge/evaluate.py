@@ -21,6 +21,7 @@ from flows.judge.trial import (
     database_images,
     draws,
     draws_of,
+    estimates,
     features_of,
     held_out_features,
     heldout_data,
@@ -37,7 +38,7 @@ from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
 from rdm_core.judge.copies import copy_rate
 from rdm_core.judge.distances import MEASURES, quality
-from rdm_core.judge.estimates import estimate, estimate_over_seeds
+from rdm_core.judge.estimates import estimate_over_seeds
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
 from rdm_core.retrieve import STRATEGIES, query_and_neighbors
@@ -90,7 +91,8 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
             "clip scores": measure_clip_scores(trial, drawn),
             "quality": measure_quality(trial),
             "retrieval": {
-                key: trial.database.index.measured.get(key) for key in ("recall_at_k", "k")
+                "recall_at_k": trial.database.index.measured.get("recall_at_k"),
+                "k": trial.database.index.measured.get("k"),
             },
             "copies": measure_copies(trial, drawn),
         }
@@ -127,12 +129,12 @@ def evaluation_plan(config: EvaluateRDM) -> Plan:
 
 
 def _plan_of(config: EvaluateRDM) -> Plan:
-    run, baseline = (
-        open_artifact(config.root, "runs", name) for name in (config.run, config.baseline)
-    )
+    run = open_artifact(config.root, "runs", config.run)
+    baseline = open_artifact(config.root, "runs", config.baseline)
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     neighbors = open_artifact(config.root, "neighbors", config.heldout_neighbors)
     facts = facts_of(run)
+    # The database may have been deleted since: then nothing says where the neighbors come from.
     searched = trained_on(run, facts, "database").fingerprint
     database = with_fingerprint(config.root, "embeddings", searched)
     if database is not None:
@@ -142,11 +144,8 @@ def _plan_of(config: EvaluateRDM) -> Plan:
         refuse_if_trained_on(config, trained, latents)
     inputs = {"run": run.fingerprint, "baseline": baseline.fingerprint}
     inputs |= {"heldout_latents": latents.fingerprint, "heldout_neighbors": neighbors.fingerprint}
-    swapped = {
-        style: open_artifact(config.root, "embeddings", name)
-        for style, name in config.swaps.items()
-    }
-    inputs |= {f"swap {style}": embeddings.fingerprint for style, embeddings in swapped.items()}
+    for style, name in config.swaps.items():
+        inputs[f"swap {style}"] = open_artifact(config.root, "embeddings", name).fingerprint
     left_out = ("run", "baseline", "heldout_latents", "heldout_neighbors", "swaps", "draw")
     how = {"draw": asdict(drawn_how(facts, config.draw))}
     return plan_of("evaluations", config.name, config.parameters(*left_out) | how, inputs)
@@ -158,13 +157,13 @@ def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) 
     """
     facts = facts_of(run)
     if "start_from" in facts.trained_on:
-        with suppress(ArtifactMissing):  # gone: what it saw can no longer be told
+        with suppress(ArtifactMissing):  # it was deleted, and its list of images with it
             begun = open_artifact(config.root, "runs", facts.trained_on["start_from"].reference)
             refuse_if_trained_on(config, begun, heldout)
     trained = trained_on(run, facts, "latents")
     try:
         seen = set(open_latents(open_artifact(config.root, "latents", trained.reference))[0])
-    except ArtifactMissing:  # gone: what the run saw can no longer be told
+    except ArtifactMissing:  # they were deleted, and their keys with them
         return
     keys = open_latents(heldout)[0]
     both = [key for key in keys if key in seen]
@@ -182,13 +181,16 @@ def same_but_for_neighbors(run: OpenRun, baseline: OpenRun) -> None:
     neighbor.
     """
 
-    def compared(of: OpenRun) -> dict[str, Any]:
-        parameters = of.artifact.parameters
-        context = dict(parameters.get("context", {})) | {"neighbor_dropout": None}
-        training = dict(parameters.get("training", {}))
-        kept_beside = {"posthoc_ema": None, "snapshot_steps": None}
-        same = {part: parameters.get(part) for part in ("model", "space")}
-        return same | {"context": context, "training": training | kept_beside}
+    def compared(opened: OpenRun) -> dict[str, Any]:
+        parameters = opened.artifact.parameters
+        # What may differ is set to None: the dropout, and what is kept beside the weights.
+        may_differ = {"posthoc_ema": None, "snapshot_steps": None}
+        return {
+            "model": parameters.get("model"),
+            "space": parameters.get("space"),
+            "context": dict(parameters.get("context", {})) | {"neighbor_dropout": None},
+            "training": dict(parameters.get("training", {})) | may_differ,
+        }
 
     if compared(run) != compared(baseline) or baseline.facts.neighbor_dropout != 1:
         raise ArtifactMismatch(
@@ -234,15 +236,15 @@ def measure_loss(trial: Trial) -> dict[str, Any]:
         WITHOUT: held_out_losses(trial.baseline.model, data, k, null=True),
     }
     right, reference = losses[RIGHT], losses[WITHOUT]
-    relative = {
-        name: asdict(estimate((values - reference) / reference.mean()))
-        for name, values in losses.items()
-        if name != WITHOUT
-    }
+    changes = {}
+    for name, values in losses.items():
+        if name != WITHOUT:
+            changes[name] = (values - reference) / reference.mean()
+    # 0: any neighbors help as much as the right ones; 1: wrong ones help no more than none.
     lost = (losses[SHUFFLED] - right).mean() / (reference - right).mean()
     return {
-        "means": {name: asdict(estimate(values)) for name, values in losses.items()},
-        f"relative to {WITHOUT}": relative,
+        "means": estimates(losses),
+        f"relative to {WITHOUT}": estimates(changes),
         "share of the gain lost when shuffled": float(lost),
     }
 
@@ -250,7 +252,7 @@ def measure_loss(trial: Trial) -> dict[str, Any]:
 @stage_task(name="measure-quality")
 def measure_quality(trial: Trial) -> dict[str, Any]:
     """How near the images drawn for held-out neighbors come to the held-out images, once a seed,
-    beside who draws nothing.
+    beside images that no model drew.
     """
     config, run, baseline, database = trial.config, trial.run, trial.baseline, trial.database
     features = features_of(config, run)
@@ -263,6 +265,7 @@ def measure_quality(trial: Trial) -> dict[str, Any]:
     unguided = replace(how, guidance_scale=1.0)
     null, without = run.model.null(len(rows)), baseline.model.null(len(rows))
     total = database.retrieval.rows
+    # Equal seeds for every row of the table: they differ in nothing but the context.
     table: dict[str, list[dict[str, float]]] = {}
     for seed in range(config.seeds):
         seeds = range(10_000 * (seed + 1), 10_000 * (seed + 1) + len(rows))
@@ -277,15 +280,16 @@ def measure_quality(trial: Trial) -> dict[str, Any]:
         }
         for name, images in drawn.items():
             table.setdefault(name, []).append(quality(features(images), real, known, seed))
-    return {name: over_seeds(found) for name, found in table.items()}
+    return {name: over_seeds(measures) for name, measures in table.items()}
 
 
-def over_seeds(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+def over_seeds(by_seed: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Each measure's mean over the seeds, with its interval."""
-    return {
-        measure: asdict(estimate_over_seeds([row[measure] for row in found]))
-        for measure in MEASURES
-    }
+    means = {}
+    for measure in MEASURES:
+        values = [measures[measure] for measures in by_seed]
+        means[measure] = asdict(estimate_over_seeds(values))
+    return means
 
 
 @stage_task(name="draw-prompts")
@@ -297,12 +301,13 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
     wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.config.k
     if not wishes:
         return {}
-    queries = text_queries(run, [wish.prompt for wish in wishes])
+    queries = text_queries(run, trial.prompts)
     table = {}
     for name, strategy in STRATEGIES.items():
         table[f"text, context {name}"] = draws(trial, strategy(queries, database.retrieval, k))
-    other = np.roll(np.arange(len(wishes)), len(wishes) // 2)
-    wrong = query_and_neighbors(queries.take(other), database.retrieval, k)
+    # Half the list away: neighboring prompts may name the same colour or shape.
+    others = np.roll(np.arange(len(wishes)), len(wishes) // 2)
+    wrong = query_and_neighbors(queries.take(others), database.retrieval, k)
     table["another prompt's context"] = draws(trial, wrong)
     table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
     baseline = trial.baseline
@@ -316,9 +321,11 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
 def measure_agreement(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """How often an image shows what its wish names, by what the model was given; and by chance."""
     table = {name: agreements(trial, images) for name, images in drawn.items()}
-    guesses = trial.judge.chance()
-    if guesses:
-        table[CHANCE] = {name: asdict(estimate(np.full(2, p))) for name, p in guesses.items()}
+    chance = {}
+    for factor, share in trial.judge.chance().items():
+        chance[factor] = np.full(2, share)  # two equal values: an interval without width
+    if chance:
+        table[CHANCE] = estimates(chance)
     return table
 
 
@@ -332,12 +339,16 @@ def measure_clip_scores(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dic
     if trial.config.judge_clip is None or not drawn:
         return {}
     clip = another_clip(trial.config.judge_clip, trial.run)
-    texts, _ = clip.encode_texts([wish.prompt for wish in trial.wishes])
-    found = {}
+    texts, _ = clip.encode_texts(trial.prompts)
+    scores = {}
     for name, seeds in drawn.items():
-        scores = [(clip.encode_images(list(images))[0] * texts).sum(axis=1) for images in seeds]
-        found[name] = asdict(estimate(np.mean(scores, axis=0)))
-    return found
+        by_seed = []
+        for images in seeds:
+            vectors, _ = clip.encode_images(list(images))
+            by_seed.append((vectors * texts).sum(axis=1))
+        # Over the seeds first, so that prompts are the unit of the interval.
+        scores[name] = np.mean(by_seed, axis=0)
+    return estimates(scores)
 
 
 @stage_task(name="measure-swaps")
@@ -350,13 +361,13 @@ def measure_swaps(trial: Trial) -> dict[str, Any]:
     judge = trial.judge
     if not isinstance(judge, ShapesJudge):
         return {}
-    queries = text_queries(trial.run, [wish.prompt for wish in trial.wishes])
+    queries = text_queries(trial.run, trial.prompts)
     table: dict[str, Any] = {}
     for style, name in trial.config.swaps.items():
         database = open_database(trial.config.root, name, trial.run)
         drawn = draws(trial, STRATEGIES["neighbors"](queries, database.retrieval, trial.config.k))
         shown = np.concatenate([judge.styles(images) for images in drawn])
-        shares = {other: asdict(estimate(shown == other)) for other in world.STYLES}
+        shares = estimates({shown_style: shown == shown_style for shown_style in world.STYLES})
         table[style] = {"styles": shares} | agreements(trial, drawn)
     return table
 
@@ -371,8 +382,9 @@ def measure_copies(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[str
     features = trial.judge.features
     real, known = held_out_features(trial.config, features), known_features(trial, features)
     rows = {"samples": drawn["text, context query+neighbors"], RETURNED: drawn[RETURNED]}
-    rates = {
-        name: copy_rate(np.concatenate([features(images) for images in seeds]), real, known)
-        for name, seeds in rows.items()
-    }
+    rates = {}
+    for name, seeds in rows.items():
+        drawn_features = np.concatenate([features(images) for images in seeds])
+        rates[name] = copy_rate(drawn_features, real, known)
+    # The distance that counts as a copy is the one below which 1 % of held-out images lie.
     return rates | {"held-out images, by definition": 0.01}

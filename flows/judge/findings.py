@@ -2,8 +2,9 @@
 the intervals.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from flows.look.page import (
@@ -36,7 +37,7 @@ ROWS = {
 """The order of rows: evaluation.json is sorted by name. What is not listed comes last."""
 PROSE = {
     "loss": (
-        "The mean squared error of the network's prediction on images it has never seen; lower is "
+        "The loss that the model is trained with, on images it has never seen; lower is "
         "better. Shuffled: each image is given the neighbors of another one. Learned null: the "
         "same weights, given nothing. Changes are paired by image."
     ),
@@ -79,7 +80,7 @@ class Finding:
     detail: str = ""
 
 
-def found(measured: Mapping[str, Any], *path: str) -> Any:
+def value_at(measured: Mapping[str, Any], *path: str) -> Any:
     """The value at a path of keys, or None when a key is absent."""
     value: Any = measured
     for key in path:
@@ -89,13 +90,17 @@ def found(measured: Mapping[str, Any], *path: str) -> Any:
 
 def ordered(measured: Mapping[str, Any], table_name: str, *path: str) -> dict[str, Any]:
     """The rows of one measurement, in reading order; empty when it was not made."""
-    rows = found(measured, table_name, *path) or {}
-    return {name: rows[name] for name in [*ROWS[table_name], *rows] if name in rows}
+    rows = value_at(measured, table_name, *path) or {}
+    in_order = {}
+    for name in [*ROWS[table_name], *rows]:
+        if name in rows:
+            in_order[name] = rows[name]
+    return in_order
 
 
 def agreement_text(name: str, row: Mapping[str, SavedEstimate], factor: str) -> str:
     """Prompt agreement with its interval; chance has none."""
-    return percent(found(row, factor, "mean") if name == CHANCE else row.get(factor))
+    return percent(value_at(row, factor, "mean") if name == CHANCE else row.get(factor))
 
 
 def findings(measured: Mapping[str, Any]) -> list[Finding]:
@@ -107,9 +112,10 @@ def findings(measured: Mapping[str, Any]) -> list[Finding]:
 
 def loss_finding(measured: Mapping[str, Any]) -> Finding:
     """The run with its neighbors against the network that never had any, paired by image."""
-    change = found(measured, "loss", f"relative to {WITHOUT}", RIGHT)
+    change = value_at(measured, "loss", f"relative to {WITHOUT}", RIGHT)
     if not change:
         return Finding(None, "Whether the right neighbors lower the loss was not measured.")
+    # The whole interval lies below zero: chance alone does not explain the difference.
     holds = change["high"] < 0
     headline = "The right neighbors lower the held-out loss."
     if not holds:
@@ -117,16 +123,13 @@ def loss_finding(measured: Mapping[str, Any]) -> Finding:
             "they raise it" if change["low"] > 0 else "the interval of the difference includes zero"
         )
         headline = f"The right neighbors do NOT lower the held-out loss: {failed}."
-    right, without = (
-        estimate_text(found(measured, "loss", "means", name)) for name in (RIGHT, WITHOUT)
-    )
-    lost = found(measured, "loss", "share of the gain lost when shuffled")
-    shuffling = shuffling_text(lost) if holds and lost is not None else ""
-    return Finding(
-        holds,
-        headline,
-        f"Loss {right}; {WITHOUT} {without}; change {percent(change, signed=True)}.{shuffling}",
-    )
+    right = estimate_text(value_at(measured, "loss", "means", RIGHT))
+    without = estimate_text(value_at(measured, "loss", "means", WITHOUT))
+    detail = f"Loss {right}; {WITHOUT} {without}; change {percent(change, signed=True)}."
+    lost = value_at(measured, "loss", "share of the gain lost when shuffled")
+    if holds and lost is not None:  # without a gain there is none to lose
+        detail += shuffling_text(lost)
+    return Finding(holds, headline, detail)
 
 
 def shuffling_text(lost: float) -> str:
@@ -134,40 +137,39 @@ def shuffling_text(lost: float) -> str:
     text = f" Giving each image another one's neighbors loses {percent(lost, 0)} of that gain"
     if lost > 1:
         return f"{text}: wrong neighbors are worse than none."
-    return (
-        f"{text}: most of it does NOT depend on which neighbors are given."
-        if lost < 0.5
-        else f"{text}."
-    )
+    if lost < 0.5:
+        return f"{text}: most of it does NOT depend on which neighbors are given."
+    return f"{text}."
 
 
 def prompts_finding(measured: Mapping[str, Any]) -> Finding:
     """Text-conditioned samples against chance and against the network without neighbors, by
     interval.
     """
-    rows = [found(measured, "prompts", name) for name in (TEXT, WITHOUT, CHANCE)]
-    if not all(rows):
+    prompts = value_at(measured, "prompts") or {}
+    text, without, chance = prompts.get(TEXT), prompts.get(WITHOUT), prompts.get(CHANCE)
+    if not (text and without and chance):
         return Finding(
             None, "Whether samples show the colour and shape a text names was not measured."
         )
-    text, without, chance = rows
-    works = {
-        factor: text[factor]["low"] > max(chance[factor]["mean"], without[factor]["high"])
-        for factor in text
-    }
-    shown, missed = (" and ".join(f for f in works if works[f] is flag) for flag in (True, False))
-    but = f", but NOT measurably the {missed}" if missed else ""
-    headline = f"Samples show the {shown} their text names{but}."
+    shown: list[str] = []
+    missed: list[str] = []
+    numbers = []
+    for factor in text:
+        # Better than both: the intervals must not overlap. Chance is exact and has no interval.
+        best_without_text = max(chance[factor]["mean"], without[factor]["high"])
+        (shown if text[factor]["low"] > best_without_text else missed).append(factor)
+        numbers.append(
+            f"{factor.capitalize()} {percent(text[factor])}; {WITHOUT} {percent(without[factor])}; "
+            f"chance {percent(chance[factor]['mean'])}."
+        )
+    but = f", but NOT measurably the {' and '.join(missed)}" if missed else ""
+    headline = f"Samples show the {' and '.join(shown)} their text names{but}."
     if not shown:
         headline = (
             "Samples do NOT show what their text names more often than chance "
             "and than without neighbors."
         )
-    numbers = [
-        f"{factor.capitalize()} {percent(text[factor])}; {WITHOUT} {percent(without[factor])}; "
-        f"chance {percent(chance[factor]['mean'])}."
-        for factor in text
-    ]
     return Finding(not missed, headline, " ".join(numbers))
 
 
@@ -175,30 +177,28 @@ def swaps_finding(measured: Mapping[str, Any]) -> Finding:
     """For each style: drawn from its own database more often than from any other one, and more
     often than not.
     """
-    shares = {style: row["styles"] for style, row in (found(measured, "swaps") or {}).items()}
-    if len(shares) < 2:
+    swaps = value_at(measured, "swaps") or {}
+    if len(swaps) < 2:
         return Finding(None, "Whether another database changes the style was not measured.")
-    elsewhere = {
-        style: [row[style] for other, row in shares.items() if other != style] for style in shares
-    }
-    best = {
-        style: max(estimates, key=lambda estimate: estimate["mean"])
-        for style, estimates in elsewhere.items()
-    }
-    failed = [
-        style
-        for style, row in shares.items()
-        if not row[style]["low"] > max(best[style]["high"], 0.5)
-    ]
+    failed, numbers = [], []
+    for style, row in swaps.items():
+        own, elsewhere = row["styles"][style], best_elsewhere(swaps, style)
+        if not own["low"] > max(elsewhere["high"], 0.5):
+            failed.append(style)
+        numbers.append(
+            f"{style.capitalize()} database: {percent(own)} of the samples "
+            f"are of that style, against {percent(elsewhere)} with another one."
+        )
     headline = "Another database changes the style, with the same weights."
     if failed:
         headline = f"Another database does NOT reliably change the style to {' or '.join(failed)}."
-    numbers = [
-        f"{style.capitalize()} database: {percent(shares[style][style])} of the samples "
-        f"are of that style, against {percent(best[style])} with another one."
-        for style in shares
-    ]
     return Finding(not failed, headline, " ".join(numbers))
+
+
+def best_elsewhere(swaps: Mapping[str, Any], style: str) -> SavedEstimate:
+    """How often a style is drawn from the database of another style, where that is most often."""
+    others = [row["styles"][style] for database, row in swaps.items() if database != style]
+    return max(others, key=itemgetter("mean"))
 
 
 def finding_item(finding: Finding) -> Html:
@@ -213,27 +213,20 @@ def finding_item(finding: Finding) -> Html:
 
 
 def loss_table(measured: Mapping[str, Any]) -> list[Html]:
-    """Denoising loss by what the network was given."""
-    means, changes = (
-        ordered(measured, "loss", "means"),
-        found(measured, "loss", f"relative to {WITHOUT}") or {},
-    )
+    """Held-out loss by what the network was given."""
+    means = ordered(measured, "loss", "means")
+    changes = value_at(measured, "loss", f"relative to {WITHOUT}") or {}
     if not means:
         return [NOT_MEASURED]
     low, high = span(means.values())
-    reference = found(means, WITHOUT, "mean")
-    rows = [
-        [
-            name,
-            estimate_text(mean),
-            percent(changes.get(name), signed=True),
-            interval_bar(mean, low, high, reference),
-        ]
-        for name, mean in means.items()
-    ]
+    reference = value_at(means, WITHOUT, "mean")
+    rows = []
+    for name, mean in means.items():
+        change = percent(changes.get(name), signed=True)
+        rows.append([name, estimate_text(mean), change, interval_bar(mean, low, high, reference)])
     head = ["Given to the network", "Loss", "Change", f"{number(low, 3)} to {number(high, 3)}"]
-    lost = percent(found(measured, "loss", "share of the gain lost when shuffled"), 0)
-    caption = f"Held-out denoising loss; change relative to {WITHOUT} (dashed)"
+    lost = percent(value_at(measured, "loss", "share of the gain lost when shuffled"), 0)
+    caption = f"Held-out loss; change relative to {WITHOUT} (dashed)"
     return [
         note(PROSE["loss"]),
         table(caption, head, rows),
@@ -241,11 +234,12 @@ def loss_table(measured: Mapping[str, Any]) -> list[Html]:
     ]
 
 
-def span(estimates: Iterable[SavedEstimate]) -> tuple[float, float]:
-    """A scale that holds every interval, with a margin."""
-    listed = list(estimates)
-    low, high = min(e["low"] for e in listed), max(e["high"] for e in listed)
-    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+def span(estimates: Collection[SavedEstimate]) -> tuple[float, float]:
+    """A scale that holds every interval, with a margin of 5 % on both sides."""
+    low = min(estimates, key=itemgetter("low"))["low"]
+    high = max(estimates, key=itemgetter("high"))["high"]
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
 
 
 def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
@@ -253,12 +247,14 @@ def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
     prompts = ordered(measured, "prompts")
     if not prompts:
         return [NOT_MEASURED]
-
-    def cells(name: str, factor: str) -> list[object]:
-        row, chance = prompts[name], found(prompts, CHANCE, factor, "mean")
-        return [agreement_text(name, row, factor), interval_bar(row.get(factor), 0, 1, chance)]
-
-    rows = [[name, *cells(name, "colour"), *cells(name, "shape")] for name in prompts]
+    rows = []
+    for name, row in prompts.items():
+        cells: list[object] = [name]
+        for factor in ("colour", "shape"):
+            chance = value_at(prompts, CHANCE, factor, "mean")
+            cells.append(agreement_text(name, row, factor))
+            cells.append(interval_bar(row.get(factor), 0, 1, chance))
+        rows.append(cells)
     head = ["What was given", "Colour", "0 to 100 %", "Shape", "0 to 100 %"]
     return [
         note(PROSE["prompts"]),
@@ -268,25 +264,19 @@ def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
 
 def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
     """Style drawn by style of the database, and what the prompt still decides."""
-    swaps = found(measured, "swaps")
+    swaps = value_at(measured, "swaps")
     if not swaps:
         return [NOT_MEASURED]
+    # Every row tells of the same styles, those that no database holds among them.
     styles = list(next(iter(swaps.values()))["styles"])
-    rows = [
-        [
-            style,
-            *(percent(row["styles"].get(other)) for other in styles),
-            percent(row.get("colour")),
-            percent(row.get("shape")),
-        ]
-        for style, row in swaps.items()
-    ]
-    head = [
-        "Database",
-        *(f"Drawn as {style}" for style in styles),
-        "Colour as asked",
-        "Shape as asked",
-    ]
+    head = ["Database"]
+    for style in styles:
+        head.append(f"Drawn as {style}")
+    head += ["Colour as asked", "Shape as asked"]
+    rows = []
+    for database, row in swaps.items():
+        shares = [percent(row["styles"].get(style)) for style in styles]
+        rows.append([database, *shares, percent(row.get("colour")), percent(row.get("shape"))])
     return [
         note(PROSE["swaps"]),
         table("Share of samples, by the style of the database", head, rows),
@@ -295,10 +285,9 @@ def swaps_table(measured: Mapping[str, Any]) -> list[Html]:
 
 def quality_table(measured: Mapping[str, Any]) -> list[Html]:
     """Distances, fidelity and diversity of sets of images, one row for each way they came about."""
-    rows = [
-        [name, *(estimate_text(row.get(measure)) for measure in QUALITY_COLUMNS)]
-        for name, row in ordered(measured, "quality").items()
-    ]
+    rows = []
+    for name, row in ordered(measured, "quality").items():
+        rows.append([name, *(estimate_text(row.get(measure)) for measure in QUALITY_COLUMNS)])
     if not rows:
         return [NOT_MEASURED]
     return [
@@ -312,36 +301,51 @@ def copies_table(measured: Mapping[str, Any]) -> list[Html]:
     copies = ordered(measured, "copies")
     if not copies:
         return [NOT_MEASURED]
-    rows = [[name, percent(rate)] for name, rate in copies.items()]
+    rows = []
+    for name, rate in copies.items():
+        rows.append([name, percent(rate)])
     return [note(PROSE["copies"]), table("Copy rate", ["Images", "Rate"], rows)]
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
     """The evaluation as a short plain table for a terminal."""
-    lines = [f"{'held-out loss':<34}{'mean [95 % interval]':<28}change"]
-    changes = found(evaluation, "loss", f"relative to {WITHOUT}") or {}
+    lines = [summary_line("held-out loss", "mean [95 % interval]", "change")]
+    changes = value_at(evaluation, "loss", f"relative to {WITHOUT}") or {}
     for name, mean in ordered(evaluation, "loss", "means").items():
-        lines.append(
-            f"  {name:<32}{estimate_text(mean):<28}{percent(changes.get(name), signed=True)}"
-        )
-    lines.append(f"{'prompt agreement':<34}{'colour':<28}shape")
+        change = percent(changes.get(name), signed=True)
+        lines.append(summary_line(f"  {name}", estimate_text(mean), change))
+
+    lines.append(summary_line("prompt agreement", "colour", "shape"))
     for name, row in ordered(evaluation, "prompts").items():
-        colour, shape = (agreement_text(name, row, factor) for factor in ("colour", "shape"))
-        lines.append(f"  {name:<32}{colour:<28}{shape}")
-    lines.append(f"{'database swap':<34}share drawn in its style")
-    for style, row in (found(evaluation, "swaps") or {}).items():
-        lines.append(f"  {style:<32}{percent(row['styles'].get(style))}")
-    if scores := found(evaluation, "clip scores"):
+        colour, shape = agreement_text(name, row, "colour"), agreement_text(name, row, "shape")
+        lines.append(summary_line(f"  {name}", colour, shape))
+
+    lines.append(summary_line("database swap", "share drawn in its style"))
+    for style, row in (value_at(evaluation, "swaps") or {}).items():
+        lines.append(summary_line(f"  {style}", percent(row["styles"].get(style))))
+
+    scores = value_at(evaluation, "clip scores")
+    if scores:
         lines.append("CLIP score of another CLIP")
-        lines += [f"  {name:<32}{estimate_text(score)}" for name, score in scores.items()]
-    lines.append(f"{'drawn for held-out neighbors':<34}{'Frechet distance':<28}precision / recall")
+        for name, score in scores.items():
+            lines.append(summary_line(f"  {name}", estimate_text(score)))
+
+    lines.append(
+        summary_line("drawn for held-out neighbors", "Frechet distance", "precision / recall")
+    )
     for name, row in ordered(evaluation, "quality").items():
-        both = " / ".join(
-            percent(found(row, measure, "mean")) for measure in ("precision", "recall")
-        )
-        lines.append(f"  {name:<32}{estimate_text(row.get('fd')):<28}{both}")
+        precision = percent(value_at(row, "precision", "mean"))
+        recall = percent(value_at(row, "recall", "mean"))
+        distance = estimate_text(row.get("fd"))
+        lines.append(summary_line(f"  {name}", distance, f"{precision} / {recall}"))
+
     lines.append("copy rate")
-    lines += [
-        f"  {name:<32}{percent(rate)}" for name, rate in ordered(evaluation, "copies").items()
-    ]
-    return "\n".join(line.rstrip() for line in lines).replace("−", "-").replace(ABSENT, "-")
+    for name, rate in ordered(evaluation, "copies").items():
+        lines.append(summary_line(f"  {name}", percent(rate)))
+    # Plain letters, for terminals that have no others.
+    return "\n".join(lines).replace("−", "-").replace(ABSENT, "-")
+
+
+def summary_line(name: str, first: str, second: str = "") -> str:
+    """A line of the summary: a name and one or two columns."""
+    return f"{name:<34}{first:<28}{second}".rstrip()

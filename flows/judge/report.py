@@ -23,6 +23,7 @@ from flows.look.figures import samples_section
 from flows.look.page import (
     ABSENT,
     Html,
+    Point,
     as_bytes,
     bytes_text,
     contents,
@@ -48,7 +49,7 @@ from storage.runs import METRICS_FILE, read_metrics
 REPORT_FILE = "report.html"
 PROSE = {
     "lead": (
-        "A retrieval-augmented diffusion model draws an image from the CLIP vectors of its k "
+        "A retrieval-augmented model draws an image from the CLIP vectors of its k "
         "nearest neighbors in a database of images. This page shows what one such model draws, "
         "and measures whether it uses what it is given."
     ),
@@ -74,7 +75,7 @@ class Subject:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        """The evaluation's numbers."""
+        """The evaluation's numbers; none where it holds no file of them."""
         files = self.evaluation.files(".json")
         return json.loads(files[0].read_text(encoding="utf-8")) if files else {}
 
@@ -112,14 +113,18 @@ def write_report(config: WriteReport) -> Artifact:
 
 def open_subject(config: WriteReport) -> Subject:
     """Open what the page is about. Raises ArtifactMissing for a name that was never built."""
-    references = [reference.split("/", 1) for reference in config.artifacts]
+    others = []
+    for reference in config.artifacts:
+        # Without a slash the whole is taken for a kind, and refused as there is none of that name.
+        kind_and_name = reference.split("/", 1)
+        others.append(open_artifact(config.root, kind_and_name[0], kind_and_name[-1]))
     return Subject(
         config.root,
         open_artifact(config.root, "runs", config.run),
         open_artifact(config.root, "runs", config.baseline),
         open_artifact(config.root, "evaluations", config.evaluation),
         tuple(open_artifact(config.root, "samples", name) for name in config.samples),
-        tuple(open_artifact(config.root, reference[0], reference[-1]) for reference in references),
+        tuple(others),
     )
 
 
@@ -127,9 +132,9 @@ def open_subject(config: WriteReport) -> Subject:
 def report_plan(config: WriteReport, subject: Subject | None = None) -> Plan:
     """The names stay in the parameters: the page shows them, in their order."""
     subject = subject or open_subject(config)
-    inputs = {
-        f"{artifact.kind}/{artifact.name}": artifact.fingerprint for artifact in subject.artifacts
-    }
+    inputs = {}
+    for artifact in subject.artifacts:
+        inputs[f"{artifact.kind}/{artifact.name}"] = artifact.fingerprint
     return plan_of("reports", config.name, config.parameters(), inputs)
 
 
@@ -159,51 +164,47 @@ def page_of(subject: Subject) -> Html:
         "rejects": ("Rejected images", rejects_table(subject)),
         "provenance": ("Provenance", provenance(subject)),
     }
+    headings, content = {}, []
+    for name, (heading, elements) in sections.items():
+        headings[name] = heading
+        content.append(section(name, heading, *elements))
     return document(
         f"Report: {subject.run.name}",
         element("h1", f"What the run “{subject.run.name}” does with its neighbors"),
         element("p", PROSE["lead"], class_="lead"),
         element("ol", *map(finding_item, findings(subject.measured)), class_="findings"),
         note(PROSE["intervals"]),
-        contents({name: heading for name, (heading, _) in sections.items()}),
-        *[section(name, heading, *content) for name, (heading, content) in sections.items()],
+        contents(headings),
+        *content,
     )
 
 
 def curves(subject: Subject) -> list[Html]:
     """Loss and gradient norm of both runs."""
-    metrics = {
-        run.name: read_metrics(run.file(METRICS_FILE)) for run in (subject.run, subject.baseline)
-    }
+    charts = []
+    for title, field in {"Training loss": "loss", "Gradient norm": "gradient_norm"}.items():
+        lines = {run.name: curve(run, field) for run in (subject.run, subject.baseline)}
+        charts.append(line_chart(title, lines, "optimiser step", field.replace("_", " ")))
+    return [element("div", *charts, class_="charts")]
 
-    def chart(title: str, field: str) -> Html:
-        lines = {
-            name: [(r["step"], r[field]) for r in records if field in r]
-            for name, records in metrics.items()
-        }
-        return line_chart(title, lines, "optimiser step", field.replace("_", " "))
 
-    return [
-        element(
-            "div",
-            chart("Training loss", "loss"),
-            chart("Gradient norm", "gradient_norm"),
-            class_="charts",
-        )
-    ]
+def curve(run: Artifact, field: str) -> list[Point]:
+    """(step, value) of one field of a run's metrics, where a step has it."""
+    points = []
+    for record in read_metrics(run.file(METRICS_FILE)):
+        if field in record:
+            points.append((record["step"], record[field]))
+    return points
 
 
 def retrieval_table(subject: Subject) -> list[Html]:
     """Each index: recipe and measured recall."""
-    rows = [
-        [
-            index.name, f"{index.rows:,}",
-            index.parameters.get("recipe", ABSENT), index.measured.get("k", ABSENT),
-            percent(index.measured.get("recall_at_k"), 2),
-            index.measured.get("recall_queries", ABSENT),
-        ]
-        for index in subject.of_kind("index")
-    ]  # fmt: skip
+    rows = []
+    for index in subject.of_kind("index"):
+        measured = index.measured
+        recipe, recall = index.parameters.get("recipe", ABSENT), measured.get("recall_at_k")
+        row = [index.name, f"{index.rows:,}", recipe, measured.get("k", ABSENT)]
+        rows.append([*row, percent(recall, 2), measured.get("recall_queries", ABSENT)])
     if not rows:
         return [note("No index is among this report's artifacts.")]
     head = ["Index", "Rows", "Recipe", "k", "Recall@k", "Queries"]
@@ -214,11 +215,13 @@ def stages_table(artifacts: Sequence[Artifact]) -> list[Html]:
     """Every artifact behind the page: rows and bytes. No seconds: equal requests give equal
     pages.
     """
-    rows: list[list[object]] = [
-        [f"{a.kind}/{a.name}", element("code", a.id), f"{a.rows:,}", bytes_text(a.bytes)]
-        for a in artifacts
-    ]
-    rows.append(["Total", "", "", bytes_text(sum(a.bytes for a in artifacts))])
+    rows: list[list[object]] = []
+    total = 0
+    for artifact in artifacts:
+        total += artifact.bytes
+        identity, size = element("code", artifact.id), bytes_text(artifact.bytes)
+        rows.append([f"{artifact.kind}/{artifact.name}", identity, f"{artifact.rows:,}", size])
+    rows.append(["Total", "", "", bytes_text(total)])
     head = ["Artifact", "Version", "Rows", "Bytes"]
     return [note(PROSE["stages"]), table("What was built", head, rows, total=True)]
 
@@ -227,14 +230,13 @@ def rejects_table(subject: Subject) -> list[Html]:
     """Of each set of images, how many are used, and why the others are not."""
     rows = []
     for shards in subject.of_kind("shards"):
-        rejected = {
-            reason: n for reason, n in shards.counts.items() if reason.startswith("rejected")
-        }
-        reasons = ", ".join(
-            f"{reason.removeprefix('rejected: ')} ({n:,})" for reason, n in rejected.items()
-        )
-        used, refused = shards.counts.get("ok", 0), sum(rejected.values())
-        rows.append([shards.name, f"{used:,}", f"{refused:,}", reasons or "none was rejected"])
+        rejected, reasons = 0, []
+        for outcome, count in shards.counts.items():
+            if outcome.startswith("rejected"):
+                rejected += count
+                reasons.append(f"{outcome.removeprefix('rejected: ')} ({count:,})")
+        told = ", ".join(reasons) or "none was rejected"
+        rows.append([shards.name, f"{shards.counts.get('ok', 0):,}", f"{rejected:,}", told])
     if not rows:
         return [note("No image shards are among this report's artifacts.")]
     return [table("Images by what became of them", ["Images", "Used", "Rejected", "Reasons"], rows)]
@@ -242,35 +244,46 @@ def rejects_table(subject: Subject) -> list[Html]:
 
 def provenance(subject: Subject) -> list[Html]:
     """Which bytes: encoder, weights, fingerprints, licences of the run's database, parameters."""
-    run, encoder = subject.run, subject.run.parameters.get("encoder", {})
-    files = [file for part in run.parts if part.name == "weights" for file in part.files]
-    weights = [(file.path, file.sha256) for file in files if file.path.endswith(".safetensors")]
-    rows = [
-        [
-            "Encoder",
-            f"{encoder.get('model', ABSENT)}, {encoder.get('dimension', ABSENT)} dimensions",
-        ]
-    ]
-    rows += [["Encoder weights", element("code", encoder.get("weights_sha256", ABSENT))]]
-    rows += [[f"Weights: {path}", element("code", digest)] for path, digest in weights]
-    facts = table("The networks, by the sha256 of their weights", ["What", "Which"], rows)
-    prints = table(
-        "Fingerprints: equal bytes, equal fingerprint", ["Artifact", "Fingerprint"],
-        [[f"{a.kind}/{a.name}", element("code", a.fingerprint)] for a in subject.artifacts],
-    )  # fmt: skip
-    database = with_fingerprint(subject.root, "embeddings", run.inputs.get("database", ""))
-    licences: Html = note(
-        "The database of the run is not under this root, so its licences cannot be counted."
-    )
-    if database:
-        counts = [[licence, f"{count:,}"] for licence, count in licence_counts(database).items()]
-        licences = table(
-            f"Licences of the images in {database.name}", ["Licence", "Images"], counts
-        )
-    parameters = json.dumps(dict(run.parameters), indent=2, sort_keys=True, ensure_ascii=False)
+    fingerprints = []
+    for artifact in subject.artifacts:
+        row = [f"{artifact.kind}/{artifact.name}", element("code", artifact.fingerprint)]
+        fingerprints.append(row)
+    head = ["Artifact", "Fingerprint"]
+    prints = table("Fingerprints: equal bytes, equal fingerprint", head, fingerprints)
+    parameters = dict(subject.run.parameters)
+    text = json.dumps(parameters, indent=2, sort_keys=True, ensure_ascii=False)
     return [
-        facts,
-        licences,
+        networks_table(subject.run),
+        licences_table(subject),
         details("Fingerprints", prints),
-        details("Parameters of the run", element("pre", parameters)),
+        details("Parameters of the run", element("pre", text)),
     ]
+
+
+def networks_table(run: Artifact) -> Html:
+    """The encoder of a run, and every file of its weights with its hash."""
+    encoder = run.parameters.get("encoder", {})
+    described = f"{encoder.get('model', ABSENT)}, {encoder.get('dimension', ABSENT)} dimensions"
+    rows = [
+        ["Encoder", described],
+        ["Encoder weights", element("code", encoder.get("weights_sha256", ABSENT))],
+    ]
+    for part in run.parts:
+        if part.name != "weights":
+            continue
+        for file in part.files:
+            if file.path.endswith(".safetensors"):
+                rows.append([f"Weights: {file.path}", element("code", file.sha256)])
+    return table("The networks, by the sha256 of their weights", ["What", "Which"], rows)
+
+
+def licences_table(subject: Subject) -> Html:
+    """How many images of the run's database have which licence."""
+    fingerprint = subject.run.inputs.get("database", "")
+    database = with_fingerprint(subject.root, "embeddings", fingerprint)
+    if not database:
+        return note(
+            "The database of the run is not under this root, so its licences cannot be counted."
+        )
+    counts = [[licence, f"{count:,}"] for licence, count in licence_counts(database).items()]
+    return table(f"Licences of the images in {database.name}", ["Licence", "Images"], counts)

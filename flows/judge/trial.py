@@ -1,6 +1,6 @@
 """Who is compared with whom in an evaluation, on what, and who judges: runs, images, features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ class Trial:
     judge: Judge
     wishes: list[Wish]
 
+    @property
+    def prompts(self) -> list[str]:
+        """The texts of the wishes."""
+        return [wish.prompt for wish in self.wishes]
+
 
 def judge_of(config: EvaluateRDM, run: OpenRun) -> Judge:
     """Who judges. Raises ArtifactMismatch for the run's own CLIP, and what loading it raises."""
@@ -66,7 +71,9 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
     captions = []
     for part in shards.parts:
         sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
-        captions += [texts[0] for texts in sidecar["captions"].to_pylist() if texts]
+        for texts in sidecar["captions"].to_pylist():
+            if texts:
+                captions.append(texts[0])
     if len(captions) < config.prompts:
         what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
         cure = f"Use --set prompts={max(1, len(captions))}, or --set judge=features."
@@ -75,7 +82,7 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
 
 
 def trained_on(run: Artifact, facts: RunFacts, role: str) -> Any:
-    """The version that a run was trained on. Raises ArtifactMismatch when nobody told."""
+    """The version that a run was trained on. Raises ArtifactMismatch when the run does not say."""
     if role not in facts.trained_on:
         what = f"it does not say which {role} it was trained on, as it was converted"
         cure = "Evaluate a run that was trained here; a converted one can be sampled."
@@ -107,9 +114,17 @@ def draws_of(
     how = drawn_how(run.facts, config.draw)
     if guidance_scale is not None:
         how = replace(how, guidance_scale=guidance_scale)
-    count = len(context.vectors)
-    firsts = [10_000 * (seed + 1) for seed in range(config.seeds)]
-    return [draw(run, context, range(first, first + count), how) for first in firsts]
+    drawn = []
+    for seed in range(config.seeds):
+        # Far apart, so that no two sampling seeds draw from one image seed.
+        first = 10_000 * (seed + 1)
+        drawn.append(draw(run, context, range(first, first + len(context.vectors)), how))
+    return drawn
+
+
+def estimates(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Name -> mean of its values [N] with an interval, as evaluation.json holds it."""
+    return {name: asdict(estimate(row)) for name, row in values.items()}
 
 
 def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -117,19 +132,17 @@ def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
     prompts are the unit.
     """
     by_seed = [trial.judge.fulfilled(images, trial.wishes) for images in drawn]
-    if len(by_seed[0]) == 0:
-        return {}
-    return {
-        factor: asdict(estimate(np.mean([seed[factor] for seed in by_seed], axis=0)))
-        for factor in by_seed[0]
-    }
+    means = {}
+    for factor in by_seed[0]:
+        means[factor] = np.mean([fulfilled[factor] for fulfilled in by_seed], axis=0)
+    return estimates(means)
 
 
 def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
     """The images of some database rows: uint8 [B, H, W, 3]."""
     keys = [credit["key"] for credit in database.credits(rows.tolist())]
-    found = database.images(keys)
-    return np.stack([decode(found[key]) for key in keys])
+    files = database.images(keys)
+    return np.stack([decode(files[key]) for key in keys])
 
 
 def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
@@ -150,12 +163,11 @@ def features_in(root: Path, shards: Sequence[str], features: Features) -> np.nda
     """Features [N, F] of every image of some shards, named by fingerprint; those of equal shards
     once. One part's images are held at a time.
     """
-    found = [
-        features(images)
-        for fingerprint in dict.fromkeys(shards)
-        for images in images_by_part(root, fingerprint)
-    ]
-    return np.concatenate(found)
+    by_part = []
+    for fingerprint in dict.fromkeys(shards):
+        for images in images_by_part(root, fingerprint):
+            by_part.append(features(images))
+    return np.concatenate(by_part)
 
 
 def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
@@ -163,7 +175,7 @@ def images_by_part(root: Path, fingerprint: str) -> Iterator[np.ndarray]:
     shards = shards_with(root, fingerprint)
     for part in shards.parts:
         images = [decode(data) for _, data in read_images(shards, part.name)]
-        if images:
+        if images:  # a part may hold rejected images alone
             yield np.stack(images)
 
 

@@ -40,10 +40,13 @@ def average_run(config: AverageRun) -> Artifact:
             raise StorageError(
                 f"runs/{run.name}", "it kept no snapshots of its means to mix others of", cure
             )
-        at = [(length, step) for step in snapshots for length in LENGTHS]
-        shares, distance = mixture(
-            [length for length, _ in at], [step for _, step in at], config.length, max(snapshots)
-        )
+        # Each snapshot holds one running mean of each length, in this order.
+        lengths: list[float] = []
+        steps: list[int] = []
+        for step in snapshots:
+            lengths += LENGTHS
+            steps += [step] * len(LENGTHS)
+        shares, distance = mixture(lengths, steps, config.length, max(snapshots))
         if distance > FAR:
             what = (
                 f"its {len(snapshots)} snapshots give no mean of length {config.length} "
@@ -82,8 +85,9 @@ def write_average(
         facts = facts_of(run)
         model = load_model(run.file("weights"), facts, space_of_run(run, facts))
         names = [name for name, _ in model.named_parameters()]
-        of_each = shares.reshape(-1, len(LENGTHS))
-        set_parameters(model, mixed(map(read_snapshot, files), of_each, names))
+        shares_of_files = shares.reshape(-1, len(LENGTHS))
+        # One snapshot is in memory at a time: each is as large as the weights.
+        set_parameters(model, mixed(map(read_snapshot, files), shares_of_files, names))
         (scratch / "weights").mkdir()
         model.save(scratch / "weights", replace(facts, ema_length=config.length))
         card = (run.file("weights") / "README.md").read_text(encoding="utf-8")

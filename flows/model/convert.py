@@ -1,4 +1,4 @@
-"""What was released in 2022 -> what this project samples from: denoisers, autoencoders, embedding
+"""What was released in 2022 -> what this project samples from: models, autoencoders, embedding
 archives.
 
 checkpoint --read without running code--> tensors --rename--> a run's weights, or an autoencoder
@@ -68,11 +68,9 @@ def convert_original(config: ConvertOriginal) -> Artifact | Path:
             )
     if config.layout in AUTOENCODERS:
         return convert_autoencoder_file(config)
-    return (
-        convert_archives(config)
-        if config.layout == ARCHIVES
-        else convert_weights(config, LAYOUTS[config.layout])
-    )
+    if config.layout == ARCHIVES:
+        return convert_archives(config)
+    return convert_weights(config, LAYOUTS[config.layout])
 
 
 def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
@@ -81,6 +79,7 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
     encoder = encoder_of(
         config.encoder or layout.encoder, config.encoder_weights or layout.encoder_weights
     )
+    # The file does not say which encoder made its contexts; a wrong one shows in the dimension.
     if encoder.dimension != layout.context_dimension:
         what = (
             f"{encoder.name} makes vectors of {encoder.dimension}, "
@@ -112,6 +111,7 @@ def write_converted(
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
         folder = scratch / "weights"
         autoencoder: Any = convert_autoencoder(state, AUTOENCODERS[layout.autoencoder])
+        # Inside the weights folder, so that the run needs no other file.
         autoencoder.save_pretrained(folder / AUTOENCODER_FOLDER)
         space = load_latent_space(str(folder / AUTOENCODER_FOLDER))
         model = convert_model(state, layout, space, config.ema)
@@ -173,27 +173,26 @@ def convert_autoencoder_file(config: ConvertOriginal) -> Path:
 def convert_archives(config: ConvertOriginal) -> Artifact:
     """Embedding archives -> a database: a part a file."""
     clock = Clock()
-    encoder = encoder_of(config.encoder or "ViT-B-32", config.encoder_weights or "openai")
-    hashes = {
-        path.name: sha256_file(path) for path in sorted(config.files, key=lambda path: path.name)
-    }
+    weights = config.encoder_weights or "openai"
+    encoder = encoder_of(config.encoder or "ViT-B-32", weights)
+    files = sorted(config.files, key=lambda path: path.name)
+    hashes = {path.name: sha256_file(path) for path in files}
     plan = plan_of(
         "embeddings",
         config.name,
         {"encoder": encoder.identity, "of": "image", "archives": hashes},
-        {"shards": "never published"},
+        {"shards": "never published"},  # the images behind these vectors
     )
     with building(config.root, plan) as build:
         embeddings = build.finished
         if embeddings is None:
-            files = sorted(config.files, key=lambda path: path.name)
-            parts = [
-                convert_archive(build, path, hashes[path.name], encoder.dimension) for path in files
-            ]
-            embeddings = published(build, parts, clock, weights=config.encoder_weights or "openai")
+            parts = []
+            for path in files:
+                parts.append(convert_archive(build, path, hashes[path.name], encoder.dimension))
+            embeddings = published(build, parts, clock, weights=weights)
     index = BuildDatabase(
         root=config.root, name=config.name, shards=config.name,
-        encoder=config.encoder or "ViT-B-32", weights=config.encoder_weights or "openai",
+        encoder=config.encoder or "ViT-B-32", weights=weights,
     )  # fmt: skip
     index_embeddings.ensured(index, embeddings)
     return embeddings
@@ -202,13 +201,11 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
 @stage_task(name="convert-archive")
 def convert_archive(build: Build, path: Path, sha256: str, dimension: int) -> Part:
     """One file's vectors, made unit, with the norms they had."""
-    name = path.stem
-    origin = made_from(
-        *(build.plan.parameters[name] for name in ("encoder", "of")),
-        sha256,
-        *revision_of("embeddings").values(),
-    )
-    if part := build.existing_part(name, origin):
+    name, parameters = path.stem, build.plan.parameters
+    revision = revision_of("embeddings").values()
+    origin = made_from(parameters["encoder"], parameters["of"], sha256, *revision)
+    part = build.existing_part(name, origin)
+    if part:
         return part
     keys, sources, vectors, norms = read_archive(path)
     if vectors.shape[1] != dimension:

@@ -25,6 +25,9 @@ def run_facts(
     were trained on.
     """
     latents, database = inputs["latents"], inputs["database"]
+    trained_on = {}
+    for role, artifact in inputs.items():
+        trained_on[role] = Version(artifact.name, artifact.id, artifact.fingerprint)
     return RunFacts(
         family=config.model.family,
         model=asdict(config.model),
@@ -39,7 +42,5 @@ def run_facts(
         neighbor_dropout=config.context.neighbor_dropout,
         steps=config.training.steps,
         parameters=parameters,
-        trained_on={
-            role: Version(one.name, one.id, one.fingerprint) for role, one in inputs.items()
-        },
+        trained_on=trained_on,
     )

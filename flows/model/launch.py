@@ -1,9 +1,9 @@
-"""A training as a child process group that cannot outlive us, its lines and metrics told while it
-runs.
+"""A training as a child process group that cannot outlive us; its lines and metrics are passed on
+while it runs.
 
-Several processes are started by `accelerate launch`; a single one is started as it is, and may be
-started early: it imports what it needs while we look whether it may begin, and waits to be told of
-its run.
+Several processes are started by `accelerate launch`. A single one is started as it is, and may be
+started early: it imports what it needs while we check whether it may begin, and waits for the
+directory of its run.
 """
 
 import json
@@ -30,7 +30,7 @@ from storage.atomic import write_json
 
 _LIVE: set[subprocess.Popen] = set()
 _READY: dict[int, subprocess.Popen] = {}
-"""Threads -> a process that waits to be told of its run."""
+"""Number of threads -> a process that waits for the directory of its run."""
 LAST_LINES = 20
 SECONDS_BETWEEN_LINES = 30.0
 """Of a training's progress, in the run's log."""
@@ -72,6 +72,8 @@ def launch_training(
             late.set()
             stop_group(child)
 
+        # A timer of its own: a training that hangs prints no line that a deadline could be checked
+        # at.
         watchdog = threading.Timer(config.timeout_seconds or threading.TIMEOUT_MAX, end)
         watchdog.daemon = True
         watchdog.start()
@@ -107,6 +109,7 @@ def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
     if not is_single(config):
         return _popen(launch_command(run, config), config, tight)
     child = _READY.pop(threads_of(config), None)
+    # A ready one was started before it was known that memory is tight, or has ended meanwhile.
     if child is not None and (tight or child.poll() is not None):
         child.kill()
         child.wait()
@@ -119,6 +122,8 @@ def started(run: Path, config: TrainRDM, tight: bool) -> subprocess.Popen:
 
 
 def _popen(command: list[str], config: TrainRDM, tight: bool) -> subprocess.Popen:
+    # The user's own Accelerate settings are none of the training's, nor is a group that we were
+    # started in.
     environment = for_child() | {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # as it is read
     for name in list(environment):
         if name.startswith("ACCELERATE_") or name in GROUP_OF_OURS:
@@ -153,7 +158,8 @@ def launch_command(run: Path, config: TrainRDM, rank: int = 0) -> list[str]:
     the user's own Accelerate settings enters.
     """
     total = config.processes * config.machines
-    leash = ["flows.run.leash"] if rank == 0 else []  # on another machine nobody holds its end
+    # The leash ends the group when this process does; on another machine there is nobody to watch.
+    leash = ["flows.run.leash"] if rank == 0 else []
     command = [
         sys.executable,
         "-m",
@@ -219,13 +225,14 @@ def stop_group(child: subprocess.Popen) -> None:
     left.
     """
     for sign, seconds in ((signal.SIGTERM, SECONDS_TO_STOP), (signal.SIGKILL, SECONDS_TO_STOP)):
+        # The group and not the child: the launcher may be gone while its workers still save.
         try:
             os.killpg(child.pid, sign)
         except ProcessLookupError:
             return
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            child.poll()
+            child.poll()  # else the child stays a zombie of the group
             if not members(child.pid):
                 return
             time.sleep(0.1)
@@ -233,40 +240,37 @@ def stop_group(child: subprocess.Popen) -> None:
 
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
-    found = []
+    living = []
     for process in psutil.process_iter(["pid", "status"]):
         try:
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except ProcessLookupError:
+                living.append(process.pid)
+        except ProcessLookupError:  # it ended while we looked
             continue
-    return found
+    return living
 
 
 def _failure(run: Path, code: int, last: deque[str]) -> TrainingFailed:
-    killed = code < 0 or code > 128 or any(_KILLED.search(line) for line in last)
-    cause = (
-        f"it was ended from outside (exit code {code})"
-        if killed
-        else _cause(last) or f"exit code {code}"
-    )
-    cure = (
-        "Run the same command again: it resumes from the last checkpoint."
-        if killed
-        else "Change what it names."
-    )
-    text = (
-        f"runs/{run.parent.name}: training failed: {cause}. {cure} Its last lines:\n"
-        + "\n".join(last)
-    )
-    return TrainingFailed(text, resumable=killed)
+    # -N is Python's code for a process ended by signal N, and 128 + N a shell's.
+    killed = code < 0 or code > 128 or _KILLED.search("\n".join(last)) is not None
+    if killed:
+        cause = f"it was ended from outside (exit code {code})"
+        cure = "Run the same command again: it resumes from the last checkpoint."
+    else:
+        cause = _cause(last) or f"exit code {code}"
+        cure = "Change what it names."
+    text = f"runs/{run.parent.name}: training failed: {cause}. {cure} Its last lines:\n"
+    return TrainingFailed(text + "\n".join(last), resumable=killed)
 
 
 def _cause(last: Iterable[str]) -> str | None:
     """The last error that a line of output names, without those of the launcher around it."""
-    named = [match["cause"] for line in last if (match := _ERROR.match(line))]
-    causes = [cause for cause in named if not any(launcher in cause for launcher in _LAUNCHER)]
-    return causes[-1] if causes else None
+    cause = None
+    for line in last:
+        match = _ERROR.match(line)
+        if match and not any(launcher in match["cause"] for launcher in _LAUNCHER):
+            cause = match["cause"]
+    return cause
 
 
 def _follow(child: subprocess.Popen, steps: int, watch: Watch) -> deque[str]:
@@ -276,7 +280,7 @@ def _follow(child: subprocess.Popen, steps: int, watch: Watch) -> deque[str]:
     with bar(steps, "train", "step") as shown:
         for line in child.stdout:
             record = _metrics(line)
-            if record is None:
+            if record is None:  # what a library prints, or the last words of an error
                 detail(line.rstrip())
                 last.append(line.rstrip())
                 continue

@@ -50,26 +50,28 @@ def drawn_how(facts: RunFacts, settings: Mapping[str, Any]) -> DrawConfig:
     """
     kind = draw_settings(facts.family)
     released = kind.as_released() if facts.converted_from else {}
-    known = {one.name: one.type for one in fields(kind)}
-    problems, given = [], {}
+    type_of_setting = {setting.name: setting.type for setting in fields(kind)}
+    problems, valid = [], {}
     for name, value in settings.items():
-        if name not in known:
+        if name not in type_of_setting:
             problems.append(f"{name} is no setting of the family {facts.family}")
-        elif wrong := no_number(known[name], value):
+        elif wrong := no_number(type_of_setting[name], value):
             problems.append(f"{name}: {wrong}")
         else:
-            given[name] = value
+            valid[name] = value
+    # Their ranges are checked too where a name is wrong: all problems are told at once.
     try:
-        how = TypeAdapter(kind).validate_python({**released, **given})
+        how = TypeAdapter(kind).validate_python({**released, **valid})
     except ValidationError as error:
-        problems += [_problem(one) for one in error.errors()]
+        problems += map(_problem, error.errors())
     if problems:
-        cure = f"Settings of {facts.family}: {', '.join(known)}."
+        cure = f"Settings of {facts.family}: {', '.join(type_of_setting)}."
         raise RequestError("draw", "; ".join(problems), cure)
     return how
 
 
 def _problem(error: Any) -> str:
+    """One error of pydantic's in our words. Numbers in its path are places in a list."""
     name = ".".join(str(step) for step in error["loc"] if not isinstance(step, int))
     message = error["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message

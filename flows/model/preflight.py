@@ -1,8 +1,8 @@
-"""What a run will need, looked at before its first stage: weights to be had, disk, memory, hours.
+"""What a run will need, checked before its first stage: weights, disk, memory, hours.
 
 A training that asks for 600 GB, or for weights that nobody can reach, is refused in a minute and
-not after a night of imports. All that is wrong is told in one message; what will do is told in one
-line.
+not after a night of imports. One message says everything that is wrong; where nothing is, one line
+says what is needed.
 """
 
 import multiprocessing
@@ -41,8 +41,8 @@ from storage.latents import open_latents, refuse_other_latents
 from storage.runs import CHECKPOINTS_KEPT
 
 KEPT_BY_GLIBC = 2.5
-"""Up to so many times what is alive, a process on a CPU was measured to grow to:
-benchmarks/memory_estimate.py.
+"""A process on a CPU was measured to grow to up to so many times the bytes that it uses at once, as
+glibc keeps freed memory: benchmarks/memory_estimate.py.
 """
 
 
@@ -71,15 +71,15 @@ class TrainingNeeds:
         device = f"{in_gb(self.device_bytes)} of {self.device}"
         memory = f"{in_gb(self.memory.peak_bytes)} of the {device}"
         disk = f"{in_gb(self.disk_bytes)} of the {in_gb(self.free_bytes)} free on the disk"
-        hours = (
-            f", {hours_text(self.hours)} at the rate measured now" if self.hours is not None else ""
-        )
-        return f"needs {memory} ({self.memory.parameters / 1e6:.1f} M parameters), {disk}{hours}"
+        text = f"needs {memory} ({self.memory.parameters / 1e6:.1f} M parameters), {disk}"
+        if self.hours is not None:
+            text += f", {hours_text(self.hours)} at the rate measured now"
+        return text
 
 
 def check_training(config: TrainRDM) -> TrainingNeeds | None:
-    """Look at everything a training needs; None where its images are not even described, which its
-    first stage tells.
+    """Look at everything a training needs. None where its images are not even described: its first
+    stage refuses that.
 
     Loads the encoder and the autoencoder if something has to be made with them. Raises
     PreflightFailed, or what loading raises.
@@ -88,6 +88,7 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
     if shape is None:
         return None
     needs = training_needs(config, shape)
+    # Both problems are collected, so that nobody cures one and then meets the other.
     problems = []
     if needs.memory.peak_bytes > needs.device_bytes:
         what = f"memory: {in_gb(needs.memory.peak_bytes)} at the peak, "
@@ -106,18 +107,12 @@ def shape_of(config: TrainRDM) -> Shape | None:
     """From the artifacts that are there, else from what they would be made with; None where nothing
     says.
     """
-    latents, database = (
-        found(config, "latents", config.latents),
-        found(config, "embeddings", config.database),
-    )
+    latents = found(config, "latents", config.latents)
+    database = found(config, "embeddings", config.database)
     refuse_what_it_cannot_read(config, latents, database)
-    images, shards = config.upstream.images, None
-    if latents is None:
-        shards = found(config, "shards", config.latents)
-        if shards is None and images is None:
-            return None
-        if shards is None and images is not None:
-            check_images(images, f"train {config.name}")
+    size = side_of_images(config) if latents is None else None
+    if latents is None and size is None:
+        return None
     if database is None:
         dimension = encoder_for(embedding(config, config.database, config.latents)).dimension
     else:
@@ -125,16 +120,25 @@ def shape_of(config: TrainRDM) -> Shape | None:
     if latents is not None:
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
+    assert size is not None, "returned above"
     space = space_of(config.upstream.autoencoder)
-    space.storing(config.upstream.stored)
-    size = (
-        shards.parameters["size"]
-        if shards is not None
-        else images.size
-        if images is not None
-        else 0
-    )
+    space.storing(config.upstream.stored)  # raises for what the autoencoder cannot be stored as
     return Shape(space.channels, size // space.factor, dimension)
+
+
+def side_of_images(config: TrainRDM) -> int | None:
+    """The side in pixels of the images that latents would be made of; None where nothing says.
+
+    Raises PreflightFailed for images that would be imported and are not there.
+    """
+    shards = found(config, "shards", config.latents)
+    if shards is not None:
+        return int(shards.parameters["size"])
+    images = config.upstream.images
+    if images is None:
+        return None
+    check_images(images, f"train {config.name}")
+    return images.size
 
 
 def refuse_what_it_cannot_read(
@@ -146,8 +150,8 @@ def refuse_what_it_cannot_read(
     """Refuse latents that the model's family is not trained on, and vectors of captions where the
     model takes them for vectors of images.
 
-    None: what is not there yet, and will be made as `config.upstream` says. Raises PreflightFailed
-    or ArtifactMismatch.
+    An artifact is None where it will be made first, as `config.upstream` says. Raises
+    PreflightFailed or ArtifactMismatch.
     """
     upstream, reads, family = config.upstream, config.model.reads, config.model.family
     where, cure = f"train {config.name}", "Leave it out. Nothing has been started."
@@ -157,16 +161,17 @@ def refuse_what_it_cannot_read(
         wanted = " or ".join(reads.stored)
         what = f"upstream.stored={upstream.stored}, and {family} is trained on {wanted}"
         raise PreflightFailed(where, what, cure)
-    if database is None and upstream.of != "image" and (reads.means or reads.query):
-        what = f"upstream.of={upstream.of}, and the model wants vectors of images"
-        what += " (model.denoiser.remove_means, model.denoiser.query_token)"
+    choices = config.model.image_vectors_only
+    if choices and database is None and upstream.of != "image":
+        settings = ", ".join(f"model.{choice.setting}" for choice in choices)
+        what = f"upstream.of={upstream.of}, and the model wants vectors of images ({settings})"
         raise PreflightFailed(where, what, cure)
-    if database is not None and reads.means:
-        why = "the model subtracts the mean of image vectors from them"
-        vectors_of_images(database, why, "train with model.denoiser.remove_means=false")
-    if queries is not None and reads.query:
-        why = "the model is given the training images' own vectors"
-        vectors_of_images(queries, why, "train with model.denoiser.query_token=false")
+    embeddings = {"database": database, "queries": queries}
+    for choice in choices:
+        made_already = embeddings[choice.of]
+        if made_already is not None:
+            instead = f"train with model.{choice.setting}=false"
+            vectors_of_images(made_already, choice.why, instead)
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
@@ -192,7 +197,7 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     hours = None
     if memory.peak_bytes <= available:
         try:
-            rate = rate_on(device, _asked(config, shape))
+            rate = rate_on(device, _training_described(config, shape))
         except RuntimeError as error:
             what = f"memory: {in_gb(memory.peak_bytes)} would fit into {device}, "
             what += f"but it cannot be had: {error}"
@@ -204,14 +209,14 @@ def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:
     )
 
 
-def rate_on(device: Any, asked: tuple[Any, ...]) -> float:
-    """Images a second; on a GPU measured in a process of its own, whose memory the training then
-    has.
+def rate_on(device: Any, described: tuple[Any, ...]) -> float:
+    """Images a second. On a GPU it is measured in a process of its own, which gives the memory of
+    the GPU back when it ends.
     """
     if device.type == "cpu":
-        return measured_rate(*asked)
+        return measured_rate(*described)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        return apart.submit(measured_rate, *asked).result()
+        return apart.submit(measured_rate, *described).result()
 
 
 def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
@@ -223,8 +228,8 @@ def cure_of_memory(config: TrainRDM, shape: Shape, available: int) -> str:
         )
         changed = config.model_copy(update={"execution": execution})
         if _memory(changed, shape).peak_bytes <= available:
-            more = " --set execution.gradient_checkpointing=true" if checkpointing else ""
-            return f"it fits with --set execution.accumulate={accumulate}{more}"
+            cure = f"it fits with --set execution.accumulate={accumulate}"
+            return f"{cure} --set execution.gradient_checkpointing=true" if checkpointing else cure
     others = "take a smaller network, latents of an autoencoder, or precision bf16"
     return f"it does not fit one image at a time: {others}"
 
@@ -233,14 +238,14 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     """What the run writes: checkpoints, one of them while it replaces another, weights, and what is
     made upstream.
     """
+    # Weights are float32: 4 bytes a parameter.
     run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
     images = config.upstream.images
-    if (
-        images is None
-        or found(config, "latents", config.latents)
-        or found(config, "shards", config.latents)
-    ):
+    if images is None or found(config, "latents", config.latents):
         return run
+    if found(config, "shards", config.latents):
+        return run
+    # Each crop once in a shard and once as a latent, and its row of embeddings and neighbors.
     rows = images.crops_per_image * bytes_of_row(1024, config.upstream.k)
     return run + image_count(images) * (2 * bytes_of_image(images) + rows)
 
@@ -254,11 +259,11 @@ def hours_text(hours: float) -> str:
 
 
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
-    return memory_needed(*_asked(config, shape))
+    return memory_needed(*_training_described(config, shape))
 
 
-def _asked(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
-    """What rdm_core.needs wants to know, in its order."""
+def _training_described(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
+    """The arguments that the functions of rdm_core.needs take."""
     return (
         config.model,
         config.training,
@@ -277,9 +282,11 @@ def _device(config: TrainRDM) -> Any:
 
 
 def _executions(share: int) -> Iterator[tuple[int, bool]]:
-    """Ways to run the loop, from the fastest on: pieces, then checkpointing too."""
+    """Ways to run the loop, the fastest first: (pieces of a batch, gradient checkpointing). Only
+    numbers of pieces that divide a process's share of the batch.
+    """
     for checkpointing in (False, True):
-        pieces = 1
+        pieces = 1  # then 2, 4, 8, ...
         while pieces <= share:
             if share % pieces == 0:
                 yield pieces, checkpointing

@@ -41,10 +41,12 @@ def write_preview_neighbors(
     rows = data.neighbor_rows[preview_rows(count, len(data)), :k]
     keys = np.asarray(read_columns(database, ["key"])["key"].to_pylist(), dtype=object)
     shards = with_fingerprint(root, "shards", database.inputs["shards"])
-    found = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}
+    files = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
-    shown = ["" if row == NO_ROW else keys[row] for row in rows.ravel()]
-    cells = [fitted(decode(found[key])) if key in found else white for key in shown]
+    cells = []
+    for row in rows.ravel():
+        file = files.get(keys[row]) if row != NO_ROW else None
+        cells.append(white if file is None else fitted(decode(file)))
     preview_directory(run).mkdir(exist_ok=True)
     (preview_directory(run) / NEIGHBORS_FILE).write_bytes(
         encode(grid(cells, columns=rows.shape[1]), "png")

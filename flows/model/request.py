@@ -64,9 +64,12 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
     """
     rng = np.random.default_rng(config.seed)
     names, retrieved = _looked_up(config, opened, rng)
-    # Steps between two queries share their noise, so that nothing but the context changes from one
-    # to the next.
-    seeds = [config.seed + (i % config.count if config.between else i) for i in range(len(names))]
+    images = np.arange(len(names))
+    if config.between:
+        # Steps between two queries share their seeds: only the context changes from one to the
+        # next.
+        images %= config.count
+    seeds = [config.seed + image for image in images.tolist()]
     styled = _style_of(config, opened, len(names))
     return Request(names, retrieved, seeds, styled, beside_of(config, opened.run, styled))
 
@@ -91,9 +94,10 @@ def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
     """
     assert config.weaker_run is not None, "asked for"
     facts = facts_of(open_artifact(config.root, "runs", config.weaker_run))
-    for fact, name in {"family": "family", "space": "latent space", "encoder": "encoder"}.items():
+    in_words = {"family": "family", "space": "latent space", "encoder": "encoder"}
+    for fact, words in in_words.items():
         if getattr(facts, fact) != getattr(run.facts, fact):
-            what = f"{config.weaker_run!r} is of another {name} than {config.run!r}"
+            what = f"{config.weaker_run!r} is of another {words} than {config.run!r}"
             cure = "Give an earlier or smaller run trained like the first."
             raise RequestError("weaker_run", what, cure)
     return open_run(config.root, config.weaker_run)
@@ -112,15 +116,19 @@ def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
 def _looked_up(
     config: SampleRDM, opened: Opened, rng: np.random.Generator
 ) -> tuple[list[str], Retrieved]:
+    """What each of the B images is drawn for, in words, and its context."""
     database = opened.database.retrieval if opened.database else None
     if config.classes:
         assert database is not None, "classes always have a database"
-        names = [name for name in config.classes for _ in range(config.count)]
+        names: list[str] = []
+        for name in config.classes:
+            names += [name] * config.count
         queries = text_queries(opened.run, [f"An image of a {name}." for name in names])
         return names, neighbors_from_pool(queries, database, config.k, config.pool, rng)
     if config.texts or config.images:
-        names, queries = _asked(config, opened.run)
-        given = _given(config, opened.run, len(names))
+        names, queries = _texts_or_images(config, opened.run)
+        given = _images_beside_texts(config, opened.run, len(names))
+        # The given images take places in the context, and the neighbors get the rest of them.
         k = config.k - (given.rows.shape[1] if given else 0)
         if k < 1:
             raise RequestError(
@@ -129,29 +137,28 @@ def _looked_up(
         retrieved = STRATEGIES[config.context or "query+neighbors"](queries, database, k)
         return names, joined(retrieved, given) if given else retrieved
     assert opened.database is not None, "pseudo-queries always have a database"
-    return _pseudo(config, opened.run, opened.database, rng)
+    return _pseudo_queries(config, opened.run, opened.database, rng)
 
 
-def _asked(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
+def _texts_or_images(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
     """The queries in words and as vectors, as often as images are wanted."""
     names = list(config.texts) or [path_as_text(Path(path.name)) for path in config.images]
     queries = text_queries(run, config.texts) if config.texts else image_queries(run, config.images)
     if config.between:
         shares = np.linspace(0, 1, config.between).tolist()
-        first, last = (queries.take(np.full(config.count, end)) for end in (0, 1))
-        # a step's images together
+        first = queries.take(np.full(config.count, 0))
+        last = queries.take(np.full(config.count, 1))
+        # `interpolated` gives the steps of one image together; here a step's images stand together.
         order = np.arange(config.count * config.between).reshape(config.count, -1).T.ravel()
-        steps = [
-            f"{names[0]} -> {names[1]} at {share:.2f}"
-            for share in shares
-            for _ in range(config.count)
-        ]
+        steps: list[str] = []
+        for share in shares:
+            steps += [f"{names[0]} -> {names[1]} at {share:.2f}"] * config.count
         return steps, interpolated(first, last, shares).take(order)
     repeated = np.repeat(np.arange(len(names)), config.count)
     return [names[i] for i in repeated], queries.take(repeated)
 
 
-def _given(config: SampleRDM, run: OpenRun, count: int) -> Retrieved | None:
+def _images_beside_texts(config: SampleRDM, run: OpenRun, count: int) -> Retrieved | None:
     """The vectors of images given beside texts, equal for every sample."""
     if not (config.texts and config.images):
         return None
@@ -159,10 +166,10 @@ def _given(config: SampleRDM, run: OpenRun, count: int) -> Retrieved | None:
     return together.take(np.zeros(count, dtype=np.int64))
 
 
-def _pseudo(
+def _pseudo_queries(
     config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.random.Generator
 ) -> tuple[list[str], Retrieved]:
-    """Nothing asked: pseudo-queries by how often the run's training set retrieved a row of this
+    """Without a query: pseudo-queries by how often the run's training set retrieved a row of this
     database.
 
     A database the run was not trained with has no such counts; then every row is as likely as any
@@ -179,6 +186,7 @@ def _pseudo(
             "the run never searched this database: pseudo-queries are uniform, top_m is not used",
         )
         counts = np.ones(database.retrieval.rows, dtype=np.int64)
+    # Rows stand for the images that would be asked for, so their vectors are the queries.
     drawn = draw_pseudo_queries(
         counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted
     )

@@ -59,13 +59,21 @@ def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
     """Unfinished runs of this name that learn the same, on whatever inputs; those that began with
     another run's weights, or none, as is asked for now first, and of these the furthest.
     """
-    found = [run for path in unfinished(config.root, "runs", config.name) if (run := begun(path))]
-    alike = [run for run in found if _without(run.plan.parameters) == _without(learned)]
-    # One of another format would not be found again under its id.
-    alike = [run for run in alike if run.plan.id == run.directory.name]
-    started = config.start_from is not None
-    nearest = [(("start_from" in run.plan.inputs) == started, run.step) for run in alike]
-    return [alike[i] for i in sorted(range(len(alike)), key=nearest.__getitem__, reverse=True)]
+    wanted = _without_inputs(learned)
+    alike = []
+    for path in unfinished(config.root, "runs", config.name):
+        run = begun(path)
+        if run is None or _without_inputs(run.plan.parameters) != wanted:
+            continue
+        # One of another format would not be found again under its id.
+        if run.plan.id == run.directory.name:
+            alike.append(run)
+
+    def nearness(run: Begun) -> tuple[bool, int]:
+        begins_alike = ("start_from" in run.plan.inputs) == (config.start_from is not None)
+        return begins_alike, run.step
+
+    return sorted(alike, key=nearness, reverse=True)
 
 
 def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
@@ -73,51 +81,59 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
 
     Raises BuildRefused when one of them is gone, damaged, or not what is asked for.
     """
-    began = config.start_from or "start_from" in run.plan.inputs
-    roles = [role for role in KINDS if role != "start_from" or began]
-    found = {role: _version(config, role, run.plan.inputs.get(role, "")) for role in roles}
-    inputs = {role: one for role, one in found.items() if isinstance(one, Artifact)}
-    if len(inputs) < len(roles):
-        told = ", ".join(f"{role} {_named(one)}" for role, one in found.items())
+    from_weights = config.start_from or "start_from" in run.plan.inputs
+    inputs, descriptions = {}, []
+    for role in KINDS:
+        if role == "start_from" and not from_weights:
+            continue
+        version = _version_or_reason(config, role, run.plan.inputs.get(role, ""))
+        if isinstance(version, Artifact):
+            inputs[role] = version
+            descriptions.append(f"{role} {version.name}@{version.id}")
+        else:
+            descriptions.append(f"{role} {version}")
+    versions = ", ".join(descriptions)
+    if len(inputs) < len(descriptions):
         what = f"the unfinished run {run.directory.name}, {at_step(run.step, run.steps)}, "
-        raise BuildRefused(f"runs/{config.name}", what + f"was begun on {told}", _cure(config))
-    told = ", ".join(f"{role} {_named(one)}" for role, one in inputs.items())
-    text = f"continues on the versions it began with: {told}; newer ones are there. "
+        raise BuildRefused(f"runs/{config.name}", what + f"was begun on {versions}", _cure(config))
+    text = f"continues on the versions it began with: {versions}; newer ones are there. "
     say("train", config.name, text + f"To train on those instead: {_drop(config)}")
     return inputs
 
 
-def _without(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _without_inputs(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in parameters.items() if key not in OF_INPUTS}
 
 
-def _version(config: TrainRDM, role: str, fingerprint: str) -> Artifact | str:
+def _version_or_reason(config: TrainRDM, role: str, fingerprint: str) -> Artifact | str:
     """The version with these bytes that the reference in this role means, or why there is none."""
     reference = getattr(config, "database" if role == "index" else role) or "none"
     if not fingerprint:
         return f"none, while {reference} is asked for"
     name, _, identity = reference.partition("@")
-    same = all_with_fingerprint(config.root, KINDS[role], fingerprint)
-    named = [one for one in same if one.name == name]
-    if identity and role != "index":
-        named = [one for one in named if one.id == identity]
-    if not named:
-        other = f"{same[-1].name}@{same[-1].id}, while {reference} is asked for" if same else ""
-        return other or f"{fingerprint}, which is no longer under this root"
+    if role == "index":
+        identity = ""  # the reference is the database's, and its id is not the index's
+    same_bytes = all_with_fingerprint(config.root, KINDS[role], fingerprint)
+    candidates = []
+    for version in same_bytes:
+        if version.name == name and identity in ("", version.id):
+            candidates.append(version)
+    if not candidates and same_bytes:
+        newest = same_bytes[-1]
+        return f"{newest.name}@{newest.id}, while {reference} is asked for"
+    if not candidates:
+        return f"{fingerprint}, which is no longer under this root"
     damaged = ""
     # Of versions with the same bytes the current one first, then the newest.
-    for version in sorted(reversed(named), key=lambda one: not is_current(config.root, one)):
+    candidates.sort(key=lambda version: is_current(config.root, version))
+    for version in reversed(candidates):
         try:
             check(version, hashes=False)
         except ArtifactDamaged as error:
-            damaged = f"{_named(version)}, which is damaged ({error.what})"
+            damaged = f"{version.name}@{version.id}, which is damaged ({error.what})"
         else:
             return version
     return damaged
-
-
-def _named(one: Artifact | str) -> str:
-    return one if isinstance(one, str) else f"{one.name}@{one.id}"
 
 
 def _drop(config: TrainRDM) -> str:

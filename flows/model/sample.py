@@ -76,27 +76,23 @@ def sample_plan(config: SampleRDM) -> Plan:
     """The request, the weights and the databases; the images of the request by their bytes, not by
     their paths.
     """
-    run = open_artifact(config.root, "runs", config.run)
+    root = config.root
+    run = open_artifact(root, "runs", config.run)
     inputs = {"run": run.fingerprint}
-    if needs_database(config):
-        swapped = (
-            open_artifact(config.root, "embeddings", config.database).fingerprint
-            if config.database
-            else None
-        )
-        inputs["database"] = swapped or known_database(run, run.inputs.get("database"))
+    if needs_database(config) and config.database:
+        inputs["database"] = open_artifact(root, "embeddings", config.database).fingerprint
+    elif needs_database(config):
+        inputs["database"] = known_database(run, run.inputs.get("database"))
     if config.weaker_run:
-        inputs["weaker_run"] = open_artifact(config.root, "runs", config.weaker_run).fingerprint
+        inputs["weaker_run"] = open_artifact(root, "runs", config.weaker_run).fingerprint
     if config.style_database:
-        inputs["style_database"] = open_artifact(
-            config.root, "embeddings", config.style_database
-        ).fingerprint
+        style_database = open_artifact(root, "embeddings", config.style_database)
+        inputs["style_database"] = style_database.fingerprint
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
-    files |= {
-        name: sha256_file(checked_image(path))
-        for name in ("inpaint", "mask")
-        if (path := getattr(config, name))
-    }
+    for name in ("inpaint", "mask"):
+        path = getattr(config, name)
+        if path:
+            files[name] = sha256_file(checked_image(path))
     how = asdict(checked_draw(config, facts_of(run)))
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
     return plan_of("samples", config.name, parameters, inputs)
@@ -129,15 +125,12 @@ def checked_draw(config: SampleRDM, facts: RunFacts) -> DrawConfig:
 def open_all(config: SampleRDM) -> Opened:
     """The weights, and the databases that the request looks something up in."""
     run = open_run(config.root, config.run)
-    database = (
-        open_database(config.root, config.database or database_of(run), run)
-        if needs_database(config)
-        else None
-    )
-    style = (
-        open_database(config.root, config.style_database, run) if config.style_database else None
-    )
-    return Opened(run, database, style)
+    database = style_database = None
+    if needs_database(config):
+        database = open_database(config.root, config.database or database_of(run), run)
+    if config.style_database:
+        style_database = open_database(config.root, config.style_database, run)
+    return Opened(run, database, style_database)
 
 
 def needs_database(config: SampleRDM) -> bool:
@@ -170,9 +163,8 @@ def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
     images = draw_request(config, opened.run, request, request.retrieved)
     records = records_of(config, opened, request)
     if config.attribution:
-        for record, changes in zip(
-            records, attribution(config, opened.run, request, images), strict=True
-        ):
+        attributions = attribution(config, opened.run, request, images)
+        for record, changes in zip(records, attributions, strict=True):
             record["attributions"] = changes
     sheet = contact_sheet(images, records, opened)
     pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
@@ -215,6 +207,7 @@ def attribution(
     """
     changes: list[list[float]] = [[] for _ in images]
     for slot in range(request.retrieved.rows.shape[1]):
+        # Contexts may hold fewer neighbors than there are slots.
         held = np.flatnonzero(request.retrieved.rows[:, slot] != NO_ROW)
         if not len(held):
             continue
@@ -230,83 +223,84 @@ def attribution(
 def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict[str, Any]]:
     """One row an image: the sample table's columns."""
     how = checked_draw(config, opened.run.facts)
+    style_database = opened.style_database
+    given_images = [*config.images, config.inpaint] if config.inpaint else config.images
     common = {
         "guidance_scale": how.guidance_scale,
-        "steps": getattr(how, "steps", None),
+        "steps": getattr(how, "steps", None),  # not every family draws in steps
         "weights": opened.run.artifact.fingerprint,
         "database": opened.database.embeddings.fingerprint if opened.database else None,
-        "style_database": opened.style_database.embeddings.fingerprint
-        if opened.style_database
-        else None,
-        "given_images": [
-            sha256_file(path)
-            for path in (*config.images, *([config.inpaint] if config.inpaint else []))
-        ],
+        "style_database": style_database.embeddings.fingerprint if style_database else None,
+        "given_images": [sha256_file(path) for path in given_images],
         "attributions": None,
     }
     behind = neighbors_behind(request.retrieved, opened.database)
-    styled = (
-        neighbors_behind(request.styled, opened.style_database)
-        if request.styled
-        else [[] for _ in behind]
-    )
-    return [
-        {
-            "file": f"{i:05d}.png",
-            "query": query,
-            "seed": request.seeds[i],
-            **common,
-            **credited(behind[i] + styled[i]),
-        }
-        for i, query in enumerate(request.queries)
-    ]
+    if request.styled:
+        styled = neighbors_behind(request.styled, style_database)
+        behind = [own + of_style for own, of_style in zip(behind, styled, strict=True)]
+    records = []
+    for i, query in enumerate(request.queries):
+        record = {"file": f"{i:05d}.png", "query": query, "seed": request.seeds[i]}
+        records.append({**record, **common, **credited(behind[i])})
+    return records
 
 
 def neighbors_behind(
     retrieved: Retrieved, database: OpenDatabase | None
 ) -> list[list[tuple[dict[str, Any], float]]]:
     """For each context its neighbors' credits and scores, nearest first."""
-    present = sorted({int(row) for row in retrieved.rows.ravel() if row != NO_ROW})
-    credits = (
-        dict(zip(present, database.credits(present), strict=True)) if database and present else {}
-    )
-    scored = zip(retrieved.rows.tolist(), retrieved.scores.tolist(), strict=True)
-    return [
-        [(credits[r], s) for r, s in zip(rows, scores, strict=True) if r != NO_ROW]
-        for rows, scores in scored
-    ]
+    # The credits of all contexts are read in one go, each row once.
+    present = np.unique(retrieved.rows[retrieved.rows != NO_ROW]).tolist()
+    credits = {}
+    if database and present:
+        credits = dict(zip(present, database.credits(present), strict=True))
+    behind = []
+    for rows, scores in zip(retrieved.rows.tolist(), retrieved.scores.tolist(), strict=True):
+        neighbors = []
+        for row, score in zip(rows, scores, strict=True):
+            if row != NO_ROW:
+                neighbors.append((credits[row], score))
+        behind.append(neighbors)
+    return behind
 
 
-def credited(near: Sequence[tuple[dict[str, Any], float]]) -> dict[str, list[Any]]:
+def credited(neighbors: Sequence[tuple[dict[str, Any], float]]) -> dict[str, list[Any]]:
     """The columns that say who stood behind an image."""
-    columns = {
-        "neighbor_keys": [credit["key"] for credit, _ in near],
-        "neighbor_scores": [round(s, 5) for _, s in near],
+    columns: dict[str, list[Any]] = {
+        "neighbor_keys": [],
+        "neighbor_scores": [],
+        "licences": [],
+        "authors": [],
+        "source_urls": [],
     }
-    return columns | {
-        f"{name}s": [credit[name] for credit, _ in near]
-        for name in ("licence", "author", "source_url")
-    }
+    for credit, score in neighbors:
+        columns["neighbor_keys"].append(credit["key"])
+        columns["neighbor_scores"].append(round(score, 5))
+        columns["licences"].append(credit["licence"])
+        columns["authors"].append(credit["author"])
+        columns["source_urls"].append(credit["source_url"])
+    return columns
 
 
 def contact_sheet(
     images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened
 ) -> np.ndarray:
     """One line an image: the sample, a gap, then the neighbors it was drawn from, nearest first."""
-    wanted = sorted({key for record in records for key in record["neighbor_keys"]})
-    found: dict[str, bytes] = {}
+    wanted: set[str] = set()
+    most = 0
+    for record in records:
+        wanted.update(record["neighbor_keys"])
+        most = max(most, len(record["neighbor_keys"]))
+    files: dict[str, bytes] = {}
     for database in (opened.database, opened.style_database):
-        found |= database.images([key for key in wanted if key not in found]) if database else {}
-    pictures = {key: fitted(decode(data)) for key, data in found.items()}
+        if database:
+            # A key may be in both databases: its image is read once, from the first.
+            files |= database.images(sorted(wanted - files.keys()))
+    pictures = {key: fitted(decode(data)) for key, data in files.items()}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
-    most = max(len(record["neighbor_keys"]) for record in records)
-    lines: list[np.ndarray] = []
+    cells: list[np.ndarray] = []
     for image, record in zip(images, records, strict=True):
         neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
-        lines += [
-            fitted(image),
-            white[:, : CELL_PIXELS // 4],
-            *neighbors,
-            *[white] * (most - len(neighbors)),
-        ]
-    return grid(lines, columns=2 + most)
+        neighbors += [white] * (most - len(neighbors))
+        cells += [fitted(image), white[:, : CELL_PIXELS // 4], *neighbors]
+    return grid(cells, columns=2 + most)

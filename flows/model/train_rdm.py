@@ -53,20 +53,12 @@ from storage.runs import (
     whole_snapshots,
 )
 
-WHERE = (
-    *(
-        "processes",
-        "threads",
-        "device",
-        "machines",
-        "main_process_ip",
-        "main_process_port",
-        "timeout_seconds",
-    ),
-    *("upstream", "preview", "reporting", "execution"),
-)
-"""Parameters that say where, how and how long a run goes, how its inputs were come by, what is
-shown: not what is learned.
+NOT_LEARNED = (
+    "device", "execution", "machines", "main_process_ip", "main_process_port", "preview",
+    "processes", "reporting", "threads", "timeout_seconds", "upstream",
+)  # fmt: skip
+"""Parameters that do not change what is learned. They say where, how fast and how long the training
+runs, how missing inputs are made, and what is shown meanwhile.
 """
 
 
@@ -87,6 +79,7 @@ def train_rdm(config: TrainRDM) -> Artifact:
     - Resumes from the newest whole checkpoint, to the same bits, on the inputs it began with.
     """
     clock = Clock()
+    # First what may refuse, within seconds; then what may take a night.
     tight = look_ahead(config)
     make_missing(config)
     inputs = inputs_of_run(config)
@@ -161,11 +154,17 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
     neighbors = open_artifact(config.root, "neighbors", config.neighbors)
     searched_for = shards_behind(config.root, "embeddings", neighbors.inputs["queries"])
     latents = fitting(
-        config.root, "latents", config.latents, lambda one: one.inputs["shards"] in searched_for
+        config.root,
+        "latents",
+        config.latents,
+        lambda version: version.inputs["shards"] in searched_for,
     )
     made_from = neighbors.inputs["database"]
     database = fitting(
-        config.root, "embeddings", config.database, lambda one: one.fingerprint == made_from
+        config.root,
+        "embeddings",
+        config.database,
+        lambda version: version.fingerprint == made_from,
     )
     index = open_index_of(config.root, database)
     queries = with_fingerprint(config.root, "embeddings", neighbors.inputs["queries"])
@@ -195,41 +194,35 @@ def fitting(root: Path, kind: str, reference: str, fits: Callable[[Artifact], bo
     current = open_artifact(root, kind, reference)
     if "@" in reference or fits(current):
         return current
-    alike = [
-        one
-        for one in artifacts(root, kind, reference)
-        if one.parameters == current.parameters and fits(one)
-    ]
-    return open_artifact(root, kind, f"{reference}@{alike[-1].id}") if alike else current
+    newest = None
+    for version in artifacts(root, kind, reference):
+        if version.parameters == current.parameters and fits(version):
+            newest = version
+    return open_artifact(root, kind, f"{reference}@{newest.id}") if newest else current
 
 
 def say_if_older(config: TrainRDM, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """The inputs as they are; says so where one of them is not the current version of its name."""
-    asked = {"latents": config.latents, "database": config.database}
-    older = [
-        role
-        for role, name in asked.items()
-        if "@" not in name and not is_current(config.root, inputs[role])
-    ]
+    older = []
+    for role, reference in {"latents": config.latents, "database": config.database}.items():
+        version = inputs[role]
+        if "@" not in reference and not is_current(config.root, version):
+            older.append(f"{role} {version.name}@{version.id}")
     if older:
-        told = ", ".join(f"{role} {inputs[role].name}@{inputs[role].id}" for role in older)
-        why = "newer ones are there, whose neighbors are not found yet "
-        why += "(a rebuild, or rdm neighbors, does that)"
-        say(
-            "train",
-            config.name,
-            f"trains on what its table of neighbors was made from: {told}; {why}",
-        )
+        text = f"trains on what its table of neighbors was made from: {', '.join(older)}; "
+        text += "newer ones are there, whose neighbors are not found yet "
+        say("train", config.name, text + "(a rebuild, or rdm neighbors, does that)")
     return dict(inputs)
 
 
 @train_rdm.plan
 def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None) -> Plan:
-    """What is learned: network, noise, training, and the fingerprints it is learned from; not where
+    """What is learned: model, context, training, and the fingerprints it is learned from; not where
     it runs.
     """
     inputs = inputs or training_inputs(config)
     fingerprints = {role: artifact.fingerprint for role, artifact in inputs.items()}
+    # They follow from the inputs, and stand here for those who have the run without its inputs.
     encoder, space = inputs["database"].parameters["encoder"], inputs["latents"].parameters["space"]
     parameters = learned(config) | {"encoder": encoder, "space": space}
     return plan_of("runs", config.name, parameters, fingerprints)
@@ -237,7 +230,7 @@ def training_plan(config: TrainRDM, inputs: Mapping[str, Artifact] | None = None
 
 def learned(config: TrainRDM) -> dict[str, Any]:
     """The parameters of a run's plan that its inputs do not bring along."""
-    parameters = config.parameters("latents", "neighbors", "database", "start_from", *WHERE)
+    parameters = config.parameters("latents", "neighbors", "database", "start_from", *NOT_LEARNED)
     if not config.training.posthoc_ema:  # what is not kept changes nothing
         del parameters["training"]["posthoc_ema"], parameters["training"]["snapshot_steps"]
     return parameters | revision_of("runs")
@@ -258,7 +251,7 @@ def run_training(
     build: Build, config: TrainRDM, inputs: Mapping[str, Artifact], tight: bool = False
 ) -> None:
     """Write config.json, the worker's whole instruction, and run the worker until its last step."""
-    references = {role: f"{one.name}@{one.id}" for role, one in inputs.items()}
+    references = {role: f"{version.name}@{version.id}" for role, version in inputs.items()}
     settings = config.model_dump(mode="json") | {
         "root": str(config.root.resolve()),
         "inputs": references,
@@ -274,17 +267,14 @@ def run_training(
     step = latest_step(build.directory)
     if step is not None:
         say("train", config.name, f"continues from {at_step(step, config.training.steps)}")
+    # Nobody can start them from here: a person does, with these words.
     for rank in range(1, config.machines):
-        say(
-            "train",
-            config.name,
-            f"run on machine {rank}: {shlex.join(launch_command(build.directory, config, rank))}",
-        )
+        command = shlex.join(launch_command(build.directory, config, rank))
+        say("train", config.name, f"run on machine {rank}: {command}")
     give_device_back()
-    watch = TrainingProgress(
-        config.name, config.training.steps, partial(newest_preview, build.directory)
-    ).watch
-    launch_training(build.directory, config, watch, tight)
+    newest = partial(newest_preview, build.directory)
+    progress = TrainingProgress(config.name, config.training.steps, newest)
+    launch_training(build.directory, config, progress.watch, tight)
 
 
 def give_device_back() -> None:
@@ -334,8 +324,6 @@ def publish_run(build: Build, config: TrainRDM, inputs: Mapping[str, Artifact]) 
         *single_part(build, "weights", write_weights),
         *single_part(build, "metrics", write_metrics),
     ]
-    return (
-        [*parts, *single_part(build, "snapshots", write_snapshots)]
-        if config.training.posthoc_ema
-        else parts
-    )
+    if config.training.posthoc_ema:
+        parts += single_part(build, "snapshots", write_snapshots)
+    return parts

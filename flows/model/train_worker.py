@@ -73,6 +73,7 @@ def main(run: Path) -> None:
     with alone:
         resume = latest_checkpoint(run)
         if is_main_process():
+            # The steps since the checkpoint are computed again, and recorded once.
             rewind_metrics(run, resume[0] if resume else 0)
         train(model, data, training, hooks, resume, context, execution, reporting)
 
@@ -90,6 +91,7 @@ def model_and_data(
     if data.means is not None:
         model.set_means(data.means)
     if "start_from" in inputs:
+        # A checkpoint, where there is one, takes the place of these weights later.
         weights = open_artifact(root, "runs", inputs["start_from"]).file("weights")
         model.begin_with(load_model(weights, read_facts(weights), space))
     return model, data
@@ -98,7 +100,7 @@ def model_and_data(
 def draw_preview(
     run: Path, data: TrainingData, k: int, count: int, step: int, model: Model
 ) -> None:
-    """The same samples at every checkpoint, for the same neighbors and noise."""
+    """The same samples at every checkpoint, with the same neighbors and seeds."""
     context = data.neighbors(preview_rows(count, len(data)), k)
     how = draw_settings(model.family).preview()
     write_preview(run, step, model.draw(context, range(len(context.vectors)), how))
@@ -110,14 +112,14 @@ def hooks_of(
     """Metrics to the run's file and to standard output, checkpoints and pictures to the run's
     directory.
     """
+    # One process writes: the others compute the same numbers.
     board = event_writer(run) if reporting.tensorboard and is_main_process() else None
 
     def log(record: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         with explaining_disk_errors(run):
             append_metrics(run, record)
-        tell(
-            json.dumps({**record, **{name: float(f"{value:.4g}") for name, value in speed.items()}})
-        )
+        rounded = {name: float(f"{value:.4g}") for name, value in speed.items()}
+        tell(json.dumps({**record, **rounded}))
         if board is not None:
             for name, value in {**record, **speed}.items():
                 board.add_scalar(name, value, record["step"])
@@ -131,7 +133,7 @@ def hooks_of(
 
 
 def tell(line: str) -> None:
-    """Print a line; where nobody reads them any more, the training goes on without."""
+    """Print a line. Where nobody reads the lines any more, the training goes on without them."""
     try:
         print(line, flush=True)
     except (OSError, ValueError):
@@ -155,8 +157,10 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run_told() -> Path:
-    """The directory named by a line of standard input; what will be needed is imported before."""
+def run_from_parent() -> Path:
+    """The directory named by a line of standard input. Import first what a training needs, as the
+    line may come seconds later.
+    """
     with large_import():
         for family in FAMILIES:
             family_of(family).import_networks()
@@ -164,12 +168,14 @@ def run_told() -> Path:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
-    # several would stop at different steps: they end at once
+    # Without a freeze Python takes a million imported objects apart at the end, which takes a
+    # second.
+    atexit.register(gc.freeze)
+    # Several processes would stop at different steps: they end at once instead.
     if os.environ.get("WORLD_SIZE", "1") == "1":
         signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
     try:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_told())
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else run_from_parent())
     except TrainingStopped as stopped:
         tell(str(stopped))
         sys.exit(STOPPED)

@@ -2,7 +2,7 @@
 key.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +43,9 @@ def open_training_data(
     table = open_artifact(root, "neighbors", references["neighbors"])
     query_keys, rows, scores = read_neighbors(table)
     index = open_artifact(root, "index", references["index"])
-    place = {key: i for i, key in enumerate(query_keys)}
-    keys, latents = _without_removed(root, table, keys, latents, place.keys())
-    absent = [key for key in keys if key not in place]
+    row_of_key = _row_by_key(query_keys)
+    keys, latents = _without_removed(root, table, keys, latents, row_of_key.keys())
+    absent = _absent(keys, row_of_key.keys())
     if absent:
         raise ArtifactMismatch(
             f"latents/{references['latents']}",
@@ -53,7 +53,7 @@ def open_training_data(
             f"the first is {absent[0]!r}",
             "Find neighbors for the embeddings of the same shards.",
         )
-    order = np.asarray([place[key] for key in keys], dtype=np.int64)
+    order = _rows_of(keys, row_of_key)
     query_vectors, query_norms = _queries_of(root, table, keys) if reads.query else (None, None)
     return TrainingData(
         latents=StoredLatents(latents),
@@ -68,6 +68,21 @@ def open_training_data(
         captions=_captions_of(root, of_latents, keys) if reads.captions else None,
         references=_references_of(root, table, of_latents) if reads.references else None,
     )
+
+
+def _row_by_key(keys: Sequence[str]) -> dict[str, int]:
+    """Key -> its row in a table with these keys."""
+    return {key: row for row, key in enumerate(keys)}
+
+
+def _rows_of(keys: Sequence[str], row_of_key: Mapping[str, int]) -> np.ndarray:
+    """The row of each key: int64 [N]. Raises KeyError for a key that the table lacks."""
+    return np.asarray([row_of_key[key] for key in keys], dtype=np.int64)
+
+
+def _absent(keys: Sequence[str], present: Set[str]) -> list[str]:
+    """The keys that are not among the present ones."""
+    return [key for key in keys if key not in present]
 
 
 def _captions_of(root: Path, latents: Artifact, keys: list[str]) -> list[list[str]]:
@@ -90,21 +105,21 @@ def _references_of(root: Path, table: Artifact, alike: Artifact) -> References:
     """
     database = with_fingerprint(root, "embeddings", table.inputs["database"])
     shards = database.inputs["shards"] if database is not None else ""
-    encoded = [
-        one
-        for one in artifacts(root, "latents")
-        if one.inputs["shards"] == shards and one.parameters == alike.parameters
-    ]
-    if database is None or not encoded:
+    encoded = None
+    for candidate in artifacts(root, "latents"):
+        if candidate.inputs["shards"] == shards and candidate.parameters == alike.parameters:
+            encoded = candidate  # the newest comes last
+    if database is None or encoded is None:
         name = database.name if database is not None else table.inputs["database"]
         what = "its images are not encoded as the training images are, and the model reads them"
         cure = f"rdm encode --name {name} --shards {name}, with the autoencoder of the latents."
         raise ArtifactMissing(f"database {name}", what, cure)
-    keys, arrays = open_latents(encoded[-1])
-    place = {key: i for i, key in enumerate(keys)}
-    rows = read_columns(database, ["key"])["key"].to_pylist()
-    places = np.asarray([place.get(key, NO_ROW) for key in rows], dtype=np.int64)
-    return References(StoredLatents(arrays), places)
+    keys, arrays = open_latents(encoded)
+    row_of_key = _row_by_key(keys)
+    database_keys = read_columns(database, ["key"])["key"].to_pylist()
+    # Not every image of the database was encoded.
+    rows = np.asarray([row_of_key.get(key, NO_ROW) for key in database_keys], dtype=np.int64)
+    return References(StoredLatents(arrays), rows)
 
 
 def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -121,8 +136,7 @@ def _queries_of(root: Path, table: Artifact, keys: list[str]) -> tuple[np.ndarra
     why = "the model is given the training images' own vectors"
     vectors_of_images(queries, why, "train a model that does not read them")
     vectors, norms = read_vectors(queries)
-    place = {key: i for i, key in enumerate(read_columns(queries, ["key"])["key"].to_pylist())}
-    order = np.asarray([place[key] for key in keys], dtype=np.int64)
+    order = _rows_of(keys, _row_by_key(read_columns(queries, ["key"])["key"].to_pylist()))
     return vectors[order].astype(np.float16), norms[order]
 
 
@@ -134,18 +148,24 @@ def _without_removed(
     Removed from any database that has the queries' bytes: no table says which of them was searched
     for. Only the parts that held them are read.
     """
-    absent = [key for key in keys if key not in present]
-    fingerprint = table.inputs.get("queries", "")
-    queries = all_with_fingerprint(root, "embeddings", fingerprint) if absent else []
-    listed = [read_removals(root, name) for name in sorted({artifact.name for artifact in queries})]
-    removed = set(on_list(absent, frozenset().union(*listed)))
+    absent = _absent(keys, present)
+    if not absent:
+        return keys, latents
+    listed: set[str] = set()
+    queries = all_with_fingerprint(root, "embeddings", table.inputs.get("queries", ""))
+    for name in sorted({artifact.name for artifact in queries}):
+        listed |= read_removals(root, name)
+    removed = set(on_list(absent, frozenset(listed)))
     if not removed:
         return keys, latents
-    kept, start = [], 0
+    kept_keys: list[str] = []
+    kept_latents: list[np.ndarray] = []
+    start = 0
     for array in latents:
-        rows = [
-            row for row, key in enumerate(keys[start : start + len(array)]) if key not in removed
-        ]
-        kept.append(array if len(rows) == len(array) else array[rows])
+        keys_of_part = keys[start : start + len(array)]
+        rows = [row for row, key in enumerate(keys_of_part) if key not in removed]
+        kept_keys += [keys_of_part[row] for row in rows]
+        # A part that held none of them stays memory-mapped.
+        kept_latents.append(array if len(rows) == len(array) else array[rows])
         start += len(array)
-    return [key for key in keys if key not in removed], kept
+    return kept_keys, kept_latents

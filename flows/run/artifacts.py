@@ -43,7 +43,7 @@ class TrainingProgress:
             or record["step"] >= self._steps
         ):
             self._told_at = time.monotonic()
-            _shown(lambda: self._show(record))
+            _best_effort(lambda: self._show(record))
             newest = self._newest()
             if newest is not None and newest != self._shown:
                 self._shown = newest
@@ -76,7 +76,7 @@ def show_table(name: str, rows: list[dict[str, Any]], text: str) -> None:
 
         create_table_artifact(rows, key=key_of(name), description=text)
 
-    _shown(show)
+    _best_effort(show)
 
 
 def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
@@ -97,17 +97,18 @@ def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
     from prefect.client.schemas.actions import ArtifactUpdate
 
     if instead_of is None:
-        return _shown(
+        return _best_effort(
             lambda: create_image_artifact(url, key=key_of(f"{name}-images"), description=text)
         )
     update = ArtifactUpdate(data=url, description=text)
-    _shown(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
+    _best_effort(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
     return instead_of
 
 
 def _as_jpeg(path: Path) -> str | None:
     """The picture as a data URL that is small enough; None when it cannot be."""
     picture = decode(path.read_bytes())
+    # Smaller and smaller, until its bytes are few enough.
     for most_pixels in (1024, 512, 256):
         longest = max(picture.shape[:2])
         if longest > most_pixels:
@@ -130,7 +131,7 @@ def show_link(name: str, path: Path, text: str) -> None:
             path.resolve().as_uri(), text, key=key_of(f"{name}-report"), description=str(path)
         )
 
-    _shown(show)
+    _best_effort(show)
 
 
 def key_of(name: str) -> str:
@@ -143,7 +144,8 @@ def in_a_flow() -> bool:
     return inside_a_run()
 
 
-def _shown(show: Callable[[], Any]) -> Any:
+def _best_effort(show: Callable[[], Any]) -> Any:
+    """What `show` returns; None outside of a flow run, or where Prefect cannot be reached."""
     try:
         return show() if in_a_flow() else None
     except Exception as error:

@@ -6,6 +6,7 @@ wherever it is named; where none is, there is none, and Prefect is not imported.
 """
 
 import os
+import re
 import sys
 import tempfile
 import tomllib
@@ -76,7 +77,7 @@ def reach_loopback() -> None:
         return
     stated = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [host.strip() for host in stated.split(",") if host.strip()]
-    if "*" not in hosts:
+    if "*" not in hosts:  # no proxy for any host already
         hosts += [host for host in LOOPBACK if host not in hosts]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
 
@@ -113,8 +114,11 @@ def inside_a_run() -> bool:
 
 def server_is_required() -> bool:
     """Whether the user has said that nothing may run without a server: Prefect's own switch."""
-    stated = next((one for one in map(_stated, EPHEMERAL) if one is not None), "")
-    return str(stated).strip().lower() in ("0", "false", "no", "off", "f", "n")
+    for name in EPHEMERAL:
+        stated = _stated(name)
+        if stated is not None:
+            return str(stated).strip().lower() in ("0", "false", "no", "off", "f", "n")
+    return False
 
 
 def server_is_configured() -> bool:
@@ -137,18 +141,21 @@ def _stated(name: str) -> Any:
     """
     dotenv, table = _dotenv(), _toml("prefect.toml")
     project = _inside(_toml("pyproject.toml"), "tool", "prefect")
-    for variables in (os.environ, dotenv):
-        if (stated := _in_any_case(variables, name)) is not None:
+    in_order = (
+        _in_any_case(os.environ, name),
+        _in_any_case(dotenv, name),
+        _inside(table, *TABLES[name]),
+        _inside(project, *TABLES[name]),
+    )
+    for stated in in_order:
+        if stated is not None:
             return stated
-    for settings in (table, project):
-        if (stated := _inside(settings, *TABLES[name])) is not None:
-            return stated
-    named = (
+    profiles_file = (
         _in_any_case(dotenv, "PREFECT_PROFILES_PATH")
         or _inside(table, "profiles_path")
         or _inside(project, "profiles_path")
     )
-    return _inside(_profile(named), name)
+    return _inside(_profile(profiles_file), name)
 
 
 def _profile(path: Any) -> Any:
@@ -158,10 +165,9 @@ def _profile(path: Any) -> Any:
     with suppress(RuntimeError):  # nobody knows where this user is at home
         home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
         path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
-        held = _toml(str(path))
-        return _inside(
-            held, "profiles", os.environ.get("PREFECT_PROFILE") or held.get("active", "")
-        )
+        profiles = _toml(str(path))
+        active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
+        return _inside(profiles, "profiles", active)
     return None
 
 
@@ -186,7 +192,10 @@ def _toml(path: str) -> dict[str, Any]:
 
 def _in_any_case(variables: Mapping[str, Any], name: str) -> Any:
     """As Prefect reads them: prefect_api_url is one too."""
-    return next((value for key, value in variables.items() if key.upper() == name), None)
+    for key, value in variables.items():
+        if key.upper() == name:
+            return value
+    return None
 
 
 def _inside(table: Any, *keys: Any) -> Any:
@@ -198,7 +207,8 @@ def _inside(table: Any, *keys: Any) -> Any:
 def _mend_numbers() -> None:
     """OMP_NUM_THREADS=auto and its like mean: as many as there are cores."""
     stated = os.environ.get("OMP_NUM_THREADS")
-    if stated is not None and not all(one.strip().isdecimal() for one in stated.split(",")):
+    # OpenMP allows a list of numbers, one a level of nested threads.
+    if stated is not None and not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", stated):
         del os.environ["OMP_NUM_THREADS"]
 
 

@@ -1,4 +1,5 @@
-"""Runs whose process is gone: found, told, their slots freed, and resumed as their deployment says.
+"""Runs whose process is gone: they are found and reported, their slots are freed, and they are
+resumed as their deployment says.
 
 Prefect believes a run until its process says how it ended. A process that was killed says nothing:
 the run would stay `Running` for ever and hold its slot. So the worker of our work pool
@@ -105,8 +106,12 @@ def times_allowed(run: FlowRun) -> int:
     """How often its deployment lets a lost run be resumed: the N of the tag `resume:N`; 0 without
     one.
     """
-    allowed = (_RESUME_TAG.fullmatch(tag) for tag in run.tags)
-    return max((int(match[1]) for match in allowed if match), default=0)
+    most = 0
+    for tag in run.tags:
+        match = _RESUME_TAG.fullmatch(tag)
+        if match:
+            most = max(most, int(match[1]))
+    return most
 
 
 class LostRuns:
@@ -120,16 +125,15 @@ class LostRuns:
         """
 
     async def look(self, mine: set[Any]) -> None:
-        """Find lost runs and end them; `mine` are the ids of runs that this worker is at, and looks
-        after itself.
+        """Find lost runs and end them. `mine` are the ids of runs that this worker has started, and
+        looks after itself.
         """
         runs = await self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=_in_states(_UNFINISHED)),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
         )
-        self._silent_since = {
-            run: since for run, since in self._silent_since.items() if run in {r.id for r in runs}
-        }
+        for ended in self._silent_since.keys() - {run.id for run in runs}:
+            del self._silent_since[ended]
         for run in runs:
             try:
                 if run.id not in mine and await self._is_lost(run):
@@ -147,7 +151,7 @@ class LostRuns:
         if run.state.type == StateType.CANCELLING:
             await self.cancelled(run)
         elif run.state.type == StateType.PENDING:
-            await self._back(run)
+            await self._put_back(run)
         else:
             await self.ended(run, GONE)
 
@@ -156,13 +160,10 @@ class LostRuns:
         one line.
         """
         run = await self._client.read_flow_run(run.id)
-        told = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
-        if (
-            run.state is not None
-            and run.state.type in told
-            and not failed_without_server(run.state)
-        ):
-            return  # it could tell its end after all
+        ends_of_its_own = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
+        has_ended = run.state is not None and run.state.type in ends_of_its_own
+        if has_ended and not failed_without_server(run.state):
+            return  # it could report its end after all
         if run.state is not None and run.state.type == StateType.CANCELLING:
             await self.cancelled(run)
             return
@@ -171,8 +172,8 @@ class LostRuns:
         message = f"{why[0].upper()}{why[1:]}. {await self._resume(run)}"
         logger.warning("%s: %s", run.name, message)
         await self._mark(run, Crashed(message=message))
-        if run.state is None or not run.state.is_final():  # else its own process has told it
-            await _told(self._client, run, Crashed(message=message))
+        if run.state is None or not run.state.is_final():  # else its own process has notified
+            await _notify(self._client, run, Crashed(message=message))
 
     async def cancelled(self, run: FlowRun) -> None:
         """End what is left of a run that was asked to cancel, and say that it is cancelled; what it
@@ -188,7 +189,7 @@ class LostRuns:
             await asyncio.to_thread(end_process, whereabouts.process, (signal.SIGKILL,))
         state: State[Any] = Cancelled(message=CANCELLED)
         await self._mark(run, state)
-        await _told(self._client, run, state)
+        await _notify(self._client, run, state)
 
     async def _is_lost(self, run: FlowRun) -> bool:
         assert run.state is not None, "found by its state"
@@ -228,7 +229,7 @@ class LostRuns:
         )
         return bool(heard.events)
 
-    async def _back(self, run: FlowRun) -> None:
+    async def _put_back(self, run: FlowRun) -> None:
         """A run that never began goes back to where it was taken from."""
         text = "Its worker was gone before it began; it waits for the next one."
         await self._client.set_flow_run_state(run.id, Scheduled(message=text), force=True)
@@ -271,12 +272,8 @@ class LostRuns:
             )
         )
         for child in inside:
-            await self._mark(
-                child,
-                type_of(state)(
-                    message=f"{run.name}, which it is part of, has ended: {state.name}."
-                ),
-            )
+            message = f"{run.name}, which it is part of, has ended: {state.name}."
+            await self._mark(child, type_of(state)(message=message))
         await self._client.set_flow_run_state(run.id, state, force=True)
         tasks = await self._client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
@@ -288,8 +285,8 @@ class LostRuns:
             await self._mark_task(task, state)
 
     async def _mark_task(self, task: TaskRun, state: State[Any]) -> None:
-        told = type_of(state)(message=f"Its flow run has ended: {state.name}.")
-        await self._client.set_task_run_state(task.id, told, force=True)
+        ended = type_of(state)(message=f"Its flow run has ended: {state.name}.")
+        await self._client.set_task_run_state(task.id, ended, force=True)
 
 
 def type_of(state: State[Any]) -> Any:
@@ -317,7 +314,7 @@ def end_process(
             time.sleep(0.05)
 
 
-async def _told(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
+async def _notify(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
     """What the process itself would have done at its end: flows.run.notify."""
     flow: Any = await client.read_flow(run.flow_id)
     await asyncio.to_thread(tell, flow, run, state)

@@ -25,8 +25,8 @@ tell_causes_once()
 
 
 def flow_of(stage: Stage[..., Any]) -> Flow[..., Any]:
-    """The stage as a flow: its parameters are validated, its end is told of."""
-    told: list[Any] = [tell]
+    """The stage as a flow: its parameters are validated, and somebody is notified of its end."""
+    hooks: list[Any] = [tell]
 
     @wraps(stage.fn)
     def prepared(*args: Any, **kwargs: Any) -> Any:
@@ -36,9 +36,9 @@ def flow_of(stage: Stage[..., Any]) -> Flow[..., Any]:
     return flow(
         name=stage.name,
         task_runner=task_runner(stage.threads),
-        on_completion=told,
-        on_failure=told,
-        on_crashed=told,  # of cancelled and lost runs the worker tells: flows.run.work_pool
+        on_completion=hooks,
+        on_failure=hooks,
+        on_crashed=hooks,  # for cancelled and lost runs the worker does it: flows.run.work_pool
     )(_stated(prepared))
 
 
@@ -50,8 +50,8 @@ def task_of(piece: StageTask[..., Any]) -> Task[..., Any]:
 
     @wraps(piece.fn)
     def unwrapped(*args: Any, **kwargs: Any) -> Any:
-        given, named = opened(args, kwargs)
-        return function(*given, **named)
+        opened_args, opened_kwargs = opened(args, kwargs)
+        return function(*opened_args, **opened_kwargs)
 
     def may_pass(task: Any, run: Any, state: State) -> bool:
         error: Any = state.result(raise_on_failure=False)

@@ -1,7 +1,7 @@
 """The revision of each stage: a fix that changes bytes rebuilds what it spoiled.
 
 Raise the number of a kind whenever the code that makes it gives other bytes for the same
-parameters and inputs, and they were wrong before: a reader, the decoder, a sampler. Not for what
+parameters and inputs, and they were wrong before: a reader, the decoder, the drawing. Not for what
 is faster, for rounding in the last bits, or for a new parameter whose default changes nothing.
 Then the next run of the stage builds a new version, part by part; old versions stay readable and
 are used as inputs, and what is made from parts whose bytes did not change is kept.
@@ -19,7 +19,7 @@ REVISIONS = {
     "neighbors": 1,
     "latents": 1,
     "runs": 1,
-    "samples": 2,  # 2: DDIM from full noise, as many steps as asked for; ICC of given images
+    "samples": 2,  # 2: as many steps as asked for, from the first one on; ICC of given images
     "evaluations": 2,  # 2: as samples
     "reports": 1,
 }

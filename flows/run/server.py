@@ -42,6 +42,8 @@ def connected() -> None:
         what += " Prefect's), and no server is configured"
         raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
+    # In a thread, as the time-outs of Prefect's client add up to minutes; in a copy of this
+    # context, which holds the caller's settings.
     answer: list[Any] = []
     ask = partial(copy_context().run, lambda: answer.append(_asked()))
     asking = threading.Thread(target=ask, daemon=True)

@@ -1,11 +1,12 @@
 """The frame every stage shares: look the artifact up, otherwise make its missing parts, then
 publish it.
 
-A stage is one function, whoever hears of it. Where a Prefect server is configured it is a flow and
-its pieces are task runs (flows.run.recorded); where none is, nobody would read what one is told, so
-the same functions are called as they are: no server is started, and Prefect is not even imported.
+A stage is one function, with or without Prefect. Where a Prefect server is configured it is a flow
+and its pieces are task runs (flows.run.recorded). Where none is, the same functions are called as
+they are: no server is started, and Prefect is not even imported.
 """
 
+import math
 import pkgutil
 import random
 import time
@@ -76,8 +77,8 @@ class Stage(Generic[P, R]):
         A flow run costs Prefect a second, a task some milliseconds.
         """
         assert self._plan is not None, "a stage whose plan is known"
-        found = look_up.named(f"look up {self.name}")(self._plan, args)
-        return found or self(*args, **kwargs)
+        finished = look_up.named(f"look up {self.name}")(self._plan, args)
+        return finished or self(*args, **kwargs)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it to its end. `config.root`, of its first parameter, is where it works.
@@ -118,15 +119,15 @@ class StageTask(Generic[P, R]):
         """Do it here and now."""
         if not is_recorded():
             return self.attempt(*args, **kwargs)
-        given, named = closed(args, kwargs)
-        state = self.task(*given, return_state=True, **named)
+        closed_args, closed_kwargs = closed(args, kwargs)
+        state = self.task(*closed_args, return_state=True, **closed_kwargs)
         return state.result()  # called plainly, it would return a cached result's state
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Do it beside others, as the stage's `threads` allow; a future, whose `result()` waits."""
         if is_recorded():
-            given, named = closed(args, kwargs)
-            return self.task.submit(*given, **named)
+            closed_args, closed_kwargs = closed(args, kwargs)
+            return self.task.submit(*closed_args, **closed_kwargs)
         return submitted(self.attempt, *args, **kwargs)
 
     def named(self, name: str) -> "StageTask[P, R]":
@@ -145,6 +146,7 @@ class StageTask(Generic[P, R]):
             except Exception as error:
                 if not self.retries.when(error):
                     raise
+                # Up to twice as long, so that several tasks do not try again all at once.
                 waits = seconds * random.uniform(1, 2)
                 say(self.name, "", f"{type(error).__name__}: {error}; again in {waits:.0f} s")
                 time.sleep(waits)
@@ -184,11 +186,10 @@ def is_passing(error: BaseException | None) -> bool:
     again.
     """
     while error is not None:
-        if (
-            isinstance(error, (ConnectionError, TimeoutError))
-            or type(error).__module__.split(".")[0] in _NETWORK
-        ):
+        package = type(error).__module__.split(".")[0]
+        if isinstance(error, (ConnectionError, TimeoutError)) or package in _NETWORK:
             return True
+        # Our own errors are raised from those of the network.
         error = error.__cause__ or error.__context__
     return False
 
@@ -224,12 +225,12 @@ class Closed:
 
 def closed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments as a task is handed them where it is recorded."""
-    return [Closed(one) for one in args], {name: Closed(one) for name, one in kwargs.items()}
+    return [Closed(value) for value in args], {key: Closed(value) for key, value in kwargs.items()}
 
 
 def opened(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Undo `closed`."""
-    return [one.value for one in args], {name: one.value for name, one in kwargs.items()}
+    return [arg.value for arg in args], {name: arg.value for name, arg in kwargs.items()}
 
 
 def uncached(result: Any) -> Any:
@@ -242,20 +243,21 @@ def building(root: Path, plan: Plan) -> Iterator[Build]:
     """The build of a plan, held until the block ends; says so when it waits for another run of the
     same build.
     """
-    with begin(
-        root,
-        plan,
-        lambda holder: say(plan.kind, plan.name, f"waits for {holder}, which builds the same"),
-    ) as build:
+
+    def say_who_holds(holder: str) -> None:
+        say(plan.kind, plan.name, f"waits for {holder}, which builds the same")
+
+    with begin(root, plan, say_who_holds) as build:
         yield build
 
 
 @stage_task(name="look-up", retries=NETWORK_RETRIES)
 def look_up(plan: Callable[..., Plan], parameters: Sequence[Any]) -> Any:
-    """The finished artifact, Cached, or None; the stage itself tells what is wrong."""
+    """The finished artifact, Cached, or None. The stage, which runs then, says what is wrong with a
+    plan.
+    """
     try:
-        asked = plan(*parameters)
-        finished = finished_artifact(parameters[0].root, asked)
+        finished = finished_artifact(parameters[0].root, plan(*parameters))
     except StorageError:
         return None
     return as_cached(finished) if finished else None
@@ -278,7 +280,7 @@ def groups(wanted: Wanted, at_least: int = 1) -> list[Wanted]:
     many parts in each.
     """
     pairs = list(wanted.items())
-    size = max(at_least, -(-len(pairs) // MOST_TASK_RUNS))
+    size = max(at_least, math.ceil(len(pairs) / MOST_TASK_RUNS))
     return [dict(pairs[start : start + size]) for start in range(0, len(pairs), size)]
 
 
@@ -296,18 +298,19 @@ def group_in_one_go(
     them in that order.
     """
     existing = {name: build.existing_part(name, origin) for name, origin in wanted.items()}
-    made = iter(work([name for name, part in existing.items() if part is None]))
+    absent = [name for name, part in existing.items() if part is None]
+    made = iter(work(absent))
+    # The parts stay in the order of `wanted`, those from before and the new ones.
     parts = [part or next(made) for part in existing.values()]
-    return Cached(parts) if all(existing.values()) else parts
+    return parts if absent else Cached(parts)
 
 
 def gathered(build: Build, futures: Sequence[Any]) -> list[Part]:
     """The parts of every task run, in order, with a bar; the first failure ends the wait."""
-    return [
-        part
-        for future in track(futures, len(futures), build.plan.kind, "group")
-        for part in future.result()
-    ]
+    parts: list[Part] = []
+    for future in track(futures, len(futures), build.plan.kind, "group"):
+        parts += future.result()
+    return parts
 
 
 def only(artifact: Artifact, names: Iterable[str]) -> Artifact:
@@ -319,9 +322,10 @@ def only(artifact: Artifact, names: Iterable[str]) -> Artifact:
 def published(build: Build, parts: Sequence[Part], clock: Clock, **measured: Any) -> Artifact:
     """Commit the build and say so: rows, rejects, seconds."""
     artifact = build.commit(parts, {"seconds": clock.seconds, **measured})
-    rejected = sum(
-        count for reason, count in artifact.counts.items() if reason.startswith("rejected")
-    )
+    rejected = 0
+    for outcome, count in artifact.counts.items():
+        if outcome.startswith("rejected"):
+            rejected += count
     note = f", {rejected:,} rejected" if rejected else ""
     say(
         build.plan.kind,

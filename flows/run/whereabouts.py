@@ -97,9 +97,8 @@ def began_at(process_id: int) -> str | None:
 @cache
 def this_system() -> str:
     """HOST/MACHINE/BOOT/NAMESPACE of this process."""
-    machine, boot = (
-        _first_line(Path(path)) for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id")
-    )
+    machine = _first_line(Path("/etc/machine-id"))
+    boot = _first_line(Path("/proc/sys/kernel/random/boot_id"))
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     return f"{socket.gethostname()}/{machine[:8]}/{boot[:8]}/{namespace}"
 

@@ -30,6 +30,18 @@ class Reads:
 
 
 @dataclass(frozen=True)
+class ImageVectorsOnly:
+    """A choice about a model that only works with vectors of images, not with those of captions."""
+
+    setting: str
+    """The switch that makes this choice, by its name under `model`."""
+    of: Literal["database", "queries"]
+    """Whose vectors must be of images."""
+    why: str
+    """What the model does with them, for a person who is refused."""
+
+
+@dataclass(frozen=True)
 class ModelConfig(Config):
     """What can be chosen about a model. A family adds its own choices, the field `family` first."""
 
@@ -37,6 +49,11 @@ class ModelConfig(Config):
     def reads(self) -> Reads:
         """What such a model wants of the training data."""
         return Reads()
+
+    @property
+    def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
+        """The choices made here that only work with vectors of images."""
+        return ()
 
 
 @dataclass(frozen=True)

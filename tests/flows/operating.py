@@ -249,21 +249,29 @@ class Project:
                 for process in [*psutil.Process(started.pid).children(recursive=True), started]:
                     process.kill()
             started.wait(10)
-        for process in psutil.process_iter(["cmdline"]):  # what a killed worker has left
-            if str(self.folder) in " ".join(process.info["cmdline"] or []):
-                process.kill()
+        for process in processes_naming(self.folder):  # what a killed worker has left
+            process.kill()
+
+
+def processes_naming(path):
+    """The living processes whose command names that path."""
+    naming = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(path) in " ".join(process.info["cmdline"] or []):
+            naming.append(process)
+    return naming
 
 
 def processes_of(run_id):
     """The processes that work for that flow run."""
-    found = []
+    working = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("PREFECT__FLOW_RUN_ID") == run_id:
-                found.append(process)
+                working.append(process)
         except psutil.Error:  # ended meanwhile, or somebody else's
             continue
-    return found
+    return working
 
 
 def draw(folder, names, colour=120):

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -257,6 +258,26 @@ def test_a_family_more_is_evaluated(trained: Tree) -> None:
     assert len(set(means.values())) == 4 and min(means.values()) > 0, "each is another one"
     assert measured["quality"]["held-out neighbors"]["fd"]["mean"] > 0
     assert "held-out loss" in said
+
+
+WORDS_OF_ONE_FAMILY = re.compile(
+    r"(?i)denois|diffusion|(?<![a-z_])(noise|noisy|sampler|sigmas?|betas?|unet|u-net)(?![a-z_])"
+    r"|ddim|dpm\+\+|unipc|remove_means|query_token|signal-to-noise"
+)
+NAMING_FAMILIES = {"flows/config/presets.py", "flows/judge/demo.py"}
+"""A preset is a row of a family's settings, and the demo trains one of them."""
+
+
+def test_no_flow_speaks_in_the_words_of_one_family() -> None:
+    speaking = []
+    for file in sorted((REPOSITORY / "flows").rglob("*.py")):
+        name = file.relative_to(REPOSITORY).as_posix()
+        if name in NAMING_FAMILIES:
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            if WORDS_OF_ONE_FAMILY.search(line):
+                speaking.append(f"{name}:{number}: {line.strip()}")
+    assert speaking == [], "\n".join(speaking)
 
 
 def test_nothing_but_its_own_folder_knows_a_family() -> None:

@@ -12,9 +12,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
-from operating import BIN, FINAL, REPOSITORY, SMALL_TRAINING, Project, draw, run_id_in, sets, small
+from operating import (
+    BIN,
+    FINAL,
+    REPOSITORY,
+    SMALL_TRAINING,
+    Project,
+    draw,
+    processes_naming,
+    run_id_in,
+    sets,
+    small,
+)
 
 from flows.run.whereabouts import read_whereabouts
 from storage.artifact import artifacts
@@ -48,6 +58,12 @@ def training(project, name, *changes):
     return run, project.trains(name)
 
 
+def limits_of_queues(project):
+    """Queue of the pool -> how many of its runs may go on at once."""
+    queues = project.asked("/work_pools/rdm/queues/filter", {})
+    return {queue["name"]: queue["concurrency_limit"] for queue in queues}
+
+
 def name_of(project, run):
     return project.asked(f"/flow_runs/{run}")["name"]
 
@@ -55,19 +71,11 @@ def name_of(project, run):
 def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an_operator_changed(
     project,
 ):
-    queues = {
-        q["name"]: q["concurrency_limit"]
-        for q in project.asked("/work_pools/rdm/queues/filter", {})
-    }
-    assert queues == {"default": None, "gpu": 1, "rebuild": 1}
+    assert limits_of_queues(project) == {"default": None, "gpu": 1, "rebuild": 1}
     assert project.asked("/v2/concurrency_limits/downloads")["limit"] == 1
     project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "2", "--pool", "rdm")
     project.typed("prefect", "deploy", "--name", "gc")
-    queues = {
-        q["name"]: q["concurrency_limit"]
-        for q in project.asked("/work_pools/rdm/queues/filter", {})
-    }
-    assert queues["gpu"] == 2
+    assert limits_of_queues(project)["gpu"] == 2
     project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "1", "--pool", "rdm")
 
 
@@ -110,11 +118,7 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     assert "(1 of at most 3 times)" in state["message"]
     step, _ = latest_checkpoint(directory)
     assert 0 < step < 50_000, "a state between two checkpoints"
-    assert not [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(directory) in " ".join(p.info["cmdline"] or [])
-    ]
+    assert processes_naming(directory) == []
 
     project.start("worker", *WORKER)
     resumed = project.run_named(f"{name_of(project, run)}-2")
@@ -167,10 +171,8 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
         "the killed worker's workspaces are gone"
     )
     inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
-    assert all(
-        r["state"]["type"] in {"COMPLETED", "CRASHED"}
-        for r in project.asked("/flow_runs/filter", inside)
-    )
+    for child in project.asked("/flow_runs/filter", inside):
+        assert child["state"]["type"] in {"COMPLETED", "CRASHED"}
 
 
 def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_next(project):
@@ -179,12 +181,7 @@ def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_
     project.typed("prefect", "flow-run", "cancel", run)
     project.start("worker", *WORKER)
     project.ends(run, "CANCELLED", 60)
-    here = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(directory) in " ".join(p.info["cmdline"] or [])
-    ]
-    assert here == []
+    assert processes_naming(directory) == []
 
 
 def test_a_server_that_is_restarted_loses_no_run(project):

@@ -5,47 +5,31 @@ import sys
 
 import numpy as np
 import pytest
+from asking import sample
 from building import build_all
+from launching import steps_of
 from PIL import Image
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import ImportImages
-from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.build_database import build_database, embed_images
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
-from flows.data.import_images import import_images, import_plan
+from flows.data.import_images import import_images
 from flows.data.upstream import ensured_queries
-from flows.look.show import image_record
 from flows.model.opening import facts_of
-from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.clip import Encoder
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.families.facts import RunFacts
 from storage.artifact import artifacts, open_artifact
-from storage.build import begin
 from storage.checks import same_encoder
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing, SourceError
 from storage.manifest import Plan
 from storage.neighbors import read_neighbors
-from storage.runs import METRICS_FILE, read_metrics
-from storage.samples import read_samples
 from storage.shards import read_sidecar
-
-
-def sample(small_world, name, **request):
-    common = {
-        "root": small_world.root,
-        "name": name,
-        "run": "small",
-        "draw": {"steps": 2},
-        "count": 2,
-        "k": 3,
-    }
-    return sample_rdm(SampleRDM(**common | request))
 
 
 def test_a_second_identical_run_keeps_every_artifact(small_world, small_training, capfd):
@@ -98,7 +82,7 @@ def test_a_query_never_finds_its_own_image(small_world):
 def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
     run = small_world.run
     assert set(run.inputs) == {"latents", "neighbors", "database", "index"}
-    assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
+    assert steps_of(run) == [1, 2, 3, 4, 5, 6]
     facts = facts_of(run)
     assert facts == RunFacts.of(json.loads(run.file("weights/model.json").read_text()))
     assert {role: one.fingerprint for role, one in facts.trained_on.items()} == run.inputs
@@ -123,82 +107,6 @@ def test_the_workers_instruction_is_the_flows_own_parameters_and_where_things_ar
     trained_on = facts_of(small_world.run).trained_on
     assert told["inputs"] == {role: one.reference for role, one in trained_on.items()}
     assert (told["autoencoder"], told["on_gpu"]) == ("pixels", False)
-
-
-def test_every_image_carries_who_stood_behind_it(small_world):
-    samples = sample(small_world, "text", texts=("a red circle", "a blue star"))
-    records = read_samples(samples)
-    assert [record["query"] for record in records] == ["a red circle"] * 2 + ["a blue star"] * 2
-    assert [record["seed"] for record in records] == [0, 1, 2, 3]
-    database = open_artifact(small_world.root, "embeddings", "shapes")
-    credits = read_columns(database, ["key", "licence", "author", "source_url"]).to_pylist()
-    credits = {row["key"]: row for row in credits}
-    for record in records:
-        assert len(record["neighbor_keys"]) == 2, "k = 3 is the text itself and two neighbors"
-        behind = [credits[key] for key in record["neighbor_keys"]]
-        assert record["licences"] == [one["licence"] for one in behind]
-        assert record["authors"] == [one["author"] for one in behind]
-        assert record["source_urls"] == [one["source_url"] for one in behind]
-        assert record["neighbor_scores"] == sorted(record["neighbor_scores"], reverse=True)
-        assert len({*record["authors"]}) == 2, "no two of them say the same"
-        assert record["weights"] == small_world.run.fingerprint
-        _, inside = image_record(samples.file(record["file"]))
-        assert (
-            inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]
-        )
-    assert np.asarray(Image.open(samples.file("00000.png"))).shape == (32, 32, 3)
-    assert Image.open(samples.file("grid.png")).size[1] > 4 * 96
-
-
-def test_text_alone_never_opens_a_database(small_world, monkeypatch):
-    def opened(*_):
-        raise AssertionError("a database was opened")
-
-    monkeypatch.setattr("flows.model.sample.open_database", opened)
-    samples = sample(small_world, "text-alone", texts=("a red circle",), context="query")
-    assert "database" not in samples.inputs
-    assert read_samples(samples)[0]["neighbor_keys"] == []
-
-
-def test_a_class_draws_different_neighbors_for_each_image(small_world):
-    records = read_samples(sample(small_world, "class", classes=("circle",), count=4, pool=20))
-    assert len({tuple(record["neighbor_keys"]) for record in records}) > 1
-    assert all(len(record["neighbor_keys"]) == 3 for record in records)
-
-
-def test_nothing_asked_starts_from_rows_that_training_retrieved(small_world):
-    records = read_samples(sample(small_world, "nothing", count=3, top_m=0.1))
-    _, rows, _ = read_neighbors(open_artifact(small_world.root, "neighbors", "shapes"))
-    database_keys = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])[
-        "key"
-    ].to_pylist()
-    retrieved = {database_keys[row] for row in rows[:, :3].ravel()}
-    assert {record["query"] for record in records} <= retrieved
-    assert all(record["neighbor_keys"][0] == record["query"] for record in records), (
-        "rank 1 is the pseudo-query itself"
-    )
-
-
-def test_an_image_asks_with_its_own_vector_and_its_neighbors(small_world, tmp_path):
-    picture = tmp_path / "query.png"
-    Image.new("RGB", (50, 40), "red").save(picture)
-    records = read_samples(sample(small_world, "image", images=(picture,)))
-    assert records[0]["query"] == "query.png" and len(records[0]["neighbor_keys"]) == 2
-
-
-def test_another_database_is_used_without_touching_the_weights(small_world):
-    samples = sample(
-        small_world, "swap", texts=("a red circle",), database="sketches", context="neighbors"
-    )
-    keys = {key for record in read_samples(samples) for key in record["neighbor_keys"]}
-    assert keys and all(key.startswith("shapes-sketches-") for key in keys)
-    assert samples.inputs["run"] == small_world.run.fingerprint
-
-
-def test_the_same_request_gives_the_same_bytes(small_world):
-    one = sample(small_world, "one", texts=("a green ring",))
-    other = sample(small_world, "other", texts=("a green ring",))
-    assert one.fingerprint == other.fingerprint and one.directory != other.directory
 
 
 def test_a_database_from_another_encoder_is_refused_with_both_names(small_world):
@@ -272,7 +180,7 @@ def test_an_interrupted_run_resumes_and_ends_with_equal_weights(
     assert resumed.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes() == (
         small_world.run.file("weights/network/diffusion_pytorch_model.safetensors").read_bytes()
     )
-    assert [record["step"] for record in read_metrics(resumed.file(METRICS_FILE))] == [
+    assert steps_of(resumed) == [
         1,
         2,
         3,
@@ -313,98 +221,6 @@ def test_a_kept_stage_is_shown_as_cached(recorded, small_world, small_training):
     assert state.result() == small_world.run
 
 
-def imported(root, folder, **changes):
-    return import_images(
-        ImportImages(root=root, name="pictures", source="folder", path=folder, size=16, **changes)
-    )
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Forty small images in a folder."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(40):
-        colour = (number * 6, 255 - number * 6, 90)
-        Image.new("RGB", (20, 20), colour).save(folder / f"{number:03d}.png")
-    return folder
-
-
-def test_a_changed_input_makes_only_the_parts_around_it_and_what_follows_from_them(
-    pictures, tmp_path
-):
-    root = tmp_path / "root"
-    built = {}
-    for version in ("first", "second"):
-        shards = imported(root, pictures, images_per_part=4)
-        embeddings, _ = build_database(
-            BuildDatabase(
-                root=root,
-                name="pictures",
-                shards="pictures",
-                encoder="rdm-shapes",
-                weights="built-in",
-            )
-        )
-        latents = encode_latents(EncodeLatents(root=root, name="pictures", shards="pictures"))
-        built[version] = (shards, embeddings, latents)
-        if version == "first":
-            Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
-    for before, after in zip(*built.values(), strict=True):
-        assert after.version == 2 and after.fingerprint != before.fingerprint
-        old = {part.made_from for part in before.parts}
-        new = [part for part in after.parts if part.made_from not in old]
-        assert len(before.parts) > 5 and len(new) <= 2, (
-            "the part with the new image, and perhaps the one it was cut from"
-        )
-        for part in after.parts:
-            if part.made_from in old:
-                assert after.file(part.files[0].path).stat().st_nlink == 2, (
-                    "shared with the version before"
-                )
-    again = imported(root, pictures, images_per_part=4)
-    assert again == built["second"][0], "unchanged input is a no-op"
-
-
-def test_one_image_more_in_some_hundreds_makes_one_part_anew_without_any_number_asked_for(
-    pictures, tmp_path
-):
-    for number in range(40, 300):
-        Image.new("RGB", (20, 20), (number % 256, 90, 90)).save(pictures / f"{number:03d}.png")
-    before = imported(tmp_path / "root", pictures)
-    Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
-    after = imported(tmp_path / "root", pictures)
-    old = {part.made_from for part in before.parts}
-    assert (before.rows, after.rows, before.parameters["images_per_part"]) == (300, 301, "auto")
-    assert len(before.parts) > 1 and sum(part.made_from not in old for part in after.parts) == 1
-
-
-def test_without_a_number_a_name_is_cut_as_its_last_version_was(pictures, tmp_path):
-    """As before an upgrade, when 1,000 was the number that nobody had to ask for."""
-    root = tmp_path / "root"
-    before = imported(root, pictures, images_per_part=4)
-    assert imported(root, pictures) == before
-    Image.new("RGB", (20, 20), "white").save(pictures / "0205.png")
-    after, old = imported(root, pictures), {part.made_from for part in before.parts}
-    assert after.parameters["images_per_part"] == 4
-    assert sum(part.made_from not in old for part in after.parts) <= 2 < len(after.parts)
-    coarse = imported(root, pictures, images_per_part=1000)
-    assert imported(root, pictures) == coarse and len(coarse.parts) == 1, "the current one counts"
-
-
-def test_without_a_number_an_unfinished_import_is_finished_as_it_was_begun(pictures, tmp_path):
-    asked = {"root": tmp_path, "name": "pictures", "source": "folder", "path": pictures, "size": 16}
-    plan = import_plan(ImportImages(**asked, images_per_part=1000))
-    with pytest.raises(KeyboardInterrupt), begin(tmp_path, plan):
-        assert import_plan(ImportImages(**asked)).parameters["images_per_part"] == "auto"
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), begin(tmp_path, plan) as build:
-        build.write_part("00000", "", lambda scratch: ((scratch / "0.tar").write_bytes(b"x"), {}))
-        raise KeyboardInterrupt
-    assert import_plan(ImportImages(**asked)) == plan
-    assert imported(tmp_path, pictures).id == plan.id
-
-
 def test_queries_are_the_databases_own_if_any_version_with_its_bytes_is_of_the_latents_shards(
     tmp_path, small_training
 ):
@@ -415,15 +231,6 @@ def test_queries_are_the_databases_own_if_any_version_with_its_bytes_is_of_the_l
         build_all(tmp_path, Plan("embeddings", "base", {}, {"shards": shards}))
     assert open_artifact(tmp_path, "embeddings", "base").inputs["shards"] == "s2"
     assert ensured_queries(config) == "base"
-
-
-def test_training_reads_the_version_it_began_with_while_a_new_one_is_published(pictures, tmp_path):
-    root = tmp_path / "root"
-    shards = imported(root, pictures)
-    Image.new("RGB", (20, 20), "white").save(pictures / "x.png")
-    newer = imported(root, pictures)
-    assert open_artifact(root, "shards", f"pictures@{shards.id}").rows == 40
-    assert open_artifact(root, "shards", "pictures") == newer and newer.rows == 41
 
 
 @pytest.mark.long

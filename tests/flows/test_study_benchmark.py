@@ -10,15 +10,14 @@ import pytest
 
 from benchmarks import study as module
 from benchmarks.study import (
-    CLAIMS,
     Study,
     claim_loss,
     claim_purity,
     claim_text,
     open_subject,
     study,
-    table_of,
 )
+from benchmarks.study_claims import CLAIMS, table_of
 from flows.judge import demo
 from flows.judge.evaluate import EVALUATION_FILE
 from flows.model.opening import open_run
@@ -124,7 +123,8 @@ def subject(**more):
         return SimpleNamespace(model=model, facts=SimpleNamespace(k=3), name=name)
 
     runs = {name: run(name) for name in ("run", "twin", "rival")}
-    return SimpleNamespace(**runs, evaluation=None, database=SimpleNamespace(database=None), **more)
+    database = SimpleNamespace(retrieval=None)
+    return SimpleNamespace(**runs, evaluation=None, database=database, **more)
 
 
 ASKED = Study(images=11, seeds=1)
@@ -234,4 +234,4 @@ def test_seeds_networks_and_plans_of_a_study_are_told_apart():
     evaluation = module.evaluation_of(ASKED, 3)
     assert (evaluation.run, evaluation.baseline) == ("study-3", "study-3-without-neighbors")
     assert (evaluation.heldout_latents, evaluation.heldout_neighbors) == ("shapes-heldout",) * 2
-    assert module.rival_of(ASKED, 3) == "study-3-unet" and evaluation.name == "study-3"
+    assert module.rival_of(3) == "study-3-unet" and evaluation.name == "study-3"

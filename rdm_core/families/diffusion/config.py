@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from rdm_core import config
 from rdm_core.config import MOST, DrawConfig, require, require_between
-from rdm_core.families.facts import ModelConfig, Reads
+from rdm_core.families.facts import ImageVectorsOnly, ModelConfig, Reads
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,18 @@ class Config(ModelConfig):
     def reads(self) -> Reads:
         """As in `ModelConfig`."""
         return Reads(query=self.denoiser.query_token, means=self.denoiser.remove_means)
+
+    @property
+    def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
+        """As in `ModelConfig`."""
+        choices = []
+        if self.denoiser.remove_means:
+            why = "the model subtracts the mean of image vectors from them"
+            choices.append(ImageVectorsOnly("denoiser.remove_means", "database", why))
+        if self.denoiser.query_token:
+            why = "the model is given the training images' own vectors"
+            choices.append(ImageVectorsOnly("denoiser.query_token", "queries", why))
+        return tuple(choices)
 
 
 @dataclass(frozen=True)

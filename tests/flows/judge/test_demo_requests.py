@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+from asking import changed
 
 from flows.config.judge import Demo
 from flows.config.presets import DEMO_SOURCES
@@ -26,13 +27,6 @@ REQUESTS = {
 def config(tmp_path):
     """The demo as it is asked for, but for its seed."""
     return Demo(root=tmp_path, seed=7)
-
-
-def changed(asked):
-    """The parameters that are not the defaults."""
-    defaults = {name: field.get_default() for name, field in type(asked).model_fields.items()}
-    given = {name: getattr(asked, name) for name in defaults}
-    return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def test_a_text_two_swapped_databases_a_class_and_nothing_are_asked_for_and_no_more(config):
@@ -139,8 +133,11 @@ def test_the_report_is_over_everything_that_was_made(config):
     samples = [SimpleNamespace(name=name) for name in REQUESTS]
     report = demo.report_of(config, samples)
     names = ("train", "database", "heldout", "photographs", "sketches")
-    made = [f"{k}/shapes-{n}" for n in names for k in ("shards", "embeddings", "index")]
-    made += [f"{k}/shapes-{n}" for n in ("train", "heldout") for k in ("neighbors", "latents")]
+    made = []
+    for name in names:
+        made += [f"shards/shapes-{name}", f"embeddings/shapes-{name}", f"index/shapes-{name}"]
+    for name in ("train", "heldout"):
+        made += [f"neighbors/shapes-{name}", f"latents/shapes-{name}"]
     assert changed(report) == {
         "root": config.root,
         "name": "demo",
@@ -153,21 +150,18 @@ def test_the_report_is_over_everything_that_was_made(config):
 
 
 def test_the_world_is_made_ready_with_what_training_and_evaluation_read_of_it(config, monkeypatch):
-    asked = []
-    for stage in (demo.import_images, demo.find_neighbors, demo.encode_latents):
-        ensured = lambda given, stage=stage: asked.append((stage, given))  # noqa: E731 - a stand-in
-        monkeypatch.setattr(stage, "ensured", ensured)
-    monkeypatch.setattr(demo, "ensured_database", lambda given: asked.append((None, given)))
+    imports, databases, tables, latents = [], [], [], []
+    monkeypatch.setattr(demo.import_images, "ensured", imports.append)
+    monkeypatch.setattr(demo, "ensured_database", databases.append)
+    monkeypatch.setattr(demo.find_neighbors, "ensured", tables.append)
+    monkeypatch.setattr(demo.encode_latents, "ensured", latents.append)
     demo.prepare_world(config)
-    imports = [given for flow, given in asked if flow is demo.import_images]
-    assert [given.name for given in imports] == list(DEMO_SOURCES)
-    databases = [given for flow, given in asked if flow is None]
-    for given, name in zip(databases, DEMO_SOURCES, strict=True):
+    assert [asked.name for asked in imports] == list(DEMO_SOURCES)
+    for asked, name in zip(databases, DEMO_SOURCES, strict=True):
         built = {"root": config.root, "name": name, "shards": name}
-        assert changed(given) == built | {"encoder": "rdm-shapes", "weights": "built-in"}
-    for name in ("shapes-train", "shapes-heldout"):
-        (table,) = [g for flow, g in asked if flow is demo.find_neighbors and g.name == name]
+        assert changed(asked) == built | {"encoder": "rdm-shapes", "weights": "built-in"}
+    of_both = ("shapes-train", "shapes-heldout")
+    for table, encoded, name in zip(tables, latents, of_both, strict=True):
         searched = {"root": config.root, "name": name, "queries": name}
         assert changed(table) == searched | {"database": "shapes-database"}
-        (latents,) = [g for flow, g in asked if flow is demo.encode_latents and g.name == name]
-        assert changed(latents) == {"root": config.root, "name": name, "shards": name}
+        assert changed(encoded) == {"root": config.root, "name": name, "shards": name}

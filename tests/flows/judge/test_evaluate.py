@@ -2,94 +2,17 @@
 its name says.
 """
 
-from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluating import Oracle, opened, trial
 
-from flows.config.judge import EvaluateRDM
 from flows.judge import evaluate as module
 from flows.judge import trial as trials
-from rdm_core.errors import RequestError
-from rdm_core.families.facts import RunFacts, Version
-from rdm_core.judge.judges import FeaturesJudge, ShapesJudge, Wish
+from rdm_core.judge.judges import FeaturesJudge, ShapesJudge
 from rdm_core.retrieve import STRATEGIES
-from storage.errors import ArtifactMismatch, ArtifactMissing
-
-WISHES = [
-    Wish("a red star", {"colour": "red", "shape": "star"}),
-    Wish("a blue ring", {"colour": "blue", "shape": "ring"}),
-]
-
-
-def config(**changes):
-    names = {"run": "run", "baseline": "twin", "heldout_latents": "h", "heldout_neighbors": "n"}
-    asked = {"swaps": {}, "prompts": 2, "seeds": 2, "k": 3}
-    draw = {"draw": {"steps": 5, "guidance_scale": 2.5}}
-    return EvaluateRDM(name="x", **names | asked | draw | changes)
-
-
-def facts(k=4, **changes):
-    """Of a run that stands for itself."""
-    known = RunFacts(
-        family="diffusion",
-        model={},
-        encoder={"dimension": 8},
-        vectors_of="image",
-        encoder_weights="w",
-        space={"channels": 3},
-        space_path="pixels",
-        latent_side=8,
-        k=k,
-        random_k=False,
-        neighbor_dropout=0.1,
-        steps=6,
-        parameters=1,
-        trained_on={role: Version(role, "1", "f") for role in ("latents", "index")},
-    )
-    return replace(known, **changes)
-
-
-def opened(name, **changes):
-    """A run that stands for itself."""
-    model = SimpleNamespace(of=name, null=lambda count: SimpleNamespace(vectors=[name] * count))
-    parameters = {
-        "model": {"denoiser": {"depth": 1}},
-        "space": {},
-        "context": {"k": 4, "neighbor_dropout": 0.1},
-        "training": {"steps": 6},
-    }
-    artifact = SimpleNamespace(name=name, parameters=parameters)
-    return SimpleNamespace(artifact=artifact, model=model, facts=facts(**changes))
-
-
-def trial(judge=None, wishes=WISHES, database=None, run=None, **changes):
-    """Two runs that stand for themselves, and who judges them."""
-    given = run or opened("run"), opened("twin"), database, judge or ShapesJudge()
-    return module.Trial(config(**changes), *given, wishes)
-
-
-class Oracle(ShapesJudge):
-    """A judge of images that are names: what each shows is written down."""
-
-    def __init__(self, shown):
-        self.shown = shown
-
-    def fulfilled(self, images, wishes):
-        shown = self.shown(images)
-        return {
-            factor: np.array(
-                [float(a == b.shows[factor]) for a, b in zip(row, wishes, strict=True)]
-            )
-            for factor, row in shown.items()
-            if factor != "style"
-        }
-
-    def styles(self, images):
-        return np.array(self.shown(images)["style"])
-
+from storage.errors import ArtifactMismatch
 
 # Loss
 
@@ -253,7 +176,7 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 
     monkeypatch.setattr(module, "draws", lambda trial, retrieved: [retrieved, retrieved])
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
-    database = lambda root, name, run: SimpleNamespace(database=name)  # noqa: E731 - a stand-in
+    database = lambda root, name, run: SimpleNamespace(retrieval=name)  # noqa: E731 - a stand-in
     monkeypatch.setattr(module, "open_database", database)
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
     swaps = {"sketch": "sketches", "photograph": "photographs"}
@@ -340,7 +263,7 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
     monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     monkeypatch.setattr(module, "database_images", lambda database, rows: tuple(rows.tolist()))
-    database = SimpleNamespace(database=SimpleNamespace(rows=50))
+    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
     found = module.measure_quality.fn(trial(database=database, quality_images=11, k=2))
     assert list(found) == [
         "held-out neighbors",
@@ -376,117 +299,7 @@ def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
     monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
     images = lambda database, rows: picked.append(tuple(rows.tolist()))  # noqa: E731 - a stand-in
     monkeypatch.setattr(module, "database_images", images)
-    database = SimpleNamespace(database=SimpleNamespace(rows=50))
+    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
     for _ in range(2):
         module.measure_quality.fn(trial(database=database))
     assert picked[:4] == picked[4:] and picked[1] != picked[3]
-
-
-def test_a_held_out_image_without_a_neighbor_is_named():
-    with pytest.raises(ArtifactMismatch, match="1 held-out images have no neighbor.*number 1"):
-        trials.nearest_present(np.array([[3, 4], [trials.NO_ROW, trials.NO_ROW]]))
-
-
-# Twins
-
-
-@pytest.mark.parametrize(
-    ("changed", "dropout", "fits"),
-    [
-        ({}, 1, True),
-        ({"training": {"steps": 6, "posthoc_ema": True, "snapshot_steps": 5}}, 1, True),
-        ({"context": {"k": 4, "neighbor_dropout": 1.0}}, 1, True),
-        ({"context": {"k": 5, "neighbor_dropout": 1.0}}, 1, False),
-        ({"training": {"steps": 7}}, 1, False),
-        ({"model": {"denoiser": {"depth": 2}}}, 1, False),
-        ({"space": {"autoencoder": "x"}}, 1, False),
-        ({}, 0.5, False),
-    ],
-)
-def test_a_baseline_is_the_same_network_and_training_that_never_saw_a_neighbor(
-    changed, dropout, fits
-):
-    run, twin = opened("run"), opened("twin", neighbor_dropout=dropout)
-    twin.artifact.parameters |= changed
-    refused = pytest.raises(ArtifactMismatch, match="runs/run and runs/twin: .*neighbor_dropout=1")
-    with nullcontext() if fits else refused:
-        module.same_but_for_neighbors(run, twin)
-
-
-def test_a_converted_run_says_why_it_cannot_be_evaluated():
-    converted = opened("old", trained_on={}, converted_from={"file": "x.ckpt"})
-    with pytest.raises(ArtifactMismatch, match="runs/old: it does not say which index.*converted"):
-        trials.heldout_data(config(), converted)
-
-
-def test_a_converted_run_is_refused_before_anything_is_measured(small_world, monkeypatch):
-    converted = facts(trained_on={}, converted_from={"file": "x.ckpt"})
-    monkeypatch.setattr(module, "facts_of", lambda run: converted)
-    asked = {"run": "small", "baseline": "small", "root": small_world.root}
-    asked |= {"heldout_latents": "shapes", "heldout_neighbors": "shapes"}
-    with pytest.raises(ArtifactMismatch, match="runs/small: it does not say which .*converted"):
-        module.evaluation_plan(config(**asked))
-
-
-def test_equal_settings_are_one_plan_and_nonsense_is_none(small_world, monkeypatch):
-    monkeypatch.setattr(module, "refuse_if_trained_on", lambda *_: None)
-    asked = {"run": "small", "baseline": "small", "root": small_world.root}
-    asked |= {"heldout_latents": "shapes", "heldout_neighbors": "shapes"}
-    ids = {
-        module.evaluation_plan(config(**asked, draw=draw)).id
-        for draw in ({}, {"steps": 50}, {"guidance_scale": 2}, {"guidance_scale": 2.0})
-    }
-    assert len(ids) == 1
-    assert module.evaluation_plan(config(**asked, draw={"steps": 7})).id not in ids
-    with pytest.raises(RequestError, match="nonsense is no setting"):
-        module.evaluation_plan(config(**asked, draw={"nonsense": 1}))
-
-
-# Images
-
-
-def test_held_out_and_known_images_are_those_of_their_shards(small_world):
-    from flows.model.opening import open_database, open_run
-
-    root, run = small_world.root, open_run(small_world.root, "small")
-    database, sketches = (open_database(root, name, run) for name in ("shapes", "sketches"))
-
-    def first_pixels(images):
-        return images[:, 0, 0].astype(float)
-
-    shards = database.embeddings.inputs["shards"]
-    parts = list(trials.images_by_part(root, shards))
-    assert len(parts) > 1 and sum(map(len, parts)) == 96, "a part at a time"
-    images = np.concatenate(parts)
-    asked = trial(run=run, database=sketches, root=root, heldout_latents="shapes")
-    held = trials.held_out_features(asked.config, first_pixels)
-    assert np.array_equal(held, first_pixels(images))
-    both = trials.known_features(asked, first_pixels)
-    assert len(both) == 2 * 96, "the database's, then the training's"
-    assert np.array_equal(both[96:], held)
-    own = trial(run=run, database=database, root=root)
-    assert len(trials.known_features(own, first_pixels)) == 96, "none twice"
-    rows = np.array([7, 3])
-    assert np.array_equal(trials.database_images(database, rows), images[rows])
-    with pytest.raises(ArtifactMissing, match="no shards have the fingerprint 0000. Import them"):
-        list(trials.images_by_part(root, "0000"))
-
-
-def test_images_that_a_run_was_trained_on_are_no_test_of_it(small_world):
-    from storage.artifact import open_artifact
-
-    latents = open_artifact(small_world.root, "latents", "shapes")
-    asked = config(root=small_world.root)
-    with pytest.raises(ArtifactMismatch, match="96 of its 96 images are among those that runs/sm"):
-        module.refuse_if_trained_on(asked, small_world.run, latents)
-
-
-def test_captions_are_prompts_where_there_are_enough(small_world):
-    asked = config(root=small_world.root, heldout_latents="shapes", judge="captions", prompts=90)
-    captions = trials.held_out_captions(asked)
-    assert len(captions) == 96 and len(set(captions)) > 10
-    judge = trials.judge_of(asked, None)
-    assert [wish.prompt for wish in judge.wishes(90)] == captions[:90]
-    many = asked.model_copy(update={"prompts": 97})
-    with pytest.raises(ArtifactMismatch, match="96 of its images have captions, 97 are asked for"):
-        trials.held_out_captions(many)

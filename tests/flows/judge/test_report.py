@@ -1,221 +1,26 @@
 """The report of a run, over small artifacts made by hand."""
 
-import copy
-import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
-import pyarrow as pa
 import pytest
+from reporting import (
+    ENCODER,
+    EVALUATION,
+    LICENCES,
+    both,
+    config,
+    page_text,
+    publish_all,
+    publish_database,
+    publish_evaluation,
+    publish_run,
+    publish_samples,
+)
 
-from flows.config.judge import WriteReport
-from flows.judge import findings, report
-from rdm_core.images import encode
-from storage.artifact import Artifact
+from flows.judge import report
 from storage.build import begin
-from storage.embeddings import write_embeddings
 from storage.errors import StorageError
-from storage.manifest import Plan
-from storage.runs import append_metrics
-from storage.samples import write_samples
-from storage.shards import SIDECAR, EncodedSample, SampleRecord, write_shard
-
-HOSTILE = "<script>alert(1)</script>"
-ENCODER = {"model": "rdm-shapes", "weights_sha256": "ab" * 32, "dimension": 4, "preprocessing": {}}
-LICENCES = ("CC-BY-4.0", None, "CC0-1.0")
-KEYS = [f"db-{i}" for i in range(6)]
-
-
-def around(mean, half=0.01):
-    return {"mean": mean, "low": mean - half, "high": mean + half, "count": 64}
-
-
-def both(colour, shape):
-    return {"colour": around(colour), "shape": around(shape)}
-
-
-def styles(photograph, oil_painting, sketch):
-    return {
-        "photograph": around(photograph),
-        "oil painting": around(oil_painting),
-        "sketch": around(sketch),
-    }
-
-
-EVALUATION = {
-    "loss": {
-        "means": {
-            "right neighbors": around(0.20), "shuffled neighbors": around(0.29),
-            "learned null": around(0.26), "trained without neighbors": around(0.25),
-        },
-        "relative to trained without neighbors": {
-            "right neighbors": around(-0.2), "shuffled neighbors": around(0.16),
-            "learned null": around(0.04),
-        },
-        "share of the gain lost when shuffled": 0.9,
-    },
-    "prompts": {
-        "text, context query": both(0.8, 0.7), "text, context query+neighbors": both(0.9, 0.8),
-        "text, context neighbors": both(0.85, 0.75), "another prompt's context": both(0.1, 0.1),
-        "learned null": both(0.125, 0.12), "trained without neighbors": both(0.13, 0.12),
-        "return the neighbour": both(0.99, 0.98),
-        "chance": {"colour": around(0.125, 0), "shape": around(0.125, 0)},
-    },
-    "swaps": {
-        "photograph": {"styles": styles(0.97, 0.02, 0.01)} | both(0.9, 0.8),
-        "sketch": {"styles": styles(0.03, 0.01, 0.96)} | both(0.7, 0.8),
-    },
-    "quality": {
-        name: {
-            measure: around(0.5)
-            for measure in (
-                "fd", "kid", "precision", "recall", "density", "coverage", "copy_rate"
-            )
-        }
-        for name in ("held-out neighbors", "learned null", "return the neighbour")
-    },
-    "copies": {
-        "samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01,
-    },
-}  # fmt: skip
-
-
-def picture(seed, side=16):
-    return encode(
-        np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8), "png"
-    )
-
-
-def publish(root, kind, name, write, parameters=None, inputs=None, **measured) -> Artifact:
-    with begin(root, Plan(kind, name, {"made": name} | (parameters or {}), inputs or {})) as build:
-        return build.commit([build.write_part("00000", "", write)], {"seconds": 1.5, **measured})
-
-
-def publish_database(root, name="db", side=16, captions=HOSTILE):
-    records = [
-        SampleRecord(
-            key,
-            key,
-            width=side,
-            height=side,
-            sha256="0",
-            captions=(captions,),
-            author=HOSTILE,
-            licence="CC-BY-4.0",
-        )
-        for key in KEYS
-    ]
-    rejected = SampleRecord("db-x", "db-x", status="rejected", reason="truncated")
-    encoded = [EncodedSample(record, picture(i, side)) for i, record in enumerate(records)] + [
-        EncodedSample(rejected)
-    ]
-    shards = publish(root, "shards", name, lambda scratch: write_shard(scratch, "00000", encoded))
-    sidecar = pa.Table.from_pylist([record.__dict__ for record in records], schema=SIDECAR)
-    vectors = np.eye(4, dtype=np.float32)[np.arange(len(KEYS)) % 4]
-    norms = np.ones(len(KEYS), np.float32)
-    database = publish(
-        root,
-        "embeddings",
-        name,
-        lambda scratch: (write_embeddings(scratch, "00000", sidecar, vectors, norms), {}),
-        {"encoder": ENCODER},
-        {"shards": shards.fingerprint},
-        weights="built-in",
-    )
-    publish(
-        root,
-        "index",
-        name,
-        lambda scratch: ((scratch / "vectors.npy").write_bytes(b"x"), {}),
-        {"recipe": "exact"},
-        {"embeddings": database.fingerprint},
-        recall_at_k=1.0,
-        k=20,
-        recall_queries=6,
-        milliseconds_per_query=0.05,
-    )
-    return database
-
-
-def publish_run(root, name, database, metrics=True):
-    def write(scratch):
-        (scratch / "weights").mkdir()
-        (scratch / "weights" / "model.safetensors").write_bytes(name.encode())
-        (scratch / "metrics.jsonl").touch()
-        for step in range(25, 1525, 25) if metrics else ():
-            append_metrics(scratch, {"step": step, "loss": 1 / step + 0.1, "gradient_norm": 0.5})
-        return 1, {}
-
-    return publish(
-        root,
-        "runs",
-        name,
-        write,
-        {"encoder": ENCODER, "training": {"k": 4}},
-        {"database": database.fingerprint},
-    )
-
-
-def publish_samples(root, name, database, side=16, count=2, neighbors=3):
-    records = [
-        {
-            "file": f"{i:05d}.png", "query": f"a red circle {HOSTILE}", "seed": i,
-            "guidance_scale": 2.0, "weights": "w",
-            "database": database.fingerprint if database else None,
-            "neighbor_keys": (KEYS * 5)[:neighbors],
-            "neighbor_scores": [0.9 - place / 100 for place in range(neighbors)],
-            "licences": [LICENCES[place % 3] for place in range(neighbors)],
-            "authors": [HOSTILE if place == 0 else f"author {place}" for place in range(neighbors)],
-            "source_urls": [f"https://example.org/{place}.jpg" for place in range(neighbors)],
-            "style_database": None, "given_images": [], "attributions": None,
-        }
-        for i in range(count)
-    ]  # fmt: skip
-    asked = {"texts": ["a red circle"], "k": 4, "guidance_scale": 2.0, "steps": 30, "context": None}
-    images = [picture(100 + i, side) for i in range(count)]
-    return publish(
-        root,
-        "samples",
-        name,
-        lambda scratch: (write_samples(scratch, images, records, picture(0)), {}),
-        asked,
-        {"database": database.fingerprint} if database else {},
-    )
-
-
-def publish_evaluation(root, measured=EVALUATION):
-    def write(scratch):
-        (scratch / "evaluation.json").write_text(json.dumps(measured, sort_keys=True))
-        return 1, {}
-
-    return publish(
-        root, "evaluations", "shapes", write, {"measured": json.dumps(measured, sort_keys=True)}
-    )
-
-
-def publish_all(root, evaluation=EVALUATION, **database):
-    opened = publish_database(root, **database)
-    for name in ("shapes", "without"):
-        publish_run(root, name, opened)
-    publish_evaluation(root, evaluation)
-    return opened
-
-
-def config(root, samples=(), artifacts=("shards/db", "embeddings/db", "index/db")):
-    return WriteReport(
-        root=root,
-        name="demo",
-        run="shapes",
-        baseline="without",
-        evaluation="shapes",
-        samples=samples,
-        artifacts=artifacts,
-    )
-
-
-def page_text(root, **changes):
-    return str(report.page_of(report.open_subject(config(root, **changes))))
 
 
 class Checker(HTMLParser):
@@ -342,74 +147,6 @@ def test_rows_come_in_reading_order_whatever_the_order_of_the_file(tmp_path):
     ]
 
 
-def test_headlines_hold_when_the_numbers_do():
-    found = findings.findings(EVALUATION)
-    assert [finding.holds for finding in found] == [True, True, True]
-    assert (
-        "right neighbors lower the held-out loss" in found[0].headline
-        and "loses 90 % of that gain." in found[0].detail
-    )
-    assert "colour and shape" in found[1].headline and "chance 12.5 %" in found[1].detail
-    assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(
-        finding.headline for finding in found
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (0.2, "they raise it"),
-        (0.0, "includes zero"),
-        (-0.005, "includes zero"),
-        (0.005, "includes zero"),
-    ],
-)
-def test_loss_headline_flips_with_the_numbers(change, reason):
-    measured = copy.deepcopy(EVALUATION)
-    measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
-    finding = findings.findings(measured)[0]
-    assert (
-        finding.holds is False and "do NOT lower" in finding.headline and reason in finding.headline
-    )
-    assert "that gain" not in finding.detail, "without a gain there is none to lose"
-    assert 'class="no"' in findings.finding_item(
-        finding
-    ) and "Does not hold" in findings.finding_item(finding)
-
-
-@pytest.mark.parametrize(
-    "lost, said", [(0.2, "does NOT depend"), (1.2, "worse than none"), (0.8, "80 % of that gain.")]
-)
-def test_shuffling_is_told_as_it_is(lost, said):
-    assert said in findings.shuffling_text(lost)
-
-
-def test_prompt_headline_flips_with_the_numbers():
-    measured = copy.deepcopy(EVALUATION)
-    measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.135)
-    finding = findings.findings(measured)[1]
-    assert (
-        finding.holds is False
-        and "show the colour their text names, but NOT measurably the shape" in finding.headline
-    )
-    measured["prompts"]["trained without neighbors"]["colour"] = around(0.95)
-    assert findings.findings(measured)[1].headline.startswith(
-        "Samples do NOT show what their text names"
-    )
-
-
-def test_swap_headline_flips_with_the_numbers():
-    measured = copy.deepcopy(EVALUATION)
-    # no more than elsewhere; more than elsewhere, but still not what most samples are
-    for share in (0.02, 0.4):
-        measured["swaps"]["sketch"]["styles"]["sketch"] = around(share)
-        finding = findings.findings(measured)[2]
-        assert (
-            finding.holds is False
-            and "does NOT reliably change the style to sketch." in finding.headline
-        )
-
-
 def test_nothing_measured_is_said_and_does_not_crash(tmp_path):
     publish_all(tmp_path, evaluation={})
     text = page_text(tmp_path, artifacts=())
@@ -469,16 +206,3 @@ def test_second_run_is_kept_and_a_new_input_is_not(tmp_path):
         report.report_plan(config(tmp_path), report.open_subject(config(tmp_path))).id
         != artifact.id
     )
-
-
-def test_summary_is_short_plain_and_aligned():
-    text = findings.summary(EVALUATION)
-    lines = text.split("\n")
-    assert len(lines) <= 32 and max(map(len, lines)) <= 100 and text.isascii()
-    assert (
-        "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]"
-        in lines
-    )
-    assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
-    assert len({line.index("[") for line in lines if "[0." in line}) == 1
-    assert findings.summary({}).count("\n") == 4

@@ -147,8 +147,9 @@ def test_on_a_gpu_the_rate_is_measured_in_a_process_that_is_gone_afterwards(tmp_
         type = "cuda"
 
     config = upstream(tmp_path)
-    asked = preflight._asked(config, preflight.shape_of(config))  # a CPU stands for the GPU inside
-    assert preflight.rate_on(Cuda, asked) > 0
+    # a CPU stands for the GPU inside
+    described = preflight._training_described(config, preflight.shape_of(config))
+    assert preflight.rate_on(Cuda, described) > 0
     assert not [
         child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())
     ]

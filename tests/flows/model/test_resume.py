@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+from launching import steps_of
 from PIL import Image
 
 from flows.config.database import Rebuild
@@ -22,7 +23,7 @@ from storage.atomic import write_json
 from storage.collect import collect
 from storage.errors import ArtifactDamaged, ArtifactMismatch, BuildRefused
 from storage.manifest import Plan
-from storage.runs import METRICS_FILE, latest_step, read_metrics
+from storage.runs import latest_step
 from storage.unfinished import has_finished_work, unfinished
 
 WEIGHTS = "weights/network/diffusion_pytorch_model.safetensors"
@@ -93,6 +94,15 @@ def trained(in_one_process, config):
     return in_one_process(train_rdm, config)
 
 
+def names_begun_with(interrupted):
+    """Role -> name@id of the version that the interrupted run was begun with."""
+    return {role: f"a@{interrupted.began[role].id}" for role in NAMED}
+
+
+def references(inputs):
+    return {role: artifact.reference for role, artifact in inputs.items()}
+
+
 def fingerprints(inputs):
     return {role: artifact.fingerprint for role, artifact in inputs.items()}
 
@@ -116,8 +126,8 @@ def test_it_goes_on_with_what_it_began_with_says_so_and_ends_as_if_nothing_had_h
     assert rows < newer["database"].rows and f"| not stated | {rows} |\n" in card
     for role, one in interrupted.began.items():
         assert f"| {role} | a | {one.id} | {one.fingerprint} |" in card
-    assert [record["step"] for record in read_metrics(run.file(METRICS_FILE))] == [1, 2, 3, 4, 5, 6]
-    named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
+    assert steps_of(run) == [1, 2, 3, 4, 5, 6]
+    named = names_begun_with(interrupted)
     unbroken = trained(in_one_process, config_of(interrupted, root, name="unbroken", **named))
     assert unbroken.file(WEIGHTS).read_bytes() == run.file(WEIGHTS).read_bytes()
     after = trained(in_one_process, config)
@@ -217,7 +227,7 @@ def test_what_is_told_and_kept_on_the_way_can_be_changed_in_the_middle_of_a_run(
     assert all(before[name] != value for name, value in changed.items())
     # with nothing newer, and with newer versions there
     for current in (False, True):
-        named = {role: f"a@{interrupted.began[role].id}" for role in NAMED} if current else {}
+        named = names_begun_with(interrupted) if current else {}
         config = config_of(interrupted, root, reporting=changed, **named)
         alike = config_of(interrupted, root, **named)
         assert learned(config) == learned(alike)
@@ -225,7 +235,7 @@ def test_what_is_told_and_kept_on_the_way_can_be_changed_in_the_middle_of_a_run(
     run = trained(in_one_process, config)
     assert run.id == left.name == interrupted.first.id
     assert "continues from step 3 of 6" in capfd.readouterr().err
-    told = [record["step"] for record in read_metrics(run.file(METRICS_FILE))]
+    told = steps_of(run)
     assert told == [1, 2, 3, 4, 5, 6], "before as it was, after with a line at every checkpoint"
     assert sorted(path.name for path in (run.directory / "checkpoints").iterdir())[0] == "00000005"
     again = trained(in_one_process, config_of(interrupted, root, **named))
@@ -235,10 +245,10 @@ def test_what_is_told_and_kept_on_the_way_can_be_changed_in_the_middle_of_a_run(
 def test_a_run_in_the_middle_of_which_other_things_were_reported_has_equal_weights(
     interrupted, root, in_one_process
 ):
-    named = {role: f"a@{interrupted.began[role].id}" for role in NAMED}
+    named = names_begun_with(interrupted)
     reporting = {"log_steps": 100, "checkpoint_steps": 100}
     run = trained(in_one_process, config_of(interrupted, root, reporting=reporting, **named))
-    told = [record["step"] for record in read_metrics(run.file(METRICS_FILE))]
+    told = steps_of(run)
     assert told == [1, 2, 3, 6]
     unbroken = config_of(interrupted, root, name="unbroken", **named)
     assert trained(in_one_process, unbroken).file(WEIGHTS).read_bytes() == (
@@ -301,11 +311,11 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
         model={"denoiser": network, "noise": {"process": "flow"}},
         context={"k": 3}, training={"steps": 2, "batch": 8}, device="cpu",
     )  # fmt: skip
-    before = {role: one.reference for role, one in training_inputs(config).items()}
+    before = references(training_inputs(config))
     rebuild = stages(48)
     for _ in range(3):
         next(rebuild)
-        assert {role: one.reference for role, one in training_inputs(config).items()} == before
+        assert references(training_inputs(config)) == before
     # what was made in another way, or with images that were removed since, is no older version of
     # the same
     with monkeypatch.context() as patch:

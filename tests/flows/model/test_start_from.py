@@ -177,11 +177,13 @@ def test_a_run_of_another_kind_is_refused_with_the_cure(
     facts = replace(facts_of(small_world.run), **OTHERS[what])
     told(small_world.root, name, asdict(facts))
     with pytest.raises(ArtifactMismatch) as refused:
-        in_one_process(train_rdm, TrainRDM(**settings | {"name": "x", "start_from": name}))
+        in_one_process(
+            train_rdm, TrainRDM(**settings | {"name": "never-begun", "start_from": name})
+        )
     assert refused.value.where == f"start_from={name}"
     assert refused.value.what.startswith(f"that run is of another {what}: ")
     assert refused.value.cure == f"Start from a run of the same {what}, or leave start_from out."
-    assert not (small_world.root / "runs" / "x").exists(), "before anything is started"
+    assert not (small_world.root / "runs" / "never-begun").exists(), "before anything is started"
 
 
 def test_a_family_that_this_version_does_not_know_is_refused_by_name(small_world, settings):

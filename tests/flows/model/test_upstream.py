@@ -1,6 +1,7 @@
 """What a training finds missing: made of what is described, used as it is where it is there."""
 
 import pytest
+from asking import changed
 from building import build_all
 
 from flows.config.train import TrainRDM
@@ -65,9 +66,9 @@ def training(root, **how):
 
 def given(config):
     """What a stage was asked, but for the root and the defaults."""
-    defaults = {name: field.get_default() for name, field in type(config).model_fields.items()}
-    asked = {name: getattr(config, name) for name in defaults if name != "root"}
-    return {name: value for name, value in asked.items() if value != defaults[name]}
+    values = changed(config)
+    del values["root"]
+    return values
 
 
 def test_of_its_images_alone_everything_is_made_once(stages, tmp_path):
@@ -105,8 +106,8 @@ def test_as_many_neighbors_are_stored_as_are_asked_for_or_trained_with(
     stages, tmp_path, stored, trained, k
 ):
     config = training(tmp_path, images=IMAGES, k=stored)
-    changed = config.context.__class__(k=trained)
-    upstream.make_missing(config.model_copy(update={"context": changed}))
+    context = config.context.__class__(k=trained)
+    upstream.make_missing(config.model_copy(update={"context": context}))
     assert stages[-1][1].k == k
 
 

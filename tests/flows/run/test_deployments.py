@@ -8,10 +8,9 @@ import subprocess
 from importlib import import_module
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from operating import REPOSITORY, Project, run_id_in, sets
+from operating import REPOSITORY, Project, processes_naming, run_id_in, sets
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
@@ -124,16 +123,12 @@ def test_what_the_form_of_the_ui_sends_is_accepted_whole_and_with_one_parameter_
 
 
 def test_schedules_are_inactive_and_know_their_time_zone():
-    schedules = [
-        schedule
-        for deployment in DEPLOYMENTS.values()
-        for schedule in deployment.get("schedules", [])
-    ]
+    schedules = []
+    for deployment in DEPLOYMENTS.values():
+        schedules += deployment.get("schedules", [])
     assert len(schedules) == 4
-    assert all(
-        schedule["active"] is False and schedule["timezone"] and schedule["cron"]
-        for schedule in schedules
-    )
+    for schedule in schedules:
+        assert schedule["active"] is False and schedule["timezone"] and schedule["cron"]
 
 
 @pytest.mark.parametrize(
@@ -221,9 +216,8 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
         re.fullmatch(r"step 20 of 20 \(100 %\): loss \d\.\d{4}, [\d.]+ images a second", line)
         for line in lines
     )
-    assert not any(
-        line.startswith("{") or "hook" in line or "do not exist" in line for line in lines
-    )
+    for line in lines:
+        assert not line.startswith("{") and "hook" not in line and "do not exist" not in line
 
     # the same again, by our own short form: nothing is done, and the UI says so
     again = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(TINY)))
@@ -252,11 +246,6 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
     )
     project.typed("prefect", "flow-run", "cancel", third)
     project.ends(third, "CANCELLED", 60)
-    here = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(root) in " ".join(p.info["cmdline"] or [])
-    ]
-    assert here == []
+    assert processes_naming(root) == []
     step, _ = latest_checkpoint(next(root.glob("runs/long/*")))
     assert 0 < step < 50_000, "a state between two checkpoints, saved when it was asked to stop"

@@ -12,16 +12,15 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
-from prefect import flow, get_client
+from losing import POOL, a_run, deployed, looked, of_a_gone_worker, others
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Crashed, Failed, Pending, Running
 
 from flows.run import lost_runs
 from flows.run.lost_runs import AWAY, STOPPED, LostRuns, end_process, times_allowed, times_resumed
-from flows.run.whereabouts import Process, process_of, this_system, whereabouts_of
+from flows.run.whereabouts import process_of, this_system, whereabouts_of
 
 pytestmark = pytest.mark.usefixtures("recorded")
-POOL = "lost"
 
 
 @pytest.mark.parametrize(
@@ -60,70 +59,6 @@ def test_a_process_that_does_not_end_when_asked_is_killed_with_its_group(monkeyp
 
 
 # Against a server
-
-
-@flow(name="anything")
-def anything(config: dict | None = None) -> None:
-    """Never run here."""
-
-
-async def deployed(client, tags=("resume:2",)):
-    """A pool of ours and a deployment in it."""
-    if not await _has_pool(client):
-        from prefect.client.schemas.actions import WorkPoolCreate
-
-        await client.create_work_pool(WorkPoolCreate(name=POOL, type="rdm"))
-    flow_id = await client.create_flow(anything)
-    return await client.create_deployment(
-        flow_id,
-        f"d-{uuid4()}",
-        work_pool_name=POOL,
-        tags=list(tags),
-        enforce_parameter_schema=False,
-    )
-
-
-async def _has_pool(client):
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return await client.read_work_pool(POOL)
-    except ObjectNotFound:
-        return None
-
-
-async def a_run(client, deployment, state, place, **options):
-    run = await client.create_flow_run_from_deployment(
-        deployment, parameters={"config": {"a": 1}}, name="otter", **options
-    )
-    await client.set_flow_run_state(run.id, Pending(), force=True)
-    if state.type != StateType.PENDING:
-        await client.set_flow_run_state(run.id, state, force=True)
-    if place:
-        await client.update_flow_run(run.id, infrastructure_pid=place)
-    return await client.read_flow_run(run.id)
-
-
-def of_a_gone_worker(process_id):
-    """The place of a living process whose worker is not there any more."""
-    return str(replace(whereabouts_of(process_id), worker=Process(2**22 - 1, "1")))
-
-
-def looked(work):
-    """Run an async test with a client."""
-
-    async def with_client():
-        async with get_client() as client:
-            await work(client)
-
-    asyncio.run(with_client())
-
-
-async def others(client, deployment, run):
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-
-    chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
-    return [r for r in await client.read_flow_runs(deployment_filter=chosen) if r.id != run.id]
 
 
 def test_a_run_whose_process_is_gone_is_crashed_and_resumed_with_its_parameters_at_most_so_often():

@@ -1,0 +1,92 @@
+"""The sentences that a report begins with, and the summary: each follows from the numbers."""
+
+import copy
+
+import pytest
+from reporting import (
+    EVALUATION,
+    around,
+)
+
+from flows.judge import findings
+
+
+def test_headlines_hold_when_the_numbers_do():
+    found = findings.findings(EVALUATION)
+    assert [finding.holds for finding in found] == [True, True, True]
+    assert (
+        "right neighbors lower the held-out loss" in found[0].headline
+        and "loses 90 % of that gain." in found[0].detail
+    )
+    assert "colour and shape" in found[1].headline and "chance 12.5 %" in found[1].detail
+    assert "97.0 % [96.0, 98.0]" in found[2].detail and "NOT" not in "".join(
+        finding.headline for finding in found
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (0.2, "they raise it"),
+        (0.0, "includes zero"),
+        (-0.005, "includes zero"),
+        (0.005, "includes zero"),
+    ],
+)
+def test_loss_headline_flips_with_the_numbers(change, reason):
+    measured = copy.deepcopy(EVALUATION)
+    measured["loss"]["relative to trained without neighbors"]["right neighbors"] = around(change)
+    finding = findings.findings(measured)[0]
+    assert (
+        finding.holds is False and "do NOT lower" in finding.headline and reason in finding.headline
+    )
+    assert "that gain" not in finding.detail, "without a gain there is none to lose"
+    assert 'class="no"' in findings.finding_item(
+        finding
+    ) and "Does not hold" in findings.finding_item(finding)
+
+
+@pytest.mark.parametrize(
+    "lost, said", [(0.2, "does NOT depend"), (1.2, "worse than none"), (0.8, "80 % of that gain.")]
+)
+def test_shuffling_is_told_as_it_is(lost, said):
+    assert said in findings.shuffling_text(lost)
+
+
+def test_prompt_headline_flips_with_the_numbers():
+    measured = copy.deepcopy(EVALUATION)
+    measured["prompts"]["text, context query+neighbors"]["shape"] = around(0.135)
+    finding = findings.findings(measured)[1]
+    assert (
+        finding.holds is False
+        and "show the colour their text names, but NOT measurably the shape" in finding.headline
+    )
+    measured["prompts"]["trained without neighbors"]["colour"] = around(0.95)
+    assert findings.findings(measured)[1].headline.startswith(
+        "Samples do NOT show what their text names"
+    )
+
+
+def test_swap_headline_flips_with_the_numbers():
+    measured = copy.deepcopy(EVALUATION)
+    # no more than elsewhere; more than elsewhere, but still not what most samples are
+    for share in (0.02, 0.4):
+        measured["swaps"]["sketch"]["styles"]["sketch"] = around(share)
+        finding = findings.findings(measured)[2]
+        assert (
+            finding.holds is False
+            and "does NOT reliably change the style to sketch." in finding.headline
+        )
+
+
+def test_summary_is_short_plain_and_aligned():
+    text = findings.summary(EVALUATION)
+    lines = text.split("\n")
+    assert len(lines) <= 32 and max(map(len, lines)) <= 100 and text.isascii()
+    assert (
+        "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]"
+        in lines
+    )
+    assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
+    assert len({line.index("[") for line in lines if "[0." in line}) == 1
+    assert findings.summary({}).count("\n") == 4
