@@ -18,7 +18,7 @@ from rdm_core.memory import Room, all_memory_bytes
 from rdm_core.metadata import Bare, bare
 from rdm_core.rejections import ImageRejected, rejection
 
-COLOURS = "sRGB, through the ICC profile"
+COLOUR_PROFILE = "sRGB, through the ICC profile"
 """What colours a decoded picture is in, for plans."""
 
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"

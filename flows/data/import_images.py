@@ -20,7 +20,7 @@ from flows.run.stage import (
     stage_flow,
     stage_task,
 )
-from rdm_core.decode import COLOURS, DecodeLimits, ImageRejected, decoded
+from rdm_core.decode import COLOUR_PROFILE, DecodeLimits, ImageRejected, decoded
 from rdm_core.images import Box, crop_rng, crop_windows, encode
 from rdm_core.shapes import world
 from storage.artifact import Artifact, artifacts, is_current
@@ -41,19 +41,6 @@ from storage.sources import (
 )
 from storage.sources.disk import is_folder
 from storage.unfinished import has_finished_work, unfinished
-
-OF_OTHER_SOURCES: dict[str, object] = {
-    "split": "all",
-    "dataset": "folder",
-    "licence": None,
-    "author": None,
-    "count": 1000,
-    **dict.fromkeys(("styles", "colours", "shapes", "backgrounds", "positions", "sizes"), ()),
-}
-"""What a plan holds for the parameters that its source does not have. Every plan names those of all
-sources, as it did when one class held them: without them, all that was imported would be imported
-again.
-"""
 
 
 @stage_flow("import-images", threads=None)
@@ -134,9 +121,10 @@ def list_images(config: AnyImport) -> Listing:
 def import_plan(config: AnyImport, listing: Listing | None = None) -> Plan:
     """What was asked for: the parameters, and what lies on the disk, wherever that disk is."""
     listing = listing or list_images(config)
-    parameters = recorded(config) | {
+    # Where a data set lies is left out: it is another path on each machine.
+    parameters = config.parameters("path") | {
         "images_per_part": images_per_part(config),
-        "colours": COLOURS,
+        "colour_profile": COLOUR_PROFILE,
     }
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
@@ -161,17 +149,10 @@ def images_per_part(config: AnyImport) -> int | str:
 def drawing(config: AnyImport) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
     # These choose which images are imported and how they are grouped, not how one is stored.
-    parameters = recorded(config)
+    parameters = config.parameters("path")
     for name in ("split", "count", "images_per_part"):
-        del parameters[name]
+        parameters.pop(name, None)
     return parameters | revision_of("shards")
-
-
-def recorded(config: AnyImport) -> dict[str, object]:
-    """The parameters as plans hold them, without the path: it is another on each
-    machine.
-    """
-    return OF_OTHER_SOURCES | config.parameters("path")
 
 
 def notes_text(listing: Listing) -> str:

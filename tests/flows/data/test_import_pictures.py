@@ -7,7 +7,7 @@ from PIL import Image
 from flows.config.images import ImportImages
 from flows.data.import_images import drawing, import_plan, samples_of
 from rdm_core import decode
-from rdm_core.decode import COLOURS
+from rdm_core.decode import COLOUR_PROFILE
 from rdm_core.memory import Room
 from storage.sources import SourceImage
 
@@ -36,7 +36,7 @@ def test_the_smallest_side_is_a_parameter(tmp_path, picture, side, status):
 
 
 def test_the_plan_says_what_colours_are_stored(tmp_path, picture):
-    assert import_plan(asked(tmp_path)).parameters["colours"] == COLOURS
+    assert import_plan(asked(tmp_path)).parameters["colour_profile"] == COLOUR_PROFILE
 
 
 def test_the_memory_of_a_picture_is_held_until_its_windows_are_cut(tmp_path, picture, monkeypatch):
