@@ -9,10 +9,12 @@ Lengths are in canvas units: the picture spans -1..1, y points down.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+
+from rdm_core.shapes import accessories
 
 Grid = np.ndarray  # float32 [n, n]
 
@@ -55,6 +57,9 @@ class Scene:
     tint: np.ndarray  # [3], a slight cast of the background
     pigment: np.ndarray  # [3], colour of the shape, 0..1
     place: Callable[[Grid, Grid], Grid]  # distance at any other points
+    centre: tuple[float, float]
+    radius: float
+    worn: accessories.Worn | None = None  # drawn over the shape
 
 
 def draw(
@@ -66,14 +71,20 @@ def draw(
     size: str,
     side: int,
     seed: int,
+    accessory: str = "none",
 ) -> np.ndarray:
     """Draw one picture; equal arguments give equal bytes.
+
+    An accessory is drawn over what is there without it and moves nothing else.
 
     Returns uint8 [side, side, 3].  Raises KeyError for a name the world lacks.
     """
     rng = np.random.default_rng(seed)
     finer = 3 if side < 48 else 2
     scene = _arrange(shape, colour, background, position, size, side * finer, rng)
+    if accessory != "none":
+        worn = accessories.wear(accessory, scene.centre, scene.radius, seed)
+        scene = replace(scene, worn=worn)
     canvas = PAINTERS[style](scene, rng)
     pixels = canvas.reshape(side, finer, side, finer, 3).mean(axis=(1, 3), dtype=np.float32)
     grain = 0.016 if style == "photograph" else 0.006
@@ -111,7 +122,9 @@ def _arrange(
     if swing:
         tone += np.float32(swing) * _pattern(background, x, y, jitter[5], jitter[6])
     pigment = np.clip(np.array(PIGMENTS[colour]) + rng.normal(0, 0.02, 3), 0, 1)
-    return Scene(x, y, place(x, y), tone, 1 + rng.normal(0, 0.025, 3), pigment, place)
+    tint = 1 + rng.normal(0, 0.025, 3)
+    centre = (float(centre_x), float(centre_y))
+    return Scene(x, y, place(x, y), tone, tint, pigment, place, centre, float(radius))
 
 
 def _pattern(background: str, x: Grid, y: Grid, turn: float, shift: float) -> Grid:
@@ -142,7 +155,10 @@ def photograph(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     shade = np.clip(0.86 + 0.40 * facing, 0.35, 1.2)
     gleam = 0.75 * np.clip(facing - 0.35, 0, 1) ** 2
     solid = shade[..., None] * scene.pigment.astype(np.float32) + gleam[..., None]
-    return np.where((scene.distance < 0)[..., None], solid, canvas)
+    canvas = np.where((scene.distance < 0)[..., None], solid, canvas)
+    if scene.worn:
+        canvas = accessories.solid(canvas, scene.worn, scene.x, scene.y, (light_x, light_y))
+    return canvas
 
 
 def oil_painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -161,6 +177,9 @@ def oil_painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         0.5 - varied
     )
     canvas = np.where(inside[..., None], body, ground)
+    if scene.worn:
+        layer = over.wander, over.shade
+        canvas = accessories.painted(canvas, scene.worn, scene.x, scene.y, *layer)
     relief = np.where(inside, over.relief, under.relief)
     n = len(relief)
     weave = np.sin(scene.x * 75) * np.sin(scene.y * 75)
@@ -220,7 +239,10 @@ def sketch(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     line = np.clip(line * (0.95 + 0.2 * tooth), 0, 1)
     pigment = scene.pigment.astype(np.float32)
     canvas += (0.80 * fill)[..., None] * (pigment - canvas)
-    return canvas + line[..., None] * (0.80 * pigment - canvas)
+    canvas = canvas + line[..., None] * (0.80 * pigment - canvas)
+    if scene.worn:
+        canvas = accessories.pencilled(canvas, scene.worn, scene.x, scene.y, tooth)
+    return canvas
 
 
 def _hatching(

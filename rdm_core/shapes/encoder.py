@@ -14,7 +14,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,15 +43,20 @@ def register() -> None:
         open_clip.add_model_config(completed)
 
 
-def learn_merges(texts: Iterable[str]) -> list[tuple[str, str]]:
+def learn_merges(
+    texts: Iterable[str], first: Sequence[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
     """Byte-pair merges under which every word of the texts becomes one token.
 
-    Most frequent pair first, ties in alphabetical order, until no word has two
-    parts.  Words are runs of letters; texts must be lower-case ASCII.
+    Those of `first` come first; then the most frequent pair, ties in alphabetical order, until no
+    word has two parts.  Words are runs of letters; texts must be lower-case ASCII.
     """
     counts = Counter(word for text in texts for word in text.replace(",", " ").split())
     parts = {word: (*word[:-1], word[-1] + "</w>") for word in counts}
     merges: list[tuple[str, str]] = []
+    for merge in first:
+        merges.append(merge)
+        parts = {word: _join(pieces, merge) for word, pieces in parts.items()}
     while True:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in counts.items():

@@ -2,7 +2,7 @@
 clip.safetensors`.
 
     render -> resize as open_clip's transform does -> augment -> image tower --+
-    captions of one to six factors -> tokens --------------> text tower  ------+-> InfoNCE
+    captions of one to seven factors -> tokens --------------> text tower  ------+-> InfoNCE
 
 1,200 steps of 256 pairs take 10 to 20 minutes on two CPU cores.  The
 gates the result must pass are in tests/rdm_core/shapes/test_encoder.py.
@@ -91,8 +91,16 @@ def write_tokenizer(path: Path) -> int:
     Returns the vocabulary's size: 512 bytes, the merges, and two marks.  The
     config's vocab_size must equal it, and the weights fit only these merges.
     """
-    drawn = (world.draw_factors("merges", index) for index in range(4000))
-    merges = encoder.learn_merges(text for factors in drawn for text in world.captions(factors))
+    # The six older factors' words first: a token keeps its number when a factor is added.
+    merges: list[tuple[str, str]] = []
+    for accessories in ((world.NO_ACCESSORY,), world.ACCESSORIES):
+        drawn = [
+            world.draw_factors("merges", index, accessories=accessories) for index in range(4000)
+        ]
+        texts = (text for factors in drawn for text in world.captions(factors))
+        if not merges:
+            texts = (text for text in texts if "accessory" not in world.parse_caption(text))
+        merges = encoder.learn_merges(texts, merges)
     encoder.write_merges(merges, path)
     return 512 + len(merges) + 2
 
@@ -150,7 +158,7 @@ class _Texts:
         self._one = lru_cache(maxsize=None)(lambda text: (tokenizer([text])[0], _codes(text)))
 
     def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens [B, L] and codes [B, 6], -1 where a factor is not named."""
+        """Return tokens [B, L] and codes [B, 7], -1 where a factor is not named."""
         pairs = [self._one(text) for text in texts]
         return torch.stack([tokens for tokens, _ in pairs]), torch.stack(
             [codes for _, codes in pairs]
@@ -165,7 +173,7 @@ def _codes(text: str) -> torch.Tensor:
 
 
 def matches(codes: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
-    """Which captions are true of which images: codes [N, 6], named [M, 6] -> bool [N, M]."""
+    """Which captions are true of which images: codes [N, 7], named [M, 7] -> bool [N, M]."""
     return ((named[None] == -1) | (codes[:, None] == named[None])).all(dim=-1)
 
 

@@ -3,7 +3,7 @@
     (split, index, seed) --draw_factors--> Factors --render--> uint8 [side, side, 3]
                                                    --caption--> "an oil painting of a red circle"
 
-A picture is fixed by its split, index and seed, on every machine.  Six factors
+A picture is fixed by its split, index and seed, on every machine.  Seven factors
 say what it shows; the rest (light, strokes, grain, small shifts) is nuisance.
 """
 
@@ -22,6 +22,11 @@ STYLES = ("photograph", "oil painting", "sketch")
 BACKGROUNDS = ("light", "dark", "striped", "checkered")
 POSITIONS = ("centre", "top left", "top right", "bottom left", "bottom right")
 SIZES = ("small", "medium", "large")
+NO_ACCESSORY = "none"
+ACCESSORIES = (NO_ACCESSORY, "hat", "crown", "bow tie", "flag", "leaf")
+"""What the object wears; half of the pictures show it without anything."""
+
+FREQUENCIES = ("even", "uneven")
 
 MIN_SIDE = 16
 
@@ -36,6 +41,7 @@ class Factors:
     background: str
     position: str
     size: str
+    accessory: str = NO_ACCESSORY
 
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -45,8 +51,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "background": BACKGROUNDS,
     "position": POSITIONS,
     "size": SIZES,
+    "accessory": ACCESSORIES,
 }
 FACTORS = tuple(field.name for field in fields(Factors))
+RESTRICTIONS = {name: "accessories" if name == "accessory" else f"{name}s" for name in FACTORS}
+"""Factor -> the parameter of draw_factors and sample that restricts it."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +83,64 @@ def draw_factors(
     backgrounds: Sequence[str] = BACKGROUNDS,
     positions: Sequence[str] = POSITIONS,
     sizes: Sequence[str] = SIZES,
+    accessories: Sequence[str] = ACCESSORIES,
+    frequencies: str = "even",
 ) -> Factors:
-    """Draw the factors of one picture, each uniformly and independently.
+    """Draw the factors of one picture independently, each with the shares that `shares` tells.
 
-    Splits are independent streams.  Restricting one factor leaves the others as
-    they were.  Raises ValueError for an index below 0 or an unknown or empty restriction.
+    Splits are independent streams.  Restricting one factor leaves the others as they were.
+    Raises ValueError for an index below 0, an unknown or empty restriction or unknown frequencies.
     """
     if index < 0:
         raise ValueError(f"index of split {split!r} is {index}; it must be 0 or more")
-    choices = dict(
-        zip(FACTORS, (shapes, colours, styles, backgrounds, positions, sizes), strict=True)
-    )
+    if frequencies not in FREQUENCIES:
+        raise ValueError(f"frequencies is {frequencies!r}; choose one of {FREQUENCIES!r}")
+    restricted = (shapes, colours, styles, backgrounds, positions, sizes, accessories)
+    choices = dict(zip(FACTORS, restricted, strict=True))
     for name, allowed in choices.items():
         unknown = [value for value in allowed if value not in VALUES[name]]
         if unknown or not allowed:
-            raise ValueError(f"{name}s {tuple(allowed)!r}: choose one or more of {VALUES[name]!r}")
+            given, known = tuple(allowed), VALUES[name]
+            raise ValueError(f"{RESTRICTIONS[name]} {given!r}: choose one or more of {known!r}")
+    # A new factor's roll comes last, so those of the older ones stay what they were.
     rolls = np.random.default_rng(derive_seed("factors", split, index, seed)).random(len(FACTORS))
-    drawn = {
-        name: choices[name][int(roll * len(choices[name]))]
-        for name, roll in zip(FACTORS, rolls, strict=True)
-    }
+    drawn = {}
+    for name, roll in zip(FACTORS, rolls, strict=True):
+        drawn[name] = _choose(name, choices[name], frequencies, float(roll))
     return Factors(**drawn)
+
+
+def shares(name: str, allowed: Sequence[str], frequencies: str = "even") -> tuple[float, ...]:
+    """The share of pictures that show each allowed value of a factor; they add up to 1.
+
+    Even: the same for each.  Uneven: 1, 1/2, 1/3, ... by the value's place in the restriction
+    (Zipf's law).  "none", where accessories are allowed besides it, always takes half, and the
+    accessories share the other half.
+    """
+    bare = name == "accessory" and NO_ACCESSORY in allowed and len(set(allowed)) > 1
+    weights, rank = [], 0
+    for value in allowed:
+        if bare and value == NO_ACCESSORY:
+            weights.append(0.0)
+            continue
+        rank += 1
+        weights.append(1.0 if frequencies == "even" else 1 / rank)
+    part = (0.5 if bare else 1.0) / sum(weights)
+    bares = sum(value == NO_ACCESSORY for value in allowed) if bare else 0
+    return tuple(part * weight if weight else 0.5 / bares for weight in weights)
+
+
+def _choose(name: str, allowed: Sequence[str], frequencies: str, roll: float) -> str:
+    """The allowed value in whose share of 0..1 the roll falls."""
+    if frequencies == "even" and name != "accessory":
+        # Not by sums of shares: rounded, they could put a roll beside where it has always fallen.
+        return allowed[int(roll * len(allowed))]
+    reached = 0.0
+    for value, share in zip(allowed, shares(name, allowed, frequencies), strict=True):
+        reached += share
+        if roll < reached:
+            return value
+    return allowed[-1]
 
 
 def render(factors: Factors, side: int, seed: int) -> np.ndarray:
@@ -113,21 +159,28 @@ def render(factors: Factors, side: int, seed: int) -> np.ndarray:
 
 
 def sample(
-    split: str, index: int, side: int, seed: int = 0, **restrictions: Sequence[str]
+    split: str,
+    index: int,
+    side: int,
+    seed: int = 0,
+    frequencies: str = "even",
+    **restrictions: Sequence[str],
 ) -> ShapesSample:
     """One picture of a split with its factors and full caption.
 
-    `restrictions` are those of draw_factors (styles, shapes, colours, ...).
+    `frequencies` and `restrictions` are those of draw_factors (styles, shapes, accessories, ...).
     """
-    factors = draw_factors(split, index, seed, **restrictions)
+    factors = draw_factors(split, index, seed, frequencies=frequencies, **restrictions)
     pixels = render(factors, side, derive_seed("render", split, index, seed))
     return ShapesSample(pixels, factors, caption(factors))
 
 
 def caption(factors: Factors, include: Sequence[str] | None = None) -> str:
-    """English that names the included factors (None: all six) and no other.
+    """English that names the included factors and no other; None names all that is to be seen.
 
-    ("colour", "shape") gives "a red circle", ("style",) gives "an oil painting".
+    ("colour", "shape") gives "a red circle", ("style",) gives "an oil painting", and
+    ("shape", "accessory") "a circle with a hat" or, without accessory, "a plain circle".  With
+    None an accessory that is not there is not named: "plain" stands only where it is asked for.
     Raises ValueError for a factor that does not exist.
     """
     named = set(FACTORS if include is None else include)
@@ -136,10 +189,14 @@ def caption(factors: Factors, include: Sequence[str] | None = None) -> str:
     if named == {"style"}:
         return _article(factors.style)
     noun = factors.shape if "shape" in named else "object"
+    bare = factors.accessory == NO_ACCESSORY
+    plain = ["plain"] if bare and include is not None and "accessory" in named else []
     adjectives = [getattr(factors, name) for name in ("size", "colour") if name in named]
-    text = _article(" ".join([*adjectives, noun]))
+    text = _article(" ".join([*plain, *adjectives, noun]))
     if "style" in named:
         text = f"{_article(factors.style)} of {text}"
+    if "accessory" in named and not bare:
+        text += f" with {_article(factors.accessory)}"
     if "position" in named:
         text += f" {_place(factors.position)}"
     if "background" in named:
@@ -148,11 +205,15 @@ def caption(factors: Factors, include: Sequence[str] | None = None) -> str:
 
 
 def captions(factors: Factors) -> tuple[str, ...]:
-    """Captions of one picture, from one factor named to all six, in several wordings.
+    """Captions of one picture, from one factor named to all seven, in several wordings.
 
-    Made for training an encoder: short and long prompts both get a share.
+    Made for training an encoder: short and long prompts both get a share.  Those that name the
+    accessory, or that there is none, come last.
     """
     shape, colour, style = factors.shape, factors.colour, factors.style
+    six = tuple(name for name in FACTORS if name != "accessory")
+    bare = factors.accessory == NO_ACCESSORY
+    worn = "plain" if bare else f"with {_article(factors.accessory)}"
     subsets = (
         ("shape",),
         ("colour",),
@@ -167,6 +228,11 @@ def captions(factors: Factors) -> tuple[str, ...]:
         ("style", "colour", "shape", "background"),
         ("style", "size", "colour", "shape"),
         ("style", "colour", "shape", "position"),
+        six,
+        ("accessory",),
+        ("shape", "accessory"),
+        ("colour", "shape", "accessory"),
+        ("style", "colour", "shape", "accessory"),
         FACTORS,
     )
     return tuple(caption(factors, subset) for subset in subsets) + (
@@ -181,6 +247,8 @@ def captions(factors: Factors) -> tuple[str, ...]:
         f"the {shape} is {colour}",
         f"{_article(shape)} {_place(factors.position)}",
         f"{_article(factors.size + ' ' + shape)} on a {factors.background} background",
+        f"{worn} {colour} {shape}" if bare else f"{colour} {shape} {worn}",
+        f"{worn} {style}" if bare else f"{style} {worn}",
     )
 
 
@@ -197,6 +265,14 @@ _SYNONYMS: dict[str, dict[str, str]] = {
         "crescent": "crescents?|moons?",
     },
     "position": {"centre": "cent(?:re|er)|middle"},
+    "accessory": {
+        NO_ACCESSORY: "plain(?! background)|(?:without|no) (?:an )?accessory",
+        "hat": "hats?",
+        "crown": "crowns?",
+        "bow tie": "bow ?ties?",
+        "flag": "flags?",
+        "leaf": "leaf|leaves",
+    },
 }
 
 

@@ -27,9 +27,10 @@ def test_heldout_renders_are_told_by_shape_colour_and_style(oracle, side):
         assert measured[name] >= 0.98, name
 
 
-def test_background_position_and_size_are_told_too(oracle):
-    measured = accuracy(oracle, "heldout", 400, 32)
-    for name in ("background", "position", "size"):
+@pytest.mark.parametrize("side", [32, 64])
+def test_background_position_size_and_accessory_are_told_too(oracle, side):
+    measured = accuracy(oracle, "heldout", 400, side)
+    for name in ("background", "position", "size", "accessory"):
         assert measured[name] >= 0.95, name
 
 

@@ -18,22 +18,22 @@ RED_CIRCLE = world.Factors("circle", "red", "photograph", "dark", "top left", "s
 
 def all_factors() -> list[world.Factors]:
     """Every shape, colour and style, with the other factors taken in turn."""
-    rest = list(product(world.BACKGROUNDS, world.POSITIONS, world.SIZES))
+    rest = list(product(world.BACKGROUNDS, world.POSITIONS, world.SIZES, world.ACCESSORIES))
     main = product(world.SHAPES, world.COLOURS, world.STYLES)
     return [world.Factors(*chosen, *rest[row % len(rest)]) for row, chosen in enumerate(main)]
 
 
 def test_the_world_looks_as_it_did_when_the_built_in_weights_were_trained_on_it():
-    """world.png: the first 96 pictures of the split train, 12 in a line. Shards of every version
-    are named by split, number and seed alone, so these pixels may never change; a level up or down
-    is another processor's rounding.
+    """world.png: the first 96 pictures of the split train without accessories, 12 in a line.
+    Shards of every version are named by split, number and seed alone, so these pixels may never
+    change; a level up or down is another processor's rounding.
     """
     with Image.open(Path(__file__).with_name("world.png")) as image:
         kept = np.asarray(image.convert("RGB")).astype(int)
     lines = kept.reshape(8, 32, 12, 32, 3).swapaxes(1, 2).reshape(96, 32, 32, 3)
     differing = []
     for index, picture in enumerate(lines):
-        drawn = world.sample("train", index, 32).pixels.astype(int)
+        drawn = world.sample("train", index, 32, accessories=("none",)).pixels.astype(int)
         if np.abs(drawn - picture).max() > 1:
             differing.append(index)
     assert differing == []
@@ -139,7 +139,68 @@ def test_the_seed_of_a_sample_changes_its_factors_and_its_pixels():
     )
 
 
+@pytest.mark.parametrize("accessory", world.ACCESSORIES[1:])
+@pytest.mark.parametrize("style", world.STYLES)
+def test_an_accessory_changes_its_own_place_only_and_stays_inside(style, accessory):
+    for position, size in product(world.POSITIONS, world.SIZES):
+        bare = world.Factors("circle", "red", style, "light", position, size)
+        worn = world.Factors("circle", "red", style, "light", position, size, accessory)
+        one, other = (world.render(factors, 64, seed=2).astype(int) for factors in (bare, worn))
+        changed = np.abs(one - other).max(axis=2) > 0
+        assert 0.02 < changed.mean() < 0.2
+        border = np.ones_like(changed)
+        border[1:-1, 1:-1] = False
+        # A cast shadow may fall there, and the tips of a tilted crown or flag.
+        assert (np.abs(one - other).max(axis=2)[border] > 100).sum() <= 12
+        red = one[..., 0] - one[..., 1] > 70
+        assert (red & changed).sum() < 0.5 * red.sum(), f"{accessory} hides a {size} shape"
+
+
+def test_half_of_the_pictures_show_no_accessory_and_the_others_each_as_often():
+    seen = Counter(world.draw_factors("uniform", index).accessory for index in range(6000))
+    assert set(seen) == set(world.ACCESSORIES)
+    assert abs(seen.pop("none") - 3000) < 200
+    assert all(abs(times - 600) < 120 for times in seen.values()), seen
+
+
+def test_accessories_leave_the_older_factors_as_they_were():
+    for index in range(50):
+        free, bare = (
+            world.draw_factors("train", index, accessories=allowed)
+            for allowed in (world.ACCESSORIES, ("none",))
+        )
+        assert vars(bare) == vars(free) | {"accessory": "none"}
+    # As drawn before there were accessories.
+    drawn = world.draw_factors("train", 0, accessories=("none",))
+    before = ("heart", "orange", "photograph", "dark", "top left", "large", "none")
+    assert tuple(vars(drawn).values()) == before
+
+
+@pytest.mark.parametrize("allowed", [("none", "hat"), ("hat", "none", "leaf"), ("none", "none")])
+def test_none_takes_half_wherever_it_is_allowed_among_others(allowed):
+    shares = world.shares("accessory", allowed)
+    assert sum(shares) == pytest.approx(1)
+    of_none = sum(share for share, value in zip(shares, allowed, strict=True) if value == "none")
+    assert of_none == pytest.approx(1 if set(allowed) == {"none"} else 0.5)
+
+
 @pytest.mark.parametrize("name", world.FACTORS)
+def test_uneven_frequencies_fall_from_value_to_value(name):
+    count = 6000
+    drawn = (world.draw_factors("uniform", i, frequencies="uneven") for i in range(count))
+    seen = Counter(getattr(factors, name) for factors in drawn)
+    shares = world.shares(name, world.VALUES[name], "uneven")
+    for value, share in zip(world.VALUES[name], shares, strict=True):
+        assert abs(seen[value] - share * count) < 5 * (share * count) ** 0.5
+    falling = shares[1:] if name == "accessory" else shares
+    assert list(falling) == sorted(falling, reverse=True)
+    assert falling[0] / falling[-1] == pytest.approx(len(falling))
+
+
+SIX = tuple(name for name in world.FACTORS if name != "accessory")
+
+
+@pytest.mark.parametrize("name", SIX)
 def test_each_value_of_a_factor_is_equally_likely(name):
     count = 6000
     seen = Counter(getattr(world.draw_factors("uniform", index), name) for index in range(count))
@@ -165,8 +226,12 @@ def test_restrictions_reach_the_samples():
 
 
 def test_a_sample_carries_its_factors_and_their_full_caption():
-    sample = world.sample("database", 42, 32)
-    assert world.parse_caption(sample.caption) == vars(sample.factors)
+    for index in range(40):
+        sample = world.sample("database", index, 16)
+        named = dict(vars(sample.factors))
+        if named["accessory"] == "none":
+            del named["accessory"]  # nothing to be seen, nothing to be named
+        assert world.parse_caption(sample.caption) == named
 
 
 def test_captions_name_what_is_included_and_nothing_else():
@@ -182,6 +247,12 @@ def test_captions_name_what_is_included_and_nothing_else():
         world.caption(orange, ("style", "colour", "shape")) == "an oil painting of an orange star"
     )
     assert world.caption(orange, ("shape", "position")) == "a star in the centre"
+    worn = world.Factors(**{**vars(RED_CIRCLE), "accessory": "bow tie"})
+    assert world.caption(worn) == (
+        "a photograph of a small red circle with a bow tie at the top left on a dark background"
+    )
+    assert world.caption(worn, ("accessory",)) == "an object with a bow tie"
+    assert world.caption(RED_CIRCLE, ("colour", "shape", "accessory")) == "a plain red circle"
 
 
 def test_every_training_caption_is_true_of_its_picture():
@@ -207,6 +278,11 @@ def test_every_training_caption_is_true_of_its_picture():
             {"style": "oil painting", "colour": "pink", "shape": "ring"},
         ),
         ("a dog crossing the starry street", {}),
+        ("a plain circle", {"shape": "circle", "accessory": "none"}),
+        ("hearts on a plain background", {"shape": "heart"}),
+        ("a ring without an accessory", {"shape": "ring", "accessory": "none"}),
+        ("a star wearing a bowtie", {"shape": "star", "accessory": "bow tie"}),
+        ("leaves, and that is all", {"accessory": "leaf"}),
         ("", {}),
     ],
 )
@@ -225,6 +301,9 @@ def test_a_prompt_is_understood_by_the_factors_it_names(text, named):
         (lambda: world.draw_factors("train", -1), "index of split 'train' is -1"),
         (lambda: world.draw_factors("train", 0, styles=("mosaic",)), "'mosaic'"),
         (lambda: world.draw_factors("train", 0, shapes=()), "shapes"),
+        (lambda: world.draw_factors("train", 0, accessories=("scarf",)), "accessories.*scarf"),
+        (lambda: world.draw_factors("train", 0, frequencies="odd"), "frequencies is 'odd'"),
+        (lambda: world.caption(RED_CIRCLE, ("accessories",)), "accessories"),
         (lambda: world.caption(RED_CIRCLE, ("mood",)), "mood"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Autoencoders of our own: trained on any images, kept as diffusers' AutoencoderKL or VQModel."""

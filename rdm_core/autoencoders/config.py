@@ -1,0 +1,101 @@
+"""What can be chosen about training an autoencoder."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rdm_core.config import Config
+
+LEAST_SIDE = 4
+"""Of the latent: a narrower one leaves the middle's attention nothing to attend to."""
+MOST_CODES = 65_536
+"""Entries of a codebook that uint16 can number."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(Config):
+    """Network, losses and schedule; the images come apart from it."""
+
+    kind: Literal["kl", "vq"] = "kl"
+    """kl: an AutoencoderKL, whose latents are numbers. vq: a VQModel, whose latents are codes."""
+    widths: tuple[int, ...] = (16, 32, 64, 96)
+    """Channels of each level, multiples of 8; each level after the first halves the side."""
+    layers: int = 1
+    """Residual blocks of each level of the encoder; the decoder has one more."""
+    latent_channels: int = 8
+    codes: int = 1024
+    """Entries of the codebook (vq)."""
+
+    l1: float = 1.0
+    """Weight of mean |x - y|."""
+    l2: float = 0.0
+    """Weight of mean (x - y)^2."""
+    gradient: float = 1.0
+    """Weight of the differences of neighboring pixels' differences: sharp edges."""
+    low_frequencies: float = 1.0
+    """Weight of the differences of the pictures averaged over 4x4 and 8x8 pixels: large areas."""
+    chroma: float = 1.0
+    """Weight of the differences of pixels minus their channel mean: the colour of small things."""
+    texture: float = 0.0
+    """Weight of the differences of local means of gradients' sizes: as much texture as there is,
+    though not stroke for stroke the same.
+    """
+    details_from: int = 0
+    """Steps before the terms l1, gradient and texture count (if l2 does): until areas and objects
+    are right, texture that cannot be right yet only pulls at random.
+    """
+    commitment: float = 0.25
+    """Weight of how far the encoder is from its codes (vq)."""
+    kl: float = 3e-4
+    """Weight of the posterior's divergence from N(0, 1), mean over the latents (kl)."""
+    adversarial: float = 0.0
+    """Strength of a patch discriminator's pull, as a share of the other losses'; 0: there is none.
+    """
+    adversarial_from: int = 0
+    """Steps before the discriminator's."""
+
+    codebook_from: int = 500
+    """Steps before anything is rounded to codes; then k-means makes the codebook (vq)."""
+    codebook_decay: float = 0.98
+    """Of the running means that the entries are (vq)."""
+    revive_steps: int = 50
+    """Every so many steps, codes that are hardly used are put where vectors are (vq)."""
+
+    learning_rate: float = 1e-3
+    """The highest: it rises over 100 steps, and falls to nothing as a half cosine."""
+    batch: int = 8
+    steps: int = 10_000
+    ema_decay: float = 0.998
+    """Of the running mean of the weights, which is what is kept in the end."""
+    seed: int = 0
+
+    @property
+    def factor(self) -> int:
+        """Side of an image divided by the side of its latent."""
+        return int(2 ** (len(self.widths) - 1))
+
+    def check(self) -> None:
+        """Raise ValueError naming what cannot be."""
+        if self.kind not in ("kl", "vq"):
+            raise ValueError(f"kind: is {self.kind!r}, must be 'kl' or 'vq'")
+        if not self.widths or any(width < 8 or width % 8 for width in self.widths):
+            raise ValueError(f"widths: are {self.widths}, must be multiples of 8")
+        self._refuse_below(1, ("layers", "latent_channels", "batch", "steps", "revive_steps"))
+        self._refuse_below(0, ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture"))
+        steps = ("adversarial_from", "codebook_from", "details_from")
+        self._refuse_below(0, ("commitment", "kl", "adversarial", *steps))
+        if self.details_from and not self.l2:
+            raise ValueError("details_from: is above 0, so l2 must be above 0 too")
+        if self.l1 + self.l2 == 0:
+            raise ValueError("l1, l2: are both 0; one of them must be above 0")
+        for name in ("codebook_decay", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
+        if not 2 <= self.codes <= MOST_CODES:
+            raise ValueError(f"codes: is {self.codes}, must be from 2 to {MOST_CODES}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate: is {self.learning_rate}, must be above 0")
+
+    def _refuse_below(self, least: int, names: tuple[str, ...]) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: is {getattr(self, name)}, must be {least} or more")

@@ -1,0 +1,59 @@
+"""How well an autoencoder gives images back, and how it uses its codes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdm_core.autoencoders.codebook import perplexity, share_in_use
+from rdm_core.autoencoders.train import to_input
+from rdm_core.codes import nearest_codes
+
+AT_ONCE = 64
+
+
+@torch.no_grad()
+def reconstruct(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images uint8 [N, H, W, 3] -> reconstructions, alike, and the codes int64 [N, h, w].
+
+    An AutoencoderKL decodes the posterior's mean and has no codes: None.
+    """
+    made, numbers = [], []
+    quantises = hasattr(model, "quantize")
+    for start in range(0, len(images), AT_ONCE):
+        encoded = model.encode(to_input(images[start : start + AT_ONCE]))
+        latents = encoded.latents if quantises else encoded.latent_dist.mode()
+        decoded = model.decode(latents).sample.clamp(-1, 1)
+        pixels = ((decoded + 1) * 127.5).round().to(torch.uint8)
+        made.append(pixels.permute(0, 2, 3, 1).numpy())
+        if quantises:
+            vectors = latents.permute(0, 2, 3, 1)
+            codes = nearest_codes(vectors.flatten(0, 2), model.quantize.embedding.weight)
+            numbers.append(codes.view(vectors.shape[:3]).numpy())
+    return np.concatenate(made), np.concatenate(numbers) if numbers else None
+
+
+def mean_absolute_error(images: np.ndarray, others: np.ndarray) -> float:
+    """Mean |a - b| of uint8 arrays of one shape, in shares of the range 0..255."""
+    difference = np.abs(images.astype(np.int16) - others)
+    return float(difference.mean(dtype=np.float64)) / 255
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images [N, H, W, 3], mean over the images.
+
+    Equal images would have infinite dB; they count as if one level were wrong in one value.
+    """
+    difference = images.astype(np.float32) - others
+    squared = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
+    least = 1 / np.prod(images.shape[1:])
+    return float((10 * np.log10(255**2 / np.maximum(squared, least))).mean())
+
+
+def use_of_codes(codes: np.ndarray, count: int) -> dict[str, float]:
+    """Codes int64 [...] of a codebook of `count` -> the share in use, and the perplexity."""
+    numbers = torch.from_numpy(codes)
+    return {
+        "codes_in_use": share_in_use(numbers, count),
+        "perplexity": perplexity(numbers, count),
+    }

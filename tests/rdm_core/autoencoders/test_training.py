@@ -1,0 +1,172 @@
+"""Training an autoencoder: it learns, resumes to the bit, and refuses what cannot be trained."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, VQModel
+
+from rdm_core.autoencoders import codebook
+from rdm_core.autoencoders.config import AutoencoderConfig
+from rdm_core.autoencoders.measures import mean_absolute_error, psnr, reconstruct, use_of_codes
+from rdm_core.autoencoders.train import AutoencoderTraining, State, learning_rate
+from rdm_core.errors import RequestError
+
+SMALL = AutoencoderConfig(
+    widths=(8, 16),
+    latent_channels=4,
+    codes=32,
+    codebook_from=2,
+    revive_steps=1,
+    texture=0.5,
+    batch=4,
+    steps=6,
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Two-coloured pictures [64, 16, 16, 3]."""
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (64, 2, 1, 3))
+    left = np.arange(16)[None, :, None] < random.integers(4, 12, (64, 1, 1))
+    rows = np.where(left, colours[:, 0], colours[:, 1])
+    return np.repeat(rows[:, None], 16, axis=1).astype(np.uint8)
+
+
+def sha256(state: State) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("adversarial", [0.0, 0.5])
+def test_six_steps_are_three_and_three_more_to_the_bit(images, kind, adversarial):
+    config = replace(SMALL, kind=kind, adversarial=adversarial, adversarial_from=1)
+    whole = AutoencoderTraining(config, images)
+    for _ in range(6):
+        whole.step()
+    first = AutoencoderTraining(config, images)
+    for _ in range(3):
+        first.step()
+    second = AutoencoderTraining(config, images)
+    second.restore(first.state())
+    assert sha256(second.state()) == sha256(first.state())
+    for _ in range(3):
+        second.step()
+    assert second.done == 6
+    assert sha256(second.state()) == sha256(whole.state())
+    assert sha256(first.state()) != sha256(whole.state())
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_training_makes_reconstructions_better(images, kind):
+    longer = {"steps": 300, "codebook_from": 100, "revive_steps": 10}
+    faster = {"learning_rate": 5e-3, "ema_decay": 0.9, "l2": 2.0}
+    config = replace(SMALL, kind=kind, **longer, **faster)
+    training = AutoencoderTraining(config, images)
+    told = [training.step() for _ in range(300)]
+    assert told[-1]["l1"] < 0.7 * told[0]["l1"]
+    model = training.averaged()
+    assert isinstance(model, VQModel if kind == "vq" else AutoencoderKL)
+    made, codes = reconstruct(model, images)
+    assert made.shape == images.shape and made.dtype == np.uint8
+    assert mean_absolute_error(images, made) < 0.18
+    if kind == "kl":
+        assert codes is None
+    else:
+        assert codes is not None and codes.shape == (64, 8, 8)
+        assert use_of_codes(codes, config.codes)["codes_in_use"] > 0.5
+
+
+def test_fine_terms_count_from_their_step_on(images):
+    training = AutoencoderTraining(replace(SMALL, l2=1.0, details_from=2), images)
+    told = [set(training.step()) for _ in range(3)]
+    coarse = {"l2", "low_frequencies", "chroma", "kl"}
+    assert told == [coarse, coarse, coarse | {"l1", "gradient", "texture"}]
+
+
+def test_a_seed_gives_one_autoencoder_and_another_another(images):
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(states))  # what others drew does not matter
+        training = AutoencoderTraining(replace(SMALL, seed=seed), images)
+        training.step()
+        states.append(sha256(training.state()))
+    assert states[0] == states[1] != states[2]
+
+
+def test_a_loss_that_is_no_number_says_its_step_and_a_cure(images):
+    training = AutoencoderTraining(SMALL, images)
+    training.step()
+    with torch.no_grad():
+        training.model.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 2: the loss .* is nan; lower the learning"):
+        training.step()
+    assert training.done == 1
+
+
+def test_collapsed_codes_stop_the_training_with_their_share(images, monkeypatch):
+    monkeypatch.setattr(codebook, "GRACE", 0)
+    monkeypatch.setattr("rdm_core.autoencoders.train.GRACE", 1)
+    monkeypatch.setattr(codebook, "LEAST_USED", 1.1)  # not even all would do
+    training = AutoencoderTraining(replace(SMALL, kind="vq"), images)
+    with pytest.raises(codebook.CollapsedCodes, match=r"step 3: \d+\.\d% of the codes are used"):
+        for _ in range(6):
+            training.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((2, 4, 4, 3), np.uint8), "4x4 pixels, and factor 2 needs 8"),
+        (np.zeros((2, 16, 17, 3), np.uint8), "17x16 are no multiples of the factor 2"),
+        (np.zeros((2, 3, 16, 16), np.uint8), "not uint8"),
+        (np.zeros((2, 16, 16, 3), np.float32), "float32"),
+        (np.zeros((0, 16, 16, 3), np.uint8), "not uint8"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_are_refused(given, message):
+    with pytest.raises(RequestError, match=message):
+        AutoencoderTraining(SMALL, given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "gan"}, "kind: is 'gan'"),
+        ({"widths": (8, 12)}, "widths: are"),
+        ({"widths": ()}, "widths: are"),
+        ({"batch": 0}, "batch: is 0"),
+        ({"texture": -1.0}, "texture: is -1.0"),
+        ({"l1": 0.0}, "l1, l2: are both 0"),
+        ({"details_from": 1}, "details_from: is above 0"),
+        ({"ema_decay": 1.0}, "ema_decay: is 1.0"),
+        ({"codes": 1}, "codes: is 1"),
+        ({"learning_rate": 0.0}, "learning_rate: is 0.0"),
+        ({"gradient": float("nan")}, "gradient: is nan"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    config = replace(SMALL, steps=1000)
+    rates = [learning_rate(config, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(config.learning_rate / 100)
+    assert max(rates) == pytest.approx(config.learning_rate, rel=0.05)
+    assert rates[-1] < 1e-5
+
+
+def test_errors_of_reconstructions():
+    black, grey = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 51, np.uint8)
+    assert mean_absolute_error(black, grey) == pytest.approx(0.2)
+    assert mean_absolute_error(grey, black) == pytest.approx(0.2)
+    assert psnr(black, grey) == pytest.approx(10 * np.log10(25))
+    assert 70 < psnr(black, black) < 80
