@@ -28,6 +28,7 @@ VOCABULARY = {
     "backgrounds": ("light", "dark", "striped", "checkered"),
     "positions": ("centre", "top left", "top right", "bottom left", "bottom right"),
     "sizes": ("small", "medium", "large"),
+    "accessories": ("none", "hat", "crown", "bow tie", "flag", "leaf"),
 }
 """The shapes world's factors; a test holds them equal to rdm_core.shapes.world, which is too heavy
 to import here.
@@ -167,6 +168,12 @@ class Shapes(Images):
     """Only these positions; empty means all."""
     sizes: tuple[str, ...] = ()
     """Only these sizes; empty means all."""
+    accessories: tuple[str, ...] = ()
+    """Only these accessories; empty means all, and none on half of the images."""
+    frequencies: Literal["even", "uneven"] = "even"
+    """How often each value is drawn. uneven: in shares of 1, 1/2, 1/3, ... in their order, so that
+    some are rare.
+    """
 
     @field_validator("path", mode="before")
     @classmethod

@@ -83,6 +83,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 DEMO_WORLD: dict[str, Any] = {
     "positions": ["centre"],
     "sizes": ["large"],
+    "accessories": ["none"],
     "backgrounds": ["light", "dark"],
 }
 """The part of the shapes world that a network learns in minutes on two cores; all shapes, colours

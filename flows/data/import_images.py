@@ -258,11 +258,13 @@ def index_of(shapes_id: str) -> int:
 def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
     """One drawn image of the built-in world; its exact factors are its labels."""
     restrictions, labels = {}, []
-    for factor in world.FACTORS:
-        allowed = getattr(config, f"{factor}s")
+    for name in world.RESTRICTIONS.values():
+        allowed = getattr(config, name)
         if allowed:  # an empty list allows every value
-            restrictions[f"{factor}s"] = allowed
-    drawn = world.sample(config.split, index, config.size, config.seed, **restrictions)
+            restrictions[name] = allowed
+    drawn = world.sample(
+        config.split, index, config.size, config.seed, config.frequencies, **restrictions
+    )
     for factor in world.FACTORS:
         labels.append(f"{factor}={getattr(drawn.factors, factor)}")
     data = encode(drawn.pixels, config.encoding, config.quality)

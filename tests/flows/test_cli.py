@@ -263,7 +263,7 @@ def test_the_vocabulary_of_the_parameters_is_the_worlds():
     from flows.config.images import VOCABULARY
     from rdm_core.shapes import world
 
-    assert {f"{factor}s": values for factor, values in world.VALUES.items()} == VOCABULARY
+    assert {world.RESTRICTIONS[name]: known for name, known in world.VALUES.items()} == VOCABULARY
 
 
 DROPPED = """
