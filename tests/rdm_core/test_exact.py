@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rdm_core import exact, search
+from rdm_core import exact, reduced, search
 from rdm_core.errors import RequestError
-from rdm_core.exact import (
-    HALF,
-    INT8,
-    Blocks,
-    Precision,
-    candidates,
-    int8_may_pay,
-    int8_tile,
-    search_by_bound,
-    search_by_bound_on,
-)
+from rdm_core.exact import Blocks, candidates, search_by_bound, search_by_bound_on
+from rdm_core.reduced import HALF, INT8, Precision, int8_may_pay, int8_tile
 
 PRECISIONS = pytest.mark.parametrize(
     "precision", [INT8, HALF], ids=lambda precision: precision.name
@@ -183,21 +174,21 @@ def test_int8_may_pay_only_where_its_product_is_faster(monkeypatch):
     for times, pays in (([1.0, 0.9], True), ([1.0, 1.1], False)):
         measured = iter(times)
         monkeypatch.setattr(
-            exact, "shortest_seconds", lambda work, measured=measured: next(measured)
+            reduced, "shortest_seconds", lambda work, measured=measured: next(measured)
         )
         assert int8_may_pay.__wrapped__() is pays
 
 
 def test_int8_is_not_taken_where_its_sums_saturate(monkeypatch):
-    assert exact.int8_is_exact(), "on this machine"
-    product = exact.int8_product
+    assert reduced.int8_is_exact(), "on this machine"
+    product = reduced.int8_product
     monkeypatch.setattr(
-        exact,
+        reduced,
         "int8_product",
         lambda queries, rows: product(queries, rows).clamp(-(2**15), 2**15 - 1),
     )
     measured = iter([1.0, 0.1])
-    monkeypatch.setattr(exact, "shortest_seconds", lambda work: next(measured))
+    monkeypatch.setattr(reduced, "shortest_seconds", lambda work: next(measured))
     assert not int8_may_pay.__wrapped__()
 
 

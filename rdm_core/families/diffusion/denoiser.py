@@ -6,6 +6,7 @@ vector, which is what guidance is trained with; the 2022 model used a zero vecto
 """
 
 import json
+from collections.abc import Sequence
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -217,21 +218,34 @@ def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> A
     with large_import():
         from diffusers import UNet2DConditionModel
 
-    last = len(config.channels) - 1
-    attends = [level in config.attention_levels for level in range(last + 1)]
+    heads = [max(1, width // config.head_channels) for width in config.channels]
     return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
         layers_per_block=config.depth,
         block_out_channels=config.channels,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        # diffusers' misnomer: the number of heads a level, not their width
-        attention_head_dim=tuple(
-            max(1, width // config.head_channels) for width in config.channels
-        ),
+        **unet_block_types(len(config.channels), config.attention_levels),
+        attention_head_dim=tuple(heads),  # diffusers' misnomer: heads a level, not their width
         cross_attention_dim=dimension,
+        # Groups of norms must divide the channels of every level.
         norm_num_groups=gcd(max(1, min(32, config.channels[0] // 4)), *config.channels),
     )
+
+
+def unet_block_types(levels: int, attending: Sequence[int]) -> dict[str, Any]:
+    """Settings of diffusers' U-Net that say which of its levels attend to the context.
+
+    Level 0 is the finest. The way up is the way down mirrored; the middle always attends.
+    """
+    down: list[str] = []
+    up: list[str] = []
+    for level in range(levels):
+        attention = "CrossAttn" if level in attending else ""
+        down.append(f"{attention}DownBlock2D")
+        up.insert(0, f"{attention}UpBlock2D")  # the way up begins with the coarsest level
+    return {
+        "down_block_types": tuple(down),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": tuple(up),
+    }
