@@ -17,7 +17,7 @@ from rdm_core.config import (
 from rdm_core.context import Context
 from rdm_core.data import TrainingData
 from rdm_core.families.family import Model
-from rdm_core.train import Hooks, State, train
+from rdm_core.train import Hooks, TrainingState, train
 
 USUAL: dict[str, Config] = {
     "config": TrainingConfig(
@@ -62,7 +62,7 @@ class Recorder:
         self.records.append(record)
         self.speeds.append(speed)
 
-    def save(self, step: int, state: State) -> None:
+    def save(self, step: int, state: TrainingState) -> None:
         self.states[step] = state
         if step == self.stop_after:
             raise Stopped
@@ -74,7 +74,7 @@ class Recorder:
 def run(
     model: Model,
     data: TrainingData,
-    resume: tuple[int, State] | None = None,
+    resume: tuple[int, TrainingState] | None = None,
     stop_after: int | None = None,
     **changed: Any,
 ) -> Recorder:
