@@ -226,7 +226,7 @@ def _in_group(
     """
     own = np.zeros(rows.shape, bool)
     for of_queries, of_database in zip(query_groups.T, database_groups.T, strict=True):
-        is_group = np.not_equal(of_queries, None)
+        is_group = np.array([group is not None for group in of_queries], bool)
         own |= (of_database[rows] == of_queries[:, None]) & is_group[:, None]
     return own
 
