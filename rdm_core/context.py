@@ -5,6 +5,7 @@ B samples, K slots, D the encoder's dimension. A set has no order: a slot's plac
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Context:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Context":
         """Sets whose tensors [B, ...] are changed, each in the same way."""
-        changed = {}
+        changed: dict[str, Any] = {}
         for field in fields(self):
             tensor = getattr(self, field.name)
             changed[field.name] = None if tensor is None else change(tensor)

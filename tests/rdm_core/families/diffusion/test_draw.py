@@ -153,10 +153,11 @@ def styled_times(
         style_from_snr=from_snr,
         beside=Beside(style=style),
     )
-    kinds = [
-        [t for t, given in calls if torch.equal(given.vectors, one.vectors)]
-        for one in (content, style)
-    ]
+    kinds: list[list[float]] = [[], []]
+    for t, context in calls:
+        for times, of_kind in zip(kinds, (content, style), strict=True):
+            if torch.equal(context.vectors, of_kind.vectors):
+                times.append(t)
     assert len(calls) == 10 if scale == 1 else 20
     return kinds[0], kinds[1]
 
