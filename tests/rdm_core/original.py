@@ -58,10 +58,12 @@ def resblock(state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor) -
 
 def attended(state: StateDict, name: str, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Heads are next to each other in the channels."""
-    query, key, value = (
-        mapped(state, f"{name}.to_{part}", given).unflatten(-1, (-1, HEAD)).transpose(1, 2)
-        for part, given in (("q", x), ("k", source), ("v", source))
-    )
+
+    def heads(part: str, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, N, C] -> [B, heads, N, HEAD]."""
+        return mapped(state, f"{name}.to_{part}", tokens).unflatten(-1, (-1, HEAD)).transpose(1, 2)
+
+    query, key, value = heads("q", x), heads("k", source), heads("v", source)
     weights = (query @ key.transpose(-1, -2) / HEAD**0.5).softmax(dim=-1)
     return mapped(state, f"{name}.to_out.0", (weights @ value).transpose(1, 2).flatten(2))
 

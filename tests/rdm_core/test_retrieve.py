@@ -54,14 +54,11 @@ def check(found: Retrieved, count: int, slots: int) -> None:
     """What holds for everything retrieved."""
     assert len(found) == count
     assert found.vectors.shape == (count, slots, DIMENSION)
-    assert all(getattr(found, name).shape == (count, slots) for name in FIELDS[1:])
-    assert [getattr(found, name).dtype for name in FIELDS] == [
-        np.float32,
-        np.float32,
-        np.int8,
-        np.int64,
-        np.float32,
-    ]
+    types = (np.float32, np.float32, np.int8, np.int64, np.float32)
+    for name, dtype in zip(FIELDS, types, strict=True):
+        array = getattr(found, name)
+        assert array.dtype == dtype, name
+        assert array.shape[:2] == (count, slots), name
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=-1), 1, atol=1e-6)
 
 
@@ -171,7 +168,8 @@ def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
         assert (np.diff(found.scores, axis=1) < 0).all(), "nearest first"
     for query in range(3):
         rows = np.stack([found.rows[query] for found in drawn])
-        assert all(len(set(each)) == 3 for each in rows), "no row comes twice"
+        for of_image in rows:
+            assert len(set(of_image)) == 3, "no row comes twice"
         counted = np.bincount(rows.ravel(), minlength=ROWS)
         assert set(np.flatnonzero(counted)) == set(pool[query]), "all of the pool and nothing else"
         assert counted[pool[query]].min() > 30, "60 of 200 draws are expected of each"

@@ -98,7 +98,8 @@ def test_the_null_is_learned_from_empty_sets(config, tiny_denoiser, noisy):
     denoiser = tiny_denoiser(config)
     denoiser(*noisy, with_slots(sets(), [ABSENT] * K)).square().mean().backward()
     assert denoiser.null.grad.abs().max() > 0
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in denoiser.parameters())
+    for name, parameter in denoiser.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
 
 
 def test_the_time_matters(tiny_config, tiny_denoiser, noisy):

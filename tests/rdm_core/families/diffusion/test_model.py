@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import DIMENSION, EVERYTHING, TINY
 from torch import nn
-from training import DRAWN, Recorder, asked, flat, run
+from training import DRAWN, Recorder, asked, assert_equal, flat, run
 
 from rdm_core.config import ExecutionConfig
 from rdm_core.context import ABSENT
@@ -89,7 +89,8 @@ def test_a_posterior_is_sampled_anew_every_step(peak, tiny_model):
     one = np.zeros((1, 1), int)
     data = TrainingData(latents, one, np.ones((1, 1), np.float32), np.eye(1, 8), np.ones(1))
     train(model, data, hooks=Recorder().hooks, **asked(k=1))
-    assert all(noise.shape == (5, 3, 8, 8) for noise in told)
+    for noise in told:
+        assert noise.shape == (5, 3, 8, 8)
     assert len({noise.numpy().tobytes() for noise in told}) == 6
     assert torch.cat(told).std().item() == pytest.approx(1, abs=0.05)
     mixed = [not torch.allclose(n, x, atol=1e-4) for n, x in zip(told, given[1:], strict=True)]
@@ -201,9 +202,7 @@ def test_a_saved_model_is_loaded_whole_in_evaluation_mode(denoiser, tiny_model, 
     assert (loaded.shape, loaded.process, loaded.reads) == (SHAPE, model.process, model.reads)
     assert loaded.space is space
     assert not loaded.training
-    found, expected = loaded.state_dict(), model.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_equal(loaded.state_dict(), model.state_dict())
     inputs = model.example(2, 3, CPU)
     with torch.no_grad():
         assert torch.equal(loaded(inputs), model(inputs))
