@@ -50,6 +50,7 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             refuse_odd_numbers(field.name, value)
+            # 4.0 from JSON or a command line would fail only later, as a size.
             if field.type is int and not isinstance(value, int):
                 raise ValueError(f"{field.name}: is {value!r}, must be a whole number")
         self.check()

@@ -40,7 +40,7 @@ class Context:
         return self.vectors.device
 
     def to(self, device: torch.device) -> "Context":
-        """The same sets on a device."""
+        """The same sets [B, K, D] on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, chosen: slice | torch.Tensor) -> "Context":

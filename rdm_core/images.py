@@ -41,6 +41,7 @@ def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
 
     Small images are magnified without smoothing where `side` is a multiple of their height.
     """
+    # Latents and tiny images stay sharp squares.
     if image.shape[0] < side and side % image.shape[0] == 0:
         times = side // image.shape[0]
         image = image.repeat(times, axis=0).repeat(times, axis=1)

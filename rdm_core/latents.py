@@ -109,7 +109,7 @@ class LatentSpace:
         VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises.
         """
         stored = self.storing(stored)
-        pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # [N, 3, H, W]
         if stored == PIXELS:
             return pixels
         inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1

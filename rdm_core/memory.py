@@ -49,6 +49,7 @@ class Room:
         A thread that wants more than the whole room gets it when it is alone. Never hold twice in
         one thread: two threads that do could wait for each other for ever.
         """
+        # A ticket is this thread's place in the queue: only the first one may enter.
         share, ticket = min(wanted_bytes, self.total_bytes), object()
         with self._changed:
             self._queue.append(ticket)

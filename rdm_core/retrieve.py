@@ -138,6 +138,7 @@ def interpolated(a: Queries, b: Queries, shares: Sequence[float]) -> Queries:
     """Queries on the great circle from each of `a` [Q, D] to its counterpart in `b` [Q, D], at each
     of S shares in 0..1: [Q * S, D].
     """
+    # sin((1 - s) w) a + sin(s w) b has the direction of the great circle at s, with w the angle.
     cosine = np.clip((a.vectors * b.vectors).sum(axis=1, keepdims=True), -1, 1)
     angle = np.arccos(cosine)
     vectors, norms = [], []
@@ -171,6 +172,7 @@ def neighbors_from_pool(
         )
     database = _checked(database, k)
     rows, scores = database.searcher.search(queries.vectors, min(pool, database.rows))
+    # Each query gets k of its pool without repetition; sorted places are nearest first.
     drawn = [rng.permutation(rows.shape[1])[:k] for _ in range(len(rows))]
     chosen = np.sort(np.stack(drawn), axis=1)
     return _retrieved_rows(

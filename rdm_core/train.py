@@ -71,7 +71,7 @@ def step_inputs(
     step: int,
     mine: slice,
 ) -> Inputs:
-    """The inputs of a step for this process's share `mine` of the batch, b samples.
+    """The inputs of a step for this process's share `mine` of the batch: b samples, [b, ...].
 
     Everything random is drawn for the whole batch: how it is divided changes nothing.
     """
@@ -94,7 +94,8 @@ def train(  # noqa: C901 - the one long function
 ) -> Model:
     """Train until `config.steps` and return the model with its running-mean weights.
 
-    `resume` is what `hooks.save` was last given. The batch is divided over Accelerate's processes.
+    `resume` is what `hooks.save` was last given: the step and arrays [*]. The batch is divided over
+    Accelerate's processes.
     """
     # -- set up: network, optimiser, running mean, devices
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
@@ -137,6 +138,7 @@ def train(  # noqa: C901 - the one long function
         step_loss = torch.zeros((), device=accelerator.device)
         for number, rows in enumerate(torch.arange(share).split(piece)):
             last = number + 1 == execution.accumulate
+            # Processes exchange gradients once a step: with the last piece.
             with nullcontext() if last else accelerator.no_sync(trained):
                 each = trained(inputs.rows(rows).to(accelerator.device))
                 loss = each.mean() / execution.accumulate
@@ -185,6 +187,7 @@ def train(  # noqa: C901 - the one long function
             means = arrays_of(power_means.state()) if power_means else {}
             hooks.save(done, capture_state(model, ema, optimizer, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
+            # The model shows itself with the running mean; then its own weights come back.
             ema.store(model.parameters())
             ema.copy_to(model.parameters())
             hooks.show(done, model.eval())

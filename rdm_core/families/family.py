@@ -174,6 +174,7 @@ class Model(nn.Module):
 
         Raises RequestError naming the first tensor that is absent or of another shape.
         """
+        # What is left over of `theirs` at the end has no place in this model.
         theirs = dict(other.named_parameters())
         for name, parameter in self.named_parameters():
             weights = theirs.pop(name, None)

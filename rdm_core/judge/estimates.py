@@ -20,6 +20,7 @@ class Estimate:
 def estimate(values: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
     """The mean of values [N] with a bootstrap interval from `draws` draws."""
     values = np.asarray(values, dtype=np.float64)
+    # Draw N values with replacement, `draws` times; the means of the draws give the interval.
     picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high), len(values))

@@ -101,7 +101,7 @@ class CaptionsJudge:
         return [Wish(caption) for caption in self.captions[:count]]
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """Nothing: no factors are known."""
+        """Nothing for pictures uint8 [N, H, W, 3]: no factors are known."""
         return {}
 
     def chance(self) -> dict[str, float]:
@@ -120,7 +120,7 @@ class FeaturesJudge:
         return []
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """Nothing: there are no wishes."""
+        """Nothing for pictures uint8 [N, H, W, 3]: there are no wishes."""
         return {}
 
     def chance(self) -> dict[str, float]:

@@ -82,7 +82,7 @@ def convert_denoiser(state: StateDict, layout: UnetLayout, ema: bool = True) -> 
 def convert_model(
     state: StateDict, layout: UnetLayout, space: LatentSpace, ema: bool = True
 ) -> Diffusion:
-    """A checkpoint's denoiser as a model of ours, in a latent space.
+    """A checkpoint's denoiser as a model of this project, in a latent space: latents [B, C, h, w].
 
     Raises WeightsError as `convert_unet` does.
     """
@@ -140,12 +140,12 @@ def _converted(
 
 
 def _holds(state: StateDict, part: str) -> bool:
-    """Whether a checkpoint holds any tensor of a part."""
+    """Whether a checkpoint holds any tensor [*] of a part."""
     return any(name.startswith(part) for name in state)
 
 
 def _misfit(state: StateDict, own: str, keys: Keys) -> str:
-    """How a checkpoint differs from the tensors `keys`, in words; "" where it fits.
+    """How a checkpoint differs from the tensors [*] of `keys`, in words; "" where it fits.
 
     Its other parts, those that do not begin with `own`, do not count.
     """

@@ -35,7 +35,7 @@ def read_checkpoint(path: Path | str) -> dict[str, torch.Tensor]:
 
 
 def _is_table_of_tensors(state: Any) -> TypeGuard[dict[str, torch.Tensor]]:
-    """Whether it maps at least one name to a tensor, and nothing to anything else."""
+    """Whether it maps names to tensors [*] alone, and at least one."""
     if not isinstance(state, dict) or not state:
         return False
     return all(isinstance(tensor, torch.Tensor) for tensor in state.values())

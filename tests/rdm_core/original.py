@@ -43,6 +43,7 @@ def resblock(state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor) -
     h = convolved(
         state, f"{name}.in_layers.2", functional.silu(normed(state, f"{name}.in_layers.0", x, 1e-5))
     )
+    # The time shifts every channel by one number.
     h = h + mapped(state, f"{name}.emb_layers.1", functional.silu(time))[:, :, None, None]
     h = convolved(
         state,
@@ -72,7 +73,8 @@ def transformed(
     state: StateDict, name: str, x: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
     h = convolved(state, f"{name}.proj_in", normed(state, f"{name}.norm", x, 1e-6))
-    h, block = h.flatten(2).transpose(1, 2), f"{name}.transformer_blocks.0"
+    h, block = h.flatten(2).transpose(1, 2), f"{name}.transformer_blocks.0"  # [B, h w, C]
+    # Attention to itself, attention to the context, and a gated feed-forward network (GEGLU).
     own = layer_normed(state, f"{block}.norm1", h)
     h = h + attended(state, f"{block}.attn1", own, own)
     h = h + attended(state, f"{block}.attn2", layer_normed(state, f"{block}.norm2", h), context)

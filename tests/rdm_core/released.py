@@ -227,6 +227,7 @@ def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor])
     """
     shapes: Shapes = {name: (length,) for name, length in BUFFERS.items()}
     shapes |= {"model_ema.decay": (), "model_ema.num_updates": ()}
+    # A checkpoint has the U-Net twice: its last weights and their running mean.
     for name, shape in unet_shapes(unet).items():
         shapes[live(name)] = shape
         shapes[mean(name)] = shape

@@ -55,6 +55,7 @@ def walk():
 
 def kept_at(steps):
     """The length and the step of every mean in snapshots after these steps."""
+    # The order of `mixed`: snapshot by snapshot, in each of them length by length.
     lengths = list(LENGTHS) * len(steps)
     return lengths, np.repeat(list(steps), len(LENGTHS)).tolist()
 

@@ -56,6 +56,7 @@ def test_a_configuration_cannot_be_changed(cls):
 def test_every_field_is_explained_below_it(cls):
     body = ast.parse(inspect.getsource(cls)).body[0].body
     fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+    # The statement behind a field is its docstring, and ends with a full stop.
     explained = []
     for i in fields:
         if body[i].target.id != "takes":  # of the class; explained once, in DrawConfig

@@ -199,7 +199,7 @@ def context_of(
 
 @pytest.fixture
 def crowd() -> TrainingData:
-    """2000 samples with the same eight neighbors, told apart by their norms 0..7; scores 0.99, 0.9,
+    """2000 samples with the same eight neighbors, which have the norms 0..7; scores 0.99, 0.9,
     .. 0.4, 0.3.
     """
     count, scores = 2000, [0.99, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]

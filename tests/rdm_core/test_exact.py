@@ -50,6 +50,7 @@ def test_nothing_is_missed(precision, clusters, stored, tile_rows, query_rows):
     sizes = blocks(tile_rows, query_rows)
     rows, scores, given_up = search_by_bound(queries, vectors, 12, precision, blocks=sizes)
     assert given_up.mean() < 0.5, "most are searched"
+    # What is given up is searched in another way: here only the others count.
     expected_rows, expected_scores = by_hand(queries[~given_up], vectors, 12)
     np.testing.assert_allclose(scores[~given_up], expected_scores, atol=1e-6)
     same = (rows[~given_up] == expected_rows).mean()
@@ -83,6 +84,7 @@ def test_every_row_that_is_no_candidate_is_below_the_threshold(precision):
     queries = precision.queries(torch.from_numpy(asked))
     tile = precision.tile(torch.from_numpy(vectors))
     scores = asked.astype(np.float64) @ vectors.astype(np.float64).T
+    # The 20 best scores of each query, the best first: the last is the threshold to keep.
     known = torch.from_numpy(np.sort(scores, axis=1)[:, :-21:-1].astype(np.float32))
     (places, columns), thresholds = candidates(queries, tile, known, precision, 256)
     given = np.zeros(scores.shape, bool)
@@ -90,6 +92,7 @@ def test_every_row_that_is_no_candidate_is_below_the_threshold(precision):
     followed = ~thresholds.isinf().numpy()
     assert followed.mean() > 0.5, "most are followed"
     assert (thresholds.numpy()[followed] >= known[:, -1].numpy()[followed]).all()
+    # No row at or above the threshold may be missing among the candidates.
     near = scores[followed] >= thresholds.numpy()[followed, None]
     assert near.any() and given[followed][near].all()
     assert given[followed].mean() < 0.6, "it does rule something out"

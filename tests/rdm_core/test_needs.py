@@ -94,7 +94,7 @@ def needed(
 
 
 def built(network) -> Diffusion:
-    """The model whose needs are told."""
+    """The model whose needs are estimated."""
     return build(Config(denoiser=network, noise=FLOW), SHAPE)
 
 

@@ -227,6 +227,7 @@ def test_the_layout_that_an_autoencoder_has_is_named(given, asked):
 
 
 def test_a_checkpoint_without_a_running_mean_says_so():
+    # Without its running mean, as a training without one would have left it.
     state = released("ffhq-2022")
     for name in list(state):
         if name.startswith("model_ema."):

@@ -51,7 +51,7 @@ def nearest(k: int) -> np.ndarray:
 
 
 def check(found: Retrieved, count: int, slots: int) -> None:
-    """What holds for everything retrieved."""
+    """Check what holds for all contexts, whatever the strategy."""
     assert len(found) == count
     assert found.vectors.shape == (count, slots, DIMENSION)
     types = (np.float32, np.float32, np.int8, np.int64, np.float32)
@@ -166,6 +166,7 @@ def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
         check(found, 3, 3)
         assert (found.slots == NEIGHBOR).all()
         assert (np.diff(found.scores, axis=1) < 0).all(), "nearest first"
+    # Over 200 draws every row of the pool comes, about equally often.
     for query in range(3):
         rows = np.stack([found.rows[query] for found in drawn])
         for of_image in rows:

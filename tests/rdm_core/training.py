@@ -100,7 +100,7 @@ def given(model: Model, data: TrainingData, **changed: Any) -> list[tuple]:
     hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args))
     run(model, data, **changed)
     hook.remove()
-    return seen[1:]  # the first is where operations are counted
+    return seen[1:]  # the first pass only counts operations
 
 
 def slots(model: Model, data: TrainingData, **changed: Any) -> torch.Tensor:

@@ -140,7 +140,7 @@ def test_the_sampler_is_the_one_asked_for_and_one_that_does_not_fit_is_refused(t
 def styled_times(
     process: Process, from_snr: float, denoiser: Denoiser, scale: float = 1.0
 ) -> tuple[list[float], list[float]]:
-    """The times at which the content's context is asked with, and those at which the style's is."""
+    """The times at which the network sees the content's context, and those of the style's."""
     content, style = contexts(2), contexts(2, seed=1)
     calls = calls_of(denoiser)
     draw(
