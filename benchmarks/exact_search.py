@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.vectors import clip_like, gaussian
 from rdm_core import search
-from rdm_core.exact import INT8, int8_may_pay, search_by_bound
+from rdm_core.exact import search_by_bound
+from rdm_core.reduced import INT8, int8_may_pay
 from rdm_core.search import held, int8_pays, recall_at_k, search_exact
 
 K, QUERIES, ROUNDS = 20, 1024, 3

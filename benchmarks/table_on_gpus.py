@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.larger_than_memory import write
 from benchmarks.vectors import DIMENSION, clip_like
-from rdm_core.exact import HALF, search_by_bound_on
+from rdm_core.exact import search_by_bound_on
+from rdm_core.reduced import HALF
 from rdm_core.search import recall_at_k
 
 K, JUDGED = 20, 256

@@ -52,10 +52,10 @@ class Encoder:
     @property
     def identity(self) -> dict[str, Any]:
         """What an artifact records to say which encoder made it."""
-        preprocessing: dict[str, Any] = {
-            key: list(v) if isinstance(v, tuple) else v
-            for key, v in self.model.visual.preprocess_cfg.items()
-        }
+        preprocessing: dict[str, Any] = {}
+        for key, value in self.model.visual.preprocess_cfg.items():
+            # JSON has no tuples: a record read again shall equal this one.
+            preprocessing[key] = list(value) if isinstance(value, tuple) else value
         preprocessing["resized_as"] = "uint8" if self.preparation else "float"
         return {
             "model": self.name,
@@ -65,15 +65,16 @@ class Encoder:
         }
 
     def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 images [H, W, 3] of any sizes -> the tower's input [N, 3, S, S] float32, on its
-        device.
+        """N images uint8 [H, W, 3] of any sizes -> the tower's input [N, 3, S, S], on the tower's
+        device and in its precision.
         """
         return self._input(self._prepared(images))
 
     def encode_images(
         self, images: Iterable[np.ndarray], batch: int = BATCH
     ) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images [H, W, 3] of any sizes -> unit vectors [N, D] and raw norms [N], float32.
+        """N images uint8 [H, W, 3] of any sizes -> unit vectors float32 [N, D] and the norms that
+        they had, float32 [N].
 
         Raises EncoderError when a vector has no direction.
         """
@@ -82,15 +83,17 @@ class Encoder:
     def encode_stream(
         self, batches: Iterable[Sequence[Any]], decode: Callable[[Any], np.ndarray] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same batch after batch, for images without end: vectors [B, D], norms [B]. `decode`
-        makes an image of each value.
+        """The same for any number of images, a batch at a time: each batch of B images uint8 [H, W,
+        3] gives unit vectors float32 [B, D] and norms float32 [B].
 
-        While one batch is encoded the next is read, decoded and resized: by one thread where the
-        encoder needs the cores itself, by one a core where it has a GPU.
+        `decode` makes an image of each value; without it the values are images. While one batch is
+        encoded, the next is read, decoded and resized: by one thread where the encoder itself needs
+        the cores, by one thread a core where it has a GPU.
         """
 
         def prepared(values: Sequence[Any]) -> torch.Tensor:
-            return self._prepared([decode(value) for value in values] if decode else values)
+            images = [decode(value) for value in values] if decode else values
+            return self._prepared(images)
 
         on_gpu = self.device.type == "cuda"
         last: Callable[[], torch.Tensor] | None = None
@@ -109,9 +112,11 @@ class Encoder:
     def encode_prompts(
         self, texts: Sequence[str], templates: Sequence[str] = ("{}",)
     ) -> np.ndarray:
-        """Texts put into each template's {} -> unit vectors [N, D]: the mean over templates, as
-        CLIP's zero-shot classifiers are made (arXiv 2103.00020, section 3.1.4). Raises RequestError
-        for a template without exactly one {}.
+        """N texts, each put into the {} of all templates -> unit vectors float32 [N, D].
+
+        A text's vector is the mean over the templates, as CLIP's zero-shot classifiers are made
+        (arXiv 2103.00020, section 3.1.4). Raises RequestError for a template without exactly one
+        {}.
         """
         for template in templates:
             if template.count("{}") != 1:
@@ -120,32 +125,46 @@ class Encoder:
                     f"{template!r} has not exactly one {{}}",
                     "Write, for example: a photo of a {}.",
                 )
-        filled = [template.replace("{}", text) for text in texts for template in templates]
+        filled = []
+        for text in texts:
+            filled += [template.replace("{}", text) for template in templates]
         vectors, _ = self.encode_texts(filled)
         means = vectors.reshape(len(texts), len(templates), self.dimension).mean(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _prepared(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """N images uint8 [H, W, 3] -> what goes to the device: uint8 [N, 3, S, S], resized, or
+        where `preparation` is None float32 [N, 3, S, S], normalised too.
+        """
         if self.preparation:
             return self.preparation.resized(images)
         return torch.stack([self.transform(Image.fromarray(image)) for image in images])
 
     def _input(self, prepared: torch.Tensor) -> torch.Tensor:
-        on_device = prepared.to(self.device, non_blocking=True)
-        return (self.preparation.normalised(on_device) if self.preparation else on_device).to(
-            PRECISIONS[self.precision]
-        )
+        """What `_prepared` gave [N, 3, S, S] -> the same on the device, normalised, in the tower's
+        precision.
+        """
+        images = prepared.to(self.device, non_blocking=True)
+        if self.preparation:
+            images = self.preparation.normalised(images)
+        return images.to(PRECISIONS[self.precision])
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> unit vectors [N, D] and raw norms [N], float32."""
+        """N texts -> unit vectors float32 [N, D] and the norms that they had, float32 [N]."""
+        outputs = []
         with torch.no_grad():
-            tokens = (self.tokenizer(list(part)).to(self.device) for part in _batches(texts, batch))
-            outputs = [self.model.encode_text(given, normalize=False) for given in tokens]
-            return self._unit(
-                torch.cat(outputs).float().cpu() if outputs else torch.empty(0, self.dimension)
-            )
+            for part in _batches(texts, batch):
+                tokens = self.tokenizer(list(part)).to(self.device)
+                outputs.append(self.model.encode_text(tokens, normalize=False))
+            if not outputs:
+                return self._unit(torch.empty(0, self.dimension))
+            return self._unit(torch.cat(outputs).float().cpu())
 
     def _unit(self, raw: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What a tower gives, float32 [N, D] -> unit vectors [N, D] and norms [N], float32.
+
+        Raises EncoderError for vectors that are zero or not finite.
+        """
         norms = raw.norm(dim=1, keepdim=True)
         if wrong := int((~(norms.isfinite() & (norms > 0))).sum()):
             what = f"{wrong} of {len(raw)} vectors are zero or not finite in {self.precision}"
@@ -157,7 +176,9 @@ class Encoder:
 
 
 def _on_its_way(output: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Start to copy a result to the host; what is returned waits for it alone, and gives it."""
+    """Start to copy a result float32 [B, D] to the host. The function that is returned waits for
+    this copy alone, and gives it.
+    """
     if output.device.type != "cuda":
         return lambda: output
     host = torch.empty(output.shape, pin_memory=True)
@@ -175,7 +196,7 @@ def _on_its_way(output: torch.Tensor) -> Callable[[], torch.Tensor]:
 def joined(
     batches: Iterable[tuple[np.ndarray, np.ndarray]], dimension: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batches of vectors and norms -> one of each: [N, D], [N]; N may be 0."""
+    """Batches of vectors [B, D] and norms [B] -> one of each, float32 [N, D] and [N], N >= 0."""
     nothing = (np.empty((0, dimension), np.float32), np.empty(0, np.float32))
     vectors, norms = zip(nothing, *batches, strict=True)
     return np.concatenate(vectors), np.concatenate(norms)
@@ -183,9 +204,15 @@ def joined(
 
 def is_local(weights: str) -> bool:
     """Whether weights need no network."""
-    return weights in (BUILT_IN, RANDOM) or any(
-        path and Path(path).exists() for path in (weights, weights.partition("@")[2])
-    )
+    if weights in (BUILT_IN, RANDOM):
+        return True
+    path_behind_tag = weights.partition("@")[2]  # TAG@FILE
+    return _exists(weights) or _exists(path_behind_tag)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a file or folder; an empty path names none."""
+    return path != "" and Path(path).exists()
 
 
 def load_encoder(
@@ -209,7 +236,7 @@ def load_encoder(
     source = source_of(name, weights)
     gpus = range(torch.cuda.device_count())
     with usual_defaults(), torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(0)  # what is not loaded is the same on every machine
+        torch.manual_seed(0)  # weights that are not loaded are the same on every machine
         try:
             model, _, transform = open_clip.create_model_and_transforms(
                 source.model,
@@ -228,12 +255,12 @@ def load_encoder(
                 "the path of a local file or directory of it, or 'random'; "
                 "tags and hub ids need the network once."
             )
-            if getattr(error, "name", "") == "transformers" or "pip install transformers" in str(
-                error
-            ):
+            missing_module = getattr(error, "name", "")  # of an ImportError
+            if missing_module == "transformers" or "pip install transformers" in str(error):
                 cure = "Install what its text tower needs: pip install 'rdm[transformers]'."
             what = f"weights {weights!r} cannot be loaded ({_first_line(error)})"
             raise EncoderError(f"encoder {source.name!r}", what, cure) from error
+    # The image tower changes its precision only now: the hash is that of the weights as loaded.
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
@@ -248,16 +275,16 @@ def load_encoder(
 
 
 def _first_line(error: Exception) -> str:
+    """The first line of an error's message, 200 letters at most; its type where there is none."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def even_batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
-    """`count` values in `batches_of` batches whose sizes differ by one at most: none runs half
-    empty.
-    """
+    """Divide `count` values into `batches_of(count)` batches whose sizes differ by one at most."""
     remaining, batches = iter(values), batches_of(count)
     for number in range(batches):
-        yield list(islice(remaining, count * (number + 1) // batches - count * number // batches))
+        start, stop = count * number // batches, count * (number + 1) // batches
+        yield list(islice(remaining, stop - start))
 
 
 def batches_of(count: int) -> int:
@@ -266,6 +293,7 @@ def batches_of(count: int) -> int:
 
 
 def _batches(values: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The values in batches of `size`; the last one may be smaller."""
     remaining = iter(values)
     while batch := list(islice(remaining, size)):
         yield batch

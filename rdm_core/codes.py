@@ -1,22 +1,22 @@
-"""Codes: which entry of a codebook is nearest to each vector."""
+"""Codes: the position of the entry of a codebook that is nearest to each vector."""
 
 import torch
 
 DISTANCES_AT_ONCE = 2**24
-"""Between a vector and an entry: 128 MiB of them."""
+"""Distances between vectors and entries that are in memory at once: 128 MiB."""
 
 
 def nearest_codes(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Vectors float32 [M, C], codebook [K, C] -> positions int64 [M] of the nearest entries.
+    """Vectors float32 [M, C], codebook float32 [K, C] -> nearest entries int64 [M].
 
-    argmin_k |v - e_k|^2 = argmin_k |e_k|^2 / 2 - v.e_k, in float64: of large float32 numbers the
-    difference would keep too few digits to tell near entries apart.
+    argmin_k |v - e_k|^2 = argmin_k |e_k|^2 / 2 - v.e_k (VQ-VAE, arXiv 1711.00937, eq. 1).
     """
+    # In float64: the difference of large float32 numbers has too few digits to tell near entries
+    # apart.
     entries = codebook.double()
     half_squares = entries.square().sum(dim=1) / 2
     rows = max(1, DISTANCES_AT_ONCE // len(entries))
-    pieces = [
-        torch.argmin(half_squares - piece.double() @ entries.T, dim=1)
-        for piece in vectors.split(rows)
-    ]
-    return torch.cat(pieces)
+    codes = []
+    for part in vectors.split(rows):
+        codes.append(torch.argmin(half_squares - part.double() @ entries.T, dim=1))
+    return torch.cat(codes)

@@ -1,8 +1,7 @@
 """Decoded pixels of any kind -> 8-bit sRGB, as a viewer shows them.
 
-A file's ICC profile is followed where it fits its pixels; without one, or with one that cannot
-be used, they are sRGB. Everything is done band by band, so that a large picture is never held in
-three forms at once.
+A file's ICC profile is used if it fits its pixels; without such a profile they are taken as sRGB. A
+large picture is converted band by band, so that it is never held in three forms at once.
 """
 
 import io
@@ -19,7 +18,7 @@ from rdm_core.metadata import MOST_PROFILE_BYTES
 BAND_PIXELS = 2_000_000
 """Pixels that are converted at once."""
 SAME_COLOUR = 2
-"""Levels of 255: a profile that moves no colour by more is sRGB, and is not applied."""
+"""Of 255 levels. A profile that changes no colour by more is sRGB, and is not applied."""
 _SPACE_OF = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 """Pillow's mode -> the colour space of the profiles that fit it."""
 UNCONVERTIBLE = {
@@ -33,7 +32,7 @@ UNCONVERTIBLE = {
 
 @dataclass(frozen=True)
 class Stored:
-    """How the pixels of a file are to be understood."""
+    """How the pixels of a file are to be read."""
 
     profile: bytes | None = None
     """ICC profile."""
@@ -51,8 +50,9 @@ def is_convertible(mode: str) -> bool:
 
 
 def to_srgb(image: Image.Image, stored: Stored = Stored()) -> np.ndarray:
-    """uint8 [H, W, 3] of a loaded Pillow image whose mode is convertible; what is transparent
-    lies over white.
+    """A loaded Pillow image of a convertible mode -> uint8 [H, W, 3].
+
+    Transparent pixels are laid over white.
     """
     if image.width * image.height <= BAND_PIXELS:
         return np.array(_band_to_srgb(image, stored))
@@ -64,18 +64,21 @@ def to_srgb(image: Image.Image, stored: Stored = Stored()) -> np.ndarray:
 
 
 def _band_to_srgb(band: Image.Image, stored: Stored) -> np.ndarray:
+    """A band of an image -> uint8 [h, W, 3]."""
     return _deep(band, stored) if band.mode.startswith("I;16") else _shallow(band, stored)
 
 
 def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """The first row and the row behind the last of each band of BAND_PIXELS or fewer."""
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 
 
 def _deep(band: Image.Image, stored: Stored) -> np.ndarray:
-    """Grey of 9 to 16 bits, scaled and rounded; Pillow would clip it."""
+    """Grey of 9 to 16 bits -> uint8 [h, W, 3], scaled and rounded; Pillow would clip it."""
     deep = np.asarray(band).astype(np.uint32)
+    # 12 bits, for example, go from 0 to 4095. + most // 2 rounds the division.
     most = 2 ** (stored.depth if 8 < stored.depth <= 16 else 16) - 1
     scaled = ((np.minimum(deep, most) * 255 + most // 2) // most).astype(np.uint8)
     grey = Image.fromarray(255 - scaled if stored.white_is_zero else scaled)
@@ -84,6 +87,7 @@ def _deep(band: Image.Image, stored: Stored) -> np.ndarray:
 
 
 def _shallow(band: Image.Image, stored: Stored) -> np.ndarray:
+    """Pixels of 8 bits a channel -> uint8 [h, W, 3]."""
     if stored.clear is not None:
         return _over_white(_converted(band, stored.profile), _is_clear(np.asarray(band), stored))
     if not band.has_transparency_data:
@@ -97,18 +101,19 @@ def _shallow(band: Image.Image, stored: Stored) -> np.ndarray:
 
 
 def _is_clear(pixels: np.ndarray, stored: Stored) -> np.ndarray:
-    """Which pixels [H, W] have the transparent colour. Pillow scales 2 and 4 bits up to 8, and
-    keeps the upper 8 of 16.
-    """
+    """Which pixels, of uint8 [H, W] or [H, W, C], have the transparent colour: bool [H, W]."""
     assert stored.clear is not None, "only called where there is one"
+    # The colour is in the file's depth. Pillow scales 2 and 4 bits to 8, and keeps 8 of 16 bits.
     scales = {1: 1, 2: 85, 4: 17, 8: 1}
-    wanted = [
-        value >> 8 if stored.depth == 16 else value * scales[stored.depth] for value in stored.clear
-    ]
+    if stored.depth == 16:
+        wanted = [value >> 8 for value in stored.clear]
+    else:
+        wanted = [value * scales[stored.depth] for value in stored.clear]
     return (pixels.reshape(*pixels.shape[:2], -1) == wanted).all(axis=2)
 
 
 def _over_white(image: Image.Image, clear: np.ndarray | None) -> np.ndarray:
+    """An RGB image -> uint8 [H, W, 3], white where `clear`, bool [H, W], is True."""
     pixels = np.array(image)
     if clear is not None:
         pixels[clear] = 255
@@ -119,17 +124,18 @@ def _converted(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An opaque image in RGB, through the profile where it fits."""
     if image.mode not in _SPACE_OF and image.mode != "1":
         image = image.convert("RGB")  # palettes, YCbCr
-    transform = transform_of(profile, image.mode) if profile and image.mode in _SPACE_OF else None
-    if transform is not None:
-        return transform.apply(image)
+    if profile and image.mode in _SPACE_OF:
+        transform = transform_of(profile, image.mode)
+        if transform is not None:
+            return transform.apply(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @lru_cache(maxsize=32)
 def transform_of(profile: bytes, mode: str) -> Any:
-    """What turns pixels of the mode (RGB, L, CMYK) under an ICC profile into sRGB.
+    """Pillow's transform of pixels of a mode (RGB, L, CMYK) with an ICC profile to sRGB.
 
-    None where nothing is to be done: the profile is sRGB, is broken, or belongs to pixels of
+    None where there is nothing to do: the profile is sRGB, is broken, or belongs to pixels of
     another kind.
     """
     if len(profile) > MOST_PROFILE_BYTES:
@@ -150,11 +156,10 @@ def transform_of(profile: bytes, mode: str) -> Any:
 
 
 def _probe(mode: str) -> Image.Image:
-    """Colours all over the space."""
+    """An image with colours from all over a mode's space: all greys, or 9 levels a channel."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
-    channels = np.stack(
-        np.meshgrid(*[levels] * len(Image.new(mode, (1, 1)).getbands()), indexing="ij"), axis=-1
-    )
+    count = len(Image.new(mode, (1, 1)).getbands())
+    channels = np.stack(np.meshgrid(*[levels] * count, indexing="ij"), axis=-1)
     return Image.fromarray(channels.reshape(len(levels), -1, channels.shape[-1]), mode)

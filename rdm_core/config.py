@@ -1,8 +1,8 @@
-"""What can be chosen about any model's training and drawing. Plain frozen dataclasses: importing
-them costs nothing.
+"""The configurations of training and drawing that all families share. Plain frozen dataclasses:
+importing them costs nothing.
 
-They are nested in the flows' parameters, so the same class is the command line's `--set`, the
-flow's parameter, the manifest's record and this manual.
+They are nested in the flows' parameters. So one class serves the command line's `--set`, the flow's
+parameter, the manifest's record and the manual.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +11,16 @@ from math import isfinite
 from typing import Any, ClassVar, Literal, Self
 
 LARGEST_SEED = 2**40
-"""What is counted up from a seed, or multiplied with one, stays within 64 bits."""
+"""Numbers that are computed from a seed stay within 64 bits."""
 MOST = 10**9
-"""Steps, images and other things that are counted: more than anybody waits for."""
+"""The limit for steps, images and other things that are counted."""
 _LARGEST = 2**63 - 1
+"""The largest signed integer of 64 bits."""
 
 
 def refuse_odd_numbers(name: str, value: Any) -> None:
-    """Raise ValueError, naming the parameter, where a value is or holds a number that nothing can
-    be computed with: NaN, infinity, more than 64 bits. What a parameter allows beyond that stands
-    with the parameter.
+    """Raise ValueError, naming the parameter, if a value is or holds a number that is NaN,
+    infinite, or longer than 64 bits. Each parameter has limits of its own beside.
     """
     for number in _numbers_in(value):
         if not (-_LARGEST <= number <= _LARGEST and isfinite(number)):
@@ -28,6 +28,7 @@ def refuse_odd_numbers(name: str, value: Any) -> None:
 
 
 def _numbers_in(value: Any) -> Iterator[int | float]:
+    """All numbers in a value, however deep in lists and mappings."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, Mapping):
@@ -40,38 +41,37 @@ def _numbers_in(value: Any) -> Iterator[int | float]:
 
 @dataclass(frozen=True)
 class Config:
-    """Every number is checked when one is made, wherever it comes from."""
+    """The base of all configurations. Each one is checked when it is made."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
-    """To a library that makes one of values of any kind: what is unknown is refused."""
+    """For pydantic, with which Prefect makes them: unknown names are refused."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             refuse_odd_numbers(field.name, value)
+            # 4.0 from JSON or a command line would fail only later, as a size.
             if field.type is int and not isinstance(value, int):
                 raise ValueError(f"{field.name}: is {value!r}, must be a whole number")
         self.check()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """From JSON values, as `asdict` gives them. Raises ValueError naming an unknown one."""
+        """Make it of JSON values, as `asdict` gives them. Raises ValueError for an unknown name."""
         kinds = {field.name: field.type for field in fields(cls)}
         if unknown := sorted(values.keys() - kinds):
             raise ValueError(f"{', '.join(unknown)}: unknown")
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name, value in values.items():
             kind = kinds[name]
             if isinstance(kind, type) and issubclass(kind, Config):
-                given[name] = kind.of(value)
-            else:
-                given[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**given)
+                arguments[name] = kind.of(value)
+            else:  # JSON has no tuples
+                arguments[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**arguments)
 
     def check(self) -> None:
-        """Raise ValueError, naming the parameter, for what is out of range or contradicts
-        itself.
-        """
+        """Raise ValueError, naming the parameter, for values out of range or in contradiction."""
 
 
 @dataclass(frozen=True)

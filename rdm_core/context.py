@@ -1,19 +1,17 @@
-"""What a model is given of what was retrieved: a set of at most K vectors a sample, and
-what each of them is.
+"""The context of a sample: a set of at most K retrieved vectors, and what each of them is.
 
-B samples, K slots, D the encoder's dimension. A set has no order; a slot's place says nothing.
+B samples, K slots, D the encoder's dimension. A set has no order: a slot's place means nothing.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 
 ABSENT, NEIGHBOR, QUERY, TEXT = 0, 1, 2, 3
-"""What a slot holds: nothing, a database image, the query itself (an image), the query itself (a
-text).
-"""
+"""What a slot holds: nothing, an image of the database, a query image, a query text."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class Context:
     vectors: torch.Tensor
     """Unit vectors float32 [B, K, D]; any finite value where the slot is absent."""
     norms: torch.Tensor
-    """The lengths they had before [B, K]."""
+    """The lengths that they had before, float32 [B, K]."""
     scores: torch.Tensor
-    """Cosine with the query [B, K]; 1 for the query itself."""
+    """Cosine with the query, float32 [B, K]; 1 for the query itself."""
     slots: torch.Tensor
     """int8 [B, K], one of the kinds above."""
     references: torch.Tensor | None = None
@@ -38,40 +36,39 @@ class Context:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its tensors."""
         return self.vectors.device
 
     def to(self, device: torch.device) -> "Context":
-        """Itself on a device."""
+        """The same sets [B, K, D] on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, chosen: slice | torch.Tensor) -> "Context":
-        """The sets of some samples."""
+        """The sets of some samples: a slice, int64 [M] or bool [B]."""
         return self._each(lambda tensor: tensor[chosen])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Context":
-        changed = {
-            field.name: change(value)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
-        }
+        """Sets whose tensors [B, ...] are changed, each in the same way."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            changed[field.name] = None if tensor is None else change(tensor)
         return Context(**changed)
 
     @classmethod
     def of(
         cls, vectors: np.ndarray, norms: np.ndarray, scores: np.ndarray, slots: np.ndarray
     ) -> "Context":
-        """From arrays."""
-        return cls(
-            *(
-                torch.from_numpy(np.ascontiguousarray(a))
-                for a in (vectors, norms, scores, slots.astype(np.int8))
-            )
-        )
+        """Make it of arrays: vectors float32 [B, K, D]; norms, scores and slots [B, K]."""
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array))
+
+        return cls(tensor(vectors), tensor(norms), tensor(scores), tensor(slots.astype(np.int8)))
 
 
 def nothing(count: int, dimension: int) -> Context:
-    """Sets without any vector: the denoiser answers with its learned null."""
+    """Sets [count, 1, dimension] without any vector: the denoiser uses its learned null."""
     empty = torch.zeros(count, 1)
     return Context(
         torch.zeros(count, 1, dimension), empty, empty, torch.zeros(count, 1, dtype=torch.int8)
@@ -79,7 +76,9 @@ def nothing(count: int, dimension: int) -> Context:
 
 
 def zeros(count: int, dimension: int) -> Context:
-    """Sets of one zero vector: the null that the 2022 release guided with, and never trained."""
+    """Sets [count, 1, dimension] of one zero vector: the null that the release of 2022 guided with
+    and never trained (RDM, arXiv 2204.11824).
+    """
     empty = torch.zeros(count, 1)
     return Context(
         torch.zeros(count, 1, dimension),

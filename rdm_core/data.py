@@ -1,8 +1,8 @@
 """Training data: latents joined with their neighbors' vectors, by row, from memory-mapped arrays.
 
-What a step sees is a pure function of (seed, step), so a resumed or differently distributed run
-sees the same. N samples, S stored neighbors of each, M database rows, D dimensions; B samples a
-batch, K slots a context.
+What a step sees is a pure function of (seed, step). So a run that is resumed, or that is divided
+over another number of processes, sees the same. N samples, S stored neighbors of each, M database
+rows, D dimensions; B samples a batch, K slots a context.
 """
 
 from collections.abc import Sequence
@@ -24,35 +24,37 @@ class StoredLatents:
     """Raw latents in the arrays of several parts, N over all of them."""
 
     arrays: Sequence[np.ndarray]
-    """Of one part each: [n_i, C, h, w], or codes [n_i, h, w]."""
+    """One for each part: uint8 or float16 [n_i, C, h, w], or codes uint16 [n_i, h, w]."""
 
     def __len__(self) -> int:
         return sum(len(array) for array in self.arrays)
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
-        """Those of the rows [B]: [B, C, h, w], or int64 codes [B, h, w]."""
-        starts = np.cumsum([0, *(len(array) for array in self.arrays)])
-        parts = np.searchsorted(starts, rows, side="right") - 1
-        taken = [
-            self.arrays[part][row - starts[part]] for part, row in zip(parts, rows, strict=True)
-        ]
-        stacked = np.stack(taken)
-        # torch computes with no unsigned 16 bits
+        """Latents of rows int64 [B]: uint8 or float16 [B, C, h, w], or codes int64 [B, h, w]."""
+        lengths = [len(array) for array in self.arrays]
+        starts = np.cumsum([0, *lengths])
+        parts = np.searchsorted(starts, rows, side="right") - 1  # the part that each row is in
+        latents = []
+        for part, row in zip(parts, rows, strict=True):
+            latents.append(self.arrays[part][row - starts[part]])
+        stacked = np.stack(latents)
+        # torch cannot compute with uint16.
         return torch.from_numpy(stacked.astype(np.int64) if stacked.dtype == np.uint16 else stacked)
 
 
 @dataclass(frozen=True)
 class References:
-    """Latents of a database's images, to be looked up by row."""
+    """Latents of a database's images, by row."""
 
     latents: StoredLatents
     places: np.ndarray
-    """int64 [M]: where among the latents each row of the database is; NO_ROW where it has none."""
+    """int64 [M]: the place of each database row among the latents; NO_ROW where it has none."""
 
     def of(self, near: np.ndarray) -> torch.Tensor:
-        """Raw latents [B, K, C, h, w] of database rows [B, K]; of the first row for an absent one.
+        """Raw latents [B, K, C, h, w] of database rows int64 [B, K].
 
-        Raises RequestError naming a row that has no latents.
+        In place of NO_ROW the latents of the first row are given. Raises RequestError naming a row
+        that has no latents.
         """
         places = self.places[np.maximum(near, 0)]
         if (places == NO_ROW)[near != NO_ROW].any():
@@ -70,60 +72,63 @@ class TrainingData:
     latents: StoredLatents
     """Raw latents of the N images."""
     neighbor_rows: np.ndarray
-    """int64 [N, S] in the order of the latents, nearest first, NO_ROW where there are fewer."""
+    """int64 [N, S] in the order of the latents, nearest first; NO_ROW where there are fewer."""
     neighbor_scores: np.ndarray
-    """Cosine float32 [N, S]."""
+    """Cosines, float32 [N, S]."""
     vectors: np.ndarray
-    """Unit vectors of the database [M, D]."""
+    """Unit vectors of the database, float16 or float32 [M, D]."""
     norms: np.ndarray
-    """Their raw norms [M]."""
+    """The norms that these had, float [M]."""
     means: np.ndarray | None = None
-    """Mean unit vectors of the database's images and captions [2, D]."""
+    """Mean unit vectors of the database's images and captions, float32 [2, D]."""
     query_vectors: np.ndarray | None = None
-    """Unit vectors of the training images themselves [N, D]; only families that read them need
-    them.
+    """Unit vectors of the training images themselves, float16 or float32 [N, D]; only some families
+    need them.
     """
     query_norms: np.ndarray | None = None
-    """Their raw norms [N]."""
+    """The norms that these had, float [N]."""
     keys: Sequence[str] = ()
     """Keys of the training images, N of them."""
     captions: Sequence[Sequence[str]] | None = None
-    """Captions of each training image; only families that read captions need them."""
+    """Captions of each of the N training images; only some families need them."""
     references: References | None = None
-    """Latents of the database's rows; only families that read references need them."""
+    """Latents of the database's rows; only some families need them."""
 
     def __len__(self) -> int:
         return len(self.latents)
 
     @property
     def side(self) -> int:
-        """Side of a latent."""
+        """Side of a latent, w."""
         return self.latents.arrays[0].shape[-1]
 
     @property
     def dimension(self) -> int:
-        """Of the database's vectors, D."""
+        """Dimension of the database's vectors, D."""
         return self.vectors.shape[1]
 
     def raw(self, rows: np.ndarray) -> torch.Tensor:
-        """Raw latents [B, C, h, w], or codes [B, h, w], of the samples `rows` [B]."""
+        """Raw latents [B, C, h, w], or codes int64 [B, h, w], of the samples `rows` int64 [B]."""
         return self.latents.take(rows)
 
     def neighbors(self, rows: np.ndarray, k: int) -> Context:
-        """The k nearest neighbors of the samples `rows` [B], nothing left out: what is measured
-        with.
+        """The contexts [B, k, D] of the k nearest neighbors of the samples `rows` int64 [B], with
+        nothing left out; losses of trained models are measured with these.
         """
-        return self.context(rows, np.tile(np.arange(self._stored(k))[:k], (len(rows), 1)))
+        self._stored(k)
+        return self.context(rows, np.tile(np.arange(k), (len(rows), 1)))
 
     def context(
         self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None
     ) -> Context:
-        """The neighbors of `rows` [B] at `places` [B, K] of their lists, -1 for an empty slot; and
-        the samples' own vectors in a first slot of their own when `dropped_query` [B] bool says
-        whose are left out.
+        """The contexts [B, K, D] of samples `rows` int64 [B]: the neighbors at `places`, int64
+        [B, K], of their lists; -1 is an empty slot.
+
+        With `dropped_query` bool [B] one more slot comes first: the sample's own vector, or nothing
+        where it is True.
         """
         near = np.where(places < 0, NO_ROW, self.neighbor_rows[rows[:, None], places])
-        safe = np.maximum(near, 0)
+        safe = np.maximum(near, 0)  # an absent row is read as row 0, and marked as absent below
         vectors, norms = _unit(self.vectors[safe]), np.asarray(self.norms[safe], dtype=np.float32)
         scores = self.neighbor_scores[rows[:, None], places]
         slots = np.where(near == NO_ROW, ABSENT, NEIGHBOR)
@@ -139,18 +144,20 @@ class TrainingData:
         return replace(context, references=self.references.of(near))
 
     def _queries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The own unit vectors float32 [B, 1, D] and norms float32 [B, 1] of samples int64 [B]."""
         if self.query_vectors is None or self.query_norms is None:
             raise RequestError(
                 "query",
                 "the training images' own vectors are absent",
                 "Embed the training shards.",
             )
-        return _unit(self.query_vectors[rows][:, None]), np.asarray(
-            self.query_norms[rows][:, None], dtype=np.float32
-        )
+        norms = np.asarray(self.query_norms[rows][:, None], dtype=np.float32)
+        return _unit(self.query_vectors[rows][:, None]), norms
 
     def _stored(self, k: int) -> int:
-        if k > (stored := self.neighbor_rows.shape[1]):
+        """How many neighbors of each sample are stored, S. Raises RequestError if less than k."""
+        stored = self.neighbor_rows.shape[1]
+        if k > stored:
             cure = f"Use k={stored}, or look up more neighbors with `rdm neighbors`."
             raise RequestError("k", f"{k} neighbors asked of a table that holds {stored}", cure)
         return stored
@@ -165,12 +172,16 @@ def training_context(
     step: int,
     mine: slice,
 ) -> Context:
-    """The contexts of one step: which neighbors, how many, what is dropped and how much noise,
-    drawn for the whole batch `rows` [B] and returned for the share `mine` of it.
+    """The contexts [b, K, D] of one step, for the share `mine` of the batch `rows` int64 [B].
+
+    Which neighbors, how many, what is dropped and what noise is added is drawn for the whole batch,
+    so that it does not depend on the share.
     """
-    # a stream of its own beside the epochs' permutations
+    # The 1 keeps these random numbers apart from those of the epochs' permutations.
     rng = np.random.default_rng([seed, step, 1])
     places = chosen_places(data, config, rows, rng)
+
+    # Leave out neighbors: all beyond a random k, single ones, and whole contexts.
     if config.random_k:
         places[np.arange(config.k) >= rng.integers(1, config.k + 1, (len(rows), 1))] = -1
     places[rng.random(places.shape) < config.each_neighbor_dropout] = -1
@@ -180,7 +191,9 @@ def training_context(
         rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None
     )
     context.slots[torch.from_numpy(without[mine])] = ABSENT
+
     if config.embedding_noise:
+        # Noise of the length `embedding_noise` in D dimensions; the result is made unit again.
         shape = (len(rows), *context.vectors.shape[1:])
         length = config.embedding_noise / shape[-1] ** 0.5
         noise = rng.standard_normal(shape, dtype=np.float32)[mine] * length
@@ -192,20 +205,22 @@ def training_context(
 def chosen_places(
     data: TrainingData, config: ContextConfig, rows: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places [B, k] in the samples' neighbor lists, nearest first, -1 where there are fewer.
+    """Places int64 [B, k] in the neighbor lists of samples `rows` int64 [B], nearest first.
 
-    The k nearest, or k drawn from the `from_top` nearest; those above `score_cap` do not count.
+    They are the k nearest, or k drawn from the `from_top` nearest; -1 where there are fewer.
+    Neighbors whose score is above `score_cap` do not count.
     """
     stored = data._stored(max(config.k, config.from_top))
     usable = data.neighbor_rows[rows] != NO_ROW
     if config.score_cap < 1:
         usable &= data.neighbor_scores[rows] <= config.score_cap
+    # Sort by rank among the usable ones; the number `stored` sorts all others to the end.
     rank = np.cumsum(usable, axis=1) - 1
-    order = np.where(usable & (rank < (config.from_top or config.k)), rank, stored).astype(
-        np.float64
-    )
+    is_candidate = usable & (rank < (config.from_top or config.k))
+    order = np.where(is_candidate, rank, stored).astype(np.float64)
     if config.from_top:
         order = np.where(order < stored, rng.random(order.shape), stored)
+    # Take the first k in that order, and put their places back into the order of the list.
     taken = np.argsort(order, axis=1, kind="stable")[:, : config.k]
     present = np.take_along_axis(order, taken, 1) < stored
     places = np.sort(np.where(present, taken, stored), axis=1)
@@ -213,24 +228,27 @@ def chosen_places(
 
 
 def rows_of_step(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """The sample rows [batch] of one step: consecutive pieces of a new permutation of 0..count-1
-    every epoch.
+    """The samples int64 [batch] of one step.
+
+    Each epoch is a new permutation of 0..count-1; steps take consecutive pieces of it.
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // count
     rows = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):
-        rows[epochs == epoch] = _permutation(count, seed, int(epoch))[
-            positions[epochs == epoch] % count
-        ]
+        of_epoch = epochs == epoch
+        permutation = _permutation(count, seed, int(epoch))
+        rows[of_epoch] = permutation[positions[of_epoch] % count]
     return rows
 
 
 @lru_cache(maxsize=2)  # a step meets at most two epochs of a set larger than its batch
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the samples in an epoch, int64 [count]."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Stored vectors float16 or float32 [..., D] -> unit vectors float32 [..., D]."""
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)  # unit again after float16

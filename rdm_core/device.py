@@ -1,4 +1,4 @@
-"""Which device to compute on, and in which precision, when nobody has said."""
+"""The device and the precision to compute with, when none is given."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +10,9 @@ import torch
 
 @contextmanager
 def usual_defaults() -> Iterator[None]:
-    """float32 on the CPU where nothing else is said, whatever the caller has made torch's defaults:
-    weights that are read in float64 would be taken for altered ones. Theirs are back afterwards.
+    """Make float32 and the CPU torch's defaults inside the block; afterwards the caller's are back.
+
+    Weights that were read in float64 would have another hash.
     """
     kind, device = torch.get_default_dtype(), torch.get_default_device()
     on_cpu = device.type == "cpu"
@@ -28,9 +29,9 @@ def usual_defaults() -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """float32 with its whole mantissa on a GPU too, whose convolutions take 10 bits of it (TF32)
-    unless told otherwise; in no lower precision that the caller has asked for. Theirs is back
-    afterwards.
+    """Compute in true float32 inside the block; afterwards the caller's settings are back.
+
+    By default a GPU's convolutions use only 10 bits of the mantissa (TF32). Autocast is off, too.
     """
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     allowed = products.allow_tf32, convolutions.allow_tf32
@@ -43,33 +44,31 @@ def full_float32() -> Iterator[None]:
 
 
 PRODUCT = 1024
-"""Rows and columns of the matrices that a CPU's precisions are compared with."""
+"""Side of the matrices with which the precisions of a CPU are compared."""
 PAYS = 1.5
-"""Ratio of speeds from which on less precision is worth it."""
+"""A lower precision is used only if it is this many times as fast."""
 
 
 @cache
 def fastest_precision(device: str) -> str:
-    """The precision in which a device multiplies fastest, measured once a process: "float16" on a
-    GPU and "bfloat16" on a CPU where that is at least PAYS times as fast as "float32", else that.
+    """The precision in which a device multiplies fastest, measured once a process.
 
-    A CPU without arithmetic of its own for bfloat16 is slower with it than with float32.
+    It is "float16" on a GPU, or "bfloat16" on a CPU, if that is at least PAYS times as fast as
+    "float32". A CPU without instructions for bfloat16 is slower with it.
     """
     reduced = "float16" if device.startswith("cuda") else "bfloat16"
-    side = PRODUCT if device == "cpu" else 4 * PRODUCT  # a GPU is done with less before it is asked
+    side = PRODUCT if device == "cpu" else 4 * PRODUCT  # a GPU is too fast for smaller ones
     plain = torch.randn(side, side, device=device)
     small = plain.to(getattr(torch, reduced))
-    seconds = shortest_seconds(lambda: (plain @ plain)[0, 0].item())
-    return (
-        reduced
-        if shortest_seconds(lambda: (small @ small)[0, 0].item(), most=seconds) < seconds / PAYS
-        else "float32"
-    )
+    seconds = shortest_seconds(lambda: (plain @ plain)[0, 0].item())  # .item() waits for a GPU
+    reduced_seconds = shortest_seconds(lambda: (small @ small)[0, 0].item(), most=seconds)
+    return reduced if reduced_seconds < seconds / PAYS else "float32"
 
 
 def shortest_seconds(work: Callable[[], object], most: float = float("inf")) -> float:
-    """The shortest of three tries after one that does not count; one is enough once it took longer
-    than `most`.
+    """The time of the fastest of three runs, after one that does not count.
+
+    It stops after a run that took longer than `most` seconds.
     """
     work()
     times = []

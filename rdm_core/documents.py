@@ -1,11 +1,11 @@
 """Vectors of captions, and of documents: an image with its captions.
 
-A mean of unit vectors is made unit again; its norm is the mean of the norms that its members had,
-so that vector times norm is on the encoder's own scale, as of an image.
+A mean of unit vectors is made unit again. Its norm is the mean of the norms of its members, so that
+vector times norm is on the encoder's own scale, as for an image.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -15,17 +15,19 @@ from rdm_core.errors import EncoderError
 Vectors = tuple[np.ndarray, np.ndarray]
 """Unit vectors [N, D] and norms [N], float32."""
 NO_LENGTH = 1e-6
-"""Of a mean of unit vectors: what rounding leaves of nothing."""
+"""A mean of unit vectors that is no longer than this is zero but for rounding."""
 
 
 def caption_vectors(encoder: Encoder, captions: Sequence[Sequence[str]]) -> Vectors:
-    """The captions of N samples, one at least each -> unit vectors [N, D] and norms [N].
+    """The captions of N samples, at least one each -> unit vectors float32 [N, D] and norms float32
+    [N].
 
-    Of one caption its own vector, of several the unit mean of theirs. Raises EncoderError when a
-    vector has no direction.
+    Several captions give the unit mean of their vectors. Raises EncoderError when a vector has no
+    direction.
     """
-    vectors, norms = encoder.encode_texts([text for texts in captions for text in texts])
-    ends = np.cumsum([0, *(len(texts) for texts in captions)])
+    vectors, norms = encoder.encode_texts(list(chain.from_iterable(captions)))
+    lengths_of_samples = [len(texts) for texts in captions]
+    ends = np.cumsum([0, *lengths_of_samples])  # sample i has the texts ends[i]:ends[i + 1]
     means = np.empty((len(captions), encoder.dimension), np.float32)
     lengths = np.empty(len(captions), np.float32)
     for row, (start, end) in enumerate(pairwise(ends)):
@@ -35,8 +37,8 @@ def caption_vectors(encoder: Encoder, captions: Sequence[Sequence[str]]) -> Vect
 
 
 def document_vectors(images: Vectors, texts: Vectors) -> Vectors:
-    """Images and their captions -> the unit mean of both [N, D], as RA-CM3 retrieves documents
-    (arXiv 2211.12561), and the mean of their norms [N].
+    """Images and their captions, each float32 [N, D] and [N] -> the unit mean of both [N, D], as
+    RA-CM3 (arXiv 2211.12561) retrieves documents, and the mean of their norms [N].
 
     Raises EncoderError when a mean has no direction.
     """
@@ -44,6 +46,7 @@ def document_vectors(images: Vectors, texts: Vectors) -> Vectors:
 
 
 def _unit(means: np.ndarray) -> np.ndarray:
+    """Means float32 [N, D] -> unit vectors [N, D]. Raises EncoderError for a mean near zero."""
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     if wrong := int((lengths <= NO_LENGTH).sum()):
         what = f"{wrong} of {len(means)} means have no direction: their members point opposite ways"

@@ -1,10 +1,10 @@
-"""Near-duplicates: what cosine two copies of one picture have under an encoder, and which rows lie
-above it.
+"""Near-duplicates: the cosine that copies of one picture have under an encoder, and groups of rows
+that are copies of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,48 +21,58 @@ if TYPE_CHECKING:
 COPIES_ABOVE = 0.95
 """Share of altered copies whose cosine with their original is above the calibrated cap."""
 GLANCE_PIXELS, SAME_AT_A_GLANCE = 8, 0.9
-"""Side of the pictures that two images are compared in, and the correlation of their pixels from
-which they may be one. Of altered copies of photographs and of drawn shapes 98 % have more, of
-different ones 0.02 %."""
+"""Two images are made this small; from this correlation of their pixels on they may be copies. 98 %
+of altered copies of photographs and drawn shapes have a higher one, and 0.02 % of different images.
+"""
 
 
 @dataclass(frozen=True)
 class Cap:
-    """A cosine, and whether it tells copies from what is merely alike."""
+    """A cosine, and how well it separates copies from images that are only alike."""
 
     cosine: float
-    """That COPIES_ABOVE of the altered copies have with their originals."""
+    """The share COPIES_ABOVE of the altered copies have a higher one with their originals."""
     mistaken: float
-    """Share of the images that a different one, as its pixels tell, has a cosine above it with."""
+    """Share of the images that have a higher one with another image whose pixels differ."""
 
 
 def altered_copies(image: np.ndarray) -> list[np.ndarray]:
-    """What a picture becomes on its way through the world: pressed hard, made small, trimmed; uint8
-    [H, W, 3] each.
+    """Three copies of an image uint8 [H, W, 3] as one meets them: compressed hard, half as large,
+    and cut at the edges; uint8 [h, w, 3] each.
     """
     shorter = min(image.shape[:2])
-    pressed = decode(encode(image, "jpg", 40))
+    compressed = decode(encode(image, "jpg", 40))
     small = resize_shorter_side(image, max(16, shorter // 2))
-    trimmed = centre_crop(image, max(1, round(0.94 * shorter)))
-    return [pressed, small, trimmed]
+    cut = centre_crop(image, max(1, round(0.94 * shorter)))
+    return [compressed, small, cut]
 
 
 def calibrated_cap(encoder: Encoder, images: Sequence[np.ndarray], originals: np.ndarray) -> Cap:
-    """The cap for images uint8 [H, W, 3] under the encoder that gave them unit vectors [N, D]."""
-    copies, _ = encoder.encode_images(copy for image in images for copy in altered_copies(image))
-    cosines = np.einsum(
-        "nd,ncd->nc", originals, copies.reshape(len(images), -1, originals.shape[1])
-    )
+    """The cap for N images uint8 [H, W, 3] under the encoder that gave them the unit vectors
+    `originals` float32 [N, D].
+    """
+    copies, _ = encoder.encode_images(_copies_of_each(images))
+    copies_of_each = copies.reshape(len(images), -1, originals.shape[1])
+    cosines = np.einsum("nd,ncd->nc", originals, copies_of_each)
     cap = float(np.quantile(cosines, 1 - COPIES_ABOVE))
+
+    # Pairs above the cap whose tiny pictures differ are no copies.
     glances = np.stack([at_a_glance(image) for image in images])
     mistaken = (originals @ originals.T > cap) & (glances @ glances.T < SAME_AT_A_GLANCE)
     np.fill_diagonal(mistaken, False)
     return Cap(cap, float(mistaken.any(axis=1).mean()))
 
 
+def _copies_of_each(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The altered copies uint8 [h, w, 3] of each image uint8 [H, W, 3], made one by one."""
+    for image in images:
+        yield from altered_copies(image)
+
+
 def at_a_glance(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> unit vector; a product of two is the correlation of the tiny pictures'
-    pixels.
+    """An image uint8 [H, W, 3] -> a unit vector float64 [3 GLANCE_PIXELS^2].
+
+    The product of two is the correlation of the pixels of the two tiny pictures.
     """
     pixels = fitted(image, GLANCE_PIXELS).astype(np.float64).ravel()
     pixels -= pixels.mean()
@@ -70,10 +80,10 @@ def at_a_glance(image: np.ndarray) -> np.ndarray:
 
 
 def groups_of(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Pairs of rows [P, 2] -> a number for each of `count` rows [count], equal for rows that a
-    chain of pairs connects.
+    """Pairs of rows int64 [P, 2] -> the group of each row, int32 [count].
+
+    Two rows are in one group if a chain of pairs connects them.
     """
-    links = coo_array(
-        (np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count)
-    )
+    ones = np.ones(len(pairs), np.int8)
+    links = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(links, directed=False)[1]

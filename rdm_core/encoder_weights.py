@@ -1,6 +1,4 @@
-"""Which weights an encoder is loaded from, and what they say of how images and texts are
-prepared.
-"""
+"""Where an encoder's weights come from, and how images and texts are prepared for them."""
 
 import json
 from collections.abc import Sequence
@@ -16,34 +14,32 @@ from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes_encoder
 
 CONFIG_FILE = "open_clip_config.json"
-"""Of a repository or a directory: its architecture, preprocessing and tokenizer."""
+"""File of a repository or directory with its architecture, preprocessing and tokenizer."""
 PREPARING = ("mean", "std", "interpolation", "resize_mode")
-"""What open_clip knows of a tag's images, in its words."""
+"""How images are prepared for a tag: the names that open_clip uses."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What open_clip is asked for."""
+    """The arguments with which open_clip loads a model."""
 
     name: str
     """The model, as an artifact records it."""
     model: str
-    """The same in open_clip's words: a name, hf-hub:org/repo or local-dir:PATH."""
+    """The model as open_clip names it: a name, hf-hub:org/repo or local-dir:PATH."""
     pretrained: str | None = None
-    """A tag or a file; None: the repository's own, the directory's own, or random ones."""
+    """A tag or a file. None: the weights of the repository or directory, or random ones."""
     preparing: dict[str, Any] = field(default_factory=dict)
-    """How images are prepared, where open_clip would not know."""
+    """How images are prepared, where open_clip cannot know it."""
 
 
 def source_of(name: str, weights: str) -> Source:
-    """Where an encoder is loaded from: `name` and `weights` are those of
-    `rdm_core.clip.load_encoder`.
+    """Where an encoder is loaded from; `name` and `weights` are those of `load_encoder`.
 
-    Raises EncoderError for names that say nothing, and for weights that do not say how they are
-    used.
+    Raises EncoderError for an unknown name, and for weights that do not say how they are used.
     """
     shapes_encoder.register()
-    if ":" in name:  # open_clip takes the repository's own weights and ignores any other
+    if ":" in name:  # hf-hub:...: open_clip takes the repository's own weights and no other
         if weights:
             cure = "Give empty weights: a repository brings its own."
             raise EncoderError(
@@ -77,29 +73,31 @@ def source_of(name: str, weights: str) -> Source:
 
 
 def tokenizer_of(source: Source) -> Any:
-    """open_clip's tokenizer; one that a repository or a directory brings runs no code of theirs,
-    whatever it asks for.
-    """
+    """open_clip's tokenizer. It runs no code from a repository or a directory."""
     kind, _, place = source.model.partition(":")
     if not place:
-        told = open_clip.get_model_config(source.model)
+        config = open_clip.get_model_config(source.model)
     else:
-        path = (
-            hf_hub_download(place, CONFIG_FILE) if kind == "hf-hub" else Path(place) / CONFIG_FILE
-        )
-        told = json.loads(Path(path).read_bytes())["model_cfg"]
-    is_huggingface = told.get("text_cfg", {}).get("hf_tokenizer_name")
-    return open_clip.get_tokenizer(
-        source.model, **({"trust_remote_code": False} if is_huggingface else {})
-    )
+        is_on_hub = kind == "hf-hub"
+        path = hf_hub_download(place, CONFIG_FILE) if is_on_hub else Path(place) / CONFIG_FILE
+        config = json.loads(Path(path).read_bytes())["model_cfg"]
+    # Only a tokenizer of Hugging Face's knows this option, and only such a one might run code.
+    is_huggingface = config.get("text_cfg", {}).get("hf_tokenizer_name")
+    options = {"trust_remote_code": False} if is_huggingface else {}
+    return open_clip.get_tokenizer(source.model, **options)
 
 
 def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
-    """A file of weights says neither its activation nor how images are prepared: as for the tag
-    that is named before it (TAG@FILE), or for all of the model's tags, if these agree.
+    """Where weights in a file come from: PATH or TAG@PATH.
+
+    A file says neither its activation nor how images are prepared for it. Both are those of the tag
+    before the @; without one they are those of the model's tags, if all tags agree.
     """
     tag, _, path = weights.partition("@")
-    tags, path = ([tag], path) if tag in tags and path else (tags, weights)
+    if tag in tags and path:
+        tags = [tag]
+    else:
+        path = weights
     if not Path(path).is_file():
         cure = (
             f"Tags of this model: {', '.join(tags) or 'none'}. "
@@ -110,48 +108,61 @@ def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
         )
     if name == shapes_encoder.MODEL_NAME:
         return Source(name, name, path)
-    ways: dict[tuple[Any, ...], list[str]] = {}
+    tags_of_way = _tags_by_way(name, tags)
+    if len(tags_of_way) != 1:
+        raise _ambiguous_file(name, path, tags_of_way)
+    quick_gelu, *prepared = next(iter(tags_of_way))
+    layout = _layout(name, quick_gelu)
+    preparing = {}
+    for key, value in zip(PREPARING, prepared, strict=True):
+        if value is not None:
+            preparing[f"image_{key}"] = value
+    return Source(layout, layout, path, preparing)
+
+
+def _tags_by_way(name: str, tags: Sequence[str]) -> dict[tuple[Any, ...], list[str]]:
+    """The tags of a model by the way in which they are used: quick_gelu, then PREPARING."""
+    tags_of_way: dict[tuple[Any, ...], list[str]] = {}
     for tag in tags:
-        told = open_clip.get_pretrained_cfg(name, tag)
-        ways.setdefault(
-            (told.get("quick_gelu", False), *(told.get(key) for key in PREPARING)), []
-        ).append(tag)
-    if len(ways) != 1:
-        groups = "; ".join(
-            f"{', '.join(alike[:2])}{' ...' if alike[2:] else ''}: {way}"
-            for way, alike in ways.items()
-        )
-        why = (
-            f"the model's tags differ in quick_gelu, {', '.join(PREPARING)} ({groups})"
-            if ways
-            else "the model has no tags"
-        )
-        what = f"the file {path!r} does not say how it is used, and {why}"
-        cure = f"weights=TAG@{path} says which tag it is of; or" if ways else "Instead"
-        raise EncoderError(
-            f"encoder {name!r}",
-            what,
-            f"{cure} give a directory that holds it and an {CONFIG_FILE}.",
-        )
-    quick, *prepared = next(iter(ways))
-    layout = _layout(name, quick)
-    told = zip(PREPARING, prepared, strict=True)
-    return Source(
-        layout, layout, path, {f"image_{key}": value for key, value in told if value is not None}
+        config = open_clip.get_pretrained_cfg(name, tag)
+        way = [config.get("quick_gelu", False)]
+        way += [config.get(key) for key in PREPARING]
+        tags_of_way.setdefault(tuple(way), []).append(tag)
+    return tags_of_way
+
+
+def _ambiguous_file(
+    name: str, path: str, tags_of_way: dict[tuple[Any, ...], list[str]]
+) -> EncoderError:
+    """The error for a file of weights when the model's tags are used in no way or in several."""
+    why, cure = "the model has no tags", "Instead"
+    if tags_of_way:
+        groups = []
+        for way, tags in tags_of_way.items():
+            more = " ..." if len(tags) > 2 else ""
+            groups.append(f"{', '.join(tags[:2])}{more}: {way}")
+        names = ", ".join(PREPARING)
+        why = f"the model's tags differ in quick_gelu, {names} ({'; '.join(groups)})"
+        cure = f"weights=TAG@{path} says which tag it is of; or"
+    return EncoderError(
+        f"encoder {name!r}",
+        f"the file {path!r} does not say how it is used, and {why}",
+        f"{cure} give a directory that holds it and an {CONFIG_FILE}.",
     )
 
 
 def _require_directory_of(name: str, directory: Path) -> None:
+    """Raise EncoderError unless a directory says that it holds the model `name`."""
     where = directory / CONFIG_FILE
     try:
-        held: dict[str, Any] = json.loads(where.read_bytes())["model_cfg"]
+        config: dict[str, Any] = json.loads(where.read_bytes())["model_cfg"]
         known = open_clip.get_model_config(name)
-        other = [
-            part
-            for part in ("embed_dim", "vision_cfg", "quick_gelu")
-            if held.get(part, False) != known.get(part, False)
-        ]
-        other += ["text_cfg"] * (_text_tower(held) != _text_tower(known))
+        differing = []
+        for part in ("embed_dim", "vision_cfg", "quick_gelu"):
+            if config.get(part, False) != known.get(part, False):
+                differing.append(part)
+        if _text_tower(config) != _text_tower(known):
+            differing.append("text_cfg")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         cure = (
             f"Give a directory as the hub gives it: {CONFIG_FILE}, weights, "
@@ -160,8 +171,8 @@ def _require_directory_of(name: str, directory: Path) -> None:
         raise EncoderError(
             where, f"it says no model ({type(error).__name__}: {error})", cure
         ) from error
-    if other:
-        what = f"its {' and '.join(other)} differ from those of {name!r}"
+    if differing:
+        what = f"its {' and '.join(differing)} differ from those of {name!r}"
         raise EncoderError(
             where,
             what,
@@ -170,19 +181,17 @@ def _require_directory_of(name: str, directory: Path) -> None:
 
 
 def _text_tower(config: dict[str, Any]) -> dict[str, Any]:
-    """What must agree of a text tower: all but where its tokenizer lies."""
-    told = config.get("text_cfg", {})
-    kept = {
-        key: value
-        for key, value in told.items()
-        if key not in ("hf_tokenizer_name", "tokenizer_kwargs")
-    }
-    return kept | {"hf_tokenizer": bool(told.get("hf_tokenizer_name"))}
+    """A model's text tower without the place of its tokenizer, which may differ."""
+    tower = config.get("text_cfg", {}).copy()
+    tower.pop("tokenizer_kwargs", None)
+    tower["hf_tokenizer"] = bool(tower.pop("hf_tokenizer_name", None))
+    return tower
 
 
 def _layout(name: str, quick_gelu: bool) -> str:
-    """The model's layout with the activation that weights were trained with: open_clip would only
-    warn.
+    """The model's layout with the activation that its weights were trained with.
+
+    open_clip would only warn of the wrong one.
     """
     quick = f"{name}-quickgelu"
     wanted = quick_gelu and not open_clip.get_model_config(name).get("quick_gelu", False)
@@ -190,5 +199,10 @@ def _layout(name: str, quick_gelu: bool) -> str:
 
 
 def _like(name: str, known: Sequence[str]) -> str:
-    shared = sorted(known, key=lambda other: (-len(set(name.lower()) & set(other.lower())), other))
-    return ", ".join(shared[:6])
+    """The six known names that share the most letters with `name`."""
+
+    def order(known_name: str) -> tuple[int, str]:
+        shared_letters = set(name.lower()) & set(known_name.lower())
+        return -len(shared_letters), known_name
+
+    return ", ".join(sorted(known, key=order)[:6])

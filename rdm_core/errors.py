@@ -1,4 +1,4 @@
-"""Everything the maths can refuse, as one tree.
+"""All errors that rdm_core raises by itself, as one tree.
 
 CoreError          base: says where it happened, what is wrong and what cures it
   EncoderError     an encoder or its weights cannot be loaded
@@ -23,8 +23,8 @@ class CoreError(Exception):
 
 
 def _as_text(text: str) -> str:
-    """The text, with \\xe9 for a byte of a file name that is no UTF-8 and \\ud83d for half a
-    letter.
+    """A text that can be printed: \\xe9 for a byte of a file name that is not UTF-8, \\ud83d for
+    half a letter (a surrogate).
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,5 +1,5 @@
-"""What images are compared in: the features of a named network, uint8 [N, H, W, 3] -> float32 [N,
-F].
+"""Features in which images are compared: images uint8 [N, H, W, 3] -> float32 [N, F], by a named
+network.
 
 oracle                       the classifier of the built-in world; needs no file
 clip:MODEL:WEIGHTS           an open_clip image tower, as `rdm_core.clip.load_encoder` takes it
@@ -7,9 +7,8 @@ timm:MODEL or timm:MODEL:FILE   any network of timm, such as vit_base_patch14_di
                                 inception_v3, from the hub or a file
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +19,17 @@ from rdm_core.errors import EncoderError
 from rdm_core.shapes.oracle import load_oracle
 
 Features = Callable[[np.ndarray], np.ndarray]
+"""Images uint8 [N, H, W, 3] -> features float32 [N, F]."""
 ORACLE = "oracle"
 BATCH = 64
+"""Images that go through a network of timm at once."""
 CURE = "Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL, or timm:MODEL:FILE."
 
 
 def load_features(name: str) -> Features:
-    """The features of that name. Raises EncoderError when there are none, or their weights cannot
-    be loaded.
+    """The features of that name, uint8 [N, H, W, 3] -> float32 [N, F].
+
+    Raises EncoderError when there are none, or their weights cannot be loaded.
     """
     kind, _, rest = name.partition(":")
     if name == ORACLE:
@@ -43,6 +45,7 @@ def load_features(name: str) -> Features:
 
 
 def _timm(name: str, file: str | None) -> Features:
+    """The pooled features of a network of timm, with the hub's weights or those in a file."""
     import timm
     from PIL import Image
 
@@ -53,10 +56,10 @@ def _timm(name: str, file: str | None) -> Features:
             name, pretrained=file is None, checkpoint_path=file or "", num_classes=0
         )
     except Exception as error:  # timm and the hub raise many kinds; all mean the same to the user
-        first = str(error).strip().split("\n")[0][:200]
+        first_line = str(error).strip().split("\n")[0][:200]
         cure = f"{CURE} A model without a file needs the network once."
         raise EncoderError(
-            f"features 'timm:{name}'", f"cannot be loaded ({first})", cure
+            f"features 'timm:{name}'", f"cannot be loaded ({first_line})", cure
         ) from error
     device = best_device()
     model.eval().to(device)
@@ -66,16 +69,11 @@ def _timm(name: str, file: str | None) -> Features:
 
     @torch.no_grad()
     def features(images: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [_pooled(model, transform, part, device) for part in _batches(images)]
-        )
-
-    def _pooled(model: Any, transform: Any, part: np.ndarray, device: torch.device) -> np.ndarray:
-        inputs = torch.stack([transform(Image.fromarray(image)) for image in part])
-        return model(inputs.to(device)).float().cpu().numpy()
+        outputs = []
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            inputs = torch.stack([transform(Image.fromarray(image)) for image in batch])
+            outputs.append(model(inputs.to(device)).float().cpu().numpy())
+        return np.concatenate(outputs)
 
     return features
-
-
-def _batches(images: np.ndarray) -> Sequence[np.ndarray]:
-    return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]

@@ -18,8 +18,8 @@ for _plugin in ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP"):
 if not set(FORMATS) <= set(Image.OPEN):
     absent = set(FORMATS) - set(Image.OPEN)
     raise ImportError(f"this Pillow cannot read {absent}; install Pillow >= 11.3 from a wheel")
-# Greys that Pillow decodes and does not look up: of 12 bits and of 16, 0 black or white, either end
-# of a word first.
+# Kinds of grey that Pillow can decode but does not know by itself: 12 or 16 bits, 0 is black or
+# white (the photometric interpretation), either byte order.
 for _order in (b"II", b"MM"):
     for _photometric in (0, 1):
         TiffImagePlugin.OPEN_INFO.setdefault(
@@ -28,13 +28,14 @@ for _order in (b"II", b"MM"):
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 _PLANAR = 284
 """Tag of a TIFF: 2 where each channel has a plane of its own."""
+# Bits of each channel, compression, photometric interpretation, planes, kind of number.
 _TAGS = (258, 259, 262, _PLANAR, 339)
 READABLE = (*FORMATS, "HEIF")
-"""All that is read; the decoder of HEIF (.heic) is loaded with the first of them."""
+"""All formats that are read; the decoder of HEIF (.heic) is loaded when the first one comes."""
 _HEADS = (JPEG_HEAD, PNG_HEAD, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
-# Formats that are told by their first bytes and not read.
+# Formats that are recognised by their first bytes, and not read.
 _OTHER_HEADS = {
     b"\0\0\0\x0cjP  \r\n": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"II\xbc\x01": "JPEG XR",
@@ -47,22 +48,24 @@ _OTHER_HEADS = {
 
 
 class _Planes(TiffImagePlugin.TiffImageFile):
-    """A TIFF whose channels lie one after the other. libtiff reads it, packed or not: Pillow's own
-    reader mixes up planes of 16 bits, and forgets that white may be zero.
+    """A TIFF with one plane for each channel.
+
+    libtiff reads it, packed or not. Pillow's own reader mixes up planes of 16 bits, and forgets
+    that white may be zero.
     """
 
     @property  # type: ignore[override]
     def use_load_libtiff(self) -> bool:
-        """Asked for by Pillow, which would set it by the compression alone."""
+        """Pillow reads this property; it would set it by the compression alone."""
         return True
 
     @use_load_libtiff.setter
     def use_load_libtiff(self, wanted: bool) -> None:
-        """What Pillow finds right is not asked for."""
+        """The value that Pillow sets is ignored."""
 
 
 def opened(data: bytes) -> Image.Image:
-    """The header of a file, by the one decoder that its first bytes ask for."""
+    """Open a file with the one decoder that its first bytes name; only the header is read."""
     if (tags := tiff_tags(data)).get(_PLANAR) == 2:
         if len(tags.get(258, ())) == 2:
             raise SyntaxError("unsupported: planes of grey and of transparency")
@@ -84,9 +87,17 @@ def load_heif() -> None:
 
 
 def _brands(data: bytes) -> set[bytes]:
-    """What a file in boxes (AVIF, HEIF, films) says that it is; nothing for any other file."""
-    end = min(int.from_bytes(data[:4], "big"), 256) if data[4:8] == b"ftyp" else 0
-    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))} if end else set()
+    """The brands of a file made of boxes (AVIF, HEIF, films); none for any other file."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4], "big"), 256)  # of the first box
+    if end == 0:
+        return set()
+    # The major brand, 4 bytes of version, then the compatible brands of 4 bytes each.
+    brands = {data[8:12]}
+    for start in range(16, end, 4):
+        brands.add(data[start : start + 4])
+    return brands
 
 
 def is_avif(data: bytes) -> bool:
@@ -105,15 +116,18 @@ def is_of_a_readable_format(data: bytes) -> bool:
 
 
 def other_format(data: bytes) -> str | None:
-    """The name of a picture format that is told by its first bytes and not read."""
+    """The name of a picture format that is recognised by its first bytes, and not read."""
     beginning = data[:1000].lstrip()
     if beginning.startswith((b"<svg", b"<?xml")) and b"<svg" in beginning:
         return "SVG"
-    return next((name for head, name in _OTHER_HEADS.items() if data.startswith(head)), None)
+    for head, name in _OTHER_HEADS.items():
+        if data.startswith(head):
+            return name
+    return None
 
 
 def refusal(data: bytes) -> Exception:
-    """Why a decoder does not take a file that starts as its own do: Image.open does not say."""
+    """The exception with which a decoder refuses a file of its own format: Image.open hides it."""
     if is_heif(data):
         load_heif()
     for name in ["HEIF"] if is_heif(data) else FORMATS:
@@ -127,7 +141,7 @@ def refusal(data: bytes) -> Exception:
 
 
 def tiff_tags(data: bytes) -> Mapping[int, Any]:
-    """The tags of a TIFF's first picture; none where it is no TIFF, or its tags cannot be read."""
+    """The tags _TAGS of a TIFF's first picture; none if it is no TIFF or cannot be read."""
     if not data.startswith((b"II", b"MM")):
         return {}
     try:
@@ -136,12 +150,13 @@ def tiff_tags(data: bytes) -> Mapping[int, Any]:
         file.seek(tags.next)
         tags.load(file)
         return {number: tags[number] for number in _TAGS if number in tags}
-    except Exception:  # whatever the bytes
+    except Exception:  # damaged bytes make Pillow raise many kinds
         return {}
 
 
 def tiff_kind(tags: Mapping[int, Any]) -> str:
     """What the pixels of a TIFF are, in words."""
+    # Values of tag 339; 1, unsigned integers, is the default.
     kinds = {
         2: "signed integers",
         3: "floats",
@@ -149,7 +164,8 @@ def tiff_kind(tags: Mapping[int, Any]) -> str:
         5: "complex integers",
         6: "complex floats",
     }
-    bits, kind = tags.get(258, (1,)), kinds.get(tags.get(339, (1,))[0], "integers")
+    bits = tags.get(258, (1,))
+    kind = kinds.get(tags.get(339, (1,))[0], "integers")
     several = f"{len(bits)} channels" if len(bits) > 1 else "1 channel"
     return (
         f"a TIFF of {several} of {bits[0]}-bit {kind}, photometric interpretation {tags.get(262)}"

@@ -1,8 +1,7 @@
-"""Pixels as they are used: cut windows, encode, lay out a contact sheet. Bytes become pixels in
-rdm_core.decode.
+"""What is done with an image's pixels: scale, cut, encode, lay out a contact sheet.
 
-An image is a numpy array uint8 [H, W, 3], RGB, upright. A box is (x0, y0, x1, y1) in pixels, x1 and
-y1 excluded.
+`rdm_core.decode` makes pixels of bytes. An image is a numpy array uint8 [H, W, 3], RGB, upright. A
+box is (x0, y0, x1, y1) in pixels, x1 and y1 excluded.
 """
 
 import hashlib
@@ -13,14 +12,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[int, int, int, int]
+"""(x0, y0, x1, y1)."""
 
 CELL_PIXELS = 96
 """Side of a picture in a contact sheet."""
 
 
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
-    """image uint8 [H, W, 3] scaled so that its shorter side is `side` pixels; bicubic, antialiased,
-    up or down.
+    """Scale an image uint8 [H, W, 3], up or down, so that its shorter side is `side` pixels: uint8
+    [h, w, 3], bicubic, antialiased.
 
     The longer side is rounded down, as torchvision and so CLIP's own preprocessing do. Raises
     ValueError if the result would be larger than 400 megapixels (a strip thousands of times longer
@@ -37,9 +37,11 @@ def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
-    """The image's centred square at side x side pixels, for a contact sheet; small ones are
-    magnified without smoothing.
+    """The centred square of an image uint8 [H, W, 3] for a contact sheet: uint8 [side, side, 3].
+
+    Small images are magnified without smoothing where `side` is a multiple of their height.
     """
+    # Latents and tiny images stay sharp squares.
     if image.shape[0] < side and side % image.shape[0] == 0:
         times = side // image.shape[0]
         image = image.repeat(times, axis=0).repeat(times, axis=1)
@@ -47,25 +49,25 @@ def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
 
 
 def labelled(image: np.ndarray, lines: Sequence[str], size: int = 9) -> np.ndarray:
-    """The image uint8 [H, W, 3] with lines of text below it, each cut to its width: [H + lines x
-    (size + 3), W, 3].
+    """An image uint8 [H, W, 3] with lines of text below it: uint8 [H + lines (size + 3), W, 3].
+
+    A line that is wider than the image is cut, and ends with "…".
     """
     _check_image(image)
     font, (high, wide) = ImageFont.load_default(size), image.shape[:2]
     sheet = Image.new("RGB", (wide, high + len(lines) * (size + 3)), "white")
     sheet.paste(Image.fromarray(image))
     for number, line in enumerate(lines):
-        shown = next(
-            line[:n] + "…" * (n < len(line))
-            for n in range(len(line), -1, -1)
-            if font.getlength(line[:n] + "…") <= wide
-        )
-        ImageDraw.Draw(sheet).text((0, high + number * (size + 3)), shown, "#444", font)
+        kept = len(line)  # letters; room for "…" is kept even where nothing is cut
+        while kept > 0 and font.getlength(line[:kept] + "…") > wide:
+            kept -= 1
+        text = line if kept == len(line) else line[:kept] + "…"
+        ImageDraw.Draw(sheet).text((0, high + number * (size + 3)), text, "#444", font)
     return np.array(sheet)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle size x size pixels of image uint8 [H, W, 3]; ValueError if the image is
+    """The middle of an image uint8 [H, W, 3]: uint8 [size, size, 3]. ValueError if the image is
     smaller.
     """
     _check_image(image)
@@ -80,13 +82,13 @@ def crop_windows(
     image: np.ndarray, size: int, mode: str = "centre", count: int = 1,
     frame_side: int | None = None, rng: np.random.Generator | None = None,
 ) -> list[tuple[np.ndarray, Box]]:  # fmt: skip
-    """Square windows uint8 [size, size, 3] of image [H, W, 3], each with its box in the square
-    frame it was cut from.
+    """Square windows uint8 [size, size, 3] of an image uint8 [H, W, 3], each with its box in the
+    square frame that it is cut from.
 
-    The frame is the centre square of the image, scaled up or down (bicubic) to `size` ("centre":
-    the one window is the frame) or to `frame_side` ("random": `count` windows at independent
-    uniform places; the RDM paper cut 256 px windows out of 1200 px). Raises ValueError for
-    arguments that contradict each other.
+    The frame is the centred square of the image, scaled up or down (bicubic). In mode "centre" it
+    is scaled to `size`, and is the one window. In mode "random" it is scaled to `frame_side`, and
+    `count` windows are cut at independent uniform places. (RDM, arXiv 2204.11824, cuts windows of
+    256 pixels out of 1200.) Raises ValueError for arguments that contradict each other.
     """
     _check_image(image)
     if mode == "centre":
@@ -102,17 +104,22 @@ def crop_windows(
         )
     frame = _centre_square(image, frame_side)
     corners = rng.integers(0, frame_side - size, size=(count, 2), endpoint=True)
-    boxes = [(int(x), int(y), int(x) + size, int(y) + size) for x, y in corners]
-    return [(frame[y0:y1, x0:x1].copy(), (x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes]
+    windows = []
+    for x, y in corners.tolist():
+        pixels = frame[y : y + size, x : x + size].copy()
+        windows.append((pixels, (x, y, x + size, y + size)))
+    return windows
 
 
 def _centre_square(image: np.ndarray, side: int) -> np.ndarray:
-    """The centre square of image [H, W, 3] scaled to `side`; a long strip is never scaled whole,
-    for memory's sake.
+    """The centred square of an image uint8 [H, W, 3], scaled: uint8 [side, side, 3].
+
+    A long strip is not scaled as a whole, which would take too much memory.
     """
     scaled_width, scaled_height = _scaled_size(image, side)
     if max(scaled_width, scaled_height) <= 8 * side:
         return centre_crop(resize_shorter_side(image, side), side)
+    # The square in pixels of the image itself, so that Pillow scales only that part.
     height, width = image.shape[:2]
     scale_x, scale_y = width / scaled_width, height / scaled_height
     left, top = round((scaled_width - side) / 2), round((scaled_height - side) / 2)
@@ -126,7 +133,7 @@ def _centre_square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _scaled_size(image: np.ndarray, side: int) -> tuple[int, int]:
-    """(width, height) in pixels after scaling the shorter side of image [H, W, 3] to `side`."""
+    """(width, height) of an image uint8 [H, W, 3] when its shorter side becomes `side` pixels."""
     if side < 1:
         raise ValueError(f"a side of {side} pixels")
     height, width = image.shape[:2]
@@ -135,30 +142,28 @@ def _scaled_size(image: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def seed_of(*parts: str | int) -> int:
-    """A 64-bit seed from names and numbers: equal parts, equal seed, on every machine and in every
-    process.
-    """
+    """A 64-bit seed from names and numbers: equal parts give equal seeds on every machine."""
     digest = hashlib.sha256()
     for part in parts:
         text = f"{type(part).__name__}:{part}".encode("utf-8", "surrogatepass")
-        # the length keeps ("ab", "c") from being ("a", "bc")
+        # With its length before each part, ("ab", "c") and ("a", "bc") give different seeds.
         digest.update(len(text).to_bytes(8, "big") + text)
     return int.from_bytes(digest.digest()[:8], "big")
 
 
 def crop_rng(seed: int, source_key: str) -> np.random.Generator:
-    """The random numbers for one image's crops: a function of seed and key, never of order, worker
-    or batch.
+    """Random numbers for the crops of one image: a function of seed and key alone, so that order
+    and processes do not matter.
     """
     return np.random.default_rng(seed_of("crop", seed, source_key))
 
 
 def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
-    """image uint8 [H, W, 3] as a "jpg" (quality 1..100, colour at full resolution) or lossless
-    "png" file.
+    """An image uint8 [H, W, 3] as the bytes of a file.
 
-    Equal pixels give equal bytes under one Pillow version; no metadata are written. ValueError for
-    another encoding.
+    `encoding` is "jpg" (quality 1..100, colour at full resolution) or "png" (lossless); any other
+    raises ValueError. Equal pixels give equal bytes with one version of Pillow. No metadata are
+    written.
     """
     _check_image(image)
     if encoding not in ("jpg", "png"):
@@ -172,17 +177,18 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 
 
 def grid(images: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:
-    """A contact sheet uint8 [H, W, 3]: images [h, w, 3] row by row, `pad` white pixels around each.
+    """A contact sheet uint8 [H, W, 3] of images uint8 [h, w, 3], row by row.
 
-    Cells have the size of the largest image; smaller ones sit in the middle. ValueError for no
-    images.
+    There are `pad` white pixels around each cell. Cells have the size of the largest image; smaller
+    ones stand in the middle. ValueError for no images.
     """
     if len(images) == 0 or columns < 1 or pad < 0:
         raise ValueError(
             f"a grid needs images, columns >= 1, pad >= 0: {len(images)} images, {columns=}, {pad=}"
         )
-    high, wide = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
-    rows = -(-len(images) // columns)
+    high = max(image.shape[0] for image in images)
+    wide = max(image.shape[1] for image in images)
+    rows = -(-len(images) // columns)  # rounded up
     sheet = np.full(
         (pad + rows * (high + pad), pad + columns * (wide + pad), 3), 255, dtype=np.uint8
     )

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def large_import() -> Iterator[None]:
-    """Import inside without looking for garbage: of the million objects that a library brings none
-    is, and looking takes a third of the time.
+    """Import a library inside the block without collecting garbage.
+
+    None of its million objects is garbage, and the search for it takes a third of the time.
     """
-    looked = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if looked:
+        if was_enabled:
             gc.enable()

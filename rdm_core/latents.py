@@ -1,9 +1,9 @@
 """Latent spaces: pixels <-> raw latents (stored) <-> final latents (what the denoiser sees).
 
-Stored is one of three things. pixels: the uint8 images, in pixel space. moments: what an encoder
-says before anything is drawn or rounded, of an AutoencoderKL the posterior's moments, of a VQModel
-its un-quantised output. codes: the positions of a VQModel's nearest codebook entries. All are read
-through one class.
+One of three things is stored of an image. pixels: the image itself, uint8, in pixel space. moments:
+the output of an encoder before anything is drawn or rounded, that is the moments of an
+AutoencoderKL's posterior or the un-quantised output of a VQModel. codes: the positions of a
+VQModel's nearest codebook entries. N images, C channels of a final latent [C, h, w].
 """
 
 import hashlib
@@ -27,10 +27,11 @@ MOST_CODES = 65_536
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Where the denoiser works."""
+    """The space in which the denoiser works: its autoencoder, or pixels."""
 
     name: str
     channels: int
+    """Channels of a final latent, C."""
     factor: int
     """Side of the image divided by the side of the latent."""
     autoencoder: Any
@@ -41,7 +42,7 @@ class LatentSpace:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What an artifact records to say which space its latents live in."""
+        """What an artifact records to say which space its latents are in."""
         return {
             "autoencoder": self.name,
             "weights_sha256": self.weights_sha256,
@@ -50,7 +51,7 @@ class LatentSpace:
         }
 
     def to(self, device: torch.device) -> "LatentSpace":
-        """Itself, with the autoencoder on a device; pixel space has nothing to move."""
+        """The same space, with its autoencoder on a device."""
         if self.autoencoder is not None:
             self.autoencoder.to(device)
         return self
@@ -60,18 +61,18 @@ class LatentSpace:
         """What is stored of an image unless something else is asked for."""
         return PIXELS if self.autoencoder is None else MOMENTS
 
-    def storing(self, asked: str | None) -> str:
-        """What is stored of an image where `asked` is asked for, or nothing.
+    def storing(self, stored: str | None) -> str:
+        """What is stored of an image: `stored` if it is given, else this space's default.
 
         Raises RequestError for what this space does not have, or uint16 cannot number.
         """
-        stored = asked or self.stored_by_default
+        stored = stored or self.stored_by_default
         if refused := self._refused(stored):
             raise RequestError(f"autoencoder {self.name!r}", *refused)
         return stored
 
     def _refused(self, stored: str) -> tuple[str, str] | None:
-        """Why that cannot be stored, and what to do instead."""
+        """Why that cannot be stored, and what to do instead; None if it can."""
         if self.autoencoder is None and stored != PIXELS:
             kind = "a VQModel" if stored == CODES else "an AutoencoderKL or a VQModel"
             what = f"stored={stored} is what an autoencoder says, and pixel space has none"
@@ -89,25 +90,26 @@ class LatentSpace:
         return None
 
     def bytes_per_place(self, stored: str | None) -> int:
-        """Of one place [:, y, x] of what is stored; raises what `storing` raises."""
+        """Bytes of one place [:, y, x] of what is stored. Raises what `storing` raises."""
+        # float16; an AutoencoderKL has a mean and a variance for each channel
         of_moments = 2 * self.channels * (1 if self.quantises else 2)
         return {PIXELS: 3, MOMENTS: of_moments, CODES: 2}[self.storing(stored)]
 
     @property
     def codebook(self) -> torch.Tensor:
-        """The entries of a VQModel [K, C]."""
+        """The entries of a VQModel's codebook, float32 [K, C]."""
         entries: torch.Tensor = self.autoencoder.quantize.embedding.weight
         return entries
 
     @torch.no_grad()
     def encode(self, images: Sequence[np.ndarray], stored: str | None = None) -> np.ndarray:
-        """uint8 images [H, W, 3] of one size -> raw latents, in what `storing` makes of `stored`.
+        """N images uint8 [H, W, 3] of one size -> raw latents, of the kind that `storing` gives.
 
         pixels: uint8 [N, 3, H, W]. moments: float16, of an AutoencoderKL [N, 2C, h, w], of a
         VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises.
         """
         stored = self.storing(stored)
-        pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # [N, 3, H, W]
         if stored == PIXELS:
             return pixels
         inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1
@@ -118,11 +120,9 @@ class LatentSpace:
         return raw.half().cpu().numpy()
 
     def _codes(self, inputs: torch.Tensor) -> np.ndarray:
-        """Inputs [N, 3, H, W] in -1..1 -> codes uint16 [N, h, w].
-
-        From the encoder's float32 output as it is: rounded to half precision first, what lies
-        nearly between two entries would fall to either.
-        """
+        """Inputs float32 [N, 3, H, W] in -1..1 -> codes uint16 [N, h, w]."""
+        # The encoder's output stays float32: in half precision a vector that is almost as near to a
+        # second entry could get that one's code.
         with full_float32():
             latents = self.autoencoder.encode(inputs).latents
         vectors = latents.permute(0, 2, 3, 1)
@@ -130,11 +130,12 @@ class LatentSpace:
         return codes.view(vectors.shape[:3]).cpu().numpy().astype(np.uint16)
 
     def final(self, raw: torch.Tensor, posterior_noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Raw latents -> final latents [N, C, h, w] float32, of order 1.
+        """Raw latents, pixels or moments as `encode` gives them -> final latents float32 [N, C, h,
+        w], of order 1.
 
-        Behind an AutoencoderKL a sample of the posterior is made with `posterior_noise` [N, C, h,
-        w] ~ N(0, I), or its mean taken without; in pixel space and behind a VQModel there is no
-        posterior and the noise is not used.
+        With an AutoencoderKL the result is a sample of the posterior, mean + exp(log variance / 2)
+        noise with `posterior_noise` ~ N(0, I) [N, C, h, w], or without noise its mean. Pixels and a
+        VQModel have no posterior, and do not use the noise.
         """
         if self.autoencoder is None:
             return raw.float() / 127.5 - 1
@@ -147,19 +148,19 @@ class LatentSpace:
 
     @torch.no_grad()
     def decode(self, final: torch.Tensor) -> np.ndarray:
-        """Final latents [N, C, h, w] -> uint8 images [N, H, W, 3]; a VQModel first takes the
-        nearest codes.
+        """Final latents float [N, C, h, w] -> images uint8 [N, H, W, 3].
+
+        A VQModel first takes the nearest entries of its codebook.
         """
         if self.autoencoder is not None:
-            # near-ties between codes fall otherwise in half precision
+            # In half precision other entries could be the nearest.
             final = final.to(self.autoencoder.device).float()
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         return _images(final)
 
     @torch.no_grad()
     def decode_codes(self, codes: np.ndarray) -> np.ndarray:
-        """Codes uint16 [N, h, w] -> uint8 images [N, H, W, 3]: of the codebook's entries, as they
-        are.
+        """Codes uint16 [N, h, w] -> images uint8 [N, H, W, 3], from the codebook's entries.
 
         Raises RequestError for a code beyond the codebook, and what `storing` raises.
         """
@@ -170,7 +171,7 @@ class LatentSpace:
             cure = "Name the VQModel that the codes were made with."
             raise RequestError(f"autoencoder {self.name!r}", what, cure)
         entries = self.codebook[numbers].permute(0, 3, 1, 2)
-        # What VQModel.decode does once it has rounded: looked up again, one may fall to a twin.
+        # As VQModel.decode does after its look-up: a second look-up could find an equal entry.
         by_place = entries if self.autoencoder.config.norm_type == "spatial" else None
         return _images(
             self.autoencoder.decoder(self.autoencoder.post_quant_conv(entries), by_place)
@@ -178,7 +179,7 @@ class LatentSpace:
 
 
 def _images(decoded: torch.Tensor) -> np.ndarray:
-    """Pixels [N, 3, H, W] in -1..1 -> uint8 images [N, H, W, 3]."""
+    """Pixels float [N, 3, H, W] in -1..1 -> images uint8 [N, H, W, 3]."""
     pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -190,7 +191,7 @@ def load_latent_space(name: str) -> LatentSpace:
     """
     if name == PIXELS:
         return LatentSpace(PIXELS, 3, 1, None, "")
-    from diffusers import AutoencoderKL, VQModel  # two seconds, which pixels do without
+    from diffusers import AutoencoderKL, VQModel  # takes two seconds, which pixels do not need
 
     kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     try:
@@ -203,18 +204,20 @@ def load_latent_space(name: str) -> LatentSpace:
         if absent := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(absent)} tensors are absent, {absent[0]} among them")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().split("\n")[0][:200]
+        first_line = str(error).strip().split("\n")[0][:200]
         cure = (
             "Give 'pixels', a folder that AutoencoderKL.save_pretrained or VQModel.save_pretrained "
             "wrote, or a hub id (the network is needed once)."
         )
-        raise WeightsError(f"autoencoder {name!r}", f"cannot be loaded ({first})", cure) from error
+        what = f"cannot be loaded ({first_line})"
+        raise WeightsError(f"autoencoder {name!r}", what, cure) from error
     autoencoder.eval().requires_grad_(False)
     digest = hashlib.sha256()
     for key, tensor in sorted(autoencoder.state_dict().items()):
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    # Each level but the last halves the side.
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-    # A local folder's path is this machine's; the weights' hash says which autoencoder it is.
+    # The path of a local folder means nothing elsewhere: the hash says which autoencoder it is.
     label = Path(name).name if Path(name).exists() else name
     channels = autoencoder.config.get("vq_embed_dim") or autoencoder.config.latent_channels
     quantises = isinstance(autoencoder, VQModel)

@@ -1,4 +1,4 @@
-"""The memory of this machine, and how several threads share it."""
+"""The memory of this machine, and how several threads share a part of it."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,28 +10,30 @@ from threading import Condition
 import psutil
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much a container may use, in its two versions."""
+"""Files of Linux with the memory that a container may use, in versions 2 and 1 of cgroups."""
 
 
 def within_container(host_bytes: int) -> int:
-    """So many bytes of the host, or the container's limit if that is less."""
-    limits = [
-        path.read_text(encoding="utf-8").strip()
-        for path in map(Path, CGROUP_LIMITS)
-        if path.is_file()
-    ]
-    return min([host_bytes, *(int(limit) for limit in limits if limit != "max")])
+    """`host_bytes`, or the container's limit if that is less."""
+    least = host_bytes
+    for path in CGROUP_LIMITS:
+        if Path(path).is_file():
+            limit = Path(path).read_text(encoding="utf-8").strip()
+            if limit != "max":  # no limit
+                least = min(least, int(limit))
+    return least
 
 
 @cache
 def all_memory_bytes() -> int:
-    """What this machine has, within its container's limit."""
+    """The memory of this machine, within its container's limit."""
     return within_container(psutil.virtual_memory().total)
 
 
 class Room:
-    """Memory that the threads of a process share: who asks for more than is left waits, first
-    come, first served.
+    """Memory that the threads of a process share.
+
+    A thread that wants more than is left waits; threads are served in the order in which they came.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -42,10 +44,12 @@ class Room:
 
     @contextmanager
     def holding(self, wanted_bytes: int) -> Iterator[None]:
-        """Hold so much until the block ends; more than there is in all is had by whoever is alone.
+        """Hold `wanted_bytes` until the block ends.
 
-        Never ask inside such a block: two threads that do would wait for each other.
+        A thread that wants more than the whole room gets it when it is alone. Never hold twice in
+        one thread: two threads that do could wait for each other for ever.
         """
+        # A ticket is this thread's place in the queue: only the first one may enter.
         share, ticket = min(wanted_bytes, self.total_bytes), object()
         with self._changed:
             self._queue.append(ticket)

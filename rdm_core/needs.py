@@ -1,8 +1,8 @@
-"""What a training needs, told before it is started: memory for its network and batch, and hours.
+"""What a training will need: memory for its network and batch, and hours.
 
-Memory is not modelled but followed: two steps run on tensors that have shapes and no bytes (torch's
-FakeTensorMode), and what would be alive is added up. That takes seconds for networks of any size;
-torch.distributed's MemTracker finds the same peaks in ten times as long.
+Memory is followed, not modelled. Two steps run on tensors that have shapes and no bytes (torch's
+FakeTensorMode), and the bytes that would be alive are added up. That takes seconds for networks of
+any size; torch.distributed's MemTracker finds the same peaks in ten times as long.
 """
 
 import time
@@ -30,24 +30,26 @@ from rdm_core.memory import within_container
 from rdm_core.train import piece_size
 
 DOES_NOT_BUILD = (ValueError, RuntimeError, ArithmeticError, AssertionError)
-"""What libraries raise of a network that its latents or vectors do not fit."""
+"""What libraries raise for a network that does not fit its latents or vectors."""
 PASSES = 5
-"""That a rate is the median of, at most."""
+"""A rate is the median of at most this many passes."""
 
 
 @dataclass(frozen=True)
 class MemoryNeeded:
-    """Of one process of a training."""
+    """The memory that one process of a training needs."""
 
     parameters: int
     """Trainable numbers of the network."""
     state_bytes: int
-    """On its device after every step: weights, gradients, Adam's moments, the running mean, with
-    posthoc_ema two more, with several processes the copy of the gradients that they exchange."""
+    """On its device after every step: weights, gradients, Adam's moments and the running mean; two
+    more means with posthoc_ema; with several processes the copy of the gradients that they
+    exchange.
+    """
     checkpoint_bytes: int
     """In the host's memory while a checkpoint is written: copies of weights, moments and means."""
     peak_bytes: int
-    """Most that is alive on its device in a step; on a CPU, its own host, or at a checkpoint."""
+    """The most on its device during a step; on a CPU, during a step or a checkpoint."""
 
 
 def memory_needed(
@@ -59,27 +61,30 @@ def memory_needed(
     device: torch.device,
     processes: int = 1,
 ) -> MemoryNeeded:
-    """Follow two steps of one of `processes` processes on such a device, which need not be there.
+    """Follow two steps of one of `processes` processes on such a device, which need not exist here.
 
-    `config` is a family's, k the most neighbors of a sample; as without `execution.compile` and
-    `channels_last`. Not counted is what is not a tensor: libraries, their
-    work space, CUDA's context, and freed blocks that an allocator keeps. On a CPU glibc makes 1 to
-    2.5 times as much of it, unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
+    `config` is a family's, k the most neighbors of a sample. `execution.compile` and
+    `channels_last` are ignored. Only tensors are counted: not libraries, their work space, CUDA's
+    context, or freed blocks that an allocator keeps. On a CPU glibc takes 1 to 2.5 times as much,
+    unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """
     piece, on_cuda = piece_size(training, execution, processes), device.type == "cuda"
-    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)  # of deep copies
+    # A deep copy of tensors without bytes warns.
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
     with quiet, _NoBytes(), _LiveBytes() as live:
         model = family_of(config.family).build(config, shape).train()
         optimizer = torch.optim.AdamW(model.parameters(), foreach=on_cuda)  # torch's own choice
         ema = EMAModel(model.parameters(), foreach=True)
         means = PowerMeans(model.named_parameters()) if training.posthoc_ema else None
-        buckets = [torch.empty_like(weights) for weights in model.parameters() if processes > 1]
+        # DistributedDataParallel keeps a copy of the gradients, to exchange them.
+        exchanged = list(model.parameters()) if processes > 1 else []
+        buckets = [torch.empty_like(weights) for weights in exchanged]
         model.execute(replace(execution, compile=False, channels_last=False))
         if on_cuda and training.precision == "bf16":
             _norms_in_float32(model)
-        # A CPU has the whole batch of this step and the next: raw latents and two kinds of noise.
+        # A CPU also holds the whole batch of this step and the next: latents, two kinds of noise.
         latents = (training.batch, shape.channels, shape.side, shape.side)
         samples = torch.empty(0 if on_cuda else 2, 3, *latents)
         for done in (1, 2):  # Adam's moments are there from the second step on
@@ -91,6 +96,7 @@ def memory_needed(
             ema.step(model.parameters())
             if means:
                 means.update(done)
+        # Copies of the weights, two moments, the running mean, and the means of posthoc_ema.
         copies = 4 + (len(LENGTHS) if means else 0)
         checkpoint_bytes = copies * sum(weights.nbytes for weights in model.parameters())
         peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
@@ -100,16 +106,17 @@ def memory_needed(
 
 
 def check_fits(config: Any, other: Any, shape: Shape) -> None:
-    """Whether a model of a family's `config` can begin with the weights of one of `other`, which
-    need not be loaded. Raises what `Model.begin_with` raises.
+    """Check that a model of `config` can begin with the weights of a model of `other`.
+
+    No weights are loaded. Raises what `Model.begin_with` raises.
     """
     with warnings.catch_warnings(action="ignore", category=UserWarning), _NoBytes():
-        model, given = (family_of(one.family).build(one, shape) for one in (config, other))
-        model.begin_with(given)
+        model = family_of(config.family).build(config, shape)
+        model.begin_with(family_of(other.family).build(other, shape))
 
 
 def device_memory_bytes(device: torch.device) -> int:
-    """All memory of a CUDA device, or what the CPU has free, within its container's limit."""
+    """All memory of a CUDA device; for the CPU what is free, within its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return within_container(psutil.virtual_memory().available)
@@ -127,11 +134,11 @@ def measured_rate(
 ) -> float:
     """Images a second of one process on a device: the median of passes forward and backward.
 
-    They begin with one sample and double up to the training's own piece while they are short; the
-    largest ones count. They end after PASSES of the whole piece, after `seconds`, or when they have
-    taken a tenth of what the training will; building the network comes on top. Not in it are
-    updates of the weights and what processes tell each other, and nothing is compiled.
-    Network and piece must fit into the memory.
+    The first pass has one sample. The number doubles up to the training's own piece while passes
+    are short; only passes of the largest number count. They end after PASSES of the whole piece,
+    after `seconds`, or after a tenth of the time of the training; building the network takes more.
+    The rate leaves out updates of the weights and the exchange between processes, and nothing is
+    compiled. Network and piece must fit into the memory.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """
@@ -148,6 +155,7 @@ def measured_rate(
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             passes_seconds.append(time.monotonic() - began)
+            # A short training is not measured for longer than a tenth of itself.
             whole_seconds = training.steps * training.batch / count * passes_seconds[-1]
             if time.monotonic() - first > whole_seconds / 10:
                 break
@@ -157,37 +165,41 @@ def measured_rate(
 
 
 def training_hours(training: TrainingConfig, images_per_second: float, processes: int = 1) -> float:
-    """Hours of all steps on `processes` processes of this rate each."""
+    """Hours of a training on `processes` processes, each with this rate."""
     return training.steps * training.batch / (images_per_second * processes) / 3600
 
 
 def _loss_of(model: Model, training: TrainingConfig, count: int, k: int) -> torch.Tensor:
-    """The loss of `count` made-up samples."""
+    """The mean loss, float32 [], of `count` random samples with k neighbors each."""
     device = model.device
     with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
         return model(model.example(count, k, device)).mean()
 
 
 def _norms_in_float32(model: Model) -> None:
-    """What CUDA's autocast does and the CPU's, under which everything is followed, does not."""
+    """Give norms float32 inputs [*], as CUDA's autocast does.
+
+    The CPU's autocast, with which everything is followed, does not do it.
+    """
     for module in model.modules():
         if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             module.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
 
 
 class _NoBytes(FakeTensorMode):
-    """Tensors have shapes and no bytes; those of a deep copy of a module belong here too."""
+    """Tensors in this mode have shapes and no bytes. A deep copy of a module stays in the mode."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_NoBytes":
         return self
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make, until they are freed."""
+    """Adds up the bytes of the storages that operations make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak = 0
+        self.bytes = 0  # alive now
+        self.peak = 0  # the most that was alive
         self._followed: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -201,6 +213,7 @@ class _LiveBytes(TorchDispatchMode):
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage, unless it is counted already, until it is freed."""
         if storage in self._followed:
             return
         self._followed.add(storage)

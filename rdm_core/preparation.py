@@ -1,8 +1,8 @@
-"""From stored images to a network's input: decoded fast, resized as uint8, sent as uint8,
-normalised where the network is.
+"""From stored images to an image tower's input.
 
-open_clip's own transform works on Pillow images and floats: three times the work on the host, four
-times the bytes.
+Images are decoded fast, resized and sent to the device as uint8, and normalised there. open_clip's
+own transform works on Pillow images and floats: three times the work on the host, and four times
+the bytes.
 """
 
 from collections import deque
@@ -17,21 +17,22 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from rdm_core.decode import decode
+from rdm_core.metadata import JPEG_HEAD
 
 Thing = TypeVar("Thing")
 Made = TypeVar("Made")
 _END: Any = object()
-_JPEG_HEAD = b"\xff\xd8\xff"
+"""Stands for the end of an iterator: no value is it."""
 
 
 def decode_stored(data: bytes) -> np.ndarray:
     """The pixels uint8 [H, W, 3] of an image that this project stored: upright RGB of known size,
-    checked when imported.
+    checked when it was imported.
 
-    JPEG by libjpeg-turbo straight into memory. What that refuses is decoded, or rejected with its
-    reason, by `rdm_core.decode.decode`, as every other format is.
+    libjpeg-turbo decodes a JPEG straight into memory. `rdm_core.decode.decode` decodes what that
+    refuses, or rejects it with its reason, and decodes all other formats.
     """
-    if data.startswith(_JPEG_HEAD):
+    if data.startswith(JPEG_HEAD):
         from torchvision.io import ImageReadMode, decode_jpeg  # with torch's compiler: a second
 
         try:
@@ -45,43 +46,41 @@ def decode_stored(data: bytes) -> np.ndarray:
 
 
 def one_thread() -> None:
-    """Let the calling thread compute alone. torch.set_num_threads would say so to every thread that
-    starts later, too.
-    """
+    """Let the calling thread compute with no other threads."""
+    # torch.set_num_threads would change every thread that starts later, too.
     threadpool_limits(1, user_api="openmp")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What an image tower wants of its input."""
+    """How images are prepared for an image tower."""
 
     size: tuple[int, int]
-    """Height and width in pixels."""
+    """Height and width of its input, (h, w), in pixels."""
     squash: bool
-    """Both sides are scaled to the size; else the shorter one is, and the middle is cut out."""
+    """True: both sides are scaled to the size. False: the shorter side is, and the middle is cut
+    out.
+    """
     mean: tuple[float, ...]
-    """Of the channels, taken off."""
+    """Of each channel, in 0..1: subtracted."""
     std: tuple[float, ...]
-    """Of the channels, divided by."""
+    """Of each channel, in 0..1: what remains is divided by it."""
 
     def resized(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 images [H, W, 3] of any sizes -> uint8 [N, 3, h, w]: bicubic, antialiased, on the
+        """N images uint8 [H, W, 3] of any sizes -> uint8 [N, 3, h, w]: bicubic, antialiased, on the
         CPU.
         """
-        return torch.stack(
-            [self._resized(torch.from_numpy(image).permute(2, 0, 1)) for image in images]
-        )
+        tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        return torch.stack([self._resized(tensor) for tensor in tensors])
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, h, w] -> float32, on the device they are on."""
-        scale = [255 * std for std in self.std]
+        """Images uint8 [N, 3, h, w] -> float32 [N, 3, h, w], on the device that they are on."""
         shift = torch.tensor([255 * mean for mean in self.mean], device=images.device)
-        return (images.float() - shift[:, None, None]) / torch.tensor(scale, device=images.device)[
-            :, None, None
-        ]
+        scale = torch.tensor([255 * std for std in self.std], device=images.device)
+        return (images.float() - shift[:, None, None]) / scale[:, None, None]
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
-        """One image [3, H, W] -> [3, h, w], with open_clip's (that is torchvision's) roundings."""
+        """One image uint8 [3, H, W] -> uint8 [3, h, w], rounded as open_clip (torchvision) does."""
         height, width = image.shape[1:]
         wanted_height, wanted_width = self.size
         if self.squash:
@@ -98,14 +97,14 @@ class Preparation:
 def ahead(
     work: Callable[[Thing], Made], values: Iterable[Thing], threads: int = 1
 ) -> Iterator[Made]:
-    """What `work` makes of each value, in their order, made by other threads while those before are
-    used.
+    """Apply `work` to each value in other threads, and yield the results in order.
 
-    One thread reads the values, `threads` work on them; at most `threads` + 1 results wait.
+    One thread reads the values and `threads` work on them, while the caller uses the results. At
+    most `threads` + 1 results wait.
     """
     unread = iter(values)
-    # Each of these threads would start one more a core for every image, which the encoder's own
-    # then wait for.
+    # Without `one_thread` each worker would start one thread a core for every image, and the
+    # encoder's own threads would wait for them.
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(threads, initializer=one_thread) as pool,
@@ -114,26 +113,27 @@ def ahead(
         def made(read: Future[Any]) -> Any:
             return _END if read.result() is _END else work(read.result())
 
-        coming = deque(
-            pool.submit(made, reader.submit(next, unread, _END)) for _ in range(threads + 1)
-        )
-        while (result := coming.popleft().result()) is not _END:
-            coming.append(pool.submit(made, reader.submit(next, unread, _END)))
+        def start_next() -> None:
+            waiting.append(pool.submit(made, reader.submit(next, unread, _END)))
+
+        waiting: deque[Future[Any]] = deque()
+        for _ in range(threads + 1):
+            start_next()
+        while (result := waiting.popleft().result()) is not _END:
+            start_next()
             yield result
 
 
 def preparation_of(preprocessing: Mapping[str, Any]) -> Preparation | None:
-    """What open_clip's `preprocess_cfg` asks for; None where it is something else than bicubic to a
-    square.
+    """The preparation that open_clip's `preprocess_cfg` describes.
+
+    None where it describes anything but a bicubic scaling to a square.
     """
     size = preprocessing["size"]
     height, width = (size, size) if isinstance(size, int) else size
     mode = preprocessing["resize_mode"]
-    if (
-        preprocessing["interpolation"] != "bicubic"
-        or mode not in ("shortest", "squash")
-        or height != width
-    ):
+    is_bicubic = preprocessing["interpolation"] == "bicubic"
+    if not is_bicubic or mode not in ("shortest", "squash") or height != width:
         return None
     return Preparation(
         (height, width), mode == "squash", tuple(preprocessing["mean"]), tuple(preprocessing["std"])

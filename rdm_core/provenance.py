@@ -1,4 +1,4 @@
-"""Images that say where they came from: a PNG with a JSON record inside."""
+"""Images that say how they were made: a PNG with a JSON record inside."""
 
 import io
 import json
@@ -12,12 +12,12 @@ from rdm_core.errors import RequestError
 
 RECORD = "rdm"
 """Keyword of the PNG text chunk."""
-ALWAYS_TOLD = ("query", "seed", "neighbor_keys")
-"""What every record of ours says; another program may use the same keyword for something else."""
+ALWAYS_THERE = ("query", "seed", "neighbor_keys")
+"""Names that every record of ours has. Other programs may use the keyword for something else."""
 
 
 def encode_png(image: np.ndarray, record: Mapping[str, Any]) -> bytes:
-    """uint8 [H, W, 3] -> PNG bytes with `record` as UTF-8 JSON in an iTXt chunk."""
+    """An image uint8 [H, W, 3] -> the bytes of a PNG; `record` is UTF-8 JSON in an iTXt chunk."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(RECORD, json.dumps(record, ensure_ascii=False, sort_keys=True))
     stream = io.BytesIO()
@@ -26,9 +26,9 @@ def encode_png(image: np.ndarray, record: Mapping[str, Any]) -> bytes:
 
 
 def read_record(data: bytes, where: str) -> dict[str, Any]:
-    """The record inside a PNG. Raises RequestError when there is none, or one that is not ours.
+    """The record inside a PNG; `where` names the file in messages.
 
-    `where` names the file in the message.
+    Raises RequestError when there is no record, or one that is not ours.
     """
     cure = (
         "Only images that `rdm sample` wrote carry one, "
@@ -37,7 +37,7 @@ def read_record(data: bytes, where: str) -> dict[str, Any]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             record = json.loads(image.text[RECORD])  # type: ignore[attr-defined]
-    # Pillow says SyntaxError of some damaged files, and json RecursionError of what is too deep
+    # Pillow raises SyntaxError for some damaged files, and json RecursionError for deep nesting.
     except (
         OSError, KeyError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError
     ) as error:  # fmt: skip
@@ -49,11 +49,11 @@ def read_record(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _is_ours(record: Any) -> bool:
-    """Whether it says what every record of ours says, in plain values and lists of them."""
-    if not isinstance(record, dict) or not set(ALWAYS_TOLD) <= record.keys():
+    """Whether a record has the names of ours, and holds only plain values and lists of them."""
+    if not isinstance(record, dict) or not set(ALWAYS_THERE) <= record.keys():
         return False
     for value in record.values():
-        inside = value if isinstance(value, list) else [value]
-        if any(isinstance(one, dict | list) for one in inside):
-            return False
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict | list):
+                return False
     return True

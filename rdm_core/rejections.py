@@ -1,6 +1,8 @@
-"""Why a file does not become a picture: a vocabulary to count by, and the cause behind what a
-decoder raises.
+"""Why a file does not become a picture: fixed words that can be counted, and the reason behind an
+exception of a decoder.
 """
+
+from collections.abc import Sequence
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -13,7 +15,7 @@ from rdm_core.formats import (
     tiff_tags,
 )
 
-# The vocabulary of ImageRejected.reason: stable, so that it can be counted and filtered on.
+# The values of ImageRejected.reason. They do not change, so that one can count and filter by them.
 REASONS = {
     "missing file": "the data set lists it, but there is no such file",
     "unreadable file": "the operating system would not read it",
@@ -32,9 +34,7 @@ REASONS = {
 
 
 class ImageRejected(Exception):
-    """This file does not become an image. `reason` is one of REASONS; `detail` says more and is
-    for people.
-    """
+    """A file does not become an image. `reason` is one of REASONS; `detail` says more to people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in REASONS, f"{reason!r} is not in the vocabulary REASONS"
@@ -46,8 +46,8 @@ class ImageRejected(Exception):
 
 
 def rejection(error: Exception, data: bytes) -> ImageRejected:
-    """What stands for the exception that a decoder raised at this file. Its text depends on the
-    bytes alone (no addresses).
+    """The rejection for an exception that a decoder raised. Its text depends on the bytes alone: it
+    has no addresses of memory.
     """
     if isinstance(error, UnidentifiedImageError):
         if not is_of_a_readable_format(data):
@@ -62,24 +62,29 @@ def rejection(error: Exception, data: bytes) -> ImageRejected:
 
 
 def _rejection_by_words(words: str, detail: str, data: bytes) -> ImageRejected:
-    """Pillow raises the same types for what it does not know and for what is broken; the words
-    differ.
+    """The rejection by the words of an exception: Pillow raises the same types for an unknown kind
+    of file and for a damaged one.
     """
     if "no meta box found" in words:  # a sequence of pictures (.heics), or nothing at all
         return ImageRejected("unsupported format", "HEIF without a still picture (no meta box)")
-    tags = tiff_tags(data)
+    tags = tiff_tags(data)  # 259 is the compression, 1 is none
     if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
         return ImageRejected("unsupported pixels", f"a TIFF of compression {tags.get(259)}")
     unknown = ("unknown pixel mode", "cannot handle", "unsupported", "not available")
-    if any(said in words for said in unknown):
+    if _contains_any(words, unknown):
         return ImageRejected("unsupported pixels", tiff_kind(tags) if tags else detail)
     ends = ("truncated", "end of file", "cannot read full", "not enough image data")
-    short = any(said in words for said in ends) or _is_cut_webp(data)
-    return ImageRejected("truncated" if short else "damaged", detail)
+    is_short = _contains_any(words, ends) or _is_cut_webp(data)
+    return ImageRejected("truncated" if is_short else "damaged", detail)
+
+
+def _contains_any(text: str, parts: Sequence[str]) -> bool:
+    """Whether a text contains at least one of the parts."""
+    return any(part in text for part in parts)
 
 
 def _is_cut_webp(data: bytes) -> bool:
-    """Whether a WebP is shorter than its header says; its decoder does not tell."""
+    """Whether a WebP is shorter than its header says; its decoder gives another reason."""
     return data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 

@@ -1,7 +1,7 @@
-"""Retrieval for sampling: queries -> the set of vectors the denoiser is given, and where each came
-from.
+"""Retrieval for sampling: queries -> the context of each image, and the rows that it is made of.
 
-B images, K slots in a context, D the encoder's dimension, N rows of the database.
+B images, Q queries, K slots in a context, D the encoder's dimension, N rows of the database. The
+strategies are those of RDM (arXiv 2204.11824, section 3).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,87 +16,91 @@ from rdm_core.search import NO_ROW, NO_SCORE, Searcher
 
 @dataclass(frozen=True)
 class Database:
-    """What is retrieved from: a searcher over unit vectors [N, D] and the vectors' raw norms
-    [N].
-    """
+    """A searcher over unit vectors, and the norms that these had."""
 
     searcher: Searcher
+    """Over unit vectors float16 or float32 [N, D]."""
     norms: np.ndarray
+    """float [N]."""
 
     @property
     def rows(self) -> int:
-        """N."""
+        """The number of rows, N."""
         return len(self.norms)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Unit vectors float32 [..., D] of int rows [...]; NO_ROW gives any vector, to be
-        masked.
-        """
+        """Unit vectors float32 [..., D] of rows int64 [...]. NO_ROW gives any vector: mask it."""
         vectors = np.asarray(self.searcher.vectors[np.maximum(rows, 0)], dtype=np.float32)
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """The contexts of B images, with where each vector came from."""
+    """The contexts of B images, and the row of each vector."""
 
     vectors: np.ndarray
-    """Unit [B, K, D] float32."""
+    """Unit vectors float32 [B, K, D]."""
     norms: np.ndarray
-    """Raw norms [B, K] float32."""
+    """The norms that these had, float32 [B, K]."""
     slots: np.ndarray
-    """What each is, int8 [B, K]: the kinds of `rdm_core.context`."""
+    """The kind of each slot, int8 [B, K]: those of `rdm_core.context`."""
     rows: np.ndarray
-    """Database row int64 [B, K]; NO_ROW where the slot holds the query itself or nothing."""
+    """Database rows int64 [B, K]; NO_ROW where the slot holds the query or nothing."""
     scores: np.ndarray
-    """Cosine with the query float32 [B, K]; 1 for the query itself, NO_SCORE for nothing."""
+    """Cosines with the query float32 [B, K]; 1 for the query itself, NO_SCORE for nothing."""
 
     @property
     def context(self) -> Context:
-        """What the denoiser is given of it."""
+        """The part that a model reads: sets [B, K, D]."""
         return Context.of(self.vectors, self.norms, self.scores, self.slots)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, chosen: np.ndarray) -> "Retrieved":
-        """The contexts of some of the images."""
+        """The contexts of some of the images: int64 [M] or bool [B]."""
         return self._each(lambda array: array[chosen])
 
     def as_one_set(self) -> "Retrieved":
-        """B contexts of one vector -> one context of B vectors."""
+        """B contexts of one vector, [B, 1, D] -> one context of B vectors, [1, B, D]."""
         return self._each(lambda array: array.swapaxes(0, 1))
 
     def without(self, slot: int) -> "Retrieved":
-        """The contexts as if one slot had held nothing."""
+        """The same contexts [B, K, D] with one slot marked as absent."""
         slots = self.slots.copy()
         slots[:, slot] = ABSENT
         return replace(self, slots=slots)
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Retrieved":
-        return Retrieved(**{f.name: change(getattr(self, f.name)) for f in fields(Retrieved)})
+        """Contexts whose arrays [B, K, ...] are changed, each in the same way."""
+        return Retrieved(
+            change(self.vectors), change(self.norms), change(self.slots), change(self.rows),
+            change(self.scores),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What is looked up: unit vectors [Q, D], their raw norms [Q], and whether they are texts."""
+    """Vectors whose neighbors are looked up."""
 
     vectors: np.ndarray
+    """Unit vectors float32 [Q, D]."""
     norms: np.ndarray
+    """The norms that these had, float32 [Q]."""
     texts: bool
+    """Whether they are vectors of texts; else they are of images."""
 
     def take(self, chosen: np.ndarray) -> "Queries":
-        """Some of them, in that order."""
+        """Some of the queries: int64 [M], in that order, or bool [Q]."""
         return Queries(self.vectors[chosen], self.norms[chosen], self.texts)
 
 
 Strategy = Callable[[Queries, "Database | None", int], Retrieved]
+"""Q queries, a database, k -> Q contexts [Q, K, D]."""
 
 
 def query_only(queries: Queries, database: Database | None, k: int) -> Retrieved:
-    """The query's own vector and nothing else: K = 1; needs no database. (Text alone, in the 2022
-    paper's words.)
-    """
+    """The query's own vector and nothing else: [Q, 1, D]. It needs no database."""
     count = len(queries.vectors)
     slots = np.full((count, 1), TEXT if queries.texts else QUERY, np.int8)
     rows, scores = np.full((count, 1), NO_ROW), np.ones((count, 1), np.float32)
@@ -104,7 +108,7 @@ def query_only(queries: Queries, database: Database | None, k: int) -> Retrieved
 
 
 def neighbors_only(queries: Queries, database: Database | None, k: int) -> Retrieved:
-    """The k nearest rows, as in training.
+    """The k nearest rows, as in training: [Q, k, D] (RDM, arXiv 2204.11824: xi_k(x, D)).
 
     Raises RequestError when there is no database or it has fewer than k rows.
     """
@@ -114,38 +118,38 @@ def neighbors_only(queries: Queries, database: Database | None, k: int) -> Retri
 
 
 def query_and_neighbors(queries: Queries, database: Database | None, k: int) -> Retrieved:
-    """The query's own vector, then its k - 1 nearest rows: the 2022 release's default for texts and
-    images.
+    """The query's own vector, then its k - 1 nearest rows: [Q, k, D], the default of the 2022
+    release for texts and images.
     """
     own = query_only(queries, None, 1)
     return own if k == 1 else joined(own, neighbors_only(queries, database, k - 1))
 
 
 def joined(*parts: Retrieved) -> Retrieved:
-    """Contexts side by side: the vectors of all parts [B, K1 + K2 + ...]."""
-    together = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts], axis=1)
-        for f in fields(Retrieved)
-    }
-    return Retrieved(**together)
+    """One context of the vectors of all parts, for each image: [B, K1 + K2 + ..., D]."""
+    arrays = {}
+    for field in fields(Retrieved):
+        of_parts = [getattr(part, field.name) for part in parts]
+        arrays[field.name] = np.concatenate(of_parts, axis=1)
+    return Retrieved(**arrays)
 
 
 def interpolated(a: Queries, b: Queries, shares: Sequence[float]) -> Queries:
-    """Queries on the great circle from each of `a` [Q, D] to its counterpart in `b`, at every share
-    in 0..1: [Q * S, D].
+    """Queries on the great circle from each of `a` [Q, D] to its counterpart in `b` [Q, D], at each
+    of S shares in 0..1: [Q * S, D].
     """
+    # sin((1 - s) w) a + sin(s w) b has the direction of the great circle at s, with w the angle.
     cosine = np.clip((a.vectors * b.vectors).sum(axis=1, keepdims=True), -1, 1)
     angle = np.arccos(cosine)
-    pieces = []
+    vectors, norms = [], []
     for share in shares:
         mixed = np.sin((1 - share) * angle) * a.vectors + np.sin(share * angle) * b.vectors
         flat = (1 - share) * a.vectors + share * b.vectors  # where the two are all but equal
         mixed = np.where(angle < 1e-4, flat, mixed)
-        pieces.append(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
-    norms = np.stack([(1 - share) * a.norms + share * b.norms for share in shares], axis=1).ravel()
-    return Queries(
-        np.stack(pieces, axis=1).reshape(-1, a.vectors.shape[1]).astype(np.float32), norms, a.texts
-    )
+        vectors.append(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
+        norms.append((1 - share) * a.norms + share * b.norms)
+    flat_vectors = np.stack(vectors, axis=1).reshape(-1, a.vectors.shape[1])
+    return Queries(flat_vectors.astype(np.float32), np.stack(norms, axis=1).ravel(), a.texts)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -158,8 +162,9 @@ STRATEGIES: dict[str, Strategy] = {
 def neighbors_from_pool(
     queries: Queries, database: Database, k: int, pool: int, rng: np.random.Generator
 ) -> Retrieved:
-    """k rows drawn at random, nearest first, from each query's `pool` nearest rows
-    (class-conditional sampling).
+    """k rows drawn at random from the `pool` nearest rows of each query, nearest first: [Q, k, D].
+
+    This is how RDM (arXiv 2204.11824) samples a class.
     """
     if pool < k:
         raise RequestError(
@@ -167,18 +172,20 @@ def neighbors_from_pool(
         )
     database = _checked(database, k)
     rows, scores = database.searcher.search(queries.vectors, min(pool, database.rows))
-    chosen = np.sort(
-        np.stack([rng.permutation(rows.shape[1])[:k] for _ in range(len(rows))]), axis=1
-    )
+    # Each query gets k of its pool without repetition; sorted places are nearest first.
+    drawn = [rng.permutation(rows.shape[1])[:k] for _ in range(len(rows))]
+    chosen = np.sort(np.stack(drawn), axis=1)
     return _retrieved_rows(
         database, np.take_along_axis(rows, chosen, 1), np.take_along_axis(scores, chosen, 1)
     )
 
 
 def retrieval_counts(neighbor_rows: np.ndarray, database_rows: int) -> np.ndarray:
-    """How often each database row is among the neighbors [Q, K] of the training queries: int64 [N].
+    """How often each database row is among the neighbors int64 [Q, K] of the training images: int64
+    [N].
 
-    Divided by its sum this is the proposal p_D of the paper's unconditional sampling.
+    Divided by their sum these are the proposal p_D of unconditional sampling: p_D(y) is the number
+    of training images with y among their neighbors, over k |X| (RDM, arXiv 2204.11824, section 3).
     """
     return np.bincount(neighbor_rows[neighbor_rows != NO_ROW], minlength=database_rows)
 
@@ -186,12 +193,12 @@ def retrieval_counts(neighbor_rows: np.ndarray, database_rows: int) -> np.ndarra
 def draw_pseudo_queries(
     counts: np.ndarray, top_m: float, count: int, rng: np.random.Generator, weighted: bool
 ) -> np.ndarray:
-    """Draw database rows [count] as pseudo-queries among the share `top_m` in (0, 1] most often
-    retrieved.
+    """Draw database rows int64 [count] as pseudo-queries from the proposal with counts int64 [N].
 
-    Only rows that were ever retrieved take part; equal counts rank by row. Uniform inside the kept
-    set, or by their counts when `weighted`. Raises RequestError for an impossible share or when no
-    row was ever retrieved.
+    Of the rows that were ever retrieved, only the share `top_m` in (0, 1] with the highest counts
+    takes part (the paper's top-m sampling); equal counts rank by row. They are drawn alike, or when
+    `weighted` in proportion to their counts. Raises RequestError for an impossible share, or when
+    no row was ever retrieved.
     """
     if not 0 < top_m <= 1:
         raise RequestError(
@@ -199,7 +206,8 @@ def draw_pseudo_queries(
             f"{top_m} is not in (0, 1]",
             "Use 1 for every row that was ever retrieved, 0.01 for the top 1 %.",
         )
-    ranked = np.lexsort((np.arange(len(counts)), -counts))[: int((counts > 0).sum())]
+    by_count = np.lexsort((np.arange(len(counts)), -counts))
+    ranked = by_count[: int((counts > 0).sum())]
     if not len(ranked):
         raise RequestError(
             "proposal",
@@ -212,6 +220,7 @@ def draw_pseudo_queries(
 
 
 def _checked(database: Database | None, k: int) -> Database:
+    """The database. Raises RequestError when there is none or it has fewer than k rows."""
     if database is None:
         raise RequestError(
             "database",
@@ -228,13 +237,9 @@ def _checked(database: Database | None, k: int) -> Database:
 
 
 def _retrieved_rows(database: Database, rows: np.ndarray, scores: np.ndarray) -> Retrieved:
+    """The contexts of database rows int64 [B, K] with scores float32 [B, K]."""
     present = rows != NO_ROW
     slots = np.where(present, NEIGHBOR, ABSENT).astype(np.int8)
     norms = np.asarray(database.norms[np.maximum(rows, 0)], dtype=np.float32)
-    return Retrieved(
-        database.vectors(rows),
-        norms,
-        slots,
-        rows,
-        np.where(present, scores, NO_SCORE).astype(np.float32),
-    )
+    scores = np.where(present, scores, NO_SCORE).astype(np.float32)
+    return Retrieved(database.vectors(rows), norms, slots, rows, scores)

@@ -15,50 +15,50 @@ import torch
 from rdm_core.errors import RequestError
 from rdm_core.exact import (
     BLOCKS,
-    HALF,
-    INT8,
-    Found,
-    int8_may_pay,
+    Nearest,
     reduced_queries,
     reduced_tile,
     search_by_bound,
     search_by_bound_on,
     search_tile,
 )
+from rdm_core.reduced import HALF, INT8, int8_may_pay
 
 NO_ROW = -1
 NO_SCORE = -2.0
 EXTRA_ROWS = 8
-"""Asked for beyond k at first, for those that will be left out; more follow for queries that need
-them.
+"""Rows that are looked up beyond k at first, as some will be left out. Queries that need more are
+searched again.
 """
 HELD_BYTES = 2 * 2**30
-"""What a database that is searched again and again may take in memory."""
+"""Memory that a database may take which is searched again and again."""
 TILE_BYTES = 256 * 2**20
-"""Of float32, that a stored float16 database is converted into at a time."""
+"""Size of the float32 tile that a part of a float16 database is converted into."""
 MANY_PRODUCTS = 50_000_000_000
-"""Queries times rows times dimensions from which it pays to look for the fastest way to
+"""Queries times rows times dimensions. From there on it pays to look for the fastest way to
 multiply.
 """
 MOST_NEIGHBORS = 64
-"""For more, so many rows are near the last one that scoring them costs what faiss does."""
+"""Largest k of a search by a bound. Beyond it so many rows are near the last one that to score them
+costs what faiss does.
+"""
 TRIED_SHARE = 1 / 50
-"""Of a search's pairs, to see which way is faster: some queries, at most a block, on a tile's worth
-of rows."""
+"""Share of a search's pairs that is searched both ways, to see which is faster."""
 FEWEST_TRIED = 64
+"""Queries in that trial, at least."""
 FEWER_LATER = 4
-"""Tiles from which on the first one is not like most others."""
+"""Tiles of a search. With more of them, the first one has more candidates than most."""
 
 
 def search_exact(
     queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit queries [Q, D] against unit vectors [N, D] (float16 or float32, memory-mapped or not).
+    """Compare unit queries float32 [Q, D] with unit vectors float16 or float32 [N, D].
 
     Returns rows int64 [Q, k] and scores float32 [Q, k], nearest first, equal scores by row; where k
-    > N the rest is NO_ROW with NO_SCORE. Holds one tile of the database in memory at a time. Large
-    searches go by `rdm_core.exact`, over every GPU or where this CPU is faster so with these data;
-    the others, and queries that it gives up, by faiss.
+    > N the rest is NO_ROW with NO_SCORE. The vectors may be memory-mapped: one tile of them is held
+    in memory at a time. Large searches use `rdm_core.exact` on all GPUs, or on this CPU if that is
+    faster with these data. All other searches, and queries that it gives up, use faiss.
     """
     if len(queries) * vectors.size < MANY_PRODUCTS or k > min(MOST_NEIGHBORS, len(vectors)):
         return search_in_fp32(queries, vectors, k, tile_rows)
@@ -70,18 +70,16 @@ def search_exact(
     else:
         return search_in_fp32(queries, vectors, k, tile_rows)
     if given_up.any():
-        found = search_in_fp32(queries[given_up], vectors, k, tile_rows)
-        rows[given_up], scores[given_up] = found
+        rows[given_up], scores[given_up] = search_in_fp32(queries[given_up], vectors, k, tile_rows)
     return rows, scores
 
 
 def int8_pays(queries: np.ndarray, vectors: np.ndarray, k: int) -> bool:
-    """Whether this CPU searches these data faster by int8 than by faiss, measured the whole way
-    from stored rows to scores in fp32 on some of the queries and rows, evenly spread.
+    """Whether this CPU searches vectors [N, D] for queries [Q, D] faster by int8 than by faiss.
 
-    Reducing the rows, which all queries share, counts by the share that is tried, and queries that
-    are given up count twice. The first tile of a search, which is what is tried here, has the most
-    candidates: where FEWER_LATER or more follow, int8 may be a fifth slower in it.
+    Both ways are measured on some of the queries and rows, evenly spread, from stored rows to
+    scores in fp32. All queries share the work of reducing the rows, so only the share of the tried
+    queries counts. Queries that are given up count twice.
     """
     if not int8_may_pay():
         return False
@@ -93,22 +91,25 @@ def int8_pays(queries: np.ndarray, vectors: np.ndarray, k: int) -> bool:
     began = clock()
     search_in_fp32(some, rows, k)
     plain = clock() - began
+    # What is tried is like the first tile, which has the most candidates. Where many tiles follow,
+    # int8 may be a fifth slower in it.
     allowed = plain * (1.2 if len(vectors) > FEWER_LATER * blocks.rows else 1.0)
     began = clock()
     tile = reduced_tile(rows, 0, len(rows), INT8)
     reducing = (clock() - began) * len(some) / len(queries)
     for _ in range(3):  # the first try may have something to set up
         began = clock()
-        found = Found.of(len(some), k, torch.device("cpu"))
-        search_tile(reduced_queries(some, INT8), tile, 0, found, INT8, blocks)
-        again = float(found.result()[2].mean()) * plain
+        nearest = Nearest.of(len(some), k, torch.device("cpu"))
+        search_tile(reduced_queries(some, INT8), tile, 0, nearest, INT8, blocks)
+        _, _, given_up = nearest.result()
+        again = float(given_up.mean()) * plain
         if clock() - began + reducing + again < allowed:
             return True
     return False
 
 
 def _spread(vectors: np.ndarray, count: int) -> np.ndarray:
-    """At most so many of them, evenly spread."""
+    """At most `count` of the vectors [N, D], evenly spread."""
     at = np.linspace(0, len(vectors) - 1, min(count, len(vectors)))
     return vectors[at.astype(np.int64)]
 
@@ -116,7 +117,10 @@ def _spread(vectors: np.ndarray, count: int) -> np.ndarray:
 def search_in_fp32(
     queries: np.ndarray, vectors: np.ndarray, k: int, tile_rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same by faiss; in one go where the vectors are float32 and may be held in memory."""
+    """The same as `search_exact`, by faiss: queries [Q, D], vectors [N, D].
+
+    Vectors that are float32 and may be held in memory are searched at once, others in tiles.
+    """
     tile_rows = tile_rows or rows_of_a_tile(vectors)
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
@@ -128,6 +132,7 @@ def search_in_fp32(
         if tile.dtype != np.float32:
             tile = room[: len(tile)].copy_(torch.from_numpy(np.array(tile))).numpy()
         near, at = _nearest(queries, tile, k)
+        # Merge with the tiles before: nearest first, equal scores by row.
         rows = np.concatenate([rows, at + start], axis=1)
         scores = np.concatenate([scores, near], axis=1)
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
@@ -136,8 +141,10 @@ def search_in_fp32(
 
 
 def rows_of_a_tile(vectors: np.ndarray) -> int:
-    """How many rows are searched at once: every one that needs no conversion and may be held, else
-    TILE_BYTES of them. A tile costs a list of k rows to be merged, whatever its size.
+    """How many rows of vectors [N, D] are searched at once.
+
+    All of them if they need no conversion and may be held in memory, else TILE_BYTES of them. Each
+    tile costs one merge, whatever its size, so tiles are large.
     """
     if vectors.dtype == np.float32 and vectors.nbytes <= HELD_BYTES:
         return max(1, len(vectors))
@@ -145,9 +152,10 @@ def rows_of_a_tile(vectors: np.ndarray) -> int:
 
 
 def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows [Q, k] of one tile. Which of the rows that tie for the last place faiss keeps
-    is chance; here the lowest are kept, so that equal vectors in a database give the same neighbors
-    however it is tiled.
+    """The nearest rows of one tile [N, D] to queries [Q, D]: scores float32 and rows int64 [Q, k].
+
+    Where several rows tie for the last place, faiss keeps any of them. Here the first rows are
+    kept, so that the tiles' size does not change the result.
     """
     scores, rows = faiss.knn(
         queries, tile, min(k + 1, len(tile)), metric=faiss.METRIC_INNER_PRODUCT
@@ -161,14 +169,13 @@ def _nearest(queries: np.ndarray, tile: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def held(vectors: np.ndarray, most_bytes: int = HELD_BYTES) -> np.ndarray:
-    """Vectors [N, D] as float32 in memory, for many searches, where that takes no more than
-    `most_bytes`; else as they are.
+    """Vectors [N, D] as float32 in memory, for many searches, if they fit into `most_bytes`.
+
+    Larger ones are returned as they are, float16 or float32.
     """
-    return (
-        np.ascontiguousarray(vectors, dtype=np.float32)
-        if 4 * vectors.size <= most_bytes
-        else vectors
-    )
+    if 4 * vectors.size > most_bytes:
+        return vectors
+    return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 def search_neighbors(
@@ -179,30 +186,33 @@ def search_neighbors(
     k: int,
     score_cap: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbors [Q, k] of unit queries [Q, D], without the rows that are no answer.
+    """Exact neighbors of unit queries [Q, D] in unit vectors [N, D], without banned rows.
 
-    These are the rows of the query's own group (crops of one image, works of one author: object
-    arrays [Q] and [N], or [Q, G] and [N, G] for several kinds of group; None belongs to no group)
-    and, below a cap of 1, rows whose score is above it, which are near-duplicates. Exact because a
-    query whose list came out too short is asked again for more rows.
+    Returns rows int64 and scores float32 [Q, k] as `search_exact` does. Banned are rows of the
+    query's own group and, with a cap below 1, near-duplicates, whose score is above the cap. Groups
+    are object arrays [Q] and [N], or [Q, G] and [N, G] for G kinds of groups: crops of one image,
+    works of one author; None is no group. A query that gets fewer than k rows is searched again for
+    more.
     """
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
-    query_groups, database_groups = (
-        groups.astype(object).reshape(len(groups), -1) for groups in (query_groups, database_groups)
-    )
+    query_groups = query_groups.astype(object).reshape(len(query_groups), -1)
+    database_groups = database_groups.astype(object).reshape(len(database_groups), -1)
     pending, extra = np.arange(len(queries)), EXTRA_ROWS
     while len(pending):
-        asked = min(k + extra, len(vectors))
-        near, at = search_exact(queries[pending], vectors, max(asked, k))
-        banned = _in_group(query_groups[pending], database_groups, near)
+        looked_up = min(k + extra, len(vectors))
+        near_rows, near_scores = search_exact(queries[pending], vectors, max(looked_up, k))
+        banned = _in_group(query_groups[pending], database_groups, near_rows)
         if score_cap < 1:
-            banned |= at > score_cap
-        banned &= near != NO_ROW
+            banned |= near_scores > score_cap
+        banned &= near_rows != NO_ROW
+        # A stable sort moves banned rows to the end and keeps the order of the others.
         order = np.argsort(banned, axis=1, kind="stable")[:, :k]
-        near, at, gone = (np.take_along_axis(values, order, 1) for values in (near, at, banned))
-        rows[pending], scores[pending] = np.where(gone, NO_ROW, near), np.where(gone, NO_SCORE, at)
-        pending = pending[gone.any(axis=1)] if asked < len(vectors) else pending[:0]
+        banned = np.take_along_axis(banned, order, 1)
+        rows[pending] = np.where(banned, NO_ROW, np.take_along_axis(near_rows, order, 1))
+        scores[pending] = np.where(banned, NO_SCORE, np.take_along_axis(near_scores, order, 1))
+        # Look up more rows for queries that got fewer than k, unless all rows were looked up.
+        pending = pending[banned.any(axis=1)] if looked_up < len(vectors) else pending[:0]
         extra *= 4
     return rows, scores
 
@@ -210,21 +220,24 @@ def search_neighbors(
 def _in_group(
     query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Whether each row [Q, K] is of its query's own group, in any kind of group."""
-    banned = np.zeros(rows.shape, bool)
-    for queries, database in zip(query_groups.T, database_groups.T, strict=True):
-        known = np.fromiter((query is not None for query in queries), bool, len(queries))
-        banned |= (database[rows] == queries[:, None]) & known[:, None]
-    return banned
+    """Whether each row int64 [Q, K] is of its query's own group, in any kind: bool [Q, K].
+
+    Groups are object arrays [Q, G] and [N, G].
+    """
+    own = np.zeros(rows.shape, bool)
+    for of_queries, of_database in zip(query_groups.T, database_groups.T, strict=True):
+        is_group = np.array([group is not None for group in of_queries], bool)
+        own |= (of_database[rows] == of_queries[:, None]) & is_group[:, None]
+    return own
 
 
 def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
     """Build an approximate inner-product index over unit vectors [N, D] with autofaiss, save it,
-    return its recipe.
+    and return its recipe.
 
-    autofaiss chooses the recipe by size and the `memory` the index may take; what it chose is
-    recorded because its tuning is by stopwatch. Building takes up to as much again. Raises
-    RequestError when the memory is not enough.
+    autofaiss chooses the recipe by the number of vectors and by the `memory` that the index may
+    take. Its tuning measures time, so two calls may differ: record the recipe. Building takes up to
+    as much memory again. Raises RequestError when the memory is not enough.
     """
     import autofaiss  # with pandas and more: half a second that a search does not need
     from autofaiss.utils.cast import cast_bytes_to_memory_string, cast_memory_to_bytes
@@ -236,9 +249,9 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
         metric_type="ip",
         max_index_memory_usage=memory,
         current_memory_available=with_room,
-        # it would set this process to all cores, and leave it so
+        # Without it autofaiss would set this process to all cores, and leave it so.
         nb_cores=faiss.omp_get_max_threads(),
-        verbose=logging.CRITICAL,  # what it would say is in the exception
+        verbose=logging.CRITICAL,  # the exception below says what matters
     )
     if index is None:
         what = (
@@ -251,7 +264,7 @@ def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:
 
 
 def unit_queries(vectors: np.ndarray, dimension: int, where: str | Path) -> np.ndarray:
-    """Vectors from outside, [D] or [Q, D] of any length, as queries: unit float32 [Q, D].
+    """Turn vectors of any length and numeric type, [D] or [Q, D], into unit queries float32 [Q, D].
 
     Raises RequestError for another dimension, for NaN or infinity, and for a vector of zeros.
     """
@@ -288,12 +301,12 @@ class Setting:
 def tune_index(
     path: Path, queries: np.ndarray, exact: np.ndarray, recall_target: float
 ) -> list[Setting]:
-    """Set a saved index to the least effort that finds `recall_target` of the exact rows [Q, K] of
-    queries [Q, D], or to its most if none does.
+    """Set a saved index to the least effort with which it finds the share `recall_target` of the
+    exact rows int64 [Q, K] of queries float32 [Q, D], or to its greatest effort if none does.
 
-    Efforts double from 8 to 4,096; each that was tried is returned with its recall and latency, the
-    chosen one last. An index without an effort to set (Flat) gives one row. Unlike autofaiss's
-    tuning, the clock has no say in what is chosen.
+    Efforts double from 8 to 4,096. Each effort that was tried is returned with its recall and
+    latency, the chosen one last. An index without an effort to set (Flat) gives one row. Unlike
+    autofaiss's tuning, this choice does not depend on time.
     """
     index = faiss.read_index(str(path))
     measured: list[Setting] = []
@@ -308,46 +321,48 @@ def tune_index(
 
 
 def _settings(index: Any) -> list[str]:
-    inner = faiss.downcast_index(
-        index.index if isinstance(index, faiss.IndexPreTransform) else index
-    )
-    name = {"IndexHNSW": "efSearch", "IndexIVF": "nprobe"}
-    kind = next(
-        (word for base, word in name.items() if isinstance(inner, getattr(faiss, base))), None
-    )
-    most = inner.nlist if kind == "nprobe" else 4096
-    return (
-        [f"{kind}={effort}" for effort in (2**n for n in range(3, 13)) if effort < 2 * most]
-        if kind
-        else [""]
-    )
+    """The settings of an index to try, from the least effort on; [""] where nothing can be set."""
+    is_wrapped = isinstance(index, faiss.IndexPreTransform)
+    inner = faiss.downcast_index(index.index if is_wrapped else index)
+    if isinstance(inner, faiss.IndexHNSW):
+        name, most = "efSearch", 4096
+    elif isinstance(inner, faiss.IndexIVF):
+        name, most = "nprobe", inner.nlist  # lists to look into: no more than there are
+    else:
+        return [""]
+    settings, effort = [], 8
+    while effort <= 4096 and effort < 2 * most:
+        settings.append(f"{name}={effort}")
+        effort *= 2
+    return settings
 
 
 def measured_setting(index: Any, setting: str, queries: np.ndarray, exact: np.ndarray) -> Setting:
-    """Recall of the exact rows [Q, K], and latency, of a faiss index as it is set, asked one query
-    of [Q, D] at a time.
+    """Measure a faiss index as it is set: recall of the exact rows int64 [Q, K], and latency.
+
+    The queries float32 [Q, D] are searched one at a time.
     """
-    found, milliseconds = [], []
+    rows_of_each, milliseconds = [], []
     for query in np.ascontiguousarray(queries, dtype=np.float32):
         began = time.perf_counter()
-        found.append(index.search(query[None], exact.shape[1])[1][0])
+        _, rows = index.search(query[None], exact.shape[1])
+        rows_of_each.append(rows[0])
         milliseconds.append(1000 * (time.perf_counter() - began))
     p50, p95 = np.quantile(milliseconds, [0.5, 0.95]).round(3).tolist()
-    return Setting(setting, round(recall_at_k(np.stack(found), exact), 4), p50, p95)
+    return Setting(setting, round(recall_at_k(np.stack(rows_of_each), exact), 4), p50, p95)
 
 
 class Searcher:
-    """Answers queries over one database: by its approximate index if it has one, exactly
-    otherwise.
-    """
+    """Searches one database: by its approximate index if it has one, exactly otherwise."""
 
     def __init__(self, vectors: np.ndarray, faiss_file: Path | None = None) -> None:
+        """Unit vectors float16 or float32 [N, D], and the file of an index over them, if any."""
         self.vectors = vectors
         self.index = faiss.read_index(str(faiss_file), faiss.IO_FLAG_MMAP) if faiss_file else None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Unit queries [Q, D] -> rows int64 [Q, k], scores float32 [Q, k], nearest first, NO_ROW
-        where there are fewer.
+        """Unit queries float32 [Q, D] -> rows int64 and scores float32 [Q, k], nearest first;
+        NO_ROW where there are fewer.
         """
         if self.index is None:
             return search_exact(queries, self.vectors, k)
@@ -355,12 +370,14 @@ class Searcher:
         return rows, np.where(rows == NO_ROW, NO_SCORE, scores).astype(np.float32)
 
 
-def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact rows [Q, K] that the found rows [Q, K] contain, NO_ROW not counted; 1
-    where there is none.
+def recall_at_k(rows: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact rows int64 [Q, K] that `rows` int64 [Q, K] contains.
+
+    NO_ROW does not count; the share is 1 where there is no exact row.
     """
-    hits = sum(
-        len(set(f[f != NO_ROW]) & set(e[e != NO_ROW])) for f, e in zip(found, exact, strict=True)
-    )
+    hits = 0
+    for of_query, wanted_of_query in zip(rows, exact, strict=True):
+        shared = set(of_query) & set(wanted_of_query)
+        hits += len(shared - {NO_ROW})
     wanted = int((exact != NO_ROW).sum())
     return hits / wanted if wanted else 1.0

@@ -1,8 +1,7 @@
-"""The training loop, one flat function. It knows losses, and nothing of what a model's family makes
-them of.
+"""The training loop, one flat function. It knows a model's losses, and nothing else of its family.
 
-Every random choice of a step is a function of (seed, step), so the state that resumes is weights,
-their running means, the optimiser's moments and the step, nothing else.
+Every random choice of a step is a function of (seed, step). So the state from which a run resumes
+is only the weights, their running means, the optimiser's moments and the step.
 """
 
 import time
@@ -25,6 +24,7 @@ from rdm_core.data import TrainingData, rows_of_step, training_context
 from rdm_core.families.family import Inputs, Model
 
 TrainingState = dict[str, np.ndarray]
+"""Everything that a run resumes from, by name: arrays of any shapes."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Hooks:
     """Where the loop reports to; it knows nothing of files."""
 
     log: Callable[[Mapping[str, Any], Mapping[str, float]], None]
-    """Takes one record of metrics, equal in every run of equal parameters, and the speed, which is
+    """Takes one record of metrics, which equal parameters give again, and the speed, which they do
     not.
     """
     save: Callable[[int, TrainingState], None]
     """Takes (steps done, everything needed to resume)."""
     stopping: Callable[[], bool] = lambda: False
-    """Asked after every step; when it says yes, the state is saved and TrainingStopped raised. One
-    process only.
+    """Called after every step. When it returns True, the state is saved and TrainingStopped raised.
+    For runs of one process.
     """
     snapshot: Callable[[int, TrainingState], None] = lambda step, means: None
     """Takes (steps done, the means of posthoc_ema) every `snapshot_steps`."""
@@ -54,8 +54,9 @@ class TrainingStopped(Exception):
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Rate of step 0..steps-1: linear warm-up, constant, and a linear cool-down over the last share
-    if one is asked for.
+    """The learning rate of a step in 0..steps-1.
+
+    It rises linearly (warm-up), stays constant, and with a `cooldown` falls linearly at the end.
     """
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
@@ -70,9 +71,11 @@ def step_inputs(
     step: int,
     mine: slice,
 ) -> Inputs:
-    """Draw everything random of a step for the whole batch, and read this process's share `mine` of
-    it.
+    """The inputs of a step for this process's share `mine` of the batch: b samples, [b, ...].
+
+    Everything random is drawn for the whole batch: how it is divided changes nothing.
     """
+    # Runs with different seeds share no generator in their first million steps.
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     rows = rows_of_step(len(data), config.batch, step, config.seed)
     retrieved = training_context(data, context, model.reads.query, rows, config.seed, step, mine)
@@ -91,7 +94,8 @@ def train(  # noqa: C901 - the one long function
 ) -> Model:
     """Train until `config.steps` and return the model with its running-mean weights.
 
-    `resume` is what `hooks.save` was last given. The batch is divided over Accelerate's processes.
+    `resume` is what `hooks.save` was last given: the step and arrays [*]. The batch is divided over
+    Accelerate's processes.
     """
     # -- set up: network, optimiser, running mean, devices
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
@@ -134,6 +138,7 @@ def train(  # noqa: C901 - the one long function
         step_loss = torch.zeros((), device=accelerator.device)
         for number, rows in enumerate(torch.arange(share).split(piece)):
             last = number + 1 == execution.accumulate
+            # Processes exchange gradients once a step: with the last piece.
             with nullcontext() if last else accelerator.no_sync(trained):
                 each = trained(inputs.rows(rows).to(accelerator.device))
                 loss = each.mean() / execution.accumulate
@@ -153,7 +158,7 @@ def train(  # noqa: C901 - the one long function
         # -- report
         done = step + 1
         keep = done % reporting.checkpoint_steps == 0 or done == config.steps
-        # no state is kept whose losses nobody has looked at
+        # No state is kept before its losses were found to be finite.
         if done % reporting.log_steps == 0 or keep:
             mean_loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
             if not np.isfinite([mean_loss, float(gradient_norm)]).all():
@@ -171,7 +176,7 @@ def train(  # noqa: C901 - the one long function
                 hooks.log(record | {"learning_rate": learning_rate(config, step)}, speed)
             losses.clear()
 
-        # -- keep means to mix others of
+        # -- keep snapshots, of which means of other lengths are mixed after the training
         snapshot = done % config.snapshot_steps == 0 or done == config.steps
         if power_means and snapshot and accelerator.is_main_process:
             hooks.snapshot(done, arrays_of(power_means.state()))
@@ -182,6 +187,7 @@ def train(  # noqa: C901 - the one long function
             means = arrays_of(power_means.state()) if power_means else {}
             hooks.save(done, capture_state(model, ema, optimizer, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
+            # The model shows itself with the running mean; then its own weights come back.
             ema.store(model.parameters())
             ema.copy_to(model.parameters())
             hooks.show(done, model.eval())
@@ -196,8 +202,9 @@ def train(  # noqa: C901 - the one long function
 
 
 def piece_size(config: TrainingConfig, execution: ExecutionConfig, processes: int) -> int:
-    """Samples that each process works through at a time. Raises ValueError when the batch cannot be
-    divided so.
+    """How many samples each process works through at a time.
+
+    Raises ValueError when the batch cannot be divided like that.
     """
     if config.batch % (processes * execution.accumulate):
         pieces = f"{processes} processes times {execution.accumulate} pieces"
@@ -207,25 +214,26 @@ def piece_size(config: TrainingConfig, execution: ExecutionConfig, processes: in
 
 @torch.no_grad()
 def forward_flops(model: Model) -> int:
-    """Floating-point operations of one image's forward pass with one neighbor, counted while it
-    runs; a product and its sum count as two.
+    """Floating-point operations of the forward pass of one image with one neighbor.
+
+    They are counted in a pass; a product and its sum count as two.
     """
     training = model.training
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng([]):
-        model.eval()  # what counts while it is trained does not count this
+        model.eval()  # so that no layer takes this pass for a step of the training
         model(model.example(1, 1, model.device))
     model.train(training)
     return counter.get_total_flops()
 
 
 def matmul_flops_per_second(device: torch.device, precision: str, seconds: float = 0.1) -> float:
-    """What this device reaches on one large matrix product in a precision: the limit that
-    utilisation is a share of.
+    """Operations a second of a large matrix product [size, size] on a device in a precision.
+
+    The utilisation of a training is its share of this.
     """
     size = 1024 if device.type == "cpu" else 8192
-    matrix = torch.ones(
-        size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
-    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     matrix @ matrix  # the first one loads the library
     wait()
@@ -243,8 +251,9 @@ def capture_state(
     optimizer: torch.optim.Optimizer,
     losses: Sequence[torch.Tensor] = (),
 ) -> TrainingState:
-    """Weights, running mean, optimiser moments, buffers, and the losses of the steps that no line
-    of metrics has told of yet, as named arrays.
+    """Weights, running mean, optimiser moments and buffers, arrays [*] on the host, by name.
+
+    Also the losses float32 [] of the steps that no line of metrics holds yet.
     """
     parameters = dict(model.named_parameters())
     names = list(parameters)
@@ -264,13 +273,15 @@ def capture_state(
 
 
 def kept_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers that belong to a model's state, by name."""
-    parameters = dict(model.named_parameters())
-    return {name: value for name, value in model.state_dict().items() if name not in parameters}
+    """The buffers [*] that belong to a model's state, by name."""
+    buffers = dict(model.state_dict())
+    for name, _ in model.named_parameters():
+        buffers.pop(name, None)
+    return buffers
 
 
 def set_running_mean(model: nn.Module, state: TrainingState) -> None:
-    """Give a model the running mean of its parameters, and its buffers, from a state.
+    """Give a model the running mean of its parameters [*], and its buffers, from a state.
 
     Raises KeyError naming the first tensor that the state lacks.
     """
@@ -282,15 +293,16 @@ def set_running_mean(model: nn.Module, state: TrainingState) -> None:
 
 
 def arrays_of(tensors: Mapping[str, torch.Tensor]) -> TrainingState:
-    """Copies on the host."""
+    """Copies [*] on the host."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def restore_state(
     state: TrainingState, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> list[torch.Tensor]:
-    """Undo `capture_state`; returns the pending losses. Raises KeyError naming the first tensor
-    that the state lacks.
+    """Undo `capture_state`, and return the pending losses, float32 [] each.
+
+    Raises KeyError naming the first tensor that the state lacks.
     """
     names = [name for name, _ in model.named_parameters()]
     with torch.no_grad():
@@ -302,6 +314,7 @@ def restore_state(
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, array in state.items():
         if name.startswith("adam/"):
+            # adam/<moment>/<parameter>; torch counts parameters in place of naming them
             _, key, parameter_name = name.split("/", 2)
             moment = torch.from_numpy(array.copy())
             moments.setdefault(names.index(parameter_name), {})[key] = moment

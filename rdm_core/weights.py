@@ -1,4 +1,4 @@
-"""A weights folder's model card: what was learned, from what, and under which licences that was."""
+"""The model card of a weights folder: what was learned, from which data, with which licences."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,18 @@ from rdm_core.families.facts import RunFacts
 
 
 def model_card(name: str, facts: RunFacts, licences: Mapping[str, int]) -> str:
-    """What the folder is, in words: how to use it, what it was trained on, and under which licences
-    that was.
+    """The card's text: what the model is, how it is used, and what it was trained on.
+
+    `licences` has how many images of the database have each licence.
     """
     encoder = facts.encoder
-    rows = "\n".join(f"| {licence} | {count:,} |" for licence, count in licences.items())
-    inputs = "\n".join(
-        f"| {role} | {one.name} | {one.id} | {one.fingerprint} |"
-        for role, one in facts.trained_on.items()
-    )
+    licence_rows = []
+    for licence, count in licences.items():
+        licence_rows.append(f"| {licence} | {count:,} |")
+    input_rows = []
+    for role, version in facts.trained_on.items():
+        input_rows.append(f"| {role} | {version.name} | {version.id} | {version.fingerprint} |")
+    inputs, licence_table = "\n".join(input_rows), "\n".join(licence_rows)
     return f"""---
 library_name: diffusers
 tags: [retrieval-augmented, {facts.family}]
@@ -35,7 +38,7 @@ the database that they come from can be changed without training.
 
 | licence of a database image | images |
 |---|---|
-{rows}
+{licence_table}
 
 Use: `rdm sample --run {name} --text "..."`, or `rdm_core.families.load_model`. All that is known of
 the model stands in `model.json`.

@@ -1,9 +1,9 @@
-"""The families of models behind one database: p(image | what was retrieved), in several ways.
+"""The families of models behind one database: different ways to model p(image | its neighbors).
 
-A family is a folder with `config.py` (what can be chosen, importing no torch: `Config`, `Draw`) and
-`model.py` (`build` and `load`, which give a `rdm_core.families.family.Model`, and
-`import_networks`, which imports now what they will). They do not import
-each other.
+A family is a folder with two files. `config.py` has what can be chosen, `Config` and `Draw`, and
+imports no torch. `model.py` has `build` and `load`, which make a `rdm_core.families.family.Model`,
+and `import_networks`, which imports the libraries that those two need. Families do not import each
+other.
 """
 
 import json
@@ -23,12 +23,12 @@ FACTS_FILE = "model.json"
 
 
 def config_of(family: str) -> type[ModelConfig]:
-    """The class of what can be chosen about a family's models."""
+    """The class of the configuration of a family's models."""
     return import_module(f"{FAMILIES[family]}.config").Config
 
 
 def draw_settings(family: str) -> type[DrawConfig]:
-    """The class of what can be chosen about drawing from a family's models."""
+    """The class of the settings for drawing from a family's models."""
     return import_module(f"{FAMILIES[family]}.config").Draw
 
 
@@ -38,9 +38,9 @@ def family_of(name: str) -> Any:
 
 
 def read_facts(directory: Path) -> RunFacts:
-    """The facts in a weights folder, without loading weights.
+    """Read the facts in a weights folder, without its weights.
 
-    Raises WeightsError when the folder is none of this version.
+    Raises WeightsError when the folder is no weights folder of this version.
     """
     path = directory / FACTS_FILE
     try:
@@ -58,18 +58,17 @@ def read_facts(directory: Path) -> RunFacts:
 
 
 def load_model(directory: Path, facts: RunFacts, space: Any) -> Any:
-    """The `rdm_core.families.family.Model` in a weights folder, in evaluation mode, with the latent
-    space it works in.
+    """Load the `rdm_core.families.family.Model` in a weights folder, in evaluation mode.
 
-    Raises WeightsError when the folder's weights are not those that its facts tell of.
+    `space` is its latent space. Raises WeightsError when the folder's weights do not fit its facts.
     """
     return family_of(facts.family).load(directory, read_config(directory, facts), facts, space)
 
 
 def read_config(directory: Path, facts: RunFacts) -> ModelConfig:
-    """What was chosen about the model in a weights folder.
+    """Read the configuration of the model in a weights folder.
 
-    Raises WeightsError when its family does not know what its facts tell of.
+    Raises WeightsError when its family does not know such a configuration.
     """
     try:
         return config_of(facts.family).of(facts.model)

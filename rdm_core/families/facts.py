@@ -1,4 +1,4 @@
-"""What is known of a model beside its weights: what it reads, what it is built for, what it is of.
+"""What is known of a model beside its weights: its shapes, and the data that it was trained on.
 
 Importing this file costs nothing.
 """
@@ -15,7 +15,7 @@ Stored = Literal["pixels", "moments", "codes"]
 
 @dataclass(frozen=True)
 class Reads:
-    """What a family wants of the training data beside the vectors of neighbors."""
+    """What a family needs of the training data beside the vectors of neighbors."""
 
     stored: tuple[Stored, ...] = ("pixels", "moments")
     """Latents that it can be trained on."""
@@ -47,7 +47,7 @@ class ModelConfig(Config):
 
     @property
     def reads(self) -> Reads:
-        """What such a model wants of the training data."""
+        """What such a model needs of the training data."""
         return Reads()
 
     @property
@@ -58,14 +58,14 @@ class ModelConfig(Config):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model is built for."""
+    """The latents [C, side, side] and vectors [D] that a model is built for."""
 
     channels: int
-    """Of a final latent."""
+    """Channels of a final latent, C."""
     side: int
-    """Of a latent."""
+    """Side of a latent."""
     dimension: int
-    """Of a context's vectors, D."""
+    """Dimension of a context's vectors, D."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Version:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What somebody with the weights alone needs to know. Saved beside them as `model.json`."""
+    """What one needs to know to use a model's weights. Saved beside them as `model.json`."""
 
     family: str
     """One of `rdm_core.families.FAMILIES`."""
@@ -93,13 +93,13 @@ class RunFacts:
     encoder: Mapping[str, Any]
     """Identity of the encoder of its contexts: model, weights_sha256, dimension, ..."""
     vectors_of: str
-    """What the vectors of its database are of: image, text or document."""
+    """What each vector of its database stands for: image, text or document."""
     encoder_weights: str
     """Where that encoder's weights come from: a tag, a file."""
     space: Mapping[str, Any]
     """Identity of its latent space: autoencoder, weights_sha256, channels, factor."""
     space_path: str
-    """Where that autoencoder lies: pixels, a folder, a hub id, or a folder beside the weights."""
+    """Where that autoencoder is: pixels, a folder, a hub id, or a folder beside the weights."""
     latent_side: int
     """Side of a latent."""
     k: int
@@ -107,31 +107,35 @@ class RunFacts:
     random_k: bool
     """Whether it was trained with any number of them up to k."""
     neighbor_dropout: float
-    """Share of samples it was trained on without neighbors; 1: it never saw one."""
+    """Share of samples it was trained on without neighbors; 1: it never saw a neighbor."""
     steps: int
-    """Optimiser steps; 0 where nobody told."""
+    """Optimiser steps; 0 where they are unknown."""
     parameters: int
     """Trainable numbers."""
     trained_on: Mapping[str, Version] = field(default_factory=dict)
-    """Role (latents, neighbors, database, index) -> artifact; empty where nobody told."""
+    """Role (latents, neighbors, database, index) -> artifact; empty where they are unknown."""
     ema_length: float | None = None
-    """Of the running mean that was chosen after the training, if one was."""
+    """Length of the running mean, if one was chosen after the training."""
     converted_from: Mapping[str, Any] | None = None
     """The released file it was read from: file, layout, ema."""
 
     @property
     def shape(self) -> Shape:
-        """What the model is built for."""
+        """The latents and vectors that the model is built for."""
         return Shape(self.space["channels"], self.latent_side, self.encoder["dimension"])
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "RunFacts":
-        """From the JSON of a `model.json`. Raises ValueError naming what is absent or unknown."""
-        names = {one.name for one in fields(cls)}
-        if unknown := sorted(told.keys() - names):
+    def of(cls, record: Mapping[str, Any]) -> "RunFacts":
+        """Make it of the JSON of a `model.json`. Raises ValueError naming what is absent or
+        unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(record.keys() - names):
             raise ValueError(f"{', '.join(unknown)}: unknown")
-        trained_on = {role: Version(**one) for role, one in told.get("trained_on", {}).items()}
+        trained_on = {}
+        for role, version in record.get("trained_on", {}).items():
+            trained_on[role] = Version(**version)
         try:
-            return cls(**{**told, "trained_on": trained_on})
+            return cls(**{**record, "trained_on": trained_on})
         except TypeError as error:
             raise ValueError(str(error)) from error

@@ -24,46 +24,48 @@ from rdm_core.latents import LatentSpace
 
 @dataclass(frozen=True)
 class Inputs:
-    """Some samples of a training step, and everything random of it. A family adds its tensors, and
-    None for those that it may do without.
+    """Some samples of a training step with all of their random numbers.
+
+    A family adds its own tensors [B, ...]; those that it does not need are None.
     """
 
     context: Context
-    """B sets."""
+    """B sets [B, K, D]."""
 
     def __len__(self) -> int:
         return len(self.context.vectors)
 
     def rows(self, chosen: slice | torch.Tensor) -> Self:
-        """Those of some samples."""
+        """The inputs of some samples: a slice, or int64 [M]."""
         return self._each(lambda v: v.rows(chosen) if isinstance(v, Context) else v[chosen])
 
     def to(self, device: torch.device) -> Self:
-        """Themselves on a device."""
+        """The same inputs on a device."""
         return self._each(lambda v: v.to(device))
 
     def _each(self, change: Callable[[Any], Any]) -> Self:
-        parts = {one.name: getattr(self, one.name) for one in fields(self)}
-        changed: dict[str, Any] = {
-            name: None if value is None else change(value) for name, value in parts.items()
-        }
+        """Inputs whose context and tensors [B, ...] are changed, each in the same way."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changed[field.name] = None if value is None else change(value)
         return type(self)(**changed)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What a drawing may be given beside its contexts. `DrawConfig.takes` names what a family
-    uses.
+    """What a request to draw may give beside the contexts. `DrawConfig.takes` names what a family
+    uses of it.
     """
 
     negative: Context | None = None
     """One or B sets to guide away from, in place of the null."""
     weaker: "Model | None" = None
-    """A smaller or shorter trained model of the family to guide away from."""
+    """A model of the family that is smaller or was trained for less time, to guide away from."""
     style: Context | None = None
-    """B sets that take over late."""
+    """B sets that replace the context late in the drawing."""
     image: np.ndarray | None = None
-    """uint8 [H, W, 3], kept but where the mask is white."""
+    """uint8 [H, W, 3]: kept except where the mask is white."""
     mask: np.ndarray | None = None
     """uint8 [H, W, 3], white where something new is drawn."""
 
@@ -74,11 +76,11 @@ class Model(nn.Module):
     family: str
     """One of `rdm_core.families.FAMILIES`."""
     reads: Reads
-    """What it wants of the training data."""
+    """What it needs of the training data."""
     shape: Shape
-    """What it is built for."""
+    """The latents and vectors that it is built for."""
     space: LatentSpace | None
-    """Where it works; None where nothing is trained or drawn, as to estimate memory."""
+    """Its latent space; None where nothing is trained or drawn, for example to estimate memory."""
 
     def inputs(
         self,
@@ -88,25 +90,27 @@ class Model(nn.Module):
         context: Context,
         generator: torch.Generator,
     ) -> Inputs:
-        """Samples `rows[mine]` of a batch `rows` [B], with contexts of their own.
+        """The inputs of the b samples `rows[mine]` of a batch `rows` int64 [B], with `context`
+        [b, K, D].
 
-        What is random is drawn from the generator for the whole batch, on the CPU, so that it is
-        the same however a batch is divided.
+        Random numbers are drawn from the generator for the whole batch, on the CPU: they do not
+        depend on how the batch is divided.
         """
         raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """The loss of each sample [B]. The forward, as that is what DistributedDataParallel
-        wraps.
+        """The loss of each sample, float32 [B].
+
+        It is called forward because DistributedDataParallel wraps a module's forward.
         """
         raise NotImplementedError
 
     def example(self, count: int, k: int, device: torch.device) -> Inputs:
-        """Made-up inputs of `count` samples with k neighbors each, to measure with."""
+        """Random inputs of `count` samples with contexts [count, k, D], to measure with."""
         raise NotImplementedError
 
     def null(self, count: int) -> Context:
-        """The contexts of `count` samples without neighbors: what guidance goes away from."""
+        """Contexts [count, K, D] of samples without neighbors, which guidance goes away from."""
         raise NotImplementedError
 
     def draw(
@@ -117,7 +121,7 @@ class Model(nn.Module):
         beside: Beside = Beside(),  # noqa: B008 - frozen
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """One image a seed: uint8 [B, H, W, 3], for the B sets of `context`.
+        """One image for each seed: uint8 [B, H, W, 3], from the B sets of `context` [B, K, D].
 
         An image depends on its own seed and set alone, not on what else is drawn. Raises
         RequestError for settings that do not fit the model.
@@ -125,7 +129,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def execute(self, execution: ExecutionConfig) -> None:
-        """Switch on what changes speed and memory and not what is learned."""
+        """Switch on what changes speed and memory, and not what is learned."""
         raise NotImplementedError
 
     def save_weights(self, directory: Path) -> None:
@@ -133,25 +137,29 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def set_means(self, means: np.ndarray) -> None:
-        """Take the mean unit vectors of a database's images and captions [2, D], if it uses
-        them.
+        """Take the mean unit vectors float32 [2, D] of a database's images and captions, if the
+        model uses them.
         """
 
     def save(self, directory: Path, facts: RunFacts) -> None:
         """Write a weights folder: what was learned, and `model.json`."""
         self.save_weights(directory)
-        told = json.dumps(asdict(facts), indent=2, sort_keys=True) + "\n"
-        (directory / FACTS_FILE).write_text(told, encoding="utf-8")
+        text = json.dumps(asdict(facts), indent=2, sort_keys=True) + "\n"
+        (directory / FACTS_FILE).write_text(text, encoding="utf-8")
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its parameters."""
         return next(self.parameters()).device
 
     @property
     def parameter_count(self) -> int:
         """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        count = 0
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                count += parameter.numel()
+        return count
 
     @property
     def works_in(self) -> LatentSpace:
@@ -162,25 +170,26 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def begin_with(self, other: "Model") -> None:
-        """Take the weights of a trained model of the same network, to train on from there.
+        """Take the weights [*] of a trained model of the same network, to train on from there.
 
         Raises RequestError naming the first tensor that is absent or of another shape.
         """
+        # What is left over of `theirs` at the end has no place in this model.
         theirs = dict(other.named_parameters())
         for name, parameter in self.named_parameters():
-            given = theirs.pop(name, None)
-            if given is None or given.shape != parameter.shape:
-                shape = None if given is None else list(given.shape)
+            weights = theirs.pop(name, None)
+            if weights is None or weights.shape != parameter.shape:
+                shape = None if weights is None else list(weights.shape)
                 what = f"{name} is {shape} there and {list(parameter.shape)} here"
                 raise RequestError("start_from", what, "Train the same network as that run's.")
-            parameter.copy_(given)
+            parameter.copy_(weights)
         if theirs:
             what = f"{next(iter(theirs))} has no place in this network"
             raise RequestError("start_from", what, "Train the same network as that run's.")
 
 
 def set_parameters(model: nn.Module, values: Any) -> None:
-    """Give every parameter its value [*] by name, in place.
+    """Give every parameter its value, an array [*] of its own shape, by name and in place.
 
     Raises KeyError naming the first that is absent.
     """

@@ -1,3 +1,3 @@
-"""How good a model's images are, and whether they follow what was retrieved: functions of a model,
+"""How good a model's images are, and whether they follow their contexts: functions of a model,
 contexts and images. No files.
 """

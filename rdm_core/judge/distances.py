@@ -1,8 +1,7 @@
-"""How a set of images compares with real ones, in the features of some network: distance, fidelity,
-diversity, copying.
+"""How a set of images compares with real ones: distance, fidelity, diversity, copying.
 
-All functions take features [N, F]; which network they come from decides what the numbers mean
-(`rdm_core.features`).
+All functions take features float [N, F] of images; the network that they come from
+(`rdm_core.features`) decides what the numbers mean.
 """
 
 import io
@@ -20,30 +19,31 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from rdm_core.judge.copies import copy_rate
 
 MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")
-"""fd, kid: lower is better. precision, density: do samples look real; recall, coverage: is
-everything real reached.
+"""fd, kid: lower is better. precision, density: whether samples look real. recall, coverage:
+whether samples are as different as real images.
 """
 NEAREST_PRECISION, NEAREST_DENSITY = 3, 5
-"""k of the two pairs of measures, as in their papers."""
+"""k of precision and recall, and of density and coverage, as in their papers."""
 KID_SUBSETS, KID_SUBSET_SIZE = 50, 100
+"""Random subsets over which KID is a mean, and the images in each."""
 
 
 class _Features(nn.Module):
-    """Hands features through where torchmetrics expects a network over images."""
+    """Returns features as they are, in place of the network that torchmetrics expects."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.num_features = width
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features [N, F] as they are."""
+        """Features float64 [N, F] as they are."""
         return features
 
 
 def quality(
     samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int = 0
 ) -> dict[str, float]:
-    """MEASURES of samples [N, F] against real images [M, F]; `known` [L, F] are training and
+    """MEASURES of samples float [N, F] against real images [M, F]; `known` [L, F] are training and
     database images.
 
     Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
@@ -56,9 +56,8 @@ def quality(
             f"{len(samples)} samples and {len(real)} real images are too few to compare"
         )
     with redirect_stdout(io.StringIO()):  # it prints the two counts
-        near, far = (
-            compute_prdc(real, samples, nearest_k=k) for k in (NEAREST_PRECISION, NEAREST_DENSITY)
-        )
+        near = compute_prdc(real, samples, nearest_k=NEAREST_PRECISION)
+        far = compute_prdc(real, samples, nearest_k=NEAREST_DENSITY)
     return {
         "fd": frechet_distance(samples, real),
         "kid": kernel_distance(samples, real, seed),
@@ -71,8 +70,8 @@ def quality(
 
 
 def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two sets of features; at least 0,
-    whatever was rounded.
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of samples float [N, F] and real images [M, F]
+    (arXiv 1706.08500, eq. 6); rounding never makes it negative.
     """
     metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
     _update(metric.set_dtype(torch.float64), samples, real)
@@ -80,10 +79,12 @@ def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:
 
 
 def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> float:
-    """Squared maximum mean discrepancy under a polynomial kernel of degree 3."""
+    """Squared maximum mean discrepancy of samples float [N, F] and real images [M, F] under a
+    polynomial kernel of degree 3 (KID, arXiv 1801.01401).
+    """
     size = min(KID_SUBSET_SIZE, len(samples), len(real))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # it says that it keeps the features, which are ours already
+        # It warns that it keeps all features, which are in memory anyway.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(
@@ -94,5 +95,6 @@ def kernel_distance(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> flo
 
 
 def _update(metric: Metric, samples: np.ndarray, real: np.ndarray) -> None:
+    """Give a metric samples [N, F] and real images [M, F], in double precision."""
     metric.update(torch.from_numpy(real).double(), real=True)
     metric.update(torch.from_numpy(samples).double(), real=False)

@@ -1,12 +1,13 @@
-"""Who says whether a picture shows what was asked for: another network than the one asked.
+"""Judges: networks other than the model that say whether a picture shows what was asked for.
 
-A judge names wishes, tells which pictures fulfil them, and compares sets of pictures in features of
+A judge names wishes, says which pictures fulfil them, and compares sets of pictures in features of
 its own. N pictures, F features.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from rdm_core.shapes.oracle import ShapesOracle, load_oracle
 
 @dataclass(frozen=True)
 class Wish:
-    """A prompt, and what a picture of it shows."""
+    """A prompt, and what a picture should show."""
 
     prompt: str
     shows: Mapping[str, str] = field(default_factory=dict)
@@ -27,57 +28,58 @@ class Wish:
 
 
 class Judge(Protocol):
-    """What an evaluation asks of a judge."""
+    """What an evaluation needs of a judge."""
 
     def wishes(self, count: int) -> list[Wish]:
-        """So many wishes, the same in every call; none where the judge can tell of none."""
+        """`count` wishes, the same in every call; none where the judge has no words."""
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """Factor -> 1.0 where a picture uint8 [N, H, W, 3] shows what its wish names, else 0.0:
-        float64 [N]. Nothing where the judge knows no factors.
+        """Pictures uint8 [N, H, W, 3] and their N wishes -> for each factor float64 [N]: 1 where a
+        picture shows what its wish names, else 0. Nothing where the judge knows no factors.
         """
 
     def chance(self) -> dict[str, float]:
-        """Factor -> share of wishes that a guess fulfils."""
+        """Factor -> share of wishes in 0..1 that a guess fulfils."""
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [N, H, W, 3] -> features float32 [N, F] to compare sets of them in."""
+        """Pictures uint8 [N, H, W, 3] -> features float32 [N, F], to compare sets of pictures."""
 
 
 class ShapesJudge:
     """The classifier of the built-in world, which shares nothing with its CLIP."""
 
     factors = ("colour", "shape")
-    """What its wishes name."""
+    """Factors that its wishes name."""
 
     def wishes(self, count: int) -> list[Wish]:
-        """Prompts that name a colour and a shape, every pair once before any comes twice."""
-        pairs = [(colour, shape) for shape in world.SHAPES for colour in world.COLOURS]
+        """Prompts that name a colour and a shape; every pair comes once before any comes twice."""
+        pairs = list(product(world.SHAPES, world.COLOURS))
         order = np.random.default_rng(0).permutation(len(pairs))
         wishes = []
         for number in range(count):
-            colour, shape = pairs[order[number % len(pairs)]]
+            shape, colour = pairs[order[number % len(pairs)]]
             wishes.append(Wish(f"a {colour} {shape}", {"colour": colour, "shape": shape}))
         return wishes
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """As in `Judge`."""
-        shown = self._oracle.predict(images)
-        return {
-            factor: agreement(shown[factor], [wish.shows[factor] for wish in wishes])
-            for factor in self.factors
-        }
+        """Pictures uint8 [N, H, W, 3] -> float64 [N] for each factor, as in `Judge`."""
+        predicted = self._oracle.predict(images)
+        agreements = {}
+        for factor in self.factors:
+            wanted = [wish.shows[factor] for wish in wishes]
+            agreements[factor] = agreement(predicted[factor], wanted)
+        return agreements
 
     def chance(self) -> dict[str, float]:
         """As in `Judge`."""
         return {factor: 1 / len(world.VALUES[factor]) for factor in self.factors}
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """The classifier's features."""
+        """Pictures uint8 [N, H, W, 3] -> the classifier's features float32 [N, F]."""
         return self._oracle.features(images)
 
     def styles(self, images: np.ndarray) -> np.ndarray:
-        """The style of each picture: str [N], values of `world.STYLES`."""
+        """Pictures uint8 [N, H, W, 3] -> their styles, str [N]: values of `world.STYLES`."""
         return self._oracle.predict(images)["style"]
 
     @cached_property
@@ -86,19 +88,20 @@ class ShapesJudge:
 
 
 class CaptionsJudge:
-    """Wishes are captions of images that were not trained on. No classifier knows what they name:
-    pictures are compared with them by a CLIP (`clip_scores`).
+    """Its wishes are captions of images that the model was not trained on.
+
+    No classifier knows what they name: a CLIP compares pictures with them (`clip_scores`).
     """
 
     def __init__(self, captions: Sequence[str], features: Features) -> None:
         self.captions, self.features = captions, features
 
     def wishes(self, count: int) -> list[Wish]:
-        """The first so many captions."""
+        """The first `count` captions."""
         return [Wish(caption) for caption in self.captions[:count]]
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """Nothing: no factors are known."""
+        """Nothing for pictures uint8 [N, H, W, 3]: no factors are known."""
         return {}
 
     def chance(self) -> dict[str, float]:
@@ -107,7 +110,7 @@ class CaptionsJudge:
 
 
 class FeaturesJudge:
-    """Compares sets of pictures, and can tell of no wish: for images without words."""
+    """Compares sets of pictures, and has no wishes: for images without words."""
 
     def __init__(self, features: Features) -> None:
         self.features = features
@@ -117,7 +120,7 @@ class FeaturesJudge:
         return []
 
     def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
-        """Nothing: there are no wishes."""
+        """Nothing for pictures uint8 [N, H, W, 3]: there are no wishes."""
         return {}
 
     def chance(self) -> dict[str, float]:

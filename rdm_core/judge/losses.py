@@ -1,4 +1,6 @@
-"""A model's own loss on images it has not seen: with the right neighbors, those of others, none."""
+"""A model's loss on images that it has not seen: with their own neighbors, those of other images,
+or none.
+"""
 
 import numpy as np
 import torch
@@ -19,15 +21,16 @@ def held_out_losses(
     batch: int = 128,
     seed: int = 0,
 ) -> np.ndarray:
-    """The model's mean loss on each sample of `data` [N], everything random fixed by the seed, so
-    that two calls can be paired.
+    """The model's mean loss on each of the N samples of `data`: float64 [N].
 
-    `null` replaces every context by the learned null; `shuffled` gives each sample the neighbors of
-    another one. Each sample is drawn for `draws` times.
+    The seed fixes all random numbers, so that the losses of two calls can be paired. `null`
+    replaces every context by the learned null; `shuffled` gives each sample the neighbors of
+    another one. Each loss is the mean over `draws` draws of noise and times.
     """
     count = len(data)
     losses = np.zeros(count)
     generator = torch.Generator().manual_seed(seed)
+    # Another sample for each one; a sample that would be its own gets the next.
     other = np.roll(np.random.default_rng(seed).permutation(count), 1)
     other = np.where(other == np.arange(count), (other + 1) % count, other)
     for _ in range(draws):

@@ -35,24 +35,23 @@ from rdm_core.originals.names import (
 
 
 def convert_unet(state: StateDict, layout: UnetLayout, ema: bool = True) -> UNet2DConditionModel:
-    """The U-Net of a checkpoint, float32, in evaluation mode; `ema` takes the running mean, as the
-    2022 samplers did.
+    """The U-Net of a checkpoint, float32 [*], in evaluation mode.
 
-    A float32 `state` shares its memory with the network. Raises WeightsError when the checkpoint
-    does not hold exactly this layout's tensors beside its other parts, and names the layout of
-    LAYOUTS that it does hold.
+    `ema` takes the running mean of the weights, as the 2022 samplers did. A float32 `state` shares
+    its memory with the network. Raises WeightsError when the checkpoint does not hold exactly this
+    layout's tensors beside its other parts, and names the layout of LAYOUTS that it does hold.
     """
     own = EMA if ema else LIVE
     return _converted(state, own, layout, build_unet, lambda other: unet_keys(other, ema), LAYOUTS)
 
 
 def convert_autoencoder(state: StateDict, layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
-    """The autoencoder of its own checkpoint or of a denoiser's, float32, in evaluation mode; losses
-    are left out.
+    """The autoencoder of its own checkpoint or of a denoiser's, float32 [*], in evaluation mode.
 
-    Memory and errors are as of `convert_unet`; layouts are looked up in AUTOENCODERS.
+    The networks of its losses are left out. Memory and errors are as in `convert_unet`; layouts
+    are looked up in AUTOENCODERS.
     """
-    own = AUTOENCODER if any(name.startswith(AUTOENCODER) for name in state) else ""
+    own = AUTOENCODER if _holds(state, AUTOENCODER) else ""
     return _converted(
         state,
         own,
@@ -64,15 +63,15 @@ def convert_autoencoder(state: StateDict, layout: AutoencoderLayout) -> Autoenco
 
 
 def convert_denoiser(state: StateDict, layout: UnetLayout, ema: bool = True) -> Denoiser:
-    """A checkpoint's network with the zero vector as its null, in evaluation mode, float32.
+    """A checkpoint's network with the zero vector [D] as its null, in evaluation mode, float32.
 
     Raises WeightsError as `convert_unet` does.
     """
     network: Any = convert_unet(state, layout, ema)
     if layout.context_norm == "unit":
-        # It was trained with vectors of length 1, a Denoiser gives it length sqrt(D). Only the keys
-        # and values of the cross-attention see them, linearly and without bias, so that the factor
-        # can go into their weights.
+        # The network was trained with vectors of length 1; a Denoiser gives it length sqrt(D).
+        # Only the keys and values of the cross-attention see them, linearly and without bias, so
+        # the factor can go into their weights [C, D].
         for name, parameter in network.named_parameters():
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 parameter.data = parameter.data / layout.context_dimension**0.5
@@ -83,7 +82,7 @@ def convert_denoiser(state: StateDict, layout: UnetLayout, ema: bool = True) -> 
 def convert_model(
     state: StateDict, layout: UnetLayout, space: LatentSpace, ema: bool = True
 ) -> Diffusion:
-    """A checkpoint's denoiser as a model of ours, in a latent space.
+    """A checkpoint's denoiser as a model of this project, in a latent space: latents [B, C, h, w].
 
     Raises WeightsError as `convert_unet` does.
     """
@@ -94,7 +93,7 @@ def convert_model(
 
 
 def model_config(layout: UnetLayout) -> Config:
-    """What training such a model here would be asked for."""
+    """The configuration with which this project would train such a model."""
     denoiser = DenoiserConfig(
         channels=layout.channels,
         depth=layout.blocks,
@@ -112,44 +111,62 @@ def _converted(
     keys_of: Callable[[Any], Keys],
     known: Mapping[str, Any],
 ) -> Any:
+    """The network of a layout, filled with a checkpoint's tensors float32 [*].
+
+    `own` begins the names of the network's tensors; `known` are all layouts, to name the right one
+    when this one does not fit.
+    """
     keys = keys_of(layout)
     if misfit := _misfit(state, own, keys):
         cure = "Give the layout that it has, or fetch the file again."
-        if own == EMA and not any(name.startswith(EMA) for name in state):
+        if own == EMA and not _holds(state, EMA):
             cure = "It holds no running mean: convert with ema=False."
-        if fitting := [
-            name for name, other in known.items() if not _misfit(state, own, keys_of(other))
-        ]:
+        fitting = []
+        for name, known_layout in known.items():
+            if not _misfit(state, own, keys_of(known_layout)):
+                fitting.append(name)
+        if fitting:
             cure = f"It is of the layout {' or '.join(fitting)}: give that one."
         raise WeightsError(f"checkpoint read as {layout.name!r}", misfit, cure)
     with torch.device("meta"):  # every weight is replaced
         network = build(layout)
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    tensors = {
-        target: state[name].float().reshape(shapes[target]) for name, (target, _) in keys.items()
-    }
+    empty = network.state_dict()
+    tensors = {}
+    for name, (target, _) in keys.items():
+        # The originals store some linear layers as convolutions: [C, D, 1, 1] in place of [C, D].
+        tensors[target] = state[name].float().reshape(empty[target].shape)
     network.load_state_dict(tensors, assign=True)
     return network.eval()
 
 
+def _holds(state: StateDict, part: str) -> bool:
+    """Whether a checkpoint holds any tensor [*] of a part."""
+    return any(name.startswith(part) for name in state)
+
+
 def _misfit(state: StateDict, own: str, keys: Keys) -> str:
-    beside = (*(part for part in (LIVE, EMA, AUTOENCODER) if part != own), *LOSSES)
-    both = [
-        (name, list(state[name].shape), list(shape))
-        for name, (_, shape) in keys.items()
-        if name in state
-    ]
-    found = {
-        "absent": [name for name in keys if name not in state],
-        "of another shape": [
-            f"{name}, {shape} instead of {wanted}"
-            for name, shape, wanted in both
-            if shape != wanted
-        ],
-        "too many": [
-            n for n in state if n not in keys and n not in BUFFERS and not n.startswith(beside)
-        ],
-    }
-    return "; ".join(
-        f"{what}: {len(names)}, the first {names[0]}" for what, names in found.items() if names
-    )
+    """How a checkpoint differs from the tensors [*] of `keys`, in words; "" where it fits.
+
+    Its other parts, those that do not begin with `own`, do not count.
+    """
+    absent, of_another_shape, too_many = [], [], []
+    for name, (_, wanted) in keys.items():
+        if name not in state:
+            absent.append(name)
+        elif list(state[name].shape) != list(wanted):
+            shapes = f"{list(state[name].shape)} instead of {list(wanted)}"
+            of_another_shape.append(f"{name}, {shapes}")
+    other_parts = [part for part in (LIVE, EMA, AUTOENCODER) if part != own]
+    beside = (*other_parts, *LOSSES)
+    for name in state:
+        if name not in keys and name not in BUFFERS and not name.startswith(beside):
+            too_many.append(name)
+    differences = []
+    for what, names in (
+        ("absent", absent),
+        ("of another shape", of_another_shape),
+        ("too many", too_many),
+    ):
+        if names:
+            differences.append(f"{what}: {len(names)}, the first {names[0]}")
+    return "; ".join(differences)

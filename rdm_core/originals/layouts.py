@@ -7,7 +7,10 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 
+from rdm_core.families.diffusion.denoiser import unet_block_types
+
 StateDict = Mapping[str, torch.Tensor]
+"""A checkpoint's tensors of any shapes, by name."""
 Keys = Mapping[str, tuple[str, torch.Size]]
 """Name in the checkpoint -> (name in the diffusers network, shape in the checkpoint)."""
 
@@ -73,7 +76,7 @@ _LAION = UnetLayout(
     context_dimension=768, context_norm="unit", encoder="ViT-L-14",
 )  # fmt: skip
 _FFHQ = replace(_IMAGENET, name="ffhq-2022", channels=(224, 448, 672, 896), heads=(7, 14, 21, 28))
-# the same network, trained on another database
+# the same network, trained with another database
 _IN_DB = replace(_IMAGENET, name="imagenet-in-db-2022")
 LAYOUTS = {layout.name: layout for layout in (_IMAGENET, _IN_DB, _FFHQ, _LAION)}
 
@@ -87,19 +90,17 @@ AUTOENCODERS = {layout.name: layout for layout in (_VQ_F4, _VQ_F16, _VQGAN_F16, 
 
 
 def build_unet(layout: UnetLayout) -> UNet2DConditionModel:
-    """A freshly initialised network of a layout: [B, latent_channels, side, side] -> the same; also
-    on the meta device.
+    """Make a new network of a layout: float [B, latent_channels, side, side] -> the same shape.
+
+    It also works on the meta device.
     """
-    attends = [level in layout.attending for level in range(len(layout.channels))]
     return UNet2DConditionModel(
         sample_size=layout.latent_side,
         in_channels=layout.latent_channels,
         out_channels=layout.latent_channels,
         block_out_channels=layout.channels,
         layers_per_block=layout.blocks,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        **unet_block_types(len(layout.channels), layout.attending),
         attention_head_dim=layout.heads,  # diffusers' misnomer: the number of heads a level
         cross_attention_dim=layout.context_dimension,
         norm_num_groups=layout.groups,
@@ -111,18 +112,21 @@ def build_unet(layout: UnetLayout) -> UNet2DConditionModel:
 
 
 def build_autoencoder(layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
-    """A freshly initialised autoencoder of a layout, a VQModel where it has codes; also on the meta
-    device.
+    """Make a new autoencoder of a layout, a VQModel where it has codes: float [B, 3, H, W] -> the
+    same shape, in -1..1.
+
+    It also works on the meta device.
     """
-    attends = [level in layout.attending for level in range(len(layout.channels))]
+    down: list[str] = []
+    up: list[str] = []
+    for level in range(len(layout.channels)):
+        attention = "Attn" if level in layout.attending else ""
+        down.append(f"{attention}DownEncoderBlock2D")
+        up.insert(0, f"{attention}UpDecoderBlock2D")  # the way up begins with the coarsest level
     settings: dict[str, Any] = {
         "block_out_channels": layout.channels,
-        "down_block_types": tuple(
-            "AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends
-        ),
-        "up_block_types": tuple(
-            "AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(attends)
-        ),
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(up),
         "layers_per_block": layout.blocks,
         "latent_channels": layout.latent_channels,
         "norm_num_groups": layout.groups,

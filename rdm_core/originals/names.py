@@ -25,8 +25,8 @@ BUFFERS = {
     "model_ema.decay", "model_ema.num_updates",
     "unconditional_guidance_vex", "sos_token", "mask_token",
 }  # fmt: skip
-"""What a checkpoint holds beside networks: the noise schedule, the running mean's count, what no
-released model learned.
+"""What a checkpoint holds beside networks: the noise schedule, the count of the running mean, and
+parameters that no released model has learned.
 """
 
 _UNET_ENDS = {
@@ -56,14 +56,16 @@ _AUTOENCODER_ATTENTION = {
 
 
 def unet_names(layout: UnetLayout) -> dict[str, str]:
-    """Module of the original U-Net -> module of the diffusers one; what lies below has the same
-    name in both.
+    """Module of the original U-Net -> module of the diffusers one.
+
+    What lies below a module has the same name in both.
     """
     names, resnets = dict(_UNET_ENDS), dict(_UNET_MIDDLE)
     last, stride = len(layout.channels) - 1, layout.blocks + 1
     for level in range(last + 1):
+        # The original counts blocks over all levels, diffusers within each level.
         down, up, first = f"down_blocks.{level}", f"up_blocks.{level}", level * stride
-        # one further, since the first block is the input's convolution
+        # One further on the way down: its first block is the input's convolution.
         for j in range(layout.blocks):
             resnets[f"input_blocks.{first + j + 1}.0"] = f"{down}.resnets.{j}"
             names[f"input_blocks.{first + j + 1}.1"] = f"{down}.attentions.{j}"
@@ -71,86 +73,93 @@ def unet_names(layout: UnetLayout) -> dict[str, str]:
         for j in range(stride):
             resnets[f"output_blocks.{first + j}.0"] = f"{up}.resnets.{j}"
             names[f"output_blocks.{first + j}.1"] = f"{up}.attentions.{j}"
-        # behind the attention, where there is one
+        # The upsampler stands behind the residual block, and behind the attention if there is one.
         place = 2 if last - level in layout.attending else 1
         names[f"output_blocks.{first + layout.blocks}.{place}.conv"] = f"{up}.upsamplers.0.conv"
     return names | _inside(resnets, _UNET_RESNET)
 
 
 def autoencoder_names(layout: AutoencoderLayout) -> dict[str, str]:
-    """Module of the original autoencoder -> module of the diffusers one; what lies below has the
-    same name in both.
+    """Module of the original autoencoder -> module of the diffusers one.
+
+    What lies below a module has the same name in both.
     """
     last = len(layout.channels) - 1
-    names: dict[str, str] = {
-        name: name for name in ("quant_conv", "post_quant_conv", "quantize.embedding")
-    }
-    resnets, attentions = dict[str, str](), dict[str, str]()
+    names, resnets, attentions = dict[str, str](), dict[str, str](), dict[str, str]()
+    for same in ("quant_conv", "post_quant_conv", "quantize.embedding"):
+        names[same] = same
     for half in ("encoder", "decoder"):
-        names |= {f"{half}.{name}": f"{half}.{name}" for name in ("conv_in", "conv_out")}
+        names[f"{half}.conv_in"] = f"{half}.conv_in"
+        names[f"{half}.conv_out"] = f"{half}.conv_out"
         names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
-        resnets |= {f"{half}.mid.block_{j + 1}": f"{half}.mid_block.resnets.{j}" for j in (0, 1)}
+        resnets[f"{half}.mid.block_1"] = f"{half}.mid_block.resnets.0"
+        resnets[f"{half}.mid.block_2"] = f"{half}.mid_block.resnets.1"
         attentions[f"{half}.mid.attn_1"] = f"{half}.mid_block.attentions.0"
-    # the decoder's levels are numbered as the encoder's; diffusers counts them as they come
+    # The original numbers the decoder's levels as the encoder's, 0 the finest. diffusers counts
+    # them in the order they are run.
     for level in range(last + 1):
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{last - level}"
         names[f"encoder.down.{level}.downsample.conv"] = f"{down}.downsamplers.0.conv"
         names[f"decoder.up.{level}.upsample.conv"] = f"{up}.upsamplers.0.conv"
         for source, target in ((f"encoder.down.{level}", down), (f"decoder.up.{level}", up)):
-            resnets |= {
-                f"{source}.block.{j}": f"{target}.resnets.{j}" for j in range(layout.blocks + 1)
-            }
-            attentions |= {
-                f"{source}.attn.{j}": f"{target}.attentions.{j}" for j in range(layout.blocks + 1)
-            }
+            for j in range(layout.blocks + 1):
+                resnets[f"{source}.block.{j}"] = f"{target}.resnets.{j}"
+                attentions[f"{source}.attn.{j}"] = f"{target}.attentions.{j}"
     return (
         names | _inside(resnets, _AUTOENCODER_RESNET) | _inside(attentions, _AUTOENCODER_ATTENTION)
     )
 
 
 def unet_keys(layout: UnetLayout, ema: bool = True) -> Keys:
-    """Every tensor that a checkpoint holds of a U-Net: of its running mean, or of its live
+    """Every tensor [*] that a checkpoint holds of a U-Net: of its running mean, or of its live
     weights.
     """
-    shapes = _original_shapes(layout, build_unet, unet_names)
-    if ema:  # a running mean has the live weights' names without dots
-        return {
-            f"{EMA}diffusion_model{name.replace('.', '')}": found for name, found in shapes.items()
-        }
-    return {LIVE + name: found for name, found in shapes.items()}
+    keys = {}
+    for name, key in _original_shapes(layout, build_unet, unet_names).items():
+        # A running mean has the live weights' names without dots.
+        in_checkpoint = f"{EMA}diffusion_model{name.replace('.', '')}" if ema else LIVE + name
+        keys[in_checkpoint] = key
+    return keys
 
 
 def autoencoder_keys(layout: AutoencoderLayout, prefix: str = "") -> Keys:
-    """Every tensor that a checkpoint holds of an autoencoder, below `prefix`."""
+    """Every tensor [*] that a checkpoint holds of an autoencoder, below `prefix`."""
     keys = {}
-    for name, (target, shape) in _original_shapes(
-        layout, build_autoencoder, autoencoder_names
-    ).items():
+    shapes = _original_shapes(layout, build_autoencoder, autoencoder_names)
+    for name, (target, shape) in shapes.items():
+        # The original's attention is made of convolutions 1 x 1: [C, C, 1, 1] in place of [C, C].
         was_convolution = ".attentions." in target and len(shape) == 2
         keys[prefix + name] = target, torch.Size((*shape, 1, 1)) if was_convolution else shape
     return keys
 
 
 def _inside(blocks: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    return {f"{old}.{a}": f"{new}.{b}" for old, new in blocks.items() for a, b in names.items()}
+    """The modules inside each of the blocks, which have the same names in every block."""
+    modules = {}
+    for old_block, new_block in blocks.items():
+        for old, new in names.items():
+            modules[f"{old_block}.{old}"] = f"{new_block}.{new}"
+    return modules
 
 
 @cache
 def _original_shapes(
     layout: Any, build: Callable[[Any], Any], names_of: Callable[[Any], dict[str, str]]
 ) -> Keys:
+    """The tensors [*] of a layout's network by their original names, before any prefix."""
     with torch.device("meta"):
         network = build(layout)
     originals = {target: source for source, target in names_of(layout).items()}
-    return {
-        _renamed(key, originals): (key, tensor.shape)
-        for key, tensor in network.state_dict().items()
-    }
+    shapes = {}
+    for key, tensor in network.state_dict().items():
+        shapes[_renamed(key, originals)] = key, tensor.shape
+    return shapes
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:
-    parts = key.split(".")
-    module = next(
-        m for cut in range(len(parts) - 1, 0, -1) if (m := ".".join(parts[:cut])) in names
-    )
+    """A tensor's name with the longest part that `names` knows replaced by what it stands for."""
+    module = key
+    while module not in names:
+        module, dot, _ = module.rpartition(".")
+        assert dot, f"{key} belongs to no module of the table"
     return names[module] + key.removeprefix(module)

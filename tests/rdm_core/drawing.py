@@ -44,7 +44,7 @@ def contexts(count: int, seed: int = 0) -> Context:
 
 
 def model_of(denoiser: Denoiser, process: Process | None = None, space: Any = None) -> Diffusion:
-    """The model of a denoiser; by flow matching in pixel space unless told otherwise."""
+    """The model of a denoiser; by default with flow matching in pixel space."""
     space = space or load_latent_space(PIXELS)
     return Diffusion(denoiser, process or FlowMatching(), Shape(3, SIDE, D), space)
 

@@ -14,7 +14,8 @@ def sets(count: int = K, seed: int = 1) -> Context:
     """B sets of neighbors, all there."""
     generator = torch.Generator().manual_seed(seed)
     vectors = normalize(torch.randn(B, count, D, generator=generator), dim=-1)
-    norms, scores = (low + torch.rand(B, count, generator=generator) for low in (8, -0.5))
+    norms = 8 + torch.rand(B, count, generator=generator)
+    scores = -0.5 + torch.rand(B, count, generator=generator)
     return Context(vectors, norms, scores, torch.full((B, count), NEIGHBOR, dtype=torch.int8))
 
 

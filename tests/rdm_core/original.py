@@ -43,6 +43,7 @@ def resblock(state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor) -
     h = convolved(
         state, f"{name}.in_layers.2", functional.silu(normed(state, f"{name}.in_layers.0", x, 1e-5))
     )
+    # The time shifts every channel by one number.
     h = h + mapped(state, f"{name}.emb_layers.1", functional.silu(time))[:, :, None, None]
     h = convolved(
         state,
@@ -58,10 +59,12 @@ def resblock(state: StateDict, name: str, x: torch.Tensor, time: torch.Tensor) -
 
 def attended(state: StateDict, name: str, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Heads are next to each other in the channels."""
-    query, key, value = (
-        mapped(state, f"{name}.to_{part}", given).unflatten(-1, (-1, HEAD)).transpose(1, 2)
-        for part, given in (("q", x), ("k", source), ("v", source))
-    )
+
+    def heads(part: str, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, N, C] -> [B, heads, N, HEAD]."""
+        return mapped(state, f"{name}.to_{part}", tokens).unflatten(-1, (-1, HEAD)).transpose(1, 2)
+
+    query, key, value = heads("q", x), heads("k", source), heads("v", source)
     weights = (query @ key.transpose(-1, -2) / HEAD**0.5).softmax(dim=-1)
     return mapped(state, f"{name}.to_out.0", (weights @ value).transpose(1, 2).flatten(2))
 
@@ -70,7 +73,8 @@ def transformed(
     state: StateDict, name: str, x: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
     h = convolved(state, f"{name}.proj_in", normed(state, f"{name}.norm", x, 1e-6))
-    h, block = h.flatten(2).transpose(1, 2), f"{name}.transformer_blocks.0"
+    h, block = h.flatten(2).transpose(1, 2), f"{name}.transformer_blocks.0"  # [B, h w, C]
+    # Attention to itself, attention to the context, and a gated feed-forward network (GEGLU).
     own = layer_normed(state, f"{block}.norm1", h)
     h = h + attended(state, f"{block}.attn1", own, own)
     h = h + attended(state, f"{block}.attn2", layer_normed(state, f"{block}.norm2", h), context)

@@ -59,10 +59,9 @@ def gamma_curve(gamma):
 
 
 def rgb_profile(matrix, gamma):
-    tags = {
-        name: b"XYZ \0\0\0\0" + fixed(*matrix[:, i])
-        for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))
-    }
+    tags = {}
+    for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ")):
+        tags[name] = b"XYZ \0\0\0\0" + fixed(*matrix[:, i])
     return profile(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma_curve(gamma)))
 
 
@@ -115,10 +114,9 @@ def with_chunks(png, *chunks):
 
 def with_segments(jpeg, *segments):
     """The JPEG with (marker, content) before everything else."""
-    built = b"".join(
-        b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
-        for marker, data in segments
-    )
+    built = b""
+    for marker, data in segments:  # the length counts its own two bytes
+        built += b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
     return jpeg[:2] + built + jpeg[2:]
 
 

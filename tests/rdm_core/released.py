@@ -225,16 +225,14 @@ def checkpoint(unet: Unet, auto: Autoencoder, make: Callable[..., torch.Tensor])
     """All that a release's state_dict holds: live weights, their running mean, the autoencoder, its
     loss, buffers.
     """
-    shapes: Shapes = {name: (length,) for name, length in BUFFERS.items()} | {
-        "model_ema.decay": (),
-        "model_ema.num_updates": (),
-    }
-    shapes |= {
-        called(name): shape for name, shape in unet_shapes(unet).items() for called in (live, mean)
-    }
-    shapes |= {
-        f"first_stage_model.{name}": shape for name, shape in autoencoder_shapes(auto).items()
-    }
+    shapes: Shapes = {name: (length,) for name, length in BUFFERS.items()}
+    shapes |= {"model_ema.decay": (), "model_ema.num_updates": ()}
+    # A checkpoint has the U-Net twice: its last weights and their running mean.
+    for name, shape in unet_shapes(unet).items():
+        shapes[live(name)] = shape
+        shapes[mean(name)] = shape
+    for name, shape in autoencoder_shapes(auto).items():
+        shapes[f"first_stage_model.{name}"] = shape
     shapes["first_stage_model.loss.discriminator.main.0.weight"] = (64, 3, 4, 4)
     return {name: make(shape) for name, shape in shapes.items()}
 

@@ -8,11 +8,10 @@ from rdm_core.families.diffusion.samplers import Predict, sampler_of
 
 SHAPE = (2, 3, 4, 4)
 MULTISTEP = ["dpm++", "unipc"]
-FITTING = [
-    (process, sampler)
-    for process in PROCESSES
-    for sampler in (["euler", "heun"] if process == "flow" else ["ddim", "ddim-2022"]) + MULTISTEP
-]  # fmt: skip
+FITTING = []
+for _process in PROCESSES:
+    _own = ["euler", "heun"] if _process == "flow" else ["ddim", "ddim-2022"]
+    FITTING += [(_process, sampler) for sampler in _own + MULTISTEP]
 """Every process with every sampler that fits it."""
 
 

@@ -53,6 +53,13 @@ def walk():
     return steps.double().numpy(), snapshots
 
 
+def kept_at(steps):
+    """The length and the step of every mean in snapshots after these steps."""
+    # The order of `mixed`: snapshot by snapshot, in each of them length by length.
+    lengths = list(LENGTHS) * len(steps)
+    return lengths, np.repeat(list(steps), len(LENGTHS)).tolist()
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_means_that_are_kept_are_those_of_the_definition(walk, length):
     steps, snapshots = walk
@@ -64,8 +71,8 @@ def test_the_means_that_are_kept_are_those_of_the_definition(walk, length):
 @pytest.mark.parametrize("length", [0.04, 0.05, 0.08, 0.1, 0.15, 0.2])
 def test_the_mean_of_another_length_is_mixed_from_the_snapshots(walk, length):
     steps, snapshots = walk
-    at = [(kept, done) for done in snapshots for kept in LENGTHS]
-    weights, distance = mixture([kept for kept, _ in at], [done for _, done in at], length, STEPS)
+    lengths, steps_of_each = kept_at(snapshots)
+    weights, distance = mixture(lengths, steps_of_each, length, STEPS)
     found = mixed(snapshots.values(), weights.reshape(-1, len(LENGTHS)), ["w"])["w"]
     wanted, span = by_hand(steps, length), np.ptp(steps, axis=0)
     assert (np.abs(found - wanted) / span).max() < 0.03
@@ -77,8 +84,8 @@ def test_the_mean_of_another_length_is_mixed_from_the_snapshots(walk, length):
 
 def test_a_length_that_was_kept_is_given_back_as_it_is(walk):
     _, snapshots = walk
-    at = [(kept, done) for done in snapshots for kept in LENGTHS]
-    weights, distance = mixture([kept for kept, _ in at], [done for _, done in at], 0.05, STEPS)
+    lengths, steps_of_each = kept_at(snapshots)
+    weights, distance = mixture(lengths, steps_of_each, 0.05, STEPS)
     assert distance < 0.01
     found = mixed(snapshots.values(), weights.reshape(-1, len(LENGTHS)), ["w"])["w"]
     np.testing.assert_allclose(found, snapshots[STEPS]["power/0.05/w"], atol=1e-3)
@@ -89,10 +96,8 @@ def test_a_length_that_was_kept_is_given_back_as_it_is(walk):
 def test_a_mixture_never_scales_the_weights_and_says_when_it_is_far_from_what_was_asked(
     count, length
 ):
-    at = [(kept, (number + 1) * 1000) for number in range(count) for kept in LENGTHS]
-    weights, distance = mixture(
-        [kept for kept, _ in at], [done for _, done in at], length, count * 1000
-    )
+    lengths, steps_of_each = kept_at(range(1000, count * 1000 + 1, 1000))
+    weights, distance = mixture(lengths, steps_of_each, length, count * 1000)
     assert weights.sum() == pytest.approx(1, abs=1e-6)
     assert distance > FAR or np.linalg.norm(weights) < 30, (
         "rounded to float16, they are off by 0.4 % at most"
@@ -107,8 +112,7 @@ def test_the_means_resume_where_they_were(walk):
     _, snapshots = walk
     means = PowerMeans([("w", torch.zeros(3))])
     means.restore(snapshots[100])
-    assert all(
-        (means.state()[name].numpy() == values).all() for name, values in snapshots[100].items()
-    )
+    for name, values in snapshots[100].items():
+        assert (means.state()[name].numpy() == values).all(), name
     with pytest.raises(KeyError, match="power/0.05/other"):
         PowerMeans([("other", torch.zeros(3))]).restore(snapshots[100])

@@ -27,7 +27,8 @@ def test_a_checkpoints_tensors_are_read(file, tmp_path):
     READABLE[file](tmp_path / file)
     state = read_checkpoint(tmp_path / file)
     assert state.keys() == TENSORS.keys()
-    assert all(torch.equal(state[key], TENSORS[key]) for key in TENSORS)
+    for key, tensor in TENSORS.items():
+        assert torch.equal(state[key], tensor), key
     assert read_checkpoint(str(tmp_path / file)).keys() == state.keys()
 
 

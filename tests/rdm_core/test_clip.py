@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_stream_gives_the_same_vectors_batch_after_batch(small, pictures):
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
 def test_even_batches_hold_everything_in_order_and_none_runs_half_empty(count):
     batches = list(even_batches(iter(range(count)), count))
-    assert [value for batch in batches for value in batch] == list(range(count))
+    assert list(chain(*batches)) == list(range(count))
     sizes = [len(batch) for batch in batches]
     assert len(sizes) == batches_of(count) == -(-count // 64) and (
         not sizes or max(sizes) <= 64 and max(sizes) - min(sizes) <= 1
@@ -232,9 +233,8 @@ def test_an_encoder_error_keeps_its_parts_across_a_process_border():
 def test_images_are_taken_as_rgb(vit):
     red = np.zeros((224, 224, 3), np.uint8)
     red[..., 0] = 255
-    mean, std = (
-        np.array(vit.identity["preprocessing"][key])[:, None, None] for key in ("mean", "std")
-    )
+    mean = np.array(vit.identity["preprocessing"]["mean"])[:, None, None]
+    std = np.array(vit.identity["preprocessing"]["std"])[:, None, None]
     expected = (red.transpose(2, 0, 1) / 255 - mean) / std
     np.testing.assert_allclose(vit.preprocess([red])[0].numpy(), expected, atol=1e-5)
 

@@ -40,9 +40,14 @@ def test_importing_configurations_loads_no_heavy_package(module):
     assert loaded.stdout.split() == []
 
 
+def field_names(cls):
+    """The names of a configuration's fields, in their order."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_configuration_cannot_be_changed(cls):
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = field_names(cls)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(cls(), names[0] if names else "anything", None)
 
@@ -51,21 +56,26 @@ def test_a_configuration_cannot_be_changed(cls):
 def test_every_field_is_explained_below_it(cls):
     body = ast.parse(inspect.getsource(cls)).body[0].body
     fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
-    explained = [
-        isinstance(body[i + 1], ast.Expr) and body[i + 1].value.value.rstrip()[-1] == "."
-        for i in fields
-        if body[i].target.id != "takes"  # of the class; explained once, in DrawConfig
-    ]
+    # The statement behind a field is its docstring, and ends with a full stop.
+    explained = []
+    for i in fields:
+        if body[i].target.id != "takes":  # of the class; explained once, in DrawConfig
+            text = body[i + 1]
+            explained.append(isinstance(text, ast.Expr) and text.value.value.rstrip()[-1] == ".")
     own = [name for name in inspect.get_annotations(cls) if name != "takes"]
     assert len(explained) == len(own)
     assert all(explained)
     bases = [base for base in cls.__mro__[1:] if base in CLASSES]
-    inherited = {field.name for base in bases for field in dataclasses.fields(base)}
-    assert {field.name for field in dataclasses.fields(cls)} == inherited | set(own)
+    inherited = set()
+    for base in bases:
+        inherited.update(field_names(base))
+    assert set(field_names(cls)) == inherited | set(own)
 
 
 def test_no_two_configurations_of_a_training_have_a_field_of_the_same_name():
-    names = [field.name for cls in OF_A_TRAINING for field in dataclasses.fields(cls)]
+    names = []
+    for cls in OF_A_TRAINING:
+        names += field_names(cls)
     assert len(names) == len(set(names))
 
 
@@ -236,13 +246,13 @@ def test_a_diffusion_model_reads_the_samples_own_vectors_only_for_a_query_token(
 
 @pytest.mark.parametrize("cls", [DrawConfig, *(draw_settings(family) for family in FAMILIES)])
 def test_what_a_drawing_takes_is_what_can_stand_beside_its_contexts(cls):
-    assert cls.takes <= {field.name for field in dataclasses.fields(Beside)}
-    assert "takes" not in {field.name for field in dataclasses.fields(cls)}, "nobody can set it"
+    assert cls.takes <= set(field_names(Beside))
+    assert "takes" not in field_names(cls), "nobody can set it"
 
 
 def test_a_family_takes_nothing_unless_it_says_so_and_diffusion_takes_everything():
     assert DrawConfig.takes == frozenset()
-    assert Draw.takes == {field.name for field in dataclasses.fields(Beside)}
+    assert Draw.takes == set(field_names(Beside))
 
 
 def test_a_preview_is_drawn_quickly_and_without_guidance():

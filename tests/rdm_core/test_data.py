@@ -22,16 +22,21 @@ EVERY = slice(None)
 OF_A_SLOT = ("vectors", "norms", "scores", "slots")
 
 
+def rows_of_steps(count, batch, steps):
+    """The samples of the first steps, one after the other [steps * batch]."""
+    return np.concatenate([rows_of_step(count, batch, step, seed=0) for step in range(steps)])
+
+
 @pytest.mark.parametrize(("count", "batch"), [(10, 3), (10, 10), (3, 8), (12, 4), (1, 2)])
 def test_every_epoch_is_a_permutation(count, batch):
     steps = count * 3
-    rows = np.concatenate([rows_of_step(count, batch, step, seed=0) for step in range(steps)])
+    rows = rows_of_steps(count, batch, steps)
     for epoch in rows[: len(rows) // count * count].reshape(-1, count):
         assert sorted(epoch) == list(range(count))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    first, second = (rows_of_step(100, 100, step, seed=0) for step in (0, 1))
+    first, second = rows_of_step(100, 100, 0, seed=0), rows_of_step(100, 100, 1, seed=0)
     assert (first != second).any()
     assert (first != rows_of_step(100, 100, 0, seed=1)).any()
     assert (first != np.arange(100)).any()
@@ -45,8 +50,7 @@ def test_the_rows_of_a_step_depend_on_seed_and_step_alone():
 
 
 def test_the_order_of_samples_does_not_depend_on_the_batch():
-    by_8 = np.concatenate([rows_of_step(50, 8, step, seed=0) for step in range(15)])
-    by_20 = np.concatenate([rows_of_step(50, 20, step, seed=0) for step in range(6)])
+    by_8, by_20 = rows_of_steps(50, 8, 15), rows_of_steps(50, 20, 6)
     np.testing.assert_array_equal(by_8, by_20)
 
 
@@ -195,7 +199,7 @@ def context_of(
 
 @pytest.fixture
 def crowd() -> TrainingData:
-    """2000 samples with the same eight neighbors, told apart by their norms 0..7; scores 0.99, 0.9,
+    """2000 samples with the same eight neighbors, which have the norms 0..7; scores 0.99, 0.9,
     .. 0.4, 0.3.
     """
     count, scores = 2000, [0.99, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
@@ -258,9 +262,8 @@ def test_random_k_keeps_the_nearest_and_draws_every_number_of_them_alike(crowd):
     np.testing.assert_allclose(
         np.bincount(counts, minlength=5) / 2000, [0, 0.25, 0.25, 0.25, 0.25], atol=0.03
     )
-    assert all(
-        (row[:count] == np.arange(count)).all() for row, count in zip(drawn, counts, strict=True)
-    )
+    for row, count in zip(drawn, counts, strict=True):
+        assert (row[:count] == np.arange(count)).all()
 
 
 def test_single_neighbors_are_left_out_at_the_share_asked_for(crowd):

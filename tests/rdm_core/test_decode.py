@@ -281,15 +281,17 @@ def test_pillows_warnings_are_silenced_and_the_callers_are_not():
 def test_threads_decode_the_same_pixels():
     files = [file_of(Image.fromarray(noise(seed=seed)), "PNG") for seed in range(8)]
     results: dict[int, np.ndarray] = {}
-    threads = [
-        threading.Thread(target=lambda i=i: results.__setitem__(i, decode(files[i])))
-        for i in range(8)
-    ]
+
+    def work(i):
+        results[i] = decode(files[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.array_equal(results[i], noise(seed=i)) for i in range(8))
+    for i in range(8):
+        np.testing.assert_array_equal(results[i], noise(seed=i))
 
 
 def test_heic_is_read_and_what_is_cut_or_broken_is_told():

@@ -33,13 +33,12 @@ def test_one_caption_gives_its_own_vector_and_several_the_unit_mean_of_theirs(en
 
 def test_captions_are_weighed_by_direction_and_not_by_length():
     told = {"x": ([1, 0], 100), "y": ([0, 1], 1)}
-    fake = SimpleNamespace(
-        dimension=2,
-        encode_texts=lambda texts: (
-            np.array([told[text][0] for text in texts], np.float32),
-            np.array([told[text][1] for text in texts], np.float32),
-        ),
-    )
+
+    def encode_texts(texts):
+        vectors, norms = zip(*map(told.get, texts), strict=True)
+        return np.array(vectors, np.float32), np.array(norms, np.float32)
+
+    fake = SimpleNamespace(dimension=2, encode_texts=encode_texts)
     vectors, norms = caption_vectors(fake, [["x", "y"], ["y"]])
     np.testing.assert_allclose(vectors, [[0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
     np.testing.assert_allclose(norms, [50.5, 1])

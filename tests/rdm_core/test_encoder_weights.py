@@ -160,11 +160,10 @@ def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_or_else_r
 def test_weights_that_need_no_network_are_known(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"")
-    assert all(
-        is_local(weights)
-        for weights in (RANDOM, BUILT_IN, str(file), str(tmp_path), f"openai@{file}")
-    )
-    assert not any(is_local(weights) for weights in ("", "openai", f"openai@{tmp_path / 'absent'}"))
+    for weights in (RANDOM, BUILT_IN, str(file), str(tmp_path), f"openai@{file}"):
+        assert is_local(weights), weights
+    for weights in ("", "openai", f"openai@{tmp_path / 'absent'}"):
+        assert not is_local(weights), weights
 
 
 def test_a_directory_with_another_text_tower_is_refused_and_one_with_a_longer_vocabulary_told(

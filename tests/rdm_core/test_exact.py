@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rdm_core import exact, search
+from rdm_core import exact, reduced, search
 from rdm_core.errors import RequestError
-from rdm_core.exact import (
-    HALF,
-    INT8,
-    Blocks,
-    Precision,
-    candidates,
-    int8_may_pay,
-    int8_tile,
-    search_by_bound,
-    search_by_bound_on,
-)
+from rdm_core.exact import Blocks, candidates, search_by_bound, search_by_bound_on
+from rdm_core.reduced import HALF, INT8, Precision, int8_may_pay, int8_tile
 
 PRECISIONS = pytest.mark.parametrize(
     "precision", [INT8, HALF], ids=lambda precision: precision.name
@@ -59,6 +50,7 @@ def test_nothing_is_missed(precision, clusters, stored, tile_rows, query_rows):
     sizes = blocks(tile_rows, query_rows)
     rows, scores, given_up = search_by_bound(queries, vectors, 12, precision, blocks=sizes)
     assert given_up.mean() < 0.5, "most are searched"
+    # What is given up is searched in another way: here only the others count.
     expected_rows, expected_scores = by_hand(queries[~given_up], vectors, 12)
     np.testing.assert_allclose(scores[~given_up], expected_scores, atol=1e-6)
     same = (rows[~given_up] == expected_rows).mean()
@@ -92,6 +84,7 @@ def test_every_row_that_is_no_candidate_is_below_the_threshold(precision):
     queries = precision.queries(torch.from_numpy(asked))
     tile = precision.tile(torch.from_numpy(vectors))
     scores = asked.astype(np.float64) @ vectors.astype(np.float64).T
+    # The 20 best scores of each query, the best first: the last is the threshold to keep.
     known = torch.from_numpy(np.sort(scores, axis=1)[:, :-21:-1].astype(np.float32))
     (places, columns), thresholds = candidates(queries, tile, known, precision, 256)
     given = np.zeros(scores.shape, bool)
@@ -99,6 +92,7 @@ def test_every_row_that_is_no_candidate_is_below_the_threshold(precision):
     followed = ~thresholds.isinf().numpy()
     assert followed.mean() > 0.5, "most are followed"
     assert (thresholds.numpy()[followed] >= known[:, -1].numpy()[followed]).all()
+    # No row at or above the threshold may be missing among the candidates.
     near = scores[followed] >= thresholds.numpy()[followed, None]
     assert near.any() and given[followed][near].all()
     assert given[followed].mean() < 0.6, "it does rule something out"
@@ -183,21 +177,21 @@ def test_int8_may_pay_only_where_its_product_is_faster(monkeypatch):
     for times, pays in (([1.0, 0.9], True), ([1.0, 1.1], False)):
         measured = iter(times)
         monkeypatch.setattr(
-            exact, "shortest_seconds", lambda work, measured=measured: next(measured)
+            reduced, "shortest_seconds", lambda work, measured=measured: next(measured)
         )
         assert int8_may_pay.__wrapped__() is pays
 
 
 def test_int8_is_not_taken_where_its_sums_saturate(monkeypatch):
-    assert exact.int8_is_exact(), "on this machine"
-    product = exact.int8_product
+    assert reduced.int8_is_exact(), "on this machine"
+    product = reduced.int8_product
     monkeypatch.setattr(
-        exact,
+        reduced,
         "int8_product",
         lambda queries, rows: product(queries, rows).clamp(-(2**15), 2**15 - 1),
     )
     measured = iter([1.0, 0.1])
-    monkeypatch.setattr(exact, "shortest_seconds", lambda work: next(measured))
+    monkeypatch.setattr(reduced, "shortest_seconds", lambda work: next(measured))
     assert not int8_may_pay.__wrapped__()
 
 

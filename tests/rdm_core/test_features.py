@@ -26,10 +26,8 @@ def test_a_clip_gives_unit_vectors():
 def test_a_timm_network_is_filled_from_a_file(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=0).eval()
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-        tmp_path / "w.safetensors",
-    )
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
     features = load_features(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
     transform = timm.data.create_transform(
         **timm.data.resolve_model_data_config(network), is_training=False
@@ -37,9 +35,8 @@ def test_a_timm_network_is_filled_from_a_file(tmp_path):
     from PIL import Image
 
     with torch.no_grad():
-        expected = network(
-            torch.stack([transform(Image.fromarray(image)) for image in IMAGES])
-        ).numpy()
+        inputs = [transform(Image.fromarray(image)) for image in IMAGES]
+        expected = network(torch.stack(inputs)).numpy()
     np.testing.assert_allclose(features(IMAGES), expected, rtol=1e-5, atol=1e-6)
 
 

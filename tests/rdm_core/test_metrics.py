@@ -1,6 +1,6 @@
 """Measures: intervals, paired losses, copies."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_an_interval_holds_its_mean_and_is_the_same_every_time():
 
 def test_an_interval_is_that_of_the_mean_and_narrows_with_more_values():
     rng = np.random.default_rng(0)
-    few, many = (estimate(rng.normal(3, 2, count)) for count in (100, 10_000))
+    few, many = estimate(rng.normal(3, 2, 100)), estimate(rng.normal(3, 2, 10_000))
     assert few.high - few.low == pytest.approx(2 * 1.96 * 2 / 10, rel=0.25)
     assert many.high - many.low == pytest.approx(2 * 1.96 * 2 / 100, rel=0.15)
 
@@ -73,9 +73,7 @@ def watched(tiny_data):
 
     def build(count: int) -> Watched:
         data = tiny_data(count)
-        watched = Watched(
-            **{field.name: getattr(data, field.name) for field in fields(TrainingData)}
-        )
+        watched = Watched(**vars(data))
         for name in ("given", "read"):
             object.__setattr__(watched, name, [])
         return watched
@@ -93,11 +91,13 @@ def test_shuffled_neighbors_are_another_samples_and_never_the_own(count, watched
     for seed in range(5):
         data = watched(count)
         losses(tiny_model(), data, shuffled=True, seed=seed, batch=4)
-        assert all((rows != given).all() for rows, given in zip(data.read, data.given, strict=True))
+        for rows, given in zip(data.read, data.given, strict=True):
+            assert (rows != given).all()
         assert sorted(np.concatenate(data.read)) == sorted([*range(count)] * 2)
     data = watched(count)
     losses(tiny_model(), data)
-    assert all((rows == given).all() for rows, given in zip(data.read, data.given, strict=True))
+    for rows, given in zip(data.read, data.given, strict=True):
+        assert (rows == given).all()
 
 
 def test_two_measurements_are_paired(process, tiny_config, tiny_model, tiny_data):
@@ -164,7 +164,9 @@ def test_the_nearest_of_the_others_counts():
 
 def test_the_copy_rate_is_the_share_of_samples_nearer_than_real_images_are():
     rng = np.random.default_rng(0)
-    known, real, fresh = (rng.standard_normal((n, 16)).astype(np.float32) for n in (500, 1000, 400))
+    known = rng.standard_normal((500, 16)).astype(np.float32)
+    real = rng.standard_normal((1000, 16)).astype(np.float32)
+    fresh = rng.standard_normal((400, 16)).astype(np.float32)
     assert copy_rate(fresh, real, known) == pytest.approx(0.01, abs=0.015)
     copies = known[:100] + 0.01 * rng.standard_normal((100, 16)).astype(np.float32)
     assert copy_rate(copies, real, known) == 1

@@ -94,7 +94,7 @@ def needed(
 
 
 def built(network) -> Diffusion:
-    """The model whose needs are told."""
+    """The model whose needs are estimated."""
     return build(Config(denoiser=network, noise=FLOW), SHAPE)
 
 
@@ -168,29 +168,29 @@ def test_48_gb_are_told_in_less_than_a_third_of_one(numbers):
 
 
 def test_a_larger_batch_needs_more_and_its_state_does_not():
-    one, two, four = (needed(batch=batch) for batch in (32, 64, 128))
+    one, two, four = needed(batch=32), needed(batch=64), needed(batch=128)
     growth = (four.peak_bytes - two.peak_bytes) / (two.peak_bytes - one.peak_bytes)
     assert growth == pytest.approx(2, rel=0.05)
     assert one.state_bytes == two.state_bytes == four.state_bytes
 
 
 def test_more_pieces_need_less_memory():
-    whole, halves, quarters = (
-        needed(execution=ExecutionConfig(accumulate=pieces), batch=128) for pieces in (1, 2, 4)
-    )
+    whole = needed(execution=ExecutionConfig(accumulate=1), batch=128)
+    halves = needed(execution=ExecutionConfig(accumulate=2), batch=128)
+    quarters = needed(execution=ExecutionConfig(accumulate=4), batch=128)
     assert whole.peak_bytes > 1.5 * halves.peak_bytes > 2 * quarters.peak_bytes
 
 
 def test_gradient_checkpointing_needs_less_memory(network):
-    whole, checkpointed = (needed(network, how, batch=64) for how in (PLAIN, CHECKPOINTED))
+    whole = needed(network, PLAIN, batch=64)
+    checkpointed = needed(network, CHECKPOINTED, batch=64)
     assert checkpointed.peak_bytes < 0.8 * whole.peak_bytes
 
 
 def test_bf16_needs_less_memory_and_on_cuda_more_than_on_a_cpu():
     """CUDA's autocast computes norms in full precision."""
-    half, half_on_cuda = (
-        needed(UNET, device=device, batch=64, precision="bf16") for device in (CPU, CUDA)
-    )
+    half = needed(UNET, device=CPU, batch=64, precision="bf16")
+    half_on_cuda = needed(UNET, device=CUDA, batch=64, precision="bf16")
     full = needed(UNET, batch=64)
     assert half.peak_bytes < 0.7 * full.peak_bytes
     assert 1.2 * half.peak_bytes < half_on_cuda.peak_bytes < full.peak_bytes
@@ -204,7 +204,7 @@ def test_a_query_in_the_context_needs_more_memory():
 
 
 def test_more_neighbors_need_more_memory():
-    few, many = (needed(batch=64, k=k) for k in (4, 40))
+    few, many = needed(batch=64, k=4), needed(batch=64, k=40)
     assert many.peak_bytes > few.peak_bytes
     assert many.state_bytes == few.state_bytes
 
@@ -217,7 +217,8 @@ def test_two_processes_each_hold_half_of_the_batch_and_the_gradients_twice():
 
 def test_a_checkpoint_of_a_small_batch_is_the_peak_on_a_cpu_alone():
     shape = replace(SHAPE, side=4)
-    on_cpu, on_cuda = (needed(device=device, batch=1, shape=shape) for device in (CPU, CUDA))
+    on_cpu = needed(device=CPU, batch=1, shape=shape)
+    on_cuda = needed(device=CUDA, batch=1, shape=shape)
     samples_bytes = 2 * 3 * shape.channels * shape.side**2 * 4
     assert on_cpu.peak_bytes == on_cpu.state_bytes + on_cpu.checkpoint_bytes + samples_bytes
     assert on_cuda.state_bytes < on_cuda.peak_bytes < on_cpu.peak_bytes

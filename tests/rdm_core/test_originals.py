@@ -2,6 +2,8 @@
 refused.
 """
 
+from operator import attrgetter
+
 import pytest
 from released import (
     MILLIONS,
@@ -89,22 +91,28 @@ CONFIGURED = {
 CONFIGURED["imagenet-in-db-2022"] = CONFIGURED["imagenet-2022"]
 
 
+def shapes_of(keys):
+    """The shapes of a checkpoint's tensors by name."""
+    return {key: tuple(shape) for key, (_, shape) in keys.items()}
+
+
+def millions(network):
+    """How many million parameters a network has."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return round(count / 1e6, 2)
+
+
 @pytest.mark.parametrize("name", list(LAYOUTS))
 @pytest.mark.parametrize(("ema", "called"), [(False, live), (True, mean)])
 def test_every_tensor_of_a_released_unet_has_its_place(name, ema, called):
     assert UNETS.keys() == LAYOUTS.keys()
-    layout, expected = (
-        LAYOUTS[name],
-        {called(key): shape for key, shape in unet_shapes(UNETS[name]).items()},
-    )
-    assert {key: tuple(shape) for key, (_, shape) in unet_keys(layout, ema).items()} == expected
+    layout = LAYOUTS[name]
+    expected = {called(key): shape for key, shape in unet_shapes(UNETS[name]).items()}
+    assert shapes_of(unet_keys(layout, ema)) == expected
     network = convert_unet(
         checkpoint(UNETS[name], RELEASED[layout.autoencoder], of_no_size), layout, ema
     )
-    assert (
-        round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 2)
-        == MILLIONS[name]
-    )
+    assert millions(network) == MILLIONS[name]
     configured = COMMON | CONFIGURED[name]
     assert {key: network.config[key] for key in configured} == configured
 
@@ -114,22 +122,15 @@ def test_every_tensor_of_a_released_unet_has_its_place(name, ema, called):
 def test_every_tensor_of_a_released_autoencoder_has_its_place(name, prefix):
     assert RELEASED.keys() == AUTOENCODERS.keys()
     expected = {prefix + key: shape for key, shape in autoencoder_shapes(RELEASED[name]).items()}
-    assert {
-        key: tuple(shape)
-        for key, (_, shape) in autoencoder_keys(AUTOENCODERS[name], prefix).items()
-    } == expected
-    state = {key: of_no_size(shape) for key, shape in expected.items()} | {
-        f"{prefix}loss.logvar": of_no_size(())
-    }
-    parameters = list(convert_autoencoder(state, AUTOENCODERS[name]).parameters())
-    assert round(sum(parameter.numel() for parameter in parameters) / 1e6, 2) == MILLIONS[name]
+    assert shapes_of(autoencoder_keys(AUTOENCODERS[name], prefix)) == expected
+    state = {key: of_no_size(shape) for key, shape in expected.items()}
+    state[f"{prefix}loss.logvar"] = of_no_size(())
+    assert millions(convert_autoencoder(state, AUTOENCODERS[name])) == MILLIONS[name]
 
 
 def test_what_a_network_was_trained_between_is_the_released_one():
     wanted = ("beta_end", "context_norm", "autoencoder", "encoder", "encoder_weights")
-    facts = {
-        name: tuple(getattr(layout, key) for key in wanted) for name, layout in LAYOUTS.items()
-    }
+    facts = {name: attrgetter(*wanted)(layout) for name, layout in LAYOUTS.items()}
     small = (0.0195, "raw", "vq-f4", "ViT-B-32", "openai")
     assert facts == dict.fromkeys(list(LAYOUTS)[:3], small) | {
         "laion-768-2022": (0.015, "unit", "kl-f16", "ViT-L-14", "openai")
@@ -191,10 +192,8 @@ def test_a_tensor_that_does_not_fit_is_named(called, spoil, told):
     ],
 )
 def test_a_tensor_that_does_not_fit_an_autoencoder_is_named(prefix, key, shape, told):
-    state = {
-        prefix + name: of_no_size(shape)
-        for name, shape in autoencoder_shapes(RELEASED["vq-f4"]).items()
-    }
+    shapes = autoencoder_shapes(RELEASED["vq-f4"])
+    state = {prefix + name: of_no_size(shape) for name, shape in shapes.items()}
     state.pop(prefix + key, None)
     state |= {prefix + key: of_no_size(shape)} if shape else {}
     with pytest.raises(WeightsError, match="checkpoint read as 'vq-f4': " + told.format(prefix)):
@@ -228,11 +227,11 @@ def test_the_layout_that_an_autoencoder_has_is_named(given, asked):
 
 
 def test_a_checkpoint_without_a_running_mean_says_so():
-    state = {
-        name: tensor
-        for name, tensor in released("ffhq-2022").items()
-        if not name.startswith("model_ema.")
-    }
+    # Without its running mean, as a training without one would have left it.
+    state = released("ffhq-2022")
+    for name in list(state):
+        if name.startswith("model_ema."):
+            del state[name]
     with pytest.raises(
         WeightsError, match="absent: 688, the first model_ema.diffusion_model.*ema=False"
     ):

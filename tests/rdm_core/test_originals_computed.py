@@ -31,6 +31,7 @@ from released import (
 )
 from torch import nn
 from torch.nn import functional
+from training import assert_equal
 
 from flows.config.presets import PRESETS
 from rdm_core.context import NEIGHBOR, Context, nothing
@@ -59,35 +60,33 @@ UNET = {
     "laion-768-2022": Unet(16, (1, 2, 3), (2, 1), 5, 20),
 }
 ATTENDING = {"imagenet-2022": (1, 2), "laion-768-2022": (0, 1)}
-LAYOUT = {
-    name: replace(
-        LAYOUTS[name],
+LAYOUT = {}
+for _name, _unet in UNET.items():
+    LAYOUT[_name] = replace(
+        LAYOUTS[_name],
         channels=(16, 32, 48),
         heads=(2, 4, 6),
         groups=GROUPS,
-        attending=ATTENDING[name],
-        latent_channels=unet.latent,
+        attending=ATTENDING[_name],
+        latent_channels=_unet.latent,
         latent_side=16,
-        context_dimension=unet.context,
+        context_dimension=_unet.context,
     )
-    for name, unet in UNET.items()
-}
 AUTO = {
     "vq-f4": Autoencoder(8, (1, 2, 4), 32, (), 3, 40),
     "vqgan-f16": Autoencoder(8, (1, 1, 2, 2, 4), 32, (2,), 6, 40),
     "kl-f16": Autoencoder(8, (1, 1, 2, 2, 4), 32, (2,), 5, 0),
 }
-AUTO_LAYOUT = {
-    name: replace(
-        AUTOENCODERS[name],
-        channels=tuple(auto.width * multiple for multiple in auto.multiples),
+AUTO_LAYOUT = {}
+for _name, _auto in AUTO.items():
+    AUTO_LAYOUT[_name] = replace(
+        AUTOENCODERS[_name],
+        channels=tuple(_auto.width * multiple for multiple in _auto.multiples),
         groups=GROUPS,
-        latent_channels=auto.latent,
-        codes=auto.codes,
-        side=auto.resolution,
+        latent_channels=_auto.latent,
+        codes=_auto.codes,
+        side=_auto.resolution,
     )
-    for name, auto in AUTO.items()
-}
 B, K = 2, 4
 
 
@@ -108,6 +107,11 @@ def state(name) -> StateDict:
     """A random checkpoint of it."""
     torch.manual_seed(0)
     return checkpoint(UNET[name], AUTO[LAYOUT[name].autoencoder], random_tensor)
+
+
+def random_autoencoder(kind: str) -> StateDict:
+    """Random tensors for all of an autoencoder's own checkpoint."""
+    return {key: random_tensor(shape) for key, shape in autoencoder_shapes(AUTO[kind]).items()}
 
 
 def part_of(state: StateDict, unet: Unet, called: Callable[[str], str]) -> StateDict:
@@ -215,9 +219,9 @@ def test_another_network_would_be_noticed(name, state):
     for change in (other_order, other_frequencies, other_eps, other_eps_before_attention):
         wrong[change.__name__] = deepcopy(right)
         change(wrong[change.__name__])
-    differences = {
-        what: difference(network(*inputs).sample, expected) for what, network in wrong.items()
-    }
+    differences = {}
+    for what, network in wrong.items():
+        differences[what] = difference(network(*inputs).sample, expected)
     assert min(differences.values()) > 10 * SAME, differences
 
 
@@ -229,7 +233,8 @@ def test_the_running_mean_and_the_live_weights_are_told_apart(name, state):
         torch.tensor([1, 801]),
         torch.randn(B, K, unet.context),
     )
-    of_mean, of_live = (convert_unet(state, layout, ema)(*inputs).sample for ema in (True, False))
+    of_mean = convert_unet(state, layout, ema=True)(*inputs).sample
+    of_live = convert_unet(state, layout, ema=False)(*inputs).sample
     assert difference(of_mean, original_unet(part_of(state, unet, mean), *inputs)) < SAME
     assert difference(of_live, original_unet(part_of(state, unet, live), *inputs)) < SAME
     assert difference(of_mean, of_live) > 0.1
@@ -239,7 +244,7 @@ def test_the_running_mean_and_the_live_weights_are_told_apart(name, state):
 @pytest.mark.parametrize("kind", list(AUTO))
 def test_an_autoencoder_encodes_and_decodes_as_the_original(kind):
     torch.manual_seed(0)
-    state = {key: random_tensor(shape) for key, shape in autoencoder_shapes(AUTO[kind]).items()}
+    state = random_autoencoder(kind)
     levels, images = len(AUTO[kind].multiples), torch.rand(B, 3, 32, 32) * 2 - 1
     autoencoder = convert_autoencoder(state, AUTO_LAYOUT[kind])
     encoded, expected = autoencoder.encode(images), original_encode(state, levels, images)
@@ -259,11 +264,9 @@ def test_an_autoencoder_encodes_and_decodes_as_the_original(kind):
 def test_a_denoisers_checkpoint_holds_its_autoencoder(name, state):
     kind = LAYOUT[name].autoencoder
     own = {key: state[f"first_stage_model.{key}"] for key in autoencoder_shapes(AUTO[kind])}
-    of_both, of_own = (
-        convert_autoencoder(given, AUTO_LAYOUT[kind]).state_dict() for given in (state, own)
-    )
-    assert of_both.keys() == of_own.keys()
-    assert all(torch.equal(of_both[key], of_own[key]) for key in of_own)
+    of_both = convert_autoencoder(state, AUTO_LAYOUT[kind]).state_dict()
+    of_own = convert_autoencoder(own, AUTO_LAYOUT[kind]).state_dict()
+    assert_equal(of_both, of_own)
 
 
 def test_a_converted_denoiser_is_saved_and_loaded_as_any_other(name, state, tmp_path):
@@ -277,11 +280,8 @@ def test_a_converted_denoiser_is_saved_and_loaded_as_any_other(name, state, tmp_
     assert denoiser.config == config
     assert config.context_norm == LAYOUT[name].context_norm
     loaded = load_denoiser(tmp_path, config, UNET[name].context)
-    saved = loaded.state_dict()
-    assert all(torch.equal(tensor, saved[key]) for key, tensor in denoiser.state_dict().items())
-    assert all(torch.equal(state[key], before[key]) for key in before), (
-        "the checkpoint is as it was"
-    )
+    assert_equal(loaded.state_dict(), denoiser.state_dict())
+    assert_equal(state, before)  # the checkpoint is as it was
 
 
 def test_a_converted_model_is_the_denoiser_with_its_process_in_its_space(name, state, tmp_path):
@@ -295,9 +295,7 @@ def test_a_converted_model_is_the_denoiser_with_its_process_in_its_space(name, s
         NoiseConfig("epsilon", beta_start=0.0015, beta_end=layout.beta_end)
     )
     expected = convert_denoiser(state, layout).state_dict()
-    found = model.denoiser.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert_equal(model.denoiser.state_dict(), expected)
     live_one = convert_model(state, layout, space, ema=False).denoiser.state_dict()
     assert any(not torch.equal(live_one[key], expected[key]) for key in expected)
     assert Config.of(json.loads(json.dumps(asdict(model_config(layout))))) == model_config(layout)
@@ -310,10 +308,7 @@ def test_a_release_is_what_a_training_of_its_preset_would_be(name):
 
 
 def test_half_a_checkpoints_precision_gives_a_network_of_full_precision():
-    state = {
-        key: random_tensor(shape).half()
-        for key, shape in autoencoder_shapes(AUTO["kl-f16"]).items()
-    }
+    state = {key: tensor.half() for key, tensor in random_autoencoder("kl-f16").items()}
     autoencoder = convert_autoencoder(state, AUTO_LAYOUT["kl-f16"])
     assert {tensor.dtype for tensor in autoencoder.state_dict().values()} == {torch.float32}
     assert torch.equal(autoencoder.quant_conv.weight, state["quant_conv.weight"].float())

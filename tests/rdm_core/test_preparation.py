@@ -70,9 +70,8 @@ def test_vectors_of_real_images_agree_with_the_models_own_transform(real_data):
     images = [decode(path.read_bytes()) for path in paths]
     encoder = load_encoder("rdm-shapes", BUILT_IN)
     with torch.no_grad():
-        own = encoder.model.encode_image(
-            torch.stack([encoder.transform(Image.fromarray(image)) for image in images])
-        ).numpy()
+        inputs = [encoder.transform(Image.fromarray(image)) for image in images]
+        own = encoder.model.encode_image(torch.stack(inputs)).numpy()
     own /= np.linalg.norm(own, axis=1, keepdims=True)
     cosines = (encoder.encode_images(images)[0] * own).sum(axis=1)
     assert cosines.min() > 0.9999

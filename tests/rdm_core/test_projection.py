@@ -11,9 +11,8 @@ def clumps(count=40, seed=0):
     """Three clumps of unit vectors, and which is which."""
     rng = np.random.default_rng(seed)
     centres = 3 * rng.standard_normal((3, 16))
-    vectors = np.concatenate(
-        [centre + 0.3 * rng.standard_normal((count, 16)) for centre in centres]
-    ).astype(np.float32)
+    clumps = [centre + 0.3 * rng.standard_normal((count, 16)) for centre in centres]
+    vectors = np.concatenate(clumps).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.repeat(np.arange(3), count)
 
 

@@ -51,17 +51,14 @@ def nearest(k: int) -> np.ndarray:
 
 
 def check(found: Retrieved, count: int, slots: int) -> None:
-    """What holds for everything retrieved."""
+    """Check what holds for all contexts, whatever the strategy."""
     assert len(found) == count
     assert found.vectors.shape == (count, slots, DIMENSION)
-    assert all(getattr(found, name).shape == (count, slots) for name in FIELDS[1:])
-    assert [getattr(found, name).dtype for name in FIELDS] == [
-        np.float32,
-        np.float32,
-        np.int8,
-        np.int64,
-        np.float32,
-    ]
+    types = (np.float32, np.float32, np.int8, np.int64, np.float32)
+    for name, dtype in zip(FIELDS, types, strict=True):
+        array = getattr(found, name)
+        assert array.dtype == dtype, name
+        assert array.shape[:2] == (count, slots), name
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=-1), 1, atol=1e-6)
 
 
@@ -169,9 +166,11 @@ def test_a_pool_gives_k_of_its_rows_nearest_first_and_by_seed(database):
         check(found, 3, 3)
         assert (found.slots == NEIGHBOR).all()
         assert (np.diff(found.scores, axis=1) < 0).all(), "nearest first"
+    # Over 200 draws every row of the pool comes, about equally often.
     for query in range(3):
         rows = np.stack([found.rows[query] for found in drawn])
-        assert all(len(set(each)) == 3 for each in rows), "no row comes twice"
+        for of_image in rows:
+            assert len(set(of_image)) == 3, "no row comes twice"
         counted = np.bincount(rows.ravel(), minlength=ROWS)
         assert set(np.flatnonzero(counted)) == set(pool[query]), "all of the pool and nothing else"
         assert counted[pool[query]].min() > 30, "60 of 200 draws are expected of each"
@@ -334,9 +333,9 @@ def test_pseudo_queries_are_uniform_or_weighted_by_count():
 
 
 def test_pseudo_queries_depend_on_the_seed_alone():
-    first, again, other = (
-        draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(seed), True) for seed in (0, 0, 1)
-    )
+    first = draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(0), True)
+    again = draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(0), True)
+    other = draw_pseudo_queries(COUNTS, 1, 50, np.random.default_rng(1), True)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

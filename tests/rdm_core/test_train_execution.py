@@ -38,7 +38,8 @@ def test_how_the_loop_runs_changes_nothing_but_rounding(network, execution, tiny
     # Adam makes a gradient of 1e-9 a step of full size: weights are compared where the rate is
     # small beside them.
     how = {"steps": 3, "batch": 6, "learning_rate": 1e-3}
-    plain, other = (tiny_model(TINY[network], process=PROCESS_OF[network]) for _ in range(2))
+    plain = tiny_model(TINY[network], process=PROCESS_OF[network])
+    other = tiny_model(TINY[network], process=PROCESS_OF[network])
     expected = run(plain, tiny_data(), **how)
     found = run(other, tiny_data(), **how, **execution)
     for column in ("loss", "gradient_norm"):

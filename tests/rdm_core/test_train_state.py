@@ -22,7 +22,8 @@ PROCESS_OF = {
     "transformer": FlowMatching(),
     "unet": Diffusion(velocity=True, min_snr_gamma=5.0, zero_terminal_snr=True),
 }
-TRANSFORMER, UNET = (replace(TINY[network], **EVERYTHING) for network in TINY)
+TRANSFORMER = replace(TINY["transformer"], **EVERYTHING)
+UNET = replace(TINY["unet"], **EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,8 @@ def test_means_of_other_lengths_are_kept_at_every_snapshot_and_resume_to_the_bit
     assert list(found["unbroken"]) == list(found["resumed"]) == [2, 4, 6]
     for step, means in found["unbroken"].items():
         assert_equal(found["resumed"][step], means)
-    short, long = (found["unbroken"][6][f"power/{length}/denoiser.null"] for length in (0.05, 0.1))
+    means = found["unbroken"][6]
+    short, long = means["power/0.05/denoiser.null"], means["power/0.1/denoiser.null"]
     assert not np.array_equal(short, long)
 
 
@@ -102,7 +104,8 @@ def test_a_snapshot_comes_every_so_many_steps_and_in_the_end_whatever_is_saved(
 
 def test_a_state_is_a_copy_of_arrays(tiny_model, tiny_data):
     recorder = run(tiny_model(), tiny_data())
-    assert all(isinstance(array, np.ndarray) for array in recorder.states[3].values())
+    for name, array in recorder.states[3].items():
+        assert isinstance(array, np.ndarray), name
     name = "weights/denoiser.null"
     assert not np.array_equal(recorder.states[3][name], recorder.states[6][name])
     names = {name.split("/")[0] for name in recorder.states[6]}

@@ -14,7 +14,6 @@ from rdm_core.config import (
     ReportingConfig,
     TrainingConfig,
 )
-from rdm_core.context import Context
 from rdm_core.data import TrainingData
 from rdm_core.families.family import Model
 from rdm_core.train import Hooks, TrainingState, train
@@ -38,13 +37,16 @@ DRAWN = {
 
 
 def asked(**changed: Any) -> dict[str, Any]:
-    """What `train` is given of the four configurations, some of their fields other than usual."""
-    found = {}
-    for name, one in USUAL.items():
-        own = {field.name for field in fields(one)} & changed.keys()
-        found[name] = replace(one, **{field: changed.pop(field) for field in own})
+    """The four configurations that `train` takes, with some of their fields changed."""
+    configs = {}
+    for name, usual in USUAL.items():
+        changes = {}
+        for field in fields(usual):
+            if field.name in changed:
+                changes[field.name] = changed.pop(field.name)
+        configs[name] = replace(usual, **changes)
     assert not changed, "every field is one of theirs"
-    return found
+    return configs
 
 
 class Stopped(Exception):
@@ -87,19 +89,23 @@ def run(
     return recorder
 
 
+def flat(model: Model) -> torch.Tensor:
+    """All parameters of a model in one row, float32 [P]."""
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
 def given(model: Model, data: TrainingData, **changed: Any) -> list[tuple]:
     """Noisy latents, times and contexts of every step, as a diffusion model's denoiser has them."""
     seen = []
     hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args))
     run(model, data, **changed)
     hook.remove()
-    return seen[1:]  # the first is where operations are counted
+    return seen[1:]  # the first pass only counts operations
 
 
 def slots(model: Model, data: TrainingData, **changed: Any) -> torch.Tensor:
-    """What the contexts of all steps hold [S * B, K]."""
-    contexts: list[Context] = [context for _, _, context in given(model, data, **changed)]
-    return torch.cat([context.slots for context in contexts])
+    """The kinds of the slots of all steps, int8 [S * B, K]."""
+    return torch.cat([context.slots for _, _, context in given(model, data, **changed)])
 
 
 def weights(model: Model) -> dict[str, torch.Tensor]:

@@ -1,5 +1,5 @@
-"""What can be chosen about a diffusion model, and how it is drawn from. Importing this costs
-nothing.
+"""The configuration of a diffusion model, and the settings for drawing from it. Importing this
+costs nothing.
 """
 
 from dataclasses import dataclass, field
@@ -56,10 +56,11 @@ class DenoiserConfig(config.Config):
             raise ValueError(
                 f"channels: is {self.channels}, must be one or more widths from 1 to 65536"
             )
-        if any(not 0 <= level < 1000 for level in self.attention_levels):
-            raise ValueError(
-                f"attention_levels: is {self.attention_levels}, must be levels from 0 on"
-            )
+        for level in self.attention_levels:
+            if not 0 <= level < 1000:
+                raise ValueError(
+                    f"attention_levels: is {self.attention_levels}, must be levels from 0 on"
+                )
         if self.network == "transformer" and self.channels[0] % self.head_channels:
             raise ValueError(
                 f"channels: {self.channels[0]} cannot be divided into heads of {self.head_channels}"

@@ -1,11 +1,13 @@
-"""The denoiser: a diffusers network whose cross-attention context is a set of CLIP vectors, turned
-into tokens [B, K, D].
+"""The denoiser: a diffusers network that attends to a set of CLIP vectors, turned into tokens
+[B, K, D].
 
 The vectors form a set: no positions, no order. A whole set can be replaced by one learned null
-vector, which is what guidance is trained with; the 2022 model used a zero vector it had never seen.
+vector; that trains the network for guidance. The 2022 model (RDM, arXiv 2204.11824) guided with a
+zero vector that it had never seen. B samples, K slots, D dimensions; x is [B, C, h, w].
 """
 
 import json
+from collections.abc import Sequence
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -23,21 +25,21 @@ from rdm_core.families.diffusion.config import DenoiserConfig
 from rdm_core.importing import large_import
 
 NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
-"""Of diffusers, which is imported when one is built: two seconds that a refusal need not wait
-for.
-"""
+"""Classes of diffusers. It is imported only when a network is built, as that takes two seconds."""
 SCORE_FREQUENCIES = 8
+"""Frequencies of the sines and cosines that a score is shown to the set encoder with."""
 
 
 class Denoiser(nn.Module):
     """Predicts the process's target from noisy latents and a context."""
 
     means: torch.Tensor
-    """With `remove_means`: the mean unit vectors of images and of texts [2, D]."""
+    """With `remove_means`: the mean unit vectors of images and of texts, float32 [2, D]."""
 
     def __init__(self, network: Any, dimension: int, config: DenoiserConfig) -> None:
-        """A network, and the context that its configuration asks for; the means are zero until
-        `set_means` fills them.
+        """A network, and what its configuration asks for beside it, all float32 [D] or [2, D].
+
+        The means are zero until `set_means` fills them.
         """
         super().__init__()
         self.network = network
@@ -53,37 +55,42 @@ class Denoiser(nn.Module):
             self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
 
     def tokens(self, context: Context) -> torch.Tensor:
-        """Context -> tokens [B, K, D] on the scale the network is trained with; what an absent slot
-        gives is masked later.
+        """Context of [B, K, D] -> tokens float32 [B, K, D] on the scale that the network is trained
+        with.
+
+        An absent slot gives any token; it is masked later.
         """
         vectors, slots = context.vectors, context.slots[..., None]
         if self.config.remove_means:
-            centred = functional.normalize(
-                vectors - torch.where(slots == TEXT, self.means[1], self.means[0]), dim=-1
-            )
-            # the zero null of 2022 stays zero
+            means = torch.where(slots == TEXT, self.means[1], self.means[0])
+            centred = functional.normalize(vectors - means, dim=-1)
+            # The zero null of 2022 stays zero.
             vectors = torch.where(vectors.any(dim=-1, keepdim=True), centred, vectors)
         raw = self.config.context_norm == "raw"
         tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
         if self.config.query_token:
-            tokens = torch.where(
-                (slots == QUERY) | (slots == TEXT), tokens + self.query_kind, tokens
-            )
+            is_query = (slots == QUERY) | (slots == TEXT)
+            tokens = torch.where(is_query, tokens + self.query_kind, tokens)
         if self.config.set_layers:
             tokens = self.set_encoder(tokens, context.scores, context.mask)
         return tokens
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, context: Context) -> torch.Tensor:
-        """Prediction [B, C, h, w] for x [B, C, h, w] at time [B] on the network's scale.
+        """Prediction float [B, C, h, w] for x [B, C, h, w] at time [B] in 0..1000 and a context of
+        [B, K, D].
 
-        A sample whose slots are all absent gets the learned null.
+        This is epsilon_theta(z_t, t, {phi(y)}) of RDM (arXiv 2204.11824), or another target. A
+        sample whose slots are all absent gets the learned null.
         """
         mask, tokens = context.mask, self.tokens(context)
         empty = ~mask.any(dim=1)
-        if self.config.query_token:  # where no query is given its learned null stands for it
-            without = ~((context.slots == QUERY) | (context.slots == TEXT)).any(dim=1) & ~empty
+        if self.config.query_token:
+            # One more slot: the learned null of the query, for samples that have neighbors alone.
+            is_query = (context.slots == QUERY) | (context.slots == TEXT)
+            without = ~is_query.any(dim=1) & ~empty
             tokens = torch.cat([tokens, self.query_null.expand(len(tokens), 1, -1)], dim=1)
             mask = torch.cat([mask, without[:, None]], dim=1)
+        # An empty set becomes the learned null in its first slot.
         tokens = torch.where(empty[:, None, None], self.null, tokens)
         first = torch.arange(mask.shape[1], device=mask.device) == 0
         mask = mask | (empty[:, None] & first)
@@ -92,32 +99,30 @@ class Denoiser(nn.Module):
         ).sample
 
     def set_means(self, means: np.ndarray) -> None:
-        """Fill the means [2, D] that a network with `remove_means` subtracts: of image vectors, of
-        text vectors.
+        """Fill the means float [2, D] that a network with `remove_means` subtracts: the mean of
+        image vectors, then that of text vectors.
         """
         self.means.copy_(torch.from_numpy(np.array(means)))
 
     def save(self, directory: Path) -> None:
-        """Write `network/` (a diffusers folder) and `context.safetensors` (all else that was
-        learned).
-        """
+        """Write `network/`, a diffusers folder, and `context.safetensors`, all other weights."""
         self.network.save_pretrained(directory / "network", safe_serialization=True)
         save_file(self._own_state(), directory / "context.safetensors")
 
     def _own_state(self) -> dict[str, torch.Tensor]:
-        own = {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if not name.startswith("network.")
-        }
-        return {name: tensor.detach().contiguous().cpu() for name, tensor in own.items()}
+        """Copies on the CPU of all tensors [*] that are not of the network."""
+        own = {}
+        for name, tensor in self.state_dict().items():
+            if not name.startswith("network."):
+                own[name] = tensor.detach().contiguous().cpu()
+        return own
 
 
 class SetEncoder(nn.Module):
-    """Lets the vectors of a set see each other and their scores: a pre-norm transformer without
+    """Lets the vectors of a set see each other and their scores, by a pre-norm transformer without
     positions.
 
-    It starts as the identity, because what it adds is multiplied by a gate that starts at zero.
+    It starts as the identity: a gate that starts at zero multiplies what it adds.
     """
 
     def __init__(self, dimension: int, layers: int) -> None:
@@ -135,21 +140,25 @@ class SetEncoder(nn.Module):
     def forward(
         self, tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Tokens [B, K, D], scores [B, K] and mask [B, K] -> tokens [B, K, D]."""
+        """Tokens float32 [B, K, D], scores float32 [B, K] in -1..1 and mask bool [B, K] -> tokens
+        float32 [B, K, D].
+        """
+        # A score becomes sines and cosines of pi s, 2 pi s, 4 pi s, ...: small differences count.
         frequencies = torch.pi * 2.0 ** torch.arange(SCORE_FREQUENCIES, device=scores.device)
         phases = scores[..., None].clamp(-1, 1) * frequencies
         seen = tokens + self.score(torch.cat([phases.sin(), phases.cos()], dim=-1))
-        hidden = ~mask & mask.any(dim=1, keepdim=True)  # attention over nothing would be NaN
+        # In an empty set nothing is hidden: attention over nothing would be NaN.
+        hidden = ~mask & mask.any(dim=1, keepdim=True)
         return tokens + self.gate * self.layers(seen, src_key_padding_mask=hidden)
 
 
 def build_denoiser(
     config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None
 ) -> Denoiser:
-    """A freshly initialised denoiser for final latents [*, channels, side, side] and context
-    vectors of `dimension`.
+    """Make a new denoiser for final latents [B, channels, side, side] and vectors [B, K,
+    dimension].
 
-    Initial weights follow `seed`, or torch's global generator without one.
+    Its weights follow `seed`, or torch's global generator without one.
     """
     if seed is not None:
         torch.manual_seed(seed)
@@ -184,16 +193,17 @@ def load_denoiser(directory: Path, config: DenoiserConfig, dimension: int) -> De
             raise ValueError(f"{len(wrong)} {what}, {wrong[0]} among them")
         denoiser.load_state_dict(own, strict=False)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().split("\n")[0][:200]
+        first_line = str(error).strip().split("\n")[0][:200]
         raise WeightsError(
             directory,
-            f"not a weights folder of this project ({first})",
+            f"not a weights folder of this project ({first_line})",
             "Give a run's name or its weights folder.",
         ) from error
     return denoiser.eval()
 
 
 def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
+    """diffusers' PixArt transformer: [B, channels, side, side] -> the same shape."""
     with large_import():
         from diffusers import PixArtTransformer2DModel
 
@@ -214,24 +224,38 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
 
 
 def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
+    """diffusers' U-Net, as in 2022: [B, channels, side, side] -> the same shape."""
     with large_import():
         from diffusers import UNet2DConditionModel
 
-    last = len(config.channels) - 1
-    attends = [level in config.attention_levels for level in range(last + 1)]
+    heads = [max(1, width // config.head_channels) for width in config.channels]
     return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
         layers_per_block=config.depth,
         block_out_channels=config.channels,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        # diffusers' misnomer: the number of heads a level, not their width
-        attention_head_dim=tuple(
-            max(1, width // config.head_channels) for width in config.channels
-        ),
+        **unet_block_types(len(config.channels), config.attention_levels),
+        attention_head_dim=tuple(heads),  # diffusers' misnomer: heads a level, not their width
         cross_attention_dim=dimension,
+        # Groups of norms must divide the channels of every level.
         norm_num_groups=gcd(max(1, min(32, config.channels[0] // 4)), *config.channels),
     )
+
+
+def unet_block_types(levels: int, attending: Sequence[int]) -> dict[str, Any]:
+    """Settings of diffusers' U-Net that say which of its levels attend to the context.
+
+    Level 0 is the finest. The way up is the way down mirrored; the middle always attends.
+    """
+    down: list[str] = []
+    up: list[str] = []
+    for level in range(levels):
+        attention = "CrossAttn" if level in attending else ""
+        down.append(f"{attention}DownBlock2D")
+        up.insert(0, f"{attention}UpBlock2D")  # the way up begins with the coarsest level
+    return {
+        "down_block_types": tuple(down),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": tuple(up),
+    }

@@ -1,5 +1,7 @@
-"""Generation: contexts -> images, with guidance, seeded per image so that a batch's make-up changes
-nothing.
+"""Drawing: contexts -> images, with guidance.
+
+Each image has a seed of its own, so that it does not depend on what else is drawn. B images, K
+slots, D dimensions; latents are float32 [B, C, h, w], times are in 0..1, 1 = pure noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,60 +27,58 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, when and away from what a sample is drawn: reference + scale (context -
-    reference).
+    """How strongly, when and away from what images are drawn.
+
+    The prediction is reference + scale (prediction - reference): classifier-free guidance (arXiv
+    2207.12598, eq. 6, with scale = 1 + w).
     """
 
     scale: float = 2.0
-    """1: no guidance, one evaluation a step; 0: the reference alone; above 1: stronger (arXiv
-    2207.12598).
-    """
+    """1: no guidance, one evaluation a step; 0: the reference alone; above 1: guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
-    """Times at which it is applied, 1 = pure noise (arXiv 2404.07724); elsewhere the scale is 1."""
+    """Times between which it is applied (arXiv 2404.07724); elsewhere the scale is 1."""
     away_from: Context | None = None
-    """The reference's context, one or B sets: of a negative prompt, or the zero vector of 2022; the
-    learned null without.
+    """The context of the reference, one or B sets: a negative prompt, or the zero vector of 2022.
+    None: the learned null.
     """
     weaker: Denoiser | None = None
-    """The reference is this network with the same context (autoguidance, arXiv 2406.02507)."""
+    """If set, the reference is this network with the same context (autoguidance, arXiv
+    2406.02507).
+    """
 
 
 @dataclass(frozen=True)
 class Known:
-    """Latents that are given in part, for inpainting."""
+    """Latents of which a part is known, for inpainting."""
 
     final: torch.Tensor
-    """Final latents [B or 1, C, h, w]."""
+    """Final latents float32 [B or 1, C, h, w]."""
     mask: torch.Tensor
-    """bool [1, 1, h, w], True where they are given and stay as they are."""
+    """bool [1, 1, h, w], True where they are known and stay as they are."""
 
     def rows(self, part: slice, device: torch.device) -> "Known":
-        """That of some samples, on a device."""
-        return Known(
-            (self.final if len(self.final) == 1 else self.final[part]).to(device),
-            self.mask.to(device),
-        )
+        """The known latents of some of the B images, on a device."""
+        final = self.final if len(self.final) == 1 else self.final[part]
+        return Known(final.to(device), self.mask.to(device))
 
     def over(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, C, h, w] with what is given in its place."""
+        """x float32 [B, C, h, w] with the known latents in their places."""
         return torch.where(self.mask, self.final, x)
 
 
 def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray) -> Known:
-    """The latents of an image uint8 [H, W, 3], kept but where the mask uint8 [H, W, 3] is white
-    (above 127).
+    """The latents of an image uint8 [H, W, 3] that stay, as a mask uint8 [H, W, 3] is not white
+    there (above 127).
 
-    Both are cut to the centred square. A latent is kept only when nothing that it stands for is to
-    be painted over.
+    Both are cut to their centred squares. A latent stays only if the mask is black at all of its
+    pixels.
     """
     pixels = side * space.factor
-    final = space.final(
-        torch.from_numpy(space.encode([centre_crop(resize_shorter_side(image, pixels), pixels)]))
-    )
-    white = torch.from_numpy(
-        centre_crop(resize_shorter_side(mask, pixels), pixels).max(axis=2) > 127
-    )[None, None].float()
-    return Known(final, functional.max_pool2d(white, space.factor) == 0)
+    square = centre_crop(resize_shorter_side(image, pixels), pixels)
+    final = space.final(torch.from_numpy(space.encode([square])))
+    mask_square = centre_crop(resize_shorter_side(mask, pixels), pixels)
+    is_white = torch.from_numpy(mask_square.max(axis=2) > 127)[None, None].float()
+    return Known(final, functional.max_pool2d(is_white, space.factor) == 0)
 
 
 @torch.no_grad()
@@ -93,10 +93,10 @@ def generate(
     weaker: Denoiser | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draw one image a seed: uint8 [B, H, W, 3]. `context` holds B sets; `weaker` is the network of
-    `beside.weaker`.
+    """Draw one image for each of B seeds: uint8 [B, H, W, 3].
 
-    Raises RequestError for a sampler, eta or number of steps that does not fit the process.
+    `context` holds B sets [B, K, D]; `weaker` is the network of `beside.weaker`. Raises
+    RequestError for a sampler, eta or number of steps that does not fit the process.
     """
     draw = sampler_of(process, how.sampler, how.steps, how.eta)
     guidance = guidance_of(denoiser, how, beside, weaker)
@@ -114,41 +114,58 @@ def generate(
         if beside.style is not None:
             late = _guided(denoiser, process, beside.style.rows(part).to(device), guided)
             predict = _switched(process, predict, late, how.style_from_snr)
-        given = known.rows(part, device) if known is not None else None
-        if given is not None:
-            predict = _inpainted(process, predict, given)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-
-        def fresh(generators: list[torch.Generator] = generators) -> torch.Tensor:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-
+        known_part = known.rows(part, device) if known is not None else None
+        if known_part is not None:
+            predict = _inpainted(process, predict, known_part)
+        fresh = _noise_of(seeds[part], shape, device)
         final = draw(process, predict, fresh(), how.steps, fresh, how.eta)
-        if given is not None:  # DDIM ends at the least noisy time
-            final = given.over(final)
+        if known_part is not None:  # DDIM ends at the least noisy time, not without noise
+            final = known_part.over(final)
         images.append(space.decode(final))
         progress(part.stop)
     return np.concatenate(images)
 
 
+def _noise_of(
+    seeds: Sequence[int], shape: tuple[int, ...], device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """A function that gives new noise ~ N(0, I), float32 [B, *shape], at each call.
+
+    Each image has a generator of its own, on the CPU: the same noise on any device.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def fresh() -> torch.Tensor:
+        noise = [torch.randn(shape, generator=generator) for generator in generators]
+        return torch.stack(noise).to(device)
+
+    return fresh
+
+
 def guidance_of(denoiser: Denoiser, how: Draw, beside: Beside, weaker: Denoiser | None) -> Guidance:
-    """What is guided away from: a negative prompt, the zero vector of 2022, a weaker network, or
-    the learned null.
+    """The guidance that is asked for: away from a negative prompt, the zero vector [1, 1, D] of
+    2022, a weaker network, or the learned null.
 
     Raises RequestError for more than one of them.
     """
-    given = {
-        "negative": beside.negative is not None,
-        "null": how.null == "zero",
-        "weaker_run": weaker is not None,
-    }
-    if sum(given.values()) > 1:
-        what = " and ".join(name for name, on in given.items() if on)
-        raise RequestError(what, "are two things to guide away from", "Keep one of them.")
+    references = []
+    if beside.negative is not None:
+        references.append("negative")
+    if how.null == "zero":
+        references.append("null")
+    if weaker is not None:
+        references.append("weaker_run")
+    if len(references) > 1:
+        where = " and ".join(references)
+        raise RequestError(where, "are two things to guide away from", "Keep one of them.")
     away_from = zeros(1, denoiser.dimension) if how.null == "zero" else beside.negative
     return Guidance(how.guidance_scale, how.guidance_interval, away_from, weaker)
 
 
 def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Guidance) -> Predict:
+    """Predictions with guidance (arXiv 2207.12598, eq. 6): x float32 [B, C, h, w] and a time -> [B,
+    C, h, w].
+    """
     count = len(context.vectors)
     reference = guidance.away_from or nothing(count, denoiser.dimension).to(context.device)
     low, high = guidance.interval
@@ -159,41 +176,45 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
         if scale == 1.0:
             return denoiser(x, time, context)
         if guidance.weaker:
-            other = guidance.weaker(x, time, context)
+            away_from = guidance.weaker(x, time, context)
         else:
-            other = denoiser(x, time, reference)
-        return other + scale * (denoiser(x, time, context) - other) if scale else other
+            away_from = denoiser(x, time, reference)
+        if not scale:
+            return away_from
+        return away_from + scale * (denoiser(x, time, context) - away_from)
 
     return predict
 
 
 def _switched(process: Process, early: Predict, late: Predict, from_snr: float) -> Predict:
+    """Predictions [B, C, h, w] that are `early` up to a signal-to-noise ratio, and `late` from
+    there on.
+    """
+
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
         alpha, sigma = process.scales(torch.tensor([t]))
-        return late(x, t) if alpha.item() ** 2 >= from_snr * sigma.item() ** 2 else early(x, t)
+        is_late = alpha.item() ** 2 >= from_snr * sigma.item() ** 2
+        return late(x, t) if is_late else early(x, t)
 
     return predict
 
 
-def _inpainted(process: Process, predict: Predict, given: Known) -> Predict:
-    """Where latents are given the answer is the one that leads to them, so that every sampler heads
-    for them.
-    """
+def _inpainted(process: Process, predict: Predict, known: Known) -> Predict:
+    """Predictions [B, C, h, w] that lead every sampler to the known latents."""
 
     def wrapped(x: torch.Tensor, t: float) -> torch.Tensor:
-        leading = process.prediction_of(x, given.final, torch.tensor([t], device=x.device))
-        return torch.where(given.mask, leading, predict(x, t))
+        leading = process.prediction_of(x, known.final, torch.tensor([t], device=x.device))
+        return torch.where(known.mask, leading, predict(x, t))
 
     return wrapped
 
 
 def _guidance_for(guidance: Guidance, part: slice, device: torch.device) -> Guidance:
+    """The guidance of some of the B images, on a device; one set [1, K, D] is repeated for each."""
     reference = guidance.away_from
     if reference is None:
         return guidance
-    chosen = (
-        torch.zeros(part.stop - part.start, dtype=torch.long)
-        if len(reference.vectors) == 1
-        else part
-    )
-    return replace(guidance, away_from=reference.rows(chosen).to(device))
+    rows: slice | torch.Tensor = part
+    if len(reference.vectors) == 1:
+        rows = torch.zeros(part.stop - part.start, dtype=torch.long)
+    return replace(guidance, away_from=reference.rows(rows).to(device))

@@ -1,4 +1,7 @@
-"""A diffusion model: a denoiser, the process that it undoes, and the latent space they work in."""
+"""A diffusion model: a denoiser, the process that it undoes, and the latent space they work in.
+
+B samples, b of them on this process, K slots, D dimensions; latents [C, h, w].
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,18 +26,18 @@ from rdm_core.latents import LatentSpace
 
 @dataclass(frozen=True)
 class DiffusionInputs(Inputs):
-    """What a denoiser is trained on: everything but its weights."""
+    """Everything that the loss of a denoiser depends on beside its weights."""
 
     clean: torch.Tensor
-    """Final latents [B, C, h, w]."""
+    """Final latents float32 [B, C, h, w]."""
     noise: torch.Tensor
-    """What they are corrupted with [B, C, h, w]."""
+    """The noise ~ N(0, I) that corrupts them, float32 [B, C, h, w]."""
     times: torch.Tensor
-    """float [B] in 0..1, 1 = most noise."""
+    """float32 [B] in 0..1, 1 = most noise."""
 
 
 class Diffusion(Model):
-    """p(image | vectors of its neighbors) as denoising (RDM, arXiv 2204.11824)."""
+    """p(image | vectors of its neighbors) by denoising (RDM, arXiv 2204.11824, section 3)."""
 
     family = "diffusion"
 
@@ -56,16 +59,24 @@ class Diffusion(Model):
         context: Context,
         generator: torch.Generator,
     ) -> DiffusionInputs:
-        """As in `Model`: times, noise, and a sample of the autoencoder's posterior."""
+        """The inputs of the b samples `rows[mine]` of `rows` int64 [B], as in `Model`: times [b],
+        noise and a sample of the autoencoder's posterior, both [b, C, h, w].
+        """
+        # The order of the draws is part of what a seed means.
         times = self.process.draw_times(len(rows), generator)[mine]
         raw = data.raw(rows[mine])
         shape = (len(rows), self.shape.channels, *raw.shape[2:])
-        noise, posterior_noise = (torch.randn(shape, generator=generator)[mine] for _ in range(2))
+        noise = torch.randn(shape, generator=generator)[mine]
+        posterior_noise = torch.randn(shape, generator=generator)[mine]
         clean = self.works_in.final(raw, posterior_noise)
         return DiffusionInputs(context, clean, noise, times)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """Weighted squared error of each sample [B]."""
+        """The weighted squared error of each sample, float32 [B].
+
+        This is |epsilon - epsilon_theta(z_t, t, {phi(y)})|^2, the loss of RDM (arXiv 2204.11824,
+        section 3), or the same with another target: `rdm_core.families.diffusion.noise`.
+        """
         assert isinstance(inputs, DiffusionInputs), "what `inputs` gave"
         noisy, target = self.process.corrupt(inputs.clean, inputs.noise, inputs.times)
         network_time = self.process.network_time(inputs.times)
@@ -74,9 +85,10 @@ class Diffusion(Model):
         return self.process.loss_weights(inputs.times) * squares
 
     def example(self, count: int, k: int, device: torch.device) -> DiffusionInputs:
-        """As in `Model`."""
+        """Random inputs of `count` samples with contexts [count, k, D], as in `Model`."""
         shape = (count, self.shape.channels, self.shape.side, self.shape.side)
-        clean, noise = (torch.randn(shape, device=device) for _ in range(2))
+        clean = torch.randn(shape, device=device)
+        noise = torch.randn(shape, device=device)
         ones = torch.ones(count, k + self.denoiser.config.query_token, device=device)
         vectors = torch.randn(*ones.shape, self.shape.dimension, device=device)
         times = torch.rand(count, device=device)
@@ -84,7 +96,7 @@ class Diffusion(Model):
         return DiffusionInputs(context, clean, noise, times)
 
     def null(self, count: int) -> Context:
-        """Sets without any vector: the denoiser answers with its learned null."""
+        """Contexts [count, 1, D] without any vector: the denoiser uses its learned null."""
         return nothing(count, self.shape.dimension)
 
     def draw(
@@ -95,7 +107,7 @@ class Diffusion(Model):
         beside: Beside = Beside(),  # noqa: B008 - frozen
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """As in `Model`."""
+        """Images uint8 [B, H, W, 3] from B sets [B, K, D], as in `Model`."""
         assert isinstance(how, Draw), "this family's settings"
         weaker = self._weaker(beside.weaker)
         return draw.generate(
@@ -111,10 +123,11 @@ class Diffusion(Model):
         )
 
     def _weaker(self, other: Model | None) -> Denoiser | None:
+        """The denoiser of a weaker model. Raises RequestError when it does not fit this model."""
         if other is None:
             return None
-        alike = isinstance(other, Diffusion) and other.process == self.process
-        if not isinstance(other, Diffusion) or not alike or other.shape != self.shape:
+        is_alike = isinstance(other, Diffusion) and other.process == self.process
+        if not isinstance(other, Diffusion) or not is_alike or other.shape != self.shape:
             what = "works in another latent space or noise process"
             cure = "Give an earlier or smaller run trained like the first."
             raise RequestError("weaker_run", what, cure)
@@ -131,7 +144,7 @@ class Diffusion(Model):
             network.compile()
 
     def set_means(self, means: np.ndarray) -> None:
-        """As in `Model`."""
+        """Take means float32 [2, D], as in `Model`."""
         if self.denoiser.config.remove_means:
             self.denoiser.set_means(means)
 
@@ -141,17 +154,19 @@ class Diffusion(Model):
 
 
 def import_networks() -> None:
-    """Import now what `build` will import: two seconds."""
+    """Import now what `build` will import. It takes two seconds."""
     with large_import():
         import diffusers
 
-        assert all(hasattr(diffusers, network) for network in NETWORKS), "imported as it is used"
+        # diffusers imports a class only when it is used.
+        for network in NETWORKS:
+            getattr(diffusers, network)
 
 
 def build(
     config: Config, shape: Shape, space: LatentSpace | None = None, seed: int | None = None
 ) -> Diffusion:
-    """A freshly initialised model; its weights follow `seed`, or torch's generator without one."""
+    """Make a new model; its weights follow `seed`, or torch's generator without one."""
     denoiser = build_denoiser(config.denoiser, shape.channels, shape.side, shape.dimension, seed)
     return Diffusion(denoiser, process_of(config.noise), shape, space)
 

@@ -29,7 +29,7 @@ class Captioned(Inputs):
 
 
 def drawn(caption: bool = False, references: bool = False) -> Captioned:
-    """B samples, told apart by what they hold."""
+    """B samples, each with numbers of its own."""
     numbers = torch.arange(float(B))
     slots = torch.ones(B, K, dtype=torch.int8)
     latents = numbers.view(B, 1, 1, 1, 1).expand(B, K, 2, 3, 3) if references else None

@@ -33,12 +33,8 @@ def given(denoiser: Denoiser, noisy, context: Context) -> list[torch.Tensor]:
     )
     denoiser(*noisy, context)
     hook.remove()
-    return [
-        t[m]
-        for t, m in zip(
-            seen[0]["encoder_hidden_states"], seen[0]["encoder_attention_mask"], strict=True
-        )
-    ]
+    tokens, masks = seen[0]["encoder_hidden_states"], seen[0]["encoder_attention_mask"]
+    return [of_sample[mask] for of_sample, mask in zip(tokens, masks, strict=True)]
 
 
 FEWER = ([NEIGHBOR] * K, [NEIGHBOR] * 3 + [ABSENT] * 2, [NEIGHBOR] + [ABSENT] * 4)
@@ -49,7 +45,10 @@ def test_the_neighbors_have_no_order(config, tiny_denoiser, noisy):
     context = with_slots(sets(), *FEWER[:2], [TEXT] + FEWER[2][1:])
     order = torch.tensor([3, 0, 4, 1, 2])
     mixed = Context(
-        *(getattr(context, name)[:, order] for name in ("vectors", "norms", "scores", "slots"))
+        context.vectors[:, order],
+        context.norms[:, order],
+        context.scores[:, order],
+        context.slots[:, order],
     )
     with torch.no_grad():
         torch.testing.assert_close(
@@ -99,7 +98,8 @@ def test_the_null_is_learned_from_empty_sets(config, tiny_denoiser, noisy):
     denoiser = tiny_denoiser(config)
     denoiser(*noisy, with_slots(sets(), [ABSENT] * K)).square().mean().backward()
     assert denoiser.null.grad.abs().max() > 0
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in denoiser.parameters())
+    for name, parameter in denoiser.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
 
 
 def test_the_time_matters(tiny_config, tiny_denoiser, noisy):
@@ -230,9 +230,7 @@ def test_the_mean_of_images_or_of_texts_is_subtracted_by_what_a_slot_holds():
 def test_means_are_no_parameters_and_zero_until_they_are_known():
     denoiser, context = untrained(remove_means=True), with_slots(sets(2), [TEXT, NEIGHBOR])
     torch.testing.assert_close(denoiser.tokens(context), untrained().tokens(context))
-    assert [name for name, _ in denoiser.named_parameters()] == [
-        name for name, _ in untrained().named_parameters()
-    ]
+    assert list(dict(denoiser.named_parameters())) == list(dict(untrained().named_parameters()))
 
 
 def test_means_of_raw_vectors_are_refused():

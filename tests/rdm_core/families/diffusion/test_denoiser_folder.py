@@ -11,6 +11,7 @@ import torch
 from neighbor_sets import D, K, sets, with_slots
 from safetensors.torch import load_file, save_file
 from tiny import EVERYTHING, TINY
+from training import assert_equal
 
 from rdm_core.context import ABSENT, NEIGHBOR, TEXT
 from rdm_core.errors import WeightsError
@@ -39,9 +40,7 @@ def test_what_is_loaded_predicts_what_was_saved(config, tiny_denoiser, noisy, tm
     assert not loaded.training
     assert loaded.config == denoiser.config == config
     assert loaded.dimension == D
-    found, expected = loaded.state_dict(), denoiser.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_equal(loaded.state_dict(), denoiser.state_dict())
 
 
 @pytest.mark.parametrize("extra", [*EVERYTHING])

@@ -140,7 +140,7 @@ def test_the_sampler_is_the_one_asked_for_and_one_that_does_not_fit_is_refused(t
 def styled_times(
     process: Process, from_snr: float, denoiser: Denoiser, scale: float = 1.0
 ) -> tuple[list[float], list[float]]:
-    """The times at which the content's context is asked with, and those at which the style's is."""
+    """The times at which the network sees the content's context, and those of the style's."""
     content, style = contexts(2), contexts(2, seed=1)
     calls = calls_of(denoiser)
     draw(
@@ -153,10 +153,11 @@ def styled_times(
         style_from_snr=from_snr,
         beside=Beside(style=style),
     )
-    kinds = [
-        [t for t, given in calls if torch.equal(given.vectors, one.vectors)]
-        for one in (content, style)
-    ]
+    kinds: list[list[float]] = [[], []]
+    for t, context in calls:
+        for times, of_kind in zip(kinds, (content, style), strict=True):
+            if torch.equal(context.vectors, of_kind.vectors):
+                times.append(t)
     assert len(calls) == 10 if scale == 1 else 20
     return kinds[0], kinds[1]
 

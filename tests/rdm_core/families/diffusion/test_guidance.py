@@ -28,12 +28,8 @@ def by_hand(
     seeds: Sequence[int], predict: Callable[[torch.Tensor, float], torch.Tensor], steps: int = 1
 ) -> np.ndarray:
     """Euler steps from the seeds' noise at time 1 to 0."""
-    x = torch.stack(
-        [
-            torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-    )
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = torch.stack([torch.randn(3, SIDE, SIDE, generator=each) for each in generators])
     for step in range(steps):
         x = x - predict(x, 1 - step / steps) / steps
     return x.numpy()
@@ -139,12 +135,11 @@ def test_guidance_acts_inside_its_interval_alone(scale, tiny_denoiser):
         guidance_interval=(0.5, 0.8),
     )
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert [t for t, given in calls if not given.mask.any()] == [0.75, 0.5], (
-        "ends of the interval are inside"
-    )
-    assert [t for t, given in calls if given.mask.any()] == (
-        [1.0, 0.25] if scale == 0 else [1.0, 0.75, 0.5, 0.25]
-    )
+    times_with, times_without = [], []
+    for t, context in calls:
+        (times_with if context.mask.any() else times_without).append(t)
+    assert times_without == [0.75, 0.5], "ends of the interval are inside"
+    assert times_with == ([1.0, 0.25] if scale == 0 else [1.0, 0.75, 0.5, 0.25])
 
 
 def test_no_context_is_guidance_0_whatever_the_scale(tiny_denoiser):

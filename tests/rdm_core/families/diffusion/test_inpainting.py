@@ -41,16 +41,10 @@ def test_given_pixels_stay_as_they_are_and_the_others_are_drawn_anew(
 
 
 def test_what_is_drawn_looks_at_what_is_given(tiny_denoiser):
-    drawn = [
-        draw(
-            tiny_denoiser(),
-            contexts(1),
-            [1],
-            beside=Beside(image=picture, mask=WHITE_LEFT),
-            steps=7,
-        )
-        for picture in (PICTURE, 255 - PICTURE)
-    ]
+    drawn = []
+    for picture in (PICTURE, 255 - PICTURE):
+        beside = Beside(image=picture, mask=WHITE_LEFT)
+        drawn.append(draw(tiny_denoiser(), contexts(1), [1], beside=beside, steps=7))
     assert difference(drawn[0][:, :, :3], drawn[1][:, :, :3]) > 3
 
 

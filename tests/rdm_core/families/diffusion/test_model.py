@@ -1,16 +1,16 @@
 """A diffusion model: what a step draws for it, what its loss is, what it is asked to draw with."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from tiny import DIMENSION, EVERYTHING, TINY
 from torch import nn
-from training import DRAWN, Recorder, asked, run
+from training import DRAWN, Recorder, asked, assert_equal, flat, run
 
 from rdm_core.config import ExecutionConfig
-from rdm_core.context import ABSENT, Context
+from rdm_core.context import ABSENT
 from rdm_core.data import StoredLatents, TrainingData
 from rdm_core.errors import RequestError, WeightsError
 from rdm_core.families import FACTS_FILE, family_of, load_model, read_facts
@@ -34,11 +34,10 @@ def step_of(model: Diffusion, data: TrainingData, mine: slice) -> dict[str, torc
     """One process's share of a step, by name."""
     how = asked(batch=8, **DRAWN)
     drawn = step_inputs(model, data, how["config"], how["context"], 5, mine)
-    whole = {field.name: getattr(drawn, field.name) for field in fields(drawn)}
-    context = whole.pop("context")
-    assert context.references is None
-    names = [field.name for field in fields(Context) if field.name != "references"]
-    return whole | {name: getattr(context, name) for name in names}
+    tensors = dict(vars(drawn))
+    tensors |= vars(tensors.pop("context"))
+    assert tensors.pop("references") is None
+    return tensors
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -90,7 +89,8 @@ def test_a_posterior_is_sampled_anew_every_step(peak, tiny_model):
     one = np.zeros((1, 1), int)
     data = TrainingData(latents, one, np.ones((1, 1), np.float32), np.eye(1, 8), np.ones(1))
     train(model, data, hooks=Recorder().hooks, **asked(k=1))
-    assert all(noise.shape == (5, 3, 8, 8) for noise in told)
+    for noise in told:
+        assert noise.shape == (5, 3, 8, 8)
     assert len({noise.numpy().tobytes() for noise in told}) == 6
     assert torch.cat(told).std().item() == pytest.approx(1, abs=0.05)
     mixed = [not torch.allclose(n, x, atol=1e-4) for n, x in zip(told, given[1:], strict=True)]
@@ -122,9 +122,8 @@ def test_losses_are_weighted_as_the_process_asks(peak, tiny_model, tiny_data):
         def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
             return 2 * torch.ones_like(t)
 
-    once, twice = (
-        run(tiny_model(process=p), tiny_data()).records[0] for p in (FlowMatching(), Twice())
-    )
+    once = run(tiny_model(process=FlowMatching()), tiny_data()).records[0]
+    twice = run(tiny_model(process=Twice()), tiny_data()).records[0]
     for name in ("loss", "gradient_norm"):
         assert twice[name] == pytest.approx(2 * once[name], rel=1e-5)
 
@@ -182,13 +181,13 @@ def facts_of(config: Config) -> RunFacts:
 
 def test_a_model_is_built_as_its_configuration_says_and_by_its_seed(tiny_config):
     config = Config(denoiser=tiny_config, noise=NOISE)
-    first, again, other = (build(config, SHAPE, seed=seed) for seed in (0, 0, 1))
+    first = build(config, SHAPE, seed=0)
+    again = build(config, SHAPE, seed=0)
+    other = build(config, SHAPE, seed=1)
     assert (first.shape, first.process) == (SHAPE, process_of(NOISE))
     assert first.denoiser.config == tiny_config
     assert first.space is None
-    values = [
-        torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (first, again, other)
-    ]
+    values = [flat(first), flat(again), flat(other)]
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
 
@@ -203,9 +202,7 @@ def test_a_saved_model_is_loaded_whole_in_evaluation_mode(denoiser, tiny_model, 
     assert (loaded.shape, loaded.process, loaded.reads) == (SHAPE, model.process, model.reads)
     assert loaded.space is space
     assert not loaded.training
-    found, expected = loaded.state_dict(), model.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_equal(loaded.state_dict(), model.state_dict())
     inputs = model.example(2, 3, CPU)
     with torch.no_grad():
         assert torch.equal(loaded(inputs), model(inputs))

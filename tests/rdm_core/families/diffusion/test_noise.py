@@ -78,7 +78,8 @@ def test_the_flow_begins_at_the_image_and_ends_at_noise_with_its_velocity_as_tar
 def test_every_process_mixes_image_and_noise_by_its_scales(process, x0_and_noise):
     x0, noise = x0_and_noise
     times = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.999])
-    alpha, sigma = (scale.view(-1, 1, 1, 1) for scale in process.scales(times))
+    alpha, sigma = process.scales(times)
+    alpha, sigma = alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
     torch.testing.assert_close(process.corrupt(x0, noise, times)[0], alpha * x0 + sigma * noise)
 
 
