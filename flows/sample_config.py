@@ -1,4 +1,4 @@
-"""The parameters of a sample under the name that programs have imported them by so far."""
+"""The parameters of a sample, under the name that programs import them by."""
 
 from flows.config.sample import SampleRDM
 

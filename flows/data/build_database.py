@@ -93,9 +93,12 @@ def embed_images(config: BuildDatabase) -> Artifact:
 
     - In `embeddings`: Parquet, a unit vector and its norm a row, with the columns of the sidecar
       that an analyst filters on.
-    - Made by `rdm build` and `rdm embed`, by a rebuild, and by a training that does not find them.
-    - Read by the index, by neighbor tables, by sampling for credits, and by SQL.
-    - Rebuilt when the shards, the encoder, its precision or the removal list is another one.
+    - Made by `rdm build` and `rdm embed`, by a rebuild, by a training that does not find them;
+      again by `rdm remove`; and by `rdm convert` of embedding archives.
+    - Read by the index, neighbor tables, trainings, sampling for credits, the report, and by
+      `rdm search`, `map`, `compare`, `duplicates`.
+    - Rebuilt when the shards, the encoder, its precision, what is embedded of an image (`of`) or
+      the removal list is another one.
     - Resumes by the part: one a shard.
     """
     clock = Clock()
@@ -265,10 +268,12 @@ def index_embeddings(
 
     - In `index`: the vectors as one array, their norms, the means of images and captions, and
       `index.faiss` where search is approximate.
-    - Made by `rdm build`, after the embeddings; again by `rdm remove`.
-    - Read by searches, sampling and trainings.
-    - Rebuilt when the embeddings, the recipe or the recall asked for is another one.
-    - Resumes by what is whole: the matrix, what tuning measured, the index.
+    - Made after the embeddings by whoever makes those; again by `rdm remove`.
+    - Read by `rdm search`, `map` and `duplicates`, neighbor tables, sampling, trainings,
+      evaluations and the report.
+    - Rebuilt when the embeddings or the recipe is another one, and where autofaiss builds it, the
+      recall or the memory asked for.
+    - Resumes not at all: it is written in one piece.
 
     The mean of the captions is that of the index it replaces, if one is given: then no encoder is
     needed.
@@ -360,9 +365,10 @@ def measured_of(build: Build, config: BuildDatabase) -> dict[str, object]:
     """Recall@k of the written index against exact search, on a seeded draw of its own rows, and the
     time it took.
 
-    Other rows than the effort was chosen with; a text's neighbors lie further off than an image's,
-    and fewer may be found. Of an approximate index also whether it meets its targets, which is said
-    if not, and the curve that tuning measured; no curve where the index was at hand already.
+    The queries are other rows than those that the effort was tuned with. (For a text fewer may be
+    found: its neighbors lie further off than an image's.) An approximate index is also compared
+    with its targets, and a missed one is said; the record holds the curve that tuning measured, if
+    this run tuned it.
     """
     vectors = open_vectors(build)
     # Recall against exact search, and the time of a query.

@@ -44,7 +44,7 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     queries [Q, D] x database [N, D] --> rows, keys, scores [Q, K]
 
     - In `neighbors`: Parquet, a row a query: rows, keys and falling cosines of its neighbors.
-    - Made by `rdm neighbors`, by a rebuild, by a training that does not find it; again by
+    - Made by `rdm neighbors`, by a rebuild, by a training that does not find them; again by
       `rdm remove`.
     - Read by trainings, evaluations, and by sampling without a prompt.
     - Rebuilt when the queries, the database, k, the group or the cap is another one.

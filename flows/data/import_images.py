@@ -49,12 +49,13 @@ def import_images(config: AnyImport) -> Artifact:
 
     images --read, decode, crop--> 00000.tar + 00000.parquet, 00001.tar + ...
 
-    - In `shards`: crops as tars of WebDataset, and a row for every image with its captions, licence
+    - In `shards`: crops as tars of WebDataset, and a row for every crop with its captions, licence
       and author; a rejected image is a row with its reason.
     - Made by `rdm import`, by a rebuild, and by a training that does not find them.
-    - Read by embedding, encoding, evaluation, and whatever shows pictures.
-    - Rebuilt when the data set, the crop or the encoding is another one; a part whose images did
-      not change is taken over.
+    - Read by embedding, encoding, evaluation, calibrated caps, trainings on captions, and whatever
+      shows pictures.
+    - Rebuilt when the images or any parameter but their path is another one; a part whose images
+      did not change is taken over.
     - Resumes by the part, of `images_per_part` images.
     """
     clock = Clock()

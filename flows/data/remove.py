@@ -193,7 +193,7 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
     request = BuildDatabase(
         root=config.root,
         name=config.database,
-        shards=config.database,
+        shards=config.database,  # not read, as the embeddings are there
         encoder=embeddings.parameters["encoder"]["model"],
         weights=embeddings.measured["weights"],
         **stated,

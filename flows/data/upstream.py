@@ -35,6 +35,7 @@ def make_missing(config: TrainRDM) -> None:
     if database is None:
         build_database(embedding(config, config.database, shards_of_database(config)))
     elif not has_index(config, database):
+        # The embeddings are there: no shards are read, and their name is only filled in.
         index_embeddings(embedding(config, config.database, config.database), database)
     if found(config, "neighbors", config.neighbors) is None:
         # A table with more neighbors serves trainings with fewer.

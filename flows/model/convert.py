@@ -191,7 +191,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
                 parts.append(convert_archive(build, path, hashes[path.name], encoder.dimension))
             embeddings = published(build, parts, clock, weights=weights)
     index = BuildDatabase(
-        root=config.root, name=config.name, shards=config.name,
+        root=config.root, name=config.name, shards=config.name,  # not read
         encoder=config.encoder or "ViT-B-32", weights=weights,
     )  # fmt: skip
     index_embeddings.ensured(index, embeddings)

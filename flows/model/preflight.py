@@ -246,6 +246,7 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     if found(config, "shards", config.latents):
         return run
     # Each crop once in a shard and once as a latent, and its row of embeddings and neighbors.
+    # 1024 is the widest encoder that is usual; the images lie in shards and again as latents.
     rows = images.crops_per_image * bytes_of_row(1024, config.upstream.k)
     return run + image_count(images) * (2 * bytes_of_image(images) + rows)
 

@@ -134,8 +134,8 @@ def open_all(config: SampleRDM) -> Opened:
 
 
 def needs_database(config: SampleRDM) -> bool:
-    """Whether the request names a context that holds neighbors; a text alone never opens a
-    database.
+    """Whether neighbors may be looked up. With context=query, and only then, no database is
+    opened.
     """
     return config.context != "query"
 

@@ -67,15 +67,15 @@ def train_rdm(config: TrainRDM) -> Artifact:
     """Train p(image | vectors of its k neighbors) and publish the weights; make first what is
     missing upstream.
 
-    latents + neighbors + database --accelerate launch--> checkpoints, metrics
+    latents + neighbors + database --training processes--> checkpoints, metrics
     checkpoints --running mean--> weights (diffusers folder)
 
-    - In `runs`: the weights with `model.json` and a model card, the metrics of every step that was
-      told of, and snapshots of means if they are kept.
-    - Made by `rdm train` and the deployment train-rdm; a converted or averaged run is one too.
-    - Read by sampling, evaluation, averaging, and by trainings that start from it.
-    - Rebuilt when the model, the context, the training or an input is another one; not for
-      `reporting` and `execution`.
+    - In `runs`: the weights with `model.json` and a model card, a line of metrics every
+      `log_steps`, and snapshots of means if they are kept. A converted run has the weights alone.
+    - Made by `rdm train` and the deployment train-rdm; by `rdm convert` and `rdm average`.
+    - Read by sampling, evaluation, averaging, the report, and by trainings that start from it.
+    - Rebuilt when the model, the context, the training or an input is another one; not for what
+      NOT_LEARNED names.
     - Resumes from the newest whole checkpoint, to the same bits, on the inputs it began with.
     """
     clock = Clock()

@@ -1,7 +1,7 @@
 """What a run shows in Prefect's UI beside its log: a progress bar, a table of losses, a grid of
 images, a link.
 
-Showing is best effort: when Prefect's server is away, that is logged once and the work goes on.
+Showing is best effort: when Prefect's server is away, that is logged and the work goes on.
 """
 
 import base64

@@ -4,7 +4,7 @@ RDM_NOTIFY.
 RDM_NOTIFY=slack-webhook/team   tell of runs that failed, crashed or were cancelled
 RDM_NOTIFY_SUCCESS=1            and of those that went well
 
-Only top-level runs tell; a stage inside another flow is told of by that flow.
+Only top-level runs send a message: that of a flow speaks for the stages inside it.
 """
 
 import os
@@ -32,7 +32,7 @@ def tell(flow: Flow, flow_run: FlowRun, state: State) -> None:
         messenger: Any = Block.load(block)
         messenger.notify(message_of(flow_run, state), subject=f"rdm: {flow.name} {state.name}")
     except Exception as error:
-        logger.error("%s=%s could not be told of %s: %s", SETTING, block, flow_run.name, error)
+        logger.error("%s=%s could not be notified of %s: %s", SETTING, block, flow_run.name, error)
 
 
 def message_of(run: FlowRun, state: State) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from storage.manifest import REVISION, Plan
 
 REVISIONS = {
-    "shards": 2,  # 2: ICC profiles, odd metadata, depths, clear colours; rows lost or mistaken
+    "shards": 2,  # 2: ICC profiles, odd metadata, bit depths, transparent pixels; lost rows
     "embeddings": 1,
     "index": 1,
     "neighbors": 1,
@@ -35,5 +35,7 @@ def revision_of(kind: str) -> dict[str, int]:
 
 def plan_of(kind: str, name: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Plan:
     """The plan of a stage in its present revision."""
-    of_before = {key: value for key, value in parameters.items() if key != REVISION}
-    return Plan(kind, name, of_before | revision_of(kind), inputs)
+    # Parameters may come from the plan of an older artifact, which says the revision of its time.
+    asked = dict(parameters)
+    asked.pop(REVISION, None)
+    return Plan(kind, name, asked | revision_of(kind), inputs)

@@ -181,7 +181,7 @@ def stage_task(
     return lambda function: StageTask(function, name, retries)
 
 
-def is_passing(error: BaseException | None) -> bool:
+def may_pass_if_repeated(error: BaseException | None) -> bool:
     """Whether a failure is the network's, which may be back in a moment; any other would only come
     again.
     """
@@ -195,7 +195,7 @@ def is_passing(error: BaseException | None) -> bool:
 
 
 _NETWORK = {"aiohttp", "botocore", "httpcore", "httpx", "requests", "urllib3"}
-NETWORK_RETRIES = Retries(is_passing, (5.0, 10.0, 20.0))
+NETWORK_RETRIES = Retries(may_pass_if_repeated, (5.0, 10.0, 20.0))
 """For a task that fetches weights from a hub or reads and writes an object store."""
 DOWNLOADS = "downloads"
 """Prefect's global limit for what fetches from the network; `prefect gcl create downloads --limit

@@ -75,16 +75,17 @@ def caused(error, *causes):
     ids=str,
 )
 def test_only_what_the_network_did_is_tried_again(error, passing):
-    assert stage.is_passing(error) is passing
+    assert stage.may_pass_if_repeated(error) is passing
 
 
 def test_tasks_that_fetch_are_tried_again_by_that_rule():
     from flows.data import build_database, find_neighbors, import_images
     from flows.model import train_rdm
 
+    retries = stage.Retries(stage.may_pass_if_repeated, (5.0, 10.0, 20.0))
     tasks = [stage.look_up, import_images.import_group, find_neighbors.search_group]
     for task in (*tasks, build_database.embed_group, train_rdm.look_ahead):
-        assert task.retries == stage.Retries(stage.is_passing, (5.0, 10.0, 20.0)), task.name
+        assert task.retries == retries, task.name
 
 
 @pytest.mark.parametrize(("passes", "tries"), [(True, 3), (False, 1)])
