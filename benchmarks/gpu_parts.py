@@ -280,7 +280,8 @@ def table(share: Share) -> None:
     """The exact table of 20 neighbors in 512 dimensions, at the largest size that the time allows:
     each size is twice the one before.
     """
-    from rdm_core.exact import HALF, search_by_bound
+    from rdm_core.exact import search_by_bound
+    from rdm_core.reduced import HALF
     from rdm_core.train import matmul_flops_per_second
 
     deadline = share.part(0.9)

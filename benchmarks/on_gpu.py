@@ -41,7 +41,7 @@ PARTS: dict[str, tuple[Part, float]] = {
 """Name -> what is measured, and its share of the time. The last one has what the others leave."""
 ENDED, FAILED = "ended", "failed"
 """What a process sends last."""
-LATE_SECONDS = 20.0
+LATE_SECONDS = 45.0
 """What a part may need beyond its share, to end what it has begun."""
 
 

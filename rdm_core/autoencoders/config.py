@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rdm_core.config import Config
+from rdm_core.config import LARGEST_SEED, Config, require_between
 
 LEAST_SIDE = 4
 """Of the latent: a narrower one leaves the middle's attention nothing to attend to."""
@@ -92,6 +92,7 @@ class AutoencoderConfig(Config):
                 raise ValueError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
         if not 2 <= self.codes <= MOST_CODES:
             raise ValueError(f"codes: is {self.codes}, must be from 2 to {MOST_CODES}")
+        require_between(self, ("seed",), 0, LARGEST_SEED)
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate: is {self.learning_rate}, must be above 0")
 

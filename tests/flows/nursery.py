@@ -73,12 +73,16 @@ def _flow(stage: str) -> Callable[[Path], Any]:
     module, flow, config = FLOWS[stage]
     flows = importlib.import_module(module)
     run = getattr(flows, flow)
+    if stage == "import":  # its parameters are a class a source; this gives the right one
+        configs: Any = importlib.import_module("flows.config.images")
+    else:
+        configs = flows
     parameters = PARAMETERS[stage]
     if stage == "demo":
         _make_the_demo_smaller(importlib.import_module(module))
 
     def act(root: Path) -> None:
-        given = getattr(flows, config)(root=root, **parameters)
+        given = getattr(configs, config)(root=root, **parameters)
         if stage == "index":
             from storage.artifact import open_artifact
 

@@ -94,7 +94,7 @@ def test_an_autoencoder_that_was_converted_is_told_by_its_folder(answer):
 
 
 def test_a_removal_is_told_as_it_tells_itself(answer, tmp_path):
-    done = SimpleNamespace(told=lambda: ("3 rows taken out", {"rows_removed": 3}))
+    done = SimpleNamespace(answer=lambda: ("3 rows taken out", {"rows_removed": 3}))
     (tmp_path / "keys").write_text("k\n")
     line = f"remove --database d --keys {tmp_path}/keys"
     assert answer(line, "flows.data.remove", "remove_keys", done) == (

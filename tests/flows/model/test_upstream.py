@@ -77,7 +77,7 @@ def test_of_its_images_alone_everything_is_made_once(stages, tmp_path):
     assert [what for what, _ in stages] == ["import", "encode", "build", "neighbors"]
     assert {asked.root for _, asked in stages} == {tmp_path}
     imported, encoded, built, searched = (given(asked) for _, asked in stages)
-    assert imported == {"name": "train", **IMAGES}
+    assert imported == {"name": "train", "size": 32, "count": 40}, "the class says the source"
     assert encoded == {"name": "train", "shards": "train"}
     assert built == {"name": "base", "shards": "train", **HOW}
     assert searched == {"name": "near", "queries": "base", "database": "base", "k": 7}, "one set"
@@ -95,7 +95,7 @@ def test_a_database_of_other_images_has_shards_of_its_own_and_the_queries_are_em
         ("import", "train"), ("encode", "train"), ("import", "base"), ("build", "base"),
         ("embed", "train"), ("neighbors", "near"),
     ]  # fmt: skip
-    assert told[2][1] == {"name": "base", **OTHERS}
+    assert told[2][1] == {"name": "base", "size": 48, "count": 20}
     assert told[3][1] == {"name": "base", "shards": "base", **HOW}
     assert told[4][1] == {"name": "train", "shards": "train", **HOW}
     assert told[5][1] == {"name": "near", "queries": "train", "database": "base"}
