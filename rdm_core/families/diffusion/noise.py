@@ -13,6 +13,8 @@ import torch
 from rdm_core.families.diffusion.config import NoiseConfig
 
 NETWORK_TIMES = 1000
+LEAST_DIVISOR = 0.05
+"""A time is at least this where a difference is divided by it, to make a velocity of an image."""
 
 
 def _over(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -29,6 +31,8 @@ class FlowMatching:
     """
 
     time_mean: float = 0.0
+    predicts_image: bool = False
+    """Whether the network answers with x0; it is compared as a velocity all the same."""
 
     def draw_times(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Times [count] in (0, 1)."""
@@ -43,6 +47,14 @@ class FlowMatching:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each [B, C, h, w]."""
         return x0 + _over(t, x0) * (n - x0), n - x0
+
+    def prediction(self, output: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The velocity that a network's output at x_t [B, C, h, w] stands for: itself, or of an
+        image (x_t - x0) / max(t, 0.05) (arXiv 2511.13720, sec. 3: x-prediction, v-loss).
+        """
+        if not self.predicts_image:
+            return output
+        return (x - output) / _over(t, x).clamp(min=LEAST_DIVISOR)
 
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """0..1 -> 0..1000 float."""
@@ -109,6 +121,10 @@ class Diffusion:
         alpha, sigma = (_over(scale, x0) for scale in self.scales(t))
         return alpha * x0 + sigma * n, alpha * n - sigma * x0 if self.velocity else n
 
+    def prediction(self, output: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """A network's output at x_t [B, C, h, w] as it is: the noise, or the velocity."""
+        return output
+
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """Times -> steps 0..999, float."""
         return (t * NETWORK_TIMES).round().clamp(0, NETWORK_TIMES - 1)
@@ -144,7 +160,7 @@ Process = FlowMatching | Diffusion
 def process_of(config: NoiseConfig) -> Process:
     """The forward process a configuration names."""
     if config.process == "flow":
-        return FlowMatching(config.time_mean)
+        return FlowMatching(config.time_mean, config.predicts == "image")
     velocity = config.process == "velocity"
     return Diffusion(
         config.beta_start, config.beta_end, velocity, config.min_snr_gamma, config.zero_terminal_snr
