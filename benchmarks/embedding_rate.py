@@ -59,7 +59,8 @@ def rates(root: Path, count: int) -> tuple[float, float]:
     start(root)
     from flows.config.database import BuildDatabase
     from flows.config.images import ImportImages
-    from flows.data.build_database import embed_images, encoder_of
+    from flows.data.build_database import embed_images
+    from flows.data.encoders import encoder_of
     from flows.data.import_images import import_images
 
     photographs(root / "photographs", count)
@@ -93,7 +94,8 @@ def grown(root: Path, count: int) -> dict[str, float]:
     start(root)
     from flows.config.database import BuildDatabase
     from flows.config.images import ImportImages
-    from flows.data.build_database import embed_images, encoder_of
+    from flows.data.build_database import embed_images
+    from flows.data.encoders import encoder_of
     from flows.data.import_images import import_images
 
     drawn = {

@@ -63,8 +63,9 @@ def run(root: Path, data: Path, steps: int, out: Path | None) -> None:
     from flows.config.images import ImportImages
     from flows.config.sample import SampleRDM
     from flows.config.train import TrainRDM
-    from flows.data.build_database import build_database, encoder_of
+    from flows.data.build_database import build_database
     from flows.data.encode_latents import encode_latents
+    from flows.data.encoders import encoder_of
     from flows.data.find_neighbors import find_neighbors
     from flows.data.import_images import import_images
     from flows.model.sample import sample_rdm

@@ -53,7 +53,7 @@ def no_number(kind: Any, value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if kind in (int, float) and isinstance(value, bool | str):
         return f"is {text}, must be a number"
-    if kind == tuple[float, float]:
+    if kind in (tuple[float, float], tuple[float, float] | None) and value is not None:
         numbers = value if isinstance(value, list | tuple) else [text]
         if any(isinstance(number, bool | str) for number in numbers):
             return f"is {text}, must be numbers"

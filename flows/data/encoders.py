@@ -1,14 +1,19 @@
 """Encoders by name, and the one that something was made with."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from flows.config.database import BuildDatabase
 from flows.run.stage import download
 from rdm_core.clip import Encoder, is_local, load_encoder
-from rdm_core.device import best_device
+from rdm_core.device import best_device, fastest_precision
+from storage.artifact import open_artifact
 from storage.checks import encoder_difference
-from storage.errors import ArtifactMismatch
+from storage.errors import ArtifactMismatch, StorageError
+from storage.manifest import read_plan
+from storage.unfinished import unfinished
 
 
 def encoder_of(name: str, weights: str, precision: str = "float32") -> Encoder:
@@ -55,3 +60,31 @@ def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str)
     raise ArtifactMismatch(
         where, what, f"{again[0].upper()}{again[1:]}, or use the version of rdm that made it."
     )
+
+
+def encoder_for(config: BuildDatabase) -> Encoder:
+    """The encoder in the precision that a database is embedded in."""
+    return encoder_of(config.encoder, config.weights, precision_for(config))
+
+
+def precision_for(config: BuildDatabase) -> str:
+    """The precision asked for; auto: that of the database's last version or unfinished build, so
+    that no other machine embeds it anew, and for a new name what this machine is fastest with.
+    Captions alone are embedded in float32, as every text is.
+    """
+    if config.of == "text":
+        return "float32"
+    if config.precision != "auto":
+        return config.precision
+    earlier = []
+    with suppress(StorageError):
+        earlier.append(open_artifact(config.root, "embeddings", config.name).parameters)
+    for directory in unfinished(config.root, "embeddings", config.name):
+        plan = read_plan(directory)
+        if plan:
+            earlier.append(plan.parameters)
+    for parameters in earlier:
+        # Of captions alone the precision is float32, which says nothing about images.
+        if parameters.get("of") != "text" and parameters.get("precision"):
+            return str(parameters["precision"])
+    return fastest_precision(str(best_device()))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
-from flows.data.build_database import index_embeddings, origin_of
+from flows.data.build_database import origin_of
 from flows.data.find_neighbors import find_neighbors
+from flows.data.index_embeddings import index_embeddings
 from flows.data.rehearse import (
     checked_keys,
     described_holders,

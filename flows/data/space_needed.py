@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
 from flows.config.images import AnyImages, Images, Shapes
-from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
+from flows.data.encoders import encoder_for
 from storage.artifact import current_id
 from storage.errors import StorageError
 

@@ -5,10 +5,11 @@ made from.
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import AnyImages, ImportImages
 from flows.config.train import TrainRDM
-from flows.data.build_database import build_database, embed_images, index_embeddings
+from flows.data.build_database import build_database, embed_images
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
+from flows.data.index_embeddings import index_embeddings
 from storage.artifact import Artifact, open_artifact
 from storage.checks import shards_behind
 from storage.errors import ArtifactMissing

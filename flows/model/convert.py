@@ -13,8 +13,8 @@ import numpy as np
 
 from flows.config.database import BuildDatabase
 from flows.config.train import ConvertOriginal
-from flows.data.build_database import index_embeddings
 from flows.data.encoders import encoder_of
+from flows.data.index_embeddings import index_embeddings
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.config.train import TrainRDM
-from flows.data.build_database import encoder_for
 from flows.data.encode_latents import space_of
+from flows.data.encoders import encoder_for
 from flows.data.space_needed import (
     PreflightFailed,
     bytes_of_image,

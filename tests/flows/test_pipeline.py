@@ -326,7 +326,7 @@ def test_a_database_keeps_the_precision_it_was_begun_in_unless_another_is_asked_
         "encoder": "rdm-shapes",
         "weights": "built-in",
     }
-    module = sys.modules["flows.data.build_database"]
+    module = sys.modules["flows.data.encoders"]
     monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
     first = embed_images(BuildDatabase(**asked))
     monkeypatch.setattr(module, "fastest_precision", lambda device: "float32")

@@ -13,7 +13,7 @@ import rdm_core.families.diffusion.draw
 from rdm_core.context import ABSENT, NEIGHBOR, Context
 from rdm_core.families.diffusion.config import Draw
 from rdm_core.families.diffusion.denoiser import Denoiser
-from rdm_core.families.diffusion.draw import Known
+from rdm_core.families.diffusion.draw import ALWAYS, Known
 from rdm_core.families.diffusion.model import Diffusion
 from rdm_core.families.diffusion.noise import FlowMatching, Process
 from rdm_core.families.facts import Shape
@@ -63,7 +63,10 @@ def draw(
     beside: Beside = Beside(),  # noqa: B008 - frozen
     **how: Any,
 ) -> np.ndarray:
-    """Three steps, `batch` images at a time; `known` may hold an image of each."""
+    """Three steps, guided at every time, `batch` images at a time; `known` may hold an image of
+    each.
+    """
+    how = {"steps": 3, "guidance_interval": ALWAYS} | how
     model = model_of(denoiser, process, space)
     if weaker is not None:
         beside = replace(beside, weaker=model_of(weaker, process, space))
@@ -72,7 +75,7 @@ def draw(
         if known is not None:
             patch.setattr(rdm_core.families.diffusion.draw, "known_of", lambda *asked: known)
             beside = replace(beside, image=np.zeros(0), mask=np.zeros(0))
-        return model.draw(context, seeds, Draw(**{"steps": 3} | how), beside, progress)
+        return model.draw(context, seeds, Draw(**how), beside, progress)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> int:

@@ -28,6 +28,10 @@ class DenoiserConfig(config.Config):
     """unet: levels (0 = full resolution) with cross-attention to the neighbors."""
     patch: int = 2
     """transformer: side of a token in latent pixels."""
+    detail_channels: int = 0
+    """transformer: channels in which two 3x3 convolutions redraw what the patches give, beside the
+    noisy input, so that no patch shows; 0: none.
+    """
     context_norm: Literal["unit", "raw"] = "unit"
     """unit: vectors of length sqrt(D), so that each entry is of order 1; raw: the encoder's own
     length, as in 2022.
@@ -50,6 +54,12 @@ class DenoiserConfig(config.Config):
         require_between(self, ("depth", "patch"), 1, 1000)
         require_between(self, ("head_channels",), 1, 65_536)
         require_between(self, ("set_layers",), 0, 1000)
+        require_between(self, ("detail_channels",), 0, 4096)
+        if self.detail_channels and self.network != "transformer":
+            raise ValueError(
+                f"detail_channels: {self.detail_channels} are for the patches of a transformer, "
+                f"and network is {self.network}; use 0"
+            )
         if self.remove_means and self.context_norm == "raw":
             raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
         if not self.channels or min(self.channels) < 1 or max(self.channels) > 65_536:
@@ -75,6 +85,11 @@ class NoiseConfig(config.Config):
     """flow: straight paths, logit-normal times. On 1000 steps of scaled-linear betas, epsilon: the
     noise is predicted, as in 2022; velocity: noise and image together.
     """
+    predicts: Literal["target", "image"] = "target"
+    """What the network answers with. target: what the process compares, the velocity or the noise.
+    image: the clean image, while velocities are still what is compared (arXiv 2511.13720); flow
+    alone. Best in pixels, where a token holds more noise than the network can copy.
+    """
     time_mean: float = 0.0
     """flow: mean of the logit of a time; above 0 more noise, below 0 less."""
     beta_start: float = 0.0015
@@ -99,6 +114,8 @@ class NoiseConfig(config.Config):
             )
         if self.min_snr_gamma and self.process == "flow":
             raise ValueError("min_snr_gamma: flow weighs by how times are drawn; use time_mean")
+        if self.predicts == "image" and self.process != "flow":
+            raise ValueError(f"predicts: image needs process=flow, is {self.process}; use target")
         require_between(self, ("min_snr_gamma",), 0, 1_000_000)
         require_between(self, ("time_mean",), -20, 20)
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -152,8 +169,11 @@ class Draw(DrawConfig):
     """
     eta: float = 0.0
     """ddim, ddim-2022: fresh noise at each step; 1 is the 2022 paper's setting."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Times (1 = pure noise) between which guidance acts (arXiv 2404.07724)."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times (1 = pure noise) between which guidance acts (arXiv 2404.07724). Unless set: from 0.3
+    to 1 for runs in pixels trained with flow matching, whose last steps it would make grainy;
+    always for the others.
+    """
     null: Literal["learned", "zero"] = "learned"
     """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
     style_from_snr: float = 1.0
@@ -165,7 +185,7 @@ class Draw(DrawConfig):
         require_between(self, ("steps",), 1, 1000)
         require_between(self, ("eta",), 0, 1)
         require(self, ("style_from_snr",), lambda value: 0 < value <= MOST, "above 0")
-        low, high = self.guidance_interval
+        low, high = self.guidance_interval or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(
                 f"guidance_interval: {self.guidance_interval} does not rise between 0 and 1"

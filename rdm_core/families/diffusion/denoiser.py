@@ -53,6 +53,8 @@ class Denoiser(nn.Module):
             self.set_encoder = SetEncoder(dimension, config.set_layers)
         if config.remove_means:
             self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
+        if config.detail_channels:
+            self.detail = DetailHead(config.detail_channels, network.config.in_channels)
 
     def tokens(self, context: Context) -> torch.Tensor:
         """Context of [B, K, D] -> tokens float32 [B, K, D] on the scale that the network is trained
@@ -94,9 +96,10 @@ class Denoiser(nn.Module):
         tokens = torch.where(empty[:, None, None], self.null, tokens)
         first = torch.arange(mask.shape[1], device=mask.device) == 0
         mask = mask | (empty[:, None] & first)
-        return self.network(
+        output = self.network(
             x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask
         ).sample
+        return self.detail(output, x) if self.config.detail_channels else output
 
     def set_means(self, means: np.ndarray) -> None:
         """Fill the means float [2, D] that a network with `remove_means` subtracts: the mean of
@@ -116,6 +119,23 @@ class Denoiser(nn.Module):
             if not name.startswith("network."):
                 own[name] = tensor.detach().contiguous().cpu()
         return own
+
+
+class DetailHead(nn.Module):
+    """Redraws what a transformer's patches give, in sight of their neighbors and of the input: each
+    patch is drawn alone before, which shows as blocks.
+    """
+
+    def __init__(self, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels + latent_channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, latent_channels, 3, padding=1)
+
+    def forward(self, patches: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What the patches give [B, E, h, w] and the network's input [B, C, h, w] -> [B, C, h,
+        w].
+        """
+        return self.last(functional.silu(self.first(torch.cat([patches, x], dim=1))))
 
 
 class SetEncoder(nn.Module):
@@ -215,7 +235,7 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
         caption_channels=dimension,
         num_layers=config.depth,
         in_channels=channels,
-        out_channels=channels,
+        out_channels=config.detail_channels or channels,
         sample_size=side,
         patch_size=config.patch,
         norm_num_groups=1,

@@ -15,7 +15,7 @@ from rdm_core.context import Context, nothing, zeros
 from rdm_core.errors import RequestError
 from rdm_core.families.diffusion.config import Draw
 from rdm_core.families.diffusion.denoiser import Denoiser
-from rdm_core.families.diffusion.noise import Process
+from rdm_core.families.diffusion.noise import FlowMatching, Process
 from rdm_core.families.diffusion.samplers import Predict, sampler_of
 from rdm_core.families.family import Beside
 from rdm_core.images import centre_crop, resize_shorter_side
@@ -23,6 +23,8 @@ from rdm_core.latents import LatentSpace
 
 BATCH = 64
 """Images drawn together."""
+ALWAYS = (0.0, 1.0)
+"""The times of a whole drawing."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Guidance:
 
     scale: float = 2.0
     """1: no guidance, one evaluation a step; 0: the reference alone; above 1: guidance."""
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: tuple[float, float] = ALWAYS
     """Times between which it is applied (arXiv 2404.07724); elsewhere the scale is 1."""
     away_from: Context | None = None
     """The context of the reference, one or B sets: a negative prompt, or the zero vector of 2022.
@@ -100,6 +102,9 @@ def generate(
     """
     draw = sampler_of(process, how.sampler, how.steps, how.eta)
     guidance = guidance_of(denoiser, how, beside, weaker)
+    if how.guidance_interval is None:
+        interval = usual_interval(process, space, how.guidance_scale)
+        guidance = replace(guidance, interval=interval)
     side = denoiser.network.config.sample_size
     known = None
     if beside.image is not None and beside.mask is not None:
@@ -159,7 +164,18 @@ def guidance_of(denoiser: Denoiser, how: Draw, beside: Beside, weaker: Denoiser 
         where = " and ".join(references)
         raise RequestError(where, "are two things to guide away from", "Keep one of them.")
     away_from = zeros(1, denoiser.dimension) if how.null == "zero" else beside.negative
-    return Guidance(how.guidance_scale, how.guidance_interval, away_from, weaker)
+    return Guidance(how.guidance_scale, how.guidance_interval or ALWAYS, away_from, weaker)
+
+
+def usual_interval(process: Process, space: LatentSpace, scale: float) -> tuple[float, float]:
+    """When guidance of that scale acts unless something else is asked for.
+
+    In pixels the last steps draw single pixels, where guidance above 1 multiplies what the two
+    predictions differ in by chance: grain. A decoder cannot draw grain; and 2022 guided always.
+    """
+    in_pixels = space.autoencoder is None
+    grainy = in_pixels and isinstance(process, FlowMatching) and scale > 1
+    return (0.3, 1.0) if grainy else ALWAYS
 
 
 def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Guidance) -> Predict:
@@ -170,9 +186,7 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
     reference = guidance.away_from or nothing(count, denoiser.dimension).to(context.device)
     low, high = guidance.interval
 
-    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
-        time = process.network_time(torch.full((count,), t, device=context.device))
-        scale = guidance.scale if low <= t <= high else 1.0
+    def answer(x: torch.Tensor, time: torch.Tensor, scale: float) -> torch.Tensor:
         if scale == 1.0:
             return denoiser(x, time, context)
         if guidance.weaker:
@@ -182,6 +196,11 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
         if not scale:
             return away_from
         return away_from + scale * (denoiser(x, time, context) - away_from)
+
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        times = torch.full((count,), t, device=context.device)
+        scale = guidance.scale if low <= t <= high else 1.0
+        return process.prediction(answer(x, process.network_time(times), scale), x, times)
 
     return predict
 

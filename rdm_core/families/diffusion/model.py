@@ -80,8 +80,9 @@ class Diffusion(Model):
         assert isinstance(inputs, DiffusionInputs), "what `inputs` gave"
         noisy, target = self.process.corrupt(inputs.clean, inputs.noise, inputs.times)
         network_time = self.process.network_time(inputs.times)
-        prediction = self.denoiser(noisy, network_time, inputs.context)
-        squares = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        output = self.denoiser(noisy, network_time, inputs.context).float()
+        prediction = self.process.prediction(output, noisy, inputs.times)
+        squares = (prediction - target).square().mean(dim=(1, 2, 3))
         return self.process.loss_weights(inputs.times) * squares
 
     def example(self, count: int, k: int, device: torch.device) -> DiffusionInputs:

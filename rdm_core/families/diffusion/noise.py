@@ -14,6 +14,8 @@ from rdm_core.families.diffusion.config import NoiseConfig
 
 NETWORK_TIMES = 1000
 """Steps of a diffusion, and the time of the network at t = 1."""
+LEAST_DIVISOR = 0.05
+"""A time is at least this where a difference is divided by it, to make a velocity of an image."""
 
 
 def _over(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -32,6 +34,8 @@ class FlowMatching:
     """
 
     time_mean: float = 0.0
+    predicts_image: bool = False
+    """Whether the network answers with x0; it is compared as a velocity all the same."""
 
     def draw_times(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Times float32 [count] in (0, 1)."""
@@ -46,6 +50,14 @@ class FlowMatching:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x_t, target), each float32 [B, C, h, w], of clean latents, noise and times [B]."""
         return x0 + _over(t, x0) * (n - x0), n - x0
+
+    def prediction(self, output: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The velocity that a network's output at x_t [B, C, h, w] stands for: itself, or of an
+        image (x_t - x0) / max(t, 0.05) (arXiv 2511.13720, sec. 3: x-prediction, v-loss).
+        """
+        if not self.predicts_image:
+            return output
+        return (x - output) / _over(t, x).clamp(min=LEAST_DIVISOR)
 
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """Times [B] in 0..1 -> times of the network, float [B] in 0..1000."""
@@ -114,6 +126,10 @@ class Diffusion:
         alpha, sigma = self._scales_over(x0, t)
         return alpha * x0 + sigma * n, alpha * n - sigma * x0 if self.velocity else n
 
+    def prediction(self, output: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """A network's output at x_t [B, C, h, w] as it is: the noise, or the velocity."""
+        return output
+
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """Times [B] in 0..1 -> steps, whole numbers float [B] in 0..999."""
         return (t * NETWORK_TIMES).round().clamp(0, NETWORK_TIMES - 1)
@@ -156,7 +172,7 @@ Process = FlowMatching | Diffusion
 def process_of(config: NoiseConfig) -> Process:
     """The forward process a configuration names."""
     if config.process == "flow":
-        return FlowMatching(config.time_mean)
+        return FlowMatching(config.time_mean, config.predicts == "image")
     velocity = config.process == "velocity"
     return Diffusion(
         config.beta_start, config.beta_end, velocity, config.min_snr_gamma, config.zero_terminal_snr

@@ -9,7 +9,7 @@ from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, R
 from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM, Upstream
-from flows.data import build_database as module
+from flows.data import encoders
 from flows.data.build_database import build_database, embed_images
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
@@ -120,12 +120,12 @@ def test_a_precision_of_the_image_tower_is_refused_where_no_image_is_embedded(cl
 
 
 def test_captions_alone_are_in_float32_and_say_nothing_about_the_fastest(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fastest_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(encoders, "fastest_precision", lambda device: "bfloat16")
     here = {"root": tmp_path, "name": "a", "shards": "a"}
-    assert module.precision_for(BuildDatabase(**here, of="text")) == "float32"
-    assert module.precision_for(BuildDatabase(**here, of="document")) == "bfloat16"
+    assert encoders.precision_for(BuildDatabase(**here, of="text")) == "float32"
+    assert encoders.precision_for(BuildDatabase(**here, of="document")) == "bfloat16"
     drawn = {"source": "shapes", "size": 32, "count": 4, "encoding": "png"}
     import_images(ImportImages(root=tmp_path, name="a", **drawn))
     asked = BuildDatabase(**here, encoder="rdm-shapes", weights="built-in", of="text")
     assert embed_images(asked).parameters["precision"] == "float32"
-    assert module.precision_for(BuildDatabase(**here)) == "bfloat16"
+    assert encoders.precision_for(BuildDatabase(**here)) == "bfloat16"

@@ -54,7 +54,7 @@ def taken_out(small_world, tmp_path_factory):
     rehearsal = rehearse(asking(root, *asked))
     untouched = state_of(root) == state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.data.build_database.encoder_of", no_encoder)
+        patch.setattr("flows.data.encoders.encoder_of", no_encoder)
         removal = remove(root, *asked)
     return SimpleNamespace(
         root=root, before=before, old=old, asked=asked, gone=gone, removal=removal, samples=samples,

@@ -11,10 +11,11 @@ from flows.config.images import ImportImages
 from flows.config.judge import EvaluateRDM, WriteReport
 from flows.config.sample import SampleRDM
 from flows.config.train import AverageRun, TrainRDM
-from flows.data.build_database import embedding_plan, index_plan
+from flows.data.build_database import embedding_plan
 from flows.data.encode_latents import encode_latents, latents_plan
 from flows.data.find_neighbors import neighbors_plan
 from flows.data.import_images import import_images, import_plan
+from flows.data.index_embeddings import index_plan
 from flows.judge.evaluate import evaluation_plan
 from flows.judge.report import Subject, report_plan
 from flows.model.average import average_plan
