@@ -61,11 +61,11 @@ def embed_images(config: BuildDatabase) -> Artifact:
       that an analyst filters on.
     - Made by `rdm build` and `rdm embed`, by a rebuild, by a training that does not find them;
       again by `rdm remove`; and by `rdm convert` of embedding archives.
-    - Read by the index, neighbor tables, trainings, sampling for credits, the report, and by
-      `rdm search`, `map`, `compare`, `duplicates`.
-    - Rebuilt when the shards, the encoder, its precision, what is embedded of an image (`of`) or
-      the removal list is another one.
-    - Resumes by the part: one a shard.
+    - Read by the index, neighbor tables, trainings, sampling for credits, evaluations, the
+      report, and by `rdm search`, `map`, `compare`, `duplicates`.
+    - Rebuilt when one of these changes: the shards (or the converted archives), the encoder, its
+      precision, what is embedded of an image (`of`), the removal list.
+    - Resumes by the part: one for each shard, or archive.
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)

@@ -49,8 +49,8 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     - In `latents`: an array a part, and the keys of its rows.
     - Made by `rdm encode`, by a rebuild, and by a training that does not find them.
     - Read by trainings and evaluations.
-    - Rebuilt when the shards, the autoencoder's weights or what is stored is another one.
-    - Resumes by the part: one a shard that holds an image.
+    - Rebuilt when the shards, the autoencoder's weights or what is stored changes.
+    - Resumes by the part: one for each shard that holds an image.
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)

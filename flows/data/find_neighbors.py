@@ -47,7 +47,7 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     - Made by `rdm neighbors`, by a rebuild, by a training that does not find them; again by
       `rdm remove`.
     - Read by trainings, evaluations, and by sampling without a prompt.
-    - Rebuilt when the queries, the database, k, the group or the cap is another one.
+    - Rebuilt when the queries, the database, k, the group or the cap changes.
     - Resumes by the part of the queries.
     """
     clock = Clock()

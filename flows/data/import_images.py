@@ -54,8 +54,8 @@ def import_images(config: AnyImport) -> Artifact:
     - Made by `rdm import`, by a rebuild, and by a training that does not find them.
     - Read by embedding, encoding, evaluation, calibrated caps, trainings on captions, and whatever
       shows pictures.
-    - Rebuilt when the images or any parameter but their path is another one; a part whose images
-      did not change is taken over.
+    - Rebuilt when the images change, or any parameter but their path; a part is taken over where
+      neither its images changed nor how they are stored.
     - Resumes by the part, of `images_per_part` images.
     """
     clock = Clock()

@@ -62,11 +62,12 @@ def index_embeddings(
 
     - In `index`: the vectors as one array, their norms, the means of images and captions, and
       `index.faiss` where search is approximate.
-    - Made after the embeddings by whoever makes those; again by `rdm remove`.
+    - Made by `rdm build`, by a rebuild, by a training whose database has none, by `rdm convert` of
+      archives; again by `rdm remove`. `rdm embed` makes none.
     - Read by `rdm search`, `map` and `duplicates`, neighbor tables, sampling, trainings,
       evaluations and the report.
-    - Rebuilt when the embeddings or the recipe is another one, and where autofaiss builds it, the
-      recall or the memory asked for.
+    - Rebuilt when the embeddings or the recipe change; one of autofaiss also when another recall or
+      memory is asked for.
     - Resumes not at all: it is written in one piece.
 
     The mean of the captions is that of the index it replaces, if one is given: then no encoder is

@@ -63,8 +63,8 @@ def average_run(config: AverageRun) -> Artifact:
 
 
 def average_plan(config: AverageRun, run: Artifact | None = None) -> Plan:
-    """The run, its parameters and the length: what follows from the weights asks an averaged run as
-    any other.
+    """The run, its parameters and the length. With the parameters of its run in its plan, an
+    averaged run is read like any other.
     """
     run = run or open_artifact(config.root, "runs", config.run)
     return plan_of(

@@ -56,8 +56,10 @@ def at_step(step: int, steps: int) -> str:
 
 
 def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
-    """Unfinished runs of this name that learn the same, on whatever inputs; those that began with
-    another run's weights, or none, as is asked for now first, and of these the furthest.
+    """Unfinished runs of this name that learn the same, whatever their inputs are.
+
+    First come those that began with the weights that are asked for now (of a run, or fresh ones);
+    among equals, the one that has done the most steps.
     """
     wanted = _without_inputs(learned)
     alike = []

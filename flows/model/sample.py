@@ -50,7 +50,8 @@ def sample_rdm(config: SampleRDM) -> Artifact:
       authors. Every PNG holds its own row.
     - Made by `rdm sample`, by trainings with a preview, and by the demo.
     - Read by the report, `rdm show`, and SQL.
-    - Rebuilt when the request, the drawing settings, the weights or a database is another one.
+    - Rebuilt when the request, the drawing settings, the weights or the embeddings of a database
+      change; not for another index over equal embeddings.
     - Resumes not at all: it is drawn in one piece.
     """
     clock = Clock()

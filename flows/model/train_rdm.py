@@ -70,13 +70,15 @@ def train_rdm(config: TrainRDM) -> Artifact:
     latents + neighbors + database --training processes--> checkpoints, metrics
     checkpoints --running mean--> weights (diffusers folder)
 
-    - In `runs`: the weights with `model.json` and a model card, a line of metrics every
-      `log_steps`, and snapshots of means if they are kept. A converted run has the weights alone.
+    - In `runs`: the weights with `model.json` and a model card, lines of metrics
+      (`reporting.log_steps`), and snapshots of means if they are kept. A converted run has the
+      weights alone. Checkpoints are there until it is published.
     - Made by `rdm train` and the deployment train-rdm; by `rdm convert` and `rdm average`.
     - Read by sampling, evaluation, averaging, the report, and by trainings that start from it.
-    - Rebuilt when the model, the context, the training or an input is another one; not for what
-      NOT_LEARNED names.
-    - Resumes from the newest whole checkpoint, to the same bits, on the inputs it began with.
+    - Rebuilt when the model, the context, the training or an input changes; not for what
+      NOT_LEARNED names. An averaged run: its length or the run it is of; a converted one: its file.
+    - Resumes from the newest whole checkpoint, to the same bits, on the inputs it began with; it is
+      refused when those are gone. Averaged and converted runs are written in one piece.
     """
     clock = Clock()
     # First what may refuse, within seconds; then what may take a night.

@@ -276,8 +276,8 @@ def as_cached(artifact: Artifact) -> Any:
 
 
 def groups(wanted: Wanted, at_least: int = 1) -> list[Wanted]:
-    """Consecutive parts, one mapping a task run: at most MOST_TASK_RUNS of them, and `at_least` so
-    many parts in each.
+    """Consecutive parts in groups, one group for each task run: at most MOST_TASK_RUNS groups, and
+    no fewer than `at_least` parts in each but the last.
     """
     pairs = list(wanted.items())
     size = max(at_least, math.ceil(len(pairs) / MOST_TASK_RUNS))
