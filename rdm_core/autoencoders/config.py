@@ -39,9 +39,13 @@ class AutoencoderConfig(Config):
     """Weight of the differences of local means of gradients' sizes: as much texture as there is,
     though not stroke for stroke the same.
     """
+    grain: float = 0.0
+    """Weight of the differences of how strongly chroma changes from pixel to pixel, locally:
+    outlines of colours as sharp as they are.
+    """
     details_from: int = 0
-    """Steps before the terms l1, gradient and texture count (if l2 does): until areas and objects
-    are right, texture that cannot be right yet only pulls at random.
+    """Steps before the terms l1, gradient, texture and grain count (if l2 does): until areas and
+    objects are right, texture that cannot be right yet only pulls at random.
     """
     commitment: float = 0.25
     """Weight of how far the encoder is from its codes (vq)."""
@@ -80,7 +84,9 @@ class AutoencoderConfig(Config):
         if not self.widths or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"widths: are {self.widths}, must be multiples of 8")
         self._refuse_below(1, ("layers", "latent_channels", "batch", "steps", "revive_steps"))
-        self._refuse_below(0, ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture"))
+        self._refuse_below(
+            0, ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture", "grain")
+        )
         steps = ("adversarial_from", "codebook_from", "details_from")
         self._refuse_below(0, ("commitment", "kl", "adversarial", *steps))
         if self.details_from and not self.l2:

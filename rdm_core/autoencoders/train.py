@@ -27,7 +27,12 @@ COARSE = {
     "low_frequencies": losses.low_frequencies,
     "chroma": losses.chroma,
 }
-FINE = {"l1": losses.absolute, "gradient": losses.gradient, "texture": losses.texture}
+FINE = {
+    "l1": losses.absolute,
+    "gradient": losses.gradient,
+    "texture": losses.texture,
+    "grain": losses.grain,
+}
 """Losses of the pictures, by the names of their weights; the fine ones may begin later."""
 WARM_UP = 100
 """Steps over which the learning rate rises."""

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="where the weights go (.safetensors)"
     )
+    parser.add_argument("--start", help="weights of the same tokenizer to go on from, at half rate")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--images", type=int, default=24_000, help="how many renders to train on")
     parser.add_argument("--threads", type=int, default=2)
@@ -51,9 +52,11 @@ def main() -> None:
     pixels, factors = training_images(args.images, args.threads)
     print(f"rendered {len(factors)} images in {time.time() - started:.0f} s", flush=True)
     encoder.register()
-    model, _, preprocess = open_clip.create_model_and_transforms(encoder.MODEL_NAME)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        encoder.MODEL_NAME, pretrained=args.start
+    )
     tokenizer = open_clip.get_tokenizer(encoder.MODEL_NAME)
-    train(model, tokenizer, pixels, factors, args.steps)
+    train(model, tokenizer, pixels, factors, args.steps, 1e-3 if args.start else 2e-3)
     save(model, args.out)
 
     model = open_clip.create_model(encoder.MODEL_NAME, pretrained=str(args.out)).eval()
@@ -111,6 +114,7 @@ def train(
     pixels: torch.Tensor,
     factors: list[world.Factors],
     steps: int,
+    rate: float = 2e-3,
 ) -> None:
     """Fit the model in place: AdamW, warm-up, cosine decay, one random caption a picture."""
     draw = random.Random(0)
@@ -122,7 +126,7 @@ def train(
         ]
     )
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch takes it, its stubs do not
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 60, 0.5 + 0.5 * math.cos(math.pi * step / steps))
     )

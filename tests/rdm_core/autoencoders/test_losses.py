@@ -20,6 +20,7 @@ PAIRS = (
     losses.low_frequencies,
     losses.chroma,
     losses.texture,
+    losses.grain,
 )
 
 
@@ -31,7 +32,7 @@ def test_equal_pictures_lose_nothing_and_others_something(term):
 
 @pytest.mark.parametrize("term", PAIRS)
 def test_pictures_smaller_than_a_window_have_a_loss_too(term):
-    small = picture()[..., :2, :3]
+    small = picture()[..., :3, :4]
     assert term(small, small.flip(0)).isfinite()
 
 
@@ -72,6 +73,16 @@ def test_texture_sees_how_much_there_is_and_not_where():
     assert losses.texture(lines, 1 - lines).item() == pytest.approx(0, abs=1e-6)
     assert losses.texture(lines, lines * 0 + 0.5).item() == pytest.approx(1, abs=1e-6)
     assert losses.gradient(lines, 1 - lines) > losses.gradient(lines, lines * 0 + 0.5)
+
+
+def test_grain_sees_a_spread_outline_of_colour_and_speckles_but_no_grey():
+    outline = torch.zeros(1, 3, SIDE, SIDE)
+    outline[:, 0, :, 8:] = 1
+    spread = outline.clone()
+    spread[:, 0, :, 7:9] = 0.5
+    assert losses.grain(outline, spread) > 0.02
+    assert losses.grain(outline, outline + 0.1 * picture()) > 0.02
+    assert losses.grain(outline, outline + picture()[:1, :1]).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_divergence_is_zero_for_the_standard_normal_only():

@@ -99,6 +99,13 @@ def test_merges_join_the_most_frequent_pair_first():
     assert merges == [("a", "b</w>"), ("a", "ab</w>")]
 
 
+def test_merges_that_are_there_already_stay_first():
+    first = encoder.learn_merges(["red ring"])
+    merges = encoder.learn_merges(["red ring with a hat"], first)
+    assert merges[: len(first)] == first
+    assert ("w", "i") not in first and ("h", "at</w>") in merges
+
+
 def test_merges_are_written_the_same_each_time_and_read_back_by_the_tokenizer(tmp_path):
     merges = encoder.learn_merges(["red ring"])
     encoder.write_merges(merges, tmp_path / "one.gz")
