@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rdm_core.config import Config
+from rdm_core.config import MOST, Config, require_between
 
 LEAST_SIDE = 4
 """Of the latent: a narrower one leaves the middle's attention nothing to attend to."""
@@ -63,6 +63,8 @@ class AutoencoderConfig(Config):
     learning_rate: float = 1e-3
     """The highest: it rises over 100 steps, and falls to nothing as a half cosine."""
     batch: int = 8
+    flips: bool = False
+    """Turn each image of a step over, left for right, with chance a half."""
     steps: int = 10_000
     ema_decay: float = 0.998
     """Of the running mean of the weights, which is what is kept in the end."""
@@ -99,3 +101,17 @@ class AutoencoderConfig(Config):
         for name in names:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: is {getattr(self, name)}, must be {least} or more")
+
+
+@dataclass(frozen=True)
+class AutoencoderReporting(Config):
+    """What a training tells and keeps on its way; it changes nothing that is learned."""
+
+    log_steps: int = 50
+    """A line of metrics every so many steps."""
+    checkpoint_steps: int = 500
+    """A state that it can go on from, every so many steps."""
+
+    def check(self) -> None:
+        """As in `Config`."""
+        require_between(self, ("log_steps", "checkpoint_steps"), 1, MOST)
