@@ -45,9 +45,7 @@ def train_to_the_end(
             hooks.save(done, training.state())
 
 
-def mean_losses(
-    training: AutoencoderTraining, told: list[dict[str, float]]
-) -> dict[str, float]:
+def mean_losses(training: AutoencoderTraining, told: list[dict[str, float]]) -> dict[str, float]:
     """The mean over some steps of the terms that each of them had, and `loss`, their weighted sum.
 
     What the discriminator has of its own is no part of the sum: its pull is a share of the rest.

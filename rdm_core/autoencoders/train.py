@@ -3,8 +3,8 @@
     batch --encode--> latents --noise (kl) or nearest codes (vq)--> decode --> losses
 
 Every random choice is a function of (seed, step), so what resumes is the weights, their running
-mean, the optimisers' moments, the codebook's counts and the step, nothing else.  On the CPU that gives the
-same bits; the sums of a GPU differ in their last ones from run to run.
+mean, the optimisers' moments, the codebook's counts and the step, nothing else.  A CPU then gives
+the same bits; a GPU's sums differ in their last ones from run to run.
 """
 
 import math
