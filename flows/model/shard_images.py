@@ -68,22 +68,26 @@ def divided(config: TrainAutoencoder, shards: Artifact) -> Divided:
         cure = f"Look at its rejects: rdm show shards/{shards.name}"
         raise StorageError(where, "holds no accepted image", cure)
     refuse_sizes(config, stored, where)
-    held_out = np.array([is_held_out(key, config.held_out) for key in stored.source_keys.tolist()])
+    draws = np.array([draw_of(key) for key in stored.source_keys.tolist()])
+    held_out = draws < config.held_out
     for side, least in ((held_out, FEWEST_HELD_OUT), (~held_out, 1)):
         if side.sum() < least:
             what = f"of its {len(stored):,} images, {held_out.sum():,} are held out at a share of "
             what += f"{config.held_out}; {FEWEST_HELD_OUT} or more must be, and not all"
             raise StorageError(where, what, "Change it: --set held_out=..., or import more images.")
-    rows = np.flatnonzero(held_out)[: config.measured_images]
+    # In the order of the draws: data sets may be sorted, by class or by style.
+    rows = np.argsort(draws, kind="stable")[: held_out.sum()][: config.measured_images]
     return Divided(
         ShardImages(stored.take(~held_out), config.size),
         ShardImages(stored.take(rows), config.size),
     )
 
 
-def is_held_out(source_key: str, share: float) -> bool:
-    """Whether an image is held out; it stays so whatever others are there."""
-    return seed_of("held out", source_key) < share * 2**64
+def draw_of(source_key: str) -> float:
+    """A number in 0..1 that is the image's for ever: below the share of those held out, it is one
+    of them, whatever others are there.
+    """
+    return seed_of("held out", source_key) / 2**64
 
 
 def refuse_sizes(config: TrainAutoencoder, stored: StoredImages, where: str) -> None:

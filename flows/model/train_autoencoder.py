@@ -29,7 +29,6 @@ from rdm_core.autoencoders.train import AutoencoderTraining, State
 from rdm_core.device import best_device
 from rdm_core.features import ORACLE, Features, load_features
 from rdm_core.images import encode, fitted, grid
-from rdm_core.judge.distances import frechet_distance
 from rdm_core.latents import load_latent_space
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build, finished_artifact
@@ -50,7 +49,7 @@ PICTURED, COLUMNS = 16, 8
 CELL = 96
 """Side that smaller images are magnified to in the picture, or less, pixels."""
 SCALING_IMAGES = 256
-"""By which latents are scaled."""
+"""Of which the latents say how all are scaled."""
 LEARNED = ("weights", "metrics")
 """Parts that follow from what is learned alone."""
 SECONDS_BETWEEN_LINES = 30.0
@@ -161,7 +160,7 @@ def learned_parts(
 
 
 def some_of(images: ShardImages) -> np.ndarray:
-    """As many as say how large latents are, uint8 [N, H, W, 3], from the first to the last."""
+    """SCALING_IMAGES of them, uint8 [N, H, W, 3], evenly from the first to the last."""
     rows = np.linspace(0, len(images) - 1, min(SCALING_IMAGES, len(images)))
     return images[rows.astype(int)]
 
@@ -189,7 +188,8 @@ def run_training(build: Build, config: TrainAutoencoder, images: Divided) -> Aut
     except (FloatingPointError, CollapsedCodes) as error:
         drop = f"rdm gc --unfinished autoencoders/{config.name}"
         cure = f"What is changed makes another training: take another --name, or drop this: {drop}"
-        raise TrainingFailed(f"autoencoders/{config.name}: {error}. {cure}") from error
+        what = f"autoencoders/{config.name}: {error}".rstrip(".")
+        raise TrainingFailed(f"{what}. {cure}") from error
     return training
 
 
@@ -226,6 +226,8 @@ def measure(
     made, codes = reconstruct(model, originals)
     measured: dict[str, Any] = {"images": len(originals), **likeness(originals, made)}
     if features is not None:
+        from rdm_core.judge.distances import frechet_distance  # seconds, which a kept one need not
+
         measured["fd"] = frechet_distance(features(made), features(originals))
     if codes is not None:
         measured |= use_of_codes(codes, config.autoencoder.codes)

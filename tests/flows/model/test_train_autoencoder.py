@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 from PIL import Image
+from prefect.client.orchestration import get_client
 
 from flows.config.autoencoder import TrainAutoencoder
 from flows.config.images import ImportImages
 from flows.data.import_images import import_images
 from flows.look.show import one_artifact
 from flows.model import train_autoencoder as module
-from flows.model.shard_images import divided, is_held_out, refuse_sizes
+from flows.model.shard_images import divided, draw_of, refuse_sizes
 from flows.model.train_autoencoder import autoencoder_plan, side_by_side, train_autoencoder
 from flows.run.messages import TrainingFailed
 from rdm_core.autoencoders import codebook
@@ -168,10 +170,21 @@ def test_images_are_scaled_down_if_asked_and_divided_by_their_keys(root):
     assert small.training.shape[1:] == (16, 16, 3) and whole.training.shape[1:] == (32, 32, 3)
     assert len(whole.training) + len(whole.held_out) == 60
     more = divided(config_of(root, held_out=0.4), shards)
-    assert len(more.held_out) > len(whole.held_out)
-    shares = [is_held_out(f"a-{number}", 0.2) for number in range(2000)]
-    assert 0.17 < np.mean(shares) < 0.23
-    assert all(is_held_out(f"a-{number}", 0.4) for number in range(2000) if shares[number])
+    few, many = len(whole.held_out), len(more.held_out)
+    assert few < many, "and those that were held out are, first of all"
+    np.testing.assert_array_equal(more.held_out[np.arange(few)], whole.held_out[np.arange(few)])
+    draws = [draw_of(f"a-{number}") for number in range(2000)]
+    assert 0.17 < np.mean(np.array(draws) < 0.2) < 0.23 and len(set(draws)) == 2000
+
+
+def test_no_image_is_on_both_sides_and_some_of_those_held_out_are_measured(root):
+    shards = open_artifact(root, "shards", "a")
+    sides = divided(config_of(root), shards)
+    training, held_out = ({image.tobytes() for image in side[np.arange(len(side))]}
+                          for side in (sides.training, sides.held_out))  # fmt: skip
+    assert not training & held_out and len(training | held_out) == 60
+    some = divided(config_of(root, measured_images=3), shards)
+    assert len(some.held_out) == 3 and len(some.training) == len(sides.training)
 
 
 def test_an_unfinished_one_goes_on_with_the_images_it_began_with(root, interrupted_at, capfd):
@@ -296,3 +309,15 @@ def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
     assert side_by_side(images[:3], images[:3]).shape == (2 * 98 + 2, 3 * 98 + 2, 3)
     many = np.zeros((40, 96, 96, 3), np.uint8)
     assert side_by_side(many, many).shape == (4 * 98 + 2, 8 * 98 + 2, 3)
+
+
+def test_where_a_server_is_configured_it_shows_losses_and_reconstructions(recorded, root):
+    state = train_autoencoder.flow(config_of(root), return_state=True)
+    assert state.type.value == "COMPLETED"
+    with get_client(sync_client=True) as client:
+        shown = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert shown["e-progress"].data == 100.0
+    assert [row["step"] for row in json.loads(shown["e-loss"].data)][-1] == 6
+    assert "below each what e makes of it" in shown["e-images"].description
+    again = train_autoencoder.flow(config_of(root), return_state=True)
+    assert (again.name, again.result()) == ("Cached", state.result())
