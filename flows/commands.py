@@ -13,6 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from flows import answers
 from flows.config.arguments import UsageError, assigned, configured
 from flows.run.terminal import Answer, tell
 from rdm_core.importing import large_import
@@ -22,7 +23,9 @@ def run_demo(options: argparse.Namespace) -> Answer:
     """rdm demo."""
     from flows.config.judge import Demo
 
-    return _stage(options, configured(options, Demo), "flows.judge.demo", "demo", _demo_result)
+    return _stage(
+        options, configured(options, Demo), "flows.judge.demo", "demo", answers.demo_result
+    )
 
 
 def run_import(options: argparse.Namespace) -> Answer:
@@ -32,7 +35,7 @@ def run_import(options: argparse.Namespace) -> Answer:
     config = configured(
         options, AnyImport, source=options.source, path=options.path, name=options.name
     )
-    return _stage(options, config, "flows.data.import_images", "import_images", _counts)
+    return _stage(options, config, "flows.data.import_images", "import_images", answers.counts)
 
 
 def run_build(options: argparse.Namespace) -> Answer:
@@ -41,7 +44,11 @@ def run_build(options: argparse.Namespace) -> Answer:
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
     return _stage(
-        options, config, "flows.data.build_database", "build_database", lambda pair: _facts(pair[1])
+        options,
+        config,
+        "flows.data.build_database",
+        "build_database",
+        lambda pair: answers.facts(pair[1]),
     )
 
 
@@ -50,7 +57,7 @@ def run_embed(options: argparse.Namespace) -> Answer:
     from flows.config.database import BuildDatabase
 
     config = configured(options, BuildDatabase, name=options.name, shards=options.shards)
-    return _stage(options, config, "flows.data.build_database", "embed_images", _facts)
+    return _stage(options, config, "flows.data.build_database", "embed_images", answers.facts)
 
 
 def run_neighbors(options: argparse.Namespace) -> Answer:
@@ -64,7 +71,17 @@ def run_neighbors(options: argparse.Namespace) -> Answer:
         queries=options.queries,
         database=options.database,
     )
-    return _stage(options, config, "flows.data.find_neighbors", "find_neighbors", _facts)
+    return _stage(options, config, "flows.data.find_neighbors", "find_neighbors", answers.facts)
+
+
+def run_autoencoder(options: argparse.Namespace) -> Answer:
+    """rdm autoencoder."""
+    from flows.config.autoencoder import TrainAutoencoder
+
+    config = configured(options, TrainAutoencoder, name=options.name, shards=options.shards)
+    return _stage(
+        options, config, "flows.model.train_autoencoder", "train_autoencoder", answers.autoencoder
+    )
 
 
 def run_encode(options: argparse.Namespace) -> Answer:
@@ -72,7 +89,7 @@ def run_encode(options: argparse.Namespace) -> Answer:
     from flows.config.database import EncodeLatents
 
     config = configured(options, EncodeLatents, name=options.name, shards=options.shards)
-    return _stage(options, config, "flows.data.encode_latents", "encode_latents", _facts)
+    return _stage(options, config, "flows.data.encode_latents", "encode_latents", answers.facts)
 
 
 def run_train(options: argparse.Namespace) -> Answer:
@@ -95,7 +112,7 @@ def run_train(options: argparse.Namespace) -> Answer:
         _say_needs(config)
     elif current_id(config.root, "runs", config.name) is None:
         get_ready(config)
-    return _stage(options, config, "flows.model.train_rdm", "train_rdm", _facts)
+    return _stage(options, config, "flows.model.train_rdm", "train_rdm", answers.facts)
 
 
 def _say_needs(config: Any) -> None:
@@ -126,7 +143,7 @@ def run_sample(options: argparse.Namespace) -> Answer:
     if options.out and not options.dry_run:
         # before the work, so that a wrong place is refused at once
         options.out.mkdir(parents=True, exist_ok=True)
-    text, value = _stage(options, config, "flows.model.sample", "sample_rdm", _sampled)
+    text, value = _stage(options, config, "flows.model.sample", "sample_rdm", answers.sampled)
     if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
             shutil.copyfile(image, options.out / image.name)
@@ -148,7 +165,7 @@ def run_convert(options: argparse.Namespace) -> Answer:
         configured(options, ConvertOriginal, **flags),
         "flows.model.convert",
         "convert_original",
-        _converted,
+        answers.converted,
     )
 
 
@@ -159,7 +176,7 @@ def run_average(options: argparse.Namespace) -> Answer:
     config = configured(
         options, AverageRun, name=options.name, run=options.run, length=options.length
     )
-    return _stage(options, config, "flows.model.average", "average_run", _facts)
+    return _stage(options, config, "flows.model.average", "average_run", answers.facts)
 
 
 def run_evaluate(options: argparse.Namespace) -> Answer:
@@ -177,7 +194,7 @@ def run_evaluate(options: argparse.Namespace) -> Answer:
             "rdm show evaluations/shapes lists what it gave"
         )
         raise UsageError(f"{error}\n{hint}") from error
-    return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", _evaluated)
+    return _stage(options, config, "flows.judge.evaluate", "evaluate_rdm", answers.evaluated)
 
 
 def run_report(options: argparse.Namespace) -> Answer:
@@ -195,7 +212,7 @@ def run_report(options: argparse.Namespace) -> Answer:
         configured(options, WriteReport, **flags),
         "flows.judge.report",
         "write_report",
-        _report,
+        answers.report,
     )
 
 
@@ -344,56 +361,3 @@ def _stage(
     with large_import():
         run = getattr(import_module(module), flow)
     return show(run(config))
-
-
-def _facts(artifact: Any) -> Answer:
-    value = {
-        "kind": artifact.kind,
-        "name": artifact.name,
-        "id": artifact.id,
-        "fingerprint": artifact.fingerprint,
-        "rows": artifact.rows,
-        "counts": artifact.counts,
-        "directory": str(artifact.directory),
-        "measured": dict(artifact.measured),
-    }
-    return f"{artifact.directory}", value
-
-
-def _counts(artifact: Any) -> Answer:
-    text, value = _facts(artifact)
-    lines = [text]
-    for outcome, count in artifact.counts.items():
-        lines.append(f"  {count:>8,}  {outcome}")
-    return "\n".join(lines), value
-
-
-def _sampled(artifact: Any) -> Answer:
-    _, value = _facts(artifact)
-    value["grid"] = str(artifact.file("grid.png"))
-    return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
-
-
-def _evaluated(artifact: Any) -> Answer:
-    from flows.judge.evaluate import EVALUATION_FILE
-    from flows.judge.findings import summary
-
-    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
-    return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
-
-
-def _converted(made: Any) -> Answer:
-    if isinstance(made, Path):  # an autoencoder alone is a plain folder
-        return str(made), {"directory": str(made)}
-    return _facts(made)
-
-
-def _report(artifact: Any) -> Answer:
-    value = _facts(artifact)[1] | {"report": str(artifact.file("report.html"))}
-    return f"report: {value['report']}", value
-
-
-def _demo_result(pair: Any) -> Answer:
-    text, value = _evaluated(pair[0])
-    page, more = _report(pair[1])
-    return f"{text}\n\n{page}", value | {"report": more["report"]}

@@ -4,10 +4,12 @@ from flows.data import rebuild as rebuilding
 from flows.data import upkeep
 from flows.judge import evaluate
 from flows.model import sample
+from flows.model import train_autoencoder as of_autoencoders
 from flows.model import train_rdm as training
 from flows.run.recorded import flow_of
 
 rebuild = flow_of(rebuilding.rebuild)
+train_autoencoder = flow_of(of_autoencoders.train_autoencoder)
 train_rdm = flow_of(training.train_rdm)
 sample_rdm = flow_of(sample.sample_rdm)
 evaluate_rdm = flow_of(evaluate.evaluate_rdm)

@@ -32,6 +32,8 @@ from storage.versions import by_fingerprint
 
 ALL = "all"
 """Unfinished builds of every kind and name."""
+TRAINED = ("autoencoders", "runs")
+"""Kinds that hold training states until they are collected."""
 What = Literal["version", "unfinished", "leftover", "states"]
 
 
@@ -118,7 +120,7 @@ def _states(versions: Sequence[Artifact], kept: Mapping[str, str]) -> list[Remov
     states = []
     for run in versions:
         directory = layout.checkpoints_directory(run.directory)
-        published = run.kind == "runs" and run.reference in kept
+        published = run.kind in TRAINED and run.reference in kept
         if published and (directory.is_dir() or place_of(directory).listing(directory)):
             states.append(Removed(run.reference, "states", directory, run.version))
     return states

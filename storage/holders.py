@@ -26,7 +26,11 @@ _HOLDS = {
     "neighbors": "their names",
     "samples": "images drawn from them",
 }
-_THROUGH = {"index": ("vectors", "embeddings"), "reports": ("images drawn from them", "samples")}
+_THROUGH = {
+    "index": ("vectors", "embeddings"),
+    "reports": ("images drawn from them", "samples"),
+    "autoencoders": ("weights, pictures of some", "shards"),
+}
 """Kind whose files name no sample -> what it holds, and the kind of its input that it has it
 from.
 """
@@ -103,22 +107,25 @@ def holders(root: Path, removed: Set[str]) -> list[Holder]:
 
 
 def trained_on(root: Path, holding: Iterable[Holder]) -> list[TrainedRun]:
-    """The runs, finished or not, among whose inputs is one of the holders, a run with weights of
-    theirs, or something that is not under this root.
+    """The runs and autoencoders, finished or not, among whose inputs is one of the holders,
+    something made by what was trained on them, or something that is not under this root.
     """
     held = {holder.fingerprint: holder.reference for holder in holding if holder.fingerprint}
     present = {artifact.fingerprint for artifact in artifacts(root)}
-    runs = list(_candidates(root, "runs"))
-    # A run that began with the weights of a run that saw them holds them too: repeated until no
-    # more runs come to it.
+    kinds = ("autoencoders", "latents", "runs")
+    autoencoders, latents, runs = (list(_candidates(root, kind)) for kind in kinds)
+    # A run that began with the weights of a run that saw them holds them too, and so do the latents
+    # of an autoencoder that did: repeated until no more come to it.
     known = 0
     while known < len(held):
         known = len(held)
-        for run in runs:
-            if run.fingerprint and not held.keys().isdisjoint(run.inputs.values()):
-                held.setdefault(run.fingerprint, run.reference)
+        for made in [*autoencoders, *latents, *runs]:
+            # Which images latents are of, their own tables say.
+            roles = ("autoencoder",) if made.kind == "latents" else tuple(made.inputs)
+            if made.fingerprint and any(made.inputs.get(role) in held for role in roles):
+                held.setdefault(made.fingerprint, made.reference)
     trained = []
-    for run in runs:
+    for run in [*autoencoders, *runs]:
         held_inputs, unknown = {}, []
         for role, fingerprint in run.inputs.items():
             if fingerprint in held:

@@ -24,6 +24,7 @@ Kind = Literal[
     "embeddings",
     "index",
     "neighbors",
+    "autoencoders",
     "latents",
     "runs",
     "samples",
@@ -107,7 +108,7 @@ def training_lock_file(directory: Path) -> Path:
 
 
 def checkpoints_directory(directory: Path) -> Path:
-    """Where a training run keeps what it resumes from."""
+    """Where a training keeps what it resumes from."""
     return directory / "checkpoints"
 
 

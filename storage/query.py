@@ -23,8 +23,10 @@ from storage.shards import SIDECAR
 from storage.views import pictures, removed, seen, sql_list
 
 PARQUET_KINDS = ("shards", "embeddings", "neighbors", "latents", "samples")
-"""Kinds whose parts are Parquet tables; runs are their metrics, evaluations one JSON each."""
-KINDS_SHOWN = (*PARQUET_KINDS, "runs", "evaluations")
+"""Kinds whose parts are Parquet tables; evaluations are one JSON each."""
+METRIC_KINDS = ("autoencoders", "runs")
+"""Kinds that are the metrics of their training."""
+KINDS_SHOWN = (*PARQUET_KINDS, *METRIC_KINDS, "evaluations")
 VIEWS = (*KINDS_SHOWN, "artifacts", "pictures", "removed", "seen")
 _NO_TABLE = re.compile(rf"Table with name ({'|'.join(KINDS_SHOWN)}) does not exist", re.IGNORECASE)
 
@@ -55,8 +57,9 @@ class QueryResult:
 def query(root: Path, sql: str) -> QueryResult:
     """Run one reading statement over the views of a root.
 
-    `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` (a row a logged step) and
-    `evaluations` hold the current version of every name, told apart by the column `artifact`;
+    `shards`, `embeddings`, `neighbors`, `latents`, `samples`, `runs` and `autoencoders` (a row a
+    logged step) and `evaluations` hold the current version of every name, told apart by the column
+    `artifact`;
     `embeddings."coco"` is one name alone and `embeddings."coco@0123456789ab"` one version of it;
     `artifacts` has a row for every version. `pictures` says where in its tar each stored image
     lies, `removed` what was taken out of each database, `seen` what every version of every run was
@@ -279,7 +282,7 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
     if artifact.kind in PARQUET_KINDS:
         files = artifact.files(".parquet")
         return f"SELECT * FROM read_parquet({sql_list(files)})", files
-    if artifact.kind == "runs":
+    if artifact.kind in METRIC_KINDS:
         metrics = artifact.file(METRICS_FILE)
         logged = read_metrics(metrics) if metrics.is_file() else []
         table = (
@@ -295,6 +298,7 @@ def _select(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> tuple[
 _COLUMNS = {
     "shards": SIDECAR,
     "samples": SAMPLES,
+    "autoencoders": pa.schema([("step", pa.int64())]),
     "runs": pa.schema([("step", pa.int64())]),
     "evaluations": pa.schema([("evaluation", pa.string())]),
 }

@@ -1,4 +1,5 @@
-"""Training runs: metrics as JSON lines, checkpoints that resume, weights that are used.
+"""Trainings: metrics as JSON lines, checkpoints that resume, weights that are used. A run here is
+a training of a model, or of an autoencoder, which keeps no snapshots.
 
 <run>/metrics.jsonl               one JSON object a line, `step` in each
 <run>/checkpoints/00001000/       state.safetensors, then manifest.json: its existence is completion

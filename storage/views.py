@@ -2,15 +2,14 @@
 was removed.
 """
 
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from storage.artifact import Artifact, artifacts, with_fingerprint
-from storage.errors import FormatError
 from storage.removals import read_removals
+from storage.stored_images import IMAGES, members
 
 PICTURES = pa.schema(
     [
@@ -38,9 +37,9 @@ def pictures(shards: Sequence[Artifact]) -> pa.Table:
     rows: dict[str, list] = {name: [] for name in PICTURES.names}
     for artifact in shards:
         for path in artifact.files(".tar"):
-            for name, position, size in _members(path):
+            for name, position, size in members(path):
                 key, _, ending = name.rpartition(".")
-                if ending in ("jpg", "png"):
+                if ending in IMAGES:
                     row = (artifact.name, key, ending, str(path), position, size)
                     for column, value in zip(rows.values(), row, strict=True):
                         column.append(value)
@@ -114,17 +113,3 @@ def sql_list(paths: Sequence[Path]) -> str:
         text = str(path).replace("'", "''")
         texts.append(f"'{text}'")
     return f"[{', '.join(texts)}]"
-
-
-def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, position and bytes of each member. Raises FormatError for a damaged tar."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.size < 0:  # some versions of tarfile would walk in a circle
-                    raise tarfile.ReadError(f"{member.name} has a negative size")
-                yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:
-        raise FormatError(
-            path, f"damaged tar ({error})", "Run `rdm check` on it, then import again."
-        ) from error

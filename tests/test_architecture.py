@@ -231,6 +231,7 @@ LOADED_BY = {
     "flows.data.find_neighbors": COMPILER | {"prefect"},
     "flows.data.encode_latents": COMPILER | {"prefect"},
     "flows.model.sample": COMPILER | {"prefect"},
+    "flows.model.train_autoencoder": COMPILER | {"prefect"},
     "flows.model.train_rdm": {"open_clip", "prefect", "autofaiss"},
 }
 """Module -> what it must not load before it is known to be needed. Somebody waits: each takes half

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.config.autoencoder import TrainAutoencoder
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, RemoveKeys
 from flows.config.images import AnyImport
 from flows.config.judge import Demo, EvaluateRDM, WriteReport
@@ -15,6 +16,7 @@ OF_COMMAND: dict[str, Any] = {
     "build": BuildDatabase,
     "embed": BuildDatabase,
     "neighbors": FindNeighbors,
+    "autoencoder": TrainAutoencoder,
     "encode": EncodeLatents,
     "train": TrainRDM,
     "sample": SampleRDM,

@@ -1,21 +1,19 @@
 """shards -> latents: what a model is trained on, encoded once."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.config.database import EncodeLatents
+from flows.data.autoencoder import pinned, space_of, trained_autoencoder
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (
     NETWORK_RETRIES,
     Wanted,
     building,
-    download,
     gathered,
     group_of_parts,
     groups,
@@ -27,8 +25,7 @@ from flows.run.stage import (
 )
 from flows.run.workers import a_device_each
 from rdm_core.decode import decode
-from rdm_core.device import best_device
-from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
+from rdm_core.latents import LatentSpace
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build
 from storage.errors import StorageError
@@ -54,8 +51,11 @@ def encode_latents(config: EncodeLatents) -> Artifact:
     """
     clock = Clock()
     shards = open_artifact(config.root, "shards", config.shards)
-    # Loaded before the plan, which names its weights by their hash.
-    load_autoencoder(config.autoencoder)
+    # Loaded before the plan, which names its weights by their hash. Whatever is published from here
+    # on, it stays the same one.
+    autoencoder = pinned(config.root, config.autoencoder)
+    config = config.model_copy(update={"autoencoder": autoencoder})
+    load_autoencoder(config.root, autoencoder)
     how = encoded_how(config)
     with building(config.root, latents_plan(config, shards)) as build:
         if build.finished:
@@ -69,12 +69,8 @@ def encode_latents(config: EncodeLatents) -> Artifact:
             futures = []
             for group in groups(wanted):
                 shards_of_group = only(shards, group)
-                futures.append(
-                    encode_group.submit(build, shards_of_group, group, config.autoencoder)
-                )
-        return published(
-            build, gathered(build, futures), clock, autoencoder_path=absolute(config.autoencoder)
-        )
+                futures.append(encode_group.submit(build, shards_of_group, group, autoencoder))
+        return published(build, gathered(build, futures), clock, autoencoder_path=autoencoder)
 
 
 def origin_of(how: Mapping[str, Any], shard: Part) -> str:
@@ -84,24 +80,28 @@ def origin_of(how: Mapping[str, Any], shard: Part) -> str:
 
 @encode_latents.plan
 def latents_plan(config: EncodeLatents, shards: Artifact | None = None) -> Plan:
-    """The latent space, what is stored, and the shards."""
+    """The latent space, what is stored, the shards, and the autoencoder if we trained it."""
     shards = shards or open_artifact(config.root, "shards", config.shards)
-    return plan_of("latents", config.name, encoded_how(config), {"shards": shards.fingerprint})
+    inputs = {"shards": shards.fingerprint}
+    trained = trained_autoencoder(config.root, config.autoencoder)
+    if trained is not None:  # whose weights must stay as long as something is made with them
+        inputs["autoencoder"] = trained.fingerprint
+    return plan_of("latents", config.name, encoded_how(config), inputs)
 
 
 def encoded_how(config: EncodeLatents) -> dict[str, Any]:
     """The latent space, what of an image is stored in it, and the stage's revision. Raises
     RequestError where the request names something that the space does not have.
     """
-    space = space_of(config.autoencoder)
+    space = space_of(config.root, config.autoencoder)
     stored = {"space": space.identity, "stored": space.storing(config.stored)}
     return stored | revision_of("latents")
 
 
 @stage_task(name="load-autoencoder", retries=NETWORK_RETRIES)
-def load_autoencoder(autoencoder: str) -> LatentSpace:
+def load_autoencoder(root: Path, autoencoder: str) -> LatentSpace:
     """The latent space, from the hub the first time."""
-    return space_of(autoencoder)
+    return space_of(root, autoencoder)
 
 
 @stage_task(name="encode-parts", retries=NETWORK_RETRIES)
@@ -114,7 +114,7 @@ def encode_group(build: Build, shards: Artifact, wanted: Wanted, autoencoder: st
 
 def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoencoder: str) -> Part:
     """Encode the accepted samples of one shard."""
-    space, stored = space_of(autoencoder), build.plan.parameters["stored"]
+    space, stored = space_of(build.root, autoencoder), build.plan.parameters["stored"]
     keys, images = [], []
     for key, data in read_images(shards, name):
         keys.append(key)
@@ -126,20 +126,3 @@ def encode_part(build: Build, shards: Artifact, name: str, origin: str, autoenco
     return build.write_part(
         name, origin, lambda scratch: (write_latents(scratch, name, keys, raw), {})
     )
-
-
-def absolute(autoencoder: str) -> str:
-    """A local folder by its absolute path, so that it is found from any directory; anything else as
-    it is.
-    """
-    if autoencoder != PIXELS and Path(autoencoder).exists():
-        return str(Path(autoencoder).resolve())
-    return autoencoder
-
-
-@lru_cache(maxsize=1)
-def space_of(autoencoder: str) -> LatentSpace:
-    """The latent space, loaded once a process."""
-    is_here = autoencoder == PIXELS or Path(autoencoder).is_dir()
-    with nullcontext() if is_here else download():
-        return load_latent_space(autoencoder).to(best_device())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
 from flows.config.images import AnyImages, Images, Shapes
-from flows.data.encode_latents import space_of
+from flows.data.autoencoder import space_of
 from flows.data.encoders import encoder_for
 from storage.artifact import current_id
 from storage.errors import StorageError
@@ -30,7 +30,7 @@ def check_rebuild(config: Rebuild) -> str:
     check_images(config.images, f"rebuild {config.name}")
     here = {"root": config.root, "name": config.name, "shards": config.name}
     encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
-    space = space_of(config.autoencoder)
+    space = space_of(config.root, config.autoencoder)
     # What is imported already takes no more room; most of a rebuild is then taken over.
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor

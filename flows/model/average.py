@@ -83,7 +83,7 @@ def write_average(
 
     def write_weights(scratch: Path) -> tuple[int, dict[str, int]]:
         facts = facts_of(run)
-        model = load_model(run.file("weights"), facts, space_of_run(run, facts))
+        model = load_model(run.file("weights"), facts, space_of_run(config.root, run, facts))
         names = [name for name, _ in model.named_parameters()]
         shares_of_files = shares.reshape(-1, len(LENGTHS))
         # One snapshot is in memory at a time: each is as large as the weights.

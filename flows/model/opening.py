@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from flows.config.drawing import no_number
+from flows.data.autoencoder import load_space
 from flows.data.database import OpenDatabase, searchable
 from flows.data.encoders import the_encoder
 from rdm_core.clip import Encoder
@@ -17,7 +18,7 @@ from rdm_core.errors import RequestError
 from rdm_core.families import FACTS_FILE, draw_settings, load_model, read_facts
 from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Model
-from rdm_core.latents import LatentSpace, load_latent_space
+from rdm_core.latents import LatentSpace
 from storage.artifact import Artifact, open_artifact
 from storage.checks import encoder_difference, encoder_text, same_vectors
 from storage.errors import ArtifactMismatch
@@ -85,15 +86,15 @@ def open_run(root: Path, reference: str) -> OpenRun:
     """
     artifact = open_artifact(root, "runs", reference)
     facts = facts_of(artifact)
-    space = space_of_run(artifact, facts).to(best_device())
+    space = space_of_run(root, artifact, facts).to(best_device())
     model = load_model(artifact.file("weights"), facts, space).to(best_device())
     return OpenRun(artifact, model, facts)
 
 
-def space_of_run(artifact: Artifact, facts: RunFacts) -> LatentSpace:
+def space_of_run(root: Path, artifact: Artifact, facts: RunFacts) -> LatentSpace:
     """The latent space of a run. Raises ArtifactMismatch when its weights are others now."""
     inside = artifact.file("weights") / facts.space_path  # a converted run brings its autoencoder
-    space = load_latent_space(str(inside if inside.is_dir() else facts.space_path))
+    space = load_space(root, str(inside) if inside.is_dir() else facts.space_path)
     if space.identity != facts.space:
         was = facts.space["weights_sha256"]
         raise ArtifactMismatch(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.config.train import TrainRDM
-from flows.data.encode_latents import space_of
+from flows.data.autoencoder import space_of
 from flows.data.encoders import encoder_for
 from flows.data.space_needed import (
     PreflightFailed,
@@ -121,7 +121,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
         arrays = open_latents(latents)[1]
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     assert size is not None, "returned above"
-    space = space_of(config.upstream.autoencoder)
+    space = space_of(config.root, config.upstream.autoencoder)
     space.storing(config.upstream.stored)  # raises for what the autoencoder cannot be stored as
     return Shape(space.channels, size // space.factor, dimension)
 

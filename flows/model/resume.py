@@ -24,13 +24,15 @@ KINDS = {
     "start_from": "runs",
 }
 """Role of a run's input -> its kind."""
-OF_INPUTS = ("encoder", "space")
-"""Parameters in a run's plan that its inputs bring along."""
+OF_INPUTS = {"runs": ("encoder", "space"), "autoencoders": ("features",)}
+"""Kind of a training -> parameters in its plan that its inputs bring along."""
+SETTINGS = {"runs": "training", "autoencoders": "autoencoder"}
+"""Kind of a training -> the parameter that holds how many steps it is asked for."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """An unfinished run that holds a checkpoint."""
+    """An unfinished training, a run or an autoencoder, that holds a checkpoint."""
 
     directory: Path
     plan: Plan
@@ -39,13 +41,17 @@ class Begun:
     @property
     def steps(self) -> int:
         """Steps that it was asked for."""
-        return self.plan.parameters["training"]["steps"]
+        return self.plan.parameters[SETTINGS[self.plan.kind]]["steps"]
 
 
 def begun(directory: Path) -> Begun | None:
-    """The unfinished run in a directory; None without a checkpoint or for a plan without steps."""
+    """The unfinished training in a directory; None without a checkpoint or for a plan without
+    steps.
+    """
     plan, step = read_plan(directory), latest_step(directory)
-    if plan is None or step is None or "steps" not in plan.parameters.get("training", {}):
+    if plan is None or step is None:
+        return None
+    if "steps" not in plan.parameters.get(SETTINGS.get(plan.kind, ""), {}):
         return None
     return Begun(directory, plan, step)
 
@@ -55,21 +61,29 @@ def at_step(step: int, steps: int) -> str:
     return f"step {step:,} of {steps:,}"
 
 
+def unfinished_alike(root: Path, kind: str, name: str, learned: Mapping[str, Any]) -> list[Begun]:
+    """Unfinished trainings of a kind and name that learn the same, whatever their inputs are; first
+    the one that has done the most steps.
+    """
+    wanted = _without_inputs(kind, learned)
+    alike = []
+    for path in unfinished(root, kind, name):
+        run = begun(path)
+        if run is None or _without_inputs(kind, run.plan.parameters) != wanted:
+            continue
+        # One of another format would not be found again under its id.
+        if run.plan.id == run.directory.name:
+            alike.append(run)
+    return sorted(alike, key=lambda run: run.step, reverse=True)
+
+
 def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
     """Unfinished runs of this name that learn the same, whatever their inputs are.
 
     First come those that began with the weights that are asked for now (of a run, or fresh ones);
     among equals, the one that has done the most steps.
     """
-    wanted = _without_inputs(learned)
-    alike = []
-    for path in unfinished(config.root, "runs", config.name):
-        run = begun(path)
-        if run is None or _without_inputs(run.plan.parameters) != wanted:
-            continue
-        # One of another format would not be found again under its id.
-        if run.plan.id == run.directory.name:
-            alike.append(run)
+    alike = unfinished_alike(config.root, "runs", config.name, learned)
 
     def nearness(run: Begun) -> tuple[bool, int]:
         begins_alike = ("start_from" in run.plan.inputs) == (config.start_from is not None)
@@ -88,7 +102,12 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
     for role in KINDS:
         if role == "start_from" and not from_weights:
             continue
-        version = _version_or_reason(config, role, run.plan.inputs.get(role, ""))
+        reference = getattr(config, "database" if role == "index" else role) or "none"
+        if role == "index":
+            # The reference is the database's, and its id is not the index's.
+            reference = reference.partition("@")[0]
+        fingerprint = run.plan.inputs.get(role, "")
+        version = _version_or_reason(config.root, KINDS[role], reference, fingerprint)
         if isinstance(version, Artifact):
             inputs[role] = version
             descriptions.append(f"{role} {version.name}@{version.id}")
@@ -97,25 +116,37 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
     versions = ", ".join(descriptions)
     if len(inputs) < len(descriptions):
         what = f"the unfinished run {run.directory.name}, {at_step(run.step, run.steps)}, "
-        raise BuildRefused(f"runs/{config.name}", what + f"was begun on {versions}", _cure(config))
+        raise BuildRefused(f"runs/{config.name}", what + f"was begun on {versions}", _cure(run))
     text = f"continues on the versions it began with: {versions}; newer ones are there. "
-    say("train", config.name, text + f"To train on those instead: {_drop(config)}")
+    say("train", config.name, text + f"To train on those instead: {_drop(run)}")
     return inputs
 
 
-def _without_inputs(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in parameters.items() if key not in OF_INPUTS}
+def shards_begun_with(root: Path, training: Begun, reference: str) -> Artifact:
+    """The version of the shards that an unfinished autoencoder was begun with, under the name asked
+    for now; says so. Raises BuildRefused when it is gone, damaged, or not what is asked for.
+    """
+    plan, fingerprint = training.plan, training.plan.inputs.get("shards", "")
+    version = _version_or_reason(root, "shards", reference, fingerprint)
+    if not isinstance(version, Artifact):
+        where = at_step(training.step, training.steps)
+        what = f"the unfinished training {training.directory.name}, {where}, was begun on shards "
+        raise BuildRefused(f"{plan.kind}/{plan.name}", what + version, _cure(training))
+    text = f"continues on the version it began with: shards {version.name}@{version.id}; a newer "
+    say("autoencoder", plan.name, text + f"one is there. To train on that: {_drop(training)}")
+    return version
 
 
-def _version_or_reason(config: TrainRDM, role: str, fingerprint: str) -> Artifact | str:
-    """The version with these bytes that the reference in this role means, or why there is none."""
-    reference = getattr(config, "database" if role == "index" else role) or "none"
+def _without_inputs(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if key not in OF_INPUTS[kind]}
+
+
+def _version_or_reason(root: Path, kind: str, reference: str, fingerprint: str) -> Artifact | str:
+    """The version with these bytes that the reference means, or why there is none."""
     if not fingerprint:
         return f"none, while {reference} is asked for"
     name, _, identity = reference.partition("@")
-    if role == "index":
-        identity = ""  # the reference is the database's, and its id is not the index's
-    same_bytes = all_with_fingerprint(config.root, KINDS[role], fingerprint)
+    same_bytes = all_with_fingerprint(root, kind, fingerprint)
     candidates = []
     for version in same_bytes:
         if version.name == name and identity in ("", version.id):
@@ -127,7 +158,7 @@ def _version_or_reason(config: TrainRDM, role: str, fingerprint: str) -> Artifac
         return f"{fingerprint}, which is no longer under this root"
     damaged = ""
     # Of versions with the same bytes the current one first, then the newest.
-    candidates.sort(key=lambda version: is_current(config.root, version))
+    candidates.sort(key=lambda version: is_current(root, version))
     for version in reversed(candidates):
         try:
             check(version, hashes=False)
@@ -138,12 +169,12 @@ def _version_or_reason(config: TrainRDM, role: str, fingerprint: str) -> Artifac
     return damaged
 
 
-def _drop(config: TrainRDM) -> str:
-    return f"rdm gc --unfinished runs/{config.name}"
+def _drop(run: Begun) -> str:
+    return f"rdm gc --unfinished {run.plan.kind}/{run.plan.name}"
 
 
-def _cure(config: TrainRDM) -> str:
+def _cure(run: Begun) -> str:
     return (
         "Name or restore what it was begun on to finish it, take another --name, "
-        f"or drop it and begin on what is asked for: {_drop(config)}"
+        f"or drop it and begin on what is asked for: {_drop(run)}"
     )

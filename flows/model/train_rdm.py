@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
-from flows.data.encode_latents import space_of
+from flows.data.autoencoder import forget_space
 from flows.data.encoders import forget_encoders
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
@@ -286,7 +286,7 @@ def give_device_back() -> None:
     import torch
 
     forget_encoders()
-    space_of.cache_clear()
+    forget_space()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.data.autoencoder import load_space
 from flows.model.preview import preview_rows, write_preview
 from flows.model.training_data import open_training_data
 from flows.run.leash import line_from_parent
@@ -35,7 +36,7 @@ from rdm_core.families import (
 from rdm_core.families.facts import Shape
 from rdm_core.families.family import Model
 from rdm_core.importing import large_import
-from rdm_core.latents import LatentSpace, load_latent_space
+from rdm_core.latents import LatentSpace
 from rdm_core.train import Hooks, TrainingState, TrainingStopped, train
 from storage.artifact import open_artifact
 from storage.errors import explaining_disk_errors
@@ -63,7 +64,7 @@ def main(run: Path) -> None:
     context = ContextConfig.of(settings["context"])
     execution = ExecutionConfig.of(settings["execution"])
     reporting = ReportingConfig.of(settings["reporting"])
-    space = load_latent_space(settings["autoencoder"])
+    space = load_space(Path(settings["root"]), settings["autoencoder"])
     model, data = model_and_data(settings, space, training.seed)
     drawing = partial(draw_preview, run, data, context.k, settings["preview"])
     hooks = hooks_of(run, reporting, drawing if settings["preview"] else None)

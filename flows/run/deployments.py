@@ -13,6 +13,7 @@ FLOW_OF = {
     "rebuild-openimages": "rebuild",
     "rebuild-wikiart": "rebuild",
     "rebuild-coco": "rebuild",
+    "train-autoencoder": "train-autoencoder",
     "train-rdm": "train-rdm",
     "sample-rdm": "sample-rdm",
     "evaluate-rdm": "evaluate-rdm",

@@ -17,6 +17,7 @@ REVISIONS = {
     "embeddings": 1,
     "index": 1,
     "neighbors": 1,
+    "autoencoders": 1,
     "latents": 1,
     "runs": 1,
     "samples": 2,  # 2: as many steps as asked for, from the first one on; ICC of given images

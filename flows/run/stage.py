@@ -336,10 +336,13 @@ def published(build: Build, parts: Sequence[Part], clock: Clock, **measured: Any
 
 
 def single_part(
-    build: Build, part_name: str, write: Callable[..., tuple[int, Mapping[str, int]]]
+    build: Build,
+    part_name: str,
+    write: Callable[..., tuple[int, Mapping[str, int]]],
+    origin: str | None = None,
 ) -> list[Part]:
-    """The only part of an artifact that is written in one piece: all of the plan determines it."""
-    return [
-        build.existing_part(part_name, build.plan.id)
-        or build.write_part(part_name, build.plan.id, write)
-    ]
+    """A part that is written in one piece; all of the plan determines it, unless its `origin` is
+    given.
+    """
+    origin = origin or build.plan.id
+    return [build.existing_part(part_name, origin) or build.write_part(part_name, origin, write)]

@@ -46,10 +46,12 @@ def k_means(vectors: torch.Tensor, count: int, generator: torch.Generator) -> to
 class Codebook:
     """Counts and sums of the vectors of each entry, as running means; entry = sum / count."""
 
-    def __init__(self, count: int, width: int, decay: float) -> None:
+    def __init__(
+        self, count: int, width: int, decay: float, device: torch.device | str = "cpu"
+    ) -> None:
         self.decay = decay
-        self.counts = torch.zeros(count)
-        self.sums = torch.zeros(count, width)
+        self.counts = torch.zeros(count, device=device)
+        self.sums = torch.zeros(count, width, device=device)
 
     @property
     def entries(self) -> torch.Tensor:
@@ -118,5 +120,6 @@ def _gathered(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How many vectors [M, C] fall to each code, float32 [count], and their sums [count, C]."""
     counts = torch.bincount(codes, minlength=count).float()
-    sums = torch.zeros(count, vectors.shape[1]).index_add_(0, codes, vectors)
+    sums = torch.zeros(count, vectors.shape[1], device=vectors.device)
+    sums.index_add_(0, codes, vectors)
     return counts, sums

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rdm_core.config import LARGEST_SEED, Config, require_between
+from rdm_core.config import LARGEST_SEED, MOST, Config, require_between
 
 LEAST_SIDE = 4
 """Of the latent: a narrower one leaves the middle's attention nothing to attend to."""
@@ -22,6 +22,7 @@ class AutoencoderConfig(Config):
     layers: int = 1
     """Residual blocks of each level of the encoder; the decoder has one more."""
     latent_channels: int = 8
+    """Numbers that a place of the latent holds."""
     codes: int = 1024
     """Entries of the codebook (vq)."""
 
@@ -67,10 +68,15 @@ class AutoencoderConfig(Config):
     learning_rate: float = 1e-3
     """The highest: it rises over 100 steps, and falls to nothing as a half cosine."""
     batch: int = 8
+    """Images a step."""
+    flips: bool = False
+    """Turn each image of a step over, left for right, with chance a half."""
     steps: int = 10_000
+    """Optimiser steps."""
     ema_decay: float = 0.998
     """Of the running mean of the weights, which is what is kept in the end."""
     seed: int = 0
+    """Of the first weights, the images of each step, and noise."""
 
     @property
     def factor(self) -> int:
@@ -106,3 +112,17 @@ class AutoencoderConfig(Config):
         for name in names:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: is {getattr(self, name)}, must be {least} or more")
+
+
+@dataclass(frozen=True)
+class AutoencoderReporting(Config):
+    """What a training tells and keeps on its way; it changes nothing that is learned."""
+
+    log_steps: int = 50
+    """A line of metrics every so many steps."""
+    checkpoint_steps: int = 500
+    """A state that it can go on from, every so many steps."""
+
+    def check(self) -> None:
+        """As in `Config`."""
+        require_between(self, ("log_steps", "checkpoint_steps"), 1, MOST)

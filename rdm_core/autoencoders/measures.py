@@ -1,5 +1,6 @@
 """How well an autoencoder gives images back, and how it uses its codes."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from rdm_core.autoencoders.codebook import perplexity, share_in_use
 from rdm_core.autoencoders.train import to_input
 from rdm_core.codes import nearest_codes
+from rdm_core.judge.sharpness import edge_energy, grain
 
 AT_ONCE = 64
 
@@ -21,15 +23,15 @@ def reconstruct(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     made, numbers = [], []
     quantises = hasattr(model, "quantize")
     for start in range(0, len(images), AT_ONCE):
-        encoded = model.encode(to_input(images[start : start + AT_ONCE]))
+        encoded = model.encode(to_input(images[start : start + AT_ONCE]).to(model.device))
         latents = encoded.latents if quantises else encoded.latent_dist.mode()
         decoded = model.decode(latents).sample.clamp(-1, 1)
         pixels = ((decoded + 1) * 127.5).round().to(torch.uint8)
-        made.append(pixels.permute(0, 2, 3, 1).numpy())
+        made.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
         if quantises:
             vectors = latents.permute(0, 2, 3, 1)
             codes = nearest_codes(vectors.flatten(0, 2), model.quantize.embedding.weight)
-            numbers.append(codes.view(vectors.shape[:3]).numpy())
+            numbers.append(codes.view(vectors.shape[:3]).cpu().numpy())
     return np.concatenate(made), np.concatenate(numbers) if numbers else None
 
 
@@ -48,6 +50,37 @@ def psnr(images: np.ndarray, others: np.ndarray) -> float:
     squared = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
     least = 1 / np.prod(images.shape[1:])
     return float((10 * np.log10(255**2 / np.maximum(squared, least))).mean())
+
+
+def likeness(images: np.ndarray, made: np.ndarray) -> dict[str, float]:
+    """How near reconstructions come to their originals, both uint8 [N, H, W, 3], N of at least 1.
+
+    Grain and edge energy are shares of the originals' (`rdm_core.judge.sharpness`); where these
+    have none at all, there is no such row.
+    """
+    told = {"mean_absolute_error": mean_absolute_error(images, made), "psnr": psnr(images, made)}
+    for name, measure in (("grain_kept", grain), ("edge_energy_kept", edge_energy)):
+        of_originals = measure(images)
+        if of_originals:
+            told[name] = measure(made) / of_originals
+    return told
+
+
+@torch.no_grad()
+def deviation_of_latents(model: Any, images: np.ndarray) -> float:
+    """Standard deviation of the latents of images uint8 [N, H, W, 3], over all their numbers.
+
+    Those of an AutoencoderKL are its posterior's means; the variances, which are small beside, have
+    no part in it.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(images), AT_ONCE):
+        encoded = model.encode(to_input(images[start : start + AT_ONCE]).to(model.device))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        count += latents.numel()
+        total += float(latents.double().sum())
+        squares += float(latents.double().square().sum())
+    return math.sqrt(max(0.0, squares / count - (total / count) ** 2))
 
 
 def use_of_codes(codes: np.ndarray, count: int) -> dict[str, float]:

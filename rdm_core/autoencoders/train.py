@@ -3,7 +3,8 @@
     batch --encode--> latents --noise (kl) or nearest codes (vq)--> decode --> losses
 
 Every random choice is a function of (seed, step), so what resumes is the weights, their running
-mean, the optimisers' moments, the codebook's counts and the step, nothing else.  On the CPU.
+mean, the optimisers' moments, the codebook's counts and the step, nothing else.  A CPU then gives
+the same bits; a GPU's sums differ in their last ones from run to run.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from rdm_core.autoencoders import losses
+from rdm_core.autoencoders.batches import Batches, Images, generator_of
 from rdm_core.autoencoders.codebook import GRACE, Codebook, k_means
 from rdm_core.autoencoders.config import LEAST_SIDE, AutoencoderConfig
 from rdm_core.autoencoders.networks import PatchDiscriminator, build_autoencoder
@@ -50,27 +52,35 @@ class AutoencoderTraining:
     """One autoencoder being trained on images; `step` until `done` equals the config's steps."""
 
     def __init__(
-        self, config: AutoencoderConfig, images: np.ndarray, autocast: bool = False
+        self,
+        config: AutoencoderConfig,
+        images: Images,
+        autocast: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
-        """Images uint8 [N, H, W, 3], which may be mapped from a file; autocast: bfloat16 networks.
+        """Images uint8 [N, H, W, 3], which may be read when needed; autocast: bfloat16 networks.
 
         Raises RequestError for images that are too small for the factor, or no multiple of it.
         """
         refuse_small(images, config.factor)
         self.config, self.images, self.autocast = config, images, autocast
+        self.device = torch.device(device)
+        self.batches = Batches(config, images)
         self.done = 0
-        self.model: Any = build_autoencoder(config)
+        self.model: Any = build_autoencoder(config).to(self.device)
         self.means = [parameter.detach().clone() for parameter in self.model.parameters()]
         trained = list(self.model.parameters())
         self.codebook = None
         if config.kind == "vq":
-            self.codebook = Codebook(config.codes, config.latent_channels, config.codebook_decay)
+            self.codebook = Codebook(
+                config.codes, config.latent_channels, config.codebook_decay, self.device
+            )
             self.model.quantize.embedding.weight.requires_grad_(False)
             trained = [parameter for parameter in trained if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, config.learning_rate, (0.9, 0.98))
         self.discriminator = None
         if config.adversarial:
-            self.discriminator = PatchDiscriminator(config.seed)
+            self.discriminator = PatchDiscriminator(config.seed).to(self.device)
             parameters = self.discriminator.parameters()
             self.of_discriminator = torch.optim.AdamW(parameters, config.learning_rate, (0.5, 0.9))
 
@@ -83,7 +93,7 @@ class AutoencoderTraining:
             self._start_codebook()
         self._set_rates()
         x = self._batch()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             y, side = self._reconstruct(x)
         terms = self._terms(x, y)
         config = self.config
@@ -126,7 +136,7 @@ class AutoencoderTraining:
             for name, parameter in self.discriminator.named_parameters():
                 tensors[f"discriminator/{name}"] = parameter
             tensors |= _moments("discriminator_adam", self.of_discriminator)
-        return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -145,12 +155,11 @@ class AutoencoderTraining:
             _set_moments("discriminator_adam", self.of_discriminator, tensors)
 
     def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
+        return generator_of(self.config.seed, self.done)
 
     def _batch(self) -> torch.Tensor:
         """This step's images, float32 [B, 3, H, W] in -1..1."""
-        drawn = torch.randint(len(self.images), (self.config.batch,), generator=self._generator())
-        return to_input(self.images[drawn.numpy()])
+        return to_input(self.batches.of(self.done)).to(self.device)
 
     def _set_rates(self) -> None:
         rate = learning_rate(self.config, self.done)
@@ -167,7 +176,7 @@ class AutoencoderTraining:
             mean, log_variance = encoded.chunk(2, dim=1)
             log_variance = log_variance.clamp(-30, 20)
             noise = torch.randn(mean.shape, generator=self._generator())
-            latents = mean + (0.5 * log_variance).exp() * noise
+            latents = mean + (0.5 * log_variance).exp() * noise.to(self.device)
             side = {"kl": losses.divergence(mean, log_variance)}
         elif self.done < self.config.codebook_from:
             latents, side = encoded, {}
@@ -203,7 +212,8 @@ class AutoencoderTraining:
         rows = torch.randperm(len(self.images), generator=generator)[:STARTING_IMAGES]
         vectors = []
         for piece in rows.split(32):
-            encoded = self.model.quant_conv(self.model.encoder(to_input(self.images[piece])))
+            x = to_input(self.images[piece.numpy()]).to(self.device)
+            encoded = self.model.quant_conv(self.model.encoder(x))
             vectors.append(encoded.permute(0, 2, 3, 1).flatten(0, 2))
         every = torch.cat(vectors)
         kept = torch.randperm(len(every), generator=generator)
@@ -229,12 +239,12 @@ class AutoencoderTraining:
         """
         assert self.discriminator is not None
         self.of_discriminator.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             made = self.discriminator(y.detach()).float()
             hinge = losses.hinge(self.discriminator(x).float(), made)
         hinge.backward()
         self.of_discriminator.step()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             fooling = losses.fooling(self.discriminator(y).float())
         towards = torch.autograd.grad(fooling, y)[0]
         terms["adversarial"] = hinge.detach()
@@ -269,7 +279,7 @@ def to_input(images: np.ndarray) -> torch.Tensor:
     return pixels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
-def refuse_small(images: np.ndarray, factor: int) -> None:
+def refuse_small(images: Images, factor: int) -> None:
     """Raise RequestError for arrays that an autoencoder of a factor cannot be trained on."""
     where, shape = "training images", images.shape
     if images.dtype != np.uint8 or images.ndim != 4 or shape[-1] != 3 or not len(images):

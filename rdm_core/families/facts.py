@@ -99,7 +99,9 @@ class RunFacts:
     space: Mapping[str, Any]
     """Identity of its latent space: autoencoder, weights_sha256, channels, factor."""
     space_path: str
-    """Where that autoencoder is: pixels, a folder, a hub id, or a folder beside the weights."""
+    """Where that autoencoder is: pixels, autoencoders/NAME@ID under the root, a folder, a hub id,
+    or a folder beside the weights.
+    """
     latent_side: int
     """Side of a latent."""
     k: int

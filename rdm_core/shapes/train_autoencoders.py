@@ -5,7 +5,7 @@
     -> AutoencoderTraining, a checkpoint now and then -> FOLDER/NAME -> measures of held-out renders
 
 Killed and started again it goes on from its last checkpoint.  Hours on one core; what came of it,
-and in what time, is in docs/autoencoders.md.  The gates are in
+and in what time, is in docs/built-in-autoencoders.md.  The gates are in
 tests/rdm_core/shapes/test_autoencoders.py.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, current_id, unreadable
+from storage.collect import TRAINED
 from storage.errors import StorageError
 from storage.unfinished import unfinished
 
@@ -55,7 +56,7 @@ def share_done(made: Artifact, root: Path) -> float:
     if layout.manifest_file(directory).is_file():
         return 1.0
     parts = sum(layout.part_record_file(directory, part.name).is_file() for part in made.parts)
-    if parts < len(made.parts) and made.kind == "runs":
+    if parts < len(made.parts) and made.kind in TRAINED:
         steps = [
             int(path.parent.name)
             for path in layout.checkpoints_directory(directory).glob("[0-9]*/manifest.json")

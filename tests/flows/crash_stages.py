@@ -4,6 +4,11 @@ from typing import Any
 
 FLOWS = {
     "import": ("flows.data.import_images", "import_images", "ImportImages"),
+    "autoencoder": (
+        "flows.model.train_autoencoder",
+        "train_autoencoder",
+        "TrainAutoencoder",
+    ),
     "embed": ("flows.data.build_database", "embed_images", "BuildDatabase"),
     "index": ("flows.data.build_database", "index_embeddings", "BuildDatabase"),
     "neighbors": ("flows.data.find_neighbors", "find_neighbors", "FindNeighbors"),
@@ -32,6 +37,21 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "encoding": "png",
         "count": 320,
         "images_per_part": 20,
+    },
+    "autoencoder": {
+        "name": "shapes",
+        "shards": "shapes",
+        "autoencoder": {
+            "kind": "vq",
+            "widths": [8, 16],
+            "codes": 32,
+            "codebook_from": 20,
+            "revive_steps": 5,
+            "steps": 120,
+            "batch": 4,
+        },
+        "reporting": {"checkpoint_steps": 10, "log_steps": 5},
+        "device": "cpu",
     },
     "embed": _BUILD,
     "index": _BUILD | {"recipe": "autofaiss"},
@@ -73,7 +93,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "demo": {"scale": 0.02, "steps": 12},
 }
 """Small, but several parts or checkpoints each, so that a kill has something to land in."""
-CHAIN = ("import", "embed", "index", "neighbors", "encode", "train")
+CHAIN = ("import", "autoencoder", "embed", "index", "neighbors", "encode", "train")
 """Stages of which each works on what the one before it made."""
 ON_THE_DEMO = ("sample", "evaluate", "report")
 """Stages that work on what the demo made."""

@@ -302,7 +302,7 @@ def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, mon
         "b": {"c": 0.1, "d": 2**70, "e": Path("x")},
         "f": (1, None),
     }
-    monkeypatch.setattr(cli.commands, "run_show", lambda options: ("", told))
+    monkeypatch.setattr("flows.commands.run_show", lambda options: ("", told))
     code, out, _ = rdm("show", "--json")
     assert code == 0 and "NaN" not in out and "Infinity" not in out
     assert json.loads(out) == {

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from building import build_all
 
-from flows import cli, commands
+from flows import answers, cli, commands
 
 TRAIN = ["train", "--name", "n", "--latents", "l", "--neighbors", "t", "--database", "d"]
 CASES = {
@@ -35,6 +35,11 @@ CASES = {
         "flows.data.find_neighbors",
         "find_neighbors",
         {"name": "n", "queries": "q", "database": "d"},
+    ),
+    "autoencoder --name n --shards s": (
+        "flows.model.train_autoencoder",
+        "train_autoencoder",
+        {"name": "n", "shards": "s"},
     ),
     "encode --name n --shards s": (
         "flows.data.encode_latents",
@@ -193,7 +198,7 @@ def test_a_preset_gives_every_part_and_set_changes_one_value_of_it(started):
 
 def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
     artifact = build_all(tmp_path)
-    text, value = commands._facts(artifact)
+    text, value = answers.facts(artifact)
     assert text == value["directory"] == str(artifact.directory)
     assert {key: value[key] for key in ("kind", "name", "id", "fingerprint", "rows")} == {
         "kind": "shards",
@@ -205,18 +210,18 @@ def test_what_is_built_is_told_with_all_that_a_machine_wants_to_know(tmp_path):
     assert value["counts"] == {"ok": 4, "rejected: too small": 2} and value["measured"] == {
         "seconds": 1.5
     }
-    assert commands._counts(artifact)[0].splitlines()[1:] == [
+    assert answers.counts(artifact)[0].splitlines()[1:] == [
         "         4  ok",
         "         2  rejected: too small",
     ]
-    told, value = commands._sampled(artifact)
+    told, value = answers.sampled(artifact)
     assert told.startswith("6 images, each beside its neighbors: ") and value["grid"].endswith(
         "/grid.png"
     )
-    told, value = commands._report(artifact)
+    told, value = answers.report(artifact)
     assert told == f"report: {artifact.directory}/report.html" and value["report"] in told
-    assert commands._converted(Path("folder")) == ("folder", {"directory": "folder"})
-    assert commands._converted(artifact) == commands._facts(artifact)
+    assert answers.converted(Path("folder")) == ("folder", {"directory": "folder"})
+    assert answers.converted(artifact) == answers.facts(artifact)
 
 
 def test_a_stage_runs_with_its_parameters_and_a_dry_run_starts_nothing(monkeypatch, tmp_path):
@@ -327,10 +332,10 @@ def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(
 
     (tmp_path / "evaluation.json").write_text('{"copies": {"samples": 0.5}}')
     made = SimpleNamespace(name="made", file=lambda name: tmp_path / name)
-    monkeypatch.setattr(commands, "_facts", facts)
-    text, value = commands._evaluated(made)
+    monkeypatch.setattr(answers, "facts", facts)
+    text, value = answers.evaluated(made)
     assert "samples" in text and "50" in text
     assert value == {"of": "made", "evaluation": {"copies": {"samples": 0.5}}}
-    text, value = commands._demo_result((made, SimpleNamespace(name="page", file=made.file)))
+    text, value = answers.demo_result((made, SimpleNamespace(name="page", file=made.file)))
     assert "samples" in text and text.endswith(f"\n\nreport: {tmp_path}/report.html")
     assert value["of"] == "made" and value["report"] == f"{tmp_path}/report.html"

@@ -19,6 +19,7 @@ LISTED = {
     "build": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "embed": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "neighbors": f"{SETTABLE} [--name NAME] [--queries QUERIES] [--database DATABASE]",
+    "autoencoder": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "encode": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "train": f"{SETTABLE} [--name NAME] [--latents LATENTS] [--neighbors NEIGHBORS]"
     " [--database DATABASE] [--preset PRESET]",

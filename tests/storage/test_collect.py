@@ -42,9 +42,9 @@ def test_the_current_version_and_the_newest_stay_and_the_others_go(tmp_path):
     assert open_artifact(tmp_path, "shards", "paintings") == made[0]
 
 
-def trained(root, name, steps=2):
-    """A published run with the states it would have resumed from."""
-    run = build_all(root, Plan("runs", name, {"steps": steps}))
+def trained(root, name, steps=2, kind="runs"):
+    """A published run or autoencoder with the states it would have resumed from."""
+    run = build_all(root, Plan(kind, name, {"steps": steps}))
     state = run.directory / "checkpoints" / f"{steps:08d}" / "state.safetensors"
     state.parent.mkdir(parents=True)
     # Of a round size, to be seen in what is freed.
@@ -52,8 +52,9 @@ def trained(root, name, steps=2):
     return run
 
 
-def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
-    run = trained(tmp_path, "r")
+@pytest.mark.parametrize("kind", ["runs", "autoencoders"])
+def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path, kind):
+    run = trained(tmp_path, "r", kind=kind)
     before = files_under(run.directory)
     announced = collect(tmp_path, keep=1, dry_run=True)
     assert files_under(run.directory) == before
@@ -64,7 +65,7 @@ def test_training_states_of_a_published_run_go_and_nothing_else_of_it(tmp_path):
     assert run.reference in done.kept
     before.remove("checkpoints/00000002/state.safetensors")
     assert files_under(run.directory) == before
-    check(open_artifact(tmp_path, "runs", "r"), hashes=True)
+    check(open_artifact(tmp_path, kind, "r"), hashes=True)
     assert collect(tmp_path, keep=1).removed == ()
 
 

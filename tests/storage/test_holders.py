@@ -111,6 +111,27 @@ def test_a_run_is_listed_with_the_inputs_that_held_them(world, tmp_path):
     assert trained_on(tmp_path, holders(tmp_path, {"folder-7"})) == []
 
 
+def test_an_autoencoder_trained_on_them_and_a_run_behind_it_are_listed(world, make, tmp_path):
+    def weights(directory, part_name):
+        (directory / "config.json").write_text("{}")
+
+    def of_others(directory, part_name):
+        return write_latents(directory, part_name, ["b-0-00"], np.zeros((1, 3, 4, 4), np.uint8))
+
+    shards = world["shards"].fingerprint
+    trained = make("autoencoders", "a", weights, inputs={"shards": shards})
+    latents = make("latents", "b", of_others, inputs={"autoencoder": trained.fingerprint})
+    run = make("runs", "b", weights, inputs={"latents": latents.fingerprint})
+    holding = holders(tmp_path, {"folder-1"})
+    (holder,) = [one for one in holding if one.reference == trained.reference]
+    assert (holder.what, holder.keys) == ("weights, pictures of some", ("folder-1-00",))
+    listed = {one.reference: one for one in trained_on(tmp_path, holding)}
+    assert set(listed) == {trained.reference, world["runs"].reference, run.reference}
+    assert listed[trained.reference].held == {"shards": world["shards"].reference}
+    assert listed[run.reference].held == {"latents": latents.reference}
+    assert trained_on(tmp_path, holders(tmp_path, {"folder-9"})) == []
+
+
 def test_a_run_that_is_still_being_trained_is_listed(world, tmp_path):
     inputs = {"latents": world["latents"].fingerprint}
     with begin(tmp_path, Plan("runs", "b", {}, inputs)) as build:

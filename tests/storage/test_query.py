@@ -80,6 +80,13 @@ def test_a_run_that_logged_nothing_has_no_rows(make, root):
     assert rows(root, "SELECT evaluation->>'$.loss.mean' FROM evaluations") == [("0.5",)]
 
 
+def test_an_autoencoder_is_the_metrics_of_its_training(make, root):
+    lines = '{"step": 1, "l1": 0.5}\n{"step": 2, "l1": 0.25}\n'
+    make("autoencoders", "small", lambda d, n: (d / "metrics.jsonl").write_text(lines))
+    asked = "SELECT artifact, step, l1 FROM autoencoders ORDER BY step"
+    assert rows(root, asked) == [("small", 1, 0.5), ("small", 2, 0.25)]
+
+
 def test_one_name_and_one_version_of_it_can_be_asked_for(root):
     old, new = sorted(artifacts(root, "embeddings", "coco"), key=lambda a: a.version)
     assert (
@@ -219,7 +226,7 @@ def test_which_runs_were_trained_with_an_image_is_asked_over_all_versions(root, 
 
 
 def test_a_kind_of_which_nothing_is_there_has_no_rows_or_is_named(tmp_path):
-    for kind in ("shards", "samples", "runs", "evaluations"):
+    for kind in ("shards", "samples", "autoencoders", "runs", "evaluations"):
         assert rows(tmp_path, f"SELECT artifact FROM {kind}") == []
     assert rows(tmp_path, "SELECT file FROM samples WHERE list_contains(neighbor_keys, 'a')") == []
     for kind in ("embeddings", "Neighbors", "latents"):

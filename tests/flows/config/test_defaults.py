@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from flows.config import database, images, judge, look, sample, train
+from flows.config import autoencoder, database, images, judge, look, sample, train
 from rdm_core.families import FAMILIES, draw_settings
 
 DEFAULTS = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def class_of(name):
         return DRAWS[name]
     (found,) = {
         vars(module)[name]
-        for module in (database, images, judge, look, sample, train)
+        for module in (autoencoder, database, images, judge, look, sample, train)
         if name in vars(module)
     }
     return found

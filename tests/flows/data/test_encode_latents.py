@@ -8,7 +8,8 @@ from diffusers import AutoencoderKL, VQModel
 from flows.config.database import EncodeLatents, Rebuild
 from flows.config.images import ImportImages
 from flows.config.train import TrainRDM
-from flows.data.encode_latents import encode_latents, latents_plan, space_of
+from flows.data.autoencoder import space_of
+from flows.data.encode_latents import encode_latents, latents_plan
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild
 from flows.data.space_needed import PreflightFailed, check_rebuild
@@ -62,7 +63,7 @@ def test_codes_are_those_of_each_image_and_decode_to_it(root, folders):
     codes = encoded(root, "codes", folders["vq"], "codes")
     keys, arrays = open_latents(codes)
     assert {(array.dtype, array.shape[1:]) for array in arrays} == {(np.dtype("u2"), (16, 16))}
-    shards, space = open_artifact(root, "shards", "a"), space_of(folders["vq"])
+    shards, space = open_artifact(root, "shards", "a"), space_of(root, folders["vq"])
     stored = {key: decode(data) for part in shards.parts for key, data in
               read_images(shards, part.name)}  # fmt: skip
     assert keys == list(stored) and len(keys) == 12

@@ -32,7 +32,7 @@ def test_a_length_that_was_kept_gives_its_own_mean_and_the_run_draws(run, small_
         AverageRun(root=small_world.root, name="mean-01", run="kept-means", length=0.1)
     )
     facts = facts_of(made)
-    model = load_model(made.file("weights"), facts, space_of_run(made, facts))
+    model = load_model(made.file("weights"), facts, space_of_run(small_world.root, made, facts))
     kept = read_snapshot(snapshots_of(run)[6])
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(

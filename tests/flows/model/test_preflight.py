@@ -164,13 +164,13 @@ def test_a_time_is_said_in_the_unit_that_suits(hours, text):
 
 
 def test_what_is_loaded_on_the_device_is_let_go_before_the_training_begins(monkeypatch):
-    from flows.data.encode_latents import space_of
+    from flows.data.autoencoder import space_of
     from flows.data.encoders import encoder_of
     from flows.model.train_rdm import give_device_back
 
-    before = encoder_of("rdm-shapes", "built-in"), space_of("pixels")
+    before = encoder_of("rdm-shapes", "built-in"), space_of(Path("data"), "pixels")
     give_device_back()
-    after = encoder_of("rdm-shapes", "built-in"), space_of("pixels")
+    after = encoder_of("rdm-shapes", "built-in"), space_of(Path("data"), "pixels")
     assert all(one is not other for one, other in zip(before, after, strict=True))
 
 

@@ -14,6 +14,7 @@ from operating import REPOSITORY, Project, processes_naming, run_id_in, sets
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from flows.config.autoencoder import TrainAutoencoder
 from flows.config.database import Rebuild
 from flows.config.judge import EvaluateRDM
 from flows.config.sample import SampleRDM
@@ -34,6 +35,7 @@ README_COMMANDS = [
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 CONFIG = {
     "rebuild": Rebuild,
+    "train-autoencoder": TrainAutoencoder,
     "train-rdm": TrainRDM,
     "sample-rdm": SampleRDM,
     "evaluate-rdm": EvaluateRDM,
@@ -90,6 +92,7 @@ def test_the_deployments_are_those_that_were_promised_and_their_short_names_lead
         "rebuild-openimages",
         "rebuild-wikiart",
         "rebuild-coco",
+        "train-autoencoder",
         "train-rdm",
         "sample-rdm",
         "evaluate-rdm",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.config.autoencoder import TrainAutoencoder
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import ImportImages
 from flows.config.judge import EvaluateRDM, WriteReport
@@ -20,6 +21,7 @@ from flows.judge.evaluate import evaluation_plan
 from flows.judge.report import Subject, report_plan
 from flows.model.average import average_plan
 from flows.model.sample import sample_plan
+from flows.model.train_autoencoder import autoencoder_plan
 from flows.model.train_rdm import training_plan
 from flows.run import revisions
 from flows.run.revisions import REVISIONS, plan_of
@@ -102,6 +104,7 @@ def plans(root, made):
         "embed": embedding_plan(database),
         "index": index_plan(database, embeddings),
         "neighbors": neighbors_plan(FindNeighbors(**here, queries="a", database="a")),
+        "autoencoder": autoencoder_plan(TrainAutoencoder(**here, shards="a"), embeddings),
         "encode": latents_plan(EncodeLatents(**here, shards="a")),
         "train": training_plan(
             training, dict.fromkeys(("latents", "neighbors", "database", "index"), embeddings)

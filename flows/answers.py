@@ -1,0 +1,78 @@
+"""What came out of a stage, as `rdm` prints it and as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.run.terminal import Answer
+
+
+def facts(artifact: Any) -> Answer:
+    """Where an artifact lies, and all that a machine wants to know of it."""
+    value = {
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "id": artifact.id,
+        "fingerprint": artifact.fingerprint,
+        "rows": artifact.rows,
+        "counts": artifact.counts,
+        "directory": str(artifact.directory),
+        "measured": dict(artifact.measured),
+    }
+    return f"{artifact.directory}", value
+
+
+def counts(artifact: Any) -> Answer:
+    """The same with what was counted, a line each."""
+    text, value = facts(artifact)
+    lines = [text]
+    for outcome, count in artifact.counts.items():
+        lines.append(f"  {count:>8,}  {outcome}")
+    return "\n".join(lines), value
+
+
+def sampled(artifact: Any) -> Answer:
+    """The contact sheet of samples."""
+    _, value = facts(artifact)
+    value["grid"] = str(artifact.file("grid.png"))
+    return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
+
+
+def evaluated(artifact: Any) -> Answer:
+    """The figures of an evaluation."""
+    from flows.judge.evaluate import EVALUATION_FILE
+    from flows.judge.findings import summary
+
+    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
+    return summary(measured), facts(artifact)[1] | {"evaluation": measured}
+
+
+def autoencoder(artifact: Any) -> Answer:
+    """The folder of an autoencoder, the picture of what it gives back, and how well it does."""
+    _, value = facts(artifact)
+    value["weights"] = str(artifact.file("weights"))
+    value["reconstructions"] = str(artifact.file("reconstructions.png"))
+    lines = [value["weights"], f"reconstructions: {value['reconstructions']}"]
+    for name, number in value["measured"].items():
+        lines.append(f"  {name:<20} {number:,.4g}")
+    return "\n".join(lines), value
+
+
+def converted(made: Any) -> Answer:
+    """A run, or the folder of an autoencoder alone."""
+    if isinstance(made, Path):  # an autoencoder alone is a plain folder
+        return str(made), {"directory": str(made)}
+    return facts(made)
+
+
+def report(artifact: Any) -> Answer:
+    """The page of a report."""
+    value = facts(artifact)[1] | {"report": str(artifact.file("report.html"))}
+    return f"report: {value['report']}", value
+
+
+def demo_result(pair: Any) -> Answer:
+    """The figures and the page that a demo ends with."""
+    text, value = evaluated(pair[0])
+    page, more = report(pair[1])
+    return f"{text}\n\n{page}", value | {"report": more["report"]}

@@ -1,0 +1,123 @@
+"""The way from the first step to the last: what is read when, told and kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rdm_core.autoencoders.batches import Batches
+from rdm_core.autoencoders.config import AutoencoderConfig, AutoencoderReporting
+from rdm_core.autoencoders.loop import Hooks, train_to_the_end
+from rdm_core.autoencoders.measures import deviation_of_latents, likeness
+from rdm_core.autoencoders.networks import build_autoencoder
+from rdm_core.autoencoders.train import AutoencoderTraining
+
+SMALL = AutoencoderConfig(widths=(8,), latent_channels=4, batch=3, steps=7)
+REPORTING = AutoencoderReporting(log_steps=2, checkpoint_steps=3)
+
+
+class Stored:
+    """Images that are read when they are asked for; remembers which were."""
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images, self.shape, self.read = images, images.shape, []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        self.read.append(rows.tolist())
+        return self.images[rows]
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Noise [20, 8, 8, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+
+
+def trained(training, begun=lambda training: None):
+    """The records told and the states kept, by step."""
+    records, states = [], {}
+    begun(training)
+    train_to_the_end(training, Hooks(records.append, states.__setitem__), REPORTING)
+    return records, states
+
+
+def test_a_resumed_training_tells_and_keeps_what_an_unbroken_one_does(images):
+    records, states = trained(AutoencoderTraining(SMALL, images))
+    assert [record["step"] for record in records] == [2, 3, 4, 6, 7]
+    assert list(states) == [3, 6, 7]
+    resumed = trained(AutoencoderTraining(SMALL, images), lambda one: one.restore(states[3]))
+    assert resumed[0] == records[2:]
+    for name, array in states[7].items():
+        np.testing.assert_array_equal(array, resumed[1][7][name])
+
+
+def test_a_record_is_the_mean_of_the_steps_since_the_last_one(images):
+    records, _ = trained(AutoencoderTraining(replace(SMALL, l1=2.0, chroma=0.0, kl=0.5), images))
+    apart = AutoencoderTraining(replace(SMALL, l1=2.0, chroma=0.0, kl=0.5), images)
+    told = [apart.step() for _ in range(2)]
+    first = records[0]
+    assert first["l1"] == pytest.approx((told[0]["l1"] + told[1]["l1"]) / 2)
+    parts = first["gradient"] + first["low_frequencies"] + 2 * first["l1"] + 0.5 * first["kl"]
+    assert first["loss"] == pytest.approx(parts)
+
+
+def test_stored_images_are_read_one_step_ahead_and_never_twice(images):
+    stored = Stored(images)
+    training = AutoencoderTraining(SMALL, stored)
+    assert stored.read == []
+    of_array = AutoencoderTraining(SMALL, images)
+    for _ in range(SMALL.steps):
+        assert training.step() == of_array.step()
+    assert len(stored.read) == SMALL.steps
+    assert {len(rows) for rows in stored.read} == {SMALL.batch}
+
+
+def test_the_images_of_a_step_do_not_depend_on_those_before(images):
+    config = replace(SMALL, flips=True)
+    in_turn = Batches(config, images)
+    every = [in_turn.of(step) for step in range(7)]
+    np.testing.assert_array_equal(Batches(config, images).of(4), every[4])
+    assert not np.array_equal(every[3], every[4])
+
+
+def test_flips_turn_about_half_of_the_images_and_change_no_other(images):
+    config = replace(SMALL, batch=200)
+    plain, flipped = (Batches(replace(config, flips=on), images).of(0) for on in (False, True))
+    over = (flipped != plain).any(axis=(1, 2, 3))
+    assert 60 < over.sum() < 140
+    np.testing.assert_array_equal(flipped[over], plain[over][:, :, ::-1])
+
+
+def test_likeness_is_none_lost_for_equal_images_and_less_for_blurred_ones(images):
+    equal = likeness(images, images)
+    assert equal["mean_absolute_error"] == 0 and equal["psnr"] > 60
+    assert equal["grain_kept"] == equal["edge_energy_kept"] == 1
+    blurred = (images // 2 + np.roll(images, 1, axis=2) // 2).astype(np.uint8)
+    assert likeness(images, blurred)["edge_energy_kept"] < 0.9
+    flat = np.full_like(images, 7)
+    assert set(likeness(flat, images)) == {"mean_absolute_error", "psnr"}
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_the_deviation_of_latents_is_that_of_all_their_numbers(images, kind):
+    model = build_autoencoder(replace(SMALL, kind=kind)).eval()
+    many = np.concatenate([images] * 5)
+    latents = []
+    for image in many:
+        x = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 127.5 - 1
+        with torch.no_grad():
+            encoded = model.encode(torch.from_numpy(x))
+        latents.append((encoded.latents if kind == "vq" else encoded.latent_dist.mode()).numpy())
+    assert deviation_of_latents(model, many) == pytest.approx(np.std(latents), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["log_steps", "checkpoint_steps"])
+def test_intervals_are_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name}: is 0"):
+        AutoencoderReporting(**{name: 0})
