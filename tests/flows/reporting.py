@@ -169,7 +169,8 @@ def sample_record(number, database, neighbors):
 
 def publish_samples(root, name, database, side=16, count=2, neighbors=3):
     records = [sample_record(number, database, neighbors) for number in range(count)]
-    asked = {"texts": ["a red circle"], "k": 4, "guidance_scale": 2.0, "steps": 30, "context": None}
+    asked = {"texts": ["a red circle"], "k": 4, "context": None}
+    asked |= {"draw": {"guidance_scale": 2.0, "steps": 30}}
     images = [picture(100 + i, side) for i in range(count)]
     return publish(
         root,

@@ -11,13 +11,21 @@ import pytest
 import torch
 from diffusers import VQModel
 
+from flows.config.database import RemoveKeys
+from flows.config.look import SearchDatabase
 from flows.config.sample import SampleRDM
 from flows.config.train import ConvertOriginal
+from flows.data.calibration import calibrated_cap_of
+from flows.data.database import searchable
+from flows.data.remove import remove_keys
+from flows.look.figures import sampled_set
+from flows.look.search import search
 from flows.model.convert import convert_original
 from flows.model.opening import drawn_how, facts_of
 from flows.model.sample import sample_plan, sample_rdm
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
+from storage.artifact import open_artifact
 from storage.embeddings import licence_counts, read_vectors
 from storage.errors import FormatError
 from storage.samples import read_samples
@@ -222,3 +230,26 @@ def test_an_archive_that_is_none_is_refused_with_its_name(tmp_path, changed, tol
             tmp_path, [archive(tmp_path / "part_1.npz", **changed)], layout="embeddings", **ENCODER
         )
     assert "part_1.npz" in str(caught.value)
+
+
+def test_a_database_without_images_is_searched_shown_drawn_from_and_cleaned(tmp_path, checkpoint):
+    database = convert(
+        tmp_path, [archive(tmp_path / "part_1.npz")], layout="embeddings", name="old", **ENCODER
+    )
+    assert dict(database.inputs) == {}, "what was never published is no input"
+    convert(tmp_path, [checkpoint])
+    asked = {"run": "released", "database": "old", "k": 2, "draw": {"steps": 2}}
+    drawn = sample_rdm(SampleRDM(root=tmp_path, name="s", texts=("a star",), **asked))
+    keys = read_samples(drawn)[0]["neighbor_keys"]
+    assert len(keys) == 1, "and the text itself"
+    page = str(sampled_set(tmp_path, drawn, 4))
+    assert "not at hand" in page and "Database old (6 rows)" in page
+    searched = SearchDatabase(root=tmp_path, database="old", keys=(keys[0],), k=2)
+    _, value = search(searched.model_copy(update={"out": tmp_path / "found.html"}))
+    assert value["queries"] and (tmp_path / "found.html").is_file()
+    opened = searchable(tmp_path, database)
+    with pytest.raises(RequestError, match="old: .*never published, so that no cap.*Give one"):
+        calibrated_cap_of(opened)
+    (tmp_path / "gone.txt").write_text(f"{keys[0]}\n")
+    remove_keys(RemoveKeys(root=tmp_path, database="old", keys_file=tmp_path / "gone.txt"))
+    assert open_artifact(tmp_path, "embeddings", "old").rows == 5
