@@ -166,7 +166,7 @@ def run_evaluate(options: argparse.Namespace) -> Answer:
     """rdm evaluate."""
     from flows.config.judge import EvaluateRDM
 
-    flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
+    flags = {name: getattr(options, name) for name in ("name", "run", "baseline", "database")}
     try:
         config = configured(options, EvaluateRDM, **flags)
     except UsageError as error:
@@ -184,12 +184,7 @@ def run_report(options: argparse.Namespace) -> Answer:
     """rdm report."""
     from flows.config.judge import WriteReport
 
-    flags = {
-        "name": options.name,
-        "run": options.run,
-        "baseline": options.baseline,
-        "evaluation": options.evaluation,
-    }
+    flags = {name: getattr(options, name) for name in ("name", "run", "baseline", "evaluation")}
     return _stage(
         options,
         configured(options, WriteReport, **flags),
@@ -273,6 +268,10 @@ def run_show(options: argparse.Namespace) -> Answer:
     """rdm show."""
     from flows.look.show import image_record, one_artifact, table_of_artifacts
 
+    if options.full:
+        from flows.judge.summary import in_full
+
+        return in_full(options.root, options.what or "")
     if options.what is None:
         return table_of_artifacts(options.root)
     if options.what.lower().endswith(".png"):
@@ -375,11 +374,10 @@ def _sampled(artifact: Any) -> Answer:
 
 
 def _evaluated(artifact: Any) -> Answer:
-    from flows.judge.evaluate import EVALUATION_FILE
-    from flows.judge.findings import summary
+    from flows.judge.summary import told
 
-    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
-    return summary(measured), _facts(artifact)[1] | {"evaluation": measured}
+    text, value = told(artifact)
+    return text, _facts(artifact)[1] | value
 
 
 def _converted(made: Any) -> Answer:
@@ -396,4 +394,4 @@ def _report(artifact: Any) -> Answer:
 def _demo_result(pair: Any) -> Answer:
     text, value = _evaluated(pair[0])
     page, more = _report(pair[1])
-    return f"{text}\n\n{page}", value | {"report": more["report"]}
+    return f"{text}\n{page}", value | {"report": more["report"]}

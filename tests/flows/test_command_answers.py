@@ -94,7 +94,7 @@ def test_an_autoencoder_that_was_converted_is_told_by_its_folder(answer):
 
 
 def test_a_removal_is_told_as_it_tells_itself(answer, tmp_path):
-    done = SimpleNamespace(told=lambda: ("3 rows taken out", {"rows_removed": 3}))
+    done = SimpleNamespace(answer=lambda: ("3 rows taken out", {"rows_removed": 3}))
     (tmp_path / "keys").write_text("k\n")
     line = f"remove --database d --keys {tmp_path}/keys"
     assert answer(line, "flows.data.remove", "remove_keys", done) == (
@@ -111,12 +111,14 @@ def test_a_report_is_told_by_its_page(answer, made):
 
 
 def test_a_demo_is_told_with_the_figures_it_ended_with_and_its_page(answer, made, tmp_path):
-    from flows.judge.findings import summary
+    from flows.judge.summary import summary
 
     evaluation = with_file(tmp_path / "made", "shapes", json.dumps(MEASURED), "evaluation.json")
     text, value = answer("demo", "flows.judge.demo", "demo", (evaluation, made))
     page = f"{made.directory}/report.html"
-    assert text == f"{summary(MEASURED)}\n\nreport: {page}" and "25" in summary(MEASURED)
+    where = "all figures: rdm show evaluations/shapes --full"
+    assert text == f"{summary(MEASURED)}\n\n{where}\nreport: {page}"
+    assert "25.0 %" in summary(MEASURED)
     assert value == {
         "kind": "evaluations",
         "name": "shapes",
