@@ -322,7 +322,7 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         settable=False,
     )
     sub.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
-    sub.add_argument("--full", action="store_true", help="every figure of evaluations/NAME")
+    sub.add_argument("--full", action="store_true", help="the whole table of evaluations/NAME")
     sub = add(
         "check",
         "compare every file of every artifact with its manifest",

@@ -13,6 +13,7 @@ from flows.judge.rows import (
     JUDGED,
     LEFT_OUT,
     NULL,
+    OF_DATABASE,
     OF_HELD_OUT,
     OTHERS,
     RANDOM,
@@ -186,11 +187,19 @@ def _lines_of_sets(measured: Mapping[str, Any]) -> list[str]:
     lines = _block(*head, rows)
 
     rows = []
-    for name, row in ordered(measured, SHARP).items():
-        grain, edges = row.get(f"grain{OF_HELD_OUT}"), row.get(f"edges{OF_HELD_OUT}")
-        rows.append((name, estimate_text(grain, 2), estimate_text(edges, 2)))
-    head = ("times the held-out images'", "grain (1: as clean)", "edges (1: as sharp)")
-    lines += _block(*head, rows)
+    for name, row in ordered(measured, "quality").items():
+        density, coverage = (number(value_at(row, of, "mean"), 2) for of in ("density", "coverage"))
+        rows.append((name, estimate_text(row.get("kid")), f"{density} / {coverage}"))
+    lines += _block("the same", "KID", "density / coverage", rows)
+
+    for whose, ending in {"held-out images'": OF_HELD_OUT, "database's": OF_DATABASE}.items():
+        rows = []
+        for name, row in ordered(measured, SHARP).items():
+            if f"edges{ending}" in row:
+                grain, edges = row.get(f"grain{ending}"), row[f"edges{ending}"]
+                rows.append((name, estimate_text(grain, 2), estimate_text(edges, 2)))
+        head = (f"times the {whose}", "grain (1: as clean)", "edges (1: as sharp)")
+        lines += _block(*head, rows)
 
     rates = [(name, percent(rate), "") for name, rate in ordered(measured, "copies").items()]
     return lines + _block("copy rate", "", "", rates)
@@ -207,7 +216,7 @@ def _why(measured: Mapping[str, Any]) -> list[str]:
 
 
 def _block(name: str, first: str, second: str, rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """A table with its head; nothing where it has no rows."""
+    """A table with its head, as lines; none where it has no rows."""
     lines = []
     for cells in ((name, first, second), *((f"  {row[0]}", *row[1:]) for row in rows)):
         lines.append(f"{cells[0]:<34}{cells[1]:<28}{cells[2]}".rstrip())

@@ -116,11 +116,11 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
                 captions.append(texts[0])
     if not captions:
         what = "none of its images has a caption, and the judge captions takes them for prompts"
-        cure = "Use --set judge=features, or held-out images with captions."
+        cure = "Use judge=features without judge_clip, or held-out images with captions."
         raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
     if len(captions) < config.prompts:
         what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
-        cure = f"Use --set prompts={len(captions)}, or --set judge=features."
+        cure = f"Use --set prompts={len(captions)}, or judge=features without judge_clip."
         raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
     return captions
 
