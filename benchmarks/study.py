@@ -23,11 +23,8 @@ from flows.config.arguments import configured, root_argument
 from flows.config.judge import BuiltInWorld, EvaluateRDM
 from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
-from flows.judge.evaluate import (
-    evaluation_plan,
-    same_but_for_neighbors,
-    write_evaluation,
-)
+from flows.judge.evaluate import evaluation_plan, write_evaluation
+from flows.judge.inputs import same_but_for_neighbors
 from flows.judge.trial import Trial, heldout_data, images_by_part, known_features
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
@@ -133,10 +130,15 @@ def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
     names = {
         "name": f"study-{seed}",
         "run": f"study-{seed}",
-        "baseline": f"study-{seed}-without-neighbors",
+        "baseline": twin_of_seed(seed),
     }
     heldout = {"heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout"}
-    return EvaluateRDM(root=config.root, swaps={}, **names, **heldout)
+    return EvaluateRDM(root=config.root, **names, **heldout)
+
+
+def twin_of_seed(seed: int) -> str:
+    """The name of a seed's network without neighbors."""
+    return f"study-{seed}-without-neighbors"
 
 
 def rival_of(seed: int) -> str:
@@ -168,13 +170,15 @@ def open_subject(config: Study, seed: int) -> Subject:
     neighbors.
     """
     evaluation = evaluation_of(config, seed)
-    run, twin = open_run(config.root, evaluation.run), open_run(config.root, evaluation.baseline)
+    run, twin = open_run(config.root, evaluation.run), open_run(config.root, twin_of_seed(seed))
     same_but_for_neighbors(run, twin)
     database = open_database(config.root, database_of(run), run)
     credits = database.credits(list(range(database.retrieval.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     judge = ShapesJudge()
-    trial = Trial(evaluation, run, twin, database, judge, [])
+    trial = Trial(evaluation, run, twin, database, judge, [], judge.features)
+    known = known_features(trial, judge.features)
+    assert known is not None, "runs of a study say what they were trained on"
     held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
     heldout = np.concatenate(list(images_by_part(config.root, held_out)))
     return Subject(
@@ -184,7 +188,7 @@ def open_subject(config: Study, seed: int) -> Subject:
         database=database,
         evaluation=evaluation,
         real=judge.features(heldout),
-        known=known_features(trial, judge.features),
+        known=known,
         heldout=list(heldout),
         factors=factors,
     )
@@ -193,7 +197,7 @@ def open_subject(config: Study, seed: int) -> Subject:
 @stage_task(name="T1 loss")
 def claim_loss(config: Study, subject: Subject) -> dict[str, float]:
     """Held-out denoising loss at equal times and noise."""
-    run, data = subject.run, heldout_data(subject.evaluation, subject.run)
+    run, data = subject.run, heldout_data(subject.evaluation, subject.run, subject.database)
     measure = partial(held_out_losses, run.model, data, run.facts.k)
     right = measure().mean()
     null = measure(null=True).mean()
@@ -347,7 +351,7 @@ def claim_sampler(config: Study, subject: Subject) -> dict[str, float]:
 
 def heldout_context(config: Study, subject: Subject) -> Context:
     """The neighbors of as many held-out images as are drawn."""
-    data = heldout_data(subject.evaluation, subject.run)
+    data = heldout_data(subject.evaluation, subject.run, subject.database)
     return data.neighbors(np.arange(config.images) % len(data), subject.run.facts.k)
 
 

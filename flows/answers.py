@@ -1,6 +1,5 @@
 """What came out of a stage, as `rdm` prints it and as JSON."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,10 @@ def sampled(artifact: Any) -> Answer:
 
 def evaluated(artifact: Any) -> Answer:
     """The figures of an evaluation."""
-    from flows.judge.evaluate import EVALUATION_FILE
-    from flows.judge.findings import summary
+    from flows.judge.summary import told
 
-    measured = json.loads(artifact.file(EVALUATION_FILE).read_bytes())
-    return summary(measured), facts(artifact)[1] | {"evaluation": measured}
+    text, value = told(artifact)
+    return text, facts(artifact)[1] | value
 
 
 def autoencoder(artifact: Any) -> Answer:
@@ -75,4 +73,4 @@ def demo_result(pair: Any) -> Answer:
     """The figures and the page that a demo ends with."""
     text, value = evaluated(pair[0])
     page, more = report(pair[1])
-    return f"{text}\n\n{page}", value | {"report": more["report"]}
+    return f"{text}\n{page}", value | {"report": more["report"]}

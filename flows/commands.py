@@ -183,7 +183,7 @@ def run_evaluate(options: argparse.Namespace) -> Answer:
     """rdm evaluate."""
     from flows.config.judge import EvaluateRDM
 
-    flags = {"name": options.name, "run": options.run, "baseline": options.baseline}
+    flags = {name: getattr(options, name) for name in ("name", "run", "baseline", "database")}
     try:
         config = configured(options, EvaluateRDM, **flags)
     except UsageError as error:
@@ -201,12 +201,7 @@ def run_report(options: argparse.Namespace) -> Answer:
     """rdm report."""
     from flows.config.judge import WriteReport
 
-    flags = {
-        "name": options.name,
-        "run": options.run,
-        "baseline": options.baseline,
-        "evaluation": options.evaluation,
-    }
+    flags = {name: getattr(options, name) for name in ("name", "run", "baseline", "evaluation")}
     return _stage(
         options,
         configured(options, WriteReport, **flags),
@@ -290,6 +285,10 @@ def run_show(options: argparse.Namespace) -> Answer:
     """rdm show."""
     from flows.look.show import image_record, one_artifact, table_of_artifacts
 
+    if options.full:
+        from flows.judge.summary import in_full
+
+        return in_full(options.root, options.what or "")
     if options.what is None:
         return table_of_artifacts(options.root)
     if options.what.lower().endswith(".png"):

@@ -144,8 +144,8 @@ def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that measure and tell."""
-    sub = add("evaluate", "does a run use its neighbors? (shapes world)", commands.run_evaluate)
-    _add_names(sub, "run", "baseline")
+    sub = add("evaluate", "how good is a run, on any database", commands.run_evaluate)
+    _add_names(sub, "run", "baseline", "database")
     sub = add("report", "one HTML page about a run", commands.run_report)
     _add_names(sub, "run", "baseline", "evaluation")
 
@@ -242,6 +242,7 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         settable=False,
     )
     sub.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
+    sub.add_argument("--full", action="store_true", help="the whole table of evaluations/NAME")
     sub = add(
         "check",
         "compare every file of every artifact with its manifest",

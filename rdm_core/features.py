@@ -31,17 +31,23 @@ def load_features(name: str) -> Features:
 
     Raises EncoderError when there are none, or their weights cannot be loaded.
     """
+    check_features(name)
     kind, _, rest = name.partition(":")
     if name == ORACLE:
         return load_oracle().features
-    if kind == "clip" and rest:
+    if kind == "clip":
         model, _, weights = rest.partition(":")
         encoder = load_encoder(model, weights, best_device())
         return lambda images: encoder.encode_images(list(images))[0]
-    if kind == "timm" and rest:
-        model, _, file = rest.partition(":")
-        return _timm(model, file or None)
-    raise EncoderError(f"features {name!r}", "there is no such kind", CURE)
+    model, _, file = rest.partition(":")
+    return _timm(model, file or None)
+
+
+def check_features(name: str) -> None:
+    """Raise EncoderError for a name of no kind of features; nothing is loaded."""
+    kind, _, rest = name.partition(":")
+    if name != ORACLE and not (kind in ("clip", "timm") and rest):
+        raise EncoderError(f"features {name!r}", "there is no such kind", CURE)
 
 
 def _timm(name: str, file: str | None) -> Features:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.artifact import Artifact, all_with_fingerprint
+from storage.artifact import Artifact, all_with_fingerprint, with_fingerprint
 from storage.embeddings import of_what
 from storage.errors import ArtifactMismatch
 
@@ -110,3 +110,20 @@ def shards_behind(root: Path, kind: str, fingerprint: str) -> frozenset[str]:
     """
     equal = all_with_fingerprint(root, kind, fingerprint)
     return frozenset(artifact.inputs["shards"] for artifact in equal if "shards" in artifact.inputs)
+
+
+def shards_of(root: Path, artifact: Artifact) -> Artifact | None:
+    """The images that an artifact was made of; None where they are not under this root, as those
+    of a database whose vectors alone were published never are.
+    """
+    fingerprint = artifact.inputs.get("shards")
+    return with_fingerprint(root, "shards", fingerprint) if fingerprint else None
+
+
+def images_missing(artifact: Artifact) -> tuple[str, str]:
+    """What to say where an artifact's images are needed and `shards_of` gives none: what, cure."""
+    fingerprint = artifact.inputs.get("shards")
+    if fingerprint is None:
+        what = "it was made of published vectors; their images were never published"
+        return what, "Use a database that was built from images: rdm import, then rdm build."
+    return f"no shards have the fingerprint {fingerprint}", "Import its images again."

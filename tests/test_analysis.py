@@ -29,7 +29,7 @@ def reader(tmp_path_factory):
     (own / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        world = ["--set", "size=32", "--set", "encoding=png", "--set", 'accessories=["none"]']
+        world = ["--set", "size=32", "--set", "encoding=png"]
         built_in = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
         for count in ("32", "40"):
             assert (

@@ -168,7 +168,7 @@ class Shapes(Images):
     """Only these positions; empty means all."""
     sizes: tuple[str, ...] = ()
     """Only these sizes; empty means all."""
-    accessories: tuple[str, ...] = ()
+    accessories: tuple[str, ...] = ("none",)
     """Only these accessories; empty means all, and none on half of the images."""
     frequencies: Literal["even", "uneven"] = "even"
     """How often each value is drawn. uneven: in shares of 1, 1/2, 1/3, ... in their order, so that

@@ -19,36 +19,46 @@ from flows.config.parameters import (
 
 
 class EvaluateRDM(Drawing, FlowConfig):
-    """Does the model use its neighbors? Losses, prompt agreement and database swap on the shapes
-    world.
+    """How good is a run, and does it use its neighbors? Losses, prompts, sets of images and copies,
+    on any database.
     """
 
     run: str
     """Run under test."""
-    baseline: str
-    """Run of the same network trained without neighbors."""
+    baseline: str | None = None
+    """Run of the same network trained without neighbors. Without one its rows are left out, and
+    changes of the loss are relative to the learned null.
+    """
+    database: str | None = None
+    """Where neighbors come from; default: the database that the run was trained with. A converted
+    run knows none: name one.
+    """
     heldout_latents: str
-    """Latents of images neither run has seen."""
+    """Latents of images that no run has seen, at least 11."""
     heldout_neighbors: str
-    """Their neighbor table in the run's database."""
-    swaps: dict[Literal["photograph", "oil painting", "sketch"], str]
-    """Style -> database that holds only that style."""
+    """Their neighbor table in the database."""
+    swaps: dict[Literal["photograph", "oil painting", "sketch"], str] = {}
+    """Style -> database that holds only that style; only the judge of the built-in world tells
+    styles.
+    """
     prompts: int = Field(64, ge=1, le=1_000_000)
-    """Colour-and-shape prompts a measurement."""
+    """Prompts a measurement: colours and shapes, or captions."""
     seeds: int = Field(3, ge=1, le=10_000)
     """Sampling seeds a measurement is repeated with."""
     k: Neighbors = 4
     """Vectors in a context."""
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
-    judge: Literal["shapes", "captions", "features"] = "shapes"
+    judge: Literal["shapes", "captions", "features"] | None = None
     """Who says what images show. shapes: the classifier of the built-in world; captions: prompts
-    are captions of the held-out images, see judge_clip; features: nobody, sets of images alone are
-    compared.
+    are captions of the held-out images, compared by judge_clip; features: nobody, sets of images
+    alone are compared. Default: shapes where the run's encoder is the built-in one, captions where
+    judge_clip is named, else features; the record says which.
     """
-    extractor: str = "oracle"
-    """Features those are measured in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or timm:MODEL:FILE;
-    not the run's encoder.
+    extractor: str | None = None
+    """Features that sets of images are compared in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or
+    timm:MODEL:FILE; not the run's encoder. Default: oracle where the judge is shapes; otherwise
+    they must be named.
     """
     judge_clip: str | None = None
     """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted
@@ -61,8 +71,8 @@ class WriteReport(FlowConfig):
 
     run: str
     """Run the page is about."""
-    baseline: str
-    """The same network without neighbors."""
+    baseline: str | None = None
+    """The same network without neighbors, if there is one."""
     evaluation: str
     """What was measured."""
     samples: tuple[str, ...]

@@ -9,7 +9,7 @@ import numpy as np
 from flows.data.database import OpenDatabase
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from storage.checks import vectors_of_images
+from storage.checks import images_missing, vectors_of_images
 from storage.embeddings import read_columns
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def calibrated_cap_of(
     rows = np.random.default_rng(seed).choice(len(keys), min(images, len(keys)), replace=False)
     images_by_key = database.images([keys[row] for row in rows])
     if not images_by_key:
-        what = "its images are no longer under this root, so that no cap can be calibrated"
+        what = f"{images_missing(database.embeddings)[0]}, so that no cap can be calibrated"
         raise RequestError(
             f"embeddings/{database.embeddings.name}", what, "Give one: 0.95, for example."
         )

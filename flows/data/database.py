@@ -11,7 +11,8 @@ import numpy as np
 
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
-from storage.artifact import Artifact, with_fingerprint
+from storage.artifact import Artifact
+from storage.checks import shards_of
 from storage.embeddings import read_columns_of, read_rows
 from storage.index import faiss_file, open_index_of, open_norms, open_vectors
 from storage.shards import CREDIT_COLUMNS, read_some_images
@@ -52,8 +53,8 @@ class OpenDatabase:
         return read_rows(self.embeddings, rows, columns).to_pylist()
 
     def images(self, keys: list[str]) -> dict[str, bytes]:
-        """Encoded images by key; none when the shards are no longer under this root."""
-        shards = with_fingerprint(self.root, "shards", self.embeddings.inputs["shards"])
+        """Encoded images by key; none when the shards are not under this root."""
+        shards = shards_of(self.root, self.embeddings)
         return read_some_images(shards, keys) if shards else {}
 
 

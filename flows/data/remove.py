@@ -30,8 +30,9 @@ from flows.run.stage import (
     stage_flow,
     stage_task,
 )
-from storage.artifact import Artifact, artifacts, check, is_current, open_artifact, with_fingerprint
+from storage.artifact import Artifact, artifacts, check, is_current, open_artifact
 from storage.build import Build
+from storage.checks import shards_of
 from storage.embeddings import of_what, read_columns, write_embeddings_without
 from storage.holders import Holder, TrainedRun, holders, trained_on
 from storage.manifest import REVISION, Part, made_from
@@ -112,7 +113,7 @@ def filter_embeddings(config: RemoveKeys) -> Artifact:
     with building(config.root, filtered_plan(config, before, removed)) as build:
         if build.finished:
             return kept(build)
-        shards = with_fingerprint(config.root, "shards", before.inputs["shards"])
+        shards = shards_of(config.root, before)
         wanted = {}
         for part in before.parts:
             wanted[part.name] = filtered_origin(before, part, shards, removed)

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.judge import WriteReport
-from flows.judge.findings import (
+from flows.judge.findings import finding_item, findings
+from flows.judge.rows import HELD_OUT_IMAGES, SHOWN
+from flows.judge.summary import SHEET_FILE
+from flows.judge.tables import (
     copies_table,
-    finding_item,
-    findings,
+    left_out_notes,
     loss_table,
     prompts_table,
     quality_table,
+    sharp_table,
     swaps_table,
 )
 from flows.look.figures import samples_section
@@ -33,6 +36,7 @@ from flows.look.page import (
     line_chart,
     note,
     percent,
+    picture,
     section,
     table,
 )
@@ -68,7 +72,7 @@ class Subject:
 
     root: Path
     run: Artifact
-    baseline: Artifact
+    baseline: Artifact | None
     evaluation: Artifact
     samples: tuple[Artifact, ...]
     others: tuple[Artifact, ...]
@@ -82,7 +86,12 @@ class Subject:
     @property
     def artifacts(self) -> list[Artifact]:
         """Everything, in the order it is made."""
-        return [*self.others, self.run, self.baseline, *self.samples, self.evaluation]
+        return [*self.others, *self.runs, *self.samples, self.evaluation]
+
+    @property
+    def runs(self) -> list[Artifact]:
+        """The run, and the network without neighbors where there is one."""
+        return [self.run] if self.baseline is None else [self.run, self.baseline]
 
     def of_kind(self, kind: str) -> list[Artifact]:
         """Those of one kind."""
@@ -121,7 +130,7 @@ def open_subject(config: WriteReport) -> Subject:
     return Subject(
         config.root,
         open_artifact(config.root, "runs", config.run),
-        open_artifact(config.root, "runs", config.baseline),
+        open_artifact(config.root, "runs", config.baseline) if config.baseline else None,
         open_artifact(config.root, "evaluations", config.evaluation),
         tuple(open_artifact(config.root, "samples", name) for name in config.samples),
         tuple(others),
@@ -157,7 +166,8 @@ def page_of(subject: Subject) -> Html:
         "loss": ("Does the loss need the right neighbors?", loss_table(subject.measured)),
         "prompts": ("Do the samples show what the prompt names?", prompts_table(subject.measured)),
         "swaps": ("What does another database change?", swaps_table(subject.measured)),
-        "quality": ("How near do they come to unseen images?", quality_table(subject.measured)),
+        "quality": ("How near do they come to unseen images?", sets_compared(subject)),
+        "sharp": ("Are they clean and sharp?", sharp_table(subject.measured)),
         "copies": ("Does it copy?", copies_table(subject.measured)),
         "retrieval": ("Retrieval", retrieval_table(subject)),
         "stages": ("Stages", stages_table(subject.artifacts)),
@@ -174,16 +184,29 @@ def page_of(subject: Subject) -> Html:
         element("p", PROSE["lead"], class_="lead"),
         element("ol", *map(finding_item, findings(subject.measured)), class_="findings"),
         note(PROSE["intervals"]),
+        *left_out_notes(subject.measured),
         contents(headings),
         *content,
     )
 
 
+def sets_compared(subject: Subject) -> list[Html]:
+    """Distances between sets of images, and some of these images."""
+    tables = quality_table(subject.measured)
+    sheet = subject.evaluation.file(SHEET_FILE)
+    if not sheet.is_file():
+        return tables
+    columns = [name for name in SHOWN if name in (HELD_OUT_IMAGES, *subject.measured["quality"])]
+    alt = f"some held-out images, a line each: {', '.join(columns)}"
+    shown = picture(sheet.read_bytes(), "image/png", alt, small=False)
+    return [*tables, note(f"From left to right: {', '.join(columns)}."), element("div", shown)]
+
+
 def curves(subject: Subject) -> list[Html]:
-    """Loss and gradient norm of both runs."""
+    """Loss and gradient norm of the run, and of the network without neighbors."""
     charts = []
     for title, field in {"Training loss": "loss", "Gradient norm": "gradient_norm"}.items():
-        lines = {run.name: curve(run, field) for run in (subject.run, subject.baseline)}
+        lines = {run.name: curve(run, field) for run in subject.runs}
         charts.append(line_chart(title, lines, "optimiser step", field.replace("_", " ")))
     return [element("div", *charts, class_="charts")]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from flows.config.judge import EvaluateRDM
 from flows.data.database import OpenDatabase
-from flows.model.opening import OpenRun, drawn_how
+from flows.judge.inputs import Inputs, same_but_for_neighbors, version_of
+from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.sample import draw
 from flows.model.training_data import open_training_data
 from rdm_core.clip import Encoder, load_encoder
@@ -17,14 +19,19 @@ from rdm_core.context import Context
 from rdm_core.data import NO_ROW, TrainingData
 from rdm_core.decode import decode
 from rdm_core.device import best_device
-from rdm_core.families.facts import RunFacts
-from rdm_core.features import Features, load_features
+from rdm_core.features import ORACLE, Features, load_features
+from rdm_core.images import centre_crop, resize_shorter_side
+from rdm_core.judge.distances import FEWEST
 from rdm_core.judge.estimates import estimate
 from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
 from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, open_artifact, with_fingerprint
+from storage.checks import images_missing, shards_of
 from storage.errors import ArtifactMismatch, ArtifactMissing
-from storage.shards import accepted, read_images, read_sidecar
+from storage.shards import accepted, read_images, read_sidecar, read_some_images
+
+SEEDS_APART = 10_000
+"""At least, between the first image seeds of two sampling seeds."""
 
 
 @dataclass(frozen=True)
@@ -33,32 +40,65 @@ class Trial:
 
     config: EvaluateRDM
     run: OpenRun
-    baseline: OpenRun
+    baseline: OpenRun | None
     database: OpenDatabase
     judge: Judge
     wishes: list[Wish]
+    features: Features
+    """What sets of images are compared in."""
+    clip: Encoder | None = None
+    """Scores prompted samples."""
 
     @property
     def prompts(self) -> list[str]:
         """The texts of the wishes."""
         return [wish.prompt for wish in self.wishes]
 
+    @cached_property
+    def compared_with(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features of the held-out images and of every known image, computed once."""
+        return held_out_features(self.config, self.features), known_features(self, self.features)
 
-def judge_of(config: EvaluateRDM, run: OpenRun) -> Judge:
-    """Who judges. Raises ArtifactMismatch for the run's own CLIP, and what loading it raises."""
-    if config.judge == "shapes":
+    @property
+    def has_images(self) -> bool:
+        """Whether the database was built from images: of some, vectors alone were published."""
+        return "shards" in self.database.embeddings.inputs
+
+
+def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
+    """The runs with their weights, the database, and the judge.
+
+    Raises ArtifactMismatch where they cannot be compared, and what loading a judge raises.
+    """
+    run = open_run(config.root, version_of(inputs.run))
+    baseline = None
+    if inputs.baseline is not None:
+        baseline = open_run(config.root, version_of(inputs.baseline))
+        same_but_for_neighbors(run, baseline)
+    database = open_database(config.root, inputs.database, run)
+    features = features_of(inputs.extractor, run)
+    clip = another_clip(config.judge_clip, run) if config.judge_clip is not None else None
+    judge = judge_of(config, inputs.judge, features)
+    if isinstance(judge, ShapesJudge) and inputs.extractor == ORACLE:
+        features = judge.features  # the same, so that nothing is computed twice
+    wishes = judge.wishes(config.prompts)
+    return Trial(config, run, baseline, database, judge, wishes, features, clip)
+
+
+def judge_of(config: EvaluateRDM, name: str, features: Features) -> Judge:
+    """The judge of that name. Raises ArtifactMismatch where there are too few captions."""
+    if name == "shapes":
         return ShapesJudge()
-    features = features_of(config, run)
-    if config.judge == "captions":
+    if name == "captions":
         return CaptionsJudge(held_out_captions(config), features)
     return FeaturesJudge(features)
 
 
-def features_of(config: EvaluateRDM, run: OpenRun) -> Features:
+def features_of(extractor: str, run: OpenRun) -> Features:
     """What sets of images are compared in. Raises ArtifactMismatch for the run's own CLIP."""
-    if config.extractor.startswith("clip:"):
-        another_clip(config.extractor.removeprefix("clip:"), run)
-    return load_features(config.extractor)
+    if extractor.startswith("clip:"):
+        another_clip(extractor.removeprefix("clip:"), run)
+    return load_features(extractor)
 
 
 def held_out_captions(config: EvaluateRDM) -> list[str]:
@@ -74,20 +114,15 @@ def held_out_captions(config: EvaluateRDM) -> list[str]:
         for texts in sidecar["captions"].to_pylist():
             if texts:
                 captions.append(texts[0])
+    if not captions:
+        what = "none of its images has a caption, and the judge captions takes them for prompts"
+        cure = "Use judge=features without judge_clip, or held-out images with captions."
+        raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
     if len(captions) < config.prompts:
         what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
-        cure = f"Use --set prompts={max(1, len(captions))}, or --set judge=features."
+        cure = f"Use --set prompts={len(captions)}, or judge=features without judge_clip."
         raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
     return captions
-
-
-def trained_on(run: Artifact, facts: RunFacts, role: str) -> Any:
-    """The version that a run was trained on. Raises ArtifactMismatch when the run does not say."""
-    if role not in facts.trained_on:
-        what = f"it does not say which {role} it was trained on, as it was converted"
-        cure = "Evaluate a run that was trained here; a converted one can be sampled."
-        raise ArtifactMismatch(f"runs/{run.name}", what, cure)
-    return facts.trained_on[role]
 
 
 def another_clip(name: str, run: OpenRun) -> Encoder:
@@ -116,10 +151,14 @@ def draws_of(
         how = replace(how, guidance_scale=guidance_scale)
     drawn = []
     for seed in range(config.seeds):
-        # Far apart, so that no two sampling seeds draw from one image seed.
-        first = 10_000 * (seed + 1)
-        drawn.append(draw(run, context, range(first, first + len(context.vectors)), how))
+        drawn.append(draw(run, context, image_seeds(seed, len(context.vectors)), how))
     return drawn
+
+
+def image_seeds(seed: int, count: int) -> range:
+    """The seeds of `count` images; no two sampling seeds share one."""
+    apart = max(SEEDS_APART, count)
+    return range(apart * (seed + 1), apart * (seed + 1) + count)
 
 
 def estimates(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -139,10 +178,31 @@ def agreements(trial: Trial, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def database_images(database: OpenDatabase, rows: np.ndarray) -> np.ndarray:
-    """The images of some database rows: uint8 [B, H, W, 3]."""
+    """The images of some database rows: uint8 [B, H, W, 3]. Raises ArtifactMissing where they are
+    not under this root.
+    """
+    embeddings = database.embeddings
+    if shards_of(database.root, embeddings) is None:
+        raise ArtifactMissing(f"embeddings/{embeddings.name}", *images_missing(embeddings))
     keys = [credit["key"] for credit in database.credits(rows.tolist())]
     files = database.images(keys)
     return np.stack([decode(files[key]) for key in keys])
+
+
+def held_out_images(config: EvaluateRDM, keys: Sequence[str]) -> np.ndarray:
+    """The held-out images of some keys: uint8 [B, H, W, 3]."""
+    latents = open_artifact(config.root, "latents", config.heldout_latents)
+    files = read_some_images(shards_with(config.root, latents.inputs["shards"]), keys)
+    return np.stack([decode(files[key]) for key in keys])
+
+
+def at_side(images: np.ndarray, side: int) -> np.ndarray:
+    """Images uint8 [B, H, W, 3] as squares of a side, uint8 [B, side, side, 3]: grain and edges are
+    compared at one size.
+    """
+    if images.shape[1:3] == (side, side):
+        return images
+    return np.stack([centre_crop(resize_shorter_side(image, side), side) for image in images])
 
 
 def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
@@ -151,12 +211,17 @@ def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
     return features_in(config.root, [shards], features)
 
 
-def known_features(trial: Trial, features: Features) -> np.ndarray:
-    """Features [N, F] of every training and database image."""
-    root, run = trial.config.root, trial.run
-    latents = trained_on(run.artifact, run.facts, "latents")
-    trained = open_artifact(root, "latents", latents.reference).inputs["shards"]
-    return features_in(root, [trial.database.embeddings.inputs["shards"], trained], features)
+def known_features(trial: Trial, features: Features) -> np.ndarray | None:
+    """Features [N, F] of every training and database image: of a converted run the database's
+    alone, and None where these were never published either.
+    """
+    root, shards = trial.config.root, []
+    if trial.has_images:
+        shards.append(trial.database.embeddings.inputs["shards"])
+    trained = trial.run.facts.trained_on.get("latents")
+    if trained is not None:
+        shards.append(open_artifact(root, "latents", trained.reference).inputs["shards"])
+    return features_in(root, shards, features) if shards else None
 
 
 def features_in(root: Path, shards: Sequence[str], features: Features) -> np.ndarray:
@@ -188,15 +253,22 @@ def shards_with(root: Path, fingerprint: str) -> Artifact:
     return shards
 
 
-def heldout_data(config: EvaluateRDM, run: OpenRun) -> TrainingData:
-    """The held-out images with their neighbors in the run's database."""
-    trained = trained_on(run.artifact, run.facts, "index")
+def heldout_data(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> TrainingData:
+    """The held-out images with their neighbors in the database.
+
+    Raises ArtifactMismatch where too few are left to compare, as some were removed.
+    """
     references = {
         "latents": config.heldout_latents,
         "neighbors": config.heldout_neighbors,
-        "index": trained.reference,
+        "index": version_of(database.index),
     }
-    return open_training_data(config.root, references, run.model.reads)
+    data = open_training_data(config.root, references, run.model.reads)
+    if len(data) < FEWEST:
+        what = f"{len(data)} held-out images are left; fewer than {FEWEST} cannot be compared"
+        cure = "Import, embed and encode more of them."
+        raise ArtifactMismatch(f"latents/{config.heldout_latents}", what, cure)
+    return data
 
 
 def nearest_present(rows: np.ndarray) -> np.ndarray:

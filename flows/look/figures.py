@@ -11,6 +11,7 @@ from flows.look.page import ABSENT, Html, details, element, note, number, pictur
 from rdm_core.decode import decode
 from rdm_core.images import encode, resize_shorter_side
 from storage.artifact import Artifact, with_fingerprint
+from storage.checks import shards_of
 from storage.embeddings import read_columns
 from storage.samples import read_samples
 from storage.shards import read_some_images
@@ -52,10 +53,11 @@ def sampled_set(root: Path, samples: Artifact, most: int) -> Html:
             context = "neighbors" if field == "classes" else "query+neighbors"
             break
     context = request.get("context") or context
+    how = request.get("draw", {})  # settings of the family: not every one has all of them
     facts = (
         f"Asked with {what}. Database {name}; context {context}, k = {request.get('k', ABSENT)}, "
-        f"guidance scale {request.get('guidance_scale', ABSENT)}, "
-        f"{request.get('steps', ABSENT)} steps; {len(records):,} samples"
+        f"guidance scale {how.get('guidance_scale', ABSENT)}, "
+        f"{how.get('steps', ABSENT)} steps; {len(records):,} samples"
     )
     facts += f", the first {most} of them shown." if len(records) > most else "."
     shown = records[:most]
@@ -77,7 +79,7 @@ def neighbor_pictures(
     """key -> (image, what it shows), for those whose shards are still under this root."""
     if database is None or not keys:
         return {}
-    shards = with_fingerprint(root, "shards", database.inputs["shards"])
+    shards = shards_of(root, database)
     if shards is None:
         return {}
     columns = read_columns(database, ["key", "captions"])

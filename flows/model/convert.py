@@ -181,7 +181,7 @@ def convert_archives(config: ConvertOriginal) -> Artifact:
         "embeddings",
         config.name,
         {"encoder": encoder.identity, "of": "image", "archives": hashes},
-        {"shards": "never published"},  # the images behind these vectors
+        {},  # no shards: the images behind these vectors were never published
     )
     with building(config.root, plan) as build:
         embeddings = build.finished

@@ -13,7 +13,8 @@ import numpy as np
 from flows.model.training_data import open_training_data
 from rdm_core.decode import decode
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
-from storage.artifact import Artifact, with_fingerprint
+from storage.artifact import Artifact
+from storage.checks import shards_of
 from storage.embeddings import read_columns
 from storage.neighbors import NO_ROW
 from storage.shards import read_some_images
@@ -40,7 +41,7 @@ def write_preview_neighbors(
     data = open_training_data(root, references)
     rows = data.neighbor_rows[preview_rows(count, len(data)), :k]
     keys = np.asarray(read_columns(database, ["key"])["key"].to_pylist(), dtype=object)
-    shards = with_fingerprint(root, "shards", database.inputs["shards"])
+    shards = shards_of(root, database)
     files = read_some_images(shards, sorted(set(keys[rows[rows != NO_ROW]]))) if shards else {}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
     cells = []

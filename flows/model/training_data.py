@@ -16,7 +16,7 @@ from storage.artifact import (
     open_artifact,
     with_fingerprint,
 )
-from storage.checks import vectors_of_images
+from storage.checks import images_missing, shards_of, vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import open_means, open_norms, open_vectors
@@ -87,7 +87,7 @@ def _absent(keys: Sequence[str], present: Set[str]) -> list[str]:
 
 def _captions_of(root: Path, latents: Artifact, keys: list[str]) -> list[list[str]]:
     """The captions of each training image, in the order of `keys`. Raises ArtifactMissing."""
-    shards = with_fingerprint(root, "shards", latents.inputs["shards"])
+    shards = shards_of(root, latents)
     if shards is None:
         what = "its shards are no longer under this root, and the model reads captions"
         raise ArtifactMissing(f"latents/{latents.name}", what, "Import the images again.")
@@ -104,7 +104,9 @@ def _references_of(root: Path, table: Artifact, alike: Artifact) -> References:
     Raises ArtifactMissing where the database's images were not encoded so.
     """
     database = with_fingerprint(root, "embeddings", table.inputs["database"])
-    shards = database.inputs["shards"] if database is not None else ""
+    shards = database.inputs.get("shards") if database is not None else None
+    if database is not None and shards is None:
+        raise ArtifactMissing(f"embeddings/{database.name}", *images_missing(database))
     encoded = None
     for candidate in artifacts(root, "latents"):
         if candidate.inputs["shards"] == shards and candidate.parameters == alike.parameters:

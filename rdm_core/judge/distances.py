@@ -24,6 +24,8 @@ whether samples are as different as real images.
 """
 NEAREST_PRECISION, NEAREST_DENSITY = 3, 5
 """k of precision and recall, and of density and coverage, as in their papers."""
+FEWEST = 2 * NEAREST_DENSITY + 1
+"""Images in each of two sets that can be compared."""
 KID_SUBSETS, KID_SUBSET_SIZE = 50, 100
 """Random subsets over which KID is a mean, and the images in each."""
 
@@ -41,32 +43,34 @@ class _Features(nn.Module):
 
 
 def quality(
-    samples: np.ndarray, real: np.ndarray, known: np.ndarray, seed: int = 0
+    samples: np.ndarray, real: np.ndarray, known: np.ndarray | None, seed: int = 0
 ) -> dict[str, float]:
     """MEASURES of samples float [N, F] against real images [M, F]; `known` [L, F] are training and
-    database images.
+    database images. Where nobody knows these (None) there is no copy rate.
 
     Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
     random subsets), precision and recall (arXiv 1904.06991, k = 3), density and coverage (arXiv
     2002.09797, k = 5), and the copy rate of `rdm_core.judge.copies`. Raises ValueError for fewer
-    than 10 of either.
+    than FEWEST of either.
     """
-    if min(len(samples), len(real)) <= 2 * NEAREST_DENSITY:
+    if min(len(samples), len(real)) < FEWEST:
         raise ValueError(
             f"{len(samples)} samples and {len(real)} real images are too few to compare"
         )
-    with redirect_stdout(io.StringIO()):  # it prints the two counts
+    # It prints the two counts, and its version of scikit-learn warns a hundred times of itself.
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`sklearn.utils.parallel.delayed`")
         near = compute_prdc(real, samples, nearest_k=NEAREST_PRECISION)
         far = compute_prdc(real, samples, nearest_k=NEAREST_DENSITY)
-    return {
+    measures = {
         "fd": frechet_distance(samples, real),
         "kid": kernel_distance(samples, real, seed),
         "precision": float(near["precision"]),
         "recall": float(near["recall"]),
         "density": float(far["density"]),
         "coverage": float(far["coverage"]),
-        "copy_rate": copy_rate(samples, real, known),
     }
+    return measures if known is None else measures | {"copy_rate": copy_rate(samples, real, known)}
 
 
 def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:

@@ -4,6 +4,8 @@ Both are means over whole sets: compare a set with the images it should look lik
 size.  Blur lowers both; noise raises them.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 ROWS = 4
@@ -55,6 +57,19 @@ def edge_energy(images: np.ndarray) -> float:
         right += float(np.abs(np.diff(luminance, axis=2)).mean(axis=(1, 2)).sum(dtype=np.float64))
         down += float(np.abs(np.diff(luminance, axis=1)).mean(axis=(1, 2)).sum(dtype=np.float64))
     return (right + down) / (2 * len(images))
+
+
+def sharpness(images: np.ndarray) -> dict[str, float]:
+    """Grain and edge energy of pictures uint8 [N, H, W, 3], by name."""
+    return {"grain": grain(images), "edges": edge_energy(images)}
+
+
+def as_shares(own: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    """What `sharpness` says of some pictures, as shares of what it says of others: 1.0 is as much.
+
+    Where the others have none of a thing (grey pictures have no grain), there is no share of it.
+    """
+    return {name: own[name] / value for name, value in others.items() if value > 0}
 
 
 def _refuse(images: np.ndarray, least: int) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from flows.config.judge import EvaluateRDM
-from flows.judge import evaluate as module
+from flows.judge.trial import Trial
 from rdm_core.families.facts import RunFacts, Version
 from rdm_core.judge.judges import ShapesJudge, Wish
 
@@ -57,10 +57,20 @@ def opened(name, **changes):
     return SimpleNamespace(artifact=artifact, model=model, facts=facts(**changes))
 
 
-def trial(judge=None, wishes=WISHES, database=None, run=None, **changes):
-    """Two runs that stand for themselves, and who judges them."""
-    given = run or opened("run"), opened("twin"), database, judge or ShapesJudge()
-    return module.Trial(config(**changes), *given, wishes)
+def trial(
+    judge=None, wishes=WISHES, database=None, run=None, alone=False, features=None, clip=None,
+    **changes,
+):  # fmt: skip
+    """Two runs that stand for themselves, and who judges them; `alone`: no twin."""
+    given = run or opened("run"), None if alone else opened("twin"), database or a_database()
+    judges = judge or ShapesJudge(), wishes, features or (lambda images: images), clip
+    return Trial(config(**changes), *given, *judges)
+
+
+def a_database(images=True, rows=50):
+    """A database that stands for itself, with images or without."""
+    embeddings = SimpleNamespace(name="db", inputs={"shards": "s"} if images else {})
+    return SimpleNamespace(retrieval=SimpleNamespace(rows=rows), embeddings=embeddings)
 
 
 class Oracle(ShapesJudge):

@@ -41,7 +41,23 @@ def styles(photograph, oil_painting, sketch):
 QUALITY = dict.fromkeys(
     ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate"), around(0.5)
 )
+
+
+def sharp(grain, edges):
+    """A row of grain and edges, beside held-out images with grain 2.0 and edges 10.0."""
+    row = {"grain": around(grain), "edges": around(edges)}
+    row |= {"grain / held-out": around(grain / 2), "edges / held-out": around(edges / 10)}
+    return row | {"grain / database": around(grain / 4), "edges / database": around(edges / 20)}
+
+
 EVALUATION = {
+    "judged": {
+        "run": "shapes@1", "baseline": "without@1", "database": "db@1", "held-out images": "h@1",
+        "judge": "shapes", "extractor": "oracle", "judge_clip": None, "seeds": 2, "prompts": 64,
+        "images": 128,
+    },
+    "left out": {"clip scores": "no judge_clip is named"},
+    "not checked": [],
     "loss": {
         "means": {
             "right neighbors": around(0.20), "shuffled neighbors": around(0.29),
@@ -66,6 +82,10 @@ EVALUATION = {
     },
     "quality": {
         "held-out neighbors": QUALITY, "learned null": QUALITY, "return the neighbour": QUALITY,
+    },
+    "clean and sharp": {
+        "held-out images": sharp(2.0, 10.0), "held-out neighbors": sharp(9.0, 8.0),
+        "random database images": sharp(4.0, 20.0),
     },
     "copies": {
         "samples": 0.02, "return the neighbour": 1.0, "held-out images, by definition": 0.01,
@@ -169,7 +189,8 @@ def sample_record(number, database, neighbors):
 
 def publish_samples(root, name, database, side=16, count=2, neighbors=3):
     records = [sample_record(number, database, neighbors) for number in range(count)]
-    asked = {"texts": ["a red circle"], "k": 4, "guidance_scale": 2.0, "steps": 30, "context": None}
+    asked = {"texts": ["a red circle"], "k": 4, "context": None}
+    asked |= {"draw": {"guidance_scale": 2.0, "steps": 30}}
     images = [picture(100 + i, side) for i in range(count)]
     return publish(
         root,

@@ -111,12 +111,14 @@ def test_a_report_is_told_by_its_page(answer, made):
 
 
 def test_a_demo_is_told_with_the_figures_it_ended_with_and_its_page(answer, made, tmp_path):
-    from flows.judge.findings import summary
+    from flows.judge.summary import summary
 
     evaluation = with_file(tmp_path / "made", "shapes", json.dumps(MEASURED), "evaluation.json")
     text, value = answer("demo", "flows.judge.demo", "demo", (evaluation, made))
     page = f"{made.directory}/report.html"
-    assert text == f"{summary(MEASURED)}\n\nreport: {page}" and "25" in summary(MEASURED)
+    where = "all figures: rdm show evaluations/shapes --full"
+    assert text == f"{summary(MEASURED)}\n\n{where}\nreport: {page}"
+    assert "25.0 %" in summary(MEASURED)
     assert value == {
         "kind": "evaluations",
         "name": "shapes",

@@ -89,6 +89,11 @@ CASES = {
         "evaluate_rdm",
         {"name": "n", "run": "r", "baseline": "b", "heldout_latents": "h"},
     ),
+    "evaluate --name n --run r --database d --set heldout_latents=h --set heldout_neighbors=h": (
+        "flows.judge.evaluate",
+        "evaluate_rdm",
+        {"baseline": None, "database": "d", "swaps": {}, "judge": None},
+    ),
     "report --name n --run r --baseline b --evaluation e --set samples=[] --set artifacts=[]": (
         "flows.judge.report",
         "write_report",
@@ -337,5 +342,5 @@ def test_an_evaluation_is_told_with_its_figures_and_a_demo_with_its_report_too(
     assert "samples" in text and "50" in text
     assert value == {"of": "made", "evaluation": {"copies": {"samples": 0.5}}}
     text, value = answers.demo_result((made, SimpleNamespace(name="page", file=made.file)))
-    assert "samples" in text and text.endswith(f"\n\nreport: {tmp_path}/report.html")
+    assert "samples" in text and text.endswith(f"--full\nreport: {tmp_path}/report.html")
     assert value["of"] == "made" and value["report"] == f"{tmp_path}/report.html"

@@ -257,7 +257,7 @@ def test_a_family_more_is_evaluated(trained: Tree) -> None:
     means = {name: row["mean"] for name, row in measured["loss"]["means"].items()}
     assert len(set(means.values())) == 4 and min(means.values()) > 0, "each is another one"
     assert measured["quality"]["held-out neighbors"]["fd"]["mean"] > 0
-    assert "held-out loss" in said
+    assert "the held-out loss" in said and "rdm show evaluations/toy --full" in said
 
 
 WORDS_OF_ONE_FAMILY = re.compile(

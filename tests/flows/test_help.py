@@ -27,7 +27,7 @@ LISTED = {
     " [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
-    "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE]",
+    "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE] [--database DATABASE]",
     "report": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE]"
     " [--evaluation EVALUATION]",
     "search": f"{SETTABLE} [--database DATABASE] [--text TEXT]* [--image IMAGE]* [--key KEY]*"
@@ -38,7 +38,7 @@ LISTED = {
     " [--force] [--out FILE]",
     "query": f"SQL {EVERY} [--out FILE]",
     "run": f"deployment {SETTABLE}",
-    "show": f"[what] {EVERY}",
+    "show": f"[what] {EVERY} [--full]",
     "check": f"[what] {EVERY}",
     "log": f"NAME {EVERY}",
     "gc": f"{EVERY} [--keep N] [--dry-run] [--unfinished KIND/NAME]",
@@ -47,7 +47,7 @@ LISTED = {
 """Command -> its arguments, positional first; * may be repeated, + is one or more."""
 DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "unfinished": ""}
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
-DEFAULTS |= {"missing_ok": False}
+DEFAULTS |= {"missing_ok": False, "full": False}
 """What is not given is this, everything else None."""
 READ_AS = {"length": float, "cap": float, "k": int, "rows": int, "keep": int}
 READ_AS |= {"root": root_argument}

@@ -6,10 +6,12 @@ from storage.checks import (
     VECTORS,
     encoder_difference,
     encoder_text,
+    images_missing,
     made_with,
     same_encoder,
     same_shards,
     same_vectors,
+    shards_of,
     vectors_of_images,
 )
 from storage.embeddings import VECTORS_OF
@@ -194,3 +196,15 @@ def test_latents_and_neighbors_of_other_shards_are_a_mismatch_that_names_them(
     orphan = make("neighbors", "o", inputs={"queries": "0" * 16})
     with pytest.raises(ArtifactMismatch, match="embeddings that are no longer under this root"):
         same_shards(tmp_path, latents, orphan)
+
+
+def test_images_that_were_never_published_are_told_from_images_that_are_gone(tmp_path, make):
+    images = make("shards", "a")
+    built = make("embeddings", "built", inputs={"shards": images.fingerprint})
+    gone = make("embeddings", "gone", inputs={"shards": "0000"})
+    converted = make("embeddings", "converted")
+    assert shards_of(tmp_path, built) == images
+    assert shards_of(tmp_path, gone) is None and shards_of(tmp_path, converted) is None
+    assert images_missing(gone)[0] == "no shards have the fingerprint 0000"
+    what, cure = images_missing(converted)
+    assert "never published" in what and "rdm import" in cure

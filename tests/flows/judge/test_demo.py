@@ -6,19 +6,29 @@ import pytest
 
 from flows.config.judge import Demo
 from flows.judge.demo import demo, evaluation_of
-from flows.judge.evaluate import CARD_FILE, EVALUATION_FILE, evaluate_rdm, evaluation_plan
-from flows.judge.findings import ROWS, summary
+from flows.judge.evaluate import CARD_FILE, SHEET_FILE, evaluate_rdm, evaluation_plan
+from flows.judge.rows import ORDER, SHARP
+from flows.judge.summary import EVALUATION_FILE, full_table
 from storage.errors import ArtifactMismatch, ArtifactMissing
 
 
 def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo, capfd):
     evaluation, report = small_demo.made
     measured = json.loads(evaluation.file(EVALUATION_FILE).read_text())
-    assert set(measured["prompts"]) == set(ROWS["prompts"]), "the page's rows are the evaluation's"
-    assert set(measured["loss"]["means"]) == set(ROWS["loss"]) and set(measured["copies"]) == set(
-        ROWS["copies"]
-    )
-    assert set(measured["quality"]) == set(ROWS["quality"])
+    assert set(measured["prompts"]) == set(ORDER["prompts"]), "the page's rows are the evaluation's"
+    assert set(measured["loss"]["means"]) == set(ORDER["loss"])
+    of_prompts = {"samples", "return the neighbour", "held-out images, by definition"}
+    assert set(measured["copies"]) == of_prompts
+    assert set(measured["quality"]) == set(ORDER["quality"])
+    assert set(measured[SHARP]) == set(ORDER[SHARP])
+    held = measured[SHARP]["held-out images"]
+    assert held["grain / held-out"]["mean"] == held["edges / held-out"]["mean"] == 1.0
+    near = measured[SHARP]["random database images"]["edges / held-out"]["mean"]
+    assert 0.5 < near < 2, "drawn in the same way"
+    judged = measured["judged"]
+    assert (judged["judge"], judged["extractor"]) == ("shapes", "oracle")
+    assert set(measured["left out"]) == {"clip scores"} and measured["not checked"] == []
+    assert evaluation.file(SHEET_FILE).is_file()
     assert measured["prompts"]["return the neighbour"]["colour"]["mean"] > 0.8, (
         "retrieval by text works"
     )
@@ -29,8 +39,8 @@ def test_the_demo_ends_with_a_report_and_does_nothing_the_second_time(small_demo
         < measured["quality"]["learned null"]["fd"]["mean"]
     )
     card = evaluation.file(CARD_FILE).read_text()
-    assert "return the neighbour" in summary(measured) and card.endswith(
-        f"## Measured\n\n```text\n{summary(measured)}\n```\n"
+    assert "return the neighbour" in full_table(measured) and card.endswith(
+        f"## Measured\n\n```text\n{full_table(measured)}\n```\n"
     )
     assert "licence of a database image" in card, "it is the run's model card"
     assert "was not measured" not in report.file("report.html").read_text()
@@ -53,9 +63,9 @@ def test_a_clip_other_than_the_conditioner_scores_the_prompts_and_the_conditione
         update=quick | {"judge_clip": "rdm-shapes:random"}
     )
     measured = json.loads(evaluate_rdm(config).file(EVALUATION_FILE).read_text())
-    assert set(measured["clip scores"]) == set(ROWS["prompts"]) - {"chance"}
+    assert set(measured["clip scores"]) == set(ORDER["prompts"]) - {"chance"}
     assert all(-1 <= score["mean"] <= 1 for score in measured["clip scores"].values())
-    assert "CLIP score of another CLIP" in summary(measured)
+    assert "CLIP score of another CLIP" in full_table(measured)
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):
         evaluate_rdm(config.model_copy(update={"name": "own", "judge_clip": "rdm-shapes:built-in"}))
     with pytest.raises(ArtifactMismatch, match="it is the encoder the run was conditioned on"):

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluating import Oracle, opened, trial
+from evaluating import Oracle, a_database, opened, trial
 
-from flows.judge import evaluate as module
+from flows.judge import measures as module
 from flows.judge import trial as trials
-from rdm_core.judge.judges import FeaturesJudge, ShapesJudge
+from flows.judge.rows import SHARP
+from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, ShapesJudge
 from rdm_core.retrieve import STRATEGIES
 from storage.errors import ArtifactMismatch
 
@@ -34,10 +35,10 @@ def measured_loss(monkeypatch, **changes):
         return np.asarray(LOSSES[model.of, shuffled, null])
 
     monkeypatch.setattr(module, "held_out_losses", losses)
-    held_out = lambda config, run: f"held out for {run.artifact.name}"  # noqa: E731 - a stand-in
+    held_out = lambda config, run, database: f"held out for {run.artifact.name}"  # noqa: E731
     monkeypatch.setattr(module, "heldout_data", held_out)
     found = module.measure_loss.fn(trial(**changes))
-    assert {data for data, _ in asked} == {"held out for run"} and len(asked) == 4
+    assert {data for data, _ in asked} == {"held out for run"} and len(asked) in (3, 4)
     return found, {k for _, k in asked}
 
 
@@ -63,6 +64,15 @@ def test_changes_are_paired_by_sample_and_relative_to_the_network_without_neighb
     paired = changes["learned null"]
     assert paired["low"] == pytest.approx(paired["high"]), "both samples change by as much"
     assert found["share of the gain lost when shuffled"] == pytest.approx(0.5 / 0.5)
+
+
+def test_without_a_twin_changes_are_relative_to_the_null_and_are_named_so(monkeypatch):
+    found, _ = measured_loss(monkeypatch, alone=True)
+    assert "trained without neighbors" not in found["means"]
+    changes = found["relative to learned null"]
+    means = {name: row["mean"] for name, row in changes.items()}
+    assert means == pytest.approx({"right neighbors": -0.6, "shuffled neighbors": 0.4})
+    assert found["share of the gain lost when shuffled"] == pytest.approx(0.5 / 0.3)
 
 
 @pytest.mark.parametrize(("asked", "used"), [(3, 3), (9, 4)])
@@ -91,6 +101,8 @@ def test_chance_stands_beside_what_was_drawn_where_a_judge_knows_it():
     assert found["chance"]["colour"]["mean"] == found["chance"]["colour"]["low"] == 1 / 8
     nobody = trial(FeaturesJudge(None), [])
     assert module.measure_agreement.fn(nobody, {}) == {}
+    captions = trial(CaptionsJudge(["a dog"], None))
+    assert module.measure_agreement.fn(captions, {"learned null": ["x"]}) == {}, "no factors"
 
 
 @pytest.fixture
@@ -121,6 +133,13 @@ def test_every_context_is_drawn_with_the_same_seeds_and_the_null_without_guidanc
     for given, without in zip(drawn[:2], drawn[2:], strict=True):
         assert (without[0], without[2], without[4]) == ("twin", given[2], 1.0)
         assert without[1].vectors == ["twin", "twin"], "one null a prompt"
+
+
+def test_image_seeds_are_those_of_always_and_never_shared():
+    assert trials.image_seeds(0, 3) == range(10_000, 10_003)
+    assert trials.image_seeds(1, 10_000) == range(20_000, 30_000)
+    ranges = [trials.image_seeds(seed, 25_000) for seed in range(3)]
+    assert len(set().union(*ranges)) == 3 * 25_000
 
 
 def test_each_row_of_prompts_is_drawn_by_its_network_from_its_context(monkeypatch, small_world):
@@ -190,11 +209,11 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
     assert module.measure_swaps.fn(trial(FeaturesJudge(None), [], swaps=swaps)) == {}
 
 
-def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkeypatch):
-    judge = FeaturesJudge(lambda images: images)
-    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
-    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
+def counting_copies(monkeypatch, known):
     counted = {}
+    for drawing in (module, trials):
+        monkeypatch.setattr(drawing, "held_out_features", lambda config, features: "held out")
+        monkeypatch.setattr(drawing, "known_features", lambda trial, features: known)
 
     def rate(samples, real, known):
         assert (real, known) == ("held out", "known")
@@ -202,24 +221,43 @@ def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkey
         return samples.tolist()[0] / 10
 
     monkeypatch.setattr(module, "copy_rate", rate)
-    drawn = {"text, context query+neighbors": [np.array([1]), np.array([2])]}
-    drawn |= {module.RETURNED: [np.array([7])], "learned null": [np.array([5])]}
-    found = module.measure_copies.fn(trial(judge), drawn)
+    return counted
+
+
+DRAWN = {
+    "text, context query+neighbors": [np.array([1]), np.array([2])],
+    "return the neighbour": [np.array([7])],
+    "learned null": [np.array([5])],
+}
+
+
+def test_copies_are_counted_among_prompted_samples_and_returned_neighbors(monkeypatch):
+    counted = counting_copies(monkeypatch, "known")
+    judged = trial(FeaturesJudge(lambda images: images))
+    found = module.measure_copies.fn(judged, DRAWN, {})
     assert found == {"samples": 0.1, module.RETURNED: 0.7, "held-out images, by definition": 0.01}
     assert counted == {1: 2, 7: 1}
-    assert module.measure_copies.fn(trial(judge), {}) == {}
 
 
-def test_a_clip_score_is_the_cosine_of_each_image_with_its_own_prompt(monkeypatch):
+def test_without_prompts_the_sets_tell_of_copies_and_without_known_images_nobody(monkeypatch):
+    judged = trial(FeaturesJudge(lambda images: images))
+    sets = {"held-out neighbors": {"copy_rate": {"mean": 0.2}}, "learned null": {"fd": {}}}
+    found = module.measure_copies.fn(judged, {}, sets)
+    assert found == {"held-out neighbors": 0.2, "held-out images, by definition": 0.01}
+    assert module.measure_copies.fn(judged, {}, {}) == {}
+    counting_copies(monkeypatch, None)
+    assert module.measure_copies.fn(judged, DRAWN, sets) == {}
+
+
+def test_a_clip_score_is_the_cosine_of_each_image_with_its_own_prompt():
     texts = np.array([[1.0, 0], [0, 1.0]])
     clip = SimpleNamespace(
         encode_texts=lambda prompts: (texts, None),
         encode_images=lambda images: (np.stack(images), None),
     )
-    monkeypatch.setattr(module, "another_clip", lambda name, run: clip)
     assert module.measure_clip_scores.fn(trial(), {"a": []}) == {}
     drawn = {"right": [texts, 0 * texts], "swapped": [texts[::-1], texts[::-1]]}
-    found = module.measure_clip_scores.fn(trial(judge_clip="a:b"), drawn)
+    found = module.measure_clip_scores.fn(trial(clip=clip), drawn)
     assert {name: row["mean"] for name, row in found.items()} == {"right": 0.5, "swapped": 0.0}
     assert found["right"]["count"] == 2
 
@@ -242,6 +280,7 @@ class Data:
     """Three held-out images and their neighbors."""
 
     neighbor_rows = np.array([[4, 5], [6, 7], [8, 9]])
+    keys = ("a", "b", "c")
 
     def __len__(self):
         return 3
@@ -250,22 +289,35 @@ class Data:
         return SimpleNamespace(asked=(rows.tolist(), k))
 
 
-def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn):
+@pytest.fixture
+def sets(monkeypatch, drawn):
+    """What is judged: (features, real, known, seed) of each set, and what the sheet is made of."""
     judged = []
 
     def quality(features, real, known, seed):
         judged.append((features, real, known, seed))
-        return dict.fromkeys(module.MEASURES, float(seed))
+        return dict.fromkeys(("fd", "copy_rate"), float(seed))
 
-    monkeypatch.setattr(module, "quality", quality)
-    monkeypatch.setattr(trials, "load_features", lambda name: lambda images: (name, images))
-    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
-    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
-    monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
-    monkeypatch.setattr(module, "database_images", lambda database, rows: tuple(rows.tolist()))
-    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
-    found = module.measure_quality.fn(trial(database=database, quality_images=11, k=2))
-    assert list(found) == [
+    stands = {
+        "quality": quality,
+        "heldout_data": lambda config, run, database: Data(),
+        "held_out_images": lambda config, keys: tuple(keys),
+        "database_images": lambda database, rows: tuple(rows.tolist()),
+        "contact_sheet": lambda sets: sets,
+        "sharpness_of": lambda sets, held_out: {"of": {"grain": float(len(sets))}},
+    }
+    for name, stand in stands.items():
+        monkeypatch.setattr(module, name, stand)
+    monkeypatch.setattr(trials, "held_out_features", lambda config, features: "held out")
+    monkeypatch.setattr(trials, "known_features", lambda trial, features: "known")
+    return judged
+
+
+def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(sets, drawn):
+    found, sheet = module.measure_sets.fn(
+        trial(quality_images=11, k=2, features=lambda images: ("features", images))
+    )
+    assert list(found["quality"]) == [
         "held-out neighbors",
         "held-out neighbors, guided",
         "learned null",
@@ -273,7 +325,10 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
         "return the neighbour",
         "random database images",
     ]
-    assert found["learned null"]["fd"]["mean"] == 0.5 and found["learned null"]["fd"]["count"] == 2
+    assert sheet["held-out images"] == ("a", "b", "c") and len(sheet) == 7
+    null = found["quality"]["learned null"]["fd"]
+    assert null["mean"] == 0.5 and null["count"] == 2
+    assert found[SHARP]["of"]["grain"]["mean"] == 6
     for seed in (0, 1):
         held, guided, null, twin = drawn[4 * seed : 4 * seed + 4]
         seeds = [10_000 * (seed + 1) + i for i in range(3)]
@@ -282,24 +337,63 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(monkeypatch, drawn)
         assert (guided[0], *guided[2:]) == ("run", seeds, 5, 2.5)
         assert (null[0], *null[2:]) == ("run", seeds, 5, 1.0) and null[1].vectors == ["run"] * 3
         assert (twin[0], *twin[2:]) == ("twin", seeds, 5, 1.0) and twin[1].vectors == ["twin"] * 3
-        of_seed = [one for one in judged if one[3] == seed]
+        of_seed = [one for one in sets if one[3] == seed]
         assert {(real, known) for _, real, known, _ in of_seed} == {("held out", "known")}
         returned, randomly = (one[0][1] for one in of_seed[-2:])
         assert returned == (4, 6, 8), "the nearest of each"
         assert len(set(randomly)) == 3 and set(randomly) <= set(range(50))
-    assert judged[5][0] != judged[11][0], "other random images every seed"
+    assert sets[5][0] != sets[11][0], "other random images every seed"
+    again, _ = module.measure_sets.fn(trial(features=lambda images: ("features", images)))
+    assert [one[0] for one in sets[4:6]] == [one[0] for one in sets[16:18]], "the same every time"
 
 
-def test_random_images_are_the_same_in_every_evaluation(monkeypatch, drawn):
-    picked = []
-    monkeypatch.setattr(module, "quality", lambda *_: dict.fromkeys(module.MEASURES, 0.0))
-    monkeypatch.setattr(trials, "load_features", lambda name: lambda images: images)
-    monkeypatch.setattr(module, "held_out_features", lambda config, features: "held out")
-    monkeypatch.setattr(module, "known_features", lambda trial, features: "known")
-    monkeypatch.setattr(module, "heldout_data", lambda config, run: Data())
-    images = lambda database, rows: picked.append(tuple(rows.tolist()))  # noqa: E731 - a stand-in
-    monkeypatch.setattr(module, "database_images", images)
-    database = SimpleNamespace(retrieval=SimpleNamespace(rows=50))
-    for _ in range(2):
-        module.measure_quality.fn(trial(database=database))
-    assert picked[:4] == picked[4:] and picked[1] != picked[3]
+def test_without_a_twin_or_images_of_the_database_their_rows_are_left_out(sets, drawn):
+    asked = trial(alone=True, database=a_database(images=False))
+    found, sheet = module.measure_sets.fn(asked)
+    rows = ["held-out neighbors", "held-out neighbors, guided", "learned null"]
+    assert list(found["quality"]) == rows and len(drawn) == 6
+    assert list(sheet) == ["held-out images", *rows]
+
+
+# Grain and edges
+
+
+def noisy(level, side=16, count=3):
+    """Grey pictures with coloured noise of a level: uint8 [count, side, side, 3]."""
+    noise = np.random.default_rng(1).normal(0, 1, (count, side, side, 3))
+    return np.clip(128 + level * noise, 0, 255).astype(np.uint8)
+
+
+def test_grain_and_edges_are_shares_of_the_held_out_images_and_of_the_database():
+    sets = {"held-out neighbors": noisy(20), "random database images": noisy(5, side=32)}
+    found = module.sharpness_of(sets, noisy(10))
+    assert list(found) == ["held-out images", *sets]
+    held = found["held-out images"]
+    assert held["grain / held-out"] == held["edges / held-out"] == 1
+    drawn = found["held-out neighbors"]
+    assert drawn["grain"] == pytest.approx(2 * held["grain"], rel=0.05)
+    assert drawn["grain / held-out"] == pytest.approx(drawn["grain"] / held["grain"])
+    # The database's images are twice the size: halved, they have a part of their noise.
+    random = found["random database images"]
+    assert random["grain / database"] == 1 and random["grain"] < noisy_grain(5)
+    assert drawn["grain / database"] == pytest.approx(drawn["grain"] / random["grain"])
+    without = module.sharpness_of({"held-out neighbors": noisy(20)}, noisy(10))
+    assert not [name for name in without["held-out neighbors"] if "database" in name]
+
+
+def noisy_grain(level):
+    return module.sharpness(noisy(level))["grain"]
+
+
+def test_grey_pictures_have_no_grain_to_be_a_share_of():
+    grey = noisy(10).mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
+    found = module.sharpness_of({"held-out neighbors": noisy(20)}, grey)
+    assert set(found["held-out neighbors"]) == {"grain", "edges", "edges / held-out"}
+    by_seed = [{"grain": 1.0, "grain / database": 2.0}, {"grain": 3.0}]
+    assert list(module.over_seeds(by_seed)) == ["grain"], "of every seed or of none"
+
+
+def test_the_contact_sheet_has_a_line_for_each_of_the_first_images():
+    one = noisy(10, count=9)
+    sheet = module.contact_sheet({"held-out images": one, "held-out neighbors": one, "other": one})
+    assert sheet.shape[0] > 3.9 * sheet.shape[1], "eight lines of two columns"

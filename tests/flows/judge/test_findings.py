@@ -1,4 +1,4 @@
-"""The sentences that a report begins with, and the summary: each follows from the numbers."""
+"""The sentences that a report begins with: each follows from the numbers."""
 
 import copy
 
@@ -79,14 +79,37 @@ def test_swap_headline_flips_with_the_numbers():
         )
 
 
-def test_summary_is_short_plain_and_aligned():
-    text = findings.summary(EVALUATION)
-    lines = text.split("\n")
-    assert len(lines) <= 32 and max(map(len, lines)) <= 100 and text.isascii()
-    assert (
-        "  right neighbors                 0.2000 [0.1900, 0.2100]     -20.0 % [-21.0, -19.0]"
-        in lines
-    )
-    assert any(line.startswith("  sketch") and "96.0 %" in line for line in lines)
-    assert len({line.index("[") for line in lines if "[0." in line}) == 1
-    assert findings.summary({}).count("\n") == 4
+def without_a_twin():
+    """The same evaluation without a network that never had neighbors."""
+    measured = copy.deepcopy(EVALUATION)
+    loss = measured["loss"]
+    del loss["means"]["trained without neighbors"]
+    del loss["relative to trained without neighbors"]
+    loss["relative to learned null"] = {"right neighbors": around(-0.23)}
+    del measured["prompts"]["trained without neighbors"]
+    return measured
+
+
+def test_without_a_twin_the_null_is_what_is_compared_with_and_named():
+    loss, prompts, _ = findings.findings(without_a_twin())
+    assert loss.holds and "learned null 0.2600" in loss.detail and "−23.0 %" in loss.detail
+    assert prompts.holds and "Colour 90.0 % [89.0, 91.0]; learned null 12.5 %" in prompts.detail
+    assert "trained without" not in loss.detail + prompts.detail
+    weak = without_a_twin()
+    weak["prompts"]["learned null"] = {"colour": around(0.99), "shape": around(0.99)}
+    assert "than the null" in findings.findings(weak)[1].headline
+
+
+@pytest.mark.parametrize(("own", "holds"), [(0.3, True), (0.21, False)])
+def test_captions_are_judged_by_the_second_clip(own, holds):
+    scores = {"text, context query+neighbors": around(own), "another prompt's context": around(0.2)}
+    finding = findings.findings({"clip scores": scores})[1]
+    assert finding.holds is holds and ("NOT" in finding.headline) is not holds
+    assert "another prompt's context 0.2000" in finding.detail
+
+
+def test_what_was_not_measured_says_why():
+    left = {"left out": {"swaps": "no databases are named", "prompts": "there are no prompts"}}
+    _, prompts, swaps = findings.findings(left)
+    assert prompts.headline.endswith("was not measured: there are no prompts.")
+    assert swaps.headline.endswith("was not measured: no databases are named.")

@@ -8,6 +8,7 @@ from reporting import (
     ENCODER,
     EVALUATION,
     LICENCES,
+    around,
     both,
     config,
     page_text,
@@ -63,7 +64,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
     assert "script" not in checker.tags and not re.search(r"url\(|@import", text)
     assert checker.tags.count("img") == 2 * (1 + 3) and checker.tags.count("h1") == 1
     targets = [reference[1:] for reference in checker.references if reference.startswith("#")]
-    assert len(targets) == 11 and all(f'id="{target}"' in text for target in targets)
+    assert len(targets) == 12 and all(f'id="{target}"' in text for target in targets)
 
 
 def test_hostile_text_is_text(tmp_path):
@@ -132,6 +133,41 @@ def test_charts_and_tables_hold_the_measurements(tmp_path):
     )
 
 
+def test_grain_and_edges_are_told_with_what_they_mean(tmp_path):
+    publish_all(tmp_path)
+    text = page_text(tmp_path)
+    drawn = re.search(
+        '<tr><th scope="row">held-out neighbors</th><td class="n">9.00(.*?)</tr>', text
+    )
+    shown = [cell.split(" [")[0] for cell in re.findall("<td[^>]*>(.*?)</td>", drawn[1])]
+    assert shown == ["4.50", "2.25", "8.00", "0.80", "0.40"]
+    assert "Are they clean and sharp?" in text and "fewer edges are blur" in text
+
+
+def test_a_page_says_who_judged_what_nobody_could_check_and_why_something_is_missing(tmp_path):
+    changed = {"swaps": {}, "clip scores": {"learned null": around(0.2)}}
+    changed |= {"not checked": ["runs/x was converted"]}
+    changed |= {"left out": {"swaps": "no databases are named"}}
+    publish_all(tmp_path, evaluation=EVALUATION | changed)
+    text = page_text(tmp_path)
+    assert "Judge: shapes; sets of images are compared in the features of oracle." in text
+    assert "Nobody knows whether the run has seen the held-out images: runs/x was conv" in text
+    assert "This was not measured: no databases are named." in text
+    assert "CLIP score of another CLIP" in text
+
+
+def test_a_page_of_a_run_without_a_twin_shows_some_of_the_images(tmp_path):
+    publish_all(tmp_path)
+    alone = config(tmp_path).model_copy(update={"baseline": None})
+    subject = report.open_subject(alone)
+    assert subject.runs == [subject.run] and "runs/without" not in report.report_plan(alone).inputs
+    (subject.evaluation.directory / "grid.png").write_bytes(b"png")
+    text = str(report.page_of(subject))
+    assert ">without</text>" not in text and checked(text).tags.count("img") == 1
+    shown = "From left to right: held-out images, held-out neighbors, learned null, return the"
+    assert shown in text
+
+
 def test_rows_come_in_reading_order_whatever_the_order_of_the_file(tmp_path):
     publish_all(
         tmp_path,
@@ -151,7 +187,7 @@ def test_nothing_measured_is_said_and_does_not_crash(tmp_path):
     publish_all(tmp_path, evaluation={})
     text = page_text(tmp_path, artifacts=())
     checked(text)
-    assert text.count("This was not measured.") == 5 and text.count("Not measured") == 3
+    assert text.count("This was not measured.") == 6 and text.count("Not measured") == 3
     for missing in ("No samples were given", "No index is among", "No image shards are among"):
         assert missing in text
 

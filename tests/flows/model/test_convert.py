@@ -11,13 +11,28 @@ import pytest
 import torch
 from diffusers import VQModel
 
+from flows.config.database import EncodeLatents, FindNeighbors, RemoveKeys
+from flows.config.judge import EvaluateRDM, WriteReport
+from flows.config.look import SearchDatabase
 from flows.config.sample import SampleRDM
 from flows.config.train import ConvertOriginal
+from flows.data.calibration import calibrated_cap_of
+from flows.data.database import searchable
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.remove import remove_keys
+from flows.judge.evaluate import evaluate_rdm
+from flows.judge.report import write_report
+from flows.judge.rows import ORDER
+from flows.judge.summary import measured_in
+from flows.look.figures import sampled_set
+from flows.look.search import search
 from flows.model.convert import convert_original
 from flows.model.opening import drawn_how, facts_of
 from flows.model.sample import sample_plan, sample_rdm
 from rdm_core import originals
 from rdm_core.errors import RequestError, WeightsError
+from storage.artifact import open_artifact
 from storage.embeddings import licence_counts, read_vectors
 from storage.errors import FormatError
 from storage.samples import read_samples
@@ -222,3 +237,95 @@ def test_an_archive_that_is_none_is_refused_with_its_name(tmp_path, changed, tol
             tmp_path, [archive(tmp_path / "part_1.npz", **changed)], layout="embeddings", **ENCODER
         )
     assert "part_1.npz" in str(caught.value)
+
+
+def test_a_database_without_images_is_searched_shown_drawn_from_and_cleaned(tmp_path, checkpoint):
+    database = convert(
+        tmp_path, [archive(tmp_path / "part_1.npz")], layout="embeddings", name="old", **ENCODER
+    )
+    assert dict(database.inputs) == {}, "what was never published is no input"
+    convert(tmp_path, [checkpoint])
+    asked = {"run": "released", "database": "old", "k": 2, "draw": {"steps": 2}}
+    drawn = sample_rdm(SampleRDM(root=tmp_path, name="s", texts=("a star",), **asked))
+    keys = read_samples(drawn)[0]["neighbor_keys"]
+    assert len(keys) == 1, "and the text itself"
+    page = str(sampled_set(tmp_path, drawn, 4))
+    assert "not at hand" in page and "Database old (6 rows)" in page
+    searched = SearchDatabase(root=tmp_path, database="old", keys=(keys[0],), k=2)
+    _, value = search(searched.model_copy(update={"out": tmp_path / "found.html"}))
+    assert value["queries"] and (tmp_path / "found.html").is_file()
+    opened = searchable(tmp_path, database)
+    with pytest.raises(RequestError, match="old: .*never published, so that no cap.*Give one"):
+        calibrated_cap_of(opened)
+    (tmp_path / "gone.txt").write_text(f"{keys[0]}\n")
+    remove_keys(RemoveKeys(root=tmp_path, database="old", keys_file=tmp_path / "gone.txt"))
+    assert open_artifact(tmp_path, "embeddings", "old").rows == 5
+
+
+@pytest.fixture
+def held_out_of_a_released_run(small_world, checkpoint):
+    """What every evaluation of a converted run names: its held-out images, in its own space."""
+    root = small_world.root
+    run = convert(root, [checkpoint])
+    inside = str(run.file("weights") / "autoencoder")
+    encode_latents(EncodeLatents(root=root, name="unseen", shards="sketches", autoencoder=inside))
+    quick = {"seeds": 1, "prompts": 4, "quality_images": 11, "draw": {"steps": 1, "null": "zero"}}
+    return {"root": root, "run": "released", "heldout_latents": "unseen", "k": 2} | quick
+
+
+def neighbors_in(root, database):
+    find_neighbors(FindNeighbors(root=root, name=database, queries="sketches", database=database))
+
+
+def test_a_released_run_is_evaluated_and_the_record_says_what_nobody_can_check(
+    held_out_of_a_released_run, capsys
+):
+    asked = held_out_of_a_released_run
+    root = asked["root"]
+    neighbors_in(root, "shapes")
+    asked |= {"name": "released", "heldout_neighbors": "shapes"}
+    with pytest.raises(RequestError, match="runs/released: it was converted.*--database NAME"):
+        evaluate_rdm(EvaluateRDM(**asked))
+    made = evaluate_rdm(EvaluateRDM(**asked, database="shapes"))
+    measured = measured_in(made)
+    (why,) = measured["not checked"]
+    assert why.startswith("runs/released was converted") and why in capsys.readouterr().err
+    assert set(measured["loss"]["means"]) == set(ORDER["loss"]) - {"trained without neighbors"}
+    assert measured["copies"]["return the neighbour"] == 1.0, "of the database alone"
+    assert {"return the neighbour", "random database images"} < set(measured["quality"])
+    card = made.file("model-card.md").read_text()
+    assert "it may have been trained on the held-out images: runs/released was" in card
+    page = write_report(
+        WriteReport(root=root, name="p", run="released", evaluation="released", samples=())
+    )
+    told = page.file("report.html").read_text()
+    assert "Nobody knows whether the run has seen the held-out images: runs/released was" in told
+
+
+def test_a_database_of_published_vectors_leaves_out_what_needs_its_images(
+    held_out_of_a_released_run, tmp_path, capsys
+):
+    asked = held_out_of_a_released_run
+    root = asked["root"]
+    convert(
+        root,
+        [archive(tmp_path / "part_1.npz", rows=24)],
+        layout="embeddings",
+        name="old",
+        **ENCODER,
+    )
+    neighbors_in(root, "old")
+    names = {"name": "old", "heldout_neighbors": "old", "database": "old"}
+    measured = measured_in(evaluate_rdm(EvaluateRDM(**asked | names)))
+    without = {"return the neighbour", "random database images", "copies"}
+    assert without < set(measured["left out"]) and measured["copies"] == {}
+    assert (
+        not without & set(measured["quality"])
+        and "return the neighbour" not in (measured["prompts"])
+    )
+    assert "copy_rate" not in measured["quality"]["held-out neighbors"]
+    sharp = measured["clean and sharp"]["held-out neighbors"]
+    assert "grain / held-out" in sharp and "grain / database" not in sharp
+    assert "copies left out: of embeddings/old: it was made of published vectors" in (
+        capsys.readouterr().err
+    )

@@ -62,12 +62,12 @@ def made(tmp_path, monkeypatch):
         "data.encode_latents",
         "data.find_neighbors",
         "model.sample",
-        "judge.evaluate",
+        "judge.inputs",
         "model.average",
     ):
         monkeypatch.setattr(f"flows.{module}.open_artifact", opened)
-    monkeypatch.setattr("flows.judge.evaluate.with_fingerprint", lambda *_: None)
-    monkeypatch.setattr("flows.judge.evaluate.same_shards", lambda *_: None)
+    for check in ("same_shards", "searched_in", "fit_for"):
+        monkeypatch.setattr(f"flows.judge.inputs.{check}", lambda *_: None)
     facts = RunFacts(
         family="diffusion",
         model={},
@@ -84,7 +84,7 @@ def made(tmp_path, monkeypatch):
         parameters=1,
         trained_on={role: Version(role, "1", "f") for role in ("latents", "database")},
     )
-    for module in ("model.sample", "judge.evaluate"):
+    for module in ("model.sample", "judge.inputs"):
         monkeypatch.setattr(f"flows.{module}.facts_of", lambda run: facts)
     return opened
 
@@ -111,7 +111,7 @@ def plans(root, made):
         ),
         "average": average_plan(AverageRun(**here, run="r")),
         "sample": sample_plan(SampleRDM(**here, run="r", texts=("a",))),
-        "evaluate": evaluation_plan(EvaluateRDM(**here, **evaluated, swaps={})),
+        "evaluate": evaluation_plan(EvaluateRDM(**here, **evaluated, judge="shapes")),
         "report": report_plan(page, Subject(root, run, run, run, (run,), (run,))),
     }
 
