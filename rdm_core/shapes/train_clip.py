@@ -4,8 +4,10 @@ clip.safetensors`.
     render -> resize as open_clip's transform does -> augment -> image tower --+
     captions of one to seven factors -> tokens --------------> text tower  ------+-> InfoNCE
 
-1,200 steps of 256 pairs take 10 to 20 minutes on two CPU cores.  The
-gates the result must pass are in tests/rdm_core/shapes/test_encoder.py.
+1,200 steps of 256 pairs take 10 to 20 minutes on two CPU cores.  The weights in the package
+came of such a run in the world without accessories, and went on (`--start`) for 600 steps in the
+world with them: they mostly tell an object with an accessory from one without, not which it is.
+The gates the result must pass are in tests/rdm_core/shapes/test_encoder.py.
 """
 
 import argparse
