@@ -3,7 +3,7 @@
 from typing import Any
 
 FLOWS = {
-    "import": ("flows.data.import_images", "import_images", "ImportImages"),
+    "import": ("flows.data.import_images", "import_images", "ImportShapes"),
     "autoencoder": (
         "flows.model.train_autoencoder",
         "train_autoencoder",
