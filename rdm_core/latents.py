@@ -18,9 +18,12 @@ import torch
 from rdm_core.codes import nearest_codes
 from rdm_core.device import full_float32
 from rdm_core.errors import RequestError, WeightsError
+from rdm_core.shapes import folder_of_autoencoder
 
 PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
 """What can be stored of an image; the first is also the name of pixel space."""
+BUILT_IN = {"rdm-shapes-kl": "kl", "rdm-shapes-vq": "vq"}
+"""Autoencoders of the built-in world, which are part of this package -> their names there."""
 MOST_CODES = 65_536
 """Entries of a codebook that uint16 can number."""
 
@@ -185,7 +188,8 @@ def _images(decoded: torch.Tensor) -> np.ndarray:
 
 
 def load_latent_space(name: str) -> LatentSpace:
-    """Pixel space ('pixels'), or the autoencoder in a local diffusers folder or on the hub.
+    """Pixel space ('pixels'), one of BUILT_IN, or the autoencoder in a local diffusers folder or on
+    the hub.
 
     Raises WeightsError when the folder or hub id holds neither an AutoencoderKL nor a VQModel.
     """
@@ -194,20 +198,21 @@ def load_latent_space(name: str) -> LatentSpace:
     from diffusers import AutoencoderKL, VQModel  # takes two seconds, which pixels do not need
 
     kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+    source = str(folder_of_autoencoder(BUILT_IN[name])) if name in BUILT_IN else name
     try:
-        kind = AutoencoderKL.load_config(name)["_class_name"]
+        kind = AutoencoderKL.load_config(source)["_class_name"]
         if kind not in kinds:
             raise ValueError(f"it is a {kind}")
         autoencoder, loaded = kinds[kind].from_pretrained(
-            name, use_safetensors=True, output_loading_info=True
+            source, use_safetensors=True, output_loading_info=True
         )
         if absent := sorted(loaded["missing_keys"]):
             raise ValueError(f"{len(absent)} tensors are absent, {absent[0]} among them")
     except (OSError, ValueError, KeyError, TypeError) as error:
         first_line = str(error).strip().split("\n")[0][:200]
         cure = (
-            "Give 'pixels', a folder that AutoencoderKL.save_pretrained or VQModel.save_pretrained "
-            "wrote, or a hub id (the network is needed once)."
+            f"Give 'pixels', {', '.join(BUILT_IN)}, a folder that AutoencoderKL.save_pretrained or "
+            "VQModel.save_pretrained wrote, or a hub id (the network is needed once)."
         )
         what = f"cannot be loaded ({first_line})"
         raise WeightsError(f"autoencoder {name!r}", what, cure) from error

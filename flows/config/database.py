@@ -57,8 +57,9 @@ class Autoencoding(Parameters):
     """What latents are made with: declared here for all that encode."""
 
     autoencoder: str = "pixels"
-    """'pixels'; autoencoders/NAME (or NAME@ID) for one that `rdm autoencoder` trained; a local
-    diffusers folder of an AutoencoderKL or VQModel; or a hub id.
+    """'pixels'; rdm-shapes-kl or rdm-shapes-vq for the built-in world at 64 pixels;
+    autoencoders/NAME (or NAME@ID) for one that `rdm autoencoder` trained; a local diffusers folder
+    of an AutoencoderKL or VQModel; or a hub id.
     """
     stored: Stored | None = None
     """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn

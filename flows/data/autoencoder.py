@@ -1,6 +1,7 @@
 """Which autoencoder a name means, and its latent space.
 
 pixels                the images themselves
+rdm-shapes-kl, -vq    those of the built-in world, which are part of this package
 autoencoders/NAME     one that `rdm autoencoder` trained under the root; NAME@ID for one version
 anything else         a local diffusers folder if there is one, else a hub id
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from flows.run.stage import download
 from rdm_core.device import best_device
-from rdm_core.latents import PIXELS, LatentSpace, load_latent_space
+from rdm_core.latents import BUILT_IN, PIXELS, LatentSpace, load_latent_space
 from storage.artifact import Artifact, open_artifact
 
 KIND = "autoencoders"
@@ -36,7 +37,7 @@ def pinned(root: Path, autoencoder: str) -> str:
     trained = trained_autoencoder(root, autoencoder)
     if trained is not None:
         return trained.reference
-    if autoencoder != PIXELS and Path(autoencoder).exists():
+    if autoencoder != PIXELS and autoencoder not in BUILT_IN and Path(autoencoder).exists():
         return str(Path(autoencoder).resolve())
     return autoencoder
 
@@ -65,6 +66,7 @@ def forget_space() -> None:
 
 @lru_cache(maxsize=1)
 def _space_of(root: Path, pinned: str) -> LatentSpace:
-    is_here = pinned == PIXELS or pinned.startswith(f"{KIND}/") or Path(pinned).is_dir()
+    part_of_us = pinned == PIXELS or pinned in BUILT_IN
+    is_here = part_of_us or pinned.startswith(f"{KIND}/") or Path(pinned).is_dir()
     with nullcontext() if is_here else download():
         return load_space(root, pinned).to(best_device())

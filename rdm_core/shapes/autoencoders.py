@@ -4,7 +4,6 @@ Each is a diffusers folder beside this file, as `AutoencoderKL.save_pretrained` 
 `VQModel.save_pretrained` writes it, so its path is what `rdm_core.latents` loads.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from rdm_core.autoencoders.measures import (
     use_of_codes,
 )
 from rdm_core.judge.sharpness import edge_energy, grain
-from rdm_core.shapes import world
+from rdm_core.shapes import folder_of_autoencoder, world
 from rdm_core.shapes.oracle import load_oracle
 
 SIDE = 64
-NAMES = ("kl", "vq")
 GATES = {
     "colour": (0.99, 1.0),
     "shape": (0.97, 1.0),
@@ -32,18 +30,11 @@ GATES = {
 """What reconstructions of held-out pictures must measure: at least, at most."""
 
 
-def folder(name: str) -> Path:
-    """Where the autoencoder "kl" or "vq" lies.  Raises ValueError for another name."""
-    if name not in NAMES:
-        raise ValueError(f"autoencoder {name!r}: choose one of {NAMES}")
-    return Path(__file__).with_name(f"autoencoder-{name}")
-
-
 def load_autoencoder(name: str) -> Any:
     """The AutoencoderKL "kl" or the VQModel "vq", float32, on the CPU, in evaluation mode."""
     from diffusers import AutoencoderKL, VQModel  # two seconds
 
-    path = folder(name)
+    path = folder_of_autoencoder(name)
     kind: Any = AutoencoderKL if name == "kl" else VQModel
     model = kind.from_pretrained(path, use_safetensors=True)
     return model.float().eval().requires_grad_(False)

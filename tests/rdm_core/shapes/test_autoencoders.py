@@ -7,7 +7,13 @@ from safetensors import safe_open
 
 from rdm_core.autoencoders.measures import reconstruct
 from rdm_core.latents import CODES, load_latent_space
-from rdm_core.shapes import autoencoders, train_autoencoders, world
+from rdm_core.shapes import (
+    AUTOENCODERS,
+    autoencoders,
+    folder_of_autoencoder,
+    train_autoencoders,
+    world,
+)
 
 RENDERS = 1000
 
@@ -20,12 +26,12 @@ def pictures() -> tuple[np.ndarray, list[world.Factors]]:
 @pytest.fixture(scope="module")
 def measured(pictures) -> dict[str, dict[str, float]]:
     found = {}
-    for name in autoencoders.NAMES:
+    for name in AUTOENCODERS:
         found[name] = autoencoders.measure(autoencoders.load_autoencoder(name), *pictures)
     return found
 
 
-@pytest.mark.parametrize("name", autoencoders.NAMES)
+@pytest.mark.parametrize("name", AUTOENCODERS)
 @pytest.mark.parametrize("gate", autoencoders.GATES)
 def test_reconstructions_of_heldout_pictures_pass_the_gates(measured, name, gate):
     if gate not in measured[name]:
@@ -35,7 +41,7 @@ def test_reconstructions_of_heldout_pictures_pass_the_gates(measured, name, gate
     assert least <= measured[name][gate] <= most
 
 
-@pytest.mark.parametrize("name", autoencoders.NAMES)
+@pytest.mark.parametrize("name", AUTOENCODERS)
 def test_what_is_measured_without_a_gate_is_sane(measured, name):
     assert measured[name]["mean_absolute_error"] < 0.06
     assert measured[name]["psnr"] > 20
@@ -46,7 +52,7 @@ def test_what_is_measured_without_a_gate_is_sane(measured, name):
 )
 def test_an_autoencoder_is_a_latent_space_of_order_one(pictures, name, channels, side):
     images = list(pictures[0][:64])
-    space = load_latent_space(str(autoencoders.folder(name)))
+    space = load_latent_space(f"rdm-shapes-{name}")
     final = space.final(torch.from_numpy(space.encode(images)))
     assert final.shape == (64, channels, side, side)
     assert 0.8 < float(final.std()) < 1.25
@@ -61,8 +67,8 @@ def test_an_autoencoder_is_a_latent_space_of_order_one(pictures, name, channels,
 
 def test_the_weights_are_small_and_hold_only_tensors():
     total = 0
-    for name in autoencoders.NAMES:
-        for path in autoencoders.folder(name).iterdir():
+    for name in AUTOENCODERS:
+        for path in folder_of_autoencoder(name).iterdir():
             total += path.stat().st_size
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt") as weights:
@@ -73,7 +79,7 @@ def test_the_weights_are_small_and_hold_only_tensors():
 def test_weights_in_half_precision_reload_to_the_same_numbers(tmp_path):
     model = autoencoders.load_autoencoder("kl")
     train_autoencoders.save(model, tmp_path)
-    for path in autoencoders.folder("kl").glob("*.safetensors"):
+    for path in folder_of_autoencoder("kl").glob("*.safetensors"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
