@@ -72,7 +72,9 @@ def described_holders(config: RemoveKeys, holding: Iterable[Holder]) -> list[dic
     """What holds the samples, and whether the next collection removes it."""
     # A dry run of the collection knows what would go and why the rest stays.
     next_collection = collect(config.root, keep=1, dry_run=True)
-    goes = {removed.reference for removed in next_collection.removed}
+    # Of an autoencoder that stays the training states may go alone.
+    versions = [removed for removed in next_collection.removed if removed.what != "states"]
+    goes = {removed.reference for removed in versions}
     described = []
     for holder in holding:
         reference = holder.reference

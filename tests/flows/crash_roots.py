@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.model.resume import SETTINGS
 from storage import layout
 from storage.artifact import Artifact, artifacts, check, current_id, unreadable
-from storage.collect import TRAINED
 from storage.errors import StorageError
 from storage.unfinished import unfinished
 
@@ -56,12 +56,12 @@ def share_done(made: Artifact, root: Path) -> float:
     if layout.manifest_file(directory).is_file():
         return 1.0
     parts = sum(layout.part_record_file(directory, part.name).is_file() for part in made.parts)
-    if parts < len(made.parts) and made.kind in TRAINED:
+    if parts < len(made.parts) and made.kind in SETTINGS:
         steps = [
             int(path.parent.name)
             for path in layout.checkpoints_directory(directory).glob("[0-9]*/manifest.json")
         ]
-        return min(0.99, max(steps, default=0) / made.parameters["training"]["steps"])
+        return min(0.99, max(steps, default=0) / made.parameters[SETTINGS[made.kind]]["steps"])
     return parts / len(made.parts)
 
 

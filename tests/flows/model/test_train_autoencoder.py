@@ -103,7 +103,7 @@ def test_an_interrupted_training_ends_as_an_unbroken_one(root, kind, interrupted
 
 def test_it_holds_a_diffusers_folder_a_picture_and_what_was_measured(root):
     made = train_autoencoder(config_of(root, autoencoder=CODES))
-    assert VQModel.from_pretrained(made.file("weights")).config.latent_channels == 4
+    assert VQModel.from_pretrained(made.file("weights")).config.num_vq_embeddings == 16
     space = load_latent_space(str(made.file("weights")))
     assert (space.factor, space.channels, space.quantises) == (2, 4, True)
     images = divided(config_of(root), open_artifact(root, "shards", "a"))
