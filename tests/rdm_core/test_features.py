@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from rdm_core.errors import EncoderError
-from rdm_core.features import load_features
+from rdm_core.features import check_features, load_features
 from rdm_core.shapes.oracle import FEATURES, load_oracle
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -47,3 +47,11 @@ def test_a_timm_network_is_filled_from_a_file(tmp_path):
 def test_features_that_there_are_not_are_refused_with_the_cure(name):
     with pytest.raises(EncoderError, match="Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL"):
         load_features(name)
+
+
+def test_a_name_of_no_kind_is_refused_and_a_good_one_passes_before_anything_is_loaded():
+    for name in ("oracle", "clip:a:b", "timm:no_such_network"):
+        check_features(name)
+    for name in ("inception", "clip:", "timm:", "oracle:x"):
+        with pytest.raises(EncoderError, match="there is no such kind. Give 'oracle'"):
+            check_features(name)

@@ -36,6 +36,12 @@ def test_the_kernel_distance_is_zero_on_average_between_draws_of_one_distributio
     )
 
 
+def test_where_no_image_is_known_there_is_no_copy_rate_and_all_else_is_the_same():
+    known = quality(cloud(seed=1), cloud(seed=2), cloud(seed=3))
+    del known["copy_rate"]
+    assert quality(cloud(seed=1), cloud(seed=2), None) == known
+
+
 def test_samples_of_the_real_distribution_score_well_in_everything_and_copy_nothing():
     found = quality(cloud(seed=1), cloud(seed=2), cloud(seed=3))
     assert set(found) == set(MEASURES)

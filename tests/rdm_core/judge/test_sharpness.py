@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from rdm_core.judge import sharpness
-from rdm_core.judge.sharpness import edge_energy, grain
+from rdm_core.judge.sharpness import as_shares, edge_energy, grain
 from rdm_core.shapes import world
 
 
@@ -80,3 +80,18 @@ def test_many_pictures_measure_as_a_few_at_a_time(pictures, monkeypatch):
 def test_arrays_that_are_not_pictures_are_refused(measure, images, message):
     with pytest.raises(ValueError, match=message):
         measure(images)
+
+
+def test_shares_are_of_the_others_own_and_of_nothing_there_is_none(pictures):
+    measures = sharpness.sharpness(noisy(pictures, 8))
+    assert measures == {
+        "grain": grain(noisy(pictures, 8)),
+        "edges": edge_energy(noisy(pictures, 8)),
+    }
+    shares = as_shares(measures, sharpness.sharpness(pictures))
+    assert shares["grain"] == pytest.approx(measures["grain"] / grain(pictures))
+    assert shares["grain"] > 1 and shares["edges"] > 1
+    blur = as_shares(sharpness.sharpness(blurred(pictures)), sharpness.sharpness(pictures))
+    assert blur["edges"] < 0.7, "blur does not pass for cleanliness"
+    grey = {"grain": 0.0, "edges": 4.0}
+    assert as_shares({"grain": 1.0, "edges": 2.0}, grey) == {"edges": 0.5}
