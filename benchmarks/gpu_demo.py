@@ -21,6 +21,8 @@ from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
 SIDE = 32
 K, STORED_NEIGHBORS = 4, 20
 DRAW_STEPS = 30
+ENCODED = 100
+"""Images that are encoded at once."""
 
 
 def demo(share: Share) -> None:
@@ -28,6 +30,7 @@ def demo(share: Share) -> None:
     shape and colour of their prompt, and the style of another database; and a picture.
     """
     from rdm_core.clip import load_encoder
+    from rdm_core.latents import load_latent_space
     from rdm_core.shapes.encoder import register
     from rdm_core.shapes.oracle import load_oracle
 
@@ -36,7 +39,7 @@ def demo(share: Share) -> None:
     encoder = load_encoder("rdm-shapes", "built-in", share.device)
     images = {name: rendered(name, share.tiny) for name in DEMO_SOURCES}
     vectors = {name: encoder.encode_images(list(pixels)) for name, pixels in images.items()}
-    data = training_data(images["shapes-train"], vectors, share.device)
+    data = training_data(images["shapes-train"], vectors, share.device, load_latent_space("pixels"))
     prepared = time.monotonic()
     # a quarter of the time is kept for judging and drawing
     model, steps = trained(data, began + 0.75 * share.seconds, share)
@@ -60,11 +63,11 @@ def demo(share: Share) -> None:
     share.tell({"demo_picture": write_picture([*rows, images["shapes-heldout"][:16]], share)})
 
 
-def rendered(name: str, tiny: bool) -> np.ndarray:
-    """One of the demo's sets of images, uint8 [N, SIDE, SIDE, 3]."""
+def rendered(name: str, tiny: bool, side: int = SIDE) -> np.ndarray:
+    """One of the demo's sets of images, uint8 [N, side, side, 3]."""
     source = DEMO_WORLD | DEMO_SOURCES[name]
     count, split = source.pop("count"), source.pop("split")
-    render = partial(render_one, split=split, restrictions=source)
+    render = partial(render_one, split=split, side=side, restrictions=source)
     if tiny:
         return np.stack([render(index) for index in range(40)])
     # spawned, as this process uses the GPU already
@@ -72,23 +75,24 @@ def rendered(name: str, tiny: bool) -> np.ndarray:
         return np.stack(list(pool.map(render, range(count), chunksize=100)))
 
 
-def render_one(index: int, split: str, restrictions: dict[str, Any]) -> np.ndarray:
-    """One picture uint8 [SIDE, SIDE, 3]."""
+def render_one(index: int, split: str, side: int, restrictions: dict[str, Any]) -> np.ndarray:
+    """One picture uint8 [side, side, 3]."""
     from rdm_core.shapes.world import sample
 
-    return sample(split, index, SIDE, **restrictions).pixels
+    return sample(split, index, side, **restrictions).pixels
 
 
-def training_data(pixels: np.ndarray, vectors: dict[str, Any], device: str) -> Any:
-    """The demo's training data: pixels [N, 3, SIDE, SIDE], each with its nearest of the
-    database.
+def training_data(pixels: np.ndarray, vectors: dict[str, Any], device: str, space: Any) -> Any:
+    """The demo's training data: raw latents [N, C, h, w] of images uint8 [N, S, S, 3], each with
+    its nearest of the database.
     """
     from rdm_core.data import StoredLatents, TrainingData
 
     queries, _ = vectors["shapes-train"]
     database, norms = vectors["shapes-database"]
     rows, scores = nearest(queries, database, min(STORED_NEIGHBORS, len(database)), device)
-    latents = StoredLatents([np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))])
+    raw = [space.encode(list(pixels[i : i + ENCODED])) for i in range(0, len(pixels), ENCODED)]
+    latents = StoredLatents([np.concatenate(raw)])
     means = np.stack([queries.mean(axis=0), queries.mean(axis=0)])
     return TrainingData(latents, rows, scores, database, norms, means=means)
 

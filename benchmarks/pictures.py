@@ -2,12 +2,13 @@
 
     python -m benchmarks.pictures --out FOLDER [--seeds 3] [--only VARIANT ...]
 
-The demo's images, neighbors, network and budget of training; each variant of VARIANTS changes one
-thing more than the one before. Drawn are prompts with their neighbors, in every way of DRAWN;
-measured are the shares of samples whose shape and colour the oracle reads as asked for, the share
-that takes the style of another database, and grain and edge energy beside held-out images. A seed
-of a variant that FOLDER has is not trained again. Prints a table: means over seeds, with the
-lowest and the highest.
+The demo's images, neighbors, network and budget of training; each variant of VARIANTS changes what
+it names. Those in latents are of pictures of 64 pixels, through the built-in AutoencoderKL: 64
+tokens of a place each, where the pictures of 32 pixels have 64 tokens of 4x4. Drawn are prompts
+with their neighbors, in every way of DRAWN; measured are the shares of samples whose shape and
+colour the oracle reads as asked for, the share that takes the style of another database, and grain
+and edge energy beside held-out images. A seed of a variant that FOLDER has is not trained again.
+Prints a table: means over seeds, with the lowest and the highest.
 """
 
 import argparse
@@ -42,8 +43,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image": {"noise": IMAGE, "denoiser": {"detail_channels": 0}},
     "velocity, head": {"noise": BEFORE | {"time_mean": 0.0}, "denoiser": {"detail_channels": 24}},
     "image, head": {"noise": IMAGE, "denoiser": {"detail_channels": 24}},
+    "latents, velocity": {"noise": BEFORE | {"time_mean": 0.0}, "denoiser": {"patch": 1},
+                          "space": "rdm-shapes-kl"},
+    "latents, image": {"noise": IMAGE, "denoiser": {"patch": 1}, "space": "rdm-shapes-kl"},
 }  # fmt: skip
-"""What the network answers with, how times are drawn, and whether a head hides its patches."""
+"""What the network answers with, how times are drawn, whether a head hides its patches, and the
+latent space.
+"""
 DRAWN: dict[str, dict[str, Any]] = {
     "not guided": {"guidance_scale": 1.0},
     "guided always": {"guidance_scale": 2.0, "guidance_interval": (0.0, 1.0)},
@@ -63,30 +69,34 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    world = None
+    worlds: dict[str, World] = {}
     for seed in range(options.seeds):
         for name in options.only:
             file = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not file.exists():
-                world = world or World()
-                rows = measured(world, name, seed, file.with_suffix(".png"))
+                space = VARIANTS[name].get("space", "pixels")
+                if space not in worlds:
+                    worlds[space] = World(space)
+                rows = measured(worlds[space], name, seed, file.with_suffix(".png"))
                 file.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
                 print(name, seed, json.dumps(rows), flush=True)
     print(table([json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]))
 
 
 class World:
-    """The demo's images, vectors and training data."""
+    """The demo's images, vectors and training data, in a latent space."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: str) -> None:
         register()
+        self.space = load_latent_space(space)
+        side = 32 if space == "pixels" else 64
         self.encoder = load_encoder("rdm-shapes", "built-in")
         self.oracle = load_oracle()
-        self.images = {name: rendered(name, tiny=False) for name in DEMO_SOURCES}
+        self.images = {name: rendered(name, False, side) for name in DEMO_SOURCES}
         self.vectors = {
             name: self.encoder.encode_images(list(images)) for name, images in self.images.items()
         }
-        self.data = training_data(self.images["shapes-train"], self.vectors, "cpu")
+        self.data = training_data(self.images["shapes-train"], self.vectors, "cpu", self.space)
 
 
 def measured(world: World, variant: str, seed: int, picture: Path) -> list[dict[str, Any]]:
@@ -112,12 +122,11 @@ def trained(world: World, variant: str, seed: int) -> Any:
     """The demo's network and budget, with the changes of a variant."""
     preset = PRESETS["shapes"]
     settings = dict(preset["model"])
-    for part, changes in VARIANTS[variant].items():
-        settings[part] = settings[part] | changes if part == "denoiser" else changes
+    settings["noise"] = VARIANTS[variant]["noise"]
+    settings["denoiser"] = settings["denoiser"] | VARIANTS[variant]["denoiser"]
     config = config_of("diffusion").of(settings)
-    side = world.images["shapes-train"].shape[1]
-    shape = Shape(3, side, world.data.dimension)
-    model = family_of("diffusion").build(config, shape, load_latent_space("pixels"), seed=seed)
+    shape = Shape(world.space.channels, world.data.side, world.data.dimension)
+    model = family_of("diffusion").build(config, shape, world.space, seed=seed)
     model.set_means(world.data.means)
     return train(
         model,
