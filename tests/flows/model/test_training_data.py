@@ -10,7 +10,7 @@ import pytest
 from flows.model.training_data import open_training_data
 from rdm_core.families.facts import Reads
 from storage.embeddings import write_embeddings
-from storage.errors import ArtifactMismatch
+from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import write_vectors
 from storage.latents import write_latents
 from storage.neighbors import write_neighbors
@@ -141,3 +141,10 @@ def test_a_network_with_a_query_token_gets_each_images_own_vector_by_its_key(
         match="neighbors/n: the embeddings of its queries are no longer.*own vectors",
     ):
         open_training_data(tmp_path, wanted, Reads(query=True))
+
+
+def test_references_of_a_database_of_published_vectors_are_refused(tmp_path, references, make):
+    database = make("embeddings", "old", lambda d, n: (d / n).write_bytes(b"rows"))
+    wanted = references(["ab"], "ab", database=database.fingerprint)
+    with pytest.raises(ArtifactMissing, match="embeddings/old: .*never published.*rdm import"):
+        open_training_data(tmp_path, wanted, Reads(references=True))
