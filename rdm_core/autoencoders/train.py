@@ -60,9 +60,12 @@ class AutoencoderTraining:
     ) -> None:
         """Images uint8 [N, H, W, 3], which may be read when needed; autocast: bfloat16 networks.
 
-        Raises RequestError for images that are too small for the factor, or no multiple of it.
+        Raises RequestError for images that are too small for the factor, or no multiple of it, or
+        too few for the codes.
         """
         refuse_small(images, config.factor)
+        if config.kind == "vq":
+            refuse_few(images, config)
         self.config, self.images, self.autocast = config, images, autocast
         self.device = torch.device(device)
         self.batches = Batches(config, images)
@@ -292,6 +295,16 @@ def refuse_small(images: Images, factor: int) -> None:
     if shape[1] % factor or shape[2] % factor:
         what = f"their sides {shape[2]}x{shape[1]} are no multiples of the factor {factor}"
         raise RequestError(where, what, f"Give images with sides that {factor} divides.")
+
+
+def refuse_few(images: Images, config: AutoencoderConfig) -> None:
+    """Raise RequestError for images of which k-means cannot make the codebook."""
+    places = images.shape[1] * images.shape[2] // config.factor**2
+    vectors = min(STARTING_IMAGES, len(images)) * places
+    if vectors < config.codes:
+        what = f"their latents are {vectors:,} vectors, too few for {config.codes:,} codes"
+        cure = "Give more or larger images, or fewer codes."
+        raise RequestError("training images", what, cure)
 
 
 def _moments(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from rdm_core.autoencoders.loop import Hooks, train_to_the_end
 from rdm_core.autoencoders.measures import deviation_of_latents, likeness
 from rdm_core.autoencoders.networks import build_autoencoder
 from rdm_core.autoencoders.train import AutoencoderTraining
+from rdm_core.errors import RequestError
 
 SMALL = AutoencoderConfig(widths=(8,), latent_channels=4, batch=3, steps=7)
 REPORTING = AutoencoderReporting(log_steps=2, checkpoint_steps=3)
@@ -115,6 +116,14 @@ def test_the_deviation_of_latents_is_that_of_all_their_numbers(images, kind):
             encoded = model.encode(torch.from_numpy(x))
         latents.append((encoded.latents if kind == "vq" else encoded.latent_dist.mode()).numpy())
     assert deviation_of_latents(model, many) == pytest.approx(np.std(latents), rel=1e-4)
+
+
+def test_images_that_cannot_make_the_codes_are_refused_before_the_first_step(images):
+    config = replace(SMALL, kind="vq", codes=1281)
+    told = "training images: their latents are 1,280 vectors, too few for 1,281 codes"
+    with pytest.raises(RequestError, match=told):
+        AutoencoderTraining(config, images)
+    assert AutoencoderTraining(replace(config, codes=1280), images).done == 0
 
 
 @pytest.mark.parametrize("name", ["log_steps", "checkpoint_steps"])
