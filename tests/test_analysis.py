@@ -29,7 +29,7 @@ def reader(tmp_path_factory):
     (own / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        world = ["--set", "size=32", "--set", "encoding=png"]
+        world = ["--set", "size=64", "--set", "encoding=png"]
         built_in = ["--set", "encoder=rdm-shapes", "--set", "weights=built-in"]
         for count in ("32", "40"):
             assert (
@@ -103,7 +103,7 @@ def current(kind):
 
 ANSWERS = {
     "duckdb": nearest, "rejected": lambda: r"\[\('(truncated|damaged|not an image)', 1\)\]",
-    "thumbnails": lambda: r"shapes-all-000000-00.png \(32, 32\)", "polars": moved,
+    "thumbnails": lambda: r"shapes-all-000000-00.png \(64, 64\)", "polars": moved,
     "pandas": most_retrieved, "numpy": lambda: r"\(40, 64\) float16",
 }  # fmt: skip
 

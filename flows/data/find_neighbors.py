@@ -1,5 +1,6 @@
 """embeddings x database -> neighbor table."""
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -100,7 +101,7 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
 @lru_cache(maxsize=1)
 def _calibrated(root: Path, reference: str) -> float:
     """The calibrated cap to two digits: other last bits on another machine must not lead to another
-    table.
+    table. It is rounded down: a cap of 1 would leave nothing out.
     """
     database = open_artifact(root, *reference.split("/"))
     cap, images = calibrated_cap_of(searchable(root, database))
@@ -109,7 +110,7 @@ def _calibrated(root: Path, reference: str) -> float:
     doubt = doubt_of(cap, images)
     if doubt:
         say("neighbors", database.name, f"doubt this cap: {doubt}")
-    return round(cap.cosine, 2)
+    return math.floor(100 * cap.cosine) / 100
 
 
 @stage_task(name="search-parts", retries=NETWORK_RETRIES)

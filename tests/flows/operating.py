@@ -58,7 +58,7 @@ def small(file):
         config = deployment["parameters"]["config"]
         if "rebuild" in deployment["tags"]:
             config.update({"images": images, "autoencoder": "pixels"} | encoder)
-        if "train" in deployment["tags"]:
+        if deployment["name"] == "train-rdm":
             config.update(
                 model={"denoiser": SMALL_NETWORK},
                 context={"k": 3},
