@@ -14,7 +14,8 @@ from rdm_core.search import Searcher
 from storage.artifact import Artifact
 from storage.checks import shards_of
 from storage.embeddings import read_columns_of, read_rows
-from storage.index import faiss_file, open_index_of, open_norms, open_vectors
+from storage.errors import ArtifactMissing
+from storage.index import faiss_file, index_of, open_index_of, open_norms, open_vectors
 from storage.shards import CREDIT_COLUMNS, read_some_images
 
 if TYPE_CHECKING:
@@ -63,6 +64,20 @@ def searchable(root: Path, embeddings: Artifact) -> OpenDatabase:
     index = open_index_of(root, embeddings)
     searcher = Searcher(open_vectors(index), faiss_file(index))
     return OpenDatabase(embeddings, Database(searcher, np.asarray(open_norms(index))), root, index)
+
+
+def index_in_plan(root: Path, role: str, embeddings: Artifact | None) -> dict[str, str]:
+    """The index that `searchable` opens over some embeddings, by its fingerprint, as an input of
+    what is made by searching: an approximate one may find other neighbors than the next.
+
+    Nothing where there is none: then searching is refused.
+    """
+    if embeddings is None:
+        return {}
+    try:
+        return {role: index_of(root, embeddings).fingerprint}
+    except ArtifactMissing:
+        return {}
 
 
 def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flows.config.judge import EvaluateRDM
+from flows.data.database import index_in_plan
 from flows.judge.inputs import Inputs, found_inputs, version_of
 from flows.judge.measures import (
     draw_prompts,
@@ -34,7 +35,7 @@ from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
 from rdm_core.images import encode
-from storage.artifact import Artifact
+from storage.artifact import Artifact, with_fingerprint
 from storage.atomic import write_json
 from storage.build import Build
 from storage.checks import images_missing
@@ -114,8 +115,11 @@ def evaluation_plan(config: EvaluateRDM, inputs: Inputs | None = None) -> Plan:
     }
     if found.baseline is not None:
         fingerprints["baseline"] = found.baseline.fingerprint
+    searched = with_fingerprint(config.root, "embeddings", found.fingerprint)
+    fingerprints |= index_in_plan(config.root, "database_index", searched)
     for style, database in found.swaps.items():
         fingerprints[f"swap {style}"] = database.fingerprint
+        fingerprints |= index_in_plan(config.root, f"swap {style} index", database)
     left_out = ("run", "baseline", "database", "heldout_latents", "heldout_neighbors", "swaps")
     # As they are used, so that asking for a default by name is the same plan.
     how = asdict(drawn_how(found.facts, config.draw))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flows.config.sample import SampleRDM
-from flows.data.database import OpenDatabase
+from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.model.request import Opened, Request, request_of
@@ -26,7 +26,7 @@ from rdm_core.families.family import Beside
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
 from rdm_core.provenance import encode_png
 from rdm_core.retrieve import Retrieved
-from storage.artifact import Artifact, open_artifact
+from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import sha256_file
 from storage.build import Build
 from storage.manifest import Part, Plan
@@ -50,8 +50,8 @@ def sample_rdm(config: SampleRDM) -> Artifact:
       authors. Every PNG holds its own row.
     - Made by `rdm sample`, by trainings with a preview, and by the demo.
     - Read by the report, `rdm show`, and SQL.
-    - Rebuilt when the request, the drawing settings, the weights or the embeddings of a database
-      change; not for another index over equal embeddings.
+    - Rebuilt when the request, the drawing settings, the weights or a database (its embeddings
+      or its index) change.
     - Resumes not at all: it is drawn in one piece.
     """
     clock = Clock()
@@ -81,14 +81,19 @@ def sample_plan(config: SampleRDM) -> Plan:
     run = open_artifact(root, "runs", config.run)
     inputs = {"run": run.fingerprint}
     if needs_database(config) and config.database:
-        inputs["database"] = open_artifact(root, "embeddings", config.database).fingerprint
+        database = open_artifact(root, "embeddings", config.database)
+        inputs["database"] = database.fingerprint
+        inputs |= index_in_plan(root, "database_index", database)
     elif needs_database(config):
         inputs["database"] = known_database(run, run.inputs.get("database"))
+        trained_with = with_fingerprint(root, "embeddings", inputs["database"])
+        inputs |= index_in_plan(root, "database_index", trained_with)
     if config.weaker_run:
         inputs["weaker_run"] = open_artifact(root, "runs", config.weaker_run).fingerprint
     if config.style_database:
         style_database = open_artifact(root, "embeddings", config.style_database)
         inputs["style_database"] = style_database.fingerprint
+        inputs |= index_in_plan(root, "style_database_index", style_database)
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
     for name in ("inpaint", "mask"):
         path = getattr(config, name)

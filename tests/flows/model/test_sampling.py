@@ -1,10 +1,17 @@
 """Samples of the small world: what they are drawn from, and what they say of it."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 from asking import sample
 from PIL import Image
 
+from flows.config.database import BuildDatabase
+from flows.config.sample import SampleRDM
+from flows.data.index_embeddings import index_embeddings
 from flows.look.show import image_record
+from flows.model.sample import sample_plan
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns
 from storage.neighbors import read_neighbors
@@ -85,3 +92,25 @@ def test_the_same_request_gives_the_same_bytes(small_world):
     one = sample(small_world, "one", texts=("a green ring",))
     other = sample(small_world, "other", texts=("a green ring",))
     assert one.fingerprint == other.fingerprint and one.directory != other.directory
+
+
+def test_another_index_over_equal_embeddings_is_another_plan(small_world, tmp_path):
+    """An approximate index may find other neighbors."""
+    root = Path(shutil.copytree(small_world.root, tmp_path / "root"))
+    named = {"root": root, "name": "n", "run": "small", "texts": ("a red circle",)}
+    requests = [
+        SampleRDM(**named),
+        SampleRDM(**named, database="sketches"),
+        SampleRDM(**named, style_text="a sketch", style_database="sketches"),
+    ]
+    before = [sample_plan(request) for request in requests]
+    for name in ("shapes", "sketches"):
+        built = {"name": name, "shards": name, "encoder": "rdm-shapes", "weights": "built-in"}
+        embeddings = open_artifact(root, "embeddings", name)
+        index_embeddings(BuildDatabase(root=root, **built, recipe="autofaiss"), embeddings)
+    for request, plan in zip(requests, before, strict=True):
+        again = sample_plan(request)
+        assert again.id != plan.id
+        assert again.inputs["database"] == plan.inputs["database"], "the embeddings are the same"
+    alone = SampleRDM(**named, context="query")
+    assert "database_index" not in sample_plan(alone).inputs, "nothing is searched"
