@@ -105,12 +105,13 @@ def _calibrated(root: Path, reference: str) -> float:
     """
     database = open_artifact(root, *reference.split("/"))
     cap, images = calibrated_cap_of(searchable(root, database))
-    message = f"near-duplicates above {cap.cosine:.2f}, calibrated with {images} images"
+    rounded = math.floor(100 * cap.cosine) / 100
+    message = f"near-duplicates above {rounded:.2f}, calibrated with {images} images"
     say("neighbors", database.name, message)
     doubt = doubt_of(cap, images)
     if doubt:
         say("neighbors", database.name, f"doubt this cap: {doubt}")
-    return math.floor(100 * cap.cosine) / 100
+    return rounded
 
 
 @stage_task(name="search-parts", retries=NETWORK_RETRIES)

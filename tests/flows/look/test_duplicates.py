@@ -90,7 +90,7 @@ def test_planted_copies_are_found_with_a_cap_calibrated_for_the_encoder(planted,
     )
 
 
-def test_a_neighbor_table_passes_over_near_duplicates_above_a_calibrated_cap(planted):
+def test_a_neighbor_table_passes_over_near_duplicates_above_a_calibrated_cap(planted, capfd):
     tables = {}
     for name, cap in (("all", 1.0), ("capped", "calibrated")):
         wanted = FindNeighbors(
@@ -98,6 +98,7 @@ def test_a_neighbor_table_passes_over_near_duplicates_above_a_calibrated_cap(pla
         )
         tables[cap] = find_neighbors(wanted)
     told = tables["calibrated"].parameters["score_cap"]
+    assert f"near-duplicates above {told:.2f}, calibrated" in capfd.readouterr().err
     assert 0.8 < told < 1 and told == round(told, 2) and "score_cap" not in tables[1.0].parameters
     (with_copies, without) = (read_neighbors(table)[2] for table in tables.values())
     assert with_copies.max() > told >= without.max() > 0
