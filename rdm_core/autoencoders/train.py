@@ -224,6 +224,12 @@ class AutoencoderTraining:
         of_image = len(every) // len(rows)
         entries = k_means(every[kept], self.config.codes, generator)
         self.codebook.start(entries, self.config.batch * of_image)
+        # Else the running mean would carry the entries on that the network was made with.
+        embedding = self.model.quantize.embedding.weight
+        embedding.copy_(entries)
+        for parameter, mean in zip(self.model.parameters(), self.means, strict=True):
+            if parameter is embedding:
+                mean.copy_(entries)
 
     def _terms(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of the pictures that count at this step, by the names of their weights."""
