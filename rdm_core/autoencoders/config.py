@@ -105,7 +105,9 @@ class AutoencoderConfig(Config):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
         if self.kind == "vq" and self.codebook_from >= self.steps:
-            text = f"is {self.codebook_from}, and a vq with steps={self.steps} never rounds to codes"
+            text = (
+                f"is {self.codebook_from}, and a vq with steps={self.steps} never rounds to codes"
+            )
             raise ValueError(f"codebook_from: {text}; give fewer than the steps")
         if not 2 <= self.codes <= MOST_CODES:
             raise ValueError(f"codes: is {self.codes}, must be from 2 to {MOST_CODES}")
