@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flows.run.artifacts import TrainingProgress, show_image
 from flows.run.messages import TrainingFailed
 from flows.run.progress import Clock, bar, detail, say
 from flows.run.revisions import plan_of, revision_of
+from flows.run.signals import heard_later
 from flows.run.stage import (
     NETWORK_RETRIES,
     building,
@@ -43,6 +44,7 @@ from rdm_core.autoencoders.measures import (
 )
 from rdm_core.autoencoders.train import AutoencoderTraining, State
 from rdm_core.device import best_device
+from rdm_core.errors import TrainingStopped
 from rdm_core.features import ORACLE, Features, load_features
 from rdm_core.images import encode, fitted, grid
 from rdm_core.latents import load_latent_space
@@ -250,7 +252,10 @@ def run_training(build: Build, config: TrainAutoencoder, images: Divided) -> Aut
     try:
         with bar(steps, "autoencoder", "step") as shown:
             shown.update(training.done)
-            train_to_the_end(training, hooks_of(run, config, shown), config.reporting)
+            with heard_later() as stopping:
+                hooks = hooks_of(run, config, shown, stopping)
+                with saying_where_it_stopped(config):
+                    train_to_the_end(training, hooks, config.reporting)
     except (FloatingPointError, CollapsedCodes) as error:
         drop = f"rdm gc --unfinished autoencoders/{config.name}"
         cure = f"What is changed makes another training: take another --name, or drop this: {drop}"
@@ -259,7 +264,19 @@ def run_training(build: Build, config: TrainAutoencoder, images: Divided) -> Aut
     return training
 
 
-def hooks_of(run: Path, config: TrainAutoencoder, shown: Any) -> Hooks:
+@contextmanager
+def saying_where_it_stopped(config: TrainAutoencoder) -> Iterator[None]:
+    """Say it of a training that was asked to stop."""
+    try:
+        yield
+    except TrainingStopped as stopped:
+        say("autoencoder", config.name, str(stopped))
+        raise
+
+
+def hooks_of(
+    run: Path, config: TrainAutoencoder, shown: Any, stopping: Callable[[], bool]
+) -> Hooks:
     """Metrics to the run's file, the bar and Prefect; checkpoints to the run's directory."""
     steps = config.autoencoder.steps
     progress = TrainingProgress(config.name, steps)
@@ -279,7 +296,7 @@ def hooks_of(run: Path, config: TrainAutoencoder, shown: Any) -> Hooks:
         with explaining_disk_errors(run):
             write_checkpoint(run, step, state)
 
-    return Hooks(log, save, lambda step: shown.update(step - shown.n))
+    return Hooks(log, save, lambda step: shown.update(step - shown.n), stopping)
 
 
 @stage_task(name="measure-autoencoder", retries=NETWORK_RETRIES)
