@@ -42,3 +42,7 @@ class WeightsError(CoreError):
 
 class RequestError(CoreError):
     """A sampling request that makes no sense."""
+
+
+class TrainingStopped(Exception):
+    """A training was asked to stop and saved its state first."""

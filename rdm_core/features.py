@@ -26,21 +26,23 @@ BATCH = 64
 CURE = "Give 'oracle', clip:MODEL:WEIGHTS, timm:MODEL, or timm:MODEL:FILE."
 
 
-def load_features(name: str) -> Features:
-    """The features of that name, uint8 [N, H, W, 3] -> float32 [N, F].
+def load_features(name: str, device: torch.device | None = None) -> Features:
+    """The features of that name, uint8 [N, H, W, 3] -> float32 [N, F], computed on the device, or
+    the best one unless given; the oracle's always on the CPU.
 
     Raises EncoderError when there are none, or their weights cannot be loaded.
     """
     check_features(name)
     kind, _, rest = name.partition(":")
+    device = device or best_device()
     if name == ORACLE:
         return load_oracle().features
     if kind == "clip":
         model, _, weights = rest.partition(":")
-        encoder = load_encoder(model, weights, best_device())
+        encoder = load_encoder(model, weights, device)
         return lambda images: encoder.encode_images(list(images))[0]
     model, _, file = rest.partition(":")
-    return _timm(model, file or None)
+    return _timm(model, file or None, device)
 
 
 def check_features(name: str) -> None:
@@ -50,7 +52,7 @@ def check_features(name: str) -> None:
         raise EncoderError(f"features {name!r}", "there is no such kind", CURE)
 
 
-def _timm(name: str, file: str | None) -> Features:
+def _timm(name: str, file: str | None, device: torch.device) -> Features:
     """The pooled features of a network of timm, with the hub's weights or those in a file."""
     import timm
     from PIL import Image
@@ -67,7 +69,6 @@ def _timm(name: str, file: str | None) -> Features:
         raise EncoderError(
             f"features 'timm:{name}'", f"cannot be loaded ({first_line})", cure
         ) from error
-    device = best_device()
     model.eval().to(device)
     transform = timm.data.create_transform(
         **timm.data.resolve_model_data_config(model), is_training=False

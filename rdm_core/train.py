@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rdm_core.averages import PowerMeans
 from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
 from rdm_core.data import TrainingData, rows_of_step, training_context
+from rdm_core.errors import TrainingStopped
 from rdm_core.families.family import Inputs, Model
 
 TrainingState = dict[str, np.ndarray]
@@ -47,10 +48,6 @@ class Hooks:
     """Takes (steps done, the model with its running-mean weights) at every checkpoint, to draw
     something with.
     """
-
-
-class TrainingStopped(Exception):
-    """The run was asked to stop and saved its state first."""
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

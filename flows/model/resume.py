@@ -10,8 +10,14 @@ from typing import Any
 
 from flows.config.train import TrainRDM
 from flows.run.progress import say
-from storage.artifact import Artifact, all_with_fingerprint, check, is_current
-from storage.errors import ArtifactDamaged, BuildRefused
+from storage.artifact import (
+    Artifact,
+    all_with_fingerprint,
+    check,
+    is_current,
+    open_artifact,
+)
+from storage.errors import ArtifactDamaged, BuildRefused, StorageError
 from storage.manifest import Plan, read_plan
 from storage.runs import latest_step
 from storage.unfinished import unfinished
@@ -93,12 +99,13 @@ def begun_alike(config: TrainRDM, learned: Mapping[str, Any]) -> list[Begun]:
 
 
 def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
-    """The versions that an unfinished run was begun with, under the names asked for now; says so.
+    """The versions that an unfinished run was begun with, under the names asked for now; says so,
+    and whether there are newer ones.
 
     Raises BuildRefused when one of them is gone, damaged, or not what is asked for.
     """
     from_weights = config.start_from or "start_from" in run.plan.inputs
-    inputs, descriptions = {}, []
+    inputs, descriptions, newer = {}, [], False
     for role in KINDS:
         if role == "start_from" and not from_weights:
             continue
@@ -111,20 +118,25 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
         if isinstance(version, Artifact):
             inputs[role] = version
             descriptions.append(f"{role} {version.name}@{version.id}")
+            of_one_version = role == "index" and "@" in config.database
+            if not of_one_version and is_there_newer(config.root, version, reference):
+                newer = True
         else:
             descriptions.append(f"{role} {version}")
     versions = ", ".join(descriptions)
     if len(inputs) < len(descriptions):
         what = f"the unfinished run {run.directory.name}, {at_step(run.step, run.steps)}, "
         raise BuildRefused(f"runs/{config.name}", what + f"was begun on {versions}", _cure(run))
-    text = f"continues on the versions it began with: {versions}; newer ones are there. "
-    say("train", config.name, text + f"To train on those instead: {_drop(run)}")
+    text = f"continues on the versions it began with: {versions}"
+    if newer:
+        text += f"; newer ones are there. To train on those instead: {drop(run)}"
+    say("train", config.name, text)
     return inputs
 
 
 def shards_begun_with(root: Path, training: Begun, reference: str) -> Artifact:
     """The version of the shards that an unfinished autoencoder was begun with, under the name asked
-    for now; says so. Raises BuildRefused when it is gone, damaged, or not what is asked for.
+    for now. Raises BuildRefused when it is gone, damaged, or not what is asked for.
     """
     plan, fingerprint = training.plan, training.plan.inputs.get("shards", "")
     version = _version_or_reason(root, "shards", reference, fingerprint)
@@ -132,9 +144,24 @@ def shards_begun_with(root: Path, training: Begun, reference: str) -> Artifact:
         where = at_step(training.step, training.steps)
         what = f"the unfinished training {training.directory.name}, {where}, was begun on shards "
         raise BuildRefused(f"{plan.kind}/{plan.name}", what + version, _cure(training))
-    text = f"continues on the version it began with: shards {version.name}@{version.id}; a newer "
-    say("autoencoder", plan.name, text + f"one is there. To train on that: {_drop(training)}")
     return version
+
+
+def say_shards_begun_with(root: Path, training: Begun, shards: Artifact, reference: str) -> None:
+    """Say which shards an unfinished autoencoder goes on with, and whether there are newer ones."""
+    text = f"continues on the version it began with: shards {shards.name}@{shards.id}"
+    if is_there_newer(root, shards, reference):
+        text += f"; a newer one is there. To train on that: {drop(training)}"
+    say("autoencoder", training.plan.name, text)
+
+
+def is_there_newer(root: Path, version: Artifact, reference: str) -> bool:
+    """Whether the reference means other bytes by now; not where what it means cannot be read."""
+    try:
+        current = open_artifact(root, version.kind, reference)
+    except StorageError:  # deleted, or half rebuilt
+        return False
+    return current.fingerprint != version.fingerprint
 
 
 def _without_inputs(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,12 +196,13 @@ def _version_or_reason(root: Path, kind: str, reference: str, fingerprint: str) 
     return damaged
 
 
-def _drop(run: Begun) -> str:
+def drop(run: Begun) -> str:
+    """The command that drops an unfinished training."""
     return f"rdm gc --unfinished {run.plan.kind}/{run.plan.name}"
 
 
 def _cure(run: Begun) -> str:
     return (
         "Name or restore what it was begun on to finish it, take another --name, "
-        f"or drop it and begin on what is asked for: {_drop(run)}"
+        f"or drop it and begin on what is asked for: {drop(run)}"
     )

@@ -2,21 +2,38 @@
 
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.config.autoencoder import TrainAutoencoder
-from flows.model.resume import at_step, shards_begun_with, unfinished_alike
+from flows.model.resume import (
+    at_step,
+    begun,
+    drop,
+    say_shards_begun_with,
+    shards_begun_with,
+    unfinished_alike,
+)
 from flows.model.shard_images import Divided, ShardImages, divided
 from flows.run.artifacts import TrainingProgress, show_image
 from flows.run.messages import TrainingFailed
 from flows.run.progress import Clock, bar, detail, say
 from flows.run.revisions import plan_of, revision_of
-from flows.run.stage import building, kept, published, single_part, stage_flow, stage_task
+from flows.run.signals import heard_later
+from flows.run.stage import (
+    NETWORK_RETRIES,
+    building,
+    download,
+    kept,
+    published,
+    single_part,
+    stage_flow,
+    stage_task,
+)
 from rdm_core.autoencoders.codebook import CollapsedCodes
 from rdm_core.autoencoders.loop import Hooks, train_to_the_end
 from rdm_core.autoencoders.measures import (
@@ -27,12 +44,13 @@ from rdm_core.autoencoders.measures import (
 )
 from rdm_core.autoencoders.train import AutoencoderTraining, State
 from rdm_core.device import best_device
+from rdm_core.errors import TrainingStopped
 from rdm_core.features import ORACLE, Features, load_features
 from rdm_core.images import encode, fitted, grid
 from rdm_core.latents import load_latent_space
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build, finished_artifact
-from storage.errors import StorageError, explaining_disk_errors
+from storage.errors import BuildRefused, StorageError, explaining_disk_errors
 from storage.manifest import Part, Plan, made_from
 from storage.runs import (
     METRICS_FILE,
@@ -42,6 +60,7 @@ from storage.runs import (
     rewind_metrics,
     write_checkpoint,
 )
+from storage.unfinished import unfinished
 
 PICTURE = "reconstructions.png"
 PICTURED, COLUMNS = 16, 8
@@ -75,14 +94,17 @@ def train_autoencoder(config: TrainAutoencoder) -> Artifact:
     """
     clock = Clock()
     shards = shards_to_train_on(config)
-    with building(config.root, autoencoder_plan(config, shards)) as build:
+    with (
+        telling_when_to_measure(config),
+        building(config.root, autoencoder_plan(config, shards)) as build,
+    ):
         if build.finished:
             return kept(build)
         # First what may refuse, then what may take a night.
-        named = build.plan.parameters["features"]
-        images, features = divided(config, shards), load_features(named) if named else None
+        images = divided(config, shards)
+        try_features(build, config)
         parts = learned_parts(build, config, shards, images)
-        picture, measured = measure(build, config, images, features)
+        picture, measured = measure(build, config, images)
         return published(build, [*parts, *picture], clock, **measured)
 
 
@@ -91,16 +113,22 @@ def shards_to_train_on(config: TrainAutoencoder) -> Artifact:
 
     Raises BuildRefused when the former is gone, ArtifactMissing when there is neither.
     """
-    begun = unfinished_alike(config.root, "autoencoders", config.name, all_parameters(config))
-    if not begun:
+    alike = unfinished_alike(config.root, "autoencoders", config.name, all_parameters(config))
+    if not alike:
         return open_artifact(config.root, "shards", config.shards)
     with suppress(StorageError):  # what is current may be half rebuilt
         current = open_artifact(config.root, "shards", config.shards)
         asked = autoencoder_plan(config, current)
-        begun_on_it = any(training.plan.id == asked.id for training in begun)
+        begun_on_it = any(training.plan.id == asked.id for training in alike)
         if begun_on_it or finished_artifact(config.root, asked):
             return current
-    return shards_begun_with(config.root, begun[0], config.shards)
+    for training in alike:
+        version = shards_begun_with(config.root, training, config.shards)
+        # Other features are another plan, though inputs have a say in them too.
+        if autoencoder_plan(config, version).id == training.plan.id:
+            say_shards_begun_with(config.root, training, version, config.shards)
+            return version
+    return open_artifact(config.root, "shards", config.shards)
 
 
 @train_autoencoder.plan
@@ -118,11 +146,51 @@ def all_parameters(config: TrainAutoencoder) -> dict[str, Any]:
     return parameters | revision_of("autoencoders")
 
 
+@contextmanager
+def telling_when_to_measure(config: TrainAutoencoder) -> Iterator[None]:
+    """Where an unfinished training stands in the way that differs in what is measured alone, say
+    that this can be changed when it is done.
+    """
+    try:
+        yield
+    except BuildRefused as error:
+        asked = all_parameters(config)
+        for directory in unfinished(config.root, "autoencoders", config.name):
+            training = begun(directory)
+            if training is not None and _learned(training.plan.parameters) == _learned(asked):
+                text = "Finish it with those values first: measuring anew then keeps the weights. "
+                text += f"Or take another --name, or drop it: {drop(training)}"
+                raise BuildRefused(error.where, error.what, text) from None
+        raise
+
+
+def _learned(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the plan that change what is learned."""
+    return {name: value for name, value in parameters.items() if name not in NOT_LEARNED}
+
+
 def features_named(config: TrainAutoencoder, shards: Artifact) -> str | None:
     """Those asked for; else the oracle for images of the built-in world, and none for others."""
     if config.features is None and shards.parameters.get("source") == "shapes":
         return ORACLE
     return config.features
+
+
+@stage_task(name="load-features", retries=NETWORK_RETRIES)
+def try_features(build: Build, config: TrainAutoencoder) -> None:
+    """Load the features that are measured in, from the hub the first time, and let go of them: the
+    training wants the memory. Raises EncoderError when there are none.
+    """
+    features_of(build, config)
+
+
+def features_of(build: Build, config: TrainAutoencoder) -> Features | None:
+    """The features that the plan names, None where it names none."""
+    named = build.plan.parameters["features"]
+    if not named:
+        return None
+    with download():
+        return load_features(named, device_of(config))
 
 
 @stage_task(name="train-autoencoder")
@@ -184,7 +252,10 @@ def run_training(build: Build, config: TrainAutoencoder, images: Divided) -> Aut
     try:
         with bar(steps, "autoencoder", "step") as shown:
             shown.update(training.done)
-            train_to_the_end(training, hooks_of(run, config, shown), config.reporting)
+            with heard_later() as stopping:
+                hooks = hooks_of(run, config, shown, stopping)
+                with saying_where_it_stopped(config):
+                    train_to_the_end(training, hooks, config.reporting)
     except (FloatingPointError, CollapsedCodes) as error:
         drop = f"rdm gc --unfinished autoencoders/{config.name}"
         cure = f"What is changed makes another training: take another --name, or drop this: {drop}"
@@ -193,7 +264,19 @@ def run_training(build: Build, config: TrainAutoencoder, images: Divided) -> Aut
     return training
 
 
-def hooks_of(run: Path, config: TrainAutoencoder, shown: Any) -> Hooks:
+@contextmanager
+def saying_where_it_stopped(config: TrainAutoencoder) -> Iterator[None]:
+    """Say it of a training that was asked to stop."""
+    try:
+        yield
+    except TrainingStopped as stopped:
+        say("autoencoder", config.name, str(stopped))
+        raise
+
+
+def hooks_of(
+    run: Path, config: TrainAutoencoder, shown: Any, stopping: Callable[[], bool]
+) -> Hooks:
     """Metrics to the run's file, the bar and Prefect; checkpoints to the run's directory."""
     steps = config.autoencoder.steps
     progress = TrainingProgress(config.name, steps)
@@ -213,18 +296,19 @@ def hooks_of(run: Path, config: TrainAutoencoder, shown: Any) -> Hooks:
         with explaining_disk_errors(run):
             write_checkpoint(run, step, state)
 
-    return Hooks(log, save, lambda step: shown.update(step - shown.n))
+    return Hooks(log, save, lambda step: shown.update(step - shown.n), stopping)
 
 
-@stage_task(name="measure-autoencoder")
+@stage_task(name="measure-autoencoder", retries=NETWORK_RETRIES)
 def measure(
-    build: Build, config: TrainAutoencoder, images: Divided, features: Features | None
+    build: Build, config: TrainAutoencoder, images: Divided
 ) -> tuple[list[Part], dict[str, Any]]:
     """The picture of reconstructions, and what was measured on all of them."""
     originals = images.held_out[np.arange(len(images.held_out))]
     model = load_latent_space(str(build.file("weights"))).to(device_of(config)).autoencoder
     made, codes = reconstruct(model, originals)
     measured: dict[str, Any] = {"images": len(originals), **likeness(originals, made)}
+    features = features_of(build, config)
     if features is not None:
         from rdm_core.judge.distances import frechet_distance  # seconds, which a kept one need not
 

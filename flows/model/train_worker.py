@@ -25,6 +25,7 @@ from flows.model.training_data import open_training_data
 from flows.run.leash import line_from_parent
 from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
 from rdm_core.data import TrainingData
+from rdm_core.errors import TrainingStopped
 from rdm_core.families import (
     FAMILIES,
     config_of,
@@ -37,7 +38,7 @@ from rdm_core.families.facts import Shape
 from rdm_core.families.family import Model
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace
-from rdm_core.train import Hooks, TrainingState, TrainingStopped, train
+from rdm_core.train import Hooks, TrainingState, train
 from storage.artifact import open_artifact
 from storage.errors import explaining_disk_errors
 from storage.layout import training_lock_file

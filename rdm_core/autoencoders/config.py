@@ -59,7 +59,9 @@ class AutoencoderConfig(Config):
     """Steps before the discriminator's."""
 
     codebook_from: int = 500
-    """Steps before anything is rounded to codes; then k-means makes the codebook (vq)."""
+    """Steps before anything is rounded to codes, fewer than all; then k-means makes the codebook
+    (vq).
+    """
     codebook_decay: float = 0.98
     """Of the running means that the entries are (vq)."""
     revive_steps: int = 50
@@ -102,6 +104,11 @@ class AutoencoderConfig(Config):
         for name in ("codebook_decay", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
+        if self.kind == "vq" and self.codebook_from >= self.steps:
+            text = (
+                f"is {self.codebook_from}, and a vq with steps={self.steps} never rounds to codes"
+            )
+            raise ValueError(f"codebook_from: {text}; give fewer than the steps")
         if not 2 <= self.codes <= MOST_CODES:
             raise ValueError(f"codes: is {self.codes}, must be from 2 to {MOST_CODES}")
         require_between(self, ("seed",), 0, LARGEST_SEED)

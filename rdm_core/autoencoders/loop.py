@@ -7,6 +7,7 @@ import numpy as np
 
 from rdm_core.autoencoders.config import AutoencoderReporting
 from rdm_core.autoencoders.train import AutoencoderTraining, State, learning_rate
+from rdm_core.errors import TrainingStopped
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Hooks:
     """Takes (steps done, everything needed to resume)."""
     stepped: Callable[[int], None] = lambda step: None
     """Called after every step with the steps done."""
+    stopping: Callable[[], bool] = lambda: False
+    """Called after every step. When it returns True, the state is saved and TrainingStopped raised.
+    """
 
 
 def train_to_the_end(
@@ -26,12 +30,11 @@ def train_to_the_end(
 ) -> None:
     """Step until the config's steps are done.
 
-    A record tells of the mean of the steps since the last one. Whenever a state is kept, a record
-    is told first, so that a resumed training tells what an unbroken one does. Raises what `step`
-    raises.
+    A record tells of the mean of the steps since the last one, of which a state that is kept holds
+    the losses: a resumed training tells what an unbroken one does. Raises TrainingStopped, and what
+    `step` raises.
     """
-    config = training.config
-    told: list[dict[str, float]] = []
+    config, told = training.config, training.told
     while training.done < config.steps:
         rate = learning_rate(config, training.done)
         told.append(training.step())
@@ -41,8 +44,11 @@ def train_to_the_end(
         if keep or done % reporting.log_steps == 0:
             hooks.log({"step": done, **mean_losses(training, told), "learning_rate": rate})
             told.clear()
-        if keep:
+        stopping = hooks.stopping() and done < config.steps
+        if keep or stopping:
             hooks.save(done, training.state())
+        if stopping:
+            raise TrainingStopped(f"stopped after step {done}, whose state is kept")
 
 
 def mean_losses(training: AutoencoderTraining, told: list[dict[str, float]]) -> dict[str, float]:

@@ -70,6 +70,8 @@ class AutoencoderTraining:
         self.device = torch.device(device)
         self.batches = Batches(config, images)
         self.done = 0
+        self.told: list[dict[str, float]] = []
+        """Losses of steps that no record tells of yet; part of the state."""
         self.model: Any = build_autoencoder(config).to(self.device)
         self.means = [parameter.detach().clone() for parameter in self.model.parameters()]
         trained = list(self.model.parameters())
@@ -132,6 +134,9 @@ class AutoencoderTraining:
             tensors[f"weights/{name}"] = parameter
         for name, mean in zip(names, self.means, strict=True):
             tensors[f"ema/{name}"] = mean
+        for number, losses_of_step in enumerate(self.told):
+            for name, loss in losses_of_step.items():
+                tensors[f"told/{number}/{name}"] = torch.tensor(loss, dtype=torch.float64)
         tensors |= _moments("adam", self.optimizer)
         if self.codebook is not None:
             tensors |= self.codebook.state()
@@ -146,6 +151,7 @@ class AutoencoderTraining:
         """Undo `state`.  Raises KeyError naming the first array that is absent."""
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         self.done = int(tensors["step"])
+        self.told[:] = _told(tensors)
         for (name, parameter), mean in zip(self.model.named_parameters(), self.means, strict=True):
             parameter.copy_(tensors[f"weights/{name}"])
             mean.copy_(tensors[f"ema/{name}"])
@@ -224,6 +230,12 @@ class AutoencoderTraining:
         of_image = len(every) // len(rows)
         entries = k_means(every[kept], self.config.codes, generator)
         self.codebook.start(entries, self.config.batch * of_image)
+        # Else the running mean would carry the entries on that the network was made with.
+        embedding = self.model.quantize.embedding.weight
+        embedding.copy_(entries)
+        for parameter, mean in zip(self.model.parameters(), self.means, strict=True):
+            if parameter is embedding:
+                mean.copy_(entries)
 
     def _terms(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of the pictures that count at this step, by the names of their weights."""
@@ -305,6 +317,16 @@ def refuse_few(images: Images, config: AutoencoderConfig) -> None:
         what = f"their latents are {vectors:,} vectors, too few for {config.codes:,} codes"
         cure = "Give more or larger images, or fewer codes."
         raise RequestError("training images", what, cure)
+
+
+def _told(tensors: Mapping[str, torch.Tensor]) -> list[dict[str, float]]:
+    """The losses of each step that a state holds, in order."""
+    steps: dict[int, dict[str, float]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("told/"):
+            _, number, loss = name.split("/")
+            steps.setdefault(int(number), {})[loss] = float(tensor)
+    return [steps[number] for number in sorted(steps)]
 
 
 def _moments(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -40,6 +40,17 @@ def test_a_timm_network_is_filled_from_a_file(tmp_path):
     np.testing.assert_allclose(features(IMAGES), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["clip:rdm-shapes:built-in", "timm:test_resnet"])
+def test_features_are_computed_where_it_is_asked_for_and_not_on_a_gpu_beside(name, monkeypatch):
+    monkeypatch.setattr("rdm_core.features.best_device", lambda: torch.device("meta"))
+    resnet = timm.create_model("test_resnet", num_classes=0)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: resnet)
+    assert load_features(name, torch.device("cpu"))(IMAGES).shape[0] == 3
+    if name.startswith("timm"):
+        load_features(name)
+        assert next(resnet.parameters()).is_meta
+
+
 @pytest.mark.parametrize(
     "name",
     ["inception", "clip:", "timm:", "timm:no_such_network:", "timm:test_resnet:absent.safetensors"],

@@ -12,10 +12,11 @@ from tiny import EVERYTHING, TINY
 from torch import nn
 from training import DRAWN, USUAL, Recorder, Stopped, asked, assert_equal, run, weights
 
+from rdm_core.errors import TrainingStopped
 from rdm_core.families.diffusion.noise import Diffusion, FlowMatching
 from rdm_core.families.facts import Reads, Shape
 from rdm_core.families.family import Inputs, Model
-from rdm_core.train import TrainingStopped, kept_buffers, set_running_mean, train
+from rdm_core.train import kept_buffers, set_running_mean, train
 
 pytestmark = pytest.mark.usefixtures("peak")
 PROCESS_OF = {

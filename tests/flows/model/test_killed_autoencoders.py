@@ -80,6 +80,8 @@ def test_ended_and_killed_it_goes_on_to_the_bytes_of_an_unbroken_run(root, proce
     assert "Traceback" not in told
     first = step_of(root, "e")
     assert 40 <= first < 200
+    # The last of the steps that were taken, which only by chance is one that is kept anyway.
+    assert f"stopped after step {first}, whose state is kept" in told
     code, told = ended_after(root, "e", first + 40, signal.SIGKILL, processes)
     assert code == -signal.SIGKILL and f"continues from step {first} of 200" in told
     second = step_of(root, "e")

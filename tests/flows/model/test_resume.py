@@ -16,7 +16,7 @@ from PIL import Image
 from flows.config.database import Rebuild
 from flows.config.train import TrainRDM
 from flows.data.rebuild import rebuild
-from flows.model.resume import begun_alike
+from flows.model.resume import begun_alike, inputs_begun_with
 from flows.model.train_rdm import learned, train_rdm, training_inputs, training_plan
 from storage.artifact import artifacts, open_artifact
 from storage.atomic import write_json
@@ -167,14 +167,24 @@ def test_without_a_checkpoint_it_begins_on_the_newer_ones(interrupted, root, in_
 
 
 def test_what_is_wrong_with_newer_versions_does_not_stand_in_its_way(
-    interrupted, root, in_one_process
+    interrupted, root, in_one_process, capfd
 ):
     newer = open_artifact(root, "index", "a")
     newer.file("norms.npy").write_bytes(b"cut")
     config = config_of(interrupted, root)
     with pytest.raises(ArtifactDamaged, match="norms.npy"):
         training_inputs(config)
+    capfd.readouterr()
     assert trained(in_one_process, config).id == interrupted.first.id
+    assert "; newer ones are there." in capfd.readouterr().err, "three of the four are"
+
+
+def test_what_has_no_newer_versions_goes_on_without_a_word_of_them(interrupted, root, capfd):
+    config = config_of(interrupted, root, **names_begun_with(interrupted))
+    (run,) = begun_alike(config, learned(config))
+    inputs_begun_with(config, run)
+    told = capfd.readouterr().err
+    assert "continues on the versions it began with" in told and "newer" not in told
 
 
 @pytest.mark.parametrize("role", ["latents", "neighbors", "database", "index"])

@@ -25,6 +25,7 @@ from rdm_core.autoencoders import codebook
 from rdm_core.autoencoders.train import AutoencoderTraining
 from rdm_core.decode import decode
 from rdm_core.errors import EncoderError, RequestError
+from rdm_core.features import load_features
 from rdm_core.latents import load_latent_space
 from storage.artifact import artifacts, open_artifact
 from storage.collect import collect
@@ -222,6 +223,76 @@ def test_an_unfinished_one_with_other_parameters_is_refused_until_it_is_dropped(
         train_autoencoder(other)
     collect(root, None, unfinished_of="autoencoders/e")
     assert train_autoencoder(other).version == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"measured_images": 3}, {"features": "clip:rdm-shapes:built-in"}]
+)
+def test_what_is_measured_can_be_changed_when_the_unfinished_one_is_done(
+    root, change, interrupted_at, capfd, monkeypatch
+):
+    interrupted_at(4, config_of(root))
+    capfd.readouterr()
+    (name,) = change
+    told = rf"autoencoders/e: .*{name}=.* \(now .*Finish it with those values first: .* the weights"
+    with pytest.raises(BuildRefused, match=told):
+        train_autoencoder(config_of(root, **change))
+    assert "continues" not in capfd.readouterr().err, "and no newer shards are told of"
+    finished = train_autoencoder(config_of(root))
+    monkeypatch.setattr(module, "run_training", None)
+    assert sha256(train_autoencoder(config_of(root, **change))) == sha256(finished)
+
+
+def test_a_training_goes_on_without_a_word_of_newer_shards_where_the_name_has_none(
+    root, interrupted_at, capfd
+):
+    config, began = config_of(root), open_artifact(root, "shards", "a")
+    interrupted_at(4, config)
+    newer = import_images(ImportImages(root=root, name="a", count=70, **DRAWN))
+    (newer.directory / "manifest.json").write_text("{")
+    capfd.readouterr()
+    train_autoencoder(config)
+    told = f"continues on the version it began with: shards a@{began.id}\n"
+    assert told in capfd.readouterr().err
+
+
+def test_features_are_loaded_before_a_training_let_go_of_and_loaded_again_to_measure(
+    root, monkeypatch
+):
+    order, whole = [], module.run_training
+
+    class Loaded:
+        def __init__(self, name, device):
+            order.append(("loaded", name, str(device)))
+
+        def __call__(self, images):
+            return load_features("oracle")(images)
+
+        def __del__(self):
+            order.append("gone")
+
+    def train(*given):
+        order.append("trained")
+        return whole(*given)
+
+    monkeypatch.setattr(module, "load_features", Loaded)
+    monkeypatch.setattr(module, "run_training", train)
+    train_autoencoder(config_of(root, features="timm:some"))
+    loaded = ("loaded", "timm:some", "cpu")
+    assert order[:4] == [loaded, "gone", "trained", loaded]
+
+
+def test_features_are_fetched_again_after_the_network_failed(root, monkeypatch):
+    failures = [ConnectionError("reset")]
+
+    def load(name, device):
+        if failures:
+            raise failures.pop()
+        return load_features("oracle")
+
+    monkeypatch.setattr(module, "load_features", load)
+    monkeypatch.setattr("flows.run.stage.time.sleep", lambda seconds: None)
+    assert "fd" in train_autoencoder(config_of(root, features="timm:some")).measured
 
 
 def test_training_states_go_with_a_collection_and_the_autoencoder_stays(root):

@@ -1,6 +1,7 @@
 """The way from the first step to the last: what is read when, told and kept."""
 
 from dataclasses import replace
+from threading import Condition
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from rdm_core.autoencoders.loop import Hooks, train_to_the_end
 from rdm_core.autoencoders.measures import deviation_of_latents, likeness
 from rdm_core.autoencoders.networks import build_autoencoder
 from rdm_core.autoencoders.train import AutoencoderTraining
-from rdm_core.errors import RequestError
+from rdm_core.errors import RequestError, TrainingStopped
 
 SMALL = AutoencoderConfig(widths=(8,), latent_channels=4, batch=3, steps=7)
 REPORTING = AutoencoderReporting(log_steps=2, checkpoint_steps=3)
@@ -25,13 +26,21 @@ class Stored:
 
     def __init__(self, images: np.ndarray) -> None:
         self.images, self.shape, self.read = images, images.shape, []
+        self.reading = Condition()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        self.read.append(rows.tolist())
+        with self.reading:
+            self.read.append(rows.tolist())
+            self.reading.notify()
         return self.images[rows]
+
+    def wait_for(self, count: int) -> None:
+        """Until so many were asked for, some seconds at most."""
+        with self.reading:
+            self.reading.wait_for(lambda: len(self.read) >= count, timeout=10)
 
 
 @pytest.fixture
@@ -58,6 +67,28 @@ def test_a_resumed_training_tells_and_keeps_what_an_unbroken_one_does(images):
         np.testing.assert_array_equal(array, resumed[1][7][name])
 
 
+def test_asked_to_stop_it_keeps_its_state_first_and_tells_later_what_an_unbroken_one_does(images):
+    records, states = trained(AutoencoderTraining(SMALL, images))
+    training, early, kept = AutoencoderTraining(SMALL, images), [], {}
+    hooks = Hooks(early.append, kept.__setitem__, stopping=lambda: training.done == 5)
+    with pytest.raises(TrainingStopped, match="after step 5, whose state is kept"):
+        train_to_the_end(training, hooks, REPORTING)
+    assert list(kept) == [3, 5] and training.done == 5
+    resumed = trained(AutoencoderTraining(SMALL, images), lambda one: one.restore(kept[5]))
+    assert early + resumed[0] == records
+    assert states[7].keys() == resumed[1][7].keys()
+    for name, array in states[7].items():
+        np.testing.assert_array_equal(array, resumed[1][7][name])
+
+
+def test_asked_to_stop_after_the_last_step_it_is_done(images):
+    records, states = [], {}
+    training = AutoencoderTraining(SMALL, images)
+    hooks = Hooks(records.append, states.__setitem__, stopping=lambda: training.done == 7)
+    train_to_the_end(training, hooks, REPORTING)
+    assert list(states) == [3, 6, 7]
+
+
 def test_a_record_is_the_mean_of_the_steps_since_the_last_one(images):
     records, _ = trained(AutoencoderTraining(replace(SMALL, l1=2.0, chroma=0.0, kl=0.5), images))
     apart = AutoencoderTraining(replace(SMALL, l1=2.0, chroma=0.0, kl=0.5), images)
@@ -73,9 +104,11 @@ def test_stored_images_are_read_one_step_ahead_and_never_twice(images):
     training = AutoencoderTraining(SMALL, stored)
     assert stored.read == []
     of_array = AutoencoderTraining(SMALL, images)
-    for _ in range(SMALL.steps):
+    for step in range(SMALL.steps):
         assert training.step() == of_array.step()
-    assert len(stored.read) == SMALL.steps
+        ahead = min(step + 2, SMALL.steps)
+        stored.wait_for(ahead)
+        assert len(stored.read) == ahead
     assert {len(rows) for rows in stored.read} == {SMALL.batch}
 
 
@@ -107,7 +140,7 @@ def test_likeness_is_none_lost_for_equal_images_and_less_for_blurred_ones(images
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_deviation_of_latents_is_that_of_all_their_numbers(images, kind):
-    model = build_autoencoder(replace(SMALL, kind=kind)).eval()
+    model = build_autoencoder(replace(SMALL, kind=kind, codebook_from=0)).eval()
     many = np.concatenate([images] * 5)
     latents = []
     for image in many:
@@ -119,7 +152,7 @@ def test_the_deviation_of_latents_is_that_of_all_their_numbers(images, kind):
 
 
 def test_images_that_cannot_make_the_codes_are_refused_before_the_first_step(images):
-    config = replace(SMALL, kind="vq", codes=1281)
+    config = replace(SMALL, kind="vq", codes=1281, codebook_from=0)
     told = "training images: their latents are 1,280 vectors, too few for 1,281 codes"
     with pytest.raises(RequestError, match=told):
         AutoencoderTraining(config, images)

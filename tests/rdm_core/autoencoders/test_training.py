@@ -83,6 +83,17 @@ def test_training_makes_reconstructions_better(images, kind):
         assert use_of_codes(codes, config.codes)["codes_in_use"] > 0.5
 
 
+def test_nothing_of_the_first_entries_is_left_once_k_means_has_made_the_codebook(images):
+    config = replace(SMALL, kind="vq", codebook_from=5, ema_decay=0.9, learning_rate=1e-6)
+    training = AutoencoderTraining(config, images)
+    first = training.averaged().quantize.embedding.weight
+    for _ in range(6):
+        training.step()
+    entries, mean = training.codebook.entries, training.averaged().quantize.embedding.weight
+    assert (mean - entries).norm() < 0.1 * (first - entries).norm()
+    torch.testing.assert_close(training.model.quantize.embedding.weight, entries)
+
+
 def test_fine_terms_count_from_their_step_on(images):
     training = AutoencoderTraining(replace(SMALL, l2=1.0, details_from=2), images)
     told = [set(training.step()) for _ in range(3)]
@@ -148,6 +159,10 @@ def test_images_that_cannot_be_trained_on_are_refused(given, message):
         ({"ema_decay": 1.0}, "ema_decay: is 1.0"),
         ({"codes": 1}, "codes: is 1"),
         ({"learning_rate": 0.0}, "learning_rate: is 0.0"),
+        (
+            {"kind": "vq", "codebook_from": 6},
+            "codebook_from: is 6, and a vq with steps=6 never rounds to codes; give fewer",
+        ),
         ({"gradient": float("nan")}, "gradient: is nan"),
     ],
 )
