@@ -99,6 +99,6 @@ def refuse_other_latents(latents: Artifact, wanted: Sequence[str], family: str) 
         raise ArtifactMismatch(
             f"latents/{latents.name}",
             f"holds {stored}, and {family} is trained on {' or '.join(wanted)}",
-            "Encode its shards again under another name, and train on that: rdm encode --name ... "
+            "Encode its shards again under another name, and name that: rdm encode --name ... "
             f"--shards ... --set autoencoder={made_by} --set stored={wanted[-1]}",
         )

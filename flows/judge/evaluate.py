@@ -21,6 +21,7 @@ from flows.judge.measures import (
     measure_swaps,
 )
 from flows.judge.rows import (
+    COPIES_OF_TRAINING,
     JUDGED,
     LEFT_OUT,
     RANDOM,
@@ -75,7 +76,7 @@ def evaluate_rdm(config: EvaluateRDM) -> Artifact:
         tables, sheet = measure_sets(trial)
         index = trial.database.index.measured
         measured = {
-            JUDGED: who_judged(config, inputs),
+            JUDGED: who_judged(config, inputs, trial.images),
             LEFT_OUT: left_out,
             UNCHECKED: list(inputs.unchecked),
             "loss": measure_loss(trial),
@@ -128,8 +129,10 @@ def evaluation_plan(config: EvaluateRDM, inputs: Inputs | None = None) -> Plan:
     return plan_of("evaluations", config.name, parameters, fingerprints)
 
 
-def who_judged(config: EvaluateRDM, inputs: Inputs) -> dict[str, Any]:
-    """Who was judged, by whom, on what: so that a table says what its numbers are."""
+def who_judged(config: EvaluateRDM, inputs: Inputs, images: int) -> dict[str, Any]:
+    """Who was judged, by whom, on how many held-out images: so that a table says what its numbers
+    are.
+    """
     return {
         "run": version_of(inputs.run),
         "baseline": version_of(inputs.baseline) if inputs.baseline else None,
@@ -140,7 +143,7 @@ def who_judged(config: EvaluateRDM, inputs: Inputs) -> dict[str, Any]:
         "judge_clip": config.judge_clip,
         "seeds": config.seeds,
         "prompts": config.prompts if inputs.judge != "features" else 0,
-        "images": min(config.quality_images, inputs.latents.rows),
+        "images": images,
     }
 
 
@@ -164,9 +167,21 @@ def what_is_left_out(trial: Trial, inputs: Inputs) -> dict[str, str]:
         embeddings = trial.database.embeddings
         why = f"of embeddings/{embeddings.name}: {images_missing(embeddings)[0]}"
         missing |= dict.fromkeys((RETURNED, RANDOM), why)
-        if "latents" not in trial.run.facts.trained_on:
+        if trial.training_shards is None:
             missing["copies"] = f"{why}, and the training images of the run are not known"
+    elif trial.training_shards is None:
+        missing[COPIES_OF_TRAINING] = training_unknown(trial)
     return missing
+
+
+def training_unknown(trial: Trial) -> str:
+    """Why samples are not compared with training images, and what they are compared with."""
+    run = trial.run
+    trained = run.facts.trained_on.get("latents")
+    why = f"runs/{run.artifact.name} was converted and does not say what it was trained on"
+    if trained is not None:
+        why = f"the images of latents/{trained.reference} are no longer under this root"
+    return f"{why}; copies are counted among database images alone"
 
 
 def said(config: EvaluateRDM, left_out: dict[str, str], unchecked: tuple[str, ...]) -> dict:
@@ -174,7 +189,8 @@ def said(config: EvaluateRDM, left_out: dict[str, str], unchecked: tuple[str, ..
     nobody knows whether the run has seen the held-out images.
     """
     for name, why in left_out.items():
-        if name in (RETURNED, RANDOM, "copies") or (name == "swaps" and config.swaps):
+        told = (RETURNED, RANDOM, "copies", COPIES_OF_TRAINING)
+        if name in told or (name == "swaps" and config.swaps):
             say("evaluate", config.name, f"{name} left out: {why}")
     for why in unchecked:
         say("evaluate", config.name, f"it may have been trained on the held-out images: {why}")

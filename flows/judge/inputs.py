@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.judge import EvaluateRDM
-from flows.model.opening import OpenRun, facts_of
+from flows.model.opening import OpenRun, facts_of, same_space
 from rdm_core.clip import BUILT_IN
 from rdm_core.errors import RequestError
+from rdm_core.families import config_of
 from rdm_core.families.facts import RunFacts
 from rdm_core.features import CURE, ORACLE, check_features
 from rdm_core.judge.distances import FEWEST
@@ -19,7 +20,7 @@ from rdm_core.shapes.encoder import MODEL_NAME
 from storage.artifact import Artifact, open_artifact
 from storage.checks import same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
-from storage.latents import open_latents
+from storage.latents import open_latents, refuse_other_latents
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def searched_in(neighbors: Artifact, database: str, fingerprint: str) -> None:
 
 def fit_for(latents: Artifact, run: Artifact, facts: RunFacts) -> None:
     """Raise ArtifactMismatch unless the run can be given these latents, and there are enough."""
-    space = latents.parameters["space"]
-    if space != facts.space:
+    space, family = latents.parameters["space"], facts.family
+    if not same_space(space, facts.space):
         raise ArtifactMismatch(
             f"latents/{latents.name}",
             f"they are of the latent space {_of_space(space)}, runs/{run.name} works in "
@@ -145,19 +146,20 @@ def fit_for(latents: Artifact, run: Artifact, facts: RunFacts) -> None:
             "Encode the held-out images with the run's autoencoder: rdm encode --set "
             "autoencoder=... (of a converted run: the folder weights/autoencoder inside it).",
         )
-    side = open_latents(latents)[1][0].shape[-1]
-    if side != facts.latent_side:
-        raise ArtifactMismatch(
-            f"latents/{latents.name}",
-            f"they are of side {side}, runs/{run.name} draws side {facts.latent_side}",
-            "Import the held-out images in the size that the run was trained on: --set size=...",
-        )
+    refuse_other_latents(latents, config_of(family).of(facts.model).reads.stored, family)
     if latents.rows < FEWEST:
         raise ArtifactMismatch(
             f"latents/{latents.name}",
             f"there are {latents.rows:,} held-out images; sets of fewer than {FEWEST} cannot be "
             "compared",
             "Import and encode more of them.",
+        )
+    side = open_latents(latents)[1][0].shape[-1]
+    if side != facts.latent_side:
+        raise ArtifactMismatch(
+            f"latents/{latents.name}",
+            f"they are of side {side}, runs/{run.name} draws side {facts.latent_side}",
+            "Import the held-out images in the size that the run was trained on: --set size=...",
         )
 
 
@@ -173,7 +175,7 @@ def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) 
     facts = facts_of(run)
     begun_with = facts.trained_on.get("start_from")
     if begun_with is not None:
-        begun = _unless_deleted(config.root, "runs", begun_with.reference)
+        begun = unless_deleted(config.root, "runs", begun_with.reference)
         if begun is None:
             yield f"runs/{begun_with.reference}, whose weights {run.name} began with, was deleted"
         else:
@@ -182,7 +184,7 @@ def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) 
     if trained is None:
         yield f"runs/{run.name} was converted and does not say what it was trained on"
         return
-    latents = _unless_deleted(config.root, "latents", trained.reference)
+    latents = unless_deleted(config.root, "latents", trained.reference)
     if latents is None:
         yield f"latents/{trained.reference}, which runs/{run.name} was trained on, were deleted"
         return
@@ -198,7 +200,8 @@ def refuse_if_trained_on(config: EvaluateRDM, run: Artifact, heldout: Artifact) 
         )
 
 
-def _unless_deleted(root: Path, kind: str, reference: str) -> Artifact | None:
+def unless_deleted(root: Path, kind: str, reference: str) -> Artifact | None:
+    """The artifact; None where there is none of that name."""
     with suppress(ArtifactMissing):
         return open_artifact(root, kind, reference)
     return None

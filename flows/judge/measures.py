@@ -41,12 +41,11 @@ from flows.judge.trial import (
     estimates,
     held_out_features,
     held_out_images,
-    heldout_data,
     image_seeds,
     known_features,
     nearest_present,
 )
-from flows.model.opening import drawn_how, open_database
+from flows.model.opening import drawn_how
 from flows.model.request import text_queries
 from flows.model.sample import draw
 from flows.run.stage import stage_task
@@ -70,7 +69,7 @@ LINES_SHOWN = 8
 @stage_task(name="measure-loss")
 def measure_loss(trial: Trial) -> dict[str, Any]:
     """The model's own loss on held-out images; differences are paired by sample."""
-    data = heldout_data(trial.config, trial.run, trial.database)
+    data = trial.held_out
     k = min(trial.config.k, trial.run.facts.k)
     losses = {
         RIGHT: held_out_losses(trial.run.model, data, k),
@@ -118,8 +117,7 @@ def measure_sets(trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
     """
     config = trial.config
     real, known = trial.compared_with
-    data = heldout_data(config, trial.run, trial.database)
-    rows = np.arange(min(config.quality_images, len(data)))
+    data, rows = trial.held_out, np.arange(trial.images)
     asked = Asked(
         data.neighbors(rows, min(config.k, trial.run.facts.k)),
         nearest_present(data.neighbor_rows[rows]),
@@ -284,8 +282,7 @@ def measure_swaps(trial: Trial) -> dict[str, Any]:
         return {}
     queries = text_queries(trial.run, trial.prompts)
     table: dict[str, Any] = {}
-    for style, name in trial.config.swaps.items():
-        database = open_database(trial.config.root, name, trial.run)
+    for style, database in trial.swaps.items():
         drawn = draws(trial, STRATEGIES["neighbors"](queries, database.retrieval, trial.config.k))
         shown = np.concatenate([judge.styles(images) for images in drawn])
         shares = estimates({shown_style: shown == shown_style for shown_style in world.STYLES})

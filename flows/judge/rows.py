@@ -17,6 +17,8 @@ OF_HELD_OUT, OF_DATABASE = " / held-out", " / database"
 """After the name of a measure: as a share of the held-out images' or of the database's own."""
 SHARP = "clean and sharp"
 """The table of grain and edges."""
+COPIES_OF_TRAINING = "copies of training images"
+"""What is left out where these images are not known: copies are counted all the same."""
 LEFT_OUT, UNCHECKED, JUDGED = "left out", "not checked", "judged"
 """What was not measured and why; which training images nobody could compare the held-out ones with;
 who judged what.

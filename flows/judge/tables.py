@@ -7,6 +7,7 @@ from typing import Any
 from flows.judge.findings import agreement_text
 from flows.judge.rows import (
     CHANCE,
+    COPIES_OF_TRAINING,
     JUDGED,
     OF_DATABASE,
     OF_HELD_OUT,
@@ -228,4 +229,7 @@ def copies_table(measured: Mapping[str, Any]) -> list[Html]:
     rows = []
     for name, rate in copies.items():
         rows.append([name, percent(rate)])
-    return [note(PROSE["copies"]), table("Copy rate", ["Images", "Rate"], rows)]
+    elements = [note(PROSE["copies"]), table("Copy rate", ["Images", "Rate"], rows)]
+    if why := why_not(measured, COPIES_OF_TRAINING):
+        elements.append(note(f"Copies of training images are not counted{why}."))
+    return elements

@@ -1,7 +1,7 @@
 """Who is compared with whom in an evaluation, on what, and who judges: runs, images, features."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from flows.config.judge import EvaluateRDM
 from flows.data.database import OpenDatabase
-from flows.judge.inputs import Inputs, same_but_for_neighbors, version_of
+from flows.judge.inputs import Inputs, same_but_for_neighbors, unless_deleted, version_of
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.sample import draw
 from flows.model.training_data import open_training_data
@@ -48,6 +48,12 @@ class Trial:
     """What sets of images are compared in."""
     clip: Encoder | None = None
     """Scores prompted samples."""
+    swaps: Mapping[str, OpenDatabase] = field(default_factory=dict)
+    """Style -> database that holds only that style."""
+    database_shards: str | None = None
+    """Fingerprint of the database's images; None where they are not under this root."""
+    training_shards: str | None = None
+    """Fingerprint of the training images; None where they are not known, or gone."""
 
     @property
     def prompts(self) -> list[str]:
@@ -59,17 +65,32 @@ class Trial:
         """Features of the held-out images and of every known image, computed once."""
         return held_out_features(self.config, self.features), known_features(self, self.features)
 
+    @cached_property
+    def held_out(self) -> TrainingData:
+        """The held-out images with their neighbors in the database."""
+        return heldout_data(self.config, self.run, self.database)
+
+    @property
+    def images(self) -> int:
+        """How many held-out images have samples drawn for their neighbors; some may be removed."""
+        return min(self.config.quality_images, len(self.held_out))
+
     @property
     def has_images(self) -> bool:
-        """Whether the database was built from images: of some, vectors alone were published."""
-        return "shards" in self.database.embeddings.inputs
+        """Whether the database's images are under this root; of some, vectors alone were
+        published.
+        """
+        return self.database_shards is not None
 
 
 def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
-    """The runs with their weights, the database, and the judge.
+    """The runs with their weights, the databases, the held-out images and the judge: everything in
+    the version that the plan names, whatever is built meanwhile.
 
-    Raises ArtifactMismatch where they cannot be compared, and what loading a judge raises.
+    Raises ArtifactMismatch where they cannot be compared, ArtifactMissing where images are gone,
+    and what loading a judge raises: before anything is drawn.
     """
+    config = in_these_versions(config, inputs)
     run = open_run(config.root, version_of(inputs.run))
     baseline = None
     if inputs.baseline is not None:
@@ -82,7 +103,36 @@ def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
     if isinstance(judge, ShapesJudge) and inputs.extractor == ORACLE:
         features = judge.features  # the same, so that nothing is computed twice
     wishes = judge.wishes(config.prompts)
-    return Trial(config, run, baseline, database, judge, wishes, features, clip)
+    swaps = {}
+    for style, artifact in inputs.swaps.items():
+        swaps[style] = open_database(config.root, version_of(artifact), run)
+    shards, trained = shards_of(config.root, database.embeddings), trained_on(config.root, run)
+    trial = Trial(
+        config, run, baseline, database, judge, wishes, features, clip, swaps,
+        shards.fingerprint if shards else None,
+        trained.fingerprint if trained else None,
+    )  # fmt: skip
+    shards_with(config.root, inputs.latents.inputs["shards"])
+    nearest_present(trial.held_out.neighbor_rows[: trial.images])
+    return trial
+
+
+def in_these_versions(config: EvaluateRDM, inputs: Inputs) -> EvaluateRDM:
+    """The request with the held-out images and databases that were found, as name@id."""
+    found = {style: version_of(artifact) for style, artifact in inputs.swaps.items()}
+    versions: dict[str, Any] = {
+        "heldout_latents": version_of(inputs.latents),
+        "heldout_neighbors": version_of(inputs.neighbors),
+        "swaps": config.swaps | found,
+    }
+    return config.model_copy(update=versions)
+
+
+def trained_on(root: Path, run: OpenRun) -> Artifact | None:
+    """The images that a run was trained on; None where it does not say, or they were deleted."""
+    trained = run.facts.trained_on.get("latents")
+    latents = unless_deleted(root, "latents", trained.reference) if trained else None
+    return shards_of(root, latents) if latents else None
 
 
 def judge_of(config: EvaluateRDM, name: str, features: Features) -> Judge:
@@ -212,16 +262,11 @@ def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:
 
 
 def known_features(trial: Trial, features: Features) -> np.ndarray | None:
-    """Features [N, F] of every training and database image: of a converted run the database's
-    alone, and None where these were never published either.
+    """Features [N, F] of every training and database image that is under this root; None where
+    none is.
     """
-    root, shards = trial.config.root, []
-    if trial.has_images:
-        shards.append(trial.database.embeddings.inputs["shards"])
-    trained = trial.run.facts.trained_on.get("latents")
-    if trained is not None:
-        shards.append(open_artifact(root, "latents", trained.reference).inputs["shards"])
-    return features_in(root, shards, features) if shards else None
+    shards = [known for known in (trial.database_shards, trial.training_shards) if known]
+    return features_in(trial.config.root, shards, features) if shards else None
 
 
 def features_in(root: Path, shards: Sequence[str], features: Features) -> np.ndarray:

@@ -91,6 +91,14 @@ def open_run(root: Path, reference: str) -> OpenRun:
     return OpenRun(artifact, model, facts)
 
 
+def same_space(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two records of a latent space mean the same: their autoencoders may go by different
+    names, such as folders; the hash of the weights says which it is.
+    """
+    nameless = {"autoencoder": None}
+    return {**first, **nameless} == {**second, **nameless}
+
+
 def space_of_run(root: Path, artifact: Artifact, facts: RunFacts) -> LatentSpace:
     """The latent space of a run. Raises ArtifactMismatch when its weights are others now."""
     inside = artifact.file("weights") / facts.space_path  # a converted run brings its autoencoder

@@ -2,7 +2,7 @@
 
 from flows.config.train import TrainRDM
 from flows.data.space_needed import PreflightFailed
-from flows.model.opening import facts_of
+from flows.model.opening import facts_of, same_space
 from rdm_core.families import FACTS_FILE, read_config
 from rdm_core.needs import DOES_NOT_BUILD, check_fits
 from storage.artifact import Artifact, open_artifact
@@ -40,9 +40,11 @@ def run_to_start_from(
     assert config.start_from is not None, "asked for"
     run = open_artifact(config.root, "runs", config.start_from)
     facts = facts_of(run)
+    space = latents.parameters["space"] if latents else facts.space
     differing = {
         "family": (facts.family, config.model.family),
-        "latent space": (facts.space, latents.parameters["space"] if latents else facts.space),
+        # The same one where only the name of its autoencoder is another.
+        "latent space": (facts.space, facts.space if same_space(space, facts.space) else space),
         "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),
     }
     for what, (its, asked) in differing.items():

@@ -59,12 +59,15 @@ def opened(name, **changes):
 
 def trial(
     judge=None, wishes=WISHES, database=None, run=None, alone=False, features=None, clip=None,
-    **changes,
+    trained="t", **changes,
 ):  # fmt: skip
-    """Two runs that stand for themselves, and who judges them; `alone`: no twin."""
+    """Two runs that stand for themselves, and who judges them; `alone`: no twin; `trained`: the
+    fingerprint of the training images.
+    """
     given = run or opened("run"), None if alone else opened("twin"), database or a_database()
     judges = judge or ShapesJudge(), wishes, features or (lambda images: images), clip
-    return Trial(config(**changes), *given, *judges)
+    shards = {"database_shards": given[2].embeddings.inputs.get("shards")}
+    return Trial(config(**changes), *given, *judges, **shards, training_shards=trained)
 
 
 def a_database(images=True, rows=50):

@@ -117,7 +117,7 @@ def test_codes_are_refused_by_name_to_who_learns_from_numbers(make):
         refuse_other_latents(codes, ("pixels", "moments"), "diffusion")
     assert str(caught.value) == (
         "latents/mine: holds codes, and diffusion is trained on pixels or moments. Encode its "
-        "shards again under another name, and train on that: rdm encode --name ... --shards ... "
+        "shards again under another name, and name that: rdm encode --name ... --shards ... "
         "--set autoencoder=/models/vq --set stored=moments"
     )
     for stored in ("pixels", "moments"):

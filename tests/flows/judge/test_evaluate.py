@@ -36,7 +36,7 @@ def measured_loss(monkeypatch, **changes):
 
     monkeypatch.setattr(module, "held_out_losses", losses)
     held_out = lambda config, run, database: f"held out for {run.artifact.name}"  # noqa: E731
-    monkeypatch.setattr(module, "heldout_data", held_out)
+    monkeypatch.setattr(trials, "heldout_data", held_out)
     found = module.measure_loss.fn(trial(**changes))
     assert {data for data, _ in asked} == {"held out for run"} and len(asked) in (3, 4)
     return found, {k for _, k in asked}
@@ -195,18 +195,20 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 
     monkeypatch.setattr(module, "draws", lambda trial, retrieved: [retrieved, retrieved])
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
-    database = lambda root, name, run: SimpleNamespace(retrieval=name)  # noqa: E731 - a stand-in
-    monkeypatch.setattr(module, "open_database", database)
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
-    swaps = {"sketch": "sketches", "photograph": "photographs"}
-    found = module.measure_swaps.fn(trial(Oracle(shown), swaps=swaps))
+    swaps = {
+        "sketch": SimpleNamespace(retrieval="sketches"),
+        "photograph": SimpleNamespace(retrieval="photographs"),
+    }
+    found = module.measure_swaps.fn(trials.replace(trial(Oracle(shown)), swaps=swaps))
     shares = {name: {s: e["mean"] for s, e in row["styles"].items()} for name, row in found.items()}
     assert shares["sketch"]["sketch"] == shares["sketch"]["photograph"] == 0.5
     assert shares["photograph"] == {"photograph": 1.0, "oil painting": 0.0, "sketch": 0.0}
     assert found["sketch"]["styles"]["sketch"]["count"] == 4, "every image of every seed"
     assert found["sketch"]["colour"]["mean"] == 1.0
     assert found["photograph"]["colour"]["mean"] == found["sketch"]["shape"]["mean"] == 0.5
-    assert module.measure_swaps.fn(trial(FeaturesJudge(None), [], swaps=swaps)) == {}
+    nobody = trials.replace(trial(FeaturesJudge(None), []), swaps=swaps)
+    assert module.measure_swaps.fn(nobody) == {}
 
 
 def counting_copies(monkeypatch, known):
@@ -300,7 +302,6 @@ def sets(monkeypatch, drawn):
 
     stands = {
         "quality": quality,
-        "heldout_data": lambda config, run, database: Data(),
         "held_out_images": lambda config, keys: tuple(keys),
         "database_images": lambda database, rows: tuple(rows.tolist()),
         "contact_sheet": lambda sets: sets,
@@ -308,6 +309,7 @@ def sets(monkeypatch, drawn):
     }
     for name, stand in stands.items():
         monkeypatch.setattr(module, name, stand)
+    monkeypatch.setattr(trials, "heldout_data", lambda config, run, database: Data())
     monkeypatch.setattr(trials, "held_out_features", lambda config, features: "held out")
     monkeypatch.setattr(trials, "known_features", lambda trial, features: "known")
     return judged

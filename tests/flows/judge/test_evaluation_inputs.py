@@ -121,7 +121,7 @@ def test_what_nobody_can_check_of_a_converted_run_is_in_the_record(of_a_converte
     assert found.judge == "shapes" and found.baseline is None
     (why,) = found.unchecked
     assert why == "runs/small was converted and does not say what it was trained on"
-    judged = module.who_judged(of_a_converted_run, found)
+    judged = module.who_judged(of_a_converted_run, found, 20)
     assert (judged["judge"], judged["extractor"], judged["baseline"]) == ("shapes", "oracle", None)
     plan = module.evaluation_plan(of_a_converted_run, found)
     assert plan.parameters["judge"] == "shapes" and "baseline" not in plan.inputs
@@ -140,10 +140,14 @@ def test_what_is_left_out_says_why_and_what_is_named_but_not_used_is_said_aloud(
     assert len(said) == 2 and said[0].startswith("swaps left out: the judge features knows no")
     assert said[1] == "it may have been trained on the held-out images: runs/x was converted"
     converted = opened("old", trained_on={})
-    bare = trial(database=a_database(images=False), run=converted, swaps={"sketch": "s"}, clip=1)
+    more = {"swaps": {"sketch": "s"}, "clip": 1, "trained": None, "run": converted}
+    bare = trial(database=a_database(images=False), **more)
     left = module.what_is_left_out(bare, SimpleNamespace(judge="shapes"))
     assert set(left) == {"return the neighbour", "random database images", "copies"}
     assert "embeddings/db: it was made of published vectors" in left["copies"]
+    left = module.what_is_left_out(trial(**more), SimpleNamespace(judge="shapes"))
+    assert set(left) == {"copies of training images"}
+    assert "runs/old was converted and does not say" in left["copies of training images"]
 
 
 # Plans
@@ -195,6 +199,28 @@ def test_latents_that_a_run_cannot_be_given_are_refused(small_world, changed, to
         inputs.fit_for(latents, small_world.run, trials.replace(known, **changed))
 
 
+def test_the_name_of_an_autoencoder_is_no_part_of_its_latent_space(small_world):
+    latents = open_artifact(small_world.root, "latents", "shapes")
+    known = inputs.facts_of(small_world.run)
+    renamed = known.space | {"autoencoder": "/moved/elsewhere"}
+    inputs.fit_for(latents, small_world.run, trials.replace(known, space=renamed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"parameters": {"stored": "codes"}}, "holds codes, and diffusion is trained on pixels or"),
+        ({"parts": ()}, "there are 0 held-out images; sets of fewer than 11"),
+    ],
+)
+def test_latents_of_codes_and_of_nothing_are_refused_by_name(small_world, changed, told):
+    latents = open_artifact(small_world.root, "latents", "shapes")
+    parameters = {**latents.parameters, **changed.get("parameters", {})}
+    other = trials.replace(latents, **changed | {"parameters": parameters})
+    with pytest.raises(ArtifactMismatch, match=told):
+        inputs.fit_for(other, small_world.run, inputs.facts_of(small_world.run))
+
+
 def test_fewer_than_11_held_out_images_are_refused(small_world, monkeypatch):
     latents = open_artifact(small_world.root, "latents", "shapes")
     monkeypatch.setattr(inputs, "FEWEST", 97)
@@ -223,13 +249,13 @@ def test_held_out_and_known_images_are_those_of_their_shards(small_world):
     parts = list(trials.images_by_part(root, shards))
     assert len(parts) > 1 and sum(map(len, parts)) == 96, "a part at a time"
     images = np.concatenate(parts)
-    asked = trial(run=run, database=sketches, root=root, heldout_latents="shapes")
+    asked = trial(run=run, database=sketches, root=root, heldout_latents="shapes", trained=shards)
     held = trials.held_out_features(asked.config, first_pixels)
     assert np.array_equal(held, first_pixels(images))
     both = trials.known_features(asked, first_pixels)
     assert len(both) == 2 * 96, "the database's, then the training's"
     assert np.array_equal(both[96:], held)
-    own = trial(run=run, database=database, root=root)
+    own = trial(run=run, database=database, root=root, trained=shards)
     assert len(trials.known_features(own, first_pixels)) == 96, "none twice"
     rows = np.array([7, 3])
     assert np.array_equal(trials.database_images(database, rows), images[rows])
@@ -245,10 +271,11 @@ def test_a_database_of_published_vectors_has_no_images_to_return(small_world, mo
     bare = trials.replace(database, embeddings=trials.replace(database.embeddings, inputs={}))
     with pytest.raises(ArtifactMissing, match="embeddings/shapes: .*never published.*rdm import"):
         trials.database_images(bare, np.array([1]))
-    asked = trial(run=run, database=bare, root=small_world.root)
+    trained = database.embeddings.inputs["shards"]
+    asked = trial(run=run, database=bare, root=small_world.root, trained=trained)
     assert len(trials.known_features(asked, len_of_each)) == 96, "the training's"
-    silent = SimpleNamespace(facts=facts(trained_on={}))
-    assert trials.known_features(trials.replace(asked, run=silent), len_of_each) is None
+    nothing = trials.replace(asked, training_shards=None)
+    assert trials.known_features(nothing, len_of_each) is None
 
 
 def len_of_each(images):

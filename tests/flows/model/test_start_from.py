@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from flows.config.train import TrainRDM
 from flows.model.opening import facts_of
+from flows.model.start import run_to_start_from
 from flows.model.train_rdm import learned, look_ahead, train_rdm, training_inputs, training_plan
 from flows.model.train_worker import model_and_data
 from rdm_core.errors import RequestError, WeightsError
@@ -184,6 +185,17 @@ def test_a_run_of_another_kind_is_refused_with_the_cure(
     assert refused.value.what.startswith(f"that run is of another {what}: ")
     assert refused.value.cure == f"Start from a run of the same {what}, or leave start_from out."
     assert not (small_world.root / "runs" / "never-begun").exists(), "before anything is started"
+
+
+def test_a_run_whose_autoencoder_went_by_another_name_is_of_the_same_latent_space(
+    small_world, settings
+):
+    facts = facts_of(small_world.run)
+    renamed = replace(facts, space=facts.space | {"autoencoder": "/moved/elsewhere"})
+    run = told(small_world.root, "of-a-renamed-autoencoder", asdict(renamed))
+    latents = open_artifact(small_world.root, "latents", "shapes")
+    asked = TrainRDM(**settings | {"start_from": "of-a-renamed-autoencoder"})
+    assert run_to_start_from(asked, latents).id == run.id
 
 
 def test_a_family_that_this_version_does_not_know_is_refused_by_name(small_world, settings):
