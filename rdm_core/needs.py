@@ -27,6 +27,7 @@ from rdm_core.families import family_of
 from rdm_core.families.facts import Shape
 from rdm_core.families.family import Model
 from rdm_core.memory import within_container
+from rdm_core.optimizers import moments_of, optimizers_of
 from rdm_core.train import piece_size
 
 DOES_NOT_BUILD = (ValueError, RuntimeError, ArithmeticError, AssertionError)
@@ -75,7 +76,7 @@ def memory_needed(
     quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
     with quiet, _NoBytes(), _LiveBytes() as live:
         model = family_of(config.family).build(config, shape).train()
-        optimizer = torch.optim.AdamW(model.parameters(), foreach=on_cuda)  # torch's own choice
+        optimizers = optimizers_of(model, training, foreach=on_cuda)  # torch's own choice
         ema = EMAModel(model.parameters(), foreach=True)
         means = PowerMeans(model.named_parameters()) if training.posthoc_ema else None
         # DistributedDataParallel keeps a copy of the gradients, to exchange them.
@@ -88,17 +89,21 @@ def memory_needed(
         latents = (training.batch, shape.channels, shape.side, shape.side)
         samples = torch.empty(0 if on_cuda else 2, 3, *latents)
         for done in (1, 2):  # Adam's moments are there from the second step on
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             for _ in range(min(execution.accumulate, 2)):  # gradients are from the second piece on
                 _loss_of(model, training, piece, k).backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             ema.step(model.parameters())
             if means:
                 means.update(done)
-        # Copies of the weights, two moments, the running mean, and the means of posthoc_ema.
-        copies = 4 + (len(LENGTHS) if means else 0)
+        # Copies of the weights, the running mean, the means of posthoc_ema, and of all moments.
+        copies = 2 + (len(LENGTHS) if means else 0)
         checkpoint_bytes = copies * sum(weights.nbytes for weights in model.parameters())
+        for moment in moments_of(model, optimizers).values():
+            checkpoint_bytes += moment.nbytes
         peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
         state_bytes = live.bytes - samples.nbytes
         del buckets

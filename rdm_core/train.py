@@ -23,6 +23,7 @@ from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, Tra
 from rdm_core.data import TrainingData, rows_of_step, training_context
 from rdm_core.errors import TrainingStopped
 from rdm_core.families.family import Inputs, Model
+from rdm_core.optimizers import moments_of, optimizers_of, restore_moments
 
 TrainingState = dict[str, np.ndarray]
 """Everything that a run resumes from, by name: arrays of any shapes."""
@@ -98,22 +99,20 @@ def train(  # noqa: C901 - the one long function
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     piece = piece_size(config, execution, accelerator.num_processes)
     model.train().to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizers = optimizers_of(model, config)
     ema = EMAModel(model.parameters(), decay=config.ema_decay, foreach=True)
     power_means = PowerMeans(model.named_parameters()) if config.posthoc_ema else None
     first = 0
     losses: list[torch.Tensor] = []
     if resume is not None:
         first, state = resume
-        losses = restore_state(state, model, ema, optimizer)
+        losses = restore_state(state, model, ema, optimizers)
         if power_means:
             power_means.restore(state)
     flops_per_image = 3 * forward_flops(model)  # backward costs two forwards
     peak = matmul_flops_per_second(accelerator.device, config.precision) * accelerator.num_processes
     model.execute(execution)
-    trained, optimizer = accelerator.prepare(model, optimizer)
+    trained, *optimizers = accelerator.prepare(model, *optimizers)
     share = piece * execution.accumulate
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     reader = ThreadPoolExecutor(1)  # reads the next step's samples while this one computes
@@ -131,7 +130,8 @@ def train(  # noqa: C901 - the one long function
             following = reader.submit(read, step + 1)
 
         # -- predict and compare, in as many pieces as the memory wants
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=accelerator.device)
         for number, rows in enumerate(torch.arange(share).split(piece)):
             last = number + 1 == execution.accumulate
@@ -143,10 +143,11 @@ def train(  # noqa: C901 - the one long function
             step_loss += loss.detach()
 
         # -- update weights and their running mean
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
         gradient_norm = accelerator.clip_grad_norm_(trained.parameters(), config.clip_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            optimizer.step()
         ema.step(model.parameters())
         if power_means:
             power_means.update(step + 1)
@@ -182,7 +183,7 @@ def train(  # noqa: C901 - the one long function
         stopping = hooks.stopping() and done < config.steps
         if accelerator.is_main_process and (keep or stopping):
             means = arrays_of(power_means.state()) if power_means else {}
-            hooks.save(done, capture_state(model, ema, optimizer, losses) | means)
+            hooks.save(done, capture_state(model, ema, optimizers, losses) | means)
         if accelerator.is_main_process and keep and hooks.show is not None:
             # The model shows itself with the running mean; then its own weights come back.
             ema.store(model.parameters())
@@ -245,7 +246,7 @@ def matmul_flops_per_second(device: torch.device, precision: str, seconds: float
 def capture_state(
     model: nn.Module,
     ema: EMAModel,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     losses: Sequence[torch.Tensor] = (),
 ) -> TrainingState:
     """Weights, running mean, optimiser moments and buffers, arrays [*] on the host, by name.
@@ -259,9 +260,7 @@ def capture_state(
         state[f"weights/{name}"] = parameter
     for name, shadow in zip(names, ema.shadow_params, strict=True):
         state[f"ema/{name}"] = shadow
-    for i, moments in optimizer.state_dict()["state"].items():
-        for key, value in moments.items():
-            state[f"adam/{key}/{names[i]}"] = value
+    state |= moments_of(model, optimizers)
     for name, buffer in kept_buffers(model).items():
         state[f"buffers/{name}"] = buffer
     state["ema_steps"] = torch.tensor(ema.optimization_step)
@@ -295,28 +294,23 @@ def arrays_of(tensors: Mapping[str, torch.Tensor]) -> TrainingState:
 
 
 def restore_state(
-    state: TrainingState, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
+    state: TrainingState,
+    model: nn.Module,
+    ema: EMAModel,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> list[torch.Tensor]:
     """Undo `capture_state`, and return the pending losses, float32 [] each.
 
     Raises KeyError naming the first tensor that the state lacks.
     """
-    names = [name for name, _ in model.named_parameters()]
     with torch.no_grad():
         for i, (name, parameter) in enumerate(model.named_parameters()):
             parameter.copy_(torch.from_numpy(state[f"weights/{name}"]))
             ema.shadow_params[i].copy_(torch.from_numpy(state[f"ema/{name}"]))
         for name, buffer in kept_buffers(model).items():
             buffer.copy_(torch.from_numpy(state[f"buffers/{name}"]))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, array in state.items():
-        if name.startswith("adam/"):
-            # adam/<moment>/<parameter>; torch counts parameters in place of naming them
-            _, key, parameter_name = name.split("/", 2)
-            moment = torch.from_numpy(array.copy())
-            moments.setdefault(names.index(parameter_name), {})[key] = moment
+    moments = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    restore_moments(model, optimizers, moments)
     ema.optimization_step = int(state["ema_steps"])
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
     device = next(model.parameters()).device
     return [loss.to(device) for loss in torch.from_numpy(state["pending_losses"].copy())]

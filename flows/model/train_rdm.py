@@ -235,6 +235,8 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     parameters = config.parameters("latents", "neighbors", "database", "start_from", *NOT_LEARNED)
     if not config.training.posthoc_ema:  # what is not kept changes nothing
         del parameters["training"]["posthoc_ema"], parameters["training"]["snapshot_steps"]
+    if config.training.optimizer == "adamw":  # once the only one: plans of then stay as they are
+        del parameters["training"]["optimizer"]
     return parameters | revision_of("runs")
 
 

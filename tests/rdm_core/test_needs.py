@@ -28,6 +28,7 @@ from rdm_core.needs import (
     memory_needed,
     training_hours,
 )
+from rdm_core.optimizers import block_matrices
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FLOW = NoiseConfig(process="flow")
@@ -134,7 +135,18 @@ def test_the_state_is_weights_gradients_moments_and_means(network, copies, asked
     counts_bytes = 4 * len(list(model.parameters()))  # Adam counts the steps of each tensor
     assert found.parameters * 4 == weights_bytes
     assert found.state_bytes == copies * weights_bytes + buffers_bytes + counts_bytes
-    assert found.checkpoint_bytes == (6 if "posthoc_ema" in asked else 4) * weights_bytes
+    copied = (6 if "posthoc_ema" in asked else 4) * weights_bytes
+    assert found.checkpoint_bytes == copied + counts_bytes
+
+
+def test_muon_keeps_one_moment_of_the_matrices_of_blocks_in_place_of_two():
+    model = built(TRANSFORMER)
+    matrices_bytes = sum(matrix.nbytes for matrix in block_matrices(model))
+    without = 4 * len(block_matrices(model))  # and counts no steps of theirs
+    adam, muon = needed(TRANSFORMER), needed(TRANSFORMER, optimizer="muon")
+    saved = matrices_bytes + without
+    assert adam.checkpoint_bytes - muon.checkpoint_bytes == saved > 10 * without
+    assert adam.state_bytes - muon.state_bytes == saved
 
 
 @pytest.mark.parametrize(

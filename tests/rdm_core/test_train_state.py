@@ -29,8 +29,13 @@ UNET = replace(TINY["unet"], **EVERYTHING)
 
 @pytest.mark.parametrize(
     ("network", "drawn"),
-    [(TINY["transformer"], {}), (TRANSFORMER, DRAWN), (UNET, DRAWN)],
-    ids=["transformer", "transformer with everything", "unet with everything"],
+    [
+        (TINY["transformer"], {}),
+        (TINY["transformer"], {"optimizer": "muon"}),
+        (TRANSFORMER, DRAWN),
+        (UNET, DRAWN),
+    ],
+    ids=["transformer", "muon", "transformer with everything", "unet with everything"],
 )
 def test_a_resumed_run_is_an_unbroken_one_to_the_bit(network, drawn, tiny_model, tiny_data):
     how, data = {"process": PROCESS_OF[network.network]}, tiny_data(k=5)
