@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_parts import Share
-from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
+from flows.config.presets import DEMO_AUTOENCODER, DEMO_SOURCES, DEMO_WORLD, PRESETS
 
-SIDE = 32
+SIDE = DEMO_WORLD["size"]
 K, STORED_NEIGHBORS = 4, 20
 DRAW_STEPS = 30
 ENCODED = 100
@@ -39,10 +39,11 @@ def demo(share: Share) -> None:
     encoder = load_encoder("rdm-shapes", "built-in", share.device)
     images = {name: rendered(name, share.tiny) for name in DEMO_SOURCES}
     vectors = {name: encoder.encode_images(list(pixels)) for name, pixels in images.items()}
-    data = training_data(images["shapes-train"], vectors, share.device, load_latent_space("pixels"))
+    space = load_latent_space(DEMO_AUTOENCODER).to(torch.device(share.device))
+    data = training_data(images["shapes-train"], vectors, share.device, space)
     prepared = time.monotonic()
     # a quarter of the time is kept for judging and drawing
-    model, steps = trained(data, began + 0.75 * share.seconds, share)
+    model, steps = trained(data, space, began + 0.75 * share.seconds, share)
     ended = time.monotonic()
     oracle = load_oracle()
     share.tell({"steps": steps, "training_seconds": ended - prepared})
@@ -66,7 +67,7 @@ def demo(share: Share) -> None:
 def rendered(name: str, tiny: bool, side: int = SIDE) -> np.ndarray:
     """One of the demo's sets of images, uint8 [N, side, side, 3]."""
     source = DEMO_WORLD | DEMO_SOURCES[name]
-    count, split = source.pop("count"), source.pop("split")
+    count, split, _ = source.pop("count"), source.pop("split"), source.pop("size")
     render = partial(render_one, split=split, side=side, restrictions=source)
     if tiny:
         return np.stack([render(index) for index in range(40)])
@@ -106,14 +107,13 @@ def nearest(
     return rows.cpu().numpy(), scores.cpu().numpy()
 
 
-def trained(data: Any, deadline: float, share: Share) -> tuple[Any, int]:
+def trained(data: Any, space: Any, deadline: float, share: Share) -> tuple[Any, int]:
     """The preset's model after as many steps as fit, and how many these were: a first short
     training measures the rate.
     """
     from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
     from rdm_core.families import config_of, family_of
     from rdm_core.families.facts import Shape
-    from rdm_core.latents import load_latent_space
     from rdm_core.train import Hooks, train
 
     preset = PRESETS["shapes"]
@@ -125,7 +125,7 @@ def trained(data: Any, deadline: float, share: Share) -> tuple[Any, int]:
     context = ContextConfig(**preset["context"])
     family = preset["model"]["family"]
     settings = config_of(family).of(preset["model"])
-    shape, space = Shape(3, SIDE, data.dimension), load_latent_space("pixels")
+    shape = Shape(space.channels, data.side, data.dimension)
 
     def train_for(steps: int) -> Any:
         model = family_of(family).build(settings, shape, space, seed=config.seed)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flows.config.presets import PRESETS
+from flows.config.presets import DEMO_AUTOENCODER, PRESETS
 
 NEIGHBORS = 20
 """k of the exact table."""
@@ -73,8 +73,8 @@ def transformer_256(share: Share) -> None:
 
 
 def shapes(share: Share) -> None:
-    """The demo's network, in pixels [32, 32, 3]."""
-    training_rates("shapes", TINY_TRANSFORMER, 3, 32, 128, share)
+    """The demo's network, on latents [8, 8, 16]."""
+    training_rates("shapes", TINY_TRANSFORMER, 16, 8, 128, share)
 
 
 def training_rates(
@@ -104,8 +104,12 @@ def training_rates(
     tell_rate("loop_compiled", compiled)
 
 
-def network_of(preset: str, tiny: dict[str, Any], channels: int, side: int) -> Any:
-    """A preset's model, freshly initialised, for random latents [channels, side, side]."""
+def network_of(
+    preset: str, tiny: dict[str, Any], channels: int, side: int, space: Any = None
+) -> Any:
+    """A preset's model, freshly initialised, for random latents [channels, side, side], decoded in
+    a space if at all.
+    """
     from rdm_core.families import config_of, family_of
     from rdm_core.families.facts import Shape
 
@@ -114,7 +118,7 @@ def network_of(preset: str, tiny: dict[str, Any], channels: int, side: int) -> A
     family = settings["family"]
     config = config_of(family).of(settings)
     shape = Shape(channels, side, WIDTH)
-    return family_of(family).build(config, shape, random_space(channels), seed=0)
+    return family_of(family).build(config, shape, space or random_space(channels), seed=0)
 
 
 def random_space(channels: int) -> Any:
@@ -348,13 +352,17 @@ def sampling(share: Share) -> None:
     """Seconds an image, guided, of the 400 M U-Net (50 steps of DDIM, latents only) and of the
     demo's network (25 steps).
     """
-    for name, tiny, side, count, steps in (
-        ("imagenet-2022", TINY_UNET, 64, 16, 50),
-        ("shapes", TINY_TRANSFORMER, 32, 64, 25),
+    from rdm_core.latents import load_latent_space
+
+    for name, tiny, autoencoder, side, count, steps in (
+        ("imagenet-2022", TINY_UNET, "pixels", 64, 16, 50),
+        ("shapes", TINY_TRANSFORMER, DEMO_AUTOENCODER, 8, 64, 25),
     ):
+        space = load_latent_space(autoencoder).to(torch.device(share.device))
         if share.tiny:
             count, steps = 2, 2
-        model = network_of(name, tiny if share.tiny else {}, 3, side).to(share.device).eval()
+        model = network_of(name, tiny if share.tiny else {}, space.channels, side, space)
+        model.to(share.device).eval()
         began = time.monotonic()
         draw_some(model, count, 2, share)  # loads the libraries' kernels
         if (time.monotonic() - began) * steps > share.seconds:

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 STEPS = 20
 RUNS: dict[str, dict[str, Any]] = {
-    "transformer": {"preset": "shapes"},
+    "transformer": {"preset": "shapes", "denoiser": {"patch": 4}},
     "unet": {"preset": "shapes-unet"},
     "release": {
         "preset": "shapes-unet",
@@ -34,7 +34,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "everything": {
         "preset": "shapes",
-        "denoiser": {"query_token": True, "set_layers": 1},
+        "denoiser": {"patch": 4, "query_token": True, "set_layers": 1},
         "training": {"posthoc_ema": True, "weight_decay": 0.1, "precision": "bf16"},
         "context": {"from_top": 8, "each_neighbor_dropout": 0.2, "query_dropout": 0.3},
         "draw": {"sampler": "dpm++", "guidance_interval": [0.2, 0.9]},

@@ -9,9 +9,13 @@ images that none has seen. What the tests are and why: docs/results.md.
 """
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
+from os import sched_getaffinity
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,19 @@ from scipy import stats
 from benchmarks.study_claims import NAMED, SCALES, TEXT_CONTEXTS, table_of
 from flows.config.arguments import configured, root_argument
 from flows.config.judge import BuiltInWorld, EvaluateRDM
+from flows.config.train import TrainRDM
 from flows.data.database import OpenDatabase
-from flows.judge.demo import prepare_world, side_by_side, training, twin_of
+from flows.judge.demo import prepare_world, training
 from flows.judge.evaluate import evaluation_plan, write_evaluation
 from flows.judge.inputs import same_but_for_neighbors
-from flows.judge.trial import Trial, heldout_data, images_by_part, known_features
+from flows.judge.trial import (
+    Trial,
+    heldout_data,
+    images_by_part,
+    known_features,
+    trained_on,
+)
+from flows.model.launch import stop_all
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
 from flows.model.sample import database_of, draw
@@ -49,6 +61,7 @@ from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact
+from storage.checks import shards_of
 from storage.manifest import Plan
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -78,8 +91,8 @@ def study(config: Study) -> list[Artifact]:
     prepare_world(config)
     measured = []
     for seed in range(config.seed, config.seed + config.seeds):
-        run = training(config, f"study-{seed}", seed=seed)
-        rival = training(config, rival_of(seed), "shapes-unet", seed=seed)
+        run = training_of(config, f"study-{seed}", "shapes", seed)
+        rival = training_of(config, rival_of(seed), "shapes-unet", seed)
         side_by_side(train_rdm.ensured, run, twin_of(run), rival)
         measured.append(study_seed.ensured(config, seed))
     return measured
@@ -107,6 +120,35 @@ def study_seed(config: Study, seed: int) -> Artifact:
         for claim in claims:
             figures |= claim(config, subject)
         return published(build, write_evaluation(build, figures), clock)
+
+
+def training_of(config: Study, name: str, preset_name: str, seed: int) -> TrainRDM:
+    """One of the networks of a seed, on half of the cores: several train side by side."""
+    threads = max(1, len(sched_getaffinity(0)) // 2)
+    run = training(config, name, preset_name, seed=seed)
+    return run.model_copy(update={"threads": threads})
+
+
+def twin_of(run: TrainRDM) -> TrainRDM:
+    """The same network, trained without neighbors."""
+    context = dataclasses.replace(run.context, neighbor_dropout=1.0)
+    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "context": context})
+
+
+def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
+    """Run one stage with several parameters at once: small networks use single cores better than
+    one of them uses all.
+    """
+    with ThreadPoolExecutor(len(configs)) as pool:
+        # Each thread in a copy of this context: in it a stage knows the flow that it belongs to.
+        futures = [pool.submit(copy_context().run, stage, config) for config in configs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            # One has failed, or we are interrupted: the pool would wait for the others to end.
+            stop_all()
+            raise
 
 
 @study_seed.plan
@@ -176,9 +218,14 @@ def open_subject(config: Study, seed: int) -> Subject:
     credits = database.credits(list(range(database.retrieval.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     judge = ShapesJudge()
-    trial = Trial(evaluation, run, twin, database, judge, [], judge.features)
+    shards, trained = shards_of(config.root, database.embeddings), trained_on(config.root, run)
+    assert shards is not None and trained is not None, "a study makes all of its images"
+    trial = Trial(
+        evaluation, run, twin, database, judge, [], judge.features,
+        database_shards=shards.fingerprint, training_shards=trained.fingerprint,
+    )  # fmt: skip
     known = known_features(trial, judge.features)
-    assert known is not None, "runs of a study say what they were trained on"
+    assert known is not None, "they can be copied"
     held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
     heldout = np.concatenate(list(images_by_part(config.root, held_out)))
     return Subject(

@@ -22,7 +22,7 @@ from rdm_core.families.facts import Shape
 from rdm_core.latents import load_latent_space
 from rdm_core.train import Hooks, train
 
-PRESET = PRESETS["shapes"]
+PRESET = PRESETS["shapes-pixels"]
 BATCH, DIMENSION = PRESET["training"]["batch"], 64
 
 
@@ -59,7 +59,7 @@ def loop_seconds(steps: int) -> float:
         vectors,
         np.ones(1000, np.float32),
     )
-    config = TrainingConfig(**PRESET["training"] | {"steps": steps})
+    config = TrainingConfig(**PRESET["training"] | {"steps": steps, "optimizer": "adamw"})
     context, reporting = ContextConfig(**PRESET["context"]), ReportingConfig(checkpoint_steps=10**9)
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     start = time.monotonic()

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1)."""
 
-CELL_PIXELS = 96
+CELL_PIXELS = 128
 """Side of a picture in a contact sheet."""
 
 

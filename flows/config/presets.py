@@ -10,8 +10,8 @@ from typing import Any
 _SHAPES: dict[str, dict[str, Any]] = {
     "context": {"random_k": True, "embedding_noise": 0.6},
     "training": {
-        "steps": 1400, "batch": 32, "learning_rate": 2e-3, "warmup_steps": 50, "cooldown": 0.3,
-        "ema_decay": 0.995, "snapshot_steps": 500,
+        "steps": 1400, "batch": 32, "optimizer": "muon", "learning_rate": 4e-3, "warmup_steps": 50,
+        "cooldown": 0.3, "ema_decay": 0.995, "snapshot_steps": 500,
     },
     "reporting": {"checkpoint_steps": 500},
 }  # fmt: skip
@@ -25,20 +25,28 @@ _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
 # name: model, context, training, reporting; what is not named keeps its default
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "shapes": {
+    "shapes": {  # 64 px, behind the built-in autoencoder: 8x8x16 latents
         "model": _diffusion(
             {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32,
-             "patch": 4, "remove_means": True},
-            {"process": "flow", "time_mean": 1.0},
+             "patch": 1, "remove_means": True},
+            {"process": "flow"},
         ),
         **_SHAPES,
     },
-    # as many parameters as the transformer of shapes (1.247 M and 1.244 M), trained on the same
+    # as many parameters as the transformer of shapes (1.24 M and 1.25 M), trained on the same
     "shapes-unet": {
         "model": _diffusion(
             {"network": "unet", "channels": [16, 32, 48, 56], "attention_levels": [1, 2, 3],
              "depth": 1, "head_channels": 16, "remove_means": True},
             _BETAS_2022,
+        ),
+        **_SHAPES,
+    },
+    "shapes-pixels": {  # 32 px as they are: the network answers with the image
+        "model": _diffusion(
+            {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32,
+             "patch": 4, "detail_channels": 24, "remove_means": True},
+            {"process": "flow", "predicts": "image"},
         ),
         **_SHAPES,
     },
@@ -80,7 +88,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 
+DEMO_AUTOENCODER = "rdm-shapes-kl"
 DEMO_WORLD: dict[str, Any] = {
+    "size": 64,
     "positions": ["centre"],
     "sizes": ["large"],
     "accessories": ["none"],

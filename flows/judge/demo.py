@@ -2,17 +2,12 @@
 report.
 """
 
-import dataclasses
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextvars import copy_context
-from os import sched_getaffinity
 from typing import Any
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import AnyImport, ImportImages
 from flows.config.judge import BuiltInWorld, Demo, EvaluateRDM, WriteReport
-from flows.config.presets import DEMO_SOURCES, DEMO_WORLD, PRESETS
+from flows.config.presets import DEMO_AUTOENCODER, DEMO_SOURCES, DEMO_WORLD, PRESETS
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.build_database import ensured_database
@@ -21,7 +16,6 @@ from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
 from flows.judge.evaluate import evaluate_rdm
 from flows.judge.report import write_report
-from flows.model.launch import stop_all
 from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
 from flows.run.stage import stage_flow
@@ -35,13 +29,11 @@ SWAPS = {"photograph": "shapes-photographs", "sketch": "shapes-sketches"}
 def demo(config: Demo) -> tuple[Artifact, Artifact]:
     """Everything once, ending with a report that shows whether the model uses its neighbors.
 
-    shapes --import--> shards --embed, index--> databases --neighbors--> tables --train--> runs
-    --sample, evaluate--> report
+    shapes --import--> shards --embed, index--> databases --neighbors, encode--> tables, latents
+    --train--> run --sample, evaluate--> report
     """
     prepare_world(config)
-    run = training(config, "shapes")
-    # The twin is what the evaluation compares the run with.
-    side_by_side(train_rdm.ensured, run, twin_of(run))
+    train_rdm.ensured(training(config, "shapes"))
     samples = [sample_rdm.ensured(request) for request in requests(config)]
     evaluation = evaluate_rdm.ensured(evaluation_of(config))
     return evaluation, write_report.ensured(report_of(config, samples))
@@ -62,23 +54,9 @@ def prepare_world(config: BuiltInWorld) -> None:
         find_neighbors.ensured(
             FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
         )
-        encode_latents.ensured(EncodeLatents(root=config.root, name=name, shards=name))
-
-
-def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
-    """Run one stage with several parameters at once: small networks use single cores better than
-    one of them uses all.
-    """
-    with ThreadPoolExecutor(len(configs)) as pool:
-        # Each thread in a copy of this context: in it a stage knows the flow that it belongs to.
-        futures = [pool.submit(copy_context().run, stage, config) for config in configs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            # One has failed, or we are interrupted: the pool would wait for the others to end.
-            stop_all()
-            raise
+        encode_latents.ensured(
+            EncodeLatents(root=config.root, name=name, shards=name, autoencoder=DEMO_AUTOENCODER)
+        )
 
 
 def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> AnyImport:
@@ -89,17 +67,10 @@ def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> An
         root=config.root,
         name=name,
         source="shapes",
-        size=32,
         encoding="png",
         seed=config.seed,
         **drawn,
     )
-
-
-def twin_of(run: TrainRDM) -> TrainRDM:
-    """The same network, trained without neighbors."""
-    context = dataclasses.replace(run.context, neighbor_dropout=1.0)
-    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "context": context})
 
 
 def training(
@@ -109,10 +80,7 @@ def training(
     preset = PRESETS[preset_name]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
     inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
-    threads = max(1, len(sched_getaffinity(0)) // 2)  # two networks and more train side by side
-    return TrainRDM(
-        root=config.root, name=name, **inputs, threads=threads, **preset | {"training": settings}
-    )
+    return TrainRDM(root=config.root, name=name, **inputs, **preset | {"training": settings})
 
 
 def requests(config: Demo) -> list[SampleRDM]:
@@ -153,7 +121,6 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         root=config.root,
         name="shapes",
         run="shapes",
-        baseline="shapes-without-neighbors",
         heldout_latents="shapes-heldout",
         heldout_neighbors="shapes-heldout",
         swaps=SWAPS,
@@ -175,7 +142,6 @@ def report_of(config: Demo, samples: list[Artifact]) -> WriteReport:
         root=config.root,
         name="demo",
         run="shapes",
-        baseline="shapes-without-neighbors",
         evaluation="shapes",
         samples=tuple(artifact.name for artifact in samples),
         artifacts=tuple(artifacts),

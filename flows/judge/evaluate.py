@@ -45,8 +45,8 @@ from storage.manifest import Plan
 
 CARD_FILE = "model-card.md"
 DEMO_MAKES = (
-    "`rdm demo` makes everything that an evaluation reads: two runs, shapes and "
-    "shapes-without-neighbors, the held-out images shapes-heldout, and databases of one style."
+    "`rdm demo` makes everything that an evaluation reads: the run shapes, the held-out images "
+    "shapes-heldout, and databases of one style."
 )
 
 

@@ -208,7 +208,7 @@ def _lines_of_sets(measured: Mapping[str, Any]) -> list[str]:
 def _why(measured: Mapping[str, Any]) -> list[str]:
     """What is left out and what could not be checked, each with its reason."""
     lines = []
-    for name, why in (value_at(measured, LEFT_OUT) or {}).items():
+    for name, why in sorted((value_at(measured, LEFT_OUT) or {}).items()):
         lines.append(f"left out: {name}: {why}")
     for why in value_at(measured, UNCHECKED) or ():
         lines.append(f"it may have been trained on the held-out images: {why}")

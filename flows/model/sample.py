@@ -291,7 +291,7 @@ def credited(neighbors: Sequence[tuple[dict[str, Any], float]]) -> dict[str, lis
 def contact_sheet(
     images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened
 ) -> np.ndarray:
-    """One line an image: the sample, a gap, then the neighbors it was drawn from, nearest first."""
+    """One line an image: the sample, a narrow gap, then the neighbors it was drawn from, nearest first."""
     wanted: set[str] = set()
     most = 0
     for record in records:
@@ -304,9 +304,12 @@ def contact_sheet(
             files |= database.images(sorted(wanted - files.keys()))
     pictures = {key: fitted(decode(data)) for key, data in files.items()}
     white = np.full((CELL_PIXELS, CELL_PIXELS, 3), 255, dtype=np.uint8)
+    samples = grid([fitted(image) for image in images], columns=1)
+    if not most:
+        return samples
     cells: list[np.ndarray] = []
-    for image, record in zip(images, records, strict=True):
+    for record in records:
         neighbors = [pictures.get(key, white) for key in record["neighbor_keys"]]
-        neighbors += [white] * (most - len(neighbors))
-        cells += [fitted(image), white[:, : CELL_PIXELS // 4], *neighbors]
-    return grid(cells, columns=2 + most)
+        cells += neighbors + [white] * (most - len(neighbors))
+    gap = np.full((len(samples), CELL_PIXELS // 8, 3), 255, dtype=np.uint8)
+    return np.concatenate([samples, gap, grid(cells, columns=most)], axis=1)

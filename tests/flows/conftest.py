@@ -135,7 +135,7 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
         "channels": [32],
         "depth": 1,
         "head_channels": 16,
-        "patch": 4,
+        "patch": 2,
         "remove_means": True,
     }
     config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)

@@ -28,7 +28,6 @@ _LEARNED = {
     "training": {"steps": 300, "batch": 8},
     "reporting": {"checkpoint_steps": 10, "log_steps": 5},
 }
-_MODEL = {"run": "shapes", "baseline": "shapes-without-neighbors"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "import": {
         "name": "shapes",
@@ -75,7 +74,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "evaluate": {
         "name": "crash",
-        **_MODEL,
+        "run": "shapes",
         "heldout_latents": "shapes-heldout",
         "heldout_neighbors": "shapes-heldout",
         "swaps": {"sketch": "shapes-sketches"},
@@ -85,7 +84,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "report": {
         "name": "crash",
-        **_MODEL,
+        "run": "shapes",
         "evaluation": "shapes",
         "samples": ["demo-text", "demo-class"],
         "artifacts": ["shards/shapes-train", "embeddings/shapes-train", "index/shapes-database"],

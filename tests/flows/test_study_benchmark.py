@@ -3,6 +3,7 @@ learned nothing.
 """
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +29,7 @@ SMALL = {
     "channels": [64],
     "depth": 2,
     "head_channels": 32,
-    "patch": 4,
+    "patch": 2,
     "remove_means": True,
 }
 
@@ -235,3 +236,16 @@ def test_seeds_networks_and_plans_of_a_study_are_told_apart():
     assert (evaluation.run, evaluation.baseline) == ("study-3", "study-3-without-neighbors")
     assert (evaluation.heldout_latents, evaluation.heldout_neighbors) == ("shapes-heldout",) * 2
     assert module.rival_of(3) == "study-3-unet" and evaluation.name == "study-3"
+
+
+def test_the_twin_differs_in_its_name_and_in_that_it_is_given_no_neighbors(monkeypatch):
+    monkeypatch.setattr(module, "sched_getaffinity", lambda process: set(range(6)))
+    run = module.training_of(ASKED, "study-3", "shapes", 3)
+    assert (run.name, run.threads, run.training.seed) == ("study-3", 3, 3), "half of the cores"
+    twin = module.twin_of(run)
+    assert (twin.name, twin.context.neighbor_dropout) == (module.twin_of_seed(3), 1.0)
+    dropout = run.context.neighbor_dropout
+    again = replace(twin.context, neighbor_dropout=dropout)
+    assert dropout < 1 and twin.model_copy(update={"name": run.name, "context": again}) == run
+    monkeypatch.setattr(module, "sched_getaffinity", lambda process: {0})
+    assert module.training_of(ASKED, "study-3-unet", "shapes-unet", 3).threads == 1

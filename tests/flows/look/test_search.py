@@ -16,6 +16,7 @@ from flows.data.database import searchable
 from flows.look.search import nearest_rows, queries_by_key, search
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
+from rdm_core.images import CELL_PIXELS
 from rdm_core.search import Searcher, build_index
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns, read_vectors
@@ -149,12 +150,12 @@ def test_a_picture_of_the_result_is_a_line_a_query_with_score_licence_and_author
     small_world, tmp_path
 ):
     look(small_world, texts=("a star", "a ring"), out=tmp_path / "found.png")
-    cell = 96 + 3 * 12
+    cell = CELL_PIXELS + 3 * 12
     page = decode((tmp_path / "found.png").read_bytes())
-    assert page.shape == (2 + 2 * (cell + 2), 2 + 5 * 98, 3)
-    assert (page[2 + 96 : 2 + cell] < 128).any(axis=(1, 2)).reshape(3, 12).any(axis=1).all(), (
-        "score, licence and author"
-    )
+    assert page.shape == (2 + 2 * (cell + 2), 2 + 5 * (CELL_PIXELS + 2), 3)
+    assert (
+        (page[2 + CELL_PIXELS : 2 + cell] < 128).any(axis=(1, 2)).reshape(3, 12).any(axis=1).all()
+    ), "score, licence and author"
 
 
 def test_the_result_is_json(small_world):

@@ -12,6 +12,7 @@ from flows.config.sample import SampleRDM
 from flows.data.index_embeddings import index_embeddings
 from flows.look.show import image_record
 from flows.model.sample import sample_plan
+from rdm_core.images import CELL_PIXELS
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns
 from storage.neighbors import read_neighbors
@@ -40,7 +41,11 @@ def test_every_image_carries_who_stood_behind_it(small_world):
             inside["neighbor_keys"] == record["neighbor_keys"] and inside["seed"] == record["seed"]
         )
     assert np.asarray(Image.open(samples.file("00000.png"))).shape == (32, 32, 3)
-    assert Image.open(samples.file("grid.png")).size[1] > 4 * 96
+    wide, high = Image.open(samples.file("grid.png")).size
+    most = max(len(record["neighbor_keys"]) for record in records)
+    assert high == 2 + 4 * (CELL_PIXELS + 2)
+    gap = CELL_PIXELS // 8
+    assert wide == 2 + CELL_PIXELS + 2 + gap + 2 + most * (CELL_PIXELS + 2), "no empty cell"
 
 
 def test_text_alone_never_opens_a_database(small_world, monkeypatch):

@@ -120,9 +120,9 @@ def test_it_holds_a_diffusers_folder_a_picture_and_what_was_measured(root):
     assert 0 < measured["codes_in_use"] <= 1 <= measured["perplexity"] <= 16
     sheet = decode(made.file("reconstructions.png").read_bytes())
     originals = images.held_out[np.arange(8)]
-    np.testing.assert_array_equal(sheet[2:98, 2:98], originals[0].repeat(3, 0).repeat(3, 1))
+    np.testing.assert_array_equal(sheet[2:130, 2:130], originals[0].repeat(4, 0).repeat(4, 1))
     restored = space.decode(final_of(space, originals[:1]))[0]
-    np.testing.assert_array_equal(sheet[100:196, 2:98], restored.repeat(3, 0).repeat(3, 1))
+    np.testing.assert_array_equal(sheet[132:260, 2:130], restored.repeat(4, 0).repeat(4, 1))
 
 
 def final_of(space, images):
@@ -377,10 +377,10 @@ def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(root, m
 
 def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
     images = np.zeros((11, 96, 96, 3), np.uint8)
-    assert side_by_side(images, images).shape == (2 * 98 + 2, 8 * 98 + 2, 3)
-    assert side_by_side(images[:3], images[:3]).shape == (2 * 98 + 2, 3 * 98 + 2, 3)
+    assert side_by_side(images, images).shape == (2 * 130 + 2, 8 * 130 + 2, 3)
+    assert side_by_side(images[:3], images[:3]).shape == (2 * 130 + 2, 3 * 130 + 2, 3)
     many = np.zeros((40, 96, 96, 3), np.uint8)
-    assert side_by_side(many, many).shape == (4 * 98 + 2, 8 * 98 + 2, 3)
+    assert side_by_side(many, many).shape == (4 * 130 + 2, 8 * 130 + 2, 3)
 
 
 def test_where_a_server_is_configured_it_shows_losses_and_reconstructions(recorded, root):
