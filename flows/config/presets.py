@@ -94,10 +94,9 @@ DEMO_WORLD: dict[str, Any] = {
     "positions": ["centre"],
     "sizes": ["large"],
     "accessories": ["none"],
-    "backgrounds": ["light", "dark"],
 }
-"""The part of the shapes world that a network learns in minutes on two cores; all shapes, colours
-and styles.
+"""The part of the shapes world that a network learns in minutes on two cores; all shapes, colours,
+styles and backgrounds. And its size: what DEMO_AUTOENCODER was trained on.
 """
 DEMO_SOURCES: dict[str, dict[str, Any]] = {
     "shapes-train": {"count": 5000, "split": "train"},

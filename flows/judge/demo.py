@@ -124,10 +124,10 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         heldout_latents="shapes-heldout",
         heldout_neighbors="shapes-heldout",
         swaps=SWAPS,
-        prompts=max(8, int(64 * min(1.0, config.scale))),
+        prompts=max(8, int(256 * min(1.0, config.scale))),
         seeds=2,
         draw={"steps": 12},
-        quality_images=max(11, int(128 * min(1.0, config.scale))),
+        quality_images=max(11, int(256 * min(1.0, config.scale))),
     )
 
 

@@ -60,7 +60,7 @@ def test_each_set_of_images_is_drawn_small_and_centred_and_all_of_them_shrink_wi
             assert source.styles == styles.get(split, ())
             assert (source.positions, source.sizes) == (("centre",), ("large",))
             assert source.accessories == ("none",)
-            assert source.backgrounds == ("light", "dark") and source.colours == source.shapes == ()
+            assert source.backgrounds == source.colours == source.shapes == ()
     tiny = config.model_copy(update={"scale": 0.001})
     assert demo.shapes_source(tiny, "shapes-train", DEMO_SOURCES["shapes-train"]).count == 64
 
