@@ -6,7 +6,7 @@ box is (x0, y0, x1, y1) in pixels, x1 and y1 excluded.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +16,18 @@ Box = tuple[int, int, int, int]
 
 CELL_PIXELS = 96
 """Side of a picture in a contact sheet."""
+MOST_PIXELS = 2**20
+"""Of all images together of which copies in floating point are held at a time."""
+
+
+def pieces(shape: Sequence[int], most: int) -> Iterator[slice]:
+    """Slices of images of a shape (N, H, W, 3), one after the other: `most` of them each, fewer of
+    large ones, and always one.
+    """
+    count, height, width, _ = shape
+    length = max(1, min(most, MOST_PIXELS // (height * width)))
+    for start in range(0, count, length):
+        yield slice(start, start + length)
 
 
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
