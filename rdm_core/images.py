@@ -188,6 +188,21 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
     return file.getvalue()
 
 
+def side_by_side(
+    originals: np.ndarray, made: np.ndarray, columns: int = 8, most: int = 16
+) -> np.ndarray:
+    """A contact sheet uint8 [H, W, 3] of the first `most` originals: rows of them, each above the
+    row of what was made of them; both are [N, H, W, 3]. Small images are magnified.
+    """
+    side = originals.shape[1] * max(1, CELL_PIXELS // originals.shape[1])
+    cells, columns = [], min(columns, len(originals))
+    # A last row that is not full would put originals beside what was made.
+    for start in range(0, min(most, len(originals)) - columns + 1, columns):
+        for images in (originals, made):
+            cells += [fitted(image, side) for image in images[start : start + columns]]
+    return grid(cells, columns)
+
+
 def grid(images: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:
     """A contact sheet uint8 [H, W, 3] of images uint8 [h, w, 3], row by row.
 

@@ -211,7 +211,7 @@ class AutoencoderTraining:
         since = self.done - self.config.codebook_from
         if since > 0 and since % self.config.revive_steps == 0:
             if since >= GRACE:
-                self.codebook.refuse_collapse(f"step {self.done}")
+                self.codebook.refuse_collapse(f"step {self.done + 1}")
             if self.done < REVIVE_UNTIL * self.config.steps:
                 self.codebook.revive(vectors, self._generator())
         self.model.quantize.embedding.weight.copy_(self.codebook.entries)

@@ -19,7 +19,7 @@ from flows.data.import_images import import_images
 from flows.look.show import one_artifact
 from flows.model import train_autoencoder as module
 from flows.model.shard_images import divided, draw_of, refuse_sizes
-from flows.model.train_autoencoder import autoencoder_plan, side_by_side, train_autoencoder
+from flows.model.train_autoencoder import autoencoder_plan, train_autoencoder
 from flows.run.messages import TrainingFailed
 from rdm_core.autoencoders import codebook
 from rdm_core.autoencoders.train import AutoencoderTraining
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_the_cure(root, monke
 def test_collapsed_codes_are_told_with_their_share_and_the_cure(root, monkeypatch):
     monkeypatch.setattr("rdm_core.autoencoders.train.GRACE", 1)
     monkeypatch.setattr(codebook, "LEAST_USED", 1.1)  # not even all would do
-    told = r"autoencoders/e: step 3: \d+\.\d% of the codes are used.*Lower the learning rate.*gc"
+    told = r"autoencoders/e: step 4: \d+\.\d% of the codes are used.*Lower the learning rate.*gc"
     with pytest.raises(TrainingFailed, match=told):
         train_autoencoder(config_of(root, autoencoder=CODES))
 
@@ -373,14 +373,6 @@ def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(root, m
         patch.setattr(module, "write_checkpoint", full)
         train_autoencoder(config_of(root))
     assert train_autoencoder(config_of(root)).version == 1
-
-
-def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
-    images = np.zeros((11, 96, 96, 3), np.uint8)
-    assert side_by_side(images, images).shape == (2 * 98 + 2, 8 * 98 + 2, 3)
-    assert side_by_side(images[:3], images[:3]).shape == (2 * 98 + 2, 3 * 98 + 2, 3)
-    many = np.zeros((40, 96, 96, 3), np.uint8)
-    assert side_by_side(many, many).shape == (4 * 98 + 2, 8 * 98 + 2, 3)
 
 
 def test_where_a_server_is_configured_it_shows_losses_and_reconstructions(recorded, root):
