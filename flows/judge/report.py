@@ -116,7 +116,7 @@ def write_report(config: WriteReport) -> Artifact:
         if build.finished:
             return kept(build)
         report = published(build, write_page(build, subject), clock)
-    show_link(config.name, report.file(REPORT_FILE), f"Report on {config.run}")
+    show_link(f"reports/{config.name}", report.file(REPORT_FILE), f"Report on {config.run}")
     return report
 
 

@@ -277,7 +277,7 @@ def hooks_of(
 ) -> Hooks:
     """Metrics to the run's file, the bar and Prefect; checkpoints to the run's directory."""
     steps = config.autoencoder.steps
-    progress = TrainingProgress(config.name, steps)
+    progress = TrainingProgress(f"autoencoders/{config.name}", steps)
     told_at = time.monotonic()
 
     def log(record: Mapping[str, float]) -> None:
@@ -322,7 +322,7 @@ def measure(
 
     parts = single_part(build, "reconstructions", write_picture)
     text = f"Held-out images, and below each what {config.name} makes of it"
-    show_image(config.name, build.file(PICTURE), text)
+    show_image(f"autoencoders/{config.name}", build.file(PICTURE), text)
     return parts, measured
 
 

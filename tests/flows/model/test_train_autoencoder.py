@@ -380,8 +380,8 @@ def test_where_a_server_is_configured_it_shows_losses_and_reconstructions(record
     assert state.type.value == "COMPLETED"
     with get_client(sync_client=True) as client:
         shown = {artifact.key: artifact for artifact in client.read_artifacts()}
-    assert shown["e-progress"].data == 100.0
-    assert [row["step"] for row in json.loads(shown["e-loss"].data)][-1] == 6
-    assert "below each what e makes of it" in shown["e-images"].description
+    assert shown["autoencoders-e-progress"].data == 100.0
+    assert [row["step"] for row in json.loads(shown["autoencoders-e-loss"].data)][-1] == 6
+    assert "below each what e makes of it" in shown["autoencoders-e-images"].description
     again = train_autoencoder.flow(config_of(root), return_state=True)
     assert (again.name, again.result()) == ("Cached", state.result())
