@@ -25,7 +25,7 @@ from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, side_by_side, training, twin_of
 from flows.judge.evaluate import evaluation_plan, write_evaluation
 from flows.judge.inputs import same_but_for_neighbors
-from flows.judge.trial import Trial, heldout_data, images_by_part, known_features
+from flows.judge.trial import Trial, compared_in, heldout_data, images_by_part, trained_on
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
 from flows.model.sample import database_of, draw
@@ -34,6 +34,7 @@ from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
 from rdm_core.context import Context
+from rdm_core.judge.copies import Known
 from rdm_core.judge.distances import quality
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
@@ -49,6 +50,7 @@ from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact
+from storage.checks import shards_of
 from storage.manifest import Plan
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -157,8 +159,8 @@ class Subject:
     evaluation: EvaluateRDM
     real: np.ndarray
     """Oracle features of the held-out images [N, F]."""
-    known: np.ndarray
-    """Of every training and database image."""
+    known: Known
+    """Every training and database image."""
     heldout: list[np.ndarray]
     """The held-out images."""
     factors: list[dict[str, str]]
@@ -176,8 +178,14 @@ def open_subject(config: Study, seed: int) -> Subject:
     credits = database.credits(list(range(database.retrieval.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     judge = ShapesJudge()
-    trial = Trial(evaluation, run, twin, database, judge, [], judge.features)
-    known = known_features(trial, judge.features)
+    of_database = shards_of(config.root, database.embeddings)
+    of_training = trained_on(config.root, run)
+    assert of_database and of_training, "the study has imported both"
+    trial = Trial(
+        evaluation, run, twin, database, judge, [], judge.features,
+        database_shards=of_database.fingerprint, training_shards=of_training.fingerprint,
+    )  # fmt: skip
+    real, known = compared_in(trial, judge.features)
     assert known is not None, "runs of a study say what they were trained on"
     held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
     heldout = np.concatenate(list(images_by_part(config.root, held_out)))
@@ -187,7 +195,7 @@ def open_subject(config: Study, seed: int) -> Subject:
         rival=open_run(config.root, rival_of(seed)),
         database=database,
         evaluation=evaluation,
-        real=judge.features(heldout),
+        real=real,
         known=known,
         heldout=list(heldout),
         factors=factors,
