@@ -185,7 +185,7 @@ def try_features(build: Build, config: TrainAutoencoder) -> None:
 def features_of(build: Build, config: TrainAutoencoder) -> Features | None:
     """The features that the plan names, None where it names none."""
     named = build.plan.parameters["features"]
-    if not named:
+    if named is None:
         return None
     with download():
         return load_features(named, device_of(config))

@@ -337,6 +337,7 @@ def test_collapsed_codes_are_told_with_their_share_and_the_cure(root, monkeypatc
         ({"size": 64}, StorageError, "shards/a: .*32x32 pixels, size=64 .* size=32 or less"),
         ({"held_out": 0.001}, StorageError, "of its 60 images, 0 are held out .* held_out=..."),
         ({"features": "none"}, EncoderError, "features 'none': there is no such kind"),
+        ({"features": ""}, EncoderError, "features '': there is no such kind"),
         ({"shards": "none"}, ArtifactMissing, "no artifact shards/none"),
     ],
 )
