@@ -122,6 +122,7 @@ def in_a_process(part: Callable[[Tell], None], seconds: float) -> dict[str, Any]
     process = context.Process(target=run_part, args=(part, sender))
     process.start()
     sender.close()
+    assert process.pid is not None, "it was started"
     lead_a_group(process.pid)
     figures: dict[str, Any] = {"failed": f"it did not end within {seconds + LATE_SECONDS:.0f} s"}
     try:
@@ -143,9 +144,8 @@ def in_a_process(part: Callable[[Tell], None], seconds: float) -> dict[str, Any]
     return figures | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def lead_a_group(process: int | None) -> None:
+def lead_a_group(process: int) -> None:
     """Give a process a group of its own, with all that it starts; 0 is this one."""
-    assert process is not None, "it was started"
     # Parent and child both say so: neither can know who comes first.
     with suppress(OSError):
         os.setpgid(process, process)
