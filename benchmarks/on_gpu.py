@@ -5,7 +5,9 @@ sampling, and the demo's preset trained, judged and drawn.
 
 Each part runs in a process of its own within its share of the time, so that none takes the others
 with it: one that fails, or does not end in time, is told as such. What is measured is written after
-each part: FOLDER/on_gpu.json and FOLDER/on_gpu.html. Exits with 1 where a part failed. On a machine
+each part: FOLDER/on_gpu.json and FOLDER/on_gpu.html. A part that is late, and the one that runs
+when this is ended, is killed with every process that it has started. Exits with 1 where a part
+failed, or where nobody could say what device there is: then nothing is measured. On a machine
 without a GPU it runs on the CPU, in sizes of a test.
 """
 
@@ -14,10 +16,13 @@ import base64
 import html
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,17 +59,29 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts alone")
     parser.add_argument("--out", type=Path, default=Path("on_gpu"), help="where results go")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, ended)
     results = measure(options.only or list(PARTS), 60 * options.minutes, options.out)
-    failed = [name for name, result in results["parts"].items() if "failed" in result]
+    measured = {"machine": results["machine"], **results["parts"]}
+    failed = [name for name, result in measured.items() if "failed" in result]
     print(f"{options.out / 'on_gpu.json'}, {options.out / 'on_gpu.html'}")
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def ended(number: int, frame: Any) -> None:
+    """What SIGTERM does: this process ends on the way on which it kills the part that runs."""
+    sys.exit(128 + number)
 
 
 def measure(names: list[str], seconds: float, folder: Path) -> dict[str, Any]:
     """Run some parts within so many seconds; results are written after each."""
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": in_a_process(machine, 60.0), "parts": {}}
-    device = results["machine"].get("device", "cpu")
+    if "failed" in results["machine"]:
+        # Sizes of a test would be told as what the GPU gives.
+        print(json.dumps(results["machine"], indent=2), flush=True)
+        write(results, folder)
+        return results
+    device = results["machine"]["device"]
     deadline = time.monotonic() + seconds
     for number, name in enumerate(names):
         part, part_share = PARTS[name]
@@ -76,9 +93,14 @@ def measure(names: list[str], seconds: float, folder: Path) -> dict[str, Any]:
         result = in_a_process(lambda tell, part=part, share=share: part(share(tell)), allowed)
         results["parts"][name] = result
         print(json.dumps(result, indent=2), flush=True)
-        (folder / "on_gpu.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-        (folder / "on_gpu.html").write_text(page(results, folder), "utf-8")
+        write(results, folder)
     return results
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """on_gpu.json and on_gpu.html."""
+    (folder / "on_gpu.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    (folder / "on_gpu.html").write_text(page(results, folder), "utf-8")
 
 
 def machine(tell: Tell) -> None:
@@ -100,6 +122,8 @@ def in_a_process(part: Callable[[Tell], None], seconds: float) -> dict[str, Any]
     process = context.Process(target=run_part, args=(part, sender))
     process.start()
     sender.close()
+    assert process.pid is not None, "it was started"
+    lead_a_group(process.pid)
     figures: dict[str, Any] = {"failed": f"it did not end within {seconds + LATE_SECONDS:.0f} s"}
     try:
         # poll() is True as well where the process has died: then recv() raises EOFError
@@ -113,13 +137,24 @@ def in_a_process(part: Callable[[Tell], None], seconds: float) -> dict[str, Any]
     except EOFError:
         process.join()
         figures["failed"] = f"its process ended with {process.exitcode}"
-    process.kill()
-    process.join()
+    finally:  # SIGTERM and Ctrl-C come through here too
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
     return figures | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def lead_a_group(process: int) -> None:
+    """Give a process a group of its own, with all that it starts; 0 is this one."""
+    # Parent and child both say so: neither can know who comes first.
+    with suppress(OSError):
+        os.setpgid(process, process)
 
 
 def run_part(part: Callable[[Tell], None], sender: Any) -> None:
     """In the process of a part: send what it tells, and why it fails if it does."""
+    lead_a_group(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         part(sender.send)
         sender.send(ENDED)

@@ -30,13 +30,7 @@ from flows.data.database import OpenDatabase
 from flows.judge.demo import prepare_world, training
 from flows.judge.evaluate import evaluation_plan, write_evaluation
 from flows.judge.inputs import same_but_for_neighbors
-from flows.judge.trial import (
-    Trial,
-    heldout_data,
-    images_by_part,
-    known_features,
-    trained_on,
-)
+from flows.judge.trial import Trial, compared_in, heldout_data, images_by_part, trained_on
 from flows.model.launch import stop_all
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
@@ -46,6 +40,7 @@ from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
 from rdm_core.context import Context
+from rdm_core.judge.copies import Known
 from rdm_core.judge.distances import quality
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
@@ -199,8 +194,8 @@ class Subject:
     evaluation: EvaluateRDM
     real: np.ndarray
     """Oracle features of the held-out images [N, F]."""
-    known: np.ndarray
-    """Of every training and database image."""
+    known: Known
+    """Every training and database image."""
     heldout: list[np.ndarray]
     """The held-out images."""
     factors: list[dict[str, str]]
@@ -218,14 +213,15 @@ def open_subject(config: Study, seed: int) -> Subject:
     credits = database.credits(list(range(database.retrieval.rows)))
     factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
     judge = ShapesJudge()
-    shards, trained = shards_of(config.root, database.embeddings), trained_on(config.root, run)
-    assert shards is not None and trained is not None, "a study makes all of its images"
+    of_database = shards_of(config.root, database.embeddings)
+    of_training = trained_on(config.root, run)
+    assert of_database and of_training, "the study has imported both"
     trial = Trial(
         evaluation, run, twin, database, judge, [], judge.features,
-        database_shards=shards.fingerprint, training_shards=trained.fingerprint,
+        database_shards=of_database.fingerprint, training_shards=of_training.fingerprint,
     )  # fmt: skip
-    known = known_features(trial, judge.features)
-    assert known is not None, "they can be copied"
+    real, known = compared_in(trial, judge.features)
+    assert known is not None, "runs of a study say what they were trained on"
     held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
     heldout = np.concatenate(list(images_by_part(config.root, held_out)))
     return Subject(
@@ -234,7 +230,7 @@ def open_subject(config: Study, seed: int) -> Subject:
         rival=open_run(config.root, rival_of(seed)),
         database=database,
         evaluation=evaluation,
-        real=judge.features(heldout),
+        real=real,
         known=known,
         heldout=list(heldout),
         factors=factors,

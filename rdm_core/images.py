@@ -6,7 +6,7 @@ box is (x0, y0, x1, y1) in pixels, x1 and y1 excluded.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +16,18 @@ Box = tuple[int, int, int, int]
 
 CELL_PIXELS = 128
 """Side of a picture in a contact sheet."""
+MOST_PIXELS = 2**20
+"""Of all images together of which copies in floating point are held at a time."""
+
+
+def pieces(shape: Sequence[int], most: int) -> Iterator[slice]:
+    """Slices of images of a shape (N, H, W, 3), one after the other: `most` of them each, fewer of
+    large ones, and always one.
+    """
+    count, height, width, _ = shape
+    length = max(1, min(most, MOST_PIXELS // (height * width)))
+    for start in range(0, count, length):
+        yield slice(start, start + length)
 
 
 def resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
@@ -174,6 +186,21 @@ def encode(image: np.ndarray, encoding: str, quality: int = 95) -> bytes:
     else:
         Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+def side_by_side(
+    originals: np.ndarray, made: np.ndarray, columns: int = 8, most: int = 16
+) -> np.ndarray:
+    """A contact sheet uint8 [H, W, 3] of the first `most` originals: rows of them, each above the
+    row of what was made of them; both are [N, H, W, 3]. Small images are magnified.
+    """
+    side = originals.shape[1] * max(1, CELL_PIXELS // originals.shape[1])
+    cells, columns = [], min(columns, len(originals))
+    # A last row that is not full would put originals beside what was made.
+    for start in range(0, min(most, len(originals)) - columns + 1, columns):
+        for images in (originals, made):
+            cells += [fitted(image, side) for image in images[start : start + columns]]
+    return grid(cells, columns)
 
 
 def grid(images: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.codes import nearest_codes
 from rdm_core.device import full_float32
 from rdm_core.errors import RequestError, WeightsError
@@ -24,8 +25,6 @@ PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
 """What can be stored of an image; the first is also the name of pixel space."""
 BUILT_IN = {"rdm-shapes-kl": "kl", "rdm-shapes-vq": "vq"}
 """Autoencoders of the built-in world, which are part of this package -> their names there."""
-MOST_CODES = 65_536
-"""Entries of a codebook that uint16 can number."""
 
 
 @dataclass(frozen=True)

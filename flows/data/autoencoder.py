@@ -32,8 +32,10 @@ def trained_autoencoder(root: Path, autoencoder: str) -> Artifact | None:
 
 def pinned(root: Path, autoencoder: str) -> str:
     """The name by which it is found again: the present version, or a local folder by its absolute
-    path; anything else as it is.
+    path; anything else, a name with its @version too, as it is.
     """
+    if autoencoder.startswith(f"{KIND}/") and "@" in autoencoder:
+        return autoencoder
     trained = trained_autoencoder(root, autoencoder)
     if trained is not None:
         return trained.reference

@@ -112,11 +112,11 @@ def who_judges(config: EvaluateRDM, facts: RunFacts) -> tuple[str, str]:
     if judge == "features" and config.judge_clip is not None:
         what = "the judge features has no prompts, whose pictures a CLIP could score"
         raise RequestError("judge_clip", what, "Leave it out, or --set judge=captions.")
-    if config.extractor is None and judge != "shapes":
+    extractor = ORACLE if judge == "shapes" and config.extractor is None else config.extractor
+    if extractor is None:
         what = f"no features are named, in which the judge {judge} compares sets of images"
         cure = f"{CURE} Not the run's encoder, which would judge itself: --set extractor=..."
         raise RequestError("extractor", what, cure)
-    extractor = config.extractor or ORACLE
     check_features(extractor)
     return judge, extractor
 

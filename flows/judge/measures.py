@@ -35,14 +35,13 @@ from flows.judge.trial import (
     Trial,
     agreements,
     at_side,
+    compared_in,
     database_images,
     draws,
     draws_of,
     estimates,
-    held_out_features,
     held_out_images,
     image_seeds,
-    known_features,
     nearest_present,
 )
 from flows.model.opening import drawn_how
@@ -103,10 +102,12 @@ class Asked:
 
     near: Context
     """The neighbors of B held-out images [B, K, D]."""
-    nearest: np.ndarray
-    """The nearest row of each: int64 [B]."""
     images: np.ndarray
     """The held-out images themselves: uint8 [B, H, W, 3]."""
+    returned: np.ndarray | None
+    """The image of the nearest row of each, uint8 [B, H, W, 3]; None where the database's images
+    are not under this root.
+    """
 
 
 @stage_task(name="measure-sets")
@@ -118,10 +119,11 @@ def measure_sets(trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
     config = trial.config
     real, known = trial.compared_with
     data, rows = trial.held_out, np.arange(trial.images)
+    nearest = nearest_present(data.neighbor_rows[rows])
     asked = Asked(
         data.neighbors(rows, min(config.k, trial.run.facts.k)),
-        nearest_present(data.neighbor_rows[rows]),
         held_out_images(config, [data.keys[row] for row in rows]),
+        database_images(trial.database, nearest) if trial.has_images else None,
     )
     near: dict[str, list[dict[str, float]]] = {}
     sharp: dict[str, list[dict[str, float]]] = {}
@@ -146,7 +148,7 @@ def sets_of(trial: Trial, asked: Asked, seed: int) -> dict[str, np.ndarray]:
 
     Equal image seeds for every set: they differ in nothing but the context.
     """
-    run, baseline, count = trial.run, trial.baseline, len(asked.nearest)
+    run, baseline, count = trial.run, trial.baseline, len(asked.images)
     how = drawn_how(run.facts, trial.config.draw)
     unguided = replace(how, guidance_scale=1.0)
     seeds = image_seeds(seed, count)
@@ -157,10 +159,10 @@ def sets_of(trial: Trial, asked: Asked, seed: int) -> dict[str, np.ndarray]:
     }
     if baseline is not None:
         sets[WITHOUT] = draw(baseline, baseline.model.null(count), seeds, unguided)
-    if trial.has_images:
+    if asked.returned is not None:
         total = trial.database.retrieval.rows
         picks = np.random.default_rng(seed).choice(total, count, replace=total < count)
-        sets[RETURNED] = database_images(trial.database, asked.nearest)
+        sets[RETURNED] = asked.returned
         sets[RANDOM] = database_images(trial.database, picks)
     return sets
 
@@ -189,11 +191,11 @@ def sharpness_of(
 
 def contact_sheet(sets: Mapping[str, np.ndarray]) -> np.ndarray:
     """Some held-out images, a line each, uint8 [H, W, 3]: the columns SHOWN that there are."""
-    columns = [sets[name] for name in SHOWN if name in sets]
+    columns = [sets[name][:LINES_SHOWN] for name in SHOWN if name in sets]
     cells = []
     for line in zip(*columns, strict=True):
         cells += [fitted(image) for image in line]
-    return grid(cells[: LINES_SHOWN * len(columns)], columns=len(columns))
+    return grid(cells, columns=len(columns))
 
 
 def over_seeds(by_seed: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -314,13 +316,13 @@ def prompted_copies(trial: Trial, drawn: dict[str, list[np.ndarray]]) -> dict[st
     if not drawn:
         return rates
     features = trial.judge.features
-    real, known = trial.compared_with
+    _, known = trial.compared_with
     if features != trial.features:
-        real, known = held_out_features(trial.config, features), known_features(trial, features)
+        _, known = compared_in(trial, features)
     if known is None:
         return rates
     for name, row in {SAMPLES: TEXT, RETURNED: RETURNED}.items():
         if row in drawn:
             drawn_features = np.concatenate([features(images) for images in drawn[row]])
-            rates[name] = copy_rate(drawn_features, real, known)
+            rates[name] = copy_rate(drawn_features, known)
     return rates

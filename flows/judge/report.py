@@ -116,7 +116,7 @@ def write_report(config: WriteReport) -> Artifact:
         if build.finished:
             return kept(build)
         report = published(build, write_page(build, subject), clock)
-    show_link(config.name, report.file(REPORT_FILE), f"Report on {config.run}")
+    show_link(f"reports/{config.name}", report.file(REPORT_FILE), f"Report on {config.run}")
     return report
 
 
@@ -266,7 +266,7 @@ def rejects_table(subject: Subject) -> list[Html]:
 
 
 def provenance(subject: Subject) -> list[Html]:
-    """Which bytes: encoder, weights, fingerprints, licences of the run's database, parameters."""
+    """Which bytes: encoder, weights, fingerprints, licences of databases, parameters."""
     fingerprints = []
     for artifact in subject.artifacts:
         row = [f"{artifact.kind}/{artifact.name}", element("code", artifact.fingerprint)]
@@ -277,7 +277,7 @@ def provenance(subject: Subject) -> list[Html]:
     text = json.dumps(parameters, indent=2, sort_keys=True, ensure_ascii=False)
     return [
         networks_table(subject.run),
-        licences_table(subject),
+        *licences_tables(subject),
         details("Fingerprints", prints),
         details("Parameters of the run", element("pre", text)),
     ]
@@ -300,13 +300,29 @@ def networks_table(run: Artifact) -> Html:
     return table("The networks, by the sha256 of their weights", ["What", "Which"], rows)
 
 
-def licences_table(subject: Subject) -> Html:
-    """How many images of the run's database have which licence."""
-    fingerprint = subject.run.inputs.get("database", "")
-    database = with_fingerprint(subject.root, "embeddings", fingerprint)
-    if not database:
-        return note(
-            "The database of the run is not under this root, so its licences cannot be counted."
-        )
-    counts = [[licence, f"{count:,}"] for licence, count in licence_counts(database).items()]
-    return table(f"Licences of the images in {database.name}", ["Licence", "Images"], counts)
+def licences_tables(subject: Subject) -> list[Html]:
+    """How many images have which licence: of the database that the evaluation searched, and of the
+    one that the run was trained with where that is another.
+    """
+    whose = {
+        "the evaluation searched": subject.evaluation.inputs.get("database"),
+        "the run was trained with": subject.run.inputs.get("database"),
+    }
+    roles: dict[str, list[str]] = {}
+    for role, fingerprint in whose.items():
+        if fingerprint:
+            roles.setdefault(fingerprint, []).append(role)
+    if not roles:
+        return [note("No database is known, of whose images licences could be counted.")]
+    tables = []
+    for fingerprint, of_database in roles.items():
+        told = " and ".join(of_database)
+        database = with_fingerprint(subject.root, "embeddings", fingerprint)
+        if database is None:
+            text = f"The database that {told} is not under this root, so its licences"
+            tables.append(note(f"{text} cannot be counted."))
+            continue
+        counts = [[licence, f"{count:,}"] for licence, count in licence_counts(database).items()]
+        caption = f"Licences of the images in {database.name}, which {told}"
+        tables.append(table(caption, ["Licence", "Images"], counts))
+    return tables

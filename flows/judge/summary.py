@@ -66,7 +66,7 @@ def in_full(root: Path, reference: str) -> tuple[str, dict[str, Any]]:
         cure = "rdm show evaluations/NAME --full; of other kinds rdm show tells all there is."
         raise RequestError(reference or "--full", "only an evaluation has a full table", cure)
     measured = measured_in(open_artifact(root, kind, name))
-    return full_table(measured), measured
+    return full_table(measured) or f"{reference}: nothing was measured", measured
 
 
 def summary(measured: Mapping[str, Any]) -> str:
@@ -146,8 +146,8 @@ def _copies(measured: Mapping[str, Any]) -> str:
 
 
 def full_table(measured: Mapping[str, Any]) -> str:
-    """Every table of an evaluation, as plain text."""
-    lines, changes = _about(measured), changes_of(measured)
+    """Every table of an evaluation, as plain text; the figures of a study's."""
+    lines, changes = _about(measured) + _figures(measured), changes_of(measured)
     rows = []
     for name, mean in ordered(measured, "loss", "means").items():
         rows.append((name, estimate_text(mean), percent(changes.get(name), signed=True)))
@@ -174,6 +174,15 @@ def full_table(measured: Mapping[str, Any]) -> str:
 def _about(measured: Mapping[str, Any]) -> list[str]:
     judged = value_at(measured, JUDGED)
     return wrap(f"run {judged['run']}. {judged_text(judged)}", 100) if judged else []
+
+
+def _figures(measured: Mapping[str, Any]) -> list[str]:
+    """The numbers that belong to no table: `make study` keeps its figures so."""
+    rows = []
+    for name, value in measured.items():
+        if isinstance(value, int | float):
+            rows.append((name, number(value, 4), ""))
+    return _block("figures", "", "", rows)
 
 
 def _lines_of_sets(measured: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.features import ORACLE, Features, load_features
 from rdm_core.images import centre_crop, resize_shorter_side
+from rdm_core.judge.copies import Known, known_beside
 from rdm_core.judge.distances import FEWEST
 from rdm_core.judge.estimates import estimate
 from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
@@ -61,9 +62,9 @@ class Trial:
         return [wish.prompt for wish in self.wishes]
 
     @cached_property
-    def compared_with(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features of the held-out images and of every known image, computed once."""
-        return held_out_features(self.config, self.features), known_features(self, self.features)
+    def compared_with(self) -> tuple[np.ndarray, Known | None]:
+        """The held-out images and every known image, in the features of sets, computed once."""
+        return compared_in(self, self.features)
 
     @cached_property
     def held_out(self) -> TrainingData:
@@ -253,6 +254,12 @@ def at_side(images: np.ndarray, side: int) -> np.ndarray:
     if images.shape[1:3] == (side, side):
         return images
     return np.stack([centre_crop(resize_shorter_side(image, side), side) for image in images])
+
+
+def compared_in(trial: Trial, features: Features) -> tuple[np.ndarray, Known | None]:
+    """Features [M, F] of the held-out images, and every known image; None where none is."""
+    real, known = held_out_features(trial.config, features), known_features(trial, features)
+    return real, None if known is None else known_beside(known, real)
 
 
 def held_out_features(config: EvaluateRDM, features: Features) -> np.ndarray:

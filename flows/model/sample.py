@@ -65,7 +65,7 @@ def sample_rdm(config: SampleRDM) -> Artifact:
             build, parts, clock, weights=opened.run.artifact.name, database=drawn_from
         )
     show_image(
-        config.name,
+        f"samples/{config.name}",
         samples.file(GRID_FILE),
         f"{samples.rows} samples of {config.run}, each beside its neighbors",
     )

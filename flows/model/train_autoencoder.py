@@ -46,7 +46,7 @@ from rdm_core.autoencoders.train import AutoencoderTraining, State
 from rdm_core.device import best_device
 from rdm_core.errors import TrainingStopped
 from rdm_core.features import ORACLE, Features, load_features
-from rdm_core.images import encode, fitted, grid
+from rdm_core.images import encode, side_by_side
 from rdm_core.latents import load_latent_space
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build, finished_artifact
@@ -63,10 +63,8 @@ from storage.runs import (
 from storage.unfinished import unfinished
 
 PICTURE = "reconstructions.png"
-PICTURED, COLUMNS = 16, 8
-"""Held-out images in the picture, and in a row of it."""
-CELL = 96
-"""Side that smaller images are magnified to in the picture, or less, pixels."""
+PICTURED = 16
+"""Held-out images in the picture."""
 SCALING_IMAGES = 256
 """Of which the latents say how all are scaled."""
 LEARNED = ("weights", "metrics")
@@ -187,7 +185,7 @@ def try_features(build: Build, config: TrainAutoencoder) -> None:
 def features_of(build: Build, config: TrainAutoencoder) -> Features | None:
     """The features that the plan names, None where it names none."""
     named = build.plan.parameters["features"]
-    if not named:
+    if named is None:
         return None
     with download():
         return load_features(named, device_of(config))
@@ -279,7 +277,7 @@ def hooks_of(
 ) -> Hooks:
     """Metrics to the run's file, the bar and Prefect; checkpoints to the run's directory."""
     steps = config.autoencoder.steps
-    progress = TrainingProgress(config.name, steps)
+    progress = TrainingProgress(f"autoencoders/{config.name}", steps)
     told_at = time.monotonic()
 
     def log(record: Mapping[str, float]) -> None:
@@ -319,24 +317,13 @@ def measure(
     measured["latents_deviation"] = deviation
 
     def write_picture(scratch: Path) -> tuple[int, dict[str, int]]:
-        (scratch / PICTURE).write_bytes(encode(side_by_side(originals, made), "png"))
+        (scratch / PICTURE).write_bytes(encode(side_by_side(originals, made, most=PICTURED), "png"))
         return min(PICTURED, len(originals)), {}
 
     parts = single_part(build, "reconstructions", write_picture)
     text = f"Held-out images, and below each what {config.name} makes of it"
-    show_image(config.name, build.file(PICTURE), text)
+    show_image(f"autoencoders/{config.name}", build.file(PICTURE), text)
     return parts, measured
-
-
-def side_by_side(originals: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """Rows of originals, each above a row of their reconstructions: [N, H, W, 3] of both."""
-    side = originals.shape[1] * max(1, CELL // originals.shape[1])
-    cells, columns = [], min(COLUMNS, len(originals))
-    # A last row that is not full would put originals beside reconstructions.
-    for start in range(0, min(PICTURED, len(originals)) - columns + 1, columns):
-        for images in (originals, made):
-            cells += [fitted(image, side) for image in images[start : start + columns]]
-    return grid(cells, columns)
 
 
 def device_of(config: TrainAutoencoder) -> Any:

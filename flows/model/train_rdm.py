@@ -277,7 +277,7 @@ def run_training(
         say("train", config.name, f"run on machine {rank}: {command}")
     give_device_back()
     newest = partial(newest_preview, build.directory)
-    progress = TrainingProgress(config.name, config.training.steps, newest)
+    progress = TrainingProgress(f"runs/{config.name}", config.training.steps, newest)
     launch_training(build.directory, config, progress.watch, tight)
 
 

@@ -23,12 +23,15 @@ MOST_BYTES_SHOWN = 200_000
 
 
 class TrainingProgress:
-    """The progress bar and the table of losses of one training, and its newest picture."""
+    """The progress bar and the table of losses of one training, and its newest picture.
+
+    `what` is its kind and name, runs/coco: an autoencoder of that name is shown beside it.
+    """
 
     def __init__(
-        self, name: str, steps: int, newest: Callable[[], Path | None] = lambda: None
+        self, what: str, steps: int, newest: Callable[[], Path | None] = lambda: None
     ) -> None:
-        self._name, self._steps, self._newest = name, steps, newest
+        self._what, self._steps, self._newest = what, steps, newest
         self._shown: Path | None = None
         self._picture: Any = None
         self._artifact: Any = None
@@ -49,7 +52,7 @@ class TrainingProgress:
                 self._shown = newest
                 text = f"Samples after {int(newest.stem):,} steps, each beside its neighbors"
                 self._picture = show_image(
-                    f"{self._name}-training", newest, text, instead_of=self._picture
+                    f"{self._what}-training", newest, text, instead_of=self._picture
                 )
 
     def _show(self, record: dict[str, Any]) -> None:
@@ -59,29 +62,29 @@ class TrainingProgress:
         text = f"step {record['step']:,} of {self._steps:,}, loss {record['loss']:.4f}"
         if self._artifact is None:
             self._artifact = create_progress_artifact(
-                share, key=key_of(f"{self._name}-progress"), description=text
+                share, key=key_of(f"{self._what}-progress"), description=text
             )
         else:
             update_progress_artifact(self._artifact, share, description=text)
         if record["step"] >= self._steps:
             kept = [*self._records[:: max(1, len(self._records) // LINES_IN_A_TABLE)], record]
-            show_table(f"{self._name}-loss", kept, f"Training of {self._name}")
+            show_table(f"{self._what}-loss", kept, f"Training of {self._what}")
 
 
-def show_table(name: str, rows: list[dict[str, Any]], text: str) -> None:
+def show_table(what: str, rows: list[dict[str, Any]], text: str) -> None:
     """A table, if there is a flow run to show it for."""
 
     def show() -> None:
         from prefect.artifacts import create_table_artifact
 
-        create_table_artifact(rows, key=key_of(name), description=text)
+        create_table_artifact(rows, key=key_of(what), description=text)
 
     _best_effort(show)
 
 
-def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
-    """A picture, inside the page: the UI has no way to our files. Returns what Prefect calls it,
-    None if it is not shown.
+def show_image(what: str, path: Path, text: str, instead_of: Any = None) -> Any:
+    """A picture of kind/name, inside the page: the UI has no way to our files. Returns what Prefect
+    calls it, None if it is not shown.
 
     `instead_of` names one shown before, whose place it takes: pictures of a training would fill
     Prefect's database.
@@ -98,7 +101,7 @@ def show_image(name: str, path: Path, text: str, instead_of: Any = None) -> Any:
 
     if instead_of is None:
         return _best_effort(
-            lambda: create_image_artifact(url, key=key_of(f"{name}-images"), description=text)
+            lambda: create_image_artifact(url, key=key_of(f"{what}-images"), description=text)
         )
     update = ArtifactUpdate(data=url, description=text)
     _best_effort(lambda: get_client(sync_client=True).update_artifact(instead_of, update))
@@ -121,15 +124,13 @@ def _as_jpeg(path: Path) -> str | None:
     return None
 
 
-def show_link(name: str, path: Path, text: str) -> None:
-    """A link to a file."""
+def show_link(what: str, path: Path, text: str) -> None:
+    """A link to a file of kind/name."""
 
     def show() -> None:
         from prefect.artifacts import create_link_artifact
 
-        create_link_artifact(
-            path.resolve().as_uri(), text, key=key_of(f"{name}-report"), description=str(path)
-        )
+        create_link_artifact(path.resolve().as_uri(), text, key=key_of(what), description=str(path))
 
     _best_effort(show)
 

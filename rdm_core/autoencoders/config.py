@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rdm_core.config import LARGEST_SEED, MOST, Config, require_between
+from rdm_core.config import LARGEST_SEED, MOST, Config, require, require_between
 
 LEAST_SIDE = 4
 """Of the latent: a narrower one leaves the middle's attention nothing to attend to."""
 MOST_CODES = 65_536
 """Entries of a codebook that uint16 can number."""
+MOST_LEVELS, WIDEST = 12, 8192
+"""Levels of a network, and channels of one. This and the limits below are far beyond what anybody
+trains: a typo is refused by its name, before it takes all memory.
+"""
+MOST_BATCH = 10_000
+"""Images a step."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,14 @@ class AutoencoderConfig(Config):
         """Raise ValueError naming what cannot be."""
         if self.kind not in ("kl", "vq"):
             raise ValueError(f"kind: is {self.kind!r}, must be 'kl' or 'vq'")
-        if not self.widths or any(width < 8 or width % 8 for width in self.widths):
-            raise ValueError(f"widths: are {self.widths}, must be multiples of 8")
-        self._refuse_below(1, ("layers", "latent_channels", "batch", "steps", "revive_steps"))
-        self._refuse_below(
-            0, ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture", "grain")
-        )
-        steps = ("adversarial_from", "codebook_from", "details_from")
-        self._refuse_below(0, ("commitment", "kl", "adversarial", *steps))
+        self._check_widths()
+        require_between(self, ("layers",), 1, 100)
+        require_between(self, ("latent_channels",), 1, 4096)
+        require_between(self, ("batch",), 1, MOST_BATCH)
+        require_between(self, ("steps", "revive_steps"), 1, MOST)
+        require_between(self, ("adversarial_from", "codebook_from", "details_from"), 0, MOST)
+        pictures = ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture", "grain")
+        require_between(self, (*pictures, "commitment", "kl", "adversarial"), 0, MOST)
         if self.details_from and not self.l2:
             raise ValueError("details_from: is above 0, so l2 must be above 0 too")
         if self.l1 + self.l2 == 0:
@@ -109,16 +115,16 @@ class AutoencoderConfig(Config):
                 f"is {self.codebook_from}, and a vq with steps={self.steps} never rounds to codes"
             )
             raise ValueError(f"codebook_from: {text}; give fewer than the steps")
-        if not 2 <= self.codes <= MOST_CODES:
-            raise ValueError(f"codes: is {self.codes}, must be from 2 to {MOST_CODES}")
+        require_between(self, ("codes",), 2, MOST_CODES)
         require_between(self, ("seed",), 0, LARGEST_SEED)
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate: is {self.learning_rate}, must be above 0")
+        require(self, ("learning_rate",), lambda value: 0 < value <= 1, "above 0, and 1 at most")
 
-    def _refuse_below(self, least: int, names: tuple[str, ...]) -> None:
-        for name in names:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: is {getattr(self, name)}, must be {least} or more")
+    def _check_widths(self) -> None:
+        widths = self.widths
+        if not widths or any(width % 8 or not 8 <= width <= WIDEST for width in widths):
+            raise ValueError(f"widths: are {widths}, must be multiples of 8, {WIDEST} at most")
+        if len(widths) > MOST_LEVELS:
+            raise ValueError(f"widths: are {len(widths)}, must be {MOST_LEVELS} at most")
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import torch
 from rdm_core.autoencoders.codebook import perplexity, share_in_use
 from rdm_core.autoencoders.train import to_input
 from rdm_core.codes import nearest_codes
+from rdm_core.images import pieces
 from rdm_core.judge.sharpness import edge_energy, grain
 
 AT_ONCE = 64
+"""Images that go through a network, or are compared, at once; fewer of large ones."""
 
 
 @torch.no_grad()
@@ -22,8 +24,8 @@ def reconstruct(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     """
     made, numbers = [], []
     quantises = hasattr(model, "quantize")
-    for start in range(0, len(images), AT_ONCE):
-        encoded = model.encode(to_input(images[start : start + AT_ONCE]).to(model.device))
+    for piece in pieces(images.shape, AT_ONCE):
+        encoded = model.encode(to_input(images[piece]).to(model.device))
         latents = encoded.latents if quantises else encoded.latent_dist.mode()
         decoded = model.decode(latents).sample.clamp(-1, 1)
         pixels = ((decoded + 1) * 127.5).round().to(torch.uint8)
@@ -36,9 +38,11 @@ def reconstruct(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray 
 
 
 def mean_absolute_error(images: np.ndarray, others: np.ndarray) -> float:
-    """Mean |a - b| of uint8 arrays of one shape, in shares of the range 0..255."""
-    difference = np.abs(images.astype(np.int16) - others)
-    return float(difference.mean(dtype=np.float64)) / 255
+    """Mean |a - b| of uint8 images [N, H, W, 3], in shares of the range 0..255."""
+    total = 0
+    for piece in pieces(images.shape, AT_ONCE):
+        total += int(np.abs(images[piece].astype(np.int16) - others[piece]).sum(dtype=np.int64))
+    return total / images.size / 255
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:
@@ -46,10 +50,12 @@ def psnr(images: np.ndarray, others: np.ndarray) -> float:
 
     Equal images would have infinite dB; they count as if one level were wrong in one value.
     """
-    difference = images.astype(np.float32) - others
-    squared = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
-    least = 1 / np.prod(images.shape[1:])
-    return float((10 * np.log10(255**2 / np.maximum(squared, least))).mean())
+    least, total = 1 / np.prod(images.shape[1:]), 0.0
+    for piece in pieces(images.shape, AT_ONCE):
+        difference = images[piece].astype(np.float32) - others[piece]
+        squared = np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
+        total += float((10 * np.log10(255**2 / np.maximum(squared, least))).sum())
+    return total / len(images)
 
 
 def likeness(images: np.ndarray, made: np.ndarray) -> dict[str, float]:
@@ -74,8 +80,8 @@ def deviation_of_latents(model: Any, images: np.ndarray) -> float:
     no part in it.
     """
     count, total, squares = 0, 0.0, 0.0
-    for start in range(0, len(images), AT_ONCE):
-        encoded = model.encode(to_input(images[start : start + AT_ONCE]).to(model.device))
+    for piece in pieces(images.shape, AT_ONCE):
+        encoded = model.encode(to_input(images[piece]).to(model.device))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         count += latents.numel()
         total += float(latents.double().sum())

@@ -21,6 +21,7 @@ from rdm_core.autoencoders.config import LEAST_SIDE, AutoencoderConfig
 from rdm_core.autoencoders.networks import PatchDiscriminator, build_autoencoder
 from rdm_core.codes import nearest_codes
 from rdm_core.errors import RequestError
+from rdm_core.images import pieces
 
 State = dict[str, np.ndarray]
 
@@ -40,6 +41,8 @@ WARM_UP = 100
 """Steps over which the learning rate rises."""
 STARTING_IMAGES = 256
 """Images that k-means makes the codebook from."""
+STARTING_AT_ONCE = 32
+"""Of them, encoded at once; fewer of large ones."""
 VECTORS_AN_ENTRY = 24
 """Vectors of them, at most, for each entry."""
 REVIVE_UNTIL = 0.8
@@ -208,7 +211,7 @@ class AutoencoderTraining:
         since = self.done - self.config.codebook_from
         if since > 0 and since % self.config.revive_steps == 0:
             if since >= GRACE:
-                self.codebook.refuse_collapse(f"step {self.done}")
+                self.codebook.refuse_collapse(f"step {self.done + 1}")
             if self.done < REVIVE_UNTIL * self.config.steps:
                 self.codebook.revive(vectors, self._generator())
         self.model.quantize.embedding.weight.copy_(self.codebook.entries)
@@ -220,8 +223,8 @@ class AutoencoderTraining:
         generator = self._generator()
         rows = torch.randperm(len(self.images), generator=generator)[:STARTING_IMAGES]
         vectors = []
-        for piece in rows.split(32):
-            x = to_input(self.images[piece.numpy()]).to(self.device)
+        for piece in pieces((len(rows), *self.images.shape[1:]), STARTING_AT_ONCE):
+            x = to_input(self.images[rows[piece].numpy()]).to(self.device)
             encoded = self.model.quant_conv(self.model.encoder(x))
             vectors.append(encoded.permute(0, 2, 3, 1).flatten(0, 2))
         every = torch.cat(vectors)

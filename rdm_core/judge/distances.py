@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from rdm_core.judge.copies import copy_rate
+from rdm_core.judge.copies import Known, copy_rate
 
 MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage", "copy_rate")
 """fd, kid: lower is better. precision, density: whether samples look real. recall, coverage:
@@ -43,9 +43,9 @@ class _Features(nn.Module):
 
 
 def quality(
-    samples: np.ndarray, real: np.ndarray, known: np.ndarray | None, seed: int = 0
+    samples: np.ndarray, real: np.ndarray, known: Known | None, seed: int = 0
 ) -> dict[str, float]:
-    """MEASURES of samples float [N, F] against real images [M, F]; `known` [L, F] are training and
+    """MEASURES of samples float [N, F] against real images [M, F]; `known` are training and
     database images. Where nobody knows these (None) there is no copy rate.
 
     Frechet distance (arXiv 1706.08500), KID (arXiv 1801.01401, the unbiased estimate, mean over
@@ -70,7 +70,7 @@ def quality(
         "density": float(far["density"]),
         "coverage": float(far["coverage"]),
     }
-    return measures if known is None else measures | {"copy_rate": copy_rate(samples, real, known)}
+    return measures if known is None else measures | {"copy_rate": copy_rate(samples, known)}
 
 
 def frechet_distance(samples: np.ndarray, real: np.ndarray) -> float:

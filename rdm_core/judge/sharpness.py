@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rdm_core.images import pieces
+
 ROWS = 4
 """Inner rows at the top, and as many at the bottom, that grain is measured in."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Shares of red, green and blue (ITU-R BT.601)."""
 AT_ONCE = 512
-"""Pictures whose floating-point copies are held at a time."""
+"""Pictures whose floating-point copies are held at a time, at most."""
 
 
 def grain(images: np.ndarray) -> float:
@@ -27,8 +29,8 @@ def grain(images: np.ndarray) -> float:
     """
     _refuse(images, ROWS + 2)
     count, total, squares = 0, 0.0, 0.0
-    for start in range(0, len(images), AT_ONCE):
-        pixels = images[start : start + AT_ONCE].astype(np.float32)
+    for piece in pieces(images.shape, AT_ONCE):
+        pixels = images[piece].astype(np.float32)
         chroma = pixels - pixels.mean(axis=3, keepdims=True)
         around = chroma[:, :-2, 1:-1] + chroma[:, 2:, 1:-1]
         around = around + chroma[:, 1:-1, :-2] + chroma[:, 1:-1, 2:]
@@ -50,10 +52,8 @@ def edge_energy(images: np.ndarray) -> float:
     """
     _refuse(images, 2)
     right, down = 0.0, 0.0
-    for start in range(0, len(images), AT_ONCE):
-        luminance = images[start : start + AT_ONCE].astype(np.float32) @ np.array(
-            LUMINANCE, np.float32
-        )
+    for piece in pieces(images.shape, AT_ONCE):
+        luminance = images[piece].astype(np.float32) @ np.array(LUMINANCE, np.float32)
         right += float(np.abs(np.diff(luminance, axis=2)).mean(axis=(1, 2)).sum(dtype=np.float64))
         down += float(np.abs(np.diff(luminance, axis=1)).mean(axis=(1, 2)).sum(dtype=np.float64))
     return (right + down) / (2 * len(images))

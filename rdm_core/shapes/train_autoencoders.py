@@ -11,6 +11,8 @@ tests/rdm_core/shapes/test_autoencoders.py.
 
 import argparse
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pool
 from pathlib import Path
@@ -20,9 +22,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from rdm_core.autoencoders.config import AutoencoderConfig
-from rdm_core.autoencoders.measures import reconstruct
-from rdm_core.autoencoders.train import AutoencoderTraining, to_input
+from rdm_core.autoencoders.config import AutoencoderConfig, AutoencoderReporting
+from rdm_core.autoencoders.loop import Hooks, train_to_the_end
+from rdm_core.autoencoders.measures import deviation_of_latents, reconstruct
+from rdm_core.autoencoders.train import AutoencoderTraining, State
+from rdm_core.errors import TrainingStopped
+from rdm_core.images import side_by_side
 from rdm_core.shapes import world
 from rdm_core.shapes.autoencoders import SIDE, heldout, measure, missed
 
@@ -97,31 +102,32 @@ def train(training: AutoencoderTraining, checkpoint: Path, until: int) -> None:
     """Go on from the checkpoint, if there is one, until so many steps are done."""
     if checkpoint.exists():
         training.restore(load_file(checkpoint))
+    if training.done >= until:
+        return
     started, first = time.time(), training.done
-    told: dict[str, list[float]] = {}
-    while training.done < until:
-        for name, value in training.step().items():
-            told.setdefault(name, []).append(value)
-        if training.done % 50 == 0 or training.done == until:
-            means = "  ".join(f"{name} {np.mean(values):.4f}" for name, values in told.items())
-            rate = (time.time() - started) / (training.done - first)
-            alive = ""
-            if training.codebook is not None:
-                alive = f"  alive {float(training.codebook.alive.float().mean()):.2f}"
-            print(f"step {training.done:6d}  {means}{alive}  {rate:.2f} s a step", flush=True)
-            told.clear()
-        if training.done % CHECKPOINT_STEPS == 0 or training.done == until:
-            part = checkpoint.with_suffix(".part")
-            save_file(training.state(), part)
-            part.replace(checkpoint)
+
+    def tell(record: Mapping[str, float]) -> None:
+        means = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if name != "step")
+        rate = (time.time() - started) / (training.done - first)
+        alive = ""
+        if training.codebook is not None:
+            alive = f"  alive {float(training.codebook.alive.float().mean()):.2f}"
+        print(f"step {record['step']:6d}  {means}{alive}  {rate:.2f} s a step", flush=True)
+
+    def save_state(step: int, state: State) -> None:
+        part = checkpoint.with_suffix(".part")
+        save_file(state, part)
+        part.replace(checkpoint)
+
+    hooks = Hooks(tell, save_state, stopping=lambda: training.done >= until)
+    with suppress(TrainingStopped):  # at `until`, with its state kept
+        train_to_the_end(training, hooks, AutoencoderReporting(50, CHECKPOINT_STEPS))
 
 
-@torch.no_grad()
 def scaled(model: Any, images: np.ndarray) -> Any:
     """The model, whose config now says what makes its latents of order 1: 1 / their deviation."""
-    encoded = model.encode(to_input(images[:SCALE_IMAGES]))
-    latents = encoded.latents if hasattr(model, "quantize") else encoded.latent_dist.mode()
-    model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+    deviation = deviation_of_latents(model, images[:SCALE_IMAGES])
+    model.register_to_config(scaling_factor=round(1 / deviation, 5))
     return model
 
 
@@ -143,11 +149,7 @@ def sheet(model: Any, columns: int = 12, pairs: int = 3) -> np.ndarray:
     """Rows of held-out pictures, each above the row of its reconstructions: uint8 [H, W, 3]."""
     images, _ = heldout(columns * pairs)
     made, _ = reconstruct(model, images)
-    rows = []
-    for start in range(0, len(images), columns):
-        for pictures in (images, made):
-            rows.append(np.concatenate(pictures[start : start + columns], axis=1))
-    return np.concatenate(rows)
+    return side_by_side(images, made, columns, len(images))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,14 @@ sys.argv = ["on_gpu", *sys.argv[1:]]
 from benchmarks.on_gpu import main
 main()
 """
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """What this process does when it is asked to end is as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_every_part_runs_without_what_a_borrowed_machine_may_lack(tmp_path):
@@ -83,6 +92,67 @@ def test_a_part_that_fails_keeps_what_it_measured_and_says_why(part, why, monkey
     figures = in_a_process(part, 0.5)
     assert figures["failed"] == why and figures["measured"] == 1
     assert figures["seconds"] < 30
+
+
+def alive(process):
+    """Whether there is such a process; one that nobody has waited for yet is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(process, seconds=10):
+    """Whether it is gone after so many seconds at most."""
+    until = time.monotonic() + seconds
+    while alive(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not alive(process)
+
+
+def starts_another(tell):
+    tell({"other": subprocess.Popen(["sleep", "60"]).pid})
+    time.sleep(60)
+
+
+def test_a_late_part_is_killed_with_every_process_that_it_started(monkeypatch):
+    monkeypatch.setattr(on_gpu, "LATE_SECONDS", 1.0)
+    figures = in_a_process(starts_another, 1.0)
+    assert "did not end" in figures["failed"] and gone(figures["other"])
+
+
+ENDED_MEANWHILE = """
+import signal, subprocess, sys, time
+from benchmarks import on_gpu
+
+def part(tell):
+    print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+    time.sleep(60)
+
+signal.signal(signal.SIGTERM, on_gpu.ended)
+on_gpu.in_a_process(part, 60.0)
+"""
+
+
+def test_a_part_is_killed_with_every_process_that_it_started_when_all_is_ended():
+    whole = subprocess.Popen(
+        [sys.executable, "-c", ENDED_MEANWHILE], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    other = int(whole.stdout.readline())
+    assert alive(other)
+    whole.terminate()
+    assert whole.wait(30) == 128 + 15
+    assert gone(other)
+
+
+def test_where_nobody_can_say_what_device_there_is_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(on_gpu, "machine", refuses)
+    monkeypatch.setitem(PARTS, "table", (lambda share: share.tell({"rows": 5}), 0.5))
+    monkeypatch.setattr(sys, "argv", ["on_gpu", "--only", "table", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="failed: machine"):
+        on_gpu.main()
+    results = json.loads((tmp_path / "on_gpu.json").read_text())
+    assert results["parts"] == {} and results["machine"]["failed"].endswith("no such kernel")
 
 
 def test_a_failed_part_takes_no_other_with_it_and_is_told_on_the_page(tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def publish_run(root, name, database, metrics=True):
         name,
         write,
         {"encoder": ENCODER, "training": {"k": 4}},
-        {"database": database.fingerprint},
+        {"database": database.fingerprint} if database else {},
     )
 
 
@@ -202,14 +202,14 @@ def publish_samples(root, name, database, side=16, count=2, neighbors=3):
     )
 
 
-def publish_evaluation(root, measured=EVALUATION):
+def publish_evaluation(root, measured=EVALUATION, database=None):
     def write(scratch):
         (scratch / "evaluation.json").write_text(json.dumps(measured, sort_keys=True))
         return 1, {}
 
-    return publish(
-        root, "evaluations", "shapes", write, {"measured": json.dumps(measured, sort_keys=True)}
-    )
+    inputs = {"database": database.fingerprint} if database else {}
+    asked = {"measured": json.dumps(measured, sort_keys=True)}
+    return publish(root, "evaluations", "shapes", write, asked, inputs)
 
 
 def publish_all(root, evaluation=EVALUATION, **database):

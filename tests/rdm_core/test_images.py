@@ -14,6 +14,7 @@ from rdm_core.images import (
     grid,
     resize_shorter_side,
     seed_of,
+    side_by_side,
 )
 
 
@@ -212,3 +213,11 @@ def test_text_stands_below_a_picture_and_is_cut_to_its_width():
     ink = (told[40:] < 160).any(axis=2).reshape(3, 12, 60)
     assert [line.any() for line in ink] == [True, True, False]
     assert ink[1].any(axis=0)[40:].any() and not ink[0].any(axis=0)[40:].any()
+
+
+def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
+    pictures = np.zeros((11, 96, 96, 3), np.uint8)
+    assert side_by_side(pictures, pictures).shape == (2 * 98 + 2, 8 * 98 + 2, 3)
+    assert side_by_side(pictures[:3], pictures[:3]).shape == (2 * 98 + 2, 3 * 98 + 2, 3)
+    many = np.zeros((40, 96, 96, 3), np.uint8)
+    assert side_by_side(many, many).shape == (4 * 98 + 2, 8 * 98 + 2, 3)

@@ -10,10 +10,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from safetensors.torch import load_file, save_file
 
+from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.codes import nearest_codes
 from rdm_core.device import full_float32
 from rdm_core.errors import RequestError, WeightsError
-from rdm_core.latents import MOST_CODES, PIXELS, load_latent_space
+from rdm_core.latents import PIXELS, load_latent_space
 
 SCALING = 0.25
 

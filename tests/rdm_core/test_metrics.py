@@ -11,7 +11,8 @@ from rdm_core.data import TrainingData
 from rdm_core.families.diffusion.model import Diffusion
 from rdm_core.families.diffusion.noise import FlowMatching
 from rdm_core.families.facts import Shape
-from rdm_core.judge.copies import copy_rate, nearest_distances
+from rdm_core.judge import copies as module
+from rdm_core.judge.copies import copy_rate, known_beside, nearest_distances
 from rdm_core.judge.estimates import Estimate, agreement, estimate, estimate_over_seeds
 from rdm_core.judge.losses import held_out_losses
 from rdm_core.latents import PIXELS, load_latent_space
@@ -162,18 +163,35 @@ def test_the_nearest_of_the_others_counts():
     np.testing.assert_allclose(nearest_distances(features, others), [1, 4, 7], atol=1e-5)
 
 
+def test_distances_are_the_same_whatever_number_of_them_is_held_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    features, others = (rng.standard_normal((n, 8)).astype(np.float32) for n in (70, 110))
+    whole = np.linalg.norm(features[:, None] - others, axis=2).min(axis=1)
+    held, cdist = [], torch.cdist
+
+    def recorded(rows, part):
+        held.append((len(rows), len(part)))
+        return cdist(rows, part)
+
+    monkeypatch.setattr(torch, "cdist", recorded)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(module, "OTHERS_AT_ONCE", 50)
+    np.testing.assert_allclose(nearest_distances(features, others), whole, rtol=1e-4)
+    assert held == [(rows, part) for rows in (30, 30, 10) for part in (50, 50, 10)]
+
+
 def test_the_copy_rate_is_the_share_of_samples_nearer_than_real_images_are():
     rng = np.random.default_rng(0)
-    known = rng.standard_normal((500, 16)).astype(np.float32)
-    real = rng.standard_normal((1000, 16)).astype(np.float32)
+    images = rng.standard_normal((500, 16)).astype(np.float32)
+    known = known_beside(images, rng.standard_normal((1000, 16)).astype(np.float32))
     fresh = rng.standard_normal((400, 16)).astype(np.float32)
-    assert copy_rate(fresh, real, known) == pytest.approx(0.01, abs=0.015)
-    copies = known[:100] + 0.01 * rng.standard_normal((100, 16)).astype(np.float32)
-    assert copy_rate(copies, real, known) == 1
-    assert copy_rate(known[:100], real, known) == 1, "distance 0"
+    assert copy_rate(fresh, known) == pytest.approx(0.01, abs=0.015)
+    copies = images[:100] + 0.01 * rng.standard_normal((100, 16)).astype(np.float32)
+    assert copy_rate(copies, known) == 1
+    assert copy_rate(images[:100], known) == 1, "distance 0"
     mixed = np.concatenate([copies, fresh[:300] + 100])
-    assert copy_rate(mixed, real, known) == 0.25
-    assert copy_rate(fresh + 100, real, known) == 0
+    assert copy_rate(mixed, known) == 0.25
+    assert copy_rate(fresh + 100, known) == 0
 
 
 def test_agreement_is_1_where_what_is_shown_was_wanted():

@@ -213,12 +213,12 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
 
 def counting_copies(monkeypatch, known):
     counted = {}
-    for drawing in (module, trials):
-        monkeypatch.setattr(drawing, "held_out_features", lambda config, features: "held out")
-        monkeypatch.setattr(drawing, "known_features", lambda trial, features: known)
+    monkeypatch.setattr(trials, "held_out_features", lambda config, features: "held out")
+    monkeypatch.setattr(trials, "known_features", lambda trial, features: known)
+    monkeypatch.setattr(trials, "known_beside", lambda known, real: (known, real))
 
-    def rate(samples, real, known):
-        assert (real, known) == ("held out", "known")
+    def rate(samples, known):
+        assert known == ("known", "held out")
         counted[samples.tolist()[0]] = len(samples)
         return samples.tolist()[0] / 10
 
@@ -311,7 +311,8 @@ def sets(monkeypatch, drawn):
         monkeypatch.setattr(module, name, stand)
     monkeypatch.setattr(trials, "heldout_data", lambda config, run, database: Data())
     monkeypatch.setattr(trials, "held_out_features", lambda config, features: "held out")
-    monkeypatch.setattr(trials, "known_features", lambda trial, features: "known")
+    monkeypatch.setattr(trials, "known_features", lambda trial, features: "known images")
+    monkeypatch.setattr(trials, "known_beside", lambda known, real: "known")
     return judged
 
 
@@ -347,6 +348,24 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(sets, drawn):
     assert sets[5][0] != sets[11][0], "other random images every seed"
     again, _ = module.measure_sets.fn(trial(features=lambda images: ("features", images)))
     assert [one[0] for one in sets[4:6]] == [one[0] for one in sets[16:18]], "the same every time"
+
+
+def test_what_is_the_same_for_every_seed_is_computed_once(sets, drawn, monkeypatch):
+    decoded, thresholds = [], []
+
+    def images(database, rows):
+        decoded.append(rows.tolist())
+        return tuple(rows.tolist())
+
+    def beside(known, real):
+        thresholds.append(known)
+        return "known"
+
+    monkeypatch.setattr(module, "database_images", images)
+    monkeypatch.setattr(trials, "known_beside", beside)
+    module.measure_sets.fn(trial(features=lambda images: ("features", images)))
+    assert decoded.count([4, 6, 8]) == 1 and len(decoded) == 3, "random ones are others each seed"
+    assert thresholds == ["known images"]
 
 
 def test_without_a_twin_or_images_of_the_database_their_rows_are_left_out(sets, drawn):
@@ -399,3 +418,11 @@ def test_the_contact_sheet_has_a_line_for_each_of_the_first_images():
     one = noisy(10, count=9)
     sheet = module.contact_sheet({"held-out images": one, "held-out neighbors": one, "other": one})
     assert sheet.shape[0] > 3.9 * sheet.shape[1], "eight lines of two columns"
+
+
+def test_no_image_is_scaled_that_the_contact_sheet_does_not_show(monkeypatch):
+    scaled, whole = [], module.fitted
+    monkeypatch.setattr(module, "fitted", lambda image: scaled.append(image) or whole(image))
+    many = noisy(10, count=30)
+    module.contact_sheet({"held-out images": many, "held-out neighbors": many})
+    assert len(scaled) == 2 * module.LINES_SHOWN

@@ -85,6 +85,7 @@ def test_captions_are_prompts_and_a_second_clip_scores_them(asked):
 def test_who_may_not_judge_and_what_was_seen_is_refused_before_anything_is_drawn(
     asked, changed, told, monkeypatch
 ):
-    monkeypatch.setattr("flows.judge.measures.draw", lambda *_: pytest.fail("it drew"))
+    for drawing in ("measures", "trial"):  # for held-out neighbors, for prompts
+        monkeypatch.setattr(f"flows.judge.{drawing}.draw", lambda *_: pytest.fail("it drew"))
     with pytest.raises(ArtifactMismatch, match=told):
         evaluate_rdm(EvaluateRDM(**asked | changed, name="refused"))

@@ -204,6 +204,48 @@ def test_absent_shards_and_metrics_are_said(tmp_path):
     assert text.count("not at hand") == 6 and "Training loss: nothing was recorded." in text
 
 
+def licence_lines(root):
+    subject = report.open_subject(config(root, artifacts=()))
+    tables = [str(one) for one in report.licences_tables(subject)]
+    return [re.findall("<caption>(.*?)</caption>|<p[^>]*>(.*?)</p>", one)[0] for one in tables]
+
+
+def test_licences_are_counted_of_the_database_that_was_searched_and_of_the_runs_own(tmp_path):
+    own, other = publish_database(tmp_path), publish_database(tmp_path, "other", captions="a cat")
+    for name in ("shapes", "without"):
+        publish_run(tmp_path, name, own)
+    publish_evaluation(tmp_path, database=own)
+    both = "Licences of the images in db, which the evaluation searched and the run was trained"
+    ((told, _),) = licence_lines(tmp_path)
+    assert told.startswith(both)
+    publish_evaluation(tmp_path, EVALUATION | {"copies": {}}, other)
+    assert [told for told, _ in licence_lines(tmp_path)] == [
+        "Licences of the images in other, which the evaluation searched",
+        "Licences of the images in db, which the run was trained with",
+    ]
+    (other.directory / "manifest.json").unlink()
+    (_, gone), (told, _) = licence_lines(tmp_path)
+    assert gone.startswith("The database that the evaluation searched is not under this root")
+    assert told == "Licences of the images in db, which the run was trained with"
+
+
+def test_of_a_converted_run_licences_are_counted_of_the_database_that_was_searched(tmp_path):
+    database = publish_database(tmp_path)
+    for name in ("shapes", "without"):
+        publish_run(tmp_path, name, None)
+    publish_evaluation(tmp_path, database=database)
+    ((told, _),) = licence_lines(tmp_path)
+    assert told == "Licences of the images in db, which the evaluation searched"
+    publish_evaluation(tmp_path, EVALUATION | {"copies": {}})
+    ((_, told),) = licence_lines(tmp_path)
+    assert told.startswith("No database is known")
+
+
+def test_pages_of_before_are_written_anew(tmp_path):
+    publish_all(tmp_path)
+    assert report.report_plan(config(tmp_path)).parameters["revision"] >= 2
+
+
 def test_samples_without_a_database(tmp_path):
     publish_all(tmp_path)
     publish_samples(tmp_path, "query-only", None, neighbors=0)

@@ -93,6 +93,19 @@ def test_every_figure_of_an_evaluation_is_shown_in_full(tmp_path):
     publish_evaluation(tmp_path)
     text, value = in_full(tmp_path, "evaluations/shapes")
     assert text == full_table(EVALUATION) and value == json.loads(json.dumps(EVALUATION))
-    for reference in ("runs/shapes", "", "evaluations/"):
+    for reference in ("runs/shapes", "", "evaluations/", "study"):
         with pytest.raises(RequestError, match="rdm show evaluations/NAME --full"):
             in_full(tmp_path, reference)
+
+
+def test_the_figures_of_a_study_are_shown_in_full_and_so_is_that_there_are_none(tmp_path):
+    publish_evaluation(tmp_path, {"T1 gain": 0.0625, "N network": 1.5})
+    text, _ = in_full(tmp_path, "evaluations/shapes")
+    assert [line.split() for line in text.split("\n")] == [
+        ["figures"],
+        ["N", "network", "1.5000"],
+        ["T1", "gain", "0.0625"],
+    ]
+    publish_evaluation(tmp_path, {})
+    text, _ = in_full(tmp_path, "evaluations/shapes")
+    assert text == "evaluations/shapes: nothing was measured"

@@ -91,6 +91,8 @@ def test_a_folder_and_a_hub_id_mean_what_they_meant(root, monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     assert pinned(root, f"./{NAME}") == str(tmp_path / NAME)
     assert pinned(root, "pixels") == "pixels" and pinned(root, "org/model") == "org/model"
+    of_one_version = f"{NAME}@0123456789ab"
+    assert pinned(root, of_one_version) == of_one_version, "nothing is opened for it"
     assert space_of(root, NAME).name == NAME
     assert space_of(root, NAME).weights_sha256 == load_space(root, str(folder)).weights_sha256
 

@@ -19,7 +19,7 @@ from flows.data.import_images import import_images
 from flows.look.show import one_artifact
 from flows.model import train_autoencoder as module
 from flows.model.shard_images import divided, draw_of, refuse_sizes
-from flows.model.train_autoencoder import autoencoder_plan, side_by_side, train_autoencoder
+from flows.model.train_autoencoder import autoencoder_plan, train_autoencoder
 from flows.run.messages import TrainingFailed
 from rdm_core.autoencoders import codebook
 from rdm_core.autoencoders.train import AutoencoderTraining
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_the_cure(root, monke
 def test_collapsed_codes_are_told_with_their_share_and_the_cure(root, monkeypatch):
     monkeypatch.setattr("rdm_core.autoencoders.train.GRACE", 1)
     monkeypatch.setattr(codebook, "LEAST_USED", 1.1)  # not even all would do
-    told = r"autoencoders/e: step 3: \d+\.\d% of the codes are used.*Lower the learning rate.*gc"
+    told = r"autoencoders/e: step 4: \d+\.\d% of the codes are used.*Lower the learning rate.*gc"
     with pytest.raises(TrainingFailed, match=told):
         train_autoencoder(config_of(root, autoencoder=CODES))
 
@@ -337,6 +337,7 @@ def test_collapsed_codes_are_told_with_their_share_and_the_cure(root, monkeypatc
         ({"size": 64}, StorageError, "shards/a: .*32x32 pixels, size=64 .* size=32 or less"),
         ({"held_out": 0.001}, StorageError, "of its 60 images, 0 are held out .* held_out=..."),
         ({"features": "none"}, EncoderError, "features 'none': there is no such kind"),
+        ({"features": ""}, EncoderError, "features '': there is no such kind"),
         ({"shards": "none"}, ArtifactMissing, "no artifact shards/none"),
     ],
 )
@@ -375,21 +376,13 @@ def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(root, m
     assert train_autoencoder(config_of(root)).version == 1
 
 
-def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
-    images = np.zeros((11, 96, 96, 3), np.uint8)
-    assert side_by_side(images, images).shape == (2 * 130 + 2, 8 * 130 + 2, 3)
-    assert side_by_side(images[:3], images[:3]).shape == (2 * 130 + 2, 3 * 130 + 2, 3)
-    many = np.zeros((40, 96, 96, 3), np.uint8)
-    assert side_by_side(many, many).shape == (4 * 130 + 2, 8 * 130 + 2, 3)
-
-
 def test_where_a_server_is_configured_it_shows_losses_and_reconstructions(recorded, root):
     state = train_autoencoder.flow(config_of(root), return_state=True)
     assert state.type.value == "COMPLETED"
     with get_client(sync_client=True) as client:
         shown = {artifact.key: artifact for artifact in client.read_artifacts()}
-    assert shown["e-progress"].data == 100.0
-    assert [row["step"] for row in json.loads(shown["e-loss"].data)][-1] == 6
-    assert "below each what e makes of it" in shown["e-images"].description
+    assert shown["autoencoders-e-progress"].data == 100.0
+    assert [row["step"] for row in json.loads(shown["autoencoders-e-loss"].data)][-1] == 6
+    assert "below each what e makes of it" in shown["autoencoders-e-images"].description
     again = train_autoencoder.flow(config_of(root), return_state=True)
     assert (again.name, again.result()) == ("Cached", state.result())

@@ -211,9 +211,9 @@ def test_a_new_user_deploys_runs_cancels_and_runs_again(project):
         "samples",
     }
     shown = {artifact["key"]: artifact for artifact in project.asked("/artifacts/filter", {})}
-    assert {"tiny-progress", "tiny-loss", "tiny-preview-images"} <= set(shown)
-    assert shown["tiny-progress"]["data"] == 100.0
-    assert len(json.loads(shown["tiny-loss"]["data"])) >= 10
+    assert {"runs-tiny-progress", "runs-tiny-loss", "samples-tiny-preview-images"} <= set(shown)
+    assert shown["runs-tiny-progress"]["data"] == 100.0
+    assert len(json.loads(shown["runs-tiny-loss"]["data"])) >= 10
     lines = project.messages(first)
     assert any(
         re.fullmatch(r"step 20 of 20 \(100 %\): loss \d\.\d{4}, [\d.]+ images a second", line)

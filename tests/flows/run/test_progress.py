@@ -172,24 +172,26 @@ def test_a_table_is_shown_with_its_rows_and_its_title(shown):
 
 def test_a_link_leads_to_the_file_and_names_it(shown, tmp_path):
     path = tmp_path / "report.html"
-    artifacts.show_link("demo", path, "the report")
-    named = {"key": "demo-report", "description": str(path)}
+    artifacts.show_link("reports/demo", path, "the report")
+    named = {"key": "reports-demo", "description": str(path)}
     assert shown == [("create_link", (f"file://{path}", "the report"), named)]
 
 
 def test_a_picture_is_shown_as_data_under_the_name_of_what_it_is_of(shown, tmp_path):
     Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save(tmp_path / "a.png")
-    assert artifacts.show_image("Cats", tmp_path / "a.png", "two samples") == "create_image 1"
+    assert (
+        artifacts.show_image("samples/Cats", tmp_path / "a.png", "two samples") == "create_image 1"
+    )
     ((kind, (url,), named),) = shown
     assert kind == "create_image" and url.startswith("data:image/jpeg;base64,")
-    assert named == {"key": "cats-images", "description": "two samples"}
+    assert named == {"key": "samples-cats-images", "description": "two samples"}
 
 
 def test_a_training_is_one_bar_that_moves_and_at_its_end_a_table_of_its_losses(
     shown, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
-    watched = artifacts.TrainingProgress("cats", 4)
+    watched = artifacts.TrainingProgress("runs/cats", 4)
     records = [{"step": step, "loss": 1.0 / step} for step in (1, 3, 4)]
     for record in records:
         watched.watch(record)
@@ -197,17 +199,17 @@ def test_a_training_is_one_bar_that_moves_and_at_its_end_a_table_of_its_losses(
     assert shown[0] == (
         "create_progress",
         (25.0,),
-        {"key": "cats-progress", "description": texts[0]},
+        {"key": "runs-cats-progress", "description": texts[0]},
     )
     bar = "create_progress 1"
     assert shown[1] == ("update_progress", (bar, 75.0), {"description": texts[1]})
     assert shown[2] == ("update_progress", (bar, 100.0), {"description": texts[2]})
-    named = {"key": "cats-loss", "description": "Training of cats"}
+    named = {"key": "runs-cats-loss", "description": "Training of runs/cats"}
     assert shown[3:] == [("create_table", ([*records, records[-1]],), named)]
 
 
 def test_between_two_updates_a_training_is_not_shown_and_its_last_step_always_is(shown, tmp_path):
-    watched = artifacts.TrainingProgress("cats", 3)
+    watched = artifacts.TrainingProgress("runs/cats", 3)
     watched._told_at = artifacts.time.monotonic()
     for step in (1, 2, 3):
         watched.watch({"step": step, "loss": 1.0})
@@ -232,3 +234,11 @@ def test_outside_of_a_flow_run_and_where_prefect_fails_nothing_is_shown_and_noth
     artifacts.show_link("a", Path("b"), "c")
     assert artifacts.show_image("a", tmp_path / "absent.png", "c") is None
     assert shown == [] and len(said) == 1
+
+
+def test_a_run_and_an_autoencoder_of_one_name_are_shown_beside_each_other(shown):
+    for kind in ("runs", "autoencoders"):
+        artifacts.TrainingProgress(f"{kind}/coco", 1).watch({"step": 1, "loss": 0.5})
+    keys = [named["key"] for _, _, named in shown]
+    wanted = ["runs-coco-progress", "runs-coco-loss"]
+    assert keys == wanted + ["autoencoders-coco-progress", "autoencoders-coco-loss"]

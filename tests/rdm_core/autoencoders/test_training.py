@@ -126,7 +126,7 @@ def test_collapsed_codes_stop_the_training_with_their_share(images, monkeypatch)
     monkeypatch.setattr("rdm_core.autoencoders.train.GRACE", 1)
     monkeypatch.setattr(codebook, "LEAST_USED", 1.1)  # not even all would do
     training = AutoencoderTraining(replace(SMALL, kind="vq"), images)
-    with pytest.raises(codebook.CollapsedCodes, match=r"step 3: \d+\.\d% of the codes are used"):
+    with pytest.raises(codebook.CollapsedCodes, match=r"step 4: \d+\.\d% of the codes are used"):
         for _ in range(6):
             training.step()
 
@@ -152,7 +152,17 @@ def test_images_that_cannot_be_trained_on_are_refused(given, message):
         ({"kind": "gan"}, "kind: is 'gan'"),
         ({"widths": (8, 12)}, "widths: are"),
         ({"widths": ()}, "widths: are"),
+        ({"widths": (8, 8200)}, "widths: are .* 8192 at most"),
+        ({"widths": (8,) * 13}, "widths: are 13, must be 12 at most"),
         ({"batch": 0}, "batch: is 0"),
+        ({"batch": 10**9}, "batch: is 1000000000, must be between 1 and 10000"),
+        ({"layers": 101}, "layers: is 101, must be between 1 and 100"),
+        ({"latent_channels": 4097}, "latent_channels: is 4097, must be between 1 and 4096"),
+        ({"steps": 10**10}, "steps: is 10000000000"),
+        ({"revive_steps": 10**10}, "revive_steps: is 10000000000"),
+        ({"kind": "vq", "codes": 65_537}, "codes: is 65537, must be between 2 and 65536"),
+        ({"l1": 1e12}, "l1: is 1000000000000.0"),
+        ({"learning_rate": 10.0}, "learning_rate: is 10.0, must be above 0, and 1 at most"),
         ({"texture": -1.0}, "texture: is -1.0"),
         ({"l1": 0.0}, "l1, l2: are both 0"),
         ({"details_from": 1}, "details_from: is above 0"),
