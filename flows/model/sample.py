@@ -291,7 +291,7 @@ def credited(neighbors: Sequence[tuple[dict[str, Any], float]]) -> dict[str, lis
 def contact_sheet(
     images: np.ndarray, records: Sequence[dict[str, Any]], opened: Opened
 ) -> np.ndarray:
-    """One line an image: the sample, a narrow gap, then the neighbors it was drawn from, nearest first."""
+    """One line an image: the sample, a narrow gap, then its neighbors, nearest first."""
     wanted: set[str] = set()
     most = 0
     for record in records:
