@@ -64,6 +64,14 @@ class AutoencoderConfig(Config):
     adversarial_from: int = 0
     """Steps before the discriminator's."""
 
+    latent_noise: float = 0.0
+    """Noise on what the decoder is given in the last part of the training, up to so many deviations
+    of the latents, a draw for each image (arXiv 2510.11690): what a model draws is never as clean
+    as what the encoder gives. The encoder stays as it is then. 0: there is no such part (kl).
+    """
+    decoder_from: int = 0
+    """Steps before that part (latent_noise)."""
+
     codebook_from: int = 500
     """Steps before anything is rounded to codes, fewer than all; then k-means makes the codebook
     (vq).
@@ -100,9 +108,12 @@ class AutoencoderConfig(Config):
         require_between(self, ("latent_channels",), 1, 4096)
         require_between(self, ("batch",), 1, MOST_BATCH)
         require_between(self, ("steps", "revive_steps"), 1, MOST)
-        require_between(self, ("adversarial_from", "codebook_from", "details_from"), 0, MOST)
+        beginnings = ("adversarial_from", "codebook_from", "decoder_from", "details_from")
+        require_between(self, beginnings, 0, MOST)
         pictures = ("l1", "l2", "gradient", "low_frequencies", "chroma", "texture", "grain")
-        require_between(self, (*pictures, "commitment", "kl", "adversarial"), 0, MOST)
+        require_between(
+            self, (*pictures, "commitment", "kl", "adversarial", "latent_noise"), 0, MOST
+        )
         if self.details_from and not self.l2:
             raise ValueError("details_from: is above 0, so l2 must be above 0 too")
         if self.l1 + self.l2 == 0:
@@ -115,6 +126,9 @@ class AutoencoderConfig(Config):
                 f"is {self.codebook_from}, and a vq with steps={self.steps} never rounds to codes"
             )
             raise ValueError(f"codebook_from: {text}; give fewer than the steps")
+        if self.latent_noise and (self.kind != "kl" or self.decoder_from >= self.steps):
+            text = f"is {self.latent_noise}; it is for kind=kl, from a decoder_from below the steps"
+            raise ValueError(f"latent_noise: {text}")
         require_between(self, ("codes",), 2, MOST_CODES)
         require_between(self, ("seed",), 0, LARGEST_SEED)
         require(self, ("learning_rate",), lambda value: 0 < value <= 1, "above 0, and 1 at most")

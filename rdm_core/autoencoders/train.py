@@ -183,13 +183,19 @@ class AutoencoderTraining:
 
     def _reconstruct(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """x -> reconstruction, like x, and the losses of the latents."""
-        encoded = self.model.quant_conv(self.model.encoder(x)).float()
+        decoder_alone = self.config.latent_noise > 0 and self.done >= self.config.decoder_from
+        with torch.set_grad_enabled(not decoder_alone):
+            encoded = self.model.quant_conv(self.model.encoder(x)).float()
         if self.codebook is None:
             mean, log_variance = encoded.chunk(2, dim=1)
             log_variance = log_variance.clamp(-30, 20)
-            noise = torch.randn(mean.shape, generator=self._generator())
+            generator = self._generator()
+            noise = torch.randn(mean.shape, generator=generator)
             latents = mean + (0.5 * log_variance).exp() * noise.to(self.device)
-            side = {"kl": losses.divergence(mean, log_variance)}
+            if decoder_alone:
+                latents, side = self._noisy(latents, generator), {}
+            else:
+                side = {"kl": losses.divergence(mean, log_variance)}
         elif self.done < self.config.codebook_from:
             latents, side = encoded, {}
         else:
@@ -198,6 +204,12 @@ class AutoencoderTraining:
             side = {"commitment": losses.commitment(encoded, entries)}
         decoded: torch.Tensor = self.model.decoder(self.model.post_quant_conv(latents))
         return decoded.float(), side
+
+    def _noisy(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Latents [B, C, h, w] with noise of up to `latent_noise` of their deviation."""
+        shares = torch.rand(len(latents), 1, 1, 1, generator=generator)
+        noise = shares * torch.randn(latents.shape, generator=generator)
+        return latents + self.config.latent_noise * latents.std() * noise.to(self.device)
 
     @torch.no_grad()
     def _round(self, encoded: torch.Tensor) -> torch.Tensor:

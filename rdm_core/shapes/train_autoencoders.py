@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the diffusers folder (FOLDER/NAME)")
     parser.add_argument("--steps", type=int, help="instead of the config's")
     parser.add_argument("--until", type=int, help="stop after so many steps and measure")
+    parser.add_argument("--begin-with", type=Path, help="a diffusers folder: its weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="NAME=NUMBER of the config")
     args = parser.parse_args()
@@ -77,6 +78,8 @@ def main() -> None:
     if args.steps:
         config = replace(config, steps=args.steps)
     training = AutoencoderTraining(config, images, autocast=True)
+    if args.begin_with:
+        begin_with(training, args.begin_with)
     train(training, args.work / f"{args.name}.safetensors", args.until or config.steps)
     model = scaled(training.averaged(), images)
     save(model, args.out or args.work / args.name)
@@ -96,6 +99,12 @@ def training_images(path: Path, count: int = IMAGES) -> np.ndarray:
 
 def _training_image(index: int) -> np.ndarray:
     return world.sample("autoencoder", index, SIDE).pixels
+
+
+def begin_with(training: AutoencoderTraining, folder: Path) -> None:
+    """Give a training the weights of a diffusers folder, also for their running means."""
+    training.model.load_state_dict(type(training.model).from_pretrained(folder).state_dict())
+    training.means = [parameter.detach().clone() for parameter in training.model.parameters()]
 
 
 def train(training: AutoencoderTraining, checkpoint: Path, until: int) -> None:

@@ -43,10 +43,19 @@ def sha256(state: State) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("kind", ["kl", "vq"])
-@pytest.mark.parametrize("adversarial", [0.0, 0.5])
-def test_six_steps_are_three_and_three_more_to_the_bit(images, kind, adversarial):
-    config = replace(SMALL, kind=kind, adversarial=adversarial, adversarial_from=1)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "kl"},
+        {"kind": "vq"},
+        {"kind": "kl", "adversarial": 0.5, "adversarial_from": 1},
+        {"kind": "vq", "adversarial": 0.5, "adversarial_from": 1},
+        {"kind": "kl", "latent_noise": 0.5, "decoder_from": 2},
+    ],
+    ids=["kl", "vq", "kl and discriminator", "vq and discriminator", "decoder alone"],
+)
+def test_six_steps_are_three_and_three_more_to_the_bit(images, changes):
+    config = replace(SMALL, **changes)
     whole = AutoencoderTraining(config, images)
     for _ in range(6):
         whole.step()
@@ -92,6 +101,40 @@ def test_nothing_of_the_first_entries_is_left_once_k_means_has_made_the_codebook
     entries, mean = training.codebook.entries, training.averaged().quantize.embedding.weight
     assert (mean - entries).norm() < 0.1 * (first - entries).norm()
     torch.testing.assert_close(training.model.quantize.embedding.weight, entries)
+
+
+def test_in_its_last_part_the_decoder_learns_alone_from_latents_with_noise(images):
+    config = replace(SMALL, latent_noise=0.5, decoder_from=2)
+    training = AutoencoderTraining(config, images)
+
+    def weights(of: str) -> torch.Tensor:
+        named = training.model.named_parameters()
+        chosen = [one.detach().flatten() for name, one in named if name.startswith(of)]
+        return torch.cat(chosen)
+
+    for done in range(4):
+        encoder, decoder = weights("encoder"), weights("decoder")
+        told = training.step()
+        assert ("kl" in told) == (done < 2), "what is not learned is not pulled at"
+        assert torch.equal(encoder, weights("encoder")) == (done >= 2)
+        assert not torch.equal(decoder, weights("decoder"))
+
+
+def test_the_noise_of_a_latent_is_a_share_of_its_deviation(images):
+    training = AutoencoderTraining(replace(SMALL, latent_noise=0.5), images)
+    latents = 3 * torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    added = training._noisy(latents, torch.Generator().manual_seed(2)) - latents
+    shares = added.flatten(1).std(dim=1) / 3
+    assert 0 <= shares.min() < 0.05 and 0.45 < shares.max() < 0.6
+    assert shares.mean() == pytest.approx(0.25, abs=0.03), "evenly from none to the most"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": "vq"}, {"decoder_from": 6}], ids=["vq", "never begins"]
+)
+def test_noise_on_latents_is_for_numbers_and_begins_before_the_end(changes):
+    with pytest.raises(ValueError, match="latent_noise: is 0.5; it is for kind=kl, from a decod"):
+        replace(SMALL, latent_noise=0.5, **changes)
 
 
 def test_fine_terms_count_from_their_step_on(images):

@@ -103,6 +103,11 @@ def test_training_goes_on_from_its_checkpoint_and_prints(tmp_path, capsys, monke
     training = AutoencoderTraining(replace(config), images)
     train_autoencoders.train(training, checkpoint, 4)
     assert training.done == 4
+    another = AutoencoderTraining(replace(config, seed=1), images)
+    train_autoencoders.save(training.averaged(), tmp_path / "one")
+    train_autoencoders.begin_with(another, tmp_path / "one")
+    for begun, kept in zip(another.averaged().parameters(), training.means, strict=True):
+        assert torch.equal(begun, kept.half().float()), "of the running means, as they are kept"
     model = train_autoencoders.scaled(training.averaged(), images)
     train_autoencoders.report(model, 24)
     printed = capsys.readouterr().out
