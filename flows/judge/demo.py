@@ -126,8 +126,8 @@ def evaluation_of(config: Demo) -> EvaluateRDM:
         swaps=SWAPS,
         prompts=max(8, int(256 * min(1.0, config.scale))),
         seeds=2,
-        draw={"steps": 12},
-        quality_images=max(11, int(256 * min(1.0, config.scale))),
+        draw={"steps": 12, "sampler": "dpm++"},
+        quality_images=max(11, int(200 * min(1.0, config.scale))),
     )
 
 

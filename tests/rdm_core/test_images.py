@@ -216,8 +216,8 @@ def test_text_stands_below_a_picture_and_is_cut_to_its_width():
 
 
 def test_a_last_row_that_is_not_full_is_left_out_of_the_picture():
-    pictures = np.zeros((11, 96, 96, 3), np.uint8)
+    pictures = np.zeros((11, 128, 128, 3), np.uint8)
     assert side_by_side(pictures, pictures).shape == (2 * 130 + 2, 8 * 130 + 2, 3)
     assert side_by_side(pictures[:3], pictures[:3]).shape == (2 * 130 + 2, 3 * 130 + 2, 3)
-    many = np.zeros((40, 96, 96, 3), np.uint8)
+    many = np.zeros((40, 128, 128, 3), np.uint8)
     assert side_by_side(many, many).shape == (4 * 130 + 2, 8 * 130 + 2, 3)

@@ -91,7 +91,7 @@ def test_a_training_is_of_the_transformer_unless_told_otherwise(config):
 
 @pytest.mark.parametrize(
     ("scale", "prompts", "images"),
-    [(1.0, 64, 128), (2.0, 64, 128), (0.5, 32, 64), (0.01, 8, 11)],
+    [(1.0, 256, 200), (2.0, 256, 200), (0.5, 128, 100), (0.01, 8, 11)],
 )
 def test_the_evaluation_is_of_both_runs_on_what_neither_has_seen_and_shrinks_no_further_than_it_can(
     config, scale, prompts, images
@@ -106,7 +106,7 @@ def test_the_evaluation_is_of_both_runs_on_what_neither_has_seen_and_shrinks_no_
         "prompts": prompts,
         "seeds": 2,
         "quality_images": images,
-        "draw": {"steps": 12},
+        "draw": {"steps": 12, "sampler": "dpm++"},
     }
     assert evaluation.root == config.root
     assert {name: getattr(evaluation, name) for name in wanted} == wanted

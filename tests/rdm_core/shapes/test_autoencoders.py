@@ -113,4 +113,4 @@ def test_training_goes_on_from_its_checkpoint_and_prints(tmp_path, capsys, monke
     printed = capsys.readouterr().out
     assert "step      2  " in printed and "step      4  " in printed
     assert "missed: ['colour is" in printed
-    assert train_autoencoders.sheet(model, 4, 1).shape == (2 * 66 + 2, 4 * 66 + 2, 3)
+    assert train_autoencoders.sheet(model, 4, 1).shape == (2 * 130 + 2, 4 * 130 + 2, 3)
