@@ -21,7 +21,7 @@ from flows.judge.demo import SWAPS
 from flows.model.opening import open_database, open_run
 from flows.model.sample import database_of, sample_rdm
 from rdm_core.decode import decode
-from rdm_core.images import fitted
+from rdm_core.images import fitted, resize_shorter_side
 from storage.artifact import Artifact, open_artifact
 from storage.samples import read_samples
 from storage.shards import read_images
@@ -74,8 +74,7 @@ def rows_of(root: Path, folder: Path) -> dict[str, list[Cell]]:
             root, "sketches", **swapped, database=SWAPS["sketch"]
         ),
         "a class": asked(root, "class", classes=("ring", "crescent"), count=3),
-        "an image that it has never seen (left), and three that are like it; another one, and its "
-        "middle painted over": [
+        "an image it has never seen, and two for it; another one, its middle painted over": [
             (decode(queries[0].read_bytes()), [], "given"),
             *by_image,
             (decode(queries[1].read_bytes()), [], "given"),
@@ -101,20 +100,20 @@ def asked(root: Path, name: str, **request: Any) -> list[Cell]:
     how = {"guidance_scale": 2.0, "steps": 30}
     config = SampleRDM(root=root, name=f"front-{name}", run="shapes", draw=how, **request)
     samples = sample_rdm(config)
-    return cells_of(root, samples, config.database)
+    return cells_of(root, samples, config)
 
 
-def cells_of(root: Path, samples: Artifact, database: str | None) -> list[Cell]:
+def cells_of(root: Path, samples: Artifact, config: SampleRDM) -> list[Cell]:
     """Every sample, its nearest neighbors and its prompt."""
     run = open_run(root, "shapes")
-    opened = open_database(root, database or database_of(run), run)
+    opened = open_database(root, config.database or database_of(run), run)
     cells = []
     for record in read_samples(samples):
         keys = record["neighbor_keys"][:BESIDE]
         files = opened.images(keys)
         near = [fitted(decode(files[key]), NEIGHBOR) for key in keys]
         image = decode(samples.file(record["file"]).read_bytes())
-        cells.append((image, near, record["query"] or ""))
+        cells.append((image, near, "for it" if config.images else record["query"]))
     return cells
 
 
@@ -130,7 +129,7 @@ def sheet(rows: dict[str, list[Cell]]) -> Image.Image:
         draw.text((GAP, top), heading, "#000", font)
         for place, (image, near, asked_for) in enumerate(cells):
             left = GAP + place * wide
-            page.paste(Image.fromarray(fitted(image, SAMPLE)), (left, top + LINE))
+            page.paste(Image.fromarray(resize_shorter_side(image, SAMPLE)), (left, top + LINE))
             for line, picture in enumerate(near):
                 page.paste(Image.fromarray(picture), (left + SAMPLE + 1, top + LINE + line * 43))
             draw.text((left, top + LINE + SAMPLE + 2), asked_for, "#444", small)
