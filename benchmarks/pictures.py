@@ -1,6 +1,6 @@
 """What makes the pictures of the built-in world clean, one change at a time, at equal budget.
 
-    python -m benchmarks.pictures --out FOLDER [--seeds 3] [--first-seed 0] [--only VARIANT ...]
+    python -m benchmarks.pictures --out FOLDER [--steps 1400] [--seeds 3] [--only VARIANT ...]
 
 The demo's images, neighbors, network and budget of training; each variant of VARIANTS changes what
 it names. Those in latents are of pictures of 64 pixels, through the built-in AutoencoderKL: 64
@@ -35,10 +35,8 @@ from rdm_core.train import Hooks, train
 
 VELOCITY = {"process": "flow", "time_mean": 0.0}
 IMAGE = {"process": "flow", "predicts": "image", "time_mean": 0.0}
-HEAD, BEHIND = (
-    {"patch": 4, "detail_channels": 24},
-    {"denoiser": {"patch": 1}, "space": "rdm-shapes-kl"},
-)
+HEAD = {"patch": 4, "detail_channels": 24}
+BEHIND = {"denoiser": {"patch": 1}, "space": "rdm-shapes-kl"}
 MUON = {"optimizer": "muon", "learning_rate": 4e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "velocity, noisy times": {"noise": {"process": "flow", "time_mean": 1.0}},
@@ -75,6 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=PRESETS["shapes"]["training"]["steps"])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +85,7 @@ def main() -> None:
                 space = VARIANTS[name].get("space", "pixels")
                 if space not in worlds:
                     worlds[space] = World(space)
-                rows = measured(worlds[space], name, seed, file.with_suffix(".png"))
+                rows = measured(worlds[space], name, seed, options.steps, file.with_suffix(".png"))
                 file.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
                 print(name, seed, json.dumps(rows), flush=True)
     print(table([json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]))
@@ -108,12 +107,14 @@ class World:
         self.data = training_data(self.images["shapes-train"], self.vectors, "cpu", self.space)
 
 
-def measured(world: World, variant: str, seed: int, picture: Path) -> list[dict[str, Any]]:
+def measured(
+    world: World, variant: str, seed: int, steps: int, picture: Path
+) -> list[dict[str, Any]]:
     """Train one variant with one seed; a row of figures for each way of drawing. A sheet of every
     way is saved.
     """
     began = time.monotonic()
-    model = trained(world, variant, seed)
+    model = trained(world, variant, seed, steps)
     seconds = time.monotonic() - began
     rows, sheets = [], []
     for name, how in DRAWN.items():
@@ -127,8 +128,8 @@ def measured(world: World, variant: str, seed: int, picture: Path) -> list[dict[
     return rows
 
 
-def trained(world: World, variant: str, seed: int) -> Any:
-    """The demo's network and budget, with the changes of a variant."""
+def trained(world: World, variant: str, seed: int, steps: int) -> Any:
+    """The demo's network after so many of its steps, with the changes of a variant."""
     preset = PRESETS["shapes"]
     settings = dict(preset["model"])
     chosen = BEFORE | VARIANTS[variant]
@@ -141,7 +142,7 @@ def trained(world: World, variant: str, seed: int) -> Any:
     return train(
         model,
         world.data,
-        TrainingConfig(**preset["training"] | chosen["training"] | {"seed": seed}),
+        TrainingConfig(**preset["training"] | chosen["training"] | {"seed": seed, "steps": steps}),
         Hooks(lambda record, speed: None, lambda step, state: None),
         context=ContextConfig(**preset["context"]),
         reporting=ReportingConfig(log_steps=100, checkpoint_steps=10**9),
