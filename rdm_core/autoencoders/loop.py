@@ -56,7 +56,8 @@ def mean_losses(training: AutoencoderTraining, told: list[dict[str, float]]) -> 
 
     What the discriminator has of its own is no part of the sum: its pull is a share of the rest.
     """
-    names = dict.fromkeys(name for losses in told for name in losses)
+    # In one order, whatever the order of what was kept and read again: sums differ by it.
+    names = sorted({name for losses in told for name in losses})
     means = {}
     for name in names:
         means[name] = float(np.mean([losses[name] for losses in told if name in losses]))

@@ -230,13 +230,13 @@ def test_a_dry_run_tells_what_would_be_needed_beside_the_parameters(small_world,
         "--name",
         "dry",
         "--preset",
-        "shapes",
+        "shapes-pixels",
     ]
     words += [f"--{role}=shapes" for role in ("latents", "neighbors", "database")]
     assert main(words) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["name"] == "dry"
-    assert "train dry: needs 0." in told.err and "(1.2 M parameters)" in told.err
+    assert "train dry: needs 0." in told.err and "(1.3 M parameters)" in told.err
     assert main([*words, "--latents=never-made"]) == 0
     assert "known as soon as its latents are there" in capsys.readouterr().err
     assert not list(Path(small_world.root).glob("runs/dry"))

@@ -9,7 +9,7 @@ import torch
 
 from rdm_core.autoencoders.batches import Batches
 from rdm_core.autoencoders.config import AutoencoderConfig, AutoencoderReporting
-from rdm_core.autoencoders.loop import Hooks, train_to_the_end
+from rdm_core.autoencoders.loop import Hooks, mean_losses, train_to_the_end
 from rdm_core.autoencoders.measures import deviation_of_latents, likeness
 from rdm_core.autoencoders.networks import build_autoencoder
 from rdm_core.autoencoders.train import AutoencoderTraining
@@ -163,3 +163,12 @@ def test_images_that_cannot_make_the_codes_are_refused_before_the_first_step(ima
 def test_intervals_are_at_least_one(name):
     with pytest.raises(ValueError, match=f"{name}: is 0"):
         AutoencoderReporting(**{name: 0})
+
+
+def test_the_sum_of_the_losses_does_not_depend_on_their_order(images):
+    training = AutoencoderTraining(replace(SMALL, l1=0.3, gradient=0.7, chroma=1.1), images)
+    told = {"l1": 0.1, "gradient": 0.2, "chroma": 0.3, "low_frequencies": 0.7, "kl": 1e9}
+    reread = dict(sorted(told.items()))
+    assert list(reread) != list(told)
+    assert mean_losses(training, [told]) == mean_losses(training, [reread])
+    assert list(mean_losses(training, [told])) == list(mean_losses(training, [reread]))
