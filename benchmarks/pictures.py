@@ -1,6 +1,6 @@
 """What makes the pictures of the built-in world clean, one change at a time, at equal budget.
 
-    python -m benchmarks.pictures --out FOLDER [--steps 1400] [--seeds 3] [--only VARIANT ...]
+    python -m benchmarks.pictures --out FOLDER [--steps 1800] [--seeds 3] [--only VARIANT ...]
 
 The demo's images, neighbors, network and budget of training; each variant of VARIANTS changes what
 it names. Those in latents are of pictures of 64 pixels, through the built-in AutoencoderKL: 64

@@ -86,7 +86,7 @@ class BuiltInWorld(UnderRoot):
 
     scale: float = Field(1.0, gt=0, le=10)
     """Share of the images and prompts; 0.02 for a smoke test."""
-    steps: Count = 1400
+    steps: Count = 1800
     """Training steps of each network."""
     seed: Seed = 0
     """Of images, training and samples."""

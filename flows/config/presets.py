@@ -10,7 +10,7 @@ from typing import Any
 _SHAPES: dict[str, dict[str, Any]] = {
     "context": {"random_k": True, "embedding_noise": 0.6},
     "training": {
-        "steps": 1400, "batch": 32, "optimizer": "muon", "learning_rate": 4e-3, "warmup_steps": 50,
+        "steps": 1800, "batch": 32, "optimizer": "muon", "learning_rate": 4e-3, "warmup_steps": 50,
         "cooldown": 0.3, "ema_decay": 0.995, "snapshot_steps": 500,
     },
     "reporting": {"checkpoint_steps": 500},

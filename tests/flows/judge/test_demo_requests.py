@@ -86,7 +86,7 @@ def test_a_training_is_the_preset_with_the_steps_and_the_seed_of_the_demo(config
 def test_a_training_is_of_the_transformer_unless_told_otherwise(config):
     run = demo.training(config, "shapes")
     assert run == demo.training(config, "shapes", "shapes")
-    assert run.training.steps == config.steps == 1400
+    assert run.training.steps == config.steps == 1800
 
 
 @pytest.mark.parametrize(
