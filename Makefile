@@ -46,7 +46,7 @@ soak: install    ## an hour of scheduled rebuilds over a changing data set, work
 crash-test: install  ## kill every stage at 200 random moments and compare; writes docs/reliability.md
 	$(BIN)/python tests/flows/crash.py --kills 200 --seed 0
 
-study: install   ## the six tests of the method over three training seeds (94 minutes on 2 cores)
+study: install   ## the six tests of the method over three training seeds (hours on 2 cores)
 	$(BIN)/python -m benchmarks.study --root $(ROOT)
 
 lint: install    ## ruff, mypy, import contracts

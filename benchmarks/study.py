@@ -4,7 +4,7 @@ training seeds.
 Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on
 images that none has seen. What the tests are and why: docs/results.md.
 
-    make study                                    # 94 minutes on 2 cores
+    make study                                    # hours on 2 cores
     python -m benchmarks.study --root data --set seeds=1
 """
 
