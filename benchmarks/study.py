@@ -1,41 +1,50 @@
 """Is the method what it claims to be? Six tests with thresholds set beforehand, over several
 training seeds.
 
-Each seed trains the network, its twin without neighbors and a U-Net as large, and measures them on
-images that none has seen. What the tests are and why: docs/results.md.
+Each seed trains the networks of `benchmarks/study_runs.py` and measures them on images that none
+has seen. What the tests are and why: docs/results.md.
 
     make study                                    # hours on 2 cores
     python -m benchmarks.study --root data --set seeds=1
 """
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextvars import copy_context
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import sched_getaffinity
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 from scipy import stats
 
-from benchmarks.study_claims import NAMED, SCALES, TEXT_CONTEXTS, table_of
+from benchmarks.study_claims import (
+    NAMED,
+    SCALES,
+    SHARES,
+    TEXT_CONTEXTS,
+    share_figure,
+    shares_table,
+    table_of,
+)
+from benchmarks.study_runs import (
+    Study,
+    evaluation_of,
+    prepare_worlds,
+    rival_of,
+    train_seed,
+    twin_of_seed,
+    uneven_evaluation_of,
+    uneven_of,
+)
 from flows.config.arguments import configured, root_argument
-from flows.config.judge import BuiltInWorld, EvaluateRDM
-from flows.config.train import TrainRDM
+from flows.config.judge import EvaluateRDM
 from flows.data.database import OpenDatabase
-from flows.judge.demo import prepare_world, training
 from flows.judge.evaluate import evaluation_plan, write_evaluation
 from flows.judge.inputs import same_but_for_neighbors
 from flows.judge.trial import Trial, compared_in, heldout_data, images_by_part, trained_on
-from flows.model.launch import stop_all
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries, training_counts
 from flows.model.sample import database_of, draw
-from flows.model.train_rdm import train_rdm
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
@@ -59,36 +68,18 @@ from storage.artifact import Artifact, open_artifact
 from storage.checks import shards_of
 from storage.manifest import Plan
 
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""T5: shares of the retrieved rows that pseudo-queries are drawn from."""
-
-
-class Study(BuiltInWorld):
-    """Six tests of the method on the built-in world, over several training seeds."""
-
-    seeds: int = Field(3, ge=1, le=10_000)
-    """Training seeds, one after the other."""
-    images: int = Field(400, ge=11, le=10_000_000)
-    """Images drawn for each figure."""
-    sampler_steps: int = Field(12, ge=1, le=1000)
-    """Sampler steps of each image."""
-    guidance_scale: float = Field(2.0, ge=0, le=1000)
-    """Of the images drawn for texts and for restricted databases."""
-
 
 @stage_flow("study-rdm")
 def study(config: Study) -> list[Artifact]:
-    """Train three networks a seed and put them through the tests.
+    """Train four networks a seed and put them through the tests.
 
     shapes --the demo's stages--> latents, neighbors, databases --train, seed by seed--> runs
     --T1..T6--> figures
     """
-    prepare_world(config)
+    prepare_worlds(config)
     measured = []
     for seed in range(config.seed, config.seed + config.seeds):
-        run = training_of(config, f"study-{seed}", "shapes", seed)
-        rival = training_of(config, rival_of(seed), "shapes-unet", seed)
-        side_by_side(train_rdm.ensured, run, twin_of(run), rival)
+        train_seed(config, seed)
         measured.append(study_seed.ensured(config, seed))
     return measured
 
@@ -117,85 +108,45 @@ def study_seed(config: Study, seed: int) -> Artifact:
         return published(build, write_evaluation(build, figures), clock)
 
 
-def training_of(config: Study, name: str, preset_name: str, seed: int) -> TrainRDM:
-    """One of the networks of a seed, on half of the cores: several train side by side."""
-    threads = max(1, len(sched_getaffinity(0)) // 2)
-    run = training(config, name, preset_name, seed=seed)
-    return run.model_copy(update={"threads": threads})
-
-
-def twin_of(run: TrainRDM) -> TrainRDM:
-    """The same network, trained without neighbors."""
-    context = dataclasses.replace(run.context, neighbor_dropout=1.0)
-    return run.model_copy(update={"name": f"{run.name}-without-neighbors", "context": context})
-
-
-def side_by_side(stage: Callable[[Any], Artifact], *configs: Any) -> None:
-    """Run one stage with several parameters at once: small networks use single cores better than
-    one of them uses all.
-    """
-    with ThreadPoolExecutor(len(configs)) as pool:
-        # Each thread in a copy of this context: in it a stage knows the flow that it belongs to.
-        futures = [pool.submit(copy_context().run, stage, config) for config in configs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            # One has failed, or we are interrupted: the pool would wait for the others to end.
-            stop_all()
-            raise
-
-
 @study_seed.plan
 def study_plan(config: Study, seed: int) -> Plan:
     """The runs, what they are compared on, and how many images are drawn."""
     plan = evaluation_plan(evaluation_of(config, seed))
-    rival = open_artifact(config.root, "runs", rival_of(seed))
+    rivals = {
+        "rival": open_artifact(config.root, "runs", rival_of(seed)).fingerprint,
+        "uneven": open_artifact(config.root, "runs", uneven_of(seed)).fingerprint,
+        "uneven_images": open_artifact(config.root, "shards", "shapes-uneven-heldout").fingerprint,
+    }
     parameters = {
         "study": True,
         "images": config.images,
         "steps": config.sampler_steps,
         "guidance": config.guidance_scale,
     }
-    return plan_of(
-        plan.kind, f"study-{seed}", parameters, {**plan.inputs, "rival": rival.fingerprint}
-    )
-
-
-def evaluation_of(config: Study, seed: int) -> EvaluateRDM:
-    """The pair of runs of a seed and the images they are compared on."""
-    names = {
-        "name": f"study-{seed}",
-        "run": f"study-{seed}",
-        "baseline": twin_of_seed(seed),
-    }
-    heldout = {"heldout_latents": "shapes-heldout", "heldout_neighbors": "shapes-heldout"}
-    return EvaluateRDM(root=config.root, **names, **heldout)
-
-
-def twin_of_seed(seed: int) -> str:
-    """The name of a seed's network without neighbors."""
-    return f"study-{seed}-without-neighbors"
-
-
-def rival_of(seed: int) -> str:
-    """The name of a seed's U-Net."""
-    return f"study-{seed}-unet"
+    return plan_of(plan.kind, f"study-{seed}", parameters, {**plan.inputs, **rivals})
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The runs of a seed, opened, and the images they are judged by."""
+class Learned:
+    """A run, opened, and what its images are judged by."""
 
-    run: OpenRun
-    twin: OpenRun
-    rival: OpenRun
-    database: OpenDatabase
     evaluation: EvaluateRDM
+    run: OpenRun
+    database: OpenDatabase
     real: np.ndarray
     """Oracle features of the held-out images [N, F]."""
     known: Known
     """Every training and database image."""
+
+
+@dataclass(frozen=True)
+class Subject(Learned):
+    """The runs of a seed, opened, and the images they are judged by."""
+
+    twin: OpenRun
+    rival: OpenRun
+    uneven: Learned
+    """The run in the world where some things are rare."""
     heldout: list[np.ndarray]
     """The held-out images."""
     factors: list[dict[str, str]]
@@ -206,35 +157,39 @@ def open_subject(config: Study, seed: int) -> Subject:
     """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their
     neighbors.
     """
-    evaluation = evaluation_of(config, seed)
-    run, twin = open_run(config.root, evaluation.run), open_run(config.root, twin_of_seed(seed))
-    same_but_for_neighbors(run, twin)
-    database = open_database(config.root, database_of(run), run)
+    learned = learned_by(evaluation_of(config, seed))
+    twin = open_run(config.root, twin_of_seed(seed))
+    same_but_for_neighbors(learned.run, twin)
+    database = learned.database
     credits = database.credits(list(range(database.retrieval.rows)))
-    factors = [world.parse_caption(credit["captions"][0]) for credit in credits]
+    held_out = open_artifact(config.root, "latents", learned.evaluation.heldout_latents)
+    images = np.concatenate(list(images_by_part(config.root, held_out.inputs["shards"])))
+    return Subject(
+        **vars(learned),
+        twin=twin,
+        rival=open_run(config.root, rival_of(seed)),
+        uneven=learned_by(uneven_evaluation_of(config, seed)),
+        heldout=list(images),
+        factors=[world.parse_caption(credit["captions"][0]) for credit in credits],
+    )
+
+
+def learned_by(evaluation: EvaluateRDM) -> Learned:
+    """Open a run, its database, and the features of what it is compared with."""
+    root = evaluation.root
+    run = open_run(root, evaluation.run)
+    database = open_database(root, database_of(run), run)
     judge = ShapesJudge()
-    of_database = shards_of(config.root, database.embeddings)
-    of_training = trained_on(config.root, run)
+    of_database = shards_of(root, database.embeddings)
+    of_training = trained_on(root, run)
     assert of_database and of_training, "the study has imported both"
     trial = Trial(
-        evaluation, run, twin, database, judge, [], judge.features,
+        evaluation, run, None, database, judge, [], judge.features,
         database_shards=of_database.fingerprint, training_shards=of_training.fingerprint,
     )  # fmt: skip
     real, known = compared_in(trial, judge.features)
     assert known is not None, "runs of a study say what they were trained on"
-    held_out = open_artifact(config.root, "latents", evaluation.heldout_latents).inputs["shards"]
-    heldout = np.concatenate(list(images_by_part(config.root, held_out)))
-    return Subject(
-        run=run,
-        twin=twin,
-        rival=open_run(config.root, rival_of(seed)),
-        database=database,
-        evaluation=evaluation,
-        real=real,
-        known=known,
-        heldout=list(heldout),
-        factors=factors,
-    )
+    return Learned(evaluation, run, database, real, known)
 
 
 @stage_task(name="T1 loss")
@@ -334,24 +289,29 @@ def claim_text(config: Study, subject: Subject) -> dict[str, float]:
 @stage_task(name="T5 shares")
 def claim_shares(config: Study, subject: Subject) -> dict[str, float]:
     """Unconditional samples from the most often retrieved share m of the rows: precision falls and
-    recall rises with m.
+    recall rises with m, where rows are retrieved unevenly.
     """
-    run, database = subject.run, subject.database.retrieval
-    counts = training_counts(run, subject.database)
-    drawn = []
-    for share in SHARES:
-        rows = draw_pseudo_queries(
-            counts, share, config.images, np.random.default_rng(0), weighted=False
-        )
-        queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
-        context = neighbors_only(queries, database, run.facts.k).context
-        drawn.append(judged(subject, draw_all(config, run, context, 1.0)))
-    precisions = [quality_of_share["precision"] for quality_of_share in drawn]
-    recalls = [quality_of_share["recall"] for quality_of_share in drawn]
-    return {
-        "T5 precision": rank_correlation(SHARES, precisions),
-        "T5 recall": rank_correlation(SHARES, recalls),
-    }
+    figures = {}
+    for learned, name in ((subject, "T5"), (subject.uneven, "T5 uneven")):
+        drawn = [drawn_from_share(config, learned, share) for share in SHARES]
+        for measure in ("precision", "recall"):
+            values = [quality_of_share[measure] for quality_of_share in drawn]
+            figures[f"{name} {measure}"] = rank_correlation(SHARES, values)
+            for share, value in zip(SHARES, values, strict=True):
+                figures[share_figure(name, measure, share)] = value
+    return figures
+
+
+def drawn_from_share(config: Study, learned: Learned, share: float) -> dict[str, float]:
+    """How good images are that are drawn from the most often retrieved share of the rows."""
+    run, database = learned.run, learned.database.retrieval
+    counts = training_counts(run, learned.database)
+    rows = draw_pseudo_queries(
+        counts, share, config.images, np.random.default_rng(0), weighted=False
+    )
+    queries = Queries(database.vectors(rows), database.norms[rows], texts=False)
+    context = neighbors_only(queries, database, run.facts.k).context
+    return judged(learned, draw_all(config, run, context, 1.0))
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -411,7 +371,7 @@ def draw_all(
     return draw(run, context, seeds, drawn_how(run.facts, chosen))
 
 
-def judged(subject: Subject, images: np.ndarray) -> dict[str, float]:
+def judged(subject: Learned, images: np.ndarray) -> dict[str, float]:
     """How the images compare with the held-out ones, in the oracle's features."""
     return quality(load_oracle().features(images), subject.real, subject.known)
 
@@ -421,7 +381,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="six tests of the method, over training seeds")
     parser.add_argument("--root", type=root_argument, default="data", help="where artifacts lie")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    print(table_of(study(configured(parser.parse_args(), Study))))
+    measured = study(configured(parser.parse_args(), Study))
+    print(table_of(measured), shares_table(measured), sep="\n\n")
 
 
 if __name__ == "__main__":

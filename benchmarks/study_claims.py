@@ -19,6 +19,9 @@ SCALES = (1.5, 2.0)
 equal by construction.
 """
 
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""T5: shares of the retrieved rows that pseudo-queries are drawn from."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -79,6 +82,10 @@ def all_claims() -> Iterator[Claim]:
 
     yield at_most("T5 precision", "rank correlation of precision with the share m", -0.9)
     yield at_least("T5 recall", "rank correlation of recall with the share m", 0.9)
+    asks = "the same of precision, where rows are retrieved unevenly"
+    yield at_most("T5 uneven precision", asks, -0.9)
+    asks = "the same of recall, where rows are retrieved unevenly"
+    yield at_least("T5 uneven recall", asks, 0.9)
 
     for scale in SCALES:
         asks = "Fréchet distance guided by the learned null, as a share of the zero null's"
@@ -97,7 +104,7 @@ def table_of(measured: Sequence[Artifact]) -> str:
     """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval,
     verdict.
     """
-    by_seed = [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in measured]
+    by_seed = figures_of(measured)
     lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
     for claim in CLAIMS:
         estimate = estimate_over_seeds([figures[claim.name] for figures in by_seed])
@@ -110,4 +117,32 @@ def table_of(measured: Sequence[Artifact]) -> str:
             f"| {claim.name} | {claim.asks} | {wanted} | {claim.text(estimate.mean)} {interval} "
             f"| {verdict} |"
         )
+    return "\n".join(lines)
+
+
+def figures_of(measured: Sequence[Artifact]) -> list[dict[str, float]]:
+    """The figures of each seed."""
+    return [json.loads(artifact.file(EVALUATION_FILE).read_bytes()) for artifact in measured]
+
+
+def share_figure(test: str, measure: str, share: float) -> str:
+    """The name of T5's figure for one share of the rows."""
+    return f"{test} {measure}, {share:g} of the rows"
+
+
+def shares_table(measured: Sequence[Artifact]) -> str:
+    """T5 behind its correlations, in Markdown: precision and recall for each share of the rows,
+    means over training seeds.
+    """
+    by_seed = figures_of(measured)
+    lines = ["| most retrieved share m of the rows | " + " | ".join(map(str, SHARES)) + " |"]
+    lines.append("|---" * (len(SHARES) + 1) + "|")
+    for test, world in (("T5", "even"), ("T5 uneven", "uneven")):
+        for measure in ("precision", "recall"):
+            cells = []
+            for share in SHARES:
+                name = share_figure(test, measure, share)
+                mean = sum(figures[name] for figures in by_seed) / len(by_seed)
+                cells.append(f"{100 * mean:.1f} %")
+            lines.append(f"| {measure}, {world} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

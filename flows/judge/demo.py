@@ -47,19 +47,31 @@ def prepare_world(config: BuiltInWorld) -> None:
     them.
     """
     for name, source in DEMO_SOURCES.items():
-        import_images.ensured(shapes_source(config, name, source))
-        ensured_database(
-            BuildDatabase(
-                root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
-            )
-        )
+        prepare_images(config, name, source)
     for name in ("shapes-train", "shapes-heldout"):
-        find_neighbors.ensured(
-            FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
+        prepare_data(config, name)
+
+
+def prepare_images(config: BuiltInWorld, name: str, source: dict[str, Any]) -> None:
+    """The shards of a set of images, their embeddings and the index of those."""
+    import_images.ensured(shapes_source(config, name, source))
+    ensured_database(
+        BuildDatabase(
+            root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
         )
-        encode_latents.ensured(
-            EncodeLatents(root=config.root, name=name, shards=name, autoencoder=DEMO_AUTOENCODER)
-        )
+    )
+
+
+def prepare_data(config: BuiltInWorld, name: str) -> None:
+    """What training or evaluation read of a set of images: its latents, and its neighbors in the
+    database.
+    """
+    find_neighbors.ensured(
+        FindNeighbors(root=config.root, name=name, queries=name, database=DATABASE),
+    )
+    encode_latents.ensured(
+        EncodeLatents(root=config.root, name=name, shards=name, autoencoder=DEMO_AUTOENCODER)
+    )
 
 
 def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> AnyImport:
@@ -77,12 +89,18 @@ def shapes_source(config: BuiltInWorld, name: str, source: dict[str, Any]) -> An
 
 
 def training(
-    config: BuiltInWorld, name: str, preset_name: str = "shapes", **changes: Any
+    config: BuiltInWorld,
+    name: str,
+    preset_name: str = "shapes",
+    images: str = "shapes-train",
+    **changes: Any,
 ) -> TrainRDM:
-    """One of the presets for the built-in world, with changes to its training."""
+    """One of the presets for the built-in world on a set of images, with changes to its
+    training.
+    """
     preset = PRESETS[preset_name]
     settings = preset["training"] | {"steps": config.steps, "seed": config.seed} | changes
-    inputs = {"latents": "shapes-train", "neighbors": "shapes-train", "database": DATABASE}
+    inputs = {"latents": images, "neighbors": images, "database": DATABASE}
     return TrainRDM(root=config.root, name=name, **inputs, **preset | {"training": settings})
 
 

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import study as module
-from benchmarks.study import (
-    Study,
-    claim_loss,
-    claim_purity,
-    claim_text,
-    open_subject,
-    study,
-)
-from benchmarks.study_claims import CLAIMS, table_of
+from benchmarks import study_runs
+from benchmarks.study import claim_loss, claim_purity, claim_text, open_subject, study
+from benchmarks.study_claims import CLAIMS, SHARES, shares_table, table_of
+from benchmarks.study_runs import Study
 from flows.judge import demo
 from flows.judge.evaluate import EVALUATION_FILE
 from flows.model.opening import open_run
@@ -51,6 +46,7 @@ def quick(tmp_path_factory):
         train_rdm(demo.training(config, "study-0"))
         patch.setattr(module, "open_run", lambda root, name: open_run(root, "study-0"))
         patch.setattr(module, "same_but_for_neighbors", lambda run, twin: None)
+        patch.setattr(module, "uneven_evaluation_of", module.evaluation_of)
         subject = open_subject(config, 0)
         return {
             name: value
@@ -84,7 +80,7 @@ def measured(small_demo):
 @pytest.mark.long
 def test_every_claim_is_measured(measured):
     figures = json.loads(measured[0].file(EVALUATION_FILE).read_text())
-    assert set(figures) == {claim.name for claim in CLAIMS}
+    assert set(figures) >= {claim.name for claim in CLAIMS}
     assert all(isinstance(value, float) for value in figures.values())
 
 
@@ -93,6 +89,7 @@ def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured
     lines = table_of(measured).splitlines()[2:]
     assert len(lines) == len(CLAIMS)
     assert all(line.rsplit("|", 2)[1].strip() in ("yes", "**no**") for line in lines)
+    assert len(shares_table(measured).splitlines()) == 2 + 4
     assert lines[0].startswith(
         "| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |"
     )
@@ -198,12 +195,27 @@ def test_shares_are_drawn_from_what_training_retrieved_and_ranked_against_precis
     )
     asked = subject()
     asked.database.retrieval = SimpleNamespace(vectors=lambda rows: np.eye(2), norms=np.ones(2))
-    judged_by(
-        lambda drawn: {"precision": 1 - drawn.context[0] / 10, "recall": drawn.context[0] ** 2}
-    )
+    asked.uneven = SimpleNamespace(run=asked.rival, database=asked.database)
+
+    def quality(drawn):
+        rank = drawn.context[0]
+        precision = 1 - rank / 10 if drawn.run.name == "run" else rank / 20
+        return {"precision": precision, "recall": rank**2}
+
+    judged_by(quality)
     found = module.claim_shares.fn(ASKED, asked)
-    assert found == pytest.approx({"T5 precision": -1.0, "T5 recall": 1.0})
-    assert tuple(seen) == module.SHARES
+    assert tuple(seen) == SHARES * 2
+    correlations = {name: found[name] for name in found if "of the rows" not in name}
+    assert correlations == pytest.approx(
+        {
+            "T5 precision": -1.0,
+            "T5 recall": 1.0,
+            "T5 uneven precision": 1.0,
+            "T5 uneven recall": 1.0,
+        }
+    )
+    assert found["T5 precision, 0.02 of the rows"] == 0.9
+    assert found["T5 uneven recall, 1 of the rows"] == 144
     assert module.rank_correlation((1, 2, 3), (5, 5, 5)) == 0.0
     assert module.rank_correlation((1, 2, 3), (1, 3, 2)) == pytest.approx(0.5)
 
@@ -227,8 +239,24 @@ def test_the_table_judges_each_claim_by_its_mean_and_direction(tmp_path):
     assert lines["T2 distance"].endswith("| ≤ 0.700 | 0.910 [0.783, 1.037] | **no** |")
     assert lines["T2 recall"].endswith("| **no** |")
     at_threshold = [line for name, line in lines.items() if name[:2] in ("T3", "T4", "T5", "T6")]
-    assert len(at_threshold) == 19 and not [line for line in at_threshold if "| yes |" not in line]
+    assert len(at_threshold) == 21 and not [line for line in at_threshold if "| yes |" not in line]
     assert "(one seed)" in table_of(measured[:1]) and "[" not in table_of(measured[:1])
+
+
+def test_the_table_behind_t5_has_the_mean_over_seeds_of_every_share(tmp_path):
+    measured = []
+    for number, value in enumerate((0.5, 0.75)):
+        figures = {}
+        for share in SHARES:
+            for measure in ("precision", "recall"):
+                figures[f"T5 {measure}, {share:g} of the rows"] = value * share
+                figures[f"T5 uneven {measure}, {share:g} of the rows"] = 1.0
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(figures))
+        measured.append(SimpleNamespace(file=lambda name, path=path: path))
+    lines = shares_table(measured).splitlines()
+    assert lines[2] == "| precision, even | 1.2 % | 3.1 % | 6.2 % | 12.5 % | 31.2 % | 62.5 % |"
+    assert lines[5].startswith("| recall, uneven | 100.0 % |")
 
 
 def test_seeds_networks_and_plans_of_a_study_are_told_apart():
@@ -236,16 +264,48 @@ def test_seeds_networks_and_plans_of_a_study_are_told_apart():
     assert (evaluation.run, evaluation.baseline) == ("study-3", "study-3-without-neighbors")
     assert (evaluation.heldout_latents, evaluation.heldout_neighbors) == ("shapes-heldout",) * 2
     assert module.rival_of(3) == "study-3-unet" and evaluation.name == "study-3"
+    uneven = module.uneven_evaluation_of(ASKED, 3)
+    assert (uneven.run, uneven.baseline) == ("study-3-uneven", None)
+    assert uneven.heldout_latents == uneven.heldout_neighbors == "shapes-uneven-heldout"
 
 
-def test_the_twin_differs_in_its_name_and_in_that_it_is_given_no_neighbors(monkeypatch):
-    monkeypatch.setattr(module, "sched_getaffinity", lambda process: set(range(6)))
-    run = module.training_of(ASKED, "study-3", "shapes", 3)
-    assert (run.name, run.threads, run.training.seed) == ("study-3", 3, 3), "half of the cores"
-    twin = module.twin_of(run)
+def test_the_twin_differs_in_its_name_and_in_that_it_is_given_no_neighbors():
+    run = study_runs.training_of(ASKED, "study-3", 3)
+    assert (run.name, run.threads, run.training.seed) == ("study-3", 1, 3)
+    twin = study_runs.twin_of(run)
     assert (twin.name, twin.context.neighbor_dropout) == (module.twin_of_seed(3), 1.0)
     dropout = run.context.neighbor_dropout
     again = replace(twin.context, neighbor_dropout=dropout)
     assert dropout < 1 and twin.model_copy(update={"name": run.name, "context": again}) == run
-    monkeypatch.setattr(module, "sched_getaffinity", lambda process: {0})
-    assert module.training_of(ASKED, "study-3-unet", "shapes-unet", 3).threads == 1
+
+
+def test_a_seed_trains_four_networks_one_of_them_on_images_in_which_some_things_are_rare(
+    monkeypatch,
+):
+    trained = []
+    monkeypatch.setattr(study_runs.train_rdm, "ensured", trained.append)
+    study_runs.train_seed(ASKED, 2)
+    by_name = {config.name: config for config in trained}
+    assert set(by_name) == {
+        "study-2", "study-2-without-neighbors", "study-2-unet", "study-2-uneven"
+    }  # fmt: skip
+    assert by_name["study-2-unet"].model.denoiser.network == "unet"
+    uneven = by_name["study-2-uneven"]
+    assert (uneven.latents, uneven.neighbors, uneven.database) == (
+        "shapes-uneven", "shapes-uneven", "shapes-database"
+    )  # fmt: skip
+    assert by_name["study-2"].latents == "shapes-train"
+
+
+def test_when_one_network_fails_those_not_begun_never_begin(monkeypatch):
+    begun = []
+
+    def stage(config):
+        begun.append(config)
+        raise ValueError("this one fails")
+
+    monkeypatch.setattr(study_runs, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr(study_runs, "stop_all", lambda: None)
+    with pytest.raises(ValueError, match="this one fails"):
+        study_runs.side_by_side(stage, *range(50))
+    assert len(begun) < 50
