@@ -1,5 +1,6 @@
 """latents + neighbors + database -> run: checkpoints, metrics, weights."""
 
+import ctypes
 import os
 import shlex
 import shutil
@@ -275,15 +276,15 @@ def run_training(
     for rank in range(1, config.machines):
         command = shlex.join(launch_command(build.directory, config, rank))
         say("train", config.name, f"run on machine {rank}: {command}")
-    give_device_back()
+    give_memory_back()
     newest = partial(newest_preview, build.directory)
     progress = TrainingProgress(f"runs/{config.name}", config.training.steps, newest)
     launch_training(build.directory, config, progress.watch, tight)
 
 
-def give_device_back() -> None:
-    """Let go of what upstream stages have loaded onto the device: the training is another process,
-    and needs it.
+def give_memory_back() -> None:
+    """Let go of what upstream stages have loaded onto the device, and of what they freed without
+    the system getting it back: the training is another process, and needs both.
     """
     import torch
 
@@ -291,6 +292,9 @@ def give_device_back() -> None:
     forget_space()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone; 0.7 GB in the demo
+    if trim is not None:
+        trim(0)
 
 
 @stage_task(name="publish-weights")

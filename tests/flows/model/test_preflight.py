@@ -2,6 +2,7 @@
 do.
 """
 
+import ctypes
 import json
 import shutil
 from dataclasses import replace
@@ -166,12 +167,26 @@ def test_a_time_is_said_in_the_unit_that_suits(hours, text):
 def test_what_is_loaded_on_the_device_is_let_go_before_the_training_begins(monkeypatch):
     from flows.data.autoencoder import space_of
     from flows.data.encoders import encoder_of
-    from flows.model.train_rdm import give_device_back
+    from flows.model.train_rdm import give_memory_back
 
     before = encoder_of("rdm-shapes", "built-in"), space_of(Path("data"), "pixels")
-    give_device_back()
+    give_memory_back()
     after = encoder_of("rdm-shapes", "built-in"), space_of(Path("data"), "pixels")
     assert all(one is not other for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc alone keeps it")
+def test_what_is_freed_goes_back_to_the_system_before_the_training_begins():
+    from flows.model.train_rdm import give_memory_back
+
+    # Small pieces with one kept behind them: the C library cannot give the heap back by itself.
+    pieces = [bytes(60_000) for _ in range(5_000)]
+    kept = bytes(60_000)
+    del pieces
+    before = psutil.Process().memory_info().rss
+    give_memory_back()
+    assert before - psutil.Process().memory_info().rss > 150e6
+    del kept
 
 
 def test_both_problems_are_told_at_once(tmp_path, monkeypatch):
