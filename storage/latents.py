@@ -96,6 +96,8 @@ def refuse_other_latents(latents: Artifact, wanted: Sequence[str], family: str) 
     stored = latents.parameters.get("stored", wanted[0])
     if stored not in wanted:
         made_by = latents.measured.get("autoencoder_path", "...")
+        if wanted[-1] == "codes":  # which this autoencoder may not have
+            made_by = "VQMODEL"
         raise ArtifactMismatch(
             f"latents/{latents.name}",
             f"holds {stored}, and {family} is trained on {' or '.join(wanted)}",

@@ -301,6 +301,16 @@ def test_numbers_and_choices_are_read_as_before():
         ),
         (TrainRDM, "training.seed=99999999999999999999", "training.seed: "),
         (TrainRDM, "model.noise.time_mean=NaN", "model.noise.time_mean: is nan"),
+        (
+            TrainRDM,
+            "model.family=gan",
+            "model.family: choose one of diffusion, autoregressive",
+        ),
+        (
+            TrainRDM,
+            "model.codes=4",
+            "model.codes: there is no such parameter of this family or source, only of another one",
+        ),
         (TrainRDM, "training.learning_rate=-1", "training.learning_rate: is -1.0, must be above 0"),
     ],
 )

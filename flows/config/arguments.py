@@ -138,6 +138,8 @@ def _instead(kind: Any, path: Sequence[str]) -> str:
     """The parameters of that name elsewhere, the nearest first; else those that there are."""
     # Each once, as it may be reached in two ways; the fewest dots first.
     elsewhere = sorted(dict.fromkeys(_named(kind, path[-1])), key=lambda name: name.count("."))
+    if ".".join(path) in elsewhere:
+        return " of this family or source, only of another one."
     if elsewhere:
         return f"; {' and '.join(elsewhere)} {'are some' if elsewhere[1:] else 'is one'}."
     if len(path) > 1:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from flows.config.parameters import DrawSettings
-from rdm_core.families import FAMILIES, draw_settings
+from rdm_core.families import FAMILIES, config_of, draw_settings
 
 WIDTH = 100
 INDENT = 4
@@ -56,8 +56,8 @@ def parameters_of(kind: Any, before: str = "") -> Iterator[tuple[str, str, str, 
 
 
 def _parameters_of_any(members: list[Any], before: str) -> Iterator[tuple[str, str, str, str]]:
-    """The same of a union: what all its classes have is told once, the rest with the sources it is
-    for.
+    """The same of a union: what all its classes have is told once, the rest with the sources or
+    families that it is for.
     """
     if len(members) == 1:
         yield from parameters_of(members[0], before)
@@ -67,11 +67,19 @@ def _parameters_of_any(members: list[Any], before: str) -> Iterator[tuple[str, s
         for name, told, default, meaning in parameters_of(member, before):
             rows.setdefault((name, meaning), []).append((member, told, default))
     for (name, meaning), having in rows.items():
-        sources = [_default(member.model_fields["source"].default)[2:] for member, _, _ in having]
+        sources = [_called(member) for member, _, _ in having]
         told = " | ".join(dict.fromkeys(told for _, told, _ in having if told))
         defaults = {default for _, _, default in having}
         only = "" if len(having) == len(members) else f"{', '.join(sources)}: "
         yield name, told, defaults.pop() if len(defaults) == 1 else "", f"{only}{meaning}"
+
+
+def _called(member: Any) -> str:
+    """What tells a class from the others of its union: its family, or its source."""
+    for family in FAMILIES:
+        if member in (config_of(family), draw_settings(family)):
+            return family
+    return _default(member.model_fields["source"].default)[2:]
 
 
 @lru_cache

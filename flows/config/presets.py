@@ -50,6 +50,24 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         **_SHAPES,
     },
+    "rarm-shapes": {  # 256 codes an image, of the built-in VQModel; 1.55 M parameters
+        "model": {
+            "family": "autoregressive", "codes": 1024,
+            "transformer": {"width": 128, "depth": 4, "head_channels": 32, "remove_means": True},
+        },
+        **_SHAPES,
+    },
+    "rarm-2022": {  # 230.87 M parameters on 16x16 codes out of 16,384
+        "model": {
+            "family": "autoregressive", "codes": 16_384,
+            "transformer": {
+                "width": 768, "depth": 18, "head_channels": 64, "final_norm": False,
+                "context_norm": "raw",
+            },
+        },
+        "context": {"neighbor_dropout": 0.0},
+        "training": {"batch": 50, "learning_rate": 5e-4},
+    },
     "imagenet-2022": {  # 400.92 M parameters on 64x64x3 latents
         "model": _diffusion(
             {"network": "unet", "channels": [192, 384, 576, 960], "attention_levels": [1, 2, 3],

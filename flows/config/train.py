@@ -26,12 +26,17 @@ def one_of(kinds: Mapping[str, type]) -> Any:
     if len(kinds) == 1:  # a union of one class is that class: nothing to tell apart
         return next(iter(kinds.values()))
     first = next(iter(kinds))
-    tagged = tuple(Annotated[kind, Tag(name)] for name, kind in kinds.items())
+    # As a step of a path in an error, `family=...` tells that it is no parameter's name.
+    tagged = tuple(Annotated[kind, Tag(f"family={name}")] for name, kind in kinds.items())
 
     def family_in(value: Any) -> str:
-        return str(value.get("family", first) if isinstance(value, dict) else value.family)
+        return f"family={value.get('family', first) if isinstance(value, dict) else value.family}"
 
-    return Annotated[Union[tagged], Discriminator(family_in)]  # noqa: UP007 - made here
+    told = f"family: choose one of {', '.join(kinds)}"
+    tells_apart = Discriminator(
+        family_in, custom_error_type="unknown_source", custom_error_message=told
+    )
+    return Annotated[Union[tagged], tells_apart]  # noqa: UP007 - made here
 
 
 _CONFIGS = {family: config_of(family) for family in FAMILIES}

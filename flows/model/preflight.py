@@ -37,6 +37,7 @@ from rdm_core.needs import (
 )
 from storage.artifact import Artifact
 from storage.checks import vectors_of_images
+from storage.errors import ArtifactMismatch
 from storage.latents import open_latents, refuse_other_latents
 from storage.runs import CHECKPOINTS_KEPT
 
@@ -122,7 +123,12 @@ def shape_of(config: TrainRDM) -> Shape | None:
         return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
     assert size is not None, "returned above"
     space = space_of(config.root, config.upstream.autoencoder)
-    space.storing(config.upstream.stored)  # raises for what the autoencoder cannot be stored as
+    # raises for what the autoencoder cannot be stored as
+    stored, wanted = space.storing(config.upstream.stored), config.model.reads.stored
+    if stored not in wanted:
+        what = f"{stored} would be stored, and {config.model.family} is trained on {wanted[0]}"
+        cure = f"Use --set upstream.stored={wanted[0]}. Nothing has been started."
+        raise PreflightFailed(f"train {config.name}", what, cure)
     return Shape(space.channels, size // space.factor, dimension)
 
 
@@ -157,6 +163,7 @@ def refuse_what_it_cannot_read(
     where, cure = f"train {config.name}", "Leave it out. Nothing has been started."
     if latents is not None:
         refuse_other_latents(latents, reads.stored, family)
+        refuse_another_codebook(config, latents)
     elif upstream.stored is not None and upstream.stored not in reads.stored:
         wanted = " or ".join(reads.stored)
         what = f"upstream.stored={upstream.stored}, and {family} is trained on {wanted}"
@@ -172,6 +179,21 @@ def refuse_what_it_cannot_read(
         if made_already is not None:
             instead = f"train with model.{choice.setting}=false"
             vectors_of_images(made_already, choice.why, instead)
+
+
+def refuse_another_codebook(config: TrainRDM, latents: Artifact) -> None:
+    """Refuse codes of a codebook that has another number of entries than the model is built for.
+
+    Raises ArtifactMismatch.
+    """
+    if config.model.codebook is None:
+        return
+    space = space_of(config.root, latents.measured["autoencoder_path"])
+    entries = len(space.codebook)
+    if entries != config.model.codebook:
+        what = f"the codebook of {space.name!r} has {entries:,} entries"
+        what += f", and model.codes is {config.model.codebook:,}"
+        raise ArtifactMismatch(f"latents/{latents.name}", what, f"Use --set model.codes={entries}")
 
 
 def training_needs(config: TrainRDM, shape: Shape) -> TrainingNeeds:

@@ -17,6 +17,7 @@ from rdm_core.families.facts import ModelConfig, RunFacts
 
 FAMILIES = {
     "diffusion": "rdm_core.families.diffusion",
+    "autoregressive": "rdm_core.families.autoregressive",
 }
 """Name -> folder."""
 FACTS_FILE = "model.json"

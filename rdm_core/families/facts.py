@@ -51,6 +51,11 @@ class ModelConfig(Config):
         return Reads()
 
     @property
+    def codebook(self) -> int | None:
+        """Entries of the codebook that such a model is built for; None where it reads no codes."""
+        return None
+
+    @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """The choices made here that only work with vectors of images."""
         return ()

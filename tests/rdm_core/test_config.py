@@ -22,9 +22,19 @@ from rdm_core.families import FAMILIES, config_of, draw_settings, family_of
 from rdm_core.families.diffusion.config import Config, DenoiserConfig, Draw, NoiseConfig
 from rdm_core.families.facts import ModelConfig, Reads, Shape
 from rdm_core.families.family import Beside
+from rdm_core.families.vectors import VectorsConfig
 
 OF_A_TRAINING = [TrainingConfig, ContextConfig, ReportingConfig, ExecutionConfig]
-CLASSES = [*OF_A_TRAINING, DrawConfig, ModelConfig, Config, DenoiserConfig, NoiseConfig, Draw]
+CLASSES = [
+    *OF_A_TRAINING,
+    DrawConfig,
+    ModelConfig,
+    Config,
+    VectorsConfig,
+    DenoiserConfig,
+    NoiseConfig,
+    Draw,
+]
 
 
 @pytest.mark.parametrize(

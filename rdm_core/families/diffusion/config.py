@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 from rdm_core import config
 from rdm_core.config import MOST, DrawConfig, require, require_between
 from rdm_core.families.facts import ImageVectorsOnly, ModelConfig, Reads
+from rdm_core.families.vectors import VectorsConfig
 
 
 @dataclass(frozen=True)
-class DenoiserConfig(config.Config):
+class DenoiserConfig(VectorsConfig):
     """The network that predicts noise, and how it sees its neighbors."""
 
     network: Literal["transformer", "unet"] = "unet"
@@ -32,36 +33,18 @@ class DenoiserConfig(config.Config):
     """transformer: channels in which two 3x3 convolutions redraw what the patches give, beside the
     noisy input, so that no patch shows; 0: none.
     """
-    context_norm: Literal["unit", "raw"] = "unit"
-    """unit: vectors of length sqrt(D), so that each entry is of order 1; raw: the encoder's own
-    length, as in 2022.
-    """
-    query_token: bool = False
-    """The training image's own vector is in the context too, with a learned mark; False, as in
-    2022: neighbors alone.
-    """
-    set_layers: int = 0
-    """Layers of a transformer that lets the vectors see each other and their scores first; 0, as in
-    2022: none.
-    """
-    remove_means: bool = False
-    """Subtract the database's mean image vector, or mean text vector, which closes most of the gap
-    between the two.
-    """
 
     def check(self) -> None:
         """As in `Config`."""
+        super().check()
         require_between(self, ("depth", "patch"), 1, 1000)
         require_between(self, ("head_channels",), 1, 65_536)
-        require_between(self, ("set_layers",), 0, 1000)
         require_between(self, ("detail_channels",), 0, 4096)
         if self.detail_channels and self.network != "transformer":
             raise ValueError(
                 f"detail_channels: {self.detail_channels} are for the patches of a transformer, "
                 f"and network is {self.network}; use 0"
             )
-        if self.remove_means and self.context_norm == "raw":
-            raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
         if not self.channels or min(self.channels) < 1 or max(self.channels) > 65_536:
             raise ValueError(
                 f"channels: is {self.channels}, must be one or more widths from 1 to 65536"
@@ -144,14 +127,7 @@ class Config(ModelConfig):
     @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """As in `ModelConfig`."""
-        choices = []
-        if self.denoiser.remove_means:
-            why = "the model subtracts the mean of image vectors from them"
-            choices.append(ImageVectorsOnly("denoiser.remove_means", "database", why))
-        if self.denoiser.query_token:
-            why = "the model is given the training images' own vectors"
-            choices.append(ImageVectorsOnly("denoiser.query_token", "queries", why))
-        return tuple(choices)
+        return self.denoiser.image_vectors_only("denoiser")
 
 
 @dataclass(frozen=True)

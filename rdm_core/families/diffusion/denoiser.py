@@ -1,9 +1,7 @@
 """The denoiser: a diffusers network that attends to a set of CLIP vectors, turned into tokens
 [B, K, D].
 
-The vectors form a set: no positions, no order. A whole set can be replaced by one learned null
-vector; that trains the network for guidance. The 2022 model (RDM, arXiv 2204.11824) guided with a
-zero vector that it had never seen. B samples, K slots, D dimensions; x is [B, C, h, w].
+B samples, K slots, D dimensions; x is [B, C, h, w].
 """
 
 import json
@@ -12,70 +10,33 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from rdm_core.context import QUERY, TEXT, Context
+from rdm_core.context import Context
 from rdm_core.errors import WeightsError
 from rdm_core.families.diffusion.config import DenoiserConfig
+from rdm_core.families.tokens import VectorTokens
 from rdm_core.importing import large_import
 
 NETWORKS = ("PixArtTransformer2DModel", "UNet2DConditionModel")
 """Classes of diffusers. It is imported only when a network is built, as that takes two seconds."""
-SCORE_FREQUENCIES = 8
-"""Frequencies of the sines and cosines that a score is shown to the set encoder with."""
 
 
-class Denoiser(nn.Module):
+class Denoiser(VectorTokens):
     """Predicts the process's target from noisy latents and a context."""
 
-    means: torch.Tensor
-    """With `remove_means`: the mean unit vectors of images and of texts, float32 [2, D]."""
+    config: DenoiserConfig
 
     def __init__(self, network: Any, dimension: int, config: DenoiserConfig) -> None:
-        """A network, and what its configuration asks for beside it, all float32 [D] or [2, D].
-
-        The means are zero until `set_means` fills them.
-        """
-        super().__init__()
+        """A network, and what its configuration asks for beside it."""
+        super().__init__(dimension, config)
         self.network = network
-        self.dimension = dimension
-        self.config = config
-        self.null = nn.Parameter(torch.zeros(dimension))
-        if config.query_token:
-            self.query_null = nn.Parameter(torch.zeros(dimension))
-            self.query_kind = nn.Parameter(torch.zeros(dimension))
-        if config.set_layers:
-            self.set_encoder = SetEncoder(dimension, config.set_layers)
-        if config.remove_means:
-            self.register_buffer("means", torch.zeros(2, dimension))  # of images, of texts
         if config.detail_channels:
             self.detail = DetailHead(config.detail_channels, network.config.in_channels)
-
-    def tokens(self, context: Context) -> torch.Tensor:
-        """Context of [B, K, D] -> tokens float32 [B, K, D] on the scale that the network is trained
-        with.
-
-        An absent slot gives any token; it is masked later.
-        """
-        vectors, slots = context.vectors, context.slots[..., None]
-        if self.config.remove_means:
-            means = torch.where(slots == TEXT, self.means[1], self.means[0])
-            centred = functional.normalize(vectors - means, dim=-1)
-            # The zero null of 2022 stays zero.
-            vectors = torch.where(vectors.any(dim=-1, keepdim=True), centred, vectors)
-        raw = self.config.context_norm == "raw"
-        tokens = vectors * (context.norms[..., None] if raw else self.dimension**0.5)
-        if self.config.query_token:
-            is_query = (slots == QUERY) | (slots == TEXT)
-            tokens = torch.where(is_query, tokens + self.query_kind, tokens)
-        if self.config.set_layers:
-            tokens = self.set_encoder(tokens, context.scores, context.mask)
-        return tokens
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, context: Context) -> torch.Tensor:
         """Prediction float [B, C, h, w] for x [B, C, h, w] at time [B] in 0..1000 and a context of
@@ -84,28 +45,11 @@ class Denoiser(nn.Module):
         This is epsilon_theta(z_t, t, {phi(y)}) of RDM (arXiv 2204.11824), or another target. A
         sample whose slots are all absent gets the learned null.
         """
-        mask, tokens = context.mask, self.tokens(context)
-        empty = ~mask.any(dim=1)
-        if self.config.query_token:
-            # One more slot: the learned null of the query, for samples that have neighbors alone.
-            is_query = (context.slots == QUERY) | (context.slots == TEXT)
-            without = ~is_query.any(dim=1) & ~empty
-            tokens = torch.cat([tokens, self.query_null.expand(len(tokens), 1, -1)], dim=1)
-            mask = torch.cat([mask, without[:, None]], dim=1)
-        # An empty set becomes the learned null in its first slot.
-        tokens = torch.where(empty[:, None, None], self.null, tokens)
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        mask = mask | (empty[:, None] & first)
+        tokens, mask = self.seen(context)
         output = self.network(
             x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask
         ).sample
         return self.detail(output, x) if self.config.detail_channels else output
-
-    def set_means(self, means: np.ndarray) -> None:
-        """Fill the means float [2, D] that a network with `remove_means` subtracts: the mean of
-        image vectors, then that of text vectors.
-        """
-        self.means.copy_(torch.from_numpy(np.array(means)))
 
     def save(self, directory: Path) -> None:
         """Write `network/`, a diffusers folder, and `context.safetensors`, all other weights."""
@@ -136,40 +80,6 @@ class DetailHead(nn.Module):
         w].
         """
         return self.last(functional.silu(self.first(torch.cat([patches, x], dim=1))))
-
-
-class SetEncoder(nn.Module):
-    """Lets the vectors of a set see each other and their scores, by a pre-norm transformer without
-    positions.
-
-    It starts as the identity: a gate that starts at zero multiplies what it adds.
-    """
-
-    def __init__(self, dimension: int, layers: int) -> None:
-        super().__init__()
-        heads = max(1, dimension // 64)
-        layer = nn.TransformerEncoderLayer(
-            dimension, heads, 2 * dimension, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.score = nn.Linear(2 * SCORE_FREQUENCIES, dimension)
-        self.layers = nn.TransformerEncoder(
-            layer, layers, nn.LayerNorm(dimension), enable_nested_tensor=False
-        )
-        self.gate = nn.Parameter(torch.zeros(dimension))
-
-    def forward(
-        self, tokens: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Tokens float32 [B, K, D], scores float32 [B, K] in -1..1 and mask bool [B, K] -> tokens
-        float32 [B, K, D].
-        """
-        # A score becomes sines and cosines of pi s, 2 pi s, 4 pi s, ...: small differences count.
-        frequencies = torch.pi * 2.0 ** torch.arange(SCORE_FREQUENCIES, device=scores.device)
-        phases = scores[..., None].clamp(-1, 1) * frequencies
-        seen = tokens + self.score(torch.cat([phases.sin(), phases.cos()], dim=-1))
-        # In an empty set nothing is hidden: attention over nothing would be NaN.
-        hidden = ~mask & mask.any(dim=1, keepdim=True)
-        return tokens + self.gate * self.layers(seen, src_key_padding_mask=hidden)
 
 
 def build_denoiser(

@@ -11,7 +11,8 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, zeros
 from rdm_core.families.diffusion.config import DenoiserConfig
-from rdm_core.families.diffusion.denoiser import Denoiser, SetEncoder, build_denoiser
+from rdm_core.families.diffusion.denoiser import Denoiser, build_denoiser
+from rdm_core.families.tokens import SetEncoder
 
 TRANSFORMER = TINY["transformer"]
 
