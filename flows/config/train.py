@@ -50,7 +50,7 @@ class ConvertOriginal(FlowConfig):
     files: tuple[Path, ...] = Field(min_length=1)
     """The checkpoint; or the .npz archives of a database."""
     layout: Literal[
-        "imagenet-2022", "imagenet-in-db-2022", "ffhq-2022", "laion-768-2022",
+        "imagenet-2022", "imagenet-in-db-2022", "ffhq-2022", "laion-768-2022", "rarm-2022",
         "vq-f4", "vq-f16", "vqgan-f16", "kl-f16", "embeddings",
     ]  # fmt: skip
     """Which of the released models it is; autoencoders alone need `out`; 'embeddings' are the
@@ -58,7 +58,7 @@ class ConvertOriginal(FlowConfig):
     """
     ema: bool = True
     """Take the running mean of the weights, as every sampling script of 2022 did; false: the live
-    weights.
+    weights. RARM has no running mean.
     """
     encoder: str | None = None
     """open_clip model of the contexts; the released one unless given."""

@@ -33,7 +33,7 @@ from rdm_core.latents import load_latent_space
 from rdm_core.originals import (
     AUTOENCODERS,
     LAYOUTS,
-    UnetLayout,
+    ModelLayout,
     convert_autoencoder,
     convert_model,
     model_config,
@@ -73,7 +73,7 @@ def convert_original(config: ConvertOriginal) -> Artifact | Path:
     return convert_weights(config, LAYOUTS[config.layout])
 
 
-def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
+def convert_weights(config: ConvertOriginal, layout: ModelLayout) -> Artifact:
     """A checkpoint -> a run that can be sampled from, with the autoencoder it holds."""
     clock = Clock()
     encoder = encoder_of(
@@ -103,7 +103,7 @@ def convert_weights(config: ConvertOriginal, layout: UnetLayout) -> Artifact:
 
 @stage_task(name="convert-weights")
 def write_converted(
-    build: Build, config: ConvertOriginal, layout: UnetLayout, encoder: Encoder
+    build: Build, config: ConvertOriginal, layout: ModelLayout, encoder: Encoder
 ) -> list[Part]:
     """The only part: a weights folder with the autoencoder inside."""
     state = read_checkpoint(config.files[0])
@@ -125,7 +125,7 @@ def write_converted(
 
 
 def converted_facts(
-    config: ConvertOriginal, layout: UnetLayout, encoder: Encoder, model: Model
+    config: ConvertOriginal, layout: ModelLayout, encoder: Encoder, model: Model
 ) -> RunFacts:
     """What a run of our own would say of itself; what it was trained on was never published with
     it.

@@ -14,6 +14,7 @@ from rdm_core.originals.convert import (
     convert_autoencoder,
     convert_denoiser,
     convert_model,
+    convert_rarm,
     convert_unet,
     model_config,
 )
@@ -22,25 +23,33 @@ from rdm_core.originals.layouts import (
     AUTOENCODERS,
     LAYOUTS,
     AutoencoderLayout,
+    ModelLayout,
+    RarmLayout,
     UnetLayout,
     build_autoencoder,
+    build_rarm,
     build_unet,
 )
-from rdm_core.originals.names import autoencoder_keys, unet_keys
+from rdm_core.originals.names import autoencoder_keys, rarm_keys, unet_keys
 
 __all__ = [
     "AUTOENCODERS",
     "LAYOUTS",
     "AutoencoderLayout",
+    "ModelLayout",
+    "RarmLayout",
     "UnetLayout",
     "autoencoder_keys",
     "build_autoencoder",
+    "build_rarm",
     "build_unet",
     "convert_autoencoder",
     "convert_denoiser",
     "convert_model",
+    "convert_rarm",
     "convert_unet",
     "model_config",
+    "rarm_keys",
     "read_checkpoint",
     "unet_keys",
 ]

@@ -7,21 +7,28 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 
 from rdm_core.errors import WeightsError
+from rdm_core.families.autoregressive.decoder import CausalTransformer
+from rdm_core.families.autoregressive.model import Autoregressive
 from rdm_core.families.diffusion.config import Config, DenoiserConfig, NoiseConfig
 from rdm_core.families.diffusion.denoiser import Denoiser
 from rdm_core.families.diffusion.model import Diffusion
 from rdm_core.families.diffusion.noise import process_of
-from rdm_core.families.facts import Shape
+from rdm_core.families.facts import ModelConfig, Shape
+from rdm_core.families.family import Model
 from rdm_core.latents import LatentSpace
 from rdm_core.originals.layouts import (
     AUTOENCODERS,
     LAYOUTS,
     AutoencoderLayout,
     Keys,
+    ModelLayout,
+    RarmLayout,
     StateDict,
     UnetLayout,
     build_autoencoder,
+    build_rarm,
     build_unet,
+    rarm_config,
 )
 from rdm_core.originals.names import (
     AUTOENCODER,
@@ -29,8 +36,9 @@ from rdm_core.originals.names import (
     EMA,
     LIVE,
     LOSSES,
+    TRANSFORMER,
     autoencoder_keys,
-    unet_keys,
+    model_keys,
 )
 
 
@@ -42,7 +50,17 @@ def convert_unet(state: StateDict, layout: UnetLayout, ema: bool = True) -> UNet
     layout's tensors beside its other parts, and names the layout of LAYOUTS that it does hold.
     """
     own = EMA if ema else LIVE
-    return _converted(state, own, layout, build_unet, lambda other: unet_keys(other, ema), LAYOUTS)
+    return _converted(state, own, layout, build_unet, lambda other: model_keys(other, ema), LAYOUTS)
+
+
+def convert_rarm(state: StateDict, layout: RarmLayout) -> CausalTransformer:
+    """The transformer of a RARM's checkpoint, float32 [*], in evaluation mode, with the zero vector
+    as its null.
+
+    Memory and errors are as in `convert_unet`.
+    """
+    null = {"null": torch.zeros(layout.context_dimension)}
+    return _converted(state, TRANSFORMER, layout, build_rarm, model_keys, LAYOUTS, null)
 
 
 def convert_autoencoder(state: StateDict, layout: AutoencoderLayout) -> AutoencoderKL | VQModel:
@@ -75,25 +93,34 @@ def convert_denoiser(state: StateDict, layout: UnetLayout, ema: bool = True) -> 
         for name, parameter in network.named_parameters():
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 parameter.data = parameter.data / layout.context_dimension**0.5
-    config = model_config(layout).denoiser
+    config = unet_config(layout).denoiser
     return Denoiser(network, layout.context_dimension, config).eval()
 
 
 def convert_model(
-    state: StateDict, layout: UnetLayout, space: LatentSpace, ema: bool = True
-) -> Diffusion:
-    """A checkpoint's denoiser as a model of this project, in a latent space: latents [B, C, h, w].
+    state: StateDict, layout: ModelLayout, space: LatentSpace, ema: bool = True
+) -> Model:
+    """A checkpoint's network as a model of this project, in a latent space: latents [B, C, h, w].
 
-    Raises WeightsError as `convert_unet` does.
+    `ema` is as in `convert_unet`; a RARM has no running mean. Raises WeightsError as `convert_unet`
+    does.
     """
-    denoiser = convert_denoiser(state, layout, ema)
-    noise = process_of(model_config(layout).noise)
-    shape = Shape(layout.latent_channels, layout.latent_side, layout.context_dimension)
-    return Diffusion(denoiser, noise, shape, space).eval()
+    side, dimension = layout.latent_side, layout.context_dimension
+    if isinstance(layout, RarmLayout):
+        transformer, shape = convert_rarm(state, layout), Shape(space.channels, side, dimension)
+        return Autoregressive(transformer, rarm_config(layout), shape, space).eval()
+    shape = Shape(layout.latent_channels, side, dimension)
+    noise = process_of(unet_config(layout).noise)
+    return Diffusion(convert_denoiser(state, layout, ema), noise, shape, space).eval()
 
 
-def model_config(layout: UnetLayout) -> Config:
+def model_config(layout: ModelLayout) -> ModelConfig:
     """The configuration with which this project would train such a model."""
+    return rarm_config(layout) if isinstance(layout, RarmLayout) else unet_config(layout)
+
+
+def unet_config(layout: UnetLayout) -> Config:
+    """The configuration with which this project would train such a U-Net."""
     denoiser = DenoiserConfig(
         channels=layout.channels,
         depth=layout.blocks,
@@ -110,11 +137,12 @@ def _converted(
     build: Callable[[Any], Any],
     keys_of: Callable[[Any], Keys],
     known: Mapping[str, Any],
+    ours: StateDict | None = None,
 ) -> Any:
     """The network of a layout, filled with a checkpoint's tensors float32 [*].
 
     `own` begins the names of the network's tensors; `known` are all layouts, to name the right one
-    when this one does not fit.
+    when this one does not fit; `ours` are tensors that no checkpoint has.
     """
     keys = keys_of(layout)
     if misfit := _misfit(state, own, keys):
@@ -131,7 +159,7 @@ def _converted(
     with torch.device("meta"):  # every weight is replaced
         network = build(layout)
     empty = network.state_dict()
-    tensors = {}
+    tensors = dict(ours or {})
     for name, (target, _) in keys.items():
         # The originals store some linear layers as convolutions: [C, D, 1, 1] in place of [C, D].
         tensors[target] = state[name].float().reshape(empty[target].shape)
@@ -156,7 +184,7 @@ def _misfit(state: StateDict, own: str, keys: Keys) -> str:
         elif list(state[name].shape) != list(wanted):
             shapes = f"{list(state[name].shape)} instead of {list(wanted)}"
             of_another_shape.append(f"{name}, {shapes}")
-    other_parts = [part for part in (LIVE, EMA, AUTOENCODER) if part != own]
+    other_parts = [part for part in (LIVE, EMA, AUTOENCODER, TRANSFORMER) if part != own]
     beside = (*other_parts, *LOSSES)
     for name in state:
         if name not in keys and name not in BUFFERS and not name.startswith(beside):

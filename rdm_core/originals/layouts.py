@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 
+from rdm_core.families.autoregressive import config as autoregressive
+from rdm_core.families.autoregressive.decoder import CausalTransformer
 from rdm_core.families.diffusion.denoiser import unet_block_types
 
 StateDict = Mapping[str, torch.Tensor]
@@ -46,6 +48,24 @@ class UnetLayout:
 
 
 @dataclass(frozen=True)
+class RarmLayout:
+    """A released autoregressive transformer (RARM), and what it was trained between."""
+
+    name: str
+    width: int = 768
+    depth: int = 18
+    head_channels: int = 64
+    codes: int = 16_384
+    latent_side: int = 16
+    context_dimension: int = 512
+    autoencoder: str = "vqgan-f16"
+    """Name of its AutoencoderLayout."""
+    encoder: str = "ViT-B-32"
+    """open_clip's name of the model whose vectors are the context, of the encoder's own length."""
+    encoder_weights: str = "openai"
+
+
+@dataclass(frozen=True)
 class AutoencoderLayout:
     """A released autoencoder."""
 
@@ -78,7 +98,10 @@ _LAION = UnetLayout(
 _FFHQ = replace(_IMAGENET, name="ffhq-2022", channels=(224, 448, 672, 896), heads=(7, 14, 21, 28))
 # the same network, trained with another database
 _IN_DB = replace(_IMAGENET, name="imagenet-in-db-2022")
-LAYOUTS = {layout.name: layout for layout in (_IMAGENET, _IN_DB, _FFHQ, _LAION)}
+ModelLayout = UnetLayout | RarmLayout
+LAYOUTS: dict[str, ModelLayout] = {
+    layout.name: layout for layout in (_IMAGENET, _IN_DB, _FFHQ, _LAION, RarmLayout("rarm-2022"))
+}
 
 _VQ_F4 = AutoencoderLayout("vq-f4", (128, 256, 512), latent_channels=3, codes=8192)
 _VQ_F16 = AutoencoderLayout(
@@ -108,6 +131,29 @@ def build_unet(layout: UnetLayout) -> UNet2DConditionModel:
         act_fn="silu",
         flip_sin_to_cos=True,
         freq_shift=0,
+    )
+
+
+def rarm_config(layout: RarmLayout) -> autoregressive.Config:
+    """The configuration with which this project would train such a transformer."""
+    transformer = autoregressive.TransformerConfig(
+        width=layout.width,
+        depth=layout.depth,
+        head_channels=layout.head_channels,
+        final_norm=False,
+        context_norm="raw",
+    )
+    return autoregressive.Config(codes=layout.codes, transformer=transformer)
+
+
+def build_rarm(layout: RarmLayout) -> CausalTransformer:
+    """Make a new transformer of a layout: logits of codes int64 [B, side * side].
+
+    It also works on the meta device.
+    """
+    config = rarm_config(layout)
+    return CausalTransformer(
+        layout.codes, layout.latent_side**2, layout.context_dimension, config.transformer
     )
 
 

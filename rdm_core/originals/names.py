@@ -9,12 +9,17 @@ import torch
 from rdm_core.originals.layouts import (
     AutoencoderLayout,
     Keys,
+    ModelLayout,
+    RarmLayout,
     UnetLayout,
     build_autoencoder,
+    build_rarm,
     build_unet,
 )
 
 LIVE, EMA, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
+TRANSFORMER = "transformer."
+"""Of RARM, which has no running mean."""
 LOSSES = ("loss.", "first_stage_model.loss.")
 BUFFERS = {
     "betas", "alphas_cumprod", "alphas_cumprod_prev",
@@ -108,6 +113,27 @@ def autoencoder_names(layout: AutoencoderLayout) -> dict[str, str]:
     return (
         names | _inside(resnets, _AUTOENCODER_RESNET) | _inside(attentions, _AUTOENCODER_ATTENTION)
     )
+
+
+def model_keys(layout: ModelLayout, ema: bool = True) -> Keys:
+    """Every tensor [*] that a checkpoint holds of a layout's model."""
+    return rarm_keys(layout) if isinstance(layout, RarmLayout) else unet_keys(layout, ema)
+
+
+def rarm_keys(layout: RarmLayout) -> Keys:
+    """Every tensor [*] that a checkpoint holds of a RARM; its learned null is ours alone."""
+    names = {"embedding": "proj_in", "positions": "positional_encoding", "head": "proj_out"}
+    for number in range(layout.depth):
+        names[f"blocks.{number}"] = f"transformer_blocks.{number}"
+    with torch.device("meta"):
+        network = build_rarm(layout)
+    keys = {}
+    for key, tensor in network.state_dict().items():
+        if key != "null":
+            # The original's last layer is a convolution of width 1: [V, C, 1] in place of [V, C].
+            shape = torch.Size((*tensor.shape, 1)) if key == "head.weight" else tensor.shape
+            keys[TRANSFORMER + _renamed(key, names)] = key, shape
+    return keys
 
 
 def unet_keys(layout: UnetLayout, ema: bool = True) -> Keys:

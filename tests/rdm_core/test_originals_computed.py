@@ -35,6 +35,7 @@ from training import assert_equal
 
 from flows.config.presets import PRESETS
 from rdm_core.context import NEIGHBOR, Context, nothing
+from rdm_core.families import config_of
 from rdm_core.families.diffusion.config import Config, NoiseConfig
 from rdm_core.families.diffusion.denoiser import load_denoiser
 from rdm_core.families.diffusion.noise import process_of
@@ -304,7 +305,8 @@ def test_a_converted_model_is_the_denoiser_with_its_process_in_its_space(name, s
 @pytest.mark.parametrize("name", list(LAYOUTS))
 def test_a_release_is_what_a_training_of_its_preset_would_be(name):
     preset = "imagenet-2022" if name == "imagenet-in-db-2022" else name
-    assert model_config(LAYOUTS[name]) == Config.of(PRESETS[preset]["model"])
+    model = PRESETS[preset]["model"]
+    assert model_config(LAYOUTS[name]) == config_of(model["family"]).of(model)
 
 
 def test_half_a_checkpoints_precision_gives_a_network_of_full_precision():

@@ -118,7 +118,8 @@ class CausalTransformer(VectorTokens):
                 attention_bias=False,
             )
             for attention in (block.attn1, block.attn2):
-                attention.set_processor(CausalAttention())
+                # Its type names one class of diffusers, and any callable of this kind serves.
+                attention.set_processor(CausalAttention())  # type: ignore[arg-type]
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if config.final_norm else nn.Identity()
         self.head = nn.Linear(width, codes)

@@ -7,6 +7,7 @@ reading order.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from rdm_core.families.facts import RunFacts, Shape
 from rdm_core.families.family import Beside, Inputs, Model
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace
+
+if TYPE_CHECKING:  # it imports diffusers, which takes two seconds
+    from rdm_core.families.autoregressive.decoder import CausalTransformer
 
 WEIGHTS_FILE = "transformer.safetensors"
 
@@ -42,14 +46,18 @@ class Autoregressive(Model):
 
     family = "autoregressive"
 
-    def __init__(self, config: Config, shape: Shape, space: LatentSpace | None) -> None:
+    def __init__(
+        self,
+        transformer: "CausalTransformer",
+        config: Config,
+        shape: Shape,
+        space: LatentSpace | None,
+    ) -> None:
+        """Raises RequestError where the space has another number of codes than the configuration,
+        or none.
+        """
         super().__init__()
-        with large_import():
-            from rdm_core.families.autoregressive.decoder import CausalTransformer
-
-        self.transformer = CausalTransformer(
-            config.codes, shape.side**2, shape.dimension, config.transformer
-        )
+        self.transformer = transformer
         self.shape = shape
         self.space = space
         self.reads = config.reads
@@ -145,9 +153,14 @@ def build(
 
     Raises RequestError where the space has another number of codes than the configuration, or none.
     """
+    from rdm_core.families.autoregressive.decoder import CausalTransformer
+
     if seed is not None:
         torch.manual_seed(seed)
-    return Autoregressive(config, shape, space)
+    transformer = CausalTransformer(
+        config.codes, shape.side**2, shape.dimension, config.transformer
+    )
+    return Autoregressive(transformer, config, shape, space)
 
 
 def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -> Autoregressive:
@@ -155,7 +168,7 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
 
     Raises WeightsError when the folder is not one that `save` wrote.
     """
-    model = Autoregressive(config, facts.shape, space)
+    model = build(config, facts.shape, space)
     try:
         model.transformer.load_state_dict(load_file(directory / WEIGHTS_FILE))
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -331,3 +331,24 @@ def test_a_database_of_published_vectors_leaves_out_what_needs_its_images(
     assert "copies left out: of embeddings/old: it was made of published vectors" in (
         capsys.readouterr().err
     )
+
+
+def test_a_released_rarm_draws_from_text_with_its_own_sampler(tmp_path, monkeypatch):
+    layout = originals.RarmLayout(
+        "rarm-2022", width=32, depth=1, head_channels=16, codes=16, latent_side=8,
+        context_dimension=64, autoencoder="vq-f4", encoder="rdm-shapes", encoder_weights="built-in",
+    )  # fmt: skip
+    monkeypatch.setitem(originals.LAYOUTS, "rarm-2022", layout)
+    state = random_state(originals.rarm_keys(layout))
+    state |= random_state(originals.autoencoder_keys(TINY_AUTOENCODER, "first_stage_model."), 2)
+    torch.save({"state_dict": state}, tmp_path / "rarm.ckpt")
+    run = convert(tmp_path, [tmp_path / "rarm.ckpt"], layout="rarm-2022")
+    assert facts_of(run).family == "autoregressive" and facts_of(run).k == 4
+    how = drawn_how(facts_of(run), {})
+    assert (how.top_k, how.null) == (256, "zero"), "as it was drawn from in 2022"
+    request = SampleRDM(
+        root=tmp_path, name="s", run="released", texts=("a red circle",), context="query", count=2,
+        draw={"top_k": 5},
+    )  # fmt: skip
+    samples = sample_rdm(request)
+    assert len(list(samples.directory.glob("0*.png"))) == 2
