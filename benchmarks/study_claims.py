@@ -3,7 +3,7 @@ went.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.judge.evaluate import EVALUATION_FILE
@@ -130,19 +130,27 @@ def share_figure(test: str, measure: str, share: float) -> str:
     return f"{test} {measure}, {share:g} of the rows"
 
 
-def shares_table(measured: Sequence[Artifact]) -> str:
-    """T5 behind its correlations, in Markdown: precision and recall for each share of the rows,
-    means over training seeds.
+def shares_table(
+    measured: Sequence[Artifact], rows_themselves: Mapping[str, Sequence[Mapping[str, float]]]
+) -> str:
+    """T5 behind its correlations, in Markdown: precision and recall of samples for each share of
+    the rows, means over training seeds, and of the images in these rows themselves.
     """
     by_seed = figures_of(measured)
     lines = ["| most retrieved share m of the rows | " + " | ".join(map(str, SHARES)) + " |"]
     lines.append("|---" * (len(SHARES) + 1) + "|")
     for test, world in (("T5", "even"), ("T5 uneven", "uneven")):
         for measure in ("precision", "recall"):
-            cells = []
+            means = []
             for share in SHARES:
                 name = share_figure(test, measure, share)
-                mean = sum(figures[name] for figures in by_seed) / len(by_seed)
-                cells.append(f"{100 * mean:.1f} %")
-            lines.append(f"| {measure}, {world} | " + " | ".join(cells) + " |")
+                means.append(sum(figures[name] for figures in by_seed) / len(by_seed))
+            lines.append(_shares_line(f"{measure} of samples, {world}", means))
+            own = [of_share[measure] for of_share in rows_themselves[world]]
+            lines.append(_shares_line(f"{measure} of the rows themselves, {world}", own))
     return "\n".join(lines)
+
+
+def _shares_line(name: str, shares: Sequence[float]) -> str:
+    """A line of the table: percentages."""
+    return f"| {name} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |"

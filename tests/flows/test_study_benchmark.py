@@ -85,11 +85,18 @@ def test_every_claim_is_measured(measured):
 
 
 @pytest.mark.long
+def test_the_rows_of_each_share_are_judged_themselves(small_demo, measured):
+    config = Study(root=small_demo.config.root, scale=0.02, steps=12, seeds=1, images=11)
+    own = module.rows_themselves(config)
+    assert [len(own[world]) for world in ("even", "uneven")] == [len(SHARES)] * 2
+    assert len(shares_table(measured, own).splitlines()) == 2 + 8
+
+
+@pytest.mark.long
 def test_the_table_has_a_line_a_claim_with_threshold_figure_and_verdict(measured):
     lines = table_of(measured).splitlines()[2:]
     assert len(lines) == len(CLAIMS)
     assert all(line.rsplit("|", 2)[1].strip() in ("yes", "**no**") for line in lines)
-    assert len(shares_table(measured).splitlines()) == 2 + 4
     assert lines[0].startswith(
         "| T1 gain | held-out loss: right neighbors below the learned null by | ≥ 5.0 % |"
     )
@@ -254,9 +261,16 @@ def test_the_table_behind_t5_has_the_mean_over_seeds_of_every_share(tmp_path):
         path = tmp_path / f"{number}.json"
         path.write_text(json.dumps(figures))
         measured.append(SimpleNamespace(file=lambda name, path=path: path))
-    lines = shares_table(measured).splitlines()
-    assert lines[2] == "| precision, even | 1.2 % | 3.1 % | 6.2 % | 12.5 % | 31.2 % | 62.5 % |"
-    assert lines[5].startswith("| recall, uneven | 100.0 % |")
+    own = {
+        "even": [{"precision": 1 - share, "recall": 0.0} for share in SHARES],
+        "uneven": [{"precision": 0.0, "recall": share} for share in SHARES],
+    }
+    lines = shares_table(measured, own).splitlines()
+    shown = "1.2 % | 3.1 % | 6.2 % | 12.5 % | 31.2 % | 62.5 % |"
+    assert lines[2] == f"| precision of samples, even | {shown}"
+    assert lines[3].startswith("| precision of the rows themselves, even | 98.0 % | 95.0 % |")
+    assert lines[8].startswith("| recall of samples, uneven | 100.0 % |")
+    assert lines[9].startswith("| recall of the rows themselves, uneven | 2.0 % | 5.0 % |")
 
 
 def test_seeds_networks_and_plans_of_a_study_are_told_apart():
