@@ -5,16 +5,17 @@ Each seed trains the networks of `benchmarks/study_runs.py` and measures them on
 has seen. What the tests are and why: docs/results.md.
 
     make study                                    # hours on 2 cores
-    python -m benchmarks.study --root data --set seeds=1
+    python -m benchmarks.study --root data --set seeds=1 --picture docs/networks.png
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import stats
 
 from benchmarks.study_claims import (
@@ -32,33 +33,26 @@ from benchmarks.study_runs import (
     prepare_worlds,
     rival_of,
     train_seed,
-    twin_of_seed,
     uneven_evaluation_of,
     uneven_of,
 )
+from benchmarks.study_subject import Learned, Subject, learned_by, open_subject
 from flows.config.arguments import configured, root_argument
-from flows.config.judge import EvaluateRDM
-from flows.data.database import OpenDatabase
 from flows.judge.evaluate import evaluation_plan, write_evaluation
-from flows.judge.inputs import same_but_for_neighbors
 from flows.judge.trial import (
-    Trial,
-    compared_in,
     database_images,
+    held_out_images,
     heldout_data,
-    images_by_part,
-    trained_on,
 )
-from flows.model.opening import OpenRun, drawn_how, open_database, open_run
+from flows.model.opening import OpenRun, drawn_how
 from flows.model.request import text_queries, training_counts
-from flows.model.sample import database_of, draw
+from flows.model.sample import draw
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
 from rdm_core.context import Context
-from rdm_core.judge.copies import Known
+from rdm_core.images import grid
 from rdm_core.judge.distances import quality
-from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
 from rdm_core.retrieve import (
     Database,
@@ -72,7 +66,6 @@ from rdm_core.search import Searcher
 from rdm_core.shapes import world
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact
-from storage.checks import shards_of
 from storage.manifest import Plan
 
 
@@ -131,72 +124,6 @@ def study_plan(config: Study, seed: int) -> Plan:
         "guidance": config.guidance_scale,
     }
     return plan_of(plan.kind, f"study-{seed}", parameters, {**plan.inputs, **rivals})
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A run, opened, and what its images are judged by."""
-
-    evaluation: EvaluateRDM
-    run: OpenRun
-    database: OpenDatabase
-    real: np.ndarray
-    """Oracle features of the held-out images [N, F]."""
-    known: Known
-    """Every training and database image."""
-
-
-@dataclass(frozen=True)
-class Subject(Learned):
-    """The runs of a seed, opened, and the images they are judged by."""
-
-    twin: OpenRun
-    rival: OpenRun
-    uneven: Learned
-    """The run in the world where some things are rare."""
-    heldout: list[np.ndarray]
-    """The held-out images."""
-    factors: list[dict[str, str]]
-    """What each database image shows."""
-
-
-def open_subject(config: Study, seed: int) -> Subject:
-    """Open the runs of a seed. Raises ArtifactMismatch when twins differ in more than their
-    neighbors.
-    """
-    learned = learned_by(evaluation_of(config, seed))
-    twin = open_run(config.root, twin_of_seed(seed))
-    same_but_for_neighbors(learned.run, twin)
-    database = learned.database
-    credits = database.credits(list(range(database.retrieval.rows)))
-    held_out = open_artifact(config.root, "latents", learned.evaluation.heldout_latents)
-    images = np.concatenate(list(images_by_part(config.root, held_out.inputs["shards"])))
-    return Subject(
-        **vars(learned),
-        twin=twin,
-        rival=open_run(config.root, rival_of(seed)),
-        uneven=learned_by(uneven_evaluation_of(config, seed)),
-        heldout=list(images),
-        factors=[world.parse_caption(credit["captions"][0]) for credit in credits],
-    )
-
-
-def learned_by(evaluation: EvaluateRDM) -> Learned:
-    """Open a run, its database, and the features of what it is compared with."""
-    root = evaluation.root
-    run = open_run(root, evaluation.run)
-    database = open_database(root, database_of(run), run)
-    judge = ShapesJudge()
-    of_database = shards_of(root, database.embeddings)
-    of_training = trained_on(root, run)
-    assert of_database and of_training, "the study has imported both"
-    trial = Trial(
-        evaluation, run, None, database, judge, [], judge.features,
-        database_shards=of_database.fingerprint, training_shards=of_training.fingerprint,
-    )  # fmt: skip
-    real, known = compared_in(trial, judge.features)
-    assert known is not None, "runs of a study say what they were trained on"
-    return Learned(evaluation, run, database, real, known)
 
 
 @stage_task(name="T1 loss")
@@ -403,14 +330,33 @@ def judged(subject: Learned, images: np.ndarray) -> dict[str, float]:
     return quality(load_oracle().features(images), subject.real, subject.known)
 
 
+def networks_picture(config: Study, columns: int = 12) -> Image.Image:
+    """The same contexts drawn by the transformer, then by the U-Net, and the images whose
+    neighbors they are; of the first seed, not guided.
+    """
+    subject = open_subject(config, config.seed)
+    few = config.model_copy(update={"images": columns})
+    near = heldout_context(few, subject)
+    rows = []
+    for run in (subject.run, subject.rival):
+        rows += list(draw_all(few, run, near, 1.0, steps=50))
+    keys = heldout_data(subject.evaluation, subject.run, subject.database).keys[:columns]
+    rows += list(held_out_images(subject.evaluation, keys))
+    return Image.fromarray(grid(rows, columns=columns))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="six tests of the method, over training seeds")
     parser.add_argument("--root", type=root_argument, default="data", help="where artifacts lie")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    config = configured(parser.parse_args(), Study)
+    parser.add_argument("--picture", type=Path, help="also save what the networks draw here")
+    options = parser.parse_args()
+    config = configured(options, Study)
     measured = study(config)
     print(table_of(measured), shares_table(measured, rows_themselves(config)), sep="\n\n")
+    if options.picture:
+        networks_picture(config).save(options.picture, optimize=True)
 
 
 if __name__ == "__main__":

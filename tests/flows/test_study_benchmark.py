@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import study as module
-from benchmarks import study_runs
-from benchmarks.study import claim_loss, claim_purity, claim_text, open_subject, study
+from benchmarks import study_runs, study_subject
+from benchmarks.study import claim_loss, claim_purity, claim_text, study
 from benchmarks.study_claims import CLAIMS, SHARES, shares_table, table_of
 from benchmarks.study_runs import Study
+from benchmarks.study_subject import open_subject
 from flows.judge import demo
 from flows.judge.evaluate import EVALUATION_FILE
 from flows.model.opening import open_run
@@ -44,9 +45,9 @@ def quick(tmp_path_factory):
         )
         demo.prepare_world(config)
         train_rdm(demo.training(config, "study-0"))
-        patch.setattr(module, "open_run", lambda root, name: open_run(root, "study-0"))
-        patch.setattr(module, "same_but_for_neighbors", lambda run, twin: None)
-        patch.setattr(module, "uneven_evaluation_of", module.evaluation_of)
+        patch.setattr(study_subject, "open_run", lambda root, name: open_run(root, "study-0"))
+        patch.setattr(study_subject, "same_but_for_neighbors", lambda run, twin: None)
+        patch.setattr(study_subject, "uneven_evaluation_of", module.evaluation_of)
         subject = open_subject(config, 0)
         return {
             name: value
@@ -287,7 +288,7 @@ def test_the_twin_differs_in_its_name_and_in_that_it_is_given_no_neighbors():
     run = study_runs.training_of(ASKED, "study-3", 3)
     assert (run.name, run.threads, run.training.seed) == ("study-3", 1, 3)
     twin = study_runs.twin_of(run)
-    assert (twin.name, twin.context.neighbor_dropout) == (module.twin_of_seed(3), 1.0)
+    assert (twin.name, twin.context.neighbor_dropout) == (study_runs.twin_of_seed(3), 1.0)
     dropout = run.context.neighbor_dropout
     again = replace(twin.context, neighbor_dropout=dropout)
     assert dropout < 1 and twin.model_copy(update={"name": run.name, "context": again}) == run
