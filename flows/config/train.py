@@ -58,7 +58,7 @@ class ConvertOriginal(FlowConfig):
     """
     ema: bool = True
     """Take the running mean of the weights, as every sampling script of 2022 did; false: the live
-    weights. RARM has no running mean.
+    weights. The layout rarm-2022 has no running mean.
     """
     encoder: str | None = None
     """open_clip model of the contexts; the released one unless given."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from rdm_core.families import FAMILIES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = '''
 from dataclasses import dataclass
@@ -263,6 +265,7 @@ def test_a_family_more_is_evaluated(trained: Tree) -> None:
 WORDS_OF_ONE_FAMILY = re.compile(
     r"(?i)denois|diffusion|(?<![a-z_])(noise|noisy|sampler|sigmas?|betas?|unet|u-net)(?![a-z_])"
     r"|ddim|dpm\+\+|unipc|remove_means|query_token|signal-to-noise"
+    r"|autoregressive|rarm(?!-2022)|top_k|top_p|(?<![a-z_])temperature(?![a-z_])"
 )
 NAMING_FAMILIES = {"flows/config/presets.py", "flows/judge/demo.py"}
 """A preset is a row of a family's settings, and the demo trains one of them."""
@@ -280,14 +283,16 @@ def test_no_flow_speaks_in_the_words_of_one_family() -> None:
     assert speaking == [], "\n".join(speaking)
 
 
-def test_nothing_but_its_own_folder_knows_a_family() -> None:
-    of_its_own = ("rdm_core/families/diffusion/", "rdm_core/originals/")  # the latter made it
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_but_its_own_folder_knows_a_family(family: str) -> None:
+    of_its_own = (f"rdm_core/families/{family}/", "rdm_core/originals/")  # the latter convert to it
     knowing = []
     for package in ("flows", "rdm_core", "storage"):
         for file in (REPOSITORY / package).rglob("*.py"):
             name = file.relative_to(REPOSITORY).as_posix()
             for node in ast.walk(ast.parse(file.read_text())):
                 module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-                if module.startswith("rdm_core.families.diffusion"):
+                if module.startswith(FAMILIES[family]):
                     knowing.append(name)
+    assert knowing, "its own files know each other"
     assert [name for name in knowing if not name.startswith(of_its_own)] == []
