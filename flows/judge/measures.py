@@ -221,8 +221,7 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
     table = {}
     for name, strategy in STRATEGIES.items():
         table[f"text, context {name}"] = draws(trial, strategy(queries, database.retrieval, k))
-    # Half the list away: neighboring prompts may name the same colour or shape.
-    others = np.roll(np.arange(len(wishes)), len(wishes) // 2)
+    others = others_of(trial.prompts)
     wrong = query_and_neighbors(queries.take(others), database.retrieval, k)
     table[OTHERS] = draws(trial, wrong)
     table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
@@ -233,6 +232,24 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
         nearest = STRATEGIES["neighbors"](queries, database.retrieval, k)
         table[RETURNED] = [database_images(database, nearest.rows[:, 0])]
     return table
+
+
+def others_of(prompts: Sequence[str]) -> np.ndarray:
+    """For each prompt the place of another one: int64 [N]. Where all prompts are the same there is
+    none, and the place is its own.
+
+    The first that differs from half the list on: neighboring prompts may name the same colour or
+    shape, and in a long list prompts come again.
+    """
+    count = len(prompts)
+    others = np.arange(count)
+    for place, prompt in enumerate(prompts):
+        for step in range(count):
+            other = (place - count // 2 + step) % count
+            if prompts[other] != prompt:
+                others[place] = other
+                break
+    return others
 
 
 @stage_task(name="measure-agreement")
