@@ -111,12 +111,16 @@ class TrainingData:
         """Raw latents [B, C, h, w], or codes int64 [B, h, w], of the samples `rows` int64 [B]."""
         return self.latents.take(rows)
 
-    def neighbors(self, rows: np.ndarray, k: int) -> Context:
+    def neighbors(self, rows: np.ndarray, k: int, with_query: bool = False) -> Context:
         """The contexts [B, k, D] of the k nearest neighbors of the samples `rows` int64 [B], with
         nothing left out; losses of trained models are measured with these.
+
+        With `with_query`, for a model that reads them, the samples' own vectors come first: [B, 1 +
+        k, D].
         """
         self._stored(k)
-        return self.context(rows, np.tile(np.arange(k), (len(rows), 1)))
+        places = np.tile(np.arange(k), (len(rows), 1))
+        return self.context(rows, places, np.zeros(len(rows), bool) if with_query else None)
 
     def context(
         self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None

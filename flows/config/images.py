@@ -174,6 +174,10 @@ class Shapes(Images):
     """How often each value is drawn. uneven: in shares of 1, 1/2, 1/3, ... in their order, so that
     some are rare.
     """
+    pairs: Literal["all", "known", "new"] = "all"
+    """Pairs of a shape and a colour. known: never a certain colour of each shape; new: only those.
+    A model trained on known pairs can be asked for new ones.
+    """
 
     @field_validator("path", mode="before")
     @classmethod

@@ -21,17 +21,25 @@ def _diffusion(denoiser: dict[str, Any], noise: dict[str, Any]) -> dict[str, Any
     return {"family": "diffusion", "denoiser": denoiser, "noise": noise}
 
 
+_SHAPES_NETWORK = {
+    "network": "transformer", "channels": [128], "depth": 4, "head_channels": 32, "patch": 1,
+}  # fmt: skip
+# kNN-Diffusion (arXiv 2204.02849): an image's own vector and its 10 nearest neighbors are given; a
+# text takes the place of the own vector later. Ten were best of 1 to 1000 there; a random number up
+# to ten is what makes k free when drawing.
+_QUERY_AND_TEN = {"k": 10, "random_k": True, "query_dropout": 0.1}
 _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
 # name: model, context, training, reporting; what is not named keeps its default
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {  # 64 px, behind the built-in autoencoder: 8x8x16 latents
-        "model": _diffusion(
-            {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32,
-             "patch": 1, "remove_means": True},
-            {"process": "flow"},
-        ),
+        "model": _diffusion({**_SHAPES_NETWORK, "remove_means": True}, {"process": "flow"}),
         **_SHAPES,
+    },
+    "knn-shapes": {  # the same network, given the image's own vector too
+        "model": _diffusion({**_SHAPES_NETWORK, "query_token": True}, {"process": "flow"}),
+        **_SHAPES,
+        "context": _QUERY_AND_TEN,
     },
     # as many parameters as the transformer of shapes (1.24 M and 1.25 M), trained on the same
     "shapes-unet": {
@@ -101,6 +109,25 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             {"process": "flow"},
         ),
         "context": {"k": 8, "random_k": True},
+        "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000,
+                     "precision": "bf16"},
+    },
+    "knn-64": {  # 64 px as they are, the base of the paper's cascade
+        "model": _diffusion(
+            {"network": "unet", "channels": [192, 384, 576, 768], "attention_levels": [1, 2, 3],
+             "depth": 3, "head_channels": 64, "query_token": True},
+            {"process": "flow"},
+        ),
+        "context": _QUERY_AND_TEN,
+        "training": {"batch": 256, "warmup_steps": 1000, "precision": "bf16"},
+    },
+    "knn-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
+        "model": _diffusion(
+            {"network": "transformer", "channels": [1024], "depth": 24, "head_channels": 64,
+             "patch": 2, "query_token": True},
+            {"process": "flow"},
+        ),
+        "context": _QUERY_AND_TEN,
         "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000,
                      "precision": "bf16"},
     },

@@ -264,7 +264,13 @@ def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
         if allowed:  # an empty list allows every value
             restrictions[name] = allowed
     drawn = world.sample(
-        config.split, index, config.size, config.seed, config.frequencies, **restrictions
+        config.split,
+        index,
+        config.size,
+        config.seed,
+        config.frequencies,
+        config.pairs,
+        **restrictions,
     )
     for factor in world.FACTORS:
         labels.append(f"{factor}={getattr(drawn.factors, factor)}")

@@ -101,7 +101,9 @@ class Asked:
     """What sets of images are drawn for, the same for every seed."""
 
     near: Context
-    """The neighbors of B held-out images [B, K, D]."""
+    """The neighbors of B held-out images [B, K, D], and the images' own vectors where the model is
+    given those.
+    """
     images: np.ndarray
     """The held-out images themselves: uint8 [B, H, W, 3]."""
     returned: np.ndarray | None
@@ -121,7 +123,7 @@ def measure_sets(trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
     data, rows = trial.held_out, np.arange(trial.images)
     nearest = nearest_present(data.neighbor_rows[rows])
     asked = Asked(
-        data.neighbors(rows, min(config.k, trial.run.facts.k)),
+        data.neighbors(rows, min(config.k, trial.run.facts.k), trial.run.model.reads.query),
         held_out_images(config, [data.keys[row] for row in rows]),
         database_images(trial.database, nearest) if trial.has_images else None,
     )

@@ -103,7 +103,7 @@ def draw_preview(
     run: Path, data: TrainingData, k: int, count: int, step: int, model: Model
 ) -> None:
     """The same samples at every checkpoint, with the same neighbors and seeds."""
-    context = data.neighbors(preview_rows(count, len(data)), k)
+    context = data.neighbors(preview_rows(count, len(data)), k, model.reads.query)
     how = draw_settings(model.family).preview()
     write_preview(run, step, model.draw(context, range(len(context.vectors)), how))
 

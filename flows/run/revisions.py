@@ -21,8 +21,9 @@ REVISIONS = {
     "latents": 1,
     "runs": 1,
     "samples": 2,  # 2: as many steps as asked for, from the first one on; ICC of given images
-    # 2: as samples; 3: grain and edges, who judged, what is left out; 4: other prompts are others
-    "evaluations": 4,
+    # 2: as samples; 3: grain and edges, who judged, what is left out; 4: other prompts are others;
+    # 5: a model that reads the images' own vectors is given them
+    "evaluations": 5,
     "reports": 2,  # 2: grain and edges, who judged, what is left out; licences of what was searched
 }
 """Kind -> revision of the stage that makes it. A plan that says nothing is of revision 1."""

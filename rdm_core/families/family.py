@@ -77,6 +77,10 @@ class Model(nn.Module):
     """One of `rdm_core.families.FAMILIES`."""
     reads: Reads
     """What it needs of the training data."""
+    random_loss: bool = True
+    """Whether its loss depends on random numbers, such as noise: then it is measured several
+    times.
+    """
     shape: Shape
     """The latents and vectors that it is built for."""
     space: LatentSpace | None

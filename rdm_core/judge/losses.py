@@ -25,9 +25,11 @@ def held_out_losses(
 
     The seed fixes all random numbers, so that the losses of two calls can be paired. `null`
     replaces every context by the learned null; `shuffled` gives each sample the neighbors of
-    another one. Each loss is the mean over `draws` draws of noise and times.
+    another one. Each loss is the mean over `draws` draws of noise and times, or of one where the
+    model's loss has nothing random.
     """
     count = len(data)
+    draws = draws if model.random_loss else 1
     losses = np.zeros(count)
     generator = torch.Generator().manual_seed(seed)
     # Another sample for each one; a sample that would be its own gets the next.
@@ -39,7 +41,8 @@ def held_out_losses(
             if null:
                 context = model.null(len(rows))
             else:
-                context = data.neighbors(other[rows] if shuffled else rows, k)
+                given = other[rows] if shuffled else rows
+                context = data.neighbors(given, k, model.reads.query)
             inputs = model.inputs(data, rows, slice(None), context, generator)
             losses[rows] += model(inputs.to(model.device)).cpu().numpy() / draws
     return losses

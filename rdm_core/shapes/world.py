@@ -27,6 +27,8 @@ ACCESSORIES = (NO_ACCESSORY, "hat", "crown", "bow tie", "flag", "leaf")
 """What the object wears; half of the pictures show it without anything."""
 
 FREQUENCIES = ("even", "uneven")
+PAIRS = ("all", "known", "new")
+"""Pairs of a shape and a colour: all of them, all but one colour of each shape, or only those."""
 
 MIN_SIDE = 16
 
@@ -85,16 +87,21 @@ def draw_factors(
     sizes: Sequence[str] = SIZES,
     accessories: Sequence[str] = ACCESSORIES,
     frequencies: str = "even",
+    pairs: str = "all",
 ) -> Factors:
-    """Draw the factors of one picture independently, each with the shares that `shares` tells.
+    """Draw the factors of one picture independently, each with the shares that `shares` tells; of
+    the colours those that may stand beside the shape, where only some `pairs` are wanted.
 
     Splits are independent streams.  Restricting one factor leaves the others as they were.
-    Raises ValueError for an index below 0, an unknown or empty restriction or unknown frequencies.
+    Raises ValueError for an index below 0, an unknown or empty restriction, unknown frequencies or
+    pairs, and a shape that has no allowed colour.
     """
     if index < 0:
         raise ValueError(f"index of split {split!r} is {index}; it must be 0 or more")
     if frequencies not in FREQUENCIES:
         raise ValueError(f"frequencies is {frequencies!r}; choose one of {FREQUENCIES!r}")
+    if pairs not in PAIRS:
+        raise ValueError(f"pairs is {pairs!r}; choose one of {PAIRS!r}")
     restricted = (shapes, colours, styles, backgrounds, positions, sizes, accessories)
     choices = dict(zip(FACTORS, restricted, strict=True))
     for name, allowed in choices.items():
@@ -104,10 +111,25 @@ def draw_factors(
             raise ValueError(f"{RESTRICTIONS[name]} {given!r}: choose one or more of {known!r}")
     # A new factor's roll comes last, so those of the older ones stay what they were.
     rolls = np.random.default_rng(derive_seed("factors", split, index, seed)).random(len(FACTORS))
-    drawn = {}
+    drawn: dict[str, str] = {}
     for name, roll in zip(FACTORS, rolls, strict=True):
+        if name == "colour" and pairs != "all":
+            choices[name] = _colours_beside(drawn["shape"], choices[name], pairs)
         drawn[name] = _choose(name, choices[name], frequencies, float(roll))
     return Factors(**drawn)
+
+
+def is_new_pair(shape: str, colour: str) -> bool:
+    """Whether this pair is one of the eight that images with pairs="known" never show."""
+    return (SHAPES.index(shape) + COLOURS.index(colour)) % len(COLOURS) == 0
+
+
+def _colours_beside(shape: str, colours: Sequence[str], pairs: str) -> list[str]:
+    """The colours that make known, or new, pairs with a shape.  Raises ValueError for none."""
+    fitting = [colour for colour in colours if is_new_pair(shape, colour) == (pairs == "new")]
+    if not fitting:
+        raise ValueError(f"colours {tuple(colours)!r}: none of them makes a {pairs} pair: {shape}")
+    return fitting
 
 
 def shares(name: str, allowed: Sequence[str], frequencies: str = "even") -> tuple[float, ...]:
@@ -164,13 +186,14 @@ def sample(
     side: int,
     seed: int = 0,
     frequencies: str = "even",
+    pairs: str = "all",
     **restrictions: Sequence[str],
 ) -> ShapesSample:
     """One picture of a split with its factors and full caption.
 
-    `frequencies` and `restrictions` are those of draw_factors (styles, shapes, accessories, ...).
+    `frequencies`, `pairs` and `restrictions` are those of draw_factors (styles, shapes, ...).
     """
-    factors = draw_factors(split, index, seed, frequencies=frequencies, **restrictions)
+    factors = draw_factors(split, index, seed, frequencies=frequencies, pairs=pairs, **restrictions)
     pixels = render(factors, side, derive_seed("render", split, index, seed))
     return ShapesSample(pixels, factors, caption(factors))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from flows.config.judge import EvaluateRDM
 from flows.judge.trial import Trial
-from rdm_core.families.facts import RunFacts, Version
+from rdm_core.families.facts import Reads, RunFacts, Version
 from rdm_core.judge.judges import ShapesJudge, Wish
 
 WISHES = [
@@ -46,7 +46,11 @@ def facts(k=4, **changes):
 
 def opened(name, **changes):
     """A run that stands for itself."""
-    model = SimpleNamespace(of=name, null=lambda count: SimpleNamespace(vectors=[name] * count))
+
+    def null(count):
+        return SimpleNamespace(vectors=[name] * count)
+
+    model = SimpleNamespace(of=name, null=null, reads=Reads())
     parameters = {
         "model": {"denoiser": {"depth": 1}},
         "space": {},

@@ -149,6 +149,14 @@ def test_a_sample_s_own_vector_comes_first_or_is_absent_where_it_is_dropped(data
     assert context.scores[0].tolist() == pytest.approx([1, 0.9])
 
 
+def test_losses_are_measured_with_the_samples_own_vectors_where_they_are_read(data):
+    rows = np.array([4, 0])
+    context, without = data.neighbors(rows, 2, with_query=True), data.neighbors(rows, 2)
+    assert context.slots[:, 0].tolist() == [QUERY, QUERY]
+    assert context.vectors.shape[1] == without.vectors.shape[1] + 1
+    assert torch.equal(context.vectors[:, 1:], without.vectors)
+
+
 def test_a_query_token_without_the_images_vectors_is_refused(data):
     with pytest.raises(
         RequestError, match=r"query: the training images' own vectors are absent.*Embed"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import DIMENSION, TINY
 
+from rdm_core.context import QUERY
 from rdm_core.data import TrainingData
 from rdm_core.families.diffusion.model import Diffusion
 from rdm_core.families.diffusion.noise import FlowMatching
@@ -59,9 +60,9 @@ def test_an_interval_over_seeds_is_students_and_one_seed_has_none():
 class Watched(TrainingData):
     """Remembers which samples were read and whose neighbors were given, in pairs."""
 
-    def neighbors(self, rows, k):
+    def neighbors(self, rows, k, with_query=False):
         self.given.append(rows)
-        return super().neighbors(rows, k)
+        return super().neighbors(rows, k, with_query)
 
     def raw(self, rows):
         self.read.append(rows)
@@ -99,6 +100,27 @@ def test_shuffled_neighbors_are_another_samples_and_never_the_own(count, watched
     losses(tiny_model(), data)
     for rows, given in zip(data.read, data.given, strict=True):
         assert (rows == given).all()
+
+
+def test_a_model_that_reads_the_samples_own_vectors_is_measured_with_them(
+    tiny_config, tiny_model, tiny_data
+):
+    seen = []
+    model, data = tiny_model(replace(tiny_config, query_token=True)), tiny_data()
+    inputs = model.inputs
+    model.inputs = lambda *given: seen.append(given[3].slots) or inputs(*given)
+    losses(model, data)
+    assert all((slots[:, 0] == QUERY).all() and slots.shape[1] == 3 for slots in seen)
+
+
+def test_a_loss_without_anything_random_is_measured_once(tiny_model, tiny_data):
+    data = tiny_data()
+    model, read = tiny_model(), []
+    model.random_loss = False
+    inputs = model.inputs
+    model.inputs = lambda *given: read.append(given[1]) or inputs(*given)
+    losses(model, data)
+    assert sorted(np.concatenate(read)) == list(range(len(data)))
 
 
 def test_two_measurements_are_paired(process, tiny_config, tiny_model, tiny_data):

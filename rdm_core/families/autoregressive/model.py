@@ -45,6 +45,7 @@ class Autoregressive(Model):
     """
 
     family = "autoregressive"
+    random_loss = False
 
     def __init__(
         self,

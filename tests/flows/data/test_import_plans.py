@@ -33,7 +33,7 @@ def test_a_plan_holds_the_parameters_of_its_source():
 CHANGES = {
     **{"count": 8, "split": "other", "styles": ["sketch"], "shapes": ["ring"], "colours": ["red"]},
     **{"backgrounds": ["dark"], "positions": ["centre"], "sizes": ["small"], "seed": 1},
-    **{"accessories": ["hat"], "frequencies": "uneven"},
+    **{"accessories": ["hat"], "frequencies": "uneven", "pairs": "known"},
     **{"size": 64, "encoding": "png", "quality": 80, "images_per_part": 3},
 }
 

@@ -11,6 +11,7 @@ from evaluating import Oracle, a_database, opened, trial
 from flows.judge import measures as module
 from flows.judge import trial as trials
 from flows.judge.rows import SHARP
+from rdm_core.families.facts import Reads
 from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, ShapesJudge
 from rdm_core.retrieve import STRATEGIES
 from storage.errors import ArtifactMismatch
@@ -287,8 +288,8 @@ class Data:
     def __len__(self):
         return 3
 
-    def neighbors(self, rows, k):
-        return SimpleNamespace(asked=(rows.tolist(), k))
+    def neighbors(self, rows, k, with_query):
+        return SimpleNamespace(asked=(rows.tolist(), k), with_query=with_query)
 
 
 @pytest.fixture
@@ -348,6 +349,15 @@ def test_each_row_of_quality_is_drawn_as_it_says_once_a_seed(sets, drawn):
     assert sets[5][0] != sets[11][0], "other random images every seed"
     again, _ = module.measure_sets.fn(trial(features=lambda images: ("features", images)))
     assert [one[0] for one in sets[4:6]] == [one[0] for one in sets[16:18]], "the same every time"
+
+
+def test_a_model_that_reads_the_images_own_vectors_draws_with_them(sets, drawn):
+    for reads in (Reads(), Reads(query=True)):
+        run = opened("run")
+        run.model.reads = reads
+        drawn.clear()
+        module.measure_sets.fn(trial(run=run, quality_images=11, features=lambda images: images))
+        assert [one[1].with_query for one in drawn[:2]] == [reads.query] * 2
 
 
 def test_what_is_the_same_for_every_seed_is_computed_once(sets, drawn, monkeypatch):

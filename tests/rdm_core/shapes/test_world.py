@@ -197,6 +197,24 @@ def test_uneven_frequencies_fall_from_value_to_value(name):
     assert falling[0] / falling[-1] == pytest.approx(len(falling))
 
 
+def test_known_pairs_leave_one_colour_of_each_shape_out_and_new_ones_are_only_those():
+    shown = {}
+    for pairs in ("known", "new"):
+        drawn = [world.draw_factors("pairs", i, pairs=pairs) for i in range(4000)]
+        shown[pairs] = {(factors.shape, factors.colour) for factors in drawn}
+    assert (len(shown["known"]), len(shown["new"])) == (56, 8)
+    assert not shown["known"] & shown["new"]
+    assert {world.is_new_pair(*pair) for pair in shown["new"]} == {True}
+    for place in range(2):
+        assert len({pair[place] for pair in shown["new"]}) == 8, "every shape, every colour"
+
+
+def test_pairs_change_no_factor_but_the_colour():
+    for index in range(50):
+        plain, known = (world.draw_factors("p", index, pairs=each) for each in ("all", "known"))
+        assert {**vars(plain), "colour": ""} == {**vars(known), "colour": ""}
+
+
 SIX = tuple(name for name in world.FACTORS if name != "accessory")
 
 
@@ -303,6 +321,11 @@ def test_a_prompt_is_understood_by_the_factors_it_names(text, named):
         (lambda: world.draw_factors("train", 0, shapes=()), "shapes"),
         (lambda: world.draw_factors("train", 0, accessories=("scarf",)), "accessories.*scarf"),
         (lambda: world.draw_factors("train", 0, frequencies="odd"), "frequencies is 'odd'"),
+        (lambda: world.draw_factors("train", 0, pairs="odd"), "pairs is 'odd'"),
+        (
+            lambda: world.draw_factors("a", 0, shapes=("circle",), colours=("red",), pairs="known"),
+            "colours.*none of them makes a known pair: circle",
+        ),
         (lambda: world.caption(RED_CIRCLE, ("accessories",)), "accessories"),
         (lambda: world.caption(RED_CIRCLE, ("mood",)), "mood"),
     ],
