@@ -100,13 +100,13 @@ def all_claims() -> Iterator[Claim]:
 CLAIMS = tuple(all_claims())
 
 
-def table_of(measured: Sequence[Artifact]) -> str:
+def table_of(measured: Sequence[Artifact], claims: Sequence[Claim] = CLAIMS) -> str:
     """The tests with their figures, in Markdown: mean over training seeds, Student's 95 % interval,
     verdict.
     """
     by_seed = figures_of(measured)
     lines = ["| test | asks | wanted | measured | holds |", "|---|---|---|---|---|"]
-    for claim in CLAIMS:
+    for claim in claims:
         estimate = estimate_over_seeds([figures[claim.name] for figures in by_seed])
         interval = "(one seed)"
         if estimate.count > 1:
