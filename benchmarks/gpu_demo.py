@@ -1,5 +1,5 @@
-"""The demo's preset, trained on a GPU for the time that is left, then judged and drawn: the last
-part of `benchmarks.on_gpu`.
+"""A small preset, trained on a GPU for the time that is left, then judged and drawn: the demo's is
+the last part of `benchmarks.on_gpu`, other families' follow their large ones.
 
 The pictures are rendered, embedded and compared in memory, with `rdm_core` alone.
 """
@@ -15,21 +15,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu_parts import Share
+from benchmarks.gpu_parts import Share, how_drawn
 from flows.config.presets import DEMO_AUTOENCODER, DEMO_SOURCES, DEMO_WORLD, PRESETS
+from rdm_core.config import ContextConfig
 
 SIDE = DEMO_WORLD["size"]
-K, STORED_NEIGHBORS = 4, 20
+STORED_NEIGHBORS = 20
+AUTOENCODER_OF_CODES = "rdm-shapes-vq"
 DRAW_STEPS = 30
 ENCODED = 100
 """Images that are encoded at once."""
 
 
 def demo(share: Share) -> None:
-    """Train the demo's preset in what is left of the time; then share of samples that show the
-    shape and colour of their prompt, and the style of another database; and a picture.
+    """The demo's own preset."""
+    trained_preset("shapes", share)
+
+
+def trained_preset(name: str, share: Share) -> None:
+    """Train a preset in what is left of the time; then share of samples that show the shape and
+    colour of their prompt, and the style of another database; and a picture.
     """
     from rdm_core.clip import load_encoder
+    from rdm_core.families import config_of
     from rdm_core.latents import load_latent_space
     from rdm_core.shapes.encoder import register
     from rdm_core.shapes.oracle import load_oracle
@@ -37,31 +45,36 @@ def demo(share: Share) -> None:
     began = time.monotonic()
     register()
     encoder = load_encoder("rdm-shapes", "built-in", share.device)
-    images = {name: rendered(name, share.tiny) for name in DEMO_SOURCES}
-    vectors = {name: encoder.encode_images(list(pixels)) for name, pixels in images.items()}
-    space = load_latent_space(DEMO_AUTOENCODER).to(torch.device(share.device))
-    data = training_data(images["shapes-train"], vectors, share.device, space)
+    images = {source: rendered(source, share.tiny) for source in DEMO_SOURCES}
+    vectors = {source: encoder.encode_images(list(pixels)) for source, pixels in images.items()}
+    settings = PRESETS[name]["model"]
+    config = config_of(settings["family"]).of(settings)
+    autoencoder = AUTOENCODER_OF_CODES if config.codebook else DEMO_AUTOENCODER
+    space = load_latent_space(autoencoder).to(torch.device(share.device))
+    data = training_data(images["shapes-train"], vectors, share.device, space, config)
+    k = PRESETS[name]["context"].get("k", ContextConfig().k)
     prepared = time.monotonic()
     # a quarter of the time is kept for judging and drawing
-    model, steps = trained(data, space, began + 0.75 * share.seconds, share)
+    model, steps = trained(name, config, data, space, began + 0.75 * share.seconds, share)
     ended = time.monotonic()
     oracle = load_oracle()
     share.tell({"steps": steps, "training_seconds": ended - prepared})
     texts = prompts(8 if share.tiny else 256)
-    context = text_context(encoder, texts, vectors["shapes-database"], share.device)
+    context = text_context(encoder, texts, vectors["shapes-database"], share.device, k)
     drawn = draw(model, context, share)
     rows = [drawn[:48]]
     shown = oracle.predict(drawn)
     for number, factor in enumerate(("colour", "shape")):
         wanted = np.array([text.split()[1 + number] for text in texts])
         share.tell({f"{factor}_by_text": float((shown[factor] == wanted).mean())})
-    for name, style in (("shapes-photographs", "photograph"), ("shapes-sketches", "sketch")):
-        context = text_context(encoder, texts, vectors[name], share.device, own=False)
+    for source, style in (("shapes-photographs", "photograph"), ("shapes-sketches", "sketch")):
+        context = text_context(encoder, texts, vectors[source], share.device, k, own=False)
         swapped = draw(model, context, share)
         hits = oracle.predict(swapped)["style"] == style
         share.tell({f"{style}_by_database": float(hits.mean())})
         rows.append(swapped[:16])
-    share.tell({"demo_picture": write_picture([*rows, images["shapes-heldout"][:16]], share)})
+    sheet = [*rows, images["shapes-heldout"][:16]]
+    share.tell({"demo_picture": write_picture(name, sheet, share)})
 
 
 def rendered(name: str, tiny: bool, side: int = SIDE) -> np.ndarray:
@@ -83,19 +96,27 @@ def render_one(index: int, split: str, side: int, restrictions: dict[str, Any]) 
     return sample(split, index, side, **restrictions).pixels
 
 
-def training_data(pixels: np.ndarray, vectors: dict[str, Any], device: str, space: Any) -> Any:
-    """The demo's training data: raw latents [N, C, h, w] of images uint8 [N, S, S, 3], each with
-    its nearest of the database.
+def training_data(
+    pixels: np.ndarray, vectors: dict[str, Any], device: str, space: Any, config: Any
+) -> Any:
+    """The demo's training data: raw latents [N, C, h, w], or codes [N, h, w], of images uint8 [N,
+    S, S, 3], each with its nearest of the database; and its own vector, if the model reads it.
     """
     from rdm_core.data import StoredLatents, TrainingData
 
     queries, _ = vectors["shapes-train"]
     database, norms = vectors["shapes-database"]
     rows, scores = nearest(queries, database, min(STORED_NEIGHBORS, len(database)), device)
-    raw = [space.encode(list(pixels[i : i + ENCODED])) for i in range(0, len(pixels), ENCODED)]
+    stored = "codes" if config.codebook else None
+    raw = []
+    for start in range(0, len(pixels), ENCODED):
+        raw.append(space.encode(list(pixels[start : start + ENCODED]), stored))
     latents = StoredLatents([np.concatenate(raw)])
     means = np.stack([queries.mean(axis=0), queries.mean(axis=0)])
-    return TrainingData(latents, rows, scores, database, norms, means=means)
+    own = {}
+    if config.reads.query:
+        own = {"query_vectors": queries, "query_norms": np.ones(len(queries), np.float32)}
+    return TrainingData(latents, rows, scores, database, norms, means=means, **own)
 
 
 def nearest(
@@ -107,28 +128,28 @@ def nearest(
     return rows.cpu().numpy(), scores.cpu().numpy()
 
 
-def trained(data: Any, space: Any, deadline: float, share: Share) -> tuple[Any, int]:
-    """The preset's model after as many steps as fit, and how many these were: a first short
-    training measures the rate.
+def trained(
+    name: str, settings: Any, data: Any, space: Any, deadline: float, share: Share
+) -> tuple[Any, int]:
+    """The preset's model, of the family's configuration `settings`, after as many steps as fit, and
+    how many these were: a first short training measures the rate.
     """
-    from rdm_core.config import ContextConfig, ReportingConfig, TrainingConfig
-    from rdm_core.families import config_of, family_of
+    from rdm_core.config import ReportingConfig, TrainingConfig
+    from rdm_core.families import family_of
     from rdm_core.families.facts import Shape
     from rdm_core.train import Hooks, train
 
-    preset = PRESETS["shapes"]
+    preset = PRESETS[name]
     config = TrainingConfig(**preset["training"])
     if share.device == "cuda":  # a card is hardly busy with 32 samples
         config = replace(config, batch=256, precision="bf16")
     hooks = Hooks(lambda record, speed: None, lambda step, state: None)
     reporting = ReportingConfig(log_steps=50, checkpoint_steps=10**9)
     context = ContextConfig(**preset["context"])
-    family = preset["model"]["family"]
-    settings = config_of(family).of(preset["model"])
     shape = Shape(space.channels, data.side, data.dimension)
 
     def train_for(steps: int) -> Any:
-        model = family_of(family).build(settings, shape, space, seed=config.seed)
+        model = family_of(settings.family).build(settings, shape, space, seed=config.seed)
         model.set_means(data.means)
         chosen = replace(config, steps=steps)
         return train(model, data, chosen, hooks, context=context, reporting=reporting)
@@ -154,15 +175,15 @@ def prompts(count: int) -> list[str]:
 
 
 def text_context(
-    encoder: Any, texts: list[str], database: Any, device: str, own: bool = True
+    encoder: Any, texts: list[str], database: Any, device: str, k: int, own: bool = True
 ) -> Any:
-    """Contexts of prompts: the text's own vector, unless `own` is False, and its nearest rows, K
+    """Contexts of prompts: the text's own vector, unless `own` is False, and its nearest rows, k
     vectors in all.
     """
     from rdm_core.context import NEIGHBOR, TEXT, Context
 
     vectors, norms = encoder.encode_texts(texts)
-    rows, scores = nearest(vectors, database[0], K - own, device)
+    rows, scores = nearest(vectors, database[0], k - own, device)
     near, near_norms = database[0][rows], database[1][rows]
     slots = np.full(rows.shape, NEIGHBOR)
     if own:
@@ -175,16 +196,13 @@ def text_context(
 
 def draw(model: Any, context: Any, share: Share) -> np.ndarray:
     """One image a context, uint8 [B, SIDE, SIDE, 3]."""
-    from rdm_core.families import draw_settings
-
-    steps = 2 if share.tiny else DRAW_STEPS
-    how = draw_settings(model.family)(steps=steps)  # type: ignore[call-arg]
+    how = how_drawn(model.family, 2 if share.tiny else DRAW_STEPS)
     seeds = list(range(len(context.vectors)))
     images: np.ndarray = model.draw(context, seeds, how)
     return images
 
 
-def write_picture(rows: list[np.ndarray], share: Share) -> str:
+def write_picture(name: str, rows: list[np.ndarray], share: Share) -> str:
     """A PNG of images uint8 [N, SIDE, SIDE, 3], 16 a row: three rows by prompts, one from a
     database of photographs, one of sketches, and one of held-out images. Answers with its name.
     """
@@ -194,6 +212,6 @@ def write_picture(rows: list[np.ndarray], share: Share) -> str:
 
     sheet = Image.fromarray(grid(list(np.concatenate(rows)), columns=16))
     sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(
-        share.folder / "demo.png"
+        share.folder / f"{name}.png"
     )
-    return "demo.png"
+    return f"{name}.png"

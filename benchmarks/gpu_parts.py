@@ -10,7 +10,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,7 @@ TINY_UNET = {"network": "unet", "channels": [16, 32], "attention_levels": [1], "
              "head_channels": 16}  # fmt: skip
 TINY_TRANSFORMER = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16,
                     "patch": 4}  # fmt: skip
+TINY_DECODER = {"width": 32, "depth": 1, "head_channels": 16}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Share:
     def part(self, share: float) -> float:
         """A deadline on the clock of `time.monotonic`, after a share of the time from now."""
         return time.monotonic() + self.seconds * share
+
+    def piece(self, share: float, name: str) -> "Share":
+        """A share of the time, whose figures bear a name."""
+
+        def tell(figures: dict[str, Any]) -> None:
+            self.tell({f"{name}_{key}": value for key, value in figures.items()})
+
+        return replace(self, seconds=self.seconds * share, tell=tell)
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
@@ -75,6 +84,16 @@ def transformer_256(share: Share) -> None:
 def shapes(share: Share) -> None:
     """The demo's network, on latents [8, 8, 16]."""
     training_rates("shapes", TINY_TRANSFORMER, 16, 8, 128, share)
+
+
+def knn_256(share: Share) -> None:
+    """kNN-Diffusion for 256 px on latents [32, 32, 4], which sees the images' own vectors too."""
+    training_rates("knn-256", TINY_TRANSFORMER, 4, 32, 64, share)
+
+
+def rarm_2022(share: Share) -> None:
+    """RARM as released: 256 codes out of 16,384."""
+    training_rates("rarm-2022", TINY_DECODER, 256, 16, 50, share)
 
 
 def training_rates(
@@ -114,20 +133,27 @@ def network_of(
     from rdm_core.families.facts import Shape
 
     settings = PRESETS[preset]["model"]
-    settings = settings | {"denoiser": settings["denoiser"] | tiny}
+    network = "denoiser" if "denoiser" in settings else "transformer"
+    settings = settings | {network: settings[network] | tiny}
     family = settings["family"]
     config = config_of(family).of(settings)
     shape = Shape(channels, side, WIDTH)
-    return family_of(family).build(config, shape, space or random_space(channels), seed=0)
+    space = space or random_space(channels, config.codebook)
+    return family_of(family).build(config, shape, space, seed=0)
 
 
-def random_space(channels: int) -> Any:
-    """A latent space whose latents are used as they are stored; nothing is ever decoded in it."""
+def random_space(channels: int, codes: int | None) -> Any:
+    """A latent space whose latents are used as they are stored, with so many entries in its
+    codebook, if a model asks for one; nothing is ever decoded in it.
+    """
     from rdm_core.latents import LatentSpace, load_latent_space
 
     if channels == 3:
         return load_latent_space("pixels")
     as_it_is = SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0))
+    if codes is not None:
+        weight = np.zeros((codes, channels), np.float32)
+        as_it_is.quantize = SimpleNamespace(embedding=SimpleNamespace(weight=weight))
     return LatentSpace("random", channels, 8, as_it_is, "", quantises=True)
 
 
@@ -182,7 +208,7 @@ def loop_rate(
     with suppress(TimeIsUp):
         train(
             model,
-            random_data(channels, side),
+            random_data(model, channels, side),
             config,
             Hooks(log, lambda step, state: None),
             execution=ExecutionConfig(compile=compiled and not share.tiny),
@@ -192,13 +218,18 @@ def loop_rate(
     return batch * (last - first) / (ended - began)
 
 
-def random_data(channels: int, side: int, count: int = 512) -> Any:
-    """Training data of random numbers: latents [count, channels, side, side], 20 neighbors each."""
+def random_data(model: Any, channels: int, side: int, count: int = 512) -> Any:
+    """Training data of random numbers, of the kind that a model reads: latents [count, channels,
+    side, side] or codes [count, side, side], 20 neighbors each.
+    """
     from rdm_core.data import StoredLatents, TrainingData
 
     rng = np.random.default_rng(0)
     size = (count, channels, side, side)
-    if channels == 3:
+    if "codes" in model.reads.stored:
+        entries = len(model.space.codebook)
+        latents = rng.integers(0, entries, (count, side, side), dtype=np.uint16)
+    elif channels == 3:
         latents = rng.integers(0, 256, size, dtype=np.uint8)
     else:
         latents = rng.standard_normal(size).astype(np.float16)
@@ -206,7 +237,8 @@ def random_data(channels: int, side: int, count: int = 512) -> Any:
     rows = rng.integers(0, count, (count, NEIGHBORS))
     scores = np.full((count, NEIGHBORS), 0.5, np.float32)
     norms = np.ones(count, np.float32)
-    return TrainingData(StoredLatents([latents]), rows, scores, vectors, norms)
+    own = {"query_vectors": vectors, "query_norms": norms} if model.reads.query else {}
+    return TrainingData(StoredLatents([latents]), rows, scores, vectors, norms, **own)
 
 
 # Embedding
@@ -375,11 +407,18 @@ def sampling(share: Share) -> None:
 
 def draw_some(model: Any, count: int, steps: int, share: Share) -> np.ndarray:
     """Images of random contexts in bfloat16."""
-    from rdm_core.families import draw_settings
-
-    how = draw_settings(model.family)(steps=steps, guidance_scale=2.0)  # type: ignore[call-arg]
+    how = how_drawn(model.family, steps)
     context = model.example(count, 4, torch.device(share.device)).context
     with torch.autocast(share.device, torch.bfloat16):
         images: np.ndarray = model.draw(context, list(range(count)), how)
     share.wait()
     return images
+
+
+def how_drawn(family: str, steps: int) -> Any:
+    """A family's settings for guided images, in so many steps where it draws in steps."""
+    from rdm_core.families import draw_settings
+
+    kind = draw_settings(family)
+    in_steps = any(field.name == "steps" for field in fields(kind))
+    return kind(guidance_scale=2.0, **({"steps": steps} if in_steps else {}))

@@ -2,6 +2,7 @@
 sampling, and the demo's preset trained, judged and drawn.
 
     python -m benchmarks.on_gpu --minutes 8 --out FOLDER [--only PART ...]
+    python -m benchmarks.on_gpu --minutes 4 --out FOLDER --only autoregressive
 
 Each part runs in a process of its own within its share of the time, so that none takes the others
 with it: one that fails, or does not end in time, is told as such. What is measured is written after
@@ -44,6 +45,25 @@ PARTS: dict[str, tuple[Part, float]] = {
     "demo": (gpu_demo.demo, 0.3),
 }
 """Name -> what is measured, and its share of the time. The last one has what the others leave."""
+
+
+def knn(share: Share) -> None:
+    """kNN-Diffusion at its large size, then its small preset trained."""
+    gpu_parts.knn_256(share.piece(0.4, "knn-256"))
+    gpu_demo.trained_preset("knn-shapes", share.piece(0.6, "knn-shapes"))
+
+
+def autoregressive(share: Share) -> None:
+    """RARM at its large size, then its small preset trained."""
+    gpu_parts.rarm_2022(share.piece(0.4, "rarm-2022"))
+    gpu_demo.trained_preset("rarm-shapes", share.piece(0.6, "rarm-shapes"))
+
+
+OF_FAMILIES: dict[str, tuple[Part, float]] = {
+    "knn": (knn, 0.5),
+    "autoregressive": (autoregressive, 0.5),
+}
+"""The other systems, measured where `--only` names them, with 4 minutes each."""
 ENDED, FAILED = "ended", "failed"
 """What a process sends last."""
 LATE_SECONDS = 45.0
@@ -56,7 +76,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*PARTS, *OF_FAMILIES], help="these parts alone"
+    )
     parser.add_argument("--out", type=Path, default=Path("on_gpu"), help="where results go")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, ended)
@@ -83,10 +105,11 @@ def measure(names: list[str], seconds: float, folder: Path) -> dict[str, Any]:
         return results
     device = results["machine"]["device"]
     deadline = time.monotonic() + seconds
+    parts = PARTS | OF_FAMILIES
     for number, name in enumerate(names):
-        part, part_share = PARTS[name]
+        part, part_share = parts[name]
         left = max(0.0, deadline - time.monotonic())
-        waiting = sum(PARTS[later][1] for later in names[number:])
+        waiting = sum(parts[later][1] for later in names[number:])
         allowed = left * part_share / waiting
         share = partial(Share, device, allowed, device == "cpu", folder)
         print(f"{name}: {allowed:.0f} s ...", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import on_gpu
-from benchmarks.on_gpu import PARTS, in_a_process, page
+from benchmarks.on_gpu import OF_FAMILIES, PARTS, in_a_process, page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WITHOUT_THE_REST = """
@@ -53,6 +53,26 @@ def test_every_part_runs_without_what_a_borrowed_machine_may_lack(tmp_path):
     assert results["parts"]["demo"]["steps"] == 4
     text = (tmp_path / "on_gpu.html").read_text()
     assert all(f"<h2>{name}</h2>" in text for name in PARTS) and "data:image/png" in text
+
+
+@pytest.mark.long
+def test_every_other_family_runs_without_what_a_borrowed_machine_may_lack(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_REST, "--minutes", "1", "--out", str(tmp_path)]
+        + ["--only", *OF_FAMILIES],
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    results = json.loads((tmp_path / "on_gpu.json").read_text())["parts"]
+    large = {"knn": "knn-256", "autoregressive": "rarm-2022"}
+    small = {"knn": "knn-shapes", "autoregressive": "rarm-shapes"}
+    for name in OF_FAMILIES:
+        assert results[name][f"{large[name]}_loop_images_per_second"] > 0
+        assert results[name][f"{small[name]}_steps"] == 4
+        assert (tmp_path / results[name][f"{small[name]}_demo_picture"]).exists()
 
 
 def test_one_part_alone_is_run(tmp_path, monkeypatch):
