@@ -24,7 +24,7 @@ from flows.model.train_rdm import train_rdm
 class FamilyStudy(BuiltInWorld):
     """Tests of the model families on the built-in world, over several training seeds."""
 
-    tests: tuple[str, ...] = ("T7", "T8", "T9")
+    tests: tuple[str, ...] = ("T7", "T8")
     """Which tests."""
     steps: Count = 700
     """Training steps of each network."""

@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from rdm_core.averages import LENGTHS, PowerMeans
 from rdm_core.config import ExecutionConfig, TrainingConfig
@@ -108,6 +109,18 @@ def memory_needed(
         state_bytes = live.bytes - samples.nbytes
         del buckets
     return MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
+
+
+def operations_of_step(config: Any, training: TrainingConfig, k: int, shape: Shape) -> int:
+    """Floating-point operations of a training step over its whole batch, way back included; a
+    product and its sum count as two. Followed on tensors without bytes, as memory is.
+    """
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
+    with quiet, _NoBytes():
+        model = family_of(config.family).build(config, shape)
+        with FlopCounterMode(display=False) as counter:
+            model(model.example(1, k, model.device))
+    return 3 * training.batch * counter.get_total_flops()  # the way back costs two forward passes
 
 
 def check_fits(config: Any, other: Any, shape: Shape) -> None:

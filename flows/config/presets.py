@@ -119,7 +119,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             {"process": "flow"},
         ),
         "context": _QUERY_AND_TEN,
-        "training": {"batch": 256, "warmup_steps": 1000, "precision": "bf16"},
+        "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
     },
     "knn-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
         "model": _diffusion(
@@ -128,8 +128,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             {"process": "flow"},
         ),
         "context": _QUERY_AND_TEN,
-        "training": {"batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000,
-                     "precision": "bf16"},
+        "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
     },
 }  # fmt: skip
 

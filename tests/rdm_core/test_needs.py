@@ -26,9 +26,11 @@ from rdm_core.needs import (
     device_memory_bytes,
     measured_rate,
     memory_needed,
+    operations_of_step,
     training_hours,
 )
 from rdm_core.optimizers import block_matrices
+from rdm_core.train import forward_flops
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FLOW = NoiseConfig(process="flow")
@@ -208,6 +210,14 @@ def test_bf16_needs_less_memory_and_on_cuda_more_than_on_a_cpu():
     assert 1.2 * half.peak_bytes < half_on_cuda.peak_bytes < full.peak_bytes
     again = needed(UNET, CHECKPOINTED, device=CUDA, batch=64, precision="bf16")
     assert again.peak_bytes < 0.8 * half_on_cuda.peak_bytes
+
+
+def test_the_operations_of_a_step_are_those_of_all_its_images_and_of_the_way_back():
+    config, training = Config(denoiser=TRANSFORMER, noise=FLOW), TrainingConfig(batch=8)
+    model = build(config, SHAPE)
+    followed = operations_of_step(config, training, 1, SHAPE)
+    assert followed == 3 * 8 * forward_flops(model)
+    assert operations_of_step(config, training, 20, SHAPE) > followed
 
 
 def test_a_query_in_the_context_needs_more_memory():

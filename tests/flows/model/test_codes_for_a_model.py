@@ -3,6 +3,8 @@ others within seconds, with what to do.
 """
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from flows.config.database import EncodeLatents, FindNeighbors
 from flows.config.judge import BuiltInWorld
@@ -15,6 +17,7 @@ from flows.judge.demo import prepare_images
 from flows.model.opening import open_run
 from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
+from rdm_core.families.autoregressive.model import WEIGHTS_FILE
 from storage.errors import ArtifactMismatch
 
 SMALL = {
@@ -75,3 +78,13 @@ def test_codes_of_another_codebook_are_refused_with_its_number(root):
 
 def test_the_preset_is_built_for_the_built_in_codebook():
     assert PRESETS["rarm-shapes"]["model"]["codes"] == 1024
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_learns(root):
+    one = train_rdm(training(root).model_copy(update={"name": "one", "threads": 1}))
+    both = {"name": "two", "threads": 1, "processes": 2, "main_process_port": 0}
+    two = train_rdm(training(root).model_copy(update=both))
+    weights = [load_file(run.file("weights") / WEIGHTS_FILE) for run in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-6, atol=5e-6)
