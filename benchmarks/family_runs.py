@@ -103,6 +103,7 @@ class Trained:
 
 NEIGHBORS, WITHOUT = "neighbors", "without"
 TRAINED = {
+    "RDM": Trained("shapes", "denoiser", LATENTS, (Variant(NEIGHBORS),)),
     "T7": Trained(
         "rarm-shapes",
         "transformer",
@@ -123,7 +124,9 @@ TRAINED = {
         ),
     ),
 }
-"""Test -> what is trained for each seed."""
+"""Test -> what is trained for each seed. RDM is no test of its own, which `make study` has: it is
+drawn beside the others.
+"""
 
 
 def prepare(config: FamilyStudy, world: World) -> None:

@@ -219,15 +219,22 @@ def new_factors(count: int) -> list[shapes.Factors]:
 
 def told(bench: Bench, drawn: np.ndarray) -> dict[str, float]:
     """What the oracle says of images uint8 [N, H, W, 3] drawn for `new_factors`."""
-    judge = ShapesJudge()
-    shown, wanted = load_oracle().predict(drawn), new_factors(len(drawn))
-    figures, all_right = {}, np.ones(len(drawn), bool)
+    right = rightness(drawn, new_factors(len(drawn)))
+    figures = {factor: float(values.mean()) for factor, values in right.items()}
+    near = quality(ShapesJudge().features(drawn), *bench.compared_with)
+    return figures | {"fd": near["fd"], "copies": near["copy_rate"]}
+
+
+def rightness(drawn: np.ndarray, wanted: Sequence[shapes.Factors]) -> dict[str, np.ndarray]:
+    """Whether images uint8 [N, H, W, 3] show each named factor as it is wanted, and all of them:
+    bool [N] each.
+    """
+    shown = load_oracle().predict(drawn)
+    right = {"all": np.ones(len(drawn), bool)}
     for factor in NAMED:
-        right = shown[factor] == np.array([getattr(factors, factor) for factors in wanted])
-        figures[factor] = float(right.mean())
-        all_right &= right
-    near = quality(judge.features(drawn), *bench.compared_with)
-    return figures | {"all": float(all_right.mean()), "fd": near["fd"], "copies": near["copy_rate"]}
+        right[factor] = shown[factor] == np.array([getattr(each, factor) for each in wanted])
+        right["all"] = right["all"] & right[factor]
+    return right
 
 
 MEASURES: dict[str, Callable[[Bench], dict[str, float]]] = {

@@ -29,7 +29,7 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     "laion-768-2022": (16, 48, 768),
     "rarm-2022": (256, 16, 512),
 }
-"""Preset -> channels and side of its latents (of codes: of their entries), width of its vectors."""
+"""Preset -> channels and side of its latents (codes: of their entries), width of its vectors."""
 SMALL = 10**7
 """Parameters up to which a preset's seconds are measured on a CPU."""
 

@@ -3,12 +3,16 @@ the whole of it on networks that learned nothing.
 """
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks import family_page
 from benchmarks import family_study as module
+from benchmarks.family_page import SYSTEMS
 from benchmarks.family_runs import TRAINED, WITHOUT, FamilyStudy, training_of
 from benchmarks.family_study import CLAIMS, MEASURES, Bench, new_factors, report_of
 from flows.judge.evaluate import EVALUATION_FILE
@@ -22,7 +26,10 @@ def trainings(test, seed=0):
     return {each.name: training_of(config, test, each, seed) for each in TRAINED[test].variants}
 
 
-@pytest.mark.parametrize("test", TRAINED)
+TESTS = sorted(MEASURES)
+
+
+@pytest.mark.parametrize("test", TESTS)
 def test_the_networks_of_a_test_differ_in_what_they_are_given_alone(test):
     by_name = trainings(test)
     same = [(run.training, run.latents, run.neighbors, run.database) for run in by_name.values()]
@@ -115,7 +122,7 @@ def test_what_is_right_is_all_that_a_text_names(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("test", TRAINED)
+@pytest.mark.parametrize("test", TESTS)
 def test_every_claim_is_measured_and_kept(test, tmp_path):
     config = FamilyStudy(root=tmp_path, tests=(test,), scale=0.02, steps=2, seeds=1, images=24)
     measured = module.family_study(config)
@@ -128,5 +135,20 @@ def test_every_claim_is_measured_and_kept(test, tmp_path):
 
 
 def test_every_test_has_networks_measures_and_claims():
-    assert set(TRAINED) == set(MEASURES) == set(CLAIMS) == set(FamilyStudy(root="/nowhere").tests)
+    assert set(MEASURES) == set(CLAIMS) == set(FamilyStudy(root="/nowhere").tests)
+    assert set(TRAINED) == set(MEASURES) | {"RDM"} and set(SYSTEMS) >= set(TRAINED)
     assert Bench(FamilyStudy(root="/nowhere"), "T7", 0).world.train == "pairs-40-train"
+
+
+@pytest.mark.long
+def test_the_page_draws_every_family_side_by_side(tmp_path, monkeypatch, capsys):
+    asked = ["family_page", "--root", str(tmp_path), "--picture", str(tmp_path / "page.png")]
+    for change in ("scale=0.02", "steps=2", "seeds=2", "images=24"):
+        asked += ["--set", change]
+    monkeypatch.setattr(sys, "argv", asked)
+    family_page.main()
+    lines = capsys.readouterr().out.splitlines()
+    table = [line for line in lines if line.startswith("| ") and " px | " in line]
+    assert len(table) == len(TRAINED)
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.width > 2 * picture.height
