@@ -18,6 +18,7 @@ from rdm_core.families.facts import ModelConfig, RunFacts
 FAMILIES = {
     "diffusion": "rdm_core.families.diffusion",
     "autoregressive": "rdm_core.families.autoregressive",
+    "discrete": "rdm_core.families.discrete",
 }
 """Name -> folder."""
 FACTS_FILE = "model.json"

@@ -5,6 +5,8 @@ vector; that trains the network for guidance. The 2022 model (RDM, arXiv 2204.11
 zero vector that it had never seen. B samples, K slots, D dimensions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -120,3 +122,18 @@ class SetEncoder(nn.Module):
         # In an empty set nothing is hidden: attention over nothing would be NaN.
         hidden = ~mask & mask.any(dim=1, keepdim=True)
         return tokens + self.gate * self.layers(seen, src_key_padding_mask=hidden)
+
+
+def side_by_side(
+    seen: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, M, D] and masks [B, M] of several kinds of contexts as one batch, the shorter ones
+    filled up with tokens that are not seen.
+    """
+    longest = max(tokens.shape[1] for tokens, _ in seen)
+    all_tokens, all_masks = [], []
+    for tokens, mask in seen:
+        missing = longest - tokens.shape[1]
+        all_tokens.append(functional.pad(tokens, (0, 0, 0, missing)))
+        all_masks.append(functional.pad(mask, (0, missing)))
+    return torch.cat(all_tokens), torch.cat(all_masks)

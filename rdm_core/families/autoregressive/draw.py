@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from rdm_core.context import Context, nothing, zeros
 from rdm_core.errors import RequestError
 from rdm_core.families.autoregressive.config import Draw
 from rdm_core.families.autoregressive.decoder import Cache, CausalTransformer
 from rdm_core.families.family import Beside
+from rdm_core.families.tokens import side_by_side
 
 BATCH = 64
 """Images drawn together."""
@@ -93,7 +93,7 @@ def _sequences(
         sets.append(context)
     if scale != 1:
         sets.append(away_from)
-    tokens, mask = _side_by_side([network.seen(each) for each in sets])
+    tokens, mask = side_by_side([network.seen(each) for each in sets])
     cache = Cache(positions)
     codes = torch.empty(count, positions, dtype=torch.long, device=uniform.device)
     before = network.after_start(codes[:, :1])  # the start alone
@@ -105,21 +105,6 @@ def _sequences(
         codes[:, position] = chosen(logits, uniform[:, position], how)
         before = codes[:, position, None]
     return codes
-
-
-def _side_by_side(
-    seen: Sequence[tuple[torch.Tensor, torch.Tensor]],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B, M, D] and masks [B, M] of several kinds of contexts as one batch, the shorter ones
-    filled up with tokens that are not seen.
-    """
-    longest = max(tokens.shape[1] for tokens, _ in seen)
-    all_tokens, all_masks = [], []
-    for tokens, mask in seen:
-        missing = longest - tokens.shape[1]
-        all_tokens.append(functional.pad(tokens, (0, 0, 0, missing)))
-        all_masks.append(functional.pad(mask, (0, missing)))
-    return torch.cat(all_tokens), torch.cat(all_masks)
 
 
 def chosen(logits: torch.Tensor, uniform: torch.Tensor, how: Draw) -> torch.Tensor:
