@@ -93,14 +93,18 @@ class TrainingData:
     """Captions of each of the N training images; only some families need them."""
     references: References | None = None
     """Latents of the database's rows; only some families need them."""
+    factor: int = 1
+    """Stored places for one of a latent, along a side: above 1 where the images themselves are
+    stored and encoded each time they are read.
+    """
 
     def __len__(self) -> int:
         return len(self.latents)
 
     @property
     def side(self) -> int:
-        """Side of a latent, w."""
-        return self.latents.arrays[0].shape[-1]
+        """Side of a final latent, w."""
+        return self.latents.arrays[0].shape[-1] // self.factor
 
     @property
     def dimension(self) -> int:

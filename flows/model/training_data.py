@@ -20,7 +20,7 @@ from storage.checks import images_missing, shards_of, vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import open_means, open_norms, open_vectors
-from storage.latents import open_latents
+from storage.latents import factor_of, open_latents
 from storage.neighbors import read_neighbors
 from storage.removals import on_list, read_removals
 from storage.shards import accepted, read_sidecar
@@ -67,6 +67,7 @@ def open_training_data(
         keys=keys,
         captions=_captions_of(root, of_latents, keys) if reads.captions else None,
         references=_references_of(root, table, of_latents) if reads.references else None,
+        factor=factor_of(of_latents),
     )
 
 

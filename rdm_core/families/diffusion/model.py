@@ -65,7 +65,9 @@ class Diffusion(Model):
         # The order of the draws is part of what a seed means.
         times = self.process.draw_times(len(rows), generator)[mine]
         raw = data.raw(rows[mine])
-        shape = (len(rows), self.shape.channels, *raw.shape[2:])
+        if data.factor > 1:  # they are images, encoded where the network computes
+            self.works_in.to(self.device)
+        shape = (len(rows), self.shape.channels, *(s // data.factor for s in raw.shape[2:]))
         noise = torch.randn(shape, generator=generator)[mine]
         posterior_noise = torch.randn(shape, generator=generator)[mine]
         clean = self.works_in.final(raw, posterior_noise)
