@@ -109,8 +109,8 @@ class LatentSpace:
         """N images uint8 [H, W, 3] of one size -> raw latents, of the kind that `storing` gives.
 
         pixels: uint8 [N, 3, H, W]. moments: float16, of an AutoencoderKL [N, 2C, h, w], of a
-        VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises, and
-        RequestError for pixels that this space's factor does not divide.
+        VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises,
+        and RequestError for pixels that this space's factor does not divide.
         """
         stored = self.storing(stored)
         pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # [N, 3, H, W]

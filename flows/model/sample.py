@@ -3,7 +3,6 @@ seed.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ def sample_plan(config: SampleRDM) -> Plan:
         path = getattr(config, name)
         if path:
             files[name] = sha256_file(checked_image(path))
-    how = asdict(checked_draw(config, facts_of(run)))
+    how = checked_draw(config, facts_of(run)).planned()
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
     return plan_of("samples", config.name, parameters, inputs)
 

@@ -27,6 +27,8 @@ class Reads:
     """The training images' captions."""
     references: bool = False
     """The latents of the neighbors."""
+    neighbor_images: bool = False
+    """The images of single neighbors, which the model picks itself."""
 
 
 @dataclass(frozen=True)
