@@ -184,6 +184,13 @@ class LatentSpace:
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         return _images(final)
 
+    def given_back(self, image: np.ndarray) -> np.ndarray:
+        """An image uint8 [H, W, 3] as this space gives it back: encoded and decoded, the same
+        shape.
+        """
+        decoded: np.ndarray = self.decode(self.final(torch.from_numpy(self.encode([image]))))
+        return decoded[0]
+
     @torch.no_grad()
     def decode_codes(self, codes: np.ndarray) -> np.ndarray:
         """Codes uint16 [N, h, w] -> images uint8 [N, H, W, 3], from the codebook's entries.

@@ -62,6 +62,12 @@ class ModelConfig(Config):
         """The choices made here that only work with vectors of images."""
         return ()
 
+    def refuses(self, beside: str) -> tuple[str, str] | None:
+        """Why such a model has no use for a field of `rdm_core.families.family.Beside` that its
+        family takes, and the cure; None if it has.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Shape:

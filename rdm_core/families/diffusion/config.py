@@ -10,6 +10,13 @@ from rdm_core.config import MOST, DrawConfig, require, require_between
 from rdm_core.families.facts import ImageVectorsOnly, ModelConfig, Reads
 from rdm_core.families.vectors import VectorsConfig
 
+TRAIN_CHANNELS = (
+    "Train on from it: rdm train --set start_from=RUN with its model and --set "
+    "model.editing.picture=true, on latents of stored=pixels; for the built-in world: "
+    "--preset edit-shapes."
+)
+"""How a run learns to edit."""
+
 
 @dataclass(frozen=True)
 class DenoiserConfig(VectorsConfig):
@@ -178,6 +185,12 @@ class Config(ModelConfig):
         if not self.editing.picture:
             return Reads(query=query, means=means)
         return Reads(stored=("pixels",), query=query, means=means, neighbor_images=True)
+
+    def refuses(self, beside: str) -> tuple[str, str] | None:
+        """As in `ModelConfig`."""
+        if beside != "picture" or self.editing.picture:
+            return None
+        return "was trained without the channels for a picture", TRAIN_CHANNELS
 
     @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from rdm_core.errors import RequestError
 from rdm_core.families.diffusion.config import EditingConfig
@@ -87,21 +88,31 @@ def pictures(
 
     Raises RequestError where `align` needs a library that is not installed.
     """
-    moved, shown, fits = [], [], []
-    for which in (0, 1):
-        in_place, covers, correlation = aligned(images, neighbors[:, which], config)
-        moved.append(in_place)
-        shown.append(covers)
-        fits.append(has[:, which] & (correlation >= config.least_correlation))
+    changes = has[:, 0] & ~exchange.identity & ~exchange.without
+    mixes = changes & has[:, 1] & (exchange.first < 1) & ~exchange.with_image
     image = images.double()
-    # The second neighbor shows where it is there, fits and covers the place; else the image.
-    second = shown[1] & (fits[1] & ~exchange.with_image)[:, None, None, None]
-    other = torch.where(second, moved[1], image)
-    first = exchange.first[:, None, None, None]
-    content = first * moved[0] + (1 - first) * other
-    changed = region(images.shape[-1], exchange) * shown[0]
-    changed *= (fits[0] & ~exchange.identity)[:, None, None, None]
+    first, covered = _in_place(images, neighbors[:, 0], changes, config)
+    second, beside = _in_place(images, neighbors[:, 1], mixes, config)
+    # Where a second neighbor shows nothing, the first is mixed with the image.
+    other = torch.where(beside, second, image)
+    weight = exchange.first[:, None, None, None]
+    content = weight * first + (1 - weight) * other
+    changed = region(images.shape[-1], exchange) * covered
     return (image + changed * (content - image)).round().to(torch.uint8)
+
+
+def _in_place(
+    images: torch.Tensor, neighbors: torch.Tensor, wanted: torch.Tensor, config: EditingConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Neighbors uint8 [B, 3, H, W] as `aligned` moves them, float64, and where they may be shown,
+    bool [B, 1, H, W]: nowhere for those that are not `wanted`, bool [B], or do not fit.
+    """
+    moved, shown = images.double(), torch.zeros_like(images[:, :1], dtype=torch.bool)
+    if wanted.any():
+        pixels, covers, correlation = aligned(images[wanted], neighbors[wanted], config)
+        moved[wanted] = pixels
+        shown[wanted] = covers & (correlation >= config.least_correlation)[:, None, None, None]
+    return moved, shown
 
 
 def region(side: int, exchange: Exchange) -> torch.Tensor:
@@ -143,34 +154,38 @@ def best_shift(
     numbers, whose products an FFT gives to less than a half. Of equal ones the smallest shift is
     taken. The correlation with an even picture is 0.
     """
-    side, spread = images.shape[-1], range(-reach, reach + 1)
+    spread = torch.arange(-reach, reach + 1)
     one, other = images.double().sum(dim=1), neighbors.double().sum(dim=1)  # [B, H, W]
-    everywhere = torch.ones(1, side, side, dtype=torch.float64)
-    sums = {}
     # Over what overlaps at each shift: how many pixels, their sums, squares and products.
-    for name, a, b in (
-        ("count", everywhere, everywhere),
-        ("a", one, everywhere), ("b", everywhere, other),
-        ("aa", one.square(), everywhere), ("bb", everywhere, other.square()),
-        ("ab", one, other),
-    ):  # fmt: skip
-        sums[name] = _products(a, b, reach)
-    covariance = sums["count"] * sums["ab"] - sums["a"] * sums["b"]
-    variance_a = sums["count"] * sums["aa"] - sums["a"].square()
-    variance_b = sums["count"] * sums["bb"] - sums["b"].square()
+    count = _sums(torch.ones_like(one[:1]), spread)
+    a, aa = _sums(one, spread), _sums(one.square(), spread)
+    b, bb = _sums(other, -spread), _sums(other.square(), -spread)
+    covariance = count * _products(one, other, reach) - a * b
+    variance_a, variance_b = count * aa - a.square(), count * bb - b.square()
     scale = (variance_a.clamp(min=0) * variance_b.clamp(min=0)).sqrt()
     correlation = torch.where(scale > 0, covariance / scale.clamp(min=1), 0.0)
     # The smallest shift first: the first of equal ones is what argmax finds.
-    shifts = sorted(((y, x) for y in spread for x in spread), key=lambda s: s[0] ** 2 + s[1] ** 2)
-    order = torch.tensor(shifts)
+    every = torch.cartesian_prod(spread, spread)
+    order = every[torch.argsort(every.square().sum(dim=1), stable=True)]
     candidates = correlation[:, order[:, 0] + reach, order[:, 1] + reach]
     best = np.argmax(candidates.numpy(), axis=1)
     return order[best], candidates[torch.arange(len(best)), torch.from_numpy(best)]
 
 
+def _sums(values: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """The sums of whole numbers float64 [B, H, W] over the places that an image of that size covers
+    too when it is moved by each pair of `shifts` int64 [S], down and right: [B, S, S].
+    """
+    side = values.shape[-1]
+    until = functional.pad(values.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
+    low, high = shifts.clamp(min=0), side + shifts.clamp(max=0)
+    rows = until[:, high] - until[:, low]
+    return rows[:, :, high] - rows[:, :, low]
+
+
 def _products(a: torch.Tensor, b: torch.Tensor, reach: int) -> torch.Tensor:
-    """sum over y, x of a[y, x] b[y - down, x - right] of whole numbers float64 [B or 1, H, W], for
-    every shift up to `reach`: [B or 1, 2 reach + 1, 2 reach + 1].
+    """sum over y, x of a[y, x] b[y - down, x - right] of whole numbers float64 [B, H, W], for every
+    shift up to `reach`: [B, 2 reach + 1, 2 reach + 1].
     """
     size = a.shape[-1] + reach  # so that nothing comes in again at the other side
     transform = torch.fft.rfft2(a, s=(size, size)) * torch.fft.rfft2(b, s=(size, size)).conj()
