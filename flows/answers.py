@@ -37,6 +37,20 @@ def sampled(artifact: Any) -> Answer:
     return f"{artifact.rows} images, each beside its neighbors: {value['grid']}", value
 
 
+def edited(artifact: Any) -> Answer:
+    """The sheet of edits, and how much was changed."""
+    text, value = sampled(artifact)
+    value["edits"] = str(artifact.file("edits.png"))
+    measured = value["measured"]
+    share = f"{measured['changed_pixels']:.1%} of the pixels"
+    lines = [
+        f"{artifact.rows} edits, each between the original and what changed: {value['edits']}",
+        f"changed: {share}, by {measured['mean_change']:.4f} on average over all (0..1)",
+        text,
+    ]
+    return "\n".join(lines), value
+
+
 def evaluated(artifact: Any) -> Answer:
     """The figures of an evaluation."""
     from flows.judge.summary import told

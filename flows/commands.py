@@ -140,14 +140,33 @@ def run_sample(options: argparse.Namespace) -> Answer:
     flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
     flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
     config = configured(options, SampleRDM, **flags)
+    return _drawn(options, config, answers.sampled)
+
+
+def _drawn(options: argparse.Namespace, config: Any, show: Callable[[Any], Answer]) -> Answer:
+    """Draw, and copy the pictures to where --out says."""
     if options.out and not options.dry_run:
         # before the work, so that a wrong place is refused at once
         options.out.mkdir(parents=True, exist_ok=True)
-    text, value = _stage(options, config, "flows.model.sample", "sample_rdm", answers.sampled)
+    text, value = _stage(options, config, "flows.model.sample", "sample_rdm", show)
     if options.out and not options.dry_run:
         for image in Path(value["directory"]).glob("*.png"):
             shutil.copyfile(image, options.out / image.name)
     return text, value
+
+
+def run_edit(options: argparse.Namespace) -> Answer:
+    """rdm edit."""
+    from flows.config.sample import SampleRDM
+
+    flags = {"run": options.run, "database": options.database, "name": options.name or "edits"}
+    flags |= {"edit": options.image, "texts": options.text}
+    if options.strength is not None:
+        flags["draw"] = {"guidance_scale": options.strength}
+    config = configured(options, SampleRDM, **flags)
+    if config.edit is None:
+        raise UsageError("--image: is needed: the image that is to be changed")
+    return _drawn(options, config, answers.edited)
 
 
 def run_convert(options: argparse.Namespace) -> Answer:

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", type=Path, help="copy the images and the contact sheet to this directory"
     )
+    _add_edit(add)
     _add_weights(add)
     _add_judging(add)
     _add_analysis(add)
@@ -112,6 +113,26 @@ def _added(
         subcommand.add_argument("--dry-run", action="store_true", help=text)
     subcommand.set_defaults(command=command)
     return subcommand
+
+
+def _add_edit(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command that changes a given image."""
+    sub = add(
+        "edit",
+        "an image + a text -> the image, changed where it does not fit; no mask",
+        commands.run_edit,
+    )
+    _add_names(sub, "run")
+    sub.add_argument("--database", help="another database: its images stand behind what is new")
+    sub.add_argument("--image", metavar="FILE", help="the image that is changed")
+    sub.add_argument(
+        "--text", action="append", default=[], type=typed,
+        help="what it shall show; may be repeated: one edit each",
+    )  # fmt: skip
+    sub.add_argument(
+        "--strength", type=float, help="how strongly it follows the text: guidance (default: 2)"
+    )
+    sub.add_argument("--out", type=Path, help="copy the images and the sheets to this directory")
 
 
 def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ parameter, the manifest's record and the manual.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, ClassVar, Literal, Self
 
@@ -154,6 +154,10 @@ class ContextConfig(Config):
     """Where the image's own vector is in the context too: share of samples for which it is replaced
     by a learned null of its own.
     """
+    query_alone: float = 0.0
+    """Where the image's own vector is in the context too: share of samples whose context is that
+    vector alone, without neighbors.
+    """
     embedding_noise: float = 0.0
     """Length of the Gaussian noise added to each unit vector of a context, before it is made unit
     again.
@@ -163,7 +167,8 @@ class ContextConfig(Config):
         """As in `Config`."""
         require_between(self, ("k",), 1, 10_000)
         require_between(self, ("from_top",), 0, 10_000)
-        require_between(self, ("neighbor_dropout", "each_neighbor_dropout", "query_dropout"), 0, 1)
+        dropouts = ("neighbor_dropout", "each_neighbor_dropout", "query_dropout", "query_alone")
+        require_between(self, dropouts, 0, 1)
         require_between(self, ("embedding_noise",), 0, 1000)
         require(self, ("score_cap",), lambda value: -1 <= value <= 1, "a cosine")
         if self.from_top and self.from_top < self.k:
@@ -221,6 +226,10 @@ class DrawConfig(Config):
 
     takes: ClassVar[frozenset[str]] = frozenset()
     """What a request may give beside the contexts: fields of `rdm_core.families.family.Beside`."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after samples had been drawn: plans say nothing of one that has its
+    default, and stay what they were.
+    """
 
     guidance_scale: float = 2.0
     """0: without neighbors; 1: no guidance; above: stronger."""
@@ -228,6 +237,14 @@ class DrawConfig(Config):
     def check(self) -> None:
         """As in `Config`."""
         require_between(self, ("guidance_scale",), 0, 1000)
+
+    def planned(self) -> dict[str, Any]:
+        """The settings as a plan holds them."""
+        settings = asdict(self)
+        for field in fields(self):
+            if field.name in self.later and settings[field.name] == field.default:
+                del settings[field.name]
+        return settings
 
     @classmethod
     def as_released(cls) -> dict[str, Any]:

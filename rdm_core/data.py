@@ -93,14 +93,20 @@ class TrainingData:
     """Captions of each of the N training images; only some families need them."""
     references: References | None = None
     """Latents of the database's rows; only some families need them."""
+    neighbor_images: References | None = None
+    """Images of the database's rows, for families that pick single ones of them themselves."""
+    factor: int = 1
+    """Stored places for one of a latent, along a side: above 1 where the images themselves are
+    stored and encoded each time they are read.
+    """
 
     def __len__(self) -> int:
         return len(self.latents)
 
     @property
     def side(self) -> int:
-        """Side of a latent, w."""
-        return self.latents.arrays[0].shape[-1]
+        """Side of a final latent, w."""
+        return self.latents.arrays[0].shape[-1] // self.factor
 
     @property
     def dimension(self) -> int:
@@ -195,6 +201,10 @@ def training_context(
         rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None
     )
     context.slots[torch.from_numpy(without[mine])] = ABSENT
+
+    if with_query and config.query_alone:
+        alone = torch.from_numpy(rng.random(len(rows))[mine] < config.query_alone)
+        context.slots[:, 1:][alone] = ABSENT
 
     if config.embedding_noise:
         # Noise of the length `embedding_noise` in D dimensions; the result is made unit again.

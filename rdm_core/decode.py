@@ -91,6 +91,16 @@ def decoded(
         yield pixels
 
 
+def is_transparent(data: bytes) -> bool:
+    """Whether an image file that `decode` takes has transparent pixels, which it lays over
+    white.
+    """
+    image = opened(bare(data).data)
+    if not image.has_transparency_data:
+        return False
+    return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
+
+
 @cache
 def decoding_room() -> Room:
     """The memory for all pictures that threads of this process decode at once.

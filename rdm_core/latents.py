@@ -1,9 +1,10 @@
 """Latent spaces: pixels <-> raw latents (stored) <-> final latents (what the denoiser sees).
 
-One of three things is stored of an image. pixels: the image itself, uint8, in pixel space. moments:
-the output of an encoder before anything is drawn or rounded, that is the moments of an
-AutoencoderKL's posterior or the un-quantised output of a VQModel. codes: the positions of a
-VQModel's nearest codebook entries. N images, C channels of a final latent [C, h, w].
+One of three things is stored of an image. pixels: the image itself, uint8, in pixel space or to be
+encoded each time it is read. moments: the output of an encoder before anything is drawn or rounded,
+that is the moments of an AutoencoderKL's posterior or the un-quantised output of a VQModel. codes:
+the positions of a VQModel's nearest codebook entries. N images, C channels of a final latent [C, h,
+w].
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from rdm_core.shapes import folder_of_autoencoder
 
 PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
 """What can be stored of an image; the first is also the name of pixel space."""
+ENCODED_TOGETHER = 64
+"""Images of a training step that are encoded at a time, for the memory that it takes."""
 BUILT_IN = {"rdm-shapes-kl": "kl", "rdm-shapes-vq": "vq"}
 """Autoencoders of the built-in world, which are part of this package -> their names there."""
 
@@ -79,9 +82,6 @@ class LatentSpace:
             kind = "a VQModel" if stored == CODES else "an AutoencoderKL or a VQModel"
             what = f"stored={stored} is what an autoencoder says, and pixel space has none"
             return what, f"Name {kind}: autoencoder=FOLDER; or store pixels."
-        if self.autoencoder is not None and stored == PIXELS:
-            what = "stored=pixels is the images themselves, and an autoencoder is named"
-            return what, "Use autoencoder=pixels, or leave `stored` out: then moments are stored."
         if stored == CODES and not self.quantises:
             what = "stored=codes are positions in a codebook, and an AutoencoderKL has none"
             return what, "Name a VQModel: autoencoder=FOLDER; or store moments."
@@ -92,10 +92,11 @@ class LatentSpace:
         return None
 
     def bytes_per_place(self, stored: str | None) -> int:
-        """Bytes of one place [:, y, x] of what is stored. Raises what `storing` raises."""
+        """Bytes stored for one place [:, y, x] of a final latent. Raises what `storing` raises."""
         # float16; an AutoencoderKL has a mean and a variance for each channel
         of_moments = 2 * self.channels * (1 if self.quantises else 2)
-        return {PIXELS: 3, MOMENTS: of_moments, CODES: 2}[self.storing(stored)]
+        of_pixels = 3 * self.factor**2
+        return {PIXELS: of_pixels, MOMENTS: of_moments, CODES: 2}[self.storing(stored)]
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -108,18 +109,37 @@ class LatentSpace:
         """N images uint8 [H, W, 3] of one size -> raw latents, of the kind that `storing` gives.
 
         pixels: uint8 [N, 3, H, W]. moments: float16, of an AutoencoderKL [N, 2C, h, w], of a
-        VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises.
+        VQModel un-quantised [N, C, h, w]. codes: uint16 [N, h, w]. Raises what `storing` raises,
+        and RequestError for pixels that this space's factor does not divide.
         """
         stored = self.storing(stored)
         pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # [N, 3, H, W]
         if stored == PIXELS:
+            self._check_divides(pixels)
             return pixels
-        inputs = torch.from_numpy(pixels).to(self.autoencoder.device).float() / 127.5 - 1
         if stored == CODES:
-            return self._codes(inputs)
-        encoded = self.autoencoder.encode(inputs)
-        raw = encoded.latents if self.quantises else encoded.latent_dist.parameters
-        return raw.half().cpu().numpy()
+            return self._codes(self._inputs(torch.from_numpy(pixels)))
+        return self._moments(torch.from_numpy(pixels)).cpu().numpy()
+
+    def _check_divides(self, pixels: np.ndarray) -> None:
+        """Refuse images [N, 3, H, W] whose latents would not be of the side H / factor."""
+        if pixels.shape[2] % self.factor or pixels.shape[3] % self.factor:
+            what = f"makes one place of {self.factor} x {self.factor} pixels, and images are "
+            what += f"{pixels.shape[3]} x {pixels.shape[2]}"
+            cure = f"Import them in a size that {self.factor} divides, or store moments."
+            raise RequestError(f"autoencoder {self.name!r}", what, cure)
+
+    def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [N, 3, H, W] as the encoder takes them: float32 in -1..1, on its device."""
+        return pixels.to(self.autoencoder.device).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def _moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [N, 3, H, W] -> what the encoder says, float16, on its device: of an
+        AutoencoderKL [N, 2C, h, w], of a VQModel [N, C, h, w].
+        """
+        encoded = self.autoencoder.encode(self._inputs(pixels))
+        return (encoded.latents if self.quantises else encoded.latent_dist.parameters).half()
 
     def _codes(self, inputs: torch.Tensor) -> np.ndarray:
         """Inputs float32 [N, 3, H, W] in -1..1 -> codes uint16 [N, h, w]."""
@@ -137,10 +157,14 @@ class LatentSpace:
 
         With an AutoencoderKL the result is a sample of the posterior, mean + exp(log variance / 2)
         noise with `posterior_noise` ~ N(0, I) [N, C, h, w], or without noise its mean. Pixels and a
-        VQModel have no posterior, and do not use the noise.
+        VQModel have no posterior, and do not use the noise. Behind an autoencoder, pixels are
+        encoded here, on its device: the latents are those of the moments that would be stored.
         """
         if self.autoencoder is None:
             return raw.float() / 127.5 - 1
+        if raw.dtype == torch.uint8:
+            raw = torch.cat([self._moments(some) for some in raw.split(ENCODED_TOGETHER)])
+            posterior_noise = None if posterior_noise is None else posterior_noise.to(raw.device)
         latents = raw.float()
         if not self.quantises:
             latents, log_variance = latents.chunk(2, dim=1)
@@ -159,6 +183,13 @@ class LatentSpace:
             final = final.to(self.autoencoder.device).float()
             final = self.autoencoder.decode(final / self.autoencoder.config.scaling_factor).sample
         return _images(final)
+
+    def given_back(self, image: np.ndarray) -> np.ndarray:
+        """An image uint8 [H, W, 3] as this space gives it back: encoded and decoded, the same
+        shape.
+        """
+        decoded: np.ndarray = self.decode(self.final(torch.from_numpy(self.encode([image]))))
+        return decoded[0]
 
     @torch.no_grad()
     def decode_codes(self, codes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 What the arrays hold is one of three things, and the plan's `stored` says which:
 
-  pixels    the images themselves, uint8 [n, 3, H, W]
+  pixels    the images themselves, uint8 [n, 3, H, W]; where an autoencoder is named, it encodes
+            them each time they are read, so that a training may change them first
   moments   what an autoencoder's encoder says before anything is drawn or rounded, float16: the
             posterior's moments [n, 2C, h, w], so that scaling and sampling stay a choice of the
             training run; of one with a codebook its output before the codes [n, C, h, w]
@@ -73,6 +74,19 @@ def open_latents(latents: Artifact) -> tuple[list[str], list[np.ndarray]]:
         keys += names
         arrays.append(array)
     return keys, arrays
+
+
+def factor_of(latents: Artifact) -> int:
+    """Stored places for one of a final latent, along a side: the autoencoder's factor where images
+    are stored, else 1.
+    """
+    of_images = latents.parameters.get("stored") == "pixels"
+    return int(latents.parameters["space"]["factor"]) if of_images else 1
+
+
+def side_of(latents: Artifact) -> int:
+    """Side of a final latent. Raises what `open_latents` raises."""
+    return open_latents(latents)[1][0].shape[-1] // factor_of(latents)
 
 
 def layout_of(array: np.ndarray, path: Path) -> str:

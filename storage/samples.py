@@ -11,6 +11,8 @@ from storage.parquet import column, read_table, write_table
 
 SAMPLES_FILE = "samples.parquet"
 GRID_FILE = "grid.png"
+EDITS_FILE = "edits.png"
+"""Of an image that was edited: the original, the edits, and what changed."""
 SAMPLES = pa.schema(
     [
         column("file", pa.string(), "the image"),
@@ -57,15 +59,21 @@ SAMPLES = pa.schema(
 
 
 def write_samples(
-    directory: Path, images: Sequence[bytes], records: Sequence[Mapping[str, Any]], grid: bytes
+    directory: Path,
+    images: Sequence[bytes],
+    records: Sequence[Mapping[str, Any]],
+    grid: bytes,
+    edits: bytes | None = None,
 ) -> int:
-    """Write the encoded images under the names in their records, the table, and the contact sheet.
-    Returns their number.
+    """Write the encoded images under the names in their records, the table, the contact sheet, and
+    that of edits if there is one. Returns the number of images.
     """
     # Images first: a table never names a file that is not there yet.
     for image, record in zip(images, records, strict=True):
         (directory / record["file"]).write_bytes(image)
     (directory / GRID_FILE).write_bytes(grid)
+    if edits is not None:
+        (directory / EDITS_FILE).write_bytes(edits)
     columns = {}
     for name in SAMPLES.names:
         columns[name] = [record[name] for record in records]

@@ -62,9 +62,10 @@ class Autoencoding(Parameters):
     of an AutoencoderKL or VQModel; or a hub id.
     """
     stored: Stored | None = None
-    """pixels: the images, in pixel space. moments: what the encoder says before anything is drawn
-    or rounded. codes: places in a VQModel's codebook, for a family that
-    reads codes. Unless given: pixels in pixel space, else moments.
+    """pixels: the images themselves, which a named autoencoder encodes each time they are read, so
+    that a training may change them first. moments: what the encoder says before anything is drawn
+    or rounded. codes: places in a VQModel's codebook, for a family that reads codes. Unless given:
+    pixels in pixel space, else moments.
     """
 
     def autoencoding(self) -> dict[str, Any]:

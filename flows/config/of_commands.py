@@ -20,6 +20,7 @@ OF_COMMAND: dict[str, Any] = {
     "encode": EncodeLatents,
     "train": TrainRDM,
     "sample": SampleRDM,
+    "edit": SampleRDM,
     "average": AverageRun,
     "convert": ConvertOriginal,
     "evaluate": EvaluateRDM,

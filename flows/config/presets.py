@@ -58,6 +58,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         **_SHAPES,
     },
+    # 64 px with a query token, for start_from a run of the same denoiser; images kept as pixels
+    "edit-shapes": {
+        "model": _diffusion(
+            {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32,
+             "patch": 1, "query_token": True, "remove_means": True},
+            {"process": "flow"},
+        ) | {"editing": {"picture": True}},
+        "context": {**_SHAPES["context"], "k": 10, "query_dropout": 0.1, "query_alone": 0.1},
+        "training": _SHAPES["training"] | {"steps": 1000, "learning_rate": 2e-3},
+        "reporting": _SHAPES["reporting"],
+    },
     "rarm-shapes": {  # 256 codes an image, of the built-in VQModel; 1.55 M parameters
         "model": {
             "family": "autoregressive", "codes": 1024,

@@ -64,6 +64,10 @@ class SampleRDM(Drawing, FlowConfig):
     """An image to be painted over where the mask is white; the rest of it stays."""
     mask: Path | None = None
     """inpaint: an image of its size, white where something new is drawn."""
+    edit: Path | None = None
+    """An image to be changed where it does not fit the request; no mask tells where. For runs that
+    were trained with model.editing.picture.
+    """
     attribution: bool = False
     """Also draw every image without each of its neighbors in turn, and say how much each one
     changed it.
@@ -94,6 +98,10 @@ class SampleRDM(Drawing, FlowConfig):
             raise ValueError("negative and weaker_run: guide away from one thing")
         if (self.inpaint is None) != (self.mask is None):
             raise ValueError("inpaint and mask: give both or none")
+        if self.edit is not None and self.inpaint is not None:
+            raise ValueError("edit and inpaint: change an image in one way")
+        if self.edit is not None and not (self.texts or self.images or self.classes):
+            raise ValueError("edit: needs a text, an image or a class: what it shall show")
         if self.style_database is not None and self.style_text is None:
             raise ValueError("style_database: needs style_text")
         return self

@@ -2,7 +2,6 @@
 plan, what it leaves out and why, and the files it writes.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ def evaluation_plan(config: EvaluateRDM, inputs: Inputs | None = None) -> Plan:
         fingerprints |= index_in_plan(config.root, f"swap {style} index", database)
     left_out = ("run", "baseline", "database", "heldout_latents", "heldout_neighbors", "swaps")
     # As they are used, so that asking for a default by name is the same plan.
-    how = asdict(drawn_how(found.facts, config.draw))
+    how = drawn_how(found.facts, config.draw).planned()
     used = {"draw": how, "judge": found.judge, "extractor": found.extractor}
     parameters = config.parameters(*left_out, "draw") | used
     return plan_of("evaluations", config.name, parameters, fingerprints)

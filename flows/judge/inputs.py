@@ -20,7 +20,7 @@ from rdm_core.shapes.encoder import MODEL_NAME
 from storage.artifact import Artifact, open_artifact
 from storage.checks import same_shards
 from storage.errors import ArtifactMismatch, ArtifactMissing
-from storage.latents import open_latents, refuse_other_latents
+from storage.latents import open_latents, refuse_other_latents, side_of
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def fit_for(latents: Artifact, run: Artifact, facts: RunFacts) -> None:
             "compared",
             "Import and encode more of them.",
         )
-    side = open_latents(latents)[1][0].shape[-1]
+    side = side_of(latents)
     if side != facts.latent_side:
         raise ArtifactMismatch(
             f"latents/{latents.name}",

@@ -7,15 +7,14 @@ from flows.config.train import TrainRDM
 from rdm_core.families.facts import RunFacts, Shape, Version
 from storage.artifact import Artifact
 from storage.embeddings import of_what
-from storage.latents import open_latents
+from storage.latents import side_of
 
 
 def shape_of(inputs: Mapping[str, Artifact]) -> Shape:
     """What a run's model is built for."""
-    _, latents = open_latents(inputs["latents"])
     channels = inputs["latents"].parameters["space"]["channels"]
     dimension = inputs["database"].parameters["encoder"]["dimension"]
-    return Shape(channels, latents[0].shape[-1], dimension)
+    return Shape(channels, side_of(inputs["latents"]), dimension)
 
 
 def run_facts(

@@ -38,7 +38,7 @@ from rdm_core.needs import (
 from storage.artifact import Artifact
 from storage.checks import vectors_of_images
 from storage.errors import ArtifactMismatch
-from storage.latents import open_latents, refuse_other_latents
+from storage.latents import refuse_other_latents, side_of
 from storage.runs import CHECKPOINTS_KEPT
 
 KEPT_BY_GLIBC = 2.5
@@ -119,8 +119,7 @@ def shape_of(config: TrainRDM) -> Shape | None:
     else:
         dimension = database.parameters["encoder"]["dimension"]
     if latents is not None:
-        arrays = open_latents(latents)[1]
-        return Shape(latents.parameters["space"]["channels"], arrays[0].shape[-1], dimension)
+        return Shape(latents.parameters["space"]["channels"], side_of(latents), dimension)
     assert size is not None, "returned above"
     space = space_of(config.root, config.upstream.autoencoder)
     # raises for what the autoencoder cannot be stored as

@@ -12,6 +12,7 @@ from flows.config.parameters import path_as_text
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase
 from flows.data.query_image import query_image
+from flows.model.editing import image_to_edit
 from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
 from rdm_core.errors import RequestError
@@ -76,14 +77,16 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
 
 def beside_of(config: SampleRDM, run: OpenRun, styled: Retrieved | None) -> Beside:
     """What a drawing is given beside its contexts: what to go away from, a style, an image."""
-    negative = weaker = image = mask = None
+    negative = weaker = image = mask = picture = None
     if config.negative is not None:
         negative = query_only(text_queries(run, [config.negative]), None, 1).context
     if config.weaker_run is not None:
         weaker = weaker_run(config, run).model
     if config.inpaint is not None and config.mask is not None:
         image, mask = query_image(config.inpaint), query_image(config.mask)
-    return Beside(negative, weaker, styled.context if styled else None, image, mask)
+    if config.edit is not None:
+        picture = image_to_edit(config, run)
+    return Beside(negative, weaker, styled.context if styled else None, image, mask, picture)
 
 
 def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:

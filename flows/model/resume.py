@@ -16,6 +16,7 @@ from storage.artifact import (
     check,
     is_current,
     open_artifact,
+    with_fingerprint,
 )
 from storage.errors import ArtifactDamaged, BuildRefused, StorageError
 from storage.manifest import Plan, read_plan
@@ -27,6 +28,7 @@ KINDS = {
     "neighbors": "neighbors",
     "database": "embeddings",
     "index": "index",
+    "neighbor_images": "latents",
     "start_from": "runs",
 }
 """Role of a run's input -> its kind."""
@@ -109,11 +111,17 @@ def inputs_begun_with(config: TrainRDM, run: Begun) -> dict[str, Artifact]:
     for role in KINDS:
         if role == "start_from" and not from_weights:
             continue
-        reference = getattr(config, "database" if role == "index" else role) or "none"
+        fingerprint = run.plan.inputs.get(role, "")
+        if role == "neighbor_images":  # found by what is in it: no parameter names it
+            if not fingerprint:
+                continue
+            found = with_fingerprint(config.root, KINDS[role], fingerprint)
+            reference = found.name if found else "the database's images"
+        else:
+            reference = getattr(config, "database" if role == "index" else role) or "none"
         if role == "index":
             # The reference is the database's, and its id is not the index's.
             reference = reference.partition("@")[0]
-        fingerprint = run.plan.inputs.get(role, "")
         version = _version_or_reason(config.root, KINDS[role], reference, fingerprint)
         if isinstance(version, Artifact):
             inputs[role] = version

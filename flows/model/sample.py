@@ -3,7 +3,6 @@ seed.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
+from flows.model.editing import differences, given_back, how_much, sheet_of_edits
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.model.request import Opened, Request, request_of
 from flows.run.artifacts import show_image
@@ -21,6 +21,7 @@ from rdm_core.config import DrawConfig
 from rdm_core.context import Context
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
+from rdm_core.families import config_of
 from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Beside
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid
@@ -35,7 +36,7 @@ from storage.samples import GRID_FILE, write_samples
 
 REFERENCES = ("run", "database", "weaker_run", "style_database")
 """Parameters that name an artifact: their fingerprints are the plan's inputs."""
-FILES = ("images", "inpaint", "mask")
+FILES = ("images", "inpaint", "mask", "edit")
 """Parameters that name files: their bytes are the plan's parameters."""
 
 
@@ -47,8 +48,8 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     context --model--> images + who stood behind each
 
     - In `samples`: PNGs, a contact sheet, and a table: query, seed, neighbors, scores, licences,
-      authors. Every PNG holds its own row.
-    - Made by `rdm sample`, by trainings with a preview, and by the demo.
+      authors. Every PNG holds its own row. Of an image that was edited, a sheet of what changed.
+    - Made by `rdm sample` and `rdm edit`, by trainings with a preview, and by the demo.
     - Read by the report, `rdm show`, and SQL.
     - Rebuilt when the request, the drawing settings, the weights or a database (its embeddings
       or its index) change.
@@ -59,10 +60,10 @@ def sample_rdm(config: SampleRDM) -> Artifact:
         if build.finished:
             return kept(build)
         opened = open_all(config)
-        parts = draw_images(build, config, opened)
+        parts, measured = draw_images(build, config, opened)
         drawn_from = opened.database.embeddings.name if opened.database else None
         samples = published(
-            build, parts, clock, weights=opened.run.artifact.name, database=drawn_from
+            build, parts, clock, weights=opened.run.artifact.name, database=drawn_from, **measured
         )
     show_image(
         f"samples/{config.name}",
@@ -95,11 +96,11 @@ def sample_plan(config: SampleRDM) -> Plan:
         inputs["style_database"] = style_database.fingerprint
         inputs |= index_in_plan(root, "style_database_index", style_database)
     files: dict[str, Any] = {"images": [sha256_file(checked_image(path)) for path in config.images]}
-    for name in ("inpaint", "mask"):
+    for name in FILES[1:]:
         path = getattr(config, name)
         if path:
             files[name] = sha256_file(checked_image(path))
-    how = asdict(checked_draw(config, facts_of(run)))
+    how = checked_draw(config, facts_of(run)).planned()
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
     return plan_of("samples", config.name, parameters, inputs)
 
@@ -110,6 +111,7 @@ GIVEN = {
     "style_text": "style",
     "inpaint": "image",
     "mask": "mask",
+    "edit": "picture",
 }
 """Parameters of a request -> what a family is given of it: `rdm_core.families.family.Beside`."""
 
@@ -117,14 +119,18 @@ GIVEN = {
 def checked_draw(config: SampleRDM, facts: RunFacts) -> DrawConfig:
     """The settings that a request's images are drawn with.
 
-    Raises RequestError, before any weights are loaded, for a setting or a parameter that the run's
-    family has no use for.
+    Raises RequestError, before any weights are loaded, for a setting or a parameter that the run,
+    or its whole family, has no use for.
     """
     how = drawn_how(facts, config.draw)
     for parameter, beside in GIVEN.items():
-        if getattr(config, parameter) is not None and beside not in how.takes:
+        if getattr(config, parameter) is None:
+            continue
+        if beside not in how.takes:
             what = f"the family {facts.family} has no use for it"
             raise RequestError(parameter, what, "Leave it out.")
+        if refused := config_of(facts.family).of(facts.model).refuses(beside):
+            raise RequestError(f"{parameter}, run {config.run!r}", *refused)
     return how
 
 
@@ -163,8 +169,12 @@ def known_database(run: Artifact, database: Any) -> Any:
 
 
 @stage_task(name="draw-images")
-def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
-    """Retrieve, draw, and write images, table and contact sheet."""
+def draw_images(
+    build: Build, config: SampleRDM, opened: Opened
+) -> tuple[list[Part], dict[str, float]]:
+    """Retrieve, draw, and write images, table and contact sheet; of an edited image also the sheet
+    of edits, and how much was changed.
+    """
     request = request_of(config, opened)
     images = draw_request(config, opened.run, request, request.retrieved)
     records = records_of(config, opened, request)
@@ -174,11 +184,16 @@ def draw_images(build: Build, config: SampleRDM, opened: Opened) -> list[Part]:
             record["attributions"] = changes
     sheet = contact_sheet(images, records, opened)
     pngs = [encode_png(image, record) for image, record in zip(images, records, strict=True)]
-    return single_part(
-        build,
-        "samples",
-        lambda scratch: (write_samples(scratch, pngs, records, encode(sheet, "png")), {}),
+    sheets, measured = [encode(sheet, "png")], {}
+    if request.beside.picture is not None:
+        original = given_back(opened.run, request.beside.picture)
+        changed = differences(original, images)
+        sheets.append(encode(sheet_of_edits(original, images, changed), "png"))
+        measured = how_much(changed)
+    parts = single_part(
+        build, "samples", lambda scratch: (write_samples(scratch, pngs, records, *sheets), {})
     )
+    return parts, measured
 
 
 def draw_request(
@@ -230,7 +245,7 @@ def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict
     """One row an image: the sample table's columns."""
     how = checked_draw(config, opened.run.facts)
     style_database = opened.style_database
-    given_images = [*config.images, config.inpaint] if config.inpaint else config.images
+    given_images = [*config.images, *filter(None, (config.inpaint, config.edit))]
     common = {
         "guidance_scale": how.guidance_scale,
         "steps": getattr(how, "steps", None),  # not every family draws in steps

@@ -22,6 +22,7 @@ from flows.model.preview import newest_preview, write_preview_neighbors
 from flows.model.resume import at_step, begun_alike, inputs_begun_with
 from flows.model.sample import sample_rdm
 from flows.model.start import check_start, run_to_start_from
+from flows.model.training_data import latents_of_database
 from flows.run.artifacts import TrainingProgress
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
@@ -182,6 +183,8 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
             "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
         )
     inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
+    if config.model.reads.neighbor_images:
+        inputs["neighbor_images"] = latents_of_database(config.root, neighbors, latents)
     if config.start_from is not None:
         inputs["start_from"] = run_to_start_from(config, latents, database)
     return inputs
@@ -238,6 +241,12 @@ def learned(config: TrainRDM) -> dict[str, Any]:
         del parameters["training"]["posthoc_ema"], parameters["training"]["snapshot_steps"]
     if config.training.optimizer == "adamw":  # once the only one: plans of then stay as they are
         del parameters["training"]["optimizer"]
+    # Neither is what came later and is left out.
+    if not parameters["context"]["query_alone"]:
+        del parameters["context"]["query_alone"]
+    editing = parameters["model"].get("editing")
+    if editing is not None and not editing["picture"]:
+        del parameters["model"]["editing"]
     return parameters | revision_of("runs")
 
 

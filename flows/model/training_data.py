@@ -20,7 +20,7 @@ from storage.checks import images_missing, shards_of, vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import open_means, open_norms, open_vectors
-from storage.latents import open_latents
+from storage.latents import factor_of, open_latents
 from storage.neighbors import read_neighbors
 from storage.removals import on_list, read_removals
 from storage.shards import accepted, read_sidecar
@@ -32,7 +32,7 @@ def open_training_data(
     reads: Reads = Reads(),  # noqa: B008 - frozen
 ) -> TrainingData:
     """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them
-    by key, with what else a family reads of them.
+    by key, with what else a family reads of them; neighbor_images may be named, or is found.
 
     Large arrays are memory-mapped; the training images' own vectors are held in memory. What was
     removed from the queries' database is not trained on. Raises ArtifactMismatch when another
@@ -55,6 +55,12 @@ def open_training_data(
         )
     order = _rows_of(keys, row_of_key)
     query_vectors, query_norms = _queries_of(root, table, keys) if reads.query else (None, None)
+    of_database = None
+    if reads.references or reads.neighbor_images:
+        named = references.get("neighbor_images")
+        found = open_artifact(root, "latents", named) if named else None
+        encoded = found or latents_of_database(root, table, of_latents)
+        of_database = _references_of(root, table, encoded)
     return TrainingData(
         latents=StoredLatents(latents),
         neighbor_rows=rows[order],
@@ -66,7 +72,9 @@ def open_training_data(
         query_norms=query_norms,
         keys=keys,
         captions=_captions_of(root, of_latents, keys) if reads.captions else None,
-        references=_references_of(root, table, of_latents) if reads.references else None,
+        references=of_database if reads.references else None,
+        neighbor_images=of_database if reads.neighbor_images else None,
+        factor=factor_of(of_latents),
     )
 
 
@@ -98,8 +106,8 @@ def _captions_of(root: Path, latents: Artifact, keys: list[str]) -> list[list[st
     return [captions[key] or [] for key in keys]
 
 
-def _references_of(root: Path, table: Artifact, alike: Artifact) -> References:
-    """Latents of the database's rows: of the same space and kind as those trained on.
+def latents_of_database(root: Path, table: Artifact, alike: Artifact) -> Artifact:
+    """Latents of the images in a table's database: of the same space and kind as those trained on.
 
     Raises ArtifactMissing where the database's images were not encoded so.
     """
@@ -114,8 +122,17 @@ def _references_of(root: Path, table: Artifact, alike: Artifact) -> References:
     if database is None or encoded is None:
         name = database.name if database is not None else table.inputs["database"]
         what = "its images are not encoded as the training images are, and the model reads them"
-        cure = f"rdm encode --name {name} --shards {name}, with the autoencoder of the latents."
+        how = f"--set autoencoder={alike.measured['autoencoder_path']} --set "
+        how += f"stored={alike.parameters['stored']}"
+        cure = f"rdm encode --name {name}-{alike.parameters['stored']} --shards {name} {how}"
         raise ArtifactMissing(f"database {name}", what, cure)
+    return encoded
+
+
+def _references_of(root: Path, table: Artifact, encoded: Artifact) -> References:
+    """The latents of a table's database, by the database's rows."""
+    database = with_fingerprint(root, "embeddings", table.inputs["database"])
+    assert database is not None, "its latents were found through it"
     keys, arrays = open_latents(encoded)
     row_of_key = _row_by_key(keys)
     database_keys = read_columns(database, ["key"])["key"].to_pylist()

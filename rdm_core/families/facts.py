@@ -27,6 +27,8 @@ class Reads:
     """The training images' captions."""
     references: bool = False
     """The latents of the neighbors."""
+    neighbor_images: bool = False
+    """The images of single neighbors, which the model picks itself."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class ModelConfig(Config):
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """The choices made here that only work with vectors of images."""
         return ()
+
+    def refuses(self, beside: str) -> tuple[str, str] | None:
+        """Why such a model has no use for a field of `rdm_core.families.family.Beside` that its
+        family takes, and the cure; None if it has.
+        """
+        return None
 
 
 @dataclass(frozen=True)

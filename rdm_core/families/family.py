@@ -68,6 +68,8 @@ class Beside:
     """uint8 [H, W, 3]: kept except where the mask is white."""
     mask: np.ndarray | None = None
     """uint8 [H, W, 3], white where something new is drawn."""
+    picture: np.ndarray | None = None
+    """uint8 [H, W, 3]: kept where it fits the context."""
 
 
 class Model(nn.Module):
@@ -181,7 +183,7 @@ class Model(nn.Module):
         # What is left over of `theirs` at the end has no place in this model.
         theirs = dict(other.named_parameters())
         for name, parameter in self.named_parameters():
-            weights = theirs.pop(name, None)
+            weights = self.taken_over(name, theirs.pop(name, None))
             if weights is None or weights.shape != parameter.shape:
                 shape = None if weights is None else list(weights.shape)
                 what = f"{name} is {shape} there and {list(parameter.shape)} here"
@@ -190,6 +192,12 @@ class Model(nn.Module):
         if theirs:
             what = f"{next(iter(theirs))} has no place in this network"
             raise RequestError("start_from", what, "Train the same network as that run's.")
+
+    def taken_over(self, name: str, weights: torch.Tensor | None) -> torch.Tensor | None:
+        """The weights [*] of another run as this model begins with them, by the parameter's name:
+        as they are, unless a family makes them fit.
+        """
+        return weights
 
 
 def set_parameters(model: nn.Module, values: Any) -> None:

@@ -287,8 +287,6 @@ def test_what_is_stored_unless_asked_for_is_what_asking_for_it_gives(space, code
     [
         ("pixels", "codes", "'pixels': stored=codes is what an .*Name a VQModel: autoencoder="),
         ("pixels", "moments", "'pixels': stored=moments is .*Name an AutoencoderKL or a VQModel"),
-        ("kl", "pixels", "'tiny-kl': stored=pixels .*Use autoencoder=pixels, or leave `stored`"),
-        ("vq", "pixels", "'tiny-vq': stored=pixels .*Use autoencoder=pixels, or leave `stored`"),
         ("kl", "codes", "'tiny-kl': .*an AutoencoderKL has none. Name a VQModel: .*or store mom"),
     ],
 )
@@ -304,6 +302,30 @@ def test_a_place_takes_as_many_bytes_as_are_stored_of_it(space, coded):
         for stored in {one.stored_by_default, *(["codes"] if one is coded else [])}:
             raw = one.encode(images(1), stored)
             assert raw.nbytes == one.bytes_per_place(stored) * raw.shape[-1] * raw.shape[-2]
+        kept = one.encode(images(1), "pixels")
+        places = (16 // one.factor) ** 2
+        assert kept.nbytes == one.bytes_per_place("pixels") * places, "of a final latent"
+
+
+@pytest.mark.parametrize("which", ["kl", "vq"])
+def test_images_behind_an_autoencoder_are_encoded_as_they_are_read(
+    which, space, coded, monkeypatch
+):
+    one = {"kl": space, "vq": coded}[which]
+    kept = torch.from_numpy(one.encode(images(3), "pixels"))
+    assert torch.equal(kept.permute(0, 2, 3, 1), torch.from_numpy(np.stack(images(3))))
+    moments = torch.from_numpy(one.encode(images(3)))
+    noise = torch.randn(3, one.channels, 16 // one.factor, 16 // one.factor)
+    assert torch.equal(one.final(kept), one.final(moments))
+    assert torch.equal(one.final(kept, noise), one.final(moments, noise))
+    monkeypatch.setattr("rdm_core.latents.ENCODED_TOGETHER", 2)
+    torch.testing.assert_close(one.final(kept, noise), one.final(moments, noise))
+
+
+def test_images_that_do_not_fall_into_whole_places_are_not_kept(space):
+    told = "'tiny-kl': makes one place of 2 x 2 pixels, and images are 15 x 15. Import them in a si"
+    with pytest.raises(RequestError, match=told):
+        space.encode(images(1, side=15), "pixels")
 
 
 def spoil(folder, how: str) -> None:

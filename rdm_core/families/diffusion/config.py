@@ -10,6 +10,13 @@ from rdm_core.config import MOST, DrawConfig, require, require_between
 from rdm_core.families.facts import ImageVectorsOnly, ModelConfig, Reads
 from rdm_core.families.vectors import VectorsConfig
 
+TRAIN_CHANNELS = (
+    "Train on from it: rdm train --set start_from=RUN with its model and --set "
+    "model.editing.picture=true, on latents of stored=pixels; for the built-in world: "
+    "--preset edit-shapes."
+)
+"""How a run learns to edit."""
+
 
 @dataclass(frozen=True)
 class DenoiserConfig(VectorsConfig):
@@ -109,6 +116,56 @@ class NoiseConfig(config.Config):
 
 
 @dataclass(frozen=True)
+class EditingConfig(config.Config):
+    """Editing without masks (kNN-Diffusion, arXiv 2204.02849): the network is also given a picture,
+    of which it keeps what fits the context.
+
+    It is trained on the images themselves, with part of each exchanged for a neighbor's.
+    """
+
+    picture: bool = False
+    """Whether the network has input channels for a picture."""
+    identity_share: float = 0.15
+    """Share of samples whose picture is the image itself: nothing is to be changed."""
+    picture_dropout: float = 0.1
+    """Share of samples that are trained without a picture, for guidance."""
+    from_top: int = 0
+    """A neighbor is drawn from the nearest so many; 0: from all that the table holds."""
+    radius_least: float = 0.1
+    """Of the exchanged circle, at least; a share of the image's side."""
+    radius_most: float = 0.35
+    """The same, at most."""
+    soft_edge: float = 0.5
+    """Largest share of the radius over which the circle fades; each sample draws its own, so that
+    no edge tells what was exchanged.
+    """
+    blend_share: float = 0.2
+    """Share of samples whose circle shows a neighbor mixed with another one, or with the image."""
+    align: Literal["none", "shift", "ecc"] = "shift"
+    """How a neighbor is moved into the image's place. shift: by whole pixels, to the largest
+    correlation of brightness. ecc: an affine transform (needs the extra [edit]). none: not at all.
+    """
+    reach: float = 0.125
+    """shift: the largest, a share of the image's side."""
+    least_correlation: float = 0.2
+    """A neighbor that correlates less with the image, once it is in place, is not used: the picture
+    is the image itself.
+    """
+
+    def check(self) -> None:
+        """As in `Config`."""
+        shares = ("identity_share", "picture_dropout", "soft_edge", "blend_share")
+        require_between(self, (*shares, "radius_least", "radius_most"), 0, 1)
+        require_between(self, ("from_top",), 0, 10_000)
+        require_between(self, ("reach",), 0, 0.5)
+        require(self, ("least_correlation",), lambda value: -1 <= value <= 1, "a correlation")
+        if self.radius_least > self.radius_most:
+            raise ValueError(
+                f"radius_least: is {self.radius_least}, above radius_most={self.radius_most}"
+            )
+
+
+@dataclass(frozen=True)
 class Config(ModelConfig):
     """Latents are denoised; the vectors of neighbors are attended to (RDM, arXiv 2204.11824)."""
 
@@ -118,11 +175,22 @@ class Config(ModelConfig):
     """The network."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     """The forward process."""
+    editing: EditingConfig = field(default_factory=EditingConfig)
+    """Whether it can change a given picture, and how it is trained for that."""
 
     @property
     def reads(self) -> Reads:
         """As in `ModelConfig`."""
-        return Reads(query=self.denoiser.query_token, means=self.denoiser.remove_means)
+        query, means = self.denoiser.query_token, self.denoiser.remove_means
+        if not self.editing.picture:
+            return Reads(query=query, means=means)
+        return Reads(stored=("pixels",), query=query, means=means, neighbor_images=True)
+
+    def refuses(self, beside: str) -> tuple[str, str] | None:
+        """As in `ModelConfig`."""
+        if beside != "picture" or self.editing.picture:
+            return None
+        return "was trained without the channels for a picture", TRAIN_CHANNELS
 
     @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
@@ -134,7 +202,10 @@ class Config(ModelConfig):
 class Draw(DrawConfig):
     """How samples are denoised."""
 
-    takes: ClassVar[frozenset[str]] = frozenset({"negative", "weaker", "style", "image", "mask"})
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {"negative", "weaker", "style", "image", "mask", "picture"}
+    )
+    later: ClassVar[frozenset[str]] = frozenset({"neighbor_scale", "picture_scale"})
 
     steps: int = 50
     """Sampler steps."""
@@ -154,12 +225,21 @@ class Draw(DrawConfig):
     """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
     style_from_snr: float = 1.0
     """style_text: signal-to-noise ratio (of powers) at which it takes over."""
+    neighbor_scale: float | None = None
+    """How strongly the neighbors count beside the query, which then has guidance_scale for itself;
+    unless set, both have guidance_scale.
+    """
+    picture_scale: float = 1.0
+    """edit: how strongly the given picture counts; 0: not at all, above 1: more of it is kept."""
 
     def check(self) -> None:
         """As in `Config`."""
         super().check()
         require_between(self, ("steps",), 1, 1000)
         require_between(self, ("eta",), 0, 1)
+        require_between(self, ("picture_scale",), 0, 1000)
+        if self.neighbor_scale is not None:
+            require_between(self, ("neighbor_scale",), 0, 1000)
         require(self, ("style_from_snr",), lambda value: 0 < value <= MOST, "above 0")
         low, high = self.guidance_interval or (0, 1)
         if not 0 <= low < high <= 1:

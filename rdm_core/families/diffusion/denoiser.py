@@ -31,25 +31,49 @@ class Denoiser(VectorTokens):
 
     config: DenoiserConfig
 
-    def __init__(self, network: Any, dimension: int, config: DenoiserConfig) -> None:
-        """A network, and what its configuration asks for beside it."""
+    def __init__(
+        self, network: Any, dimension: int, config: DenoiserConfig, picture: bool = False
+    ) -> None:
+        """A network, with input channels for a picture or without, and what its configuration asks
+        for beside it.
+        """
         super().__init__(dimension, config)
         self.network = network
+        self.picture_channels = network.config.in_channels // 2 + 1 if picture else 0
         if config.detail_channels:
-            self.detail = DetailHead(config.detail_channels, network.config.in_channels)
+            channels = network.config.in_channels - self.picture_channels
+            self.detail = DetailHead(config.detail_channels, channels)
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor, context: Context) -> torch.Tensor:
-        """Prediction float [B, C, h, w] for x [B, C, h, w] at time [B] in 0..1000 and a context of
-        [B, K, D].
+    def forward(
+        self,
+        x: torch.Tensor,
+        time: torch.Tensor,
+        context: Context,
+        picture: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Prediction float [B, C, h, w] for x [B, C, h, w] at time [B] in 0..1000, a context of
+        [B, K, D] and a picture [B, C + 1, h, w], as `channels_of` gives it, or none.
 
         This is epsilon_theta(z_t, t, {phi(y)}) of RDM (arXiv 2204.11824), or another target. A
         sample whose slots are all absent gets the learned null.
         """
         tokens, mask = self.seen(context)
+        given = x
+        if self.picture_channels:
+            if picture is None:
+                picture = x.new_zeros(len(x), self.picture_channels, *x.shape[2:])
+            given = torch.cat([x, picture], dim=1)
         output = self.network(
-            x, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask
+            given, timestep=time, encoder_hidden_states=tokens, encoder_attention_mask=mask
         ).sample
         return self.detail(output, x) if self.config.detail_channels else output
+
+    @property
+    def entry(self) -> nn.Conv2d:
+        """The layer that the latents, and a picture, enter by."""
+        transformer = self.config.network == "transformer"
+        layer: nn.Conv2d = self.network.pos_embed.proj if transformer else self.network.conv_in
+        return layer
 
     def save(self, directory: Path) -> None:
         """Write `network/`, a diffusers folder, and `context.safetensors`, all other weights."""
@@ -63,6 +87,14 @@ class Denoiser(VectorTokens):
             if not name.startswith("network."):
                 own[name] = tensor.detach().contiguous().cpu()
         return own
+
+
+def channels_of(final: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """A picture's final latents float32 [B, C, h, w] as a denoiser is given them: with one more
+    channel that is 1, and all of it 0 where there is none, bool [B]: [B, C + 1, h, w].
+    """
+    ones = torch.ones_like(final[:, :1])
+    return torch.cat([final, ones], dim=1) * there.to(final.device)[:, None, None, None]
 
 
 class DetailHead(nn.Module):
@@ -83,21 +115,27 @@ class DetailHead(nn.Module):
 
 
 def build_denoiser(
-    config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None
-) -> Denoiser:
+    config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None,
+    picture: bool = False,
+) -> Denoiser:  # fmt: skip
     """Make a new denoiser for final latents [B, channels, side, side] and vectors [B, K,
-    dimension].
+    dimension]; with a `picture`, one that is given another latent too, whose weights are zero.
 
     Its weights follow `seed`, or torch's global generator without one.
     """
     if seed is not None:
         torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
-    network = build(config, channels, side, dimension)
-    return Denoiser(network, dimension, config)
+    network = build(config, channels, side, dimension, channels + 1 if picture else 0)
+    denoiser = Denoiser(network, dimension, config, picture)
+    if picture:
+        nn.init.zeros_(denoiser.entry.weight[:, channels:])
+    return denoiser
 
 
-def load_denoiser(directory: Path, config: DenoiserConfig, dimension: int) -> Denoiser:
+def load_denoiser(
+    directory: Path, config: DenoiserConfig, dimension: int, picture: bool = False
+) -> Denoiser:
     """The denoiser in a weights folder, for context vectors of `dimension`.
 
     Raises WeightsError when the folder is not one that `Denoiser.save` wrote.
@@ -116,7 +154,7 @@ def load_denoiser(directory: Path, config: DenoiserConfig, dimension: int) -> De
         )
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
-        denoiser = Denoiser(network, dimension, config)
+        denoiser = Denoiser(network, dimension, config, picture)
         own = load_file(directory / "context.safetensors")
         if wrong := sorted(own.keys() ^ denoiser._own_state().keys()):
             what = "tensors of the context are absent or too many"
@@ -132,8 +170,12 @@ def load_denoiser(directory: Path, config: DenoiserConfig, dimension: int) -> De
     return denoiser.eval()
 
 
-def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
-    """diffusers' PixArt transformer: [B, channels, side, side] -> the same shape."""
+def _transformer(
+    config: DenoiserConfig, channels: int, side: int, dimension: int, beside: int
+) -> Any:
+    """diffusers' PixArt transformer: [B, channels + beside, side, side] -> [B, channels, side,
+    side].
+    """
     with large_import():
         from diffusers import PixArtTransformer2DModel
 
@@ -144,7 +186,7 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
         cross_attention_dim=width,
         caption_channels=dimension,
         num_layers=config.depth,
-        in_channels=channels,
+        in_channels=channels + beside,
         out_channels=config.detail_channels or channels,
         sample_size=side,
         patch_size=config.patch,
@@ -153,15 +195,17 @@ def _transformer(config: DenoiserConfig, channels: int, side: int, dimension: in
     )
 
 
-def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int) -> Any:
-    """diffusers' U-Net, as in 2022: [B, channels, side, side] -> the same shape."""
+def _unet(config: DenoiserConfig, channels: int, side: int, dimension: int, beside: int) -> Any:
+    """diffusers' U-Net, as in 2022: [B, channels + beside, side, side] -> [B, channels, side,
+    side].
+    """
     with large_import():
         from diffusers import UNet2DConditionModel
 
     heads = [max(1, width // config.head_channels) for width in config.channels]
     return UNet2DConditionModel(
         sample_size=side,
-        in_channels=channels,
+        in_channels=channels + beside,
         out_channels=channels,
         layers_per_block=config.depth,
         block_out_channels=config.channels,

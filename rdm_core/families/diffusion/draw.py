@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rdm_core.context import Context, nothing, zeros
+from rdm_core.context import ABSENT, NEIGHBOR, Context, nothing, zeros
 from rdm_core.errors import RequestError
-from rdm_core.families.diffusion.config import Draw
-from rdm_core.families.diffusion.denoiser import Denoiser
+from rdm_core.families.diffusion.config import TRAIN_CHANNELS, Draw
+from rdm_core.families.diffusion.denoiser import Denoiser, channels_of
 from rdm_core.families.diffusion.noise import FlowMatching, Process
 from rdm_core.families.diffusion.samplers import Predict, sampler_of
 from rdm_core.families.family import Beside
@@ -47,6 +47,10 @@ class Guidance:
     """If set, the reference is this network with the same context (autoguidance, arXiv
     2406.02507).
     """
+    neighbors: float | None = None
+    """The scale of the neighbors where they have one of their own; `scale` is the query's then."""
+    picture: float = 1.0
+    """The scale of the picture that is given to be changed."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,29 @@ def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray)
     pixels.
     """
     pixels = side * space.factor
-    square = centre_crop(resize_shorter_side(image, pixels), pixels)
-    final = space.final(torch.from_numpy(space.encode([square])))
-    mask_square = centre_crop(resize_shorter_side(mask, pixels), pixels)
+    final = space.final(torch.from_numpy(space.encode([squared(image, pixels)])))
+    mask_square = squared(mask, pixels)
     is_white = torch.from_numpy(mask_square.max(axis=2) > 127)[None, None].float()
     return Known(final, functional.max_pool2d(is_white, space.factor) == 0)
+
+
+def picture_of(denoiser: Denoiser, space: LatentSpace, image: np.ndarray) -> torch.Tensor:
+    """What a denoiser is given to change of an image uint8 [H, W, 3], cut to its centred square:
+    float32 [1, C + 1, h, w].
+
+    Raises RequestError for a network without input channels for a picture.
+    """
+    if not denoiser.picture_channels:
+        what = "this network has no input channels for a picture"
+        raise RequestError("edit", what, TRAIN_CHANNELS)
+    square = squared(image, denoiser.network.config.sample_size * space.factor)
+    final = space.final(torch.from_numpy(space.encode([square])))
+    return channels_of(final, torch.ones(1))
+
+
+def squared(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The centred square of an image uint8 [H, W, 3], scaled: uint8 [pixels, pixels, 3]."""
+    return centre_crop(resize_shorter_side(image, pixels), pixels)
 
 
 @torch.no_grad()
@@ -109,15 +131,21 @@ def generate(
     known = None
     if beside.image is not None and beside.mask is not None:
         known = known_of(space, side, beside.image, beside.mask)
+    picture = None
+    if beside.picture is not None:
+        picture = picture_of(denoiser, space, beside.picture)
     device = denoiser.null.device
     shape = (space.channels, side, side)
     images = []
     for start in range(0, len(seeds), BATCH):
         part = slice(start, min(start + BATCH, len(seeds)))
         guided = _guidance_for(guidance, part, device)
-        predict = _guided(denoiser, process, context.rows(part).to(device), guided)
+        given = None
+        if picture is not None:
+            given = picture.to(device).expand(part.stop - part.start, -1, -1, -1)
+        predict = _guided(denoiser, process, context.rows(part).to(device), guided, given)
         if beside.style is not None:
-            late = _guided(denoiser, process, beside.style.rows(part).to(device), guided)
+            late = _guided(denoiser, process, beside.style.rows(part).to(device), guided, given)
             predict = _switched(process, predict, late, how.style_from_snr)
         known_part = known.rows(part, device) if known is not None else None
         if known_part is not None:
@@ -151,8 +179,15 @@ def guidance_of(denoiser: Denoiser, how: Draw, beside: Beside, weaker: Denoiser 
     """The guidance that is asked for: away from a negative prompt, the zero vector [1, 1, D] of
     2022, a weaker network, or the learned null.
 
-    Raises RequestError for more than one of them.
+    Raises RequestError for more than one of them, and for scales of what is not given.
     """
+    if how.picture_scale != 1 and beside.picture is None:
+        what = f"is {how.picture_scale:g}, and no picture is given to be changed"
+        raise RequestError("picture_scale", what, "Give one with edit, or leave it out.")
+    if weaker is not None and (how.neighbor_scale is not None or beside.picture is not None):
+        other = "neighbor_scale" if how.neighbor_scale is not None else "edit"
+        what = "guides by one other network, which knows no steps between"
+        raise RequestError(f"weaker_run and {other}", what, "Leave one of them out.")
     references = []
     if beside.negative is not None:
         references.append("negative")
@@ -164,7 +199,9 @@ def guidance_of(denoiser: Denoiser, how: Draw, beside: Beside, weaker: Denoiser 
         where = " and ".join(references)
         raise RequestError(where, "are two things to guide away from", "Keep one of them.")
     away_from = zeros(1, denoiser.dimension) if how.null == "zero" else beside.negative
-    return Guidance(how.guidance_scale, how.guidance_interval or ALWAYS, away_from, weaker)
+    interval = how.guidance_interval or ALWAYS
+    scales = (how.neighbor_scale, how.picture_scale)
+    return Guidance(how.guidance_scale, interval, away_from, weaker, *scales)
 
 
 def usual_interval(process: Process, space: LatentSpace, scale: float) -> tuple[float, float]:
@@ -178,11 +215,16 @@ def usual_interval(process: Process, space: LatentSpace, scale: float) -> tuple[
     return (0.3, 1.0) if grainy else ALWAYS
 
 
-def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Guidance) -> Predict:
+def _guided(
+    denoiser: Denoiser, process: Process, context: Context, guidance: Guidance,
+    picture: torch.Tensor | None = None,
+) -> Predict:  # fmt: skip
     """Predictions with guidance (arXiv 2207.12598, eq. 6): x float32 [B, C, h, w] and a time -> [B,
-    C, h, w].
+    C, h, w]. A picture to be changed is [B, C + 1, h, w].
     """
     count = len(context.vectors)
+    if picture is not None or guidance.neighbors is not None:
+        return _guided_in_steps(denoiser, process, context, guidance, picture)
     reference = guidance.away_from or nothing(count, denoiser.dimension).to(context.device)
     low, high = guidance.interval
 
@@ -203,6 +245,52 @@ def _guided(denoiser: Denoiser, process: Process, context: Context, guidance: Gu
         return process.prediction(answer(x, process.network_time(times), scale), x, times)
 
     return predict
+
+
+def _guided_in_steps(
+    denoiser: Denoiser, process: Process, context: Context, guidance: Guidance,
+    picture: torch.Tensor | None,
+) -> Predict:  # fmt: skip
+    """Predictions as in `_guided`, with a scale for each thing that is given: with e0 for nothing,
+    e1 for the picture, e2 for the query too and e3 for the neighbors too,
+
+        e0 + picture (e1 - e0) + query (e2 - e1) + neighbors (e3 - e2).
+    """
+    count = len(context.vectors)
+    nothing_else = guidance.away_from or nothing(count, denoiser.dimension).to(context.device)
+    steps = (
+        (nothing_else, None),
+        (nothing_else, picture),
+        (queries_of(context), picture),
+        (context, picture),
+    )
+    scale = guidance.scale
+    neighbors = scale if guidance.neighbors is None else guidance.neighbors
+    low, high = guidance.interval
+
+    def predict(x: torch.Tensor, t: float) -> torch.Tensor:
+        guides = low <= t <= high
+        # Without a picture e0 and e1 are one.
+        of_picture = guidance.picture if guides and picture is not None else 1.0
+        of_query, of_neighbors = (scale, neighbors) if guides else (1.0, 1.0)
+        shares = (
+            1 - of_picture, of_picture - of_query, of_query - of_neighbors, of_neighbors,
+        )  # fmt: skip
+        times = torch.full((count,), t, device=context.device)
+        time = process.network_time(times)
+        answer = torch.zeros_like(x)
+        for share, (known, shown) in zip(shares, steps, strict=True):
+            if share:  # equal scales skip an evaluation
+                answer = answer + share * denoiser(x, time, known, shown)
+        return process.prediction(answer, x, times)
+
+    return predict
+
+
+def queries_of(context: Context) -> Context:
+    """Contexts [B, K, D] with the queries alone: neighbors are absent."""
+    is_neighbor = context.slots == NEIGHBOR
+    return replace(context, slots=torch.where(is_neighbor, ABSENT, context.slots))
 
 
 def _switched(process: Process, early: Predict, late: Predict, from_snr: float) -> Predict:

@@ -12,11 +12,18 @@ import torch
 
 from rdm_core.config import DrawConfig, ExecutionConfig
 from rdm_core.context import Context, nothing
-from rdm_core.data import TrainingData
+from rdm_core.data import NO_ROW, TrainingData
 from rdm_core.errors import RequestError
 from rdm_core.families.diffusion import draw
-from rdm_core.families.diffusion.config import Config, Draw
-from rdm_core.families.diffusion.denoiser import NETWORKS, Denoiser, build_denoiser, load_denoiser
+from rdm_core.families.diffusion.config import Config, Draw, EditingConfig
+from rdm_core.families.diffusion.denoiser import (
+    NETWORKS,
+    Denoiser,
+    build_denoiser,
+    channels_of,
+    load_denoiser,
+)
+from rdm_core.families.diffusion.exchange import Exchange, draw_exchange, picked, pictures
 from rdm_core.families.diffusion.noise import Process, process_of
 from rdm_core.families.facts import Reads, RunFacts, Shape
 from rdm_core.families.family import Beside, Inputs, Model
@@ -34,6 +41,8 @@ class DiffusionInputs(Inputs):
     """The noise ~ N(0, I) that corrupts them, float32 [B, C, h, w]."""
     times: torch.Tensor
     """float32 [B] in 0..1, 1 = most noise."""
+    picture: torch.Tensor | None = None
+    """Of a network that edits: what it is given to change, float32 [B, C + 1, h, w]."""
 
 
 class Diffusion(Model):
@@ -42,14 +51,20 @@ class Diffusion(Model):
     family = "diffusion"
 
     def __init__(
-        self, denoiser: Denoiser, process: Process, shape: Shape, space: LatentSpace | None
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        shape: Shape,
+        space: LatentSpace | None,
+        editing: EditingConfig = EditingConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.process = process
         self.shape = shape
         self.space = space
-        self.reads = Reads(query=denoiser.config.query_token)
+        self.editing = editing
+        self.reads = Reads(query=denoiser.config.query_token, neighbor_images=editing.picture)
 
     def inputs(
         self,
@@ -65,11 +80,33 @@ class Diffusion(Model):
         # The order of the draws is part of what a seed means.
         times = self.process.draw_times(len(rows), generator)[mine]
         raw = data.raw(rows[mine])
-        shape = (len(rows), self.shape.channels, *raw.shape[2:])
+        if data.factor > 1:  # they are images, encoded where the network computes
+            self.works_in.to(self.device)
+        shape = (len(rows), self.shape.channels, *(s // data.factor for s in raw.shape[2:]))
         noise = torch.randn(shape, generator=generator)[mine]
         posterior_noise = torch.randn(shape, generator=generator)[mine]
         clean = self.works_in.final(raw, posterior_noise)
-        return DiffusionInputs(context, clean, noise, times)
+        picture = None
+        if self.editing.picture:
+            exchange = draw_exchange(len(rows), self.editing, generator).rows(mine)
+            picture = self._picture(data, rows[mine], raw, exchange)
+        return DiffusionInputs(context, clean, noise, times, picture)
+
+    def _picture(
+        self, data: TrainingData, rows: np.ndarray, raw: torch.Tensor, exchange: Exchange
+    ) -> torch.Tensor:
+        """What the network is given to change of samples int64 [b], whose images are `raw` uint8
+        [b, 3, H, W]: float32 [b, C + 1, h, w].
+        """
+        if data.neighbor_images is None or raw.dtype != torch.uint8:
+            what = "the images and their neighbors' images are needed, not moments alone"
+            raise RequestError("editing", what, "Encode both with stored=pixels.")
+        near = picked(
+            data.neighbor_rows[rows], exchange.ranks.numpy(), self.editing.from_top, NO_ROW
+        )
+        neighbors, has = data.neighbor_images.of(near), torch.from_numpy(near != NO_ROW)
+        changed = pictures(raw, neighbors, has, exchange, self.editing)
+        return channels_of(self.works_in.final(changed), ~exchange.without)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """The weighted squared error of each sample, float32 [B].
@@ -80,7 +117,7 @@ class Diffusion(Model):
         assert isinstance(inputs, DiffusionInputs), "what `inputs` gave"
         noisy, target = self.process.corrupt(inputs.clean, inputs.noise, inputs.times)
         network_time = self.process.network_time(inputs.times)
-        output = self.denoiser(noisy, network_time, inputs.context).float()
+        output = self.denoiser(noisy, network_time, inputs.context, inputs.picture).float()
         prediction = self.process.prediction(output, noisy, inputs.times)
         squares = (prediction - target).square().mean(dim=(1, 2, 3))
         return self.process.loss_weights(inputs.times) * squares
@@ -94,7 +131,9 @@ class Diffusion(Model):
         vectors = torch.randn(*ones.shape, self.shape.dimension, device=device)
         times = torch.rand(count, device=device)
         context = Context(vectors, ones, ones, ones.to(torch.int8))
-        return DiffusionInputs(context, clean, noise, times)
+        there = torch.ones(count, device=device)
+        picture = channels_of(clean, there) if self.editing.picture else None
+        return DiffusionInputs(context, clean, noise, times, picture)
 
     def null(self, count: int) -> Context:
         """Contexts [count, 1, D] without any vector: the denoiser uses its learned null."""
@@ -144,6 +183,17 @@ class Diffusion(Model):
         if execution.compile:
             network.compile()
 
+    def taken_over(self, name: str, weights: torch.Tensor | None) -> torch.Tensor | None:
+        """As in `Model`: where the other network has no input channels for a picture, those are
+        zero here, and change nothing at first.
+        """
+        entry = self.denoiser.entry.weight
+        if weights is None or self.get_parameter(name) is not entry or not self.editing.picture:
+            return weights
+        if weights.shape[1] != self.shape.channels:
+            return weights
+        return torch.cat([weights, torch.zeros_like(entry[:, self.shape.channels :])], dim=1)
+
     def set_means(self, means: np.ndarray) -> None:
         """Take means float32 [2, D], as in `Model`."""
         if self.denoiser.config.remove_means:
@@ -168,8 +218,9 @@ def build(
     config: Config, shape: Shape, space: LatentSpace | None = None, seed: int | None = None
 ) -> Diffusion:
     """Make a new model; its weights follow `seed`, or torch's generator without one."""
-    denoiser = build_denoiser(config.denoiser, shape.channels, shape.side, shape.dimension, seed)
-    return Diffusion(denoiser, process_of(config.noise), shape, space)
+    layout = (config.denoiser, shape.channels, shape.side, shape.dimension)
+    denoiser = build_denoiser(*layout, seed, config.editing.picture)
+    return Diffusion(denoiser, process_of(config.noise), shape, space, config.editing)
 
 
 def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -> Diffusion:
@@ -178,5 +229,6 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
     Raises WeightsError when the folder is not one that `save` wrote.
     """
     shape = facts.shape
-    denoiser = load_denoiser(directory, config.denoiser, shape.dimension)
-    return Diffusion(denoiser, process_of(config.noise), shape, space).eval()
+    picture = config.editing.picture
+    denoiser = load_denoiser(directory, config.denoiser, shape.dimension, picture)
+    return Diffusion(denoiser, process_of(config.noise), shape, space, config.editing).eval()

@@ -104,8 +104,6 @@ def test_codes_and_moments_of_one_autoencoder_share_nothing(root, folders):
         ("pixels", "codes", "'pixels': stored=codes .*pixel space has none. Name a VQModel"),
         ("pixels", "moments", "'pixels': stored=moments .*Name an AutoencoderKL or a VQModel"),
         ("kl", "codes", "'kl': stored=codes .*an AutoencoderKL has none. Name a VQModel"),
-        ("kl", "pixels", "'kl': stored=pixels .*Use autoencoder=pixels"),
-        ("vq", "pixels", "'vq': stored=pixels .*Use autoencoder=pixels"),
     ],
 )
 def test_what_the_autoencoder_does_not_have_is_refused_and_leaves_nothing(

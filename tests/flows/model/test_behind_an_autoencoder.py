@@ -12,12 +12,15 @@ from flows.data.autoencoder import load_space, pinned, space_of
 from flows.data.encode_latents import encode_latents, latents_plan
 from flows.look.show import checked_artifacts
 from flows.model.opening import facts_of
+from flows.model.preflight import shape_of
 from flows.model.sample import sample_rdm
 from flows.model.train_autoencoder import train_autoencoder
 from flows.model.train_rdm import train_rdm
 from storage.artifact import open_artifact
 from storage.collect import collect
 from storage.errors import ArtifactMissing
+from storage.latents import factor_of, side_of
+from storage.runs import METRICS_FILE, read_metrics
 
 NAME = "autoencoders/e"
 
@@ -102,3 +105,22 @@ def test_one_that_is_not_there_is_refused_by_its_name(root, autoencoder):
     asked = EncodeLatents(root=root, name="x", shards="shapes", autoencoder=autoencoder)
     with pytest.raises(ArtifactMissing, match="autoencoders"):
         encode_latents(asked)
+
+
+def test_images_kept_behind_it_train_as_its_moments_do_and_know_the_latents_side(
+    root, small_training, in_one_process
+):
+    kept = EncodeLatents(root=root, name="kept", shards="shapes", autoencoder=NAME, stored="pixels")
+    latents, moments = encode_latents(kept), open_artifact(root, "latents", "behind")
+    assert latents.parameters["space"] == moments.parameters["space"]
+    assert (factor_of(latents), factor_of(moments)) == (2, 1)
+    assert side_of(latents) == side_of(moments) == 16
+    losses = {}
+    for name in ("kept", "behind"):
+        config = TrainRDM(**small_training(root, f"on-{name}", steps=2) | {"latents": name})
+        shape = shape_of(config)
+        assert (shape.channels, shape.side) == (4, 16), "what the preflight reckons with"
+        run = in_one_process(train_rdm, config)
+        assert facts_of(run).latent_side == 16
+        losses[name] = read_metrics(run.file(METRICS_FILE))[-1]["loss"]
+    assert losses["kept"] == pytest.approx(losses["behind"], abs=1e-3)
