@@ -152,4 +152,4 @@ def chosen(log_shares: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     # The inverse of the distribution function: the first class whose sum is above the number.
     sums = log_shares.double().exp().cumsum(dim=2)
     sums = sums / sums[..., -1:]
-    return torch.searchsorted(sums, uniform[..., None], right=True)[..., 0]
+    return torch.searchsorted(sums, uniform[..., None].contiguous(), right=True)[..., 0]

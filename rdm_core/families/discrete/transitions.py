@@ -33,6 +33,7 @@ class Transitions(nn.Module):
     def __init__(self, codes: int, config: TransitionsConfig) -> None:
         super().__init__()
         self.codes = codes
+        self.config = config
         self.times = config.times
         for name, start in (("kept", 1.0), ("masked", 0.0)):
             shares = torch.linspace(*getattr(config, name), config.times, dtype=torch.float64)
@@ -123,7 +124,7 @@ class Transitions(nn.Module):
         """KL(q(x_T | x_0) || p(x_T)) in nats of one code: what the drawing's start does not know of
         an image. p(x_T) is a mask with C_T, or any code.
         """
-        kept, any_code = self.kept[-1].item(), (1 - self.masked[-1]).item()
+        kept, any_code = self.config.kept[1], 1 - self.config.masked[1]
         other = (any_code - kept) / self.codes
         gap = math.log(self.codes / any_code)
         of_others = (self.codes - 1) * other * (math.log(other) + gap)
