@@ -63,6 +63,17 @@ class Transitions(nn.Module):
         noisy = torch.where(uniform < masked + kept, codes, others)
         return noisy.masked_fill(uniform < masked, self.codes)
 
+    def with_likelihood(
+        self, logits: torch.Tensor, noisy: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits float32 [B, N, K] of x_0 from those that do not know x_t int64 [B, N] at its own
+        position: log q(x_t | x_0) is added, but for a constant. A mask says nothing of x_0.
+
+        Codes are noised one by one, so p(x_0 | all x_t) is q(x_t | x_0) p(x_0 | all other x_t).
+        """
+        way = self._way(noisy, times, times)
+        return logits.scatter_add(2, way.seen, -way.same_less)
+
     def log_posterior(
         self,
         log_image: torch.Tensor,

@@ -43,7 +43,7 @@ def contexts(count, seed=1, k=K):
 
 
 def drawn(network, context, seeds, how, beside=Beside(), process=PROCESS, **more):  # noqa: B008
-    return generate(network, process, N, context, seeds, how, beside, **more)
+    return generate(network, process, False, context, seeds, how, beside, **more)
 
 
 def test_classes_come_as_often_as_their_probabilities_say():
