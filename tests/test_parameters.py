@@ -304,7 +304,7 @@ def test_numbers_and_choices_are_read_as_before():
         (
             TrainRDM,
             "model.family=gan",
-            "model.family: choose one of diffusion, autoregressive",
+            "model.family: choose one of diffusion, autoregressive, discrete",
         ),
         (
             TrainRDM,

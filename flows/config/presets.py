@@ -76,6 +76,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         **_SHAPES,
     },
+    "knn-discrete-shapes": {  # 256 codes an image, of the built-in VQModel; 1.62 M parameters
+        "model": {
+            "family": "discrete", "codes": 1024,
+            "transformer": {"width": 128, "depth": 4, "head_channels": 32, "query_token": True,
+                            "remove_means": True},
+        },
+        **_SHAPES,
+        "context": {**_QUERY_AND_TEN, "embedding_noise": 0.6},
+    },
     "rarm-2022": {  # 230.87 M parameters on 16x16 codes out of 16,384
         "model": {
             "family": "autoregressive", "codes": 16_384,
@@ -131,6 +140,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "context": _QUERY_AND_TEN,
         "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
+    },
+    # 32x32 codes of 256 px images, with the transformer of VQ-Diffusion
+    "knn-discrete-256": {
+        "model": {
+            "family": "discrete", "codes": 8192,
+            "transformer": {"width": 1024, "depth": 19, "head_channels": 64, "query_token": True},
+        },
+        "context": _QUERY_AND_TEN,
+        "training": {"batch": 64, "learning_rate": 1e-4, "warmup_steps": 1000,
+                     "weight_decay": 0.045, "precision": "bf16"},
     },
     "knn-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
         "model": _diffusion(

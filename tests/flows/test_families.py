@@ -265,7 +265,7 @@ def test_a_family_more_is_evaluated(trained: Tree) -> None:
 WORDS_OF_ONE_FAMILY = re.compile(
     r"(?i)denois|diffusion|(?<![a-z_])(noise|noisy|sampler|sigmas?|betas?|unet|u-net)(?![a-z_])"
     r"|ddim|dpm\+\+|unipc|remove_means|query_token|signal-to-noise"
-    r"|autoregressive|rarm(?!-2022)|top_k|top_p|(?<![a-z_])temperature(?![a-z_])"
+    r"|autoregressive|rarm(?!-2022)|discrete|vq-diffusion|top_k|top_p|(?<![a-z_])temperature(?![a-z_])"
 )
 NAMING_FAMILIES = {"flows/config/presets.py", "flows/judge/demo.py"}
 """A preset is a row of a family's settings, and the demo trains one of them."""

@@ -93,6 +93,10 @@ class Config(ModelConfig):
     """The network."""
     transitions: TransitionsConfig = field(default_factory=TransitionsConfig)
     """The forward process."""
+    likelihood: bool = True
+    """What a code that is still there says of itself is added to the logits, as Bayes' rule has it;
+    False, as in VQ-Diffusion: the network learns that codes mostly stay.
+    """
     auxiliary_weight: float = 5e-4
     """How much the cross-entropy of the image's codes is added to the bound at each step."""
     adaptive_auxiliary: bool = True

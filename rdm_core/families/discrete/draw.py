@@ -28,21 +28,22 @@ PROBABILITIES_AT_ONCE = 2**25
 def generate(
     network: CodesTransformer,
     transitions: Transitions,
-    positions: int,
+    likelihood: bool,
     context: Context,
     seeds: Sequence[int],
     how: Draw,
     beside: Beside = Beside(),  # noqa: B008 - frozen
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draw N = `positions` codes for each of B seeds: uint16 [B, N].
+    """Draw the codes of an image for each of B seeds: uint16 [B, N].
 
-    `context` holds B sets [B, K, D]. Raises RequestError for more steps than there are times.
+    `likelihood` is the configuration's; `context` holds B sets [B, K, D].
+    Raises RequestError for more steps than there are times.
     """
     if how.steps > transitions.times:
         what = f"are {how.steps}, and the run was trained with {transitions.times} times"
         raise RequestError("draw.steps", what, f"Use at most {transitions.times}.")
-    device = network.null.device
+    device, positions = network.null.device, network.positions
     batch = min(BATCH, max(1, PROBABILITIES_AT_ONCE // (positions * transitions.codes)))
     drawn = []
     for start in range(0, len(seeds), batch):
@@ -50,7 +51,8 @@ def generate(
         sets = context.rows(part).to(device)
         away_from = reference_of(network.dimension, beside.negative, part).to(device)
         uniform = uniforms(seeds[part], how.steps + 1, positions)
-        drawn.append(_codes(network, transitions, sets, away_from, uniform, how).cpu())
+        both = (sets, away_from)
+        drawn.append(_codes(network, transitions, likelihood, both, uniform, how).cpu())
         progress(part.stop)
     return torch.cat(drawn).numpy().astype(np.uint16)
 
@@ -86,25 +88,30 @@ def times_of(steps: int, times: int) -> list[int]:
 def _codes(
     network: CodesTransformer,
     transitions: Transitions,
-    context: Context,
-    away_from: Context,
+    likelihood: bool,
+    both: tuple[Context, Context],
     uniform: torch.Tensor,
     how: Draw,
 ) -> torch.Tensor:
-    """Codes int64 [B, N] for some images, each from its numbers `uniform` float64 [B, S + 1, N]."""
+    """Codes int64 [B, N] for some images, each from its numbers `uniform` float64 [B, S + 1, N], in
+    `both` the sets that it is drawn from and those that it is guided away from.
+    """
     device = network.null.device
     scale = how.guidance_scale
     sets = []
     if scale != 0:
-        sets.append(context)
+        sets.append(both[0])
     if scale != 1:
-        sets.append(away_from)
+        sets.append(both[1])
     tokens, mask = side_by_side([network.seen(each) for each in sets])
     x = _start(transitions, uniform[:, 0].to(device))
     passed = times_of(how.steps, transitions.times)
     for step, (later, earlier) in enumerate(zip(passed, passed[1:], strict=False), start=1):
         t, s = (torch.full((len(x),), time, device=device) for time in (later, earlier))
-        logits = network(x.repeat(len(sets), 1), t.repeat(len(sets)), tokens, mask).float()
+        seen, times = x.repeat(len(sets), 1), t.repeat(len(sets))
+        logits = network(seen, times, tokens, mask).float()
+        if likelihood:
+            logits = transitions.with_likelihood(logits, seen, times)
         log_image = guessed(logits, how, guided=len(sets) == 2)
         log_shares = transitions.log_posterior(log_image, x, s, t)
         x = chosen(log_shares, uniform[:, step].to(device))
@@ -152,4 +159,4 @@ def chosen(log_shares: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     # The inverse of the distribution function: the first class whose sum is above the number.
     sums = log_shares.double().exp().cumsum(dim=2)
     sums = sums / sums[..., -1:]
-    return torch.searchsorted(sums, uniform[..., None], right=True)[..., 0]
+    return torch.searchsorted(sums, uniform[..., None].contiguous(), right=True)[..., 0]

@@ -137,7 +137,10 @@ class Discrete(Model):
         codes, times = inputs.codes, inputs.times
         noisy = self.transitions.corrupted(codes, times, inputs.uniform, inputs.others)
         tokens, mask = self.transformer.seen(inputs.context)
-        log_image = self.transformer(noisy, times, tokens, mask).float().log_softmax(dim=2)
+        logits = self.transformer(noisy, times, tokens, mask).float()
+        if self.config.likelihood:
+            logits = self.transitions.with_likelihood(logits, noisy, times)
+        log_image = logits.log_softmax(dim=2)
         divergence = self.transitions.divergence(log_image, codes, noisy, times - 1, times)
         return log_image, divergence.mean(dim=1)
 
@@ -169,8 +172,8 @@ class Discrete(Model):
 
         assert isinstance(how, Draw), "this family's settings"
         codes = generate(
-            self.transformer, self.transitions, self.shape.side**2, context, seeds, how, beside,
-            progress,
+            self.transformer, self.transitions, self.config.likelihood, context, seeds, how,
+            beside, progress,
         )  # fmt: skip
         places = codes.reshape(-1, self.shape.side, self.shape.side)
         images = []

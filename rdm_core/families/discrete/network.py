@@ -48,6 +48,7 @@ class CodesTransformer(VectorTokens):
         super().__init__(dimension, config)
         width = config.width
         self.codes = codes
+        self.positions = side**2
         self.embedding = ImagePositionalEmbeddings(codes + 1, side, side, width)
         for embedding in self.embedding.children():
             nn.init.normal_(embedding.weight, std=0.02)

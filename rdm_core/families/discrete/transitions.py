@@ -33,6 +33,7 @@ class Transitions(nn.Module):
     def __init__(self, codes: int, config: TransitionsConfig) -> None:
         super().__init__()
         self.codes = codes
+        self.config = config
         self.times = config.times
         for name, start in (("kept", 1.0), ("masked", 0.0)):
             shares = torch.linspace(*getattr(config, name), config.times, dtype=torch.float64)
@@ -61,6 +62,17 @@ class Transitions(nn.Module):
         kept, masked = self.kept[times][:, None], self.masked[times][:, None]
         noisy = torch.where(uniform < masked + kept, codes, others)
         return noisy.masked_fill(uniform < masked, self.codes)
+
+    def with_likelihood(
+        self, logits: torch.Tensor, noisy: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits float32 [B, N, K] of x_0 from those that do not know x_t int64 [B, N] at its own
+        position: log q(x_t | x_0) is added, but for a constant. A mask says nothing of x_0.
+
+        Codes are noised one by one, so p(x_0 | all x_t) is q(x_t | x_0) p(x_0 | all other x_t).
+        """
+        way = self._way(noisy, times, times)
+        return logits.scatter_add(2, way.seen, -way.same_less)
 
     def log_posterior(
         self,
@@ -123,7 +135,7 @@ class Transitions(nn.Module):
         """KL(q(x_T | x_0) || p(x_T)) in nats of one code: what the drawing's start does not know of
         an image. p(x_T) is a mask with C_T, or any code.
         """
-        kept, any_code = self.kept[-1].item(), (1 - self.masked[-1]).item()
+        kept, any_code = self.config.kept[1], 1 - self.config.masked[1]
         other = (any_code - kept) / self.codes
         gap = math.log(self.codes / any_code)
         of_others = (self.codes - 1) * other * (math.log(other) + gap)

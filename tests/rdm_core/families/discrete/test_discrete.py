@@ -76,7 +76,7 @@ def test_the_loss_is_the_bound_at_one_time_and_a_cross_entropy_while_training(da
     noisy = process.corrupted(inputs.codes, times, inputs.uniform, inputs.others)
     with torch.no_grad():
         guess = model.transformer(noisy, times, *model.transformer.seen(inputs.context))
-    guess = guess.log_softmax(dim=2)
+    guess = process.with_likelihood(guess, noisy, times).log_softmax(dim=2)
     entropy = -guess.gather(2, inputs.codes[..., None]).mean(dim=(1, 2))
     divergence = process.divergence(guess, inputs.codes, noisy, times - 1, times).mean(dim=1)
     wanted = TIMES * divergence + process.last_divergence()
@@ -85,6 +85,15 @@ def test_the_loss_is_the_bound_at_one_time_and_a_cross_entropy_while_training(da
     assert torch.allclose(losses, wanted + more, atol=1e-5)
     plain = made(replace(SMALL, adaptive_auxiliary=False, auxiliary_weight=0.1)).train()
     assert torch.allclose(plain(inputs), wanted + 0.1 * TIMES * entropy, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_that_knows_how_codes_are_noised_need_not_learn_to_copy(data):
+    bounds = {}
+    for likelihood in (True, False):
+        model = made(replace(SMALL, likelihood=likelihood)).eval()
+        bounds[likelihood] = held_out_losses(model, data, 2, draws=50).mean()
+    assert bounds[True] < 1.1 * math.log(CODES) < 1.3 * math.log(CODES) < bounds[False]
 
 
 @torch.no_grad()
@@ -115,12 +124,13 @@ def test_pieces_and_checkpointing_give_the_same_model(data):
     whole = train(made(), data, hooks=Recorder().hooks, **asked())
     execution = ExecutionConfig(accumulate=5, gradient_checkpointing=True)
     pieces = train(made(), data, hooks=Recorder().hooks, **asked() | {"execution": execution})
+    # A gradient of almost nothing is mostly rounding, and Adam makes every gradient as large.
     for name, tensor in weights(whole).items():
-        assert torch.allclose(weights(pieces)[name], tensor, atol=1e-5), name
+        assert torch.allclose(weights(pieces)[name], tensor, atol=2e-4), name
 
 
 def test_it_learns_what_neighbors_say(data):
-    how = asked(steps=300, batch=8, learning_rate=1e-2, checkpoint_steps=300)
+    how = asked(steps=150, batch=8, learning_rate=1e-2, checkpoint_steps=150)
     model = train(made(), data, hooks=Recorder().hooks, **how)
     right, null = (held_out_losses(model, data, 2, null=null).mean() for null in (False, True))
     assert right < 0.5 * math.log(CODES) and right < null

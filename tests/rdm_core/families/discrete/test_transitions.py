@@ -149,6 +149,14 @@ def test_nothing_diverges_from_a_sure_and_right_guess(process):
         assert found.abs().max() <= 1e-5
 
 
+def test_what_a_code_says_of_the_image_is_added_by_bayes_rule(process):
+    for later in (1, 3):
+        _, noisy, prior = some(process, later)
+        found = process.with_likelihood(prior, noisy, at(later)).softmax(dim=2)[:, 0].double()
+        joint = whole(process, later)[noisy[:, 0], :K] * prior[:, 0].double().exp()
+        assert torch.allclose(found, joint / joint.sum(dim=1, keepdim=True), atol=1e-6)
+
+
 def test_a_large_codebook_and_extreme_guesses_stay_finite_and_have_gradients():
     process, generator = Transitions(8192, TransitionsConfig()), torch.Generator().manual_seed(1)
     codes = torch.randint(8192, (100, 3), generator=generator)
