@@ -253,6 +253,17 @@ def test_an_edit_depends_on_its_picture_and_its_own_seed_alone():
     np.testing.assert_array_equal(draw(editing, 5, neighbor_scale=2.0), together)
 
 
+def test_each_image_may_have_a_picture_of_its_own():
+    editing, how = moved(), Draw(steps=3)
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    together = editing.draw(with_query(3), range(3), how, Beside(picture=pictures))
+    for i in range(3):
+        rows = slice(i, i + 1)
+        given = Beside(picture=pictures[i])
+        alone = editing.draw(with_query(3).rows(rows), [i], how, given)
+        np.testing.assert_array_equal(alone[0], together[i])
+
+
 def test_what_cannot_be_edited_is_refused():
     with pytest.raises(RequestError, match=r"edit: .*no input channels.*editing.picture=true"):
         draw(model(), 1)
