@@ -41,7 +41,13 @@ class EditStudy(BuiltInWorld):
     sampler_steps: int = Field(25, ge=1, le=1000)
     """Sampler steps of each image."""
     strength: float = Field(2.0, ge=0, le=1000)
-    """Guidance scale of query and neighbors together."""
+    """Guidance scale of an edit."""
+    neighbor_scale: float | None = Field(None, ge=0, le=1000)
+    """Of the neighbors, if another one."""
+    k: int = Field(4, ge=1, le=10_000)
+    """Neighbors of each text."""
+    ablation: bool = False
+    """Also train and measure a network whose neighbors were not moved into place."""
 
 
 def prepare_worlds(config: EditStudy) -> None:
@@ -98,5 +104,5 @@ def training_of(
 def train_seed(config: EditStudy, seed: int) -> None:
     """Every network of a seed, one after the other."""
     train_rdm.ensured(drawing_of(config, seed))
-    for align in ("shift", "none"):
+    for align in ("shift", "none") if config.ablation else ("shift",):
         train_rdm.ensured(editing_of(config, seed, align))

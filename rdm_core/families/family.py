@@ -69,7 +69,7 @@ class Beside:
     mask: np.ndarray | None = None
     """uint8 [H, W, 3], white where something new is drawn."""
     picture: np.ndarray | None = None
-    """uint8 [H, W, 3]: kept where it fits the context."""
+    """uint8 [H, W, 3], or one for each seed [B, H, W, 3]: kept where it fits the context."""
 
 
 class Model(nn.Module):

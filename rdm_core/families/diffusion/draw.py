@@ -87,17 +87,20 @@ def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray)
 
 
 def picture_of(denoiser: Denoiser, space: LatentSpace, image: np.ndarray) -> torch.Tensor:
-    """What a denoiser is given to change of an image uint8 [H, W, 3], cut to its centred square:
-    float32 [1, C + 1, h, w].
+    """What a denoiser is given to change of an image uint8 [H, W, 3] or several [B, H, W, 3], cut
+    to their centred squares: float32 [1 or B, C + 1, h, w].
 
     Raises RequestError for a network without input channels for a picture.
     """
     if not denoiser.picture_channels:
         what = "this network has no input channels for a picture"
         raise RequestError("edit", what, TRAIN_CHANNELS)
-    square = squared(image, denoiser.network.config.sample_size * space.factor)
-    final = space.final(torch.from_numpy(space.encode([square])))
-    return channels_of(final, torch.ones(1))
+    side = denoiser.network.config.sample_size * space.factor
+    squares = [squared(one, side) for one in image.reshape(-1, *image.shape[-3:])]
+    final = []
+    for square in squares:  # each alone, so that none depends on the others
+        final.append(space.final(torch.from_numpy(space.encode([square]))))
+    return channels_of(torch.cat(final), torch.ones(len(final)))
 
 
 def squared(image: np.ndarray, pixels: int) -> np.ndarray:
@@ -142,7 +145,8 @@ def generate(
         guided = _guidance_for(guidance, part, device)
         given = None
         if picture is not None:
-            given = picture.to(device).expand(part.stop - part.start, -1, -1, -1)
+            own = picture if len(picture) == 1 else picture[part]
+            given = own.to(device).expand(part.stop - part.start, -1, -1, -1)
         predict = _guided(denoiser, process, context.rows(part).to(device), guided, given)
         if beside.style is not None:
             late = _guided(denoiser, process, beside.style.rows(part).to(device), guided, given)

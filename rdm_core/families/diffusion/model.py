@@ -13,7 +13,7 @@ import torch
 from rdm_core.config import DrawConfig, ExecutionConfig
 from rdm_core.context import Context, nothing
 from rdm_core.data import NO_ROW, TrainingData
-from rdm_core.errors import RequestError
+from rdm_core.errors import RequestError, WeightsError
 from rdm_core.families.diffusion import draw
 from rdm_core.families.diffusion.config import Config, Draw, EditingConfig
 from rdm_core.families.diffusion.denoiser import (
@@ -231,4 +231,8 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
     shape = facts.shape
     picture = config.editing.picture
     denoiser = load_denoiser(directory, config.denoiser, shape.dimension, picture)
+    found, wanted = denoiser.network.config.in_channels, shape.channels * (1 + picture) + picture
+    if found != wanted:
+        what = f"its network has {found} input channels, and its facts say {wanted}"
+        raise WeightsError(directory, what, "Train it again, or restore its weights folder.")
     return Diffusion(denoiser, process_of(config.noise), shape, space, config.editing).eval()

@@ -120,6 +120,7 @@ def test_a_parameter_that_the_family_has_no_use_for_is_refused_by_name(
         "weaker_run": {"weaker_run": "small"},
         "style_text": {"style_text": "a sketch"},
         "inpaint": {"inpaint": picture, "mask": picture},
+        "edit": {"edit": picture},
     }
     told = refusal(ask(made_up, **given["inpaint" if parameter == "mask" else parameter]))
     where = "inpaint" if parameter == "mask" else parameter
@@ -133,7 +134,7 @@ def test_whatever_a_model_may_be_given_has_a_parameter():
 
 def test_what_is_not_asked_for_is_in_the_plan_as_it_will_be(ask, small_world, made_up):
     plan = sample_plan(ask(draw={"steps": 7}))
-    assert plan.parameters["draw"] == asdict(drawn_how(facts_of(small_world.run), {"steps": 7}))
+    assert plan.parameters["draw"] == drawn_how(facts_of(small_world.run), {"steps": 7}).planned()
     assert plan.parameters["draw"]["steps"] == 7 and "eta" in plan.parameters["draw"]
     assert sample_plan(ask(draw={"steps": 7, "guidance_scale": 2.0})).id == plan.id
     assert sample_plan(ask(draw={"steps": 8})).id != plan.id
