@@ -24,7 +24,7 @@ from flows.model.train_rdm import train_rdm
 class FamilyStudy(BuiltInWorld):
     """Tests of the model families on the built-in world, over several training seeds."""
 
-    tests: tuple[str, ...] = ("T7", "T8")
+    tests: tuple[str, ...] = ("T7", "T8", "T9")
     """Which tests."""
     steps: Count = 700
     """Training steps of each network."""
@@ -122,6 +122,12 @@ TRAINED = {
             Variant("centred", ALONE | NOISE, {"remove_means": True}),
             Variant("neighbors-centred", NOISE, {"remove_means": True}),
         ),
+    ),
+    "T9": Trained(
+        "knn-discrete-shapes",
+        "transformer",
+        CODES,
+        (Variant(NEIGHBORS), Variant(WITHOUT, ALONE)),
     ),
 }
 """Test -> what is trained for each seed. RDM is no test of its own, which `make study` has: it is
