@@ -50,8 +50,8 @@ class CodesTransformer(VectorTokens):
         self.codes = codes
         self.positions = side**2
         self.embedding = ImagePositionalEmbeddings(codes + 1, side, side, width)
-        for embedding in self.embedding.children():
-            nn.init.normal_(embedding.weight, std=0.02)
+        for weight in self.embedding.parameters():
+            nn.init.normal_(weight, std=0.02)
         self.blocks = nn.ModuleList()
         for _ in range(config.depth):
             block = BasicTransformerBlock(

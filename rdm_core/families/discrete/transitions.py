@@ -35,8 +35,9 @@ class Transitions(nn.Module):
         self.codes = codes
         self.config = config
         self.times = config.times
-        for name, start in (("kept", 1.0), ("masked", 0.0)):
-            shares = torch.linspace(*getattr(config, name), config.times, dtype=torch.float64)
+        of_config = {"kept": (1.0, *config.kept), "masked": (0.0, *config.masked)}
+        for name, (start, first, last) in of_config.items():
+            shares = torch.linspace(first, last, config.times, dtype=torch.float64)
             shares = torch.cat([torch.tensor([start], dtype=torch.float64), shares])
             # They follow from the configuration, so they are no part of what is learned.
             self.register_buffer(name, shares, persistent=False)
