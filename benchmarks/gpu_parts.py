@@ -96,6 +96,11 @@ def rarm_2022(share: Share) -> None:
     training_rates("rarm-2022", TINY_DECODER, 256, 16, 50, share)
 
 
+def knn_discrete_256(share: Share) -> None:
+    """Discrete kNN-Diffusion: 1,024 codes out of 8,192, found again all together."""
+    training_rates("knn-discrete-256", TINY_DECODER, 256, 32, 8, share)
+
+
 def training_rates(
     preset: str, tiny: dict[str, Any], channels: int, side: int, batch: int, share: Share
 ) -> None:

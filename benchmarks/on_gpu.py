@@ -59,9 +59,16 @@ def autoregressive(share: Share) -> None:
     gpu_demo.trained_preset("rarm-shapes", share.piece(0.6, "rarm-shapes"))
 
 
+def discrete(share: Share) -> None:
+    """Discrete kNN-Diffusion at its large size, then its small preset trained."""
+    gpu_parts.knn_discrete_256(share.piece(0.4, "knn-discrete-256"))
+    gpu_demo.trained_preset("knn-discrete-shapes", share.piece(0.6, "knn-discrete-shapes"))
+
+
 OF_FAMILIES: dict[str, tuple[Part, float]] = {
     "knn": (knn, 0.5),
     "autoregressive": (autoregressive, 0.5),
+    "discrete": (discrete, 0.5),
 }
 """The other systems, measured where `--only` names them, with 4 minutes each."""
 ENDED, FAILED = "ended", "failed"

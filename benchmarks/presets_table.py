@@ -20,7 +20,9 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     "shapes-unet": (16, 8, 64),
     "shapes-pixels": (3, 32, 64),
     "knn-shapes": (16, 8, 64),
+    "edit-shapes": (16, 8, 64),
     "rarm-shapes": (16, 16, 64),
+    "knn-discrete-shapes": (16, 16, 64),
     "transformer-256": (4, 32, 512),
     "knn-64": (3, 64, 512),
     "knn-256": (4, 32, 512),
@@ -28,6 +30,7 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     "ffhq-2022": (3, 64, 512),
     "laion-768-2022": (16, 48, 768),
     "rarm-2022": (256, 16, 512),
+    "knn-discrete-256": (256, 32, 512),
 }
 """Preset -> channels and side of its latents (codes: of their entries), width of its vectors."""
 SMALL = 10**7

@@ -67,8 +67,12 @@ def test_every_other_family_runs_without_what_a_borrowed_machine_may_lack(tmp_pa
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     results = json.loads((tmp_path / "on_gpu.json").read_text())["parts"]
-    large = {"knn": "knn-256", "autoregressive": "rarm-2022"}
-    small = {"knn": "knn-shapes", "autoregressive": "rarm-shapes"}
+    large = {"knn": "knn-256", "autoregressive": "rarm-2022", "discrete": "knn-discrete-256"}
+    small = {
+        "knn": "knn-shapes",
+        "autoregressive": "rarm-shapes",
+        "discrete": "knn-discrete-shapes",
+    }
     for name in OF_FAMILIES:
         assert results[name][f"{large[name]}_loop_images_per_second"] > 0
         assert results[name][f"{small[name]}_steps"] == 4
