@@ -2,6 +2,7 @@
 others within seconds, with what to do.
 """
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,14 +18,17 @@ from flows.judge.demo import prepare_images
 from flows.model.opening import open_run
 from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
+from flows.model.training_data import open_training_data
 from rdm_core.families.autoregressive.model import WEIGHTS_FILE
+from rdm_core.judge.losses import held_out_losses
 from storage.errors import ArtifactMismatch
 
 SMALL = {
-    "family": "autoregressive",
     "codes": 1024,
     "transformer": {"width": 32, "depth": 1, "head_channels": 16, "remove_means": True},
 }
+HOW = {"autoregressive": {"top_k": 50}, "discrete": {"steps": 3, "top_p": 0.9}}
+"""Family -> settings of its own for drawing."""
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +48,30 @@ def root(tmp_path_factory):
     return root
 
 
-def training(root, latents="codes", **model):
+def training(root, family="autoregressive", latents="codes", **model):
     return TrainRDM(
-        root=root, name="rarm", latents=latents, neighbors="shapes", database="shapes",
-        model=SMALL | model, context={"k": 4},
+        root=root, name=family, latents=latents, neighbors="shapes", database="shapes",
+        model=SMALL | {"family": family} | model, context={"k": 4},
         training={"steps": 6, "batch": 8, "optimizer": "muon", "learning_rate": 1e-3},
     )  # fmt: skip
 
 
-def test_it_is_trained_drawn_from_and_says_what_it_was_trained_on(root):
-    run = train_rdm(training(root))
-    model = open_run(root, "rarm").model
+@pytest.mark.parametrize("family", HOW)
+def test_it_is_trained_drawn_from_and_measured(family, root):
+    run = train_rdm(training(root, family))
+    model = open_run(root, family).model
     assert run.rows and model.transformer.means.any()
+    how = {"temperature": 0.9, "guidance_scale": 1.5, **HOW[family]}
     samples = sample_rdm(
         SampleRDM(
-            root=root, name="drawn", run="rarm", texts=("a red circle",), count=2,
-            draw={"temperature": 0.9, "top_k": 50, "guidance_scale": 1.5},
+            root=root, name=family, run=family, texts=("a red circle",), count=2, draw=how
         )
     )  # fmt: skip
     assert len(list(samples.directory.glob("0*.png"))) == 2
+    references = {"latents": "codes", "neighbors": "shapes", "index": "shapes"}
+    data = open_training_data(root, references, model.reads)
+    losses = held_out_losses(model, data, 4, draws=1)
+    assert losses.shape == (64,) and 0 < losses.mean() < 2 * np.log(1024)
 
 
 def test_moments_are_refused_with_how_to_make_codes(root):
@@ -81,10 +90,12 @@ def test_the_preset_is_built_for_the_built_in_codebook():
 
 
 @pytest.mark.long
-def test_two_processes_learn_what_one_learns(root):
-    one = train_rdm(training(root).model_copy(update={"name": "one", "threads": 1}))
-    both = {"name": "two", "threads": 1, "processes": 2, "main_process_port": 0}
-    two = train_rdm(training(root).model_copy(update=both))
+@pytest.mark.parametrize("family", HOW)
+def test_two_processes_learn_what_one_learns(family, root):
+    alone = {"name": f"{family}-one", "threads": 1}
+    both = {"name": f"{family}-two", "threads": 1, "processes": 2, "main_process_port": 0}
+    one = train_rdm(training(root, family).model_copy(update=alone))
+    two = train_rdm(training(root, family).model_copy(update=both))
     weights = [load_file(run.file("weights") / WEIGHTS_FILE) for run in (one, two)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-6, atol=5e-6)
