@@ -130,7 +130,7 @@ def test_pieces_and_checkpointing_give_the_same_model(data):
 
 
 def test_it_learns_what_neighbors_say(data):
-    how = asked(steps=150, batch=8, learning_rate=1e-2, checkpoint_steps=150)
+    how = asked(steps=220, batch=8, learning_rate=1e-2, checkpoint_steps=220)
     model = train(made(), data, hooks=Recorder().hooks, **how)
     right, null = (held_out_losses(model, data, 2, null=null).mean() for null in (False, True))
     assert right < 0.5 * math.log(CODES) and right < null
