@@ -42,11 +42,11 @@ SLOTS = {
     "colour": ("recolour", "keep colour"),
 }
 """Factor that is changed -> what is asked of it; the last is a text that holds already."""
-NAMED = {"accessory": ("colour", "shape", "accessory"), "colour": ("colour", "shape")}
+NAMED = {"accessory": ("colour", "shape", "accessory"), "colour": ("style", "colour", "shape")}
 """What a text names, by the factor that it changes."""
 KEPT = ("shape", "colour", "style")
 """What must stay, but for the factor that is changed."""
-STARTS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+STARTS = (0.5, 0.7, 0.8, 0.9)
 """Times from which SDEdit draws anew (arXiv 2108.01073); 1 is drawing without the image."""
 LIMITS = {
     "success": (0.70, 1), "identity": (0.95, 1), "outside": (0.03, -1), "no-op": (0.02, -1),
@@ -163,6 +163,7 @@ def measure(config: EditStudy, seed: int) -> dict[str, float]:
         originals = np.stack([run.model.works_in.given_back(one) for one in asked.sources])
         context = context_of(config, run, asked.texts)
         made = {"edits": edited(config, run, asked, context), "copy": originals}
+        made["edits, picture twice"] = edited(config, run, asked, context, 2.0)
         if config.ablation:
             other = open_run(config.root, f"edit-{seed}-none")
             made["not aligned"] = edited(config, other, asked, context)
@@ -182,10 +183,13 @@ def context_of(config: EditStudy, run: OpenRun, texts: Sequence[str]) -> Context
     return query_and_neighbors(text_queries(run, texts), database, config.k).context
 
 
-def edited(config: EditStudy, run: OpenRun, asked: Asked, context: Context) -> np.ndarray:
+def edited(
+    config: EditStudy, run: OpenRun, asked: Asked, context: Context, picture_scale: float = 1.0
+) -> np.ndarray:
     """Every source, edited: uint8 [N, H, W, 3]."""
     settings = {"steps": config.sampler_steps, "guidance_scale": config.strength}
-    how = drawn_how(run.facts, settings | {"neighbor_scale": config.neighbor_scale})
+    scales = {"neighbor_scale": config.neighbor_scale, "picture_scale": picture_scale}
+    how = drawn_how(run.facts, settings | scales)
     seeds = range(30_000, 30_000 + len(asked.sources))
     return run.model.draw(context, seeds, how, Beside(picture=asked.sources))
 

@@ -44,7 +44,7 @@ class EditStudy(BuiltInWorld):
     """Guidance scale of an edit."""
     neighbor_scale: float | None = Field(None, ge=0, le=1000)
     """Of the neighbors, if another one."""
-    k: int = Field(4, ge=1, le=10_000)
+    k: int = Field(10, ge=1, le=10_000)
     """Neighbors of each text."""
     ablation: bool = False
     """Also train and measure a network whose neighbors were not moved into place."""

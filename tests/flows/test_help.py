@@ -10,6 +10,7 @@ from flows import cli, commands
 from flows.config.arguments import root_argument, typed
 from flows.config.manual import parameters_of
 from flows.config.of_commands import OF_COMMAND
+from rdm_core.families import draw_settings
 
 EVERY = "[--help] [--root ROOT] [--json]"
 SETTABLE = f"{EVERY} [--set KEY=VALUE]* [--dry-run]"
