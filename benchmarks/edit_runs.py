@@ -32,7 +32,7 @@ class EditStudy(BuiltInWorld):
 
     steps: int = Field(800, ge=1)
     """Training steps of the network that draws."""
-    edit_steps: int = Field(1000, ge=1)
+    edit_steps: int = Field(600, ge=1)
     """Training steps of each network that edits, from the weights of the one that draws."""
     seeds: int = Field(1, ge=1, le=10_000)
     """Training seeds, one after the other."""
@@ -44,7 +44,7 @@ class EditStudy(BuiltInWorld):
     """Guidance scale of an edit."""
     neighbor_scale: float | None = Field(None, ge=0, le=1000)
     """Of the neighbors, if another one."""
-    k: int = Field(4, ge=1, le=10_000)
+    k: int = Field(10, ge=1, le=10_000)
     """Neighbors of each text."""
     ablation: bool = False
     """Also train and measure a network whose neighbors were not moved into place."""
@@ -72,7 +72,7 @@ def drawing_of(config: EditStudy, seed: int) -> TrainRDM:
     preset = PRESETS["edit-shapes"]
     model = {name: value for name, value in preset["model"].items() if name != "editing"}
     context = {name: value for name, value in preset["context"].items() if name != "query_alone"}
-    training = {"steps": config.steps, "learning_rate": 4e-3, "seed": seed}
+    training = {"steps": config.steps, "seed": seed}
     changes = {"model": model, "context": context, "training": preset["training"] | training}
     return training_of(config, f"edit-{seed}-draws", (TRAIN, TRAIN), changes)
 

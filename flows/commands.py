@@ -160,12 +160,12 @@ def run_edit(options: argparse.Namespace) -> Answer:
     from flows.config.sample import SampleRDM
 
     flags = {"run": options.run, "database": options.database, "name": options.name or "edits"}
-    flags |= {"edit": options.image, "texts": options.text}
+    if len(options.image) != 1:
+        raise UsageError("--image: is needed once: the image that is to be changed")
+    flags |= {"edit": options.image[0], "texts": options.text}
     if options.strength is not None:
         flags["draw"] = {"guidance_scale": options.strength}
     config = configured(options, SampleRDM, **flags)
-    if config.edit is None:
-        raise UsageError("--image: is needed: the image that is to be changed")
     return _drawn(options, config, answers.edited)
 
 

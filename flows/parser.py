@@ -124,10 +124,10 @@ def _add_edit(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind what is new")
-    sub.add_argument("--image", metavar="FILE", help="the image that is changed")
+    sub.add_argument("--image", action="append", default=[], help="the image that is changed")
     sub.add_argument(
         "--text", action="append", default=[], type=typed,
-        help="what it shall show; may be repeated: one edit each",
+        help="what it shall show; may be repeated",
     )  # fmt: skip
     sub.add_argument(
         "--strength", type=float, help="how strongly it follows the text: guidance (default: 2)"

@@ -33,7 +33,11 @@ ODD = {
     "-1": -1,
     "1e300": 1e300,
 }
-MAY_BE_NEGATIVE = {("NoiseConfig", "time_mean"), ("ContextConfig", "score_cap")}
+MAY_BE_NEGATIVE = {
+    ("NoiseConfig", "time_mean"),
+    ("ContextConfig", "score_cap"),
+    ("EditingConfig", "least_correlation"),
+}
 """The only parameters that mean something below zero."""
 
 

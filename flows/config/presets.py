@@ -64,9 +64,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             {"network": "transformer", "channels": [128], "depth": 4, "head_channels": 32,
              "patch": 1, "query_token": True, "remove_means": True},
             {"process": "flow"},
-        ) | {"editing": {"picture": True}},
+        ) | {
+            # circles that hold whole objects, and few pictures that need no change
+            "editing": {"picture": True, "identity_share": 0.1, "radius_least": 0.2,
+                        "radius_most": 0.7, "least_correlation": 0.1}
+        },
         "context": {**_SHAPES["context"], "k": 10, "query_dropout": 0.1, "query_alone": 0.1},
-        "training": _SHAPES["training"] | {"steps": 1000, "learning_rate": 2e-3},
+        "training": _SHAPES["training"] | {"steps": 1000},
         "reporting": _SHAPES["reporting"],
     },
     "rarm-shapes": {  # 256 codes an image, of the built-in VQModel; 1.55 M parameters

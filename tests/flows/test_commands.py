@@ -68,6 +68,19 @@ CASES = {
         "sample_rdm",
         {"name": "samples", "classes": ("a", "b"), "texts": ()},
     ),
+    "edit --run r --image p.png --text a --strength 3.5 --database d": (
+        "flows.model.sample",
+        "sample_rdm",
+        {
+            "run": "r",
+            "name": "edits",
+            "edit": Path("p.png"),
+            "images": (),
+            "texts": ("a",),
+            "database": "d",
+            "draw": {"guidance_scale": 3.5},
+        },
+    ),
     "convert a.ckpt --layout vq-f4 --out o": (
         "flows.model.convert",
         "convert_original",

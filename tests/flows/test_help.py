@@ -10,6 +10,7 @@ from flows import cli, commands
 from flows.config.arguments import root_argument, typed
 from flows.config.manual import parameters_of
 from flows.config.of_commands import OF_COMMAND
+from rdm_core.families import draw_settings
 
 EVERY = "[--help] [--root ROOT] [--json]"
 SETTABLE = f"{EVERY} [--set KEY=VALUE]* [--dry-run]"
@@ -25,6 +26,8 @@ LISTED = {
     " [--database DATABASE] [--preset PRESET]",
     "sample": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--text TEXT]*"
     " [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
+    "edit": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    " [--text TEXT]* [--strength STRENGTH] [--out OUT]",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
     "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE] [--database DATABASE]",
@@ -49,7 +52,7 @@ DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "u
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
 DEFAULTS |= {"missing_ok": False, "full": False}
 """What is not given is this, everything else None."""
-READ_AS = {"length": float, "cap": float, "k": int, "rows": int, "keep": int}
+READ_AS = {"length": float, "cap": float, "strength": float, "k": int, "rows": int, "keep": int}
 READ_AS |= {"root": root_argument}
 READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
 READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql"), typed)
@@ -135,6 +138,7 @@ def test_a_default_that_help_tells_is_the_one_that_is_used():
     used["out"] = str(MapDatabase.model_fields["out"].default)
     found = {("search", "k"): used["k"], ("map", "rows"): used["rows"], ("map", "out"): used["out"]}
     found |= {("average", "length"): used["length"], ("gc", "keep"): "2"}
+    found["edit", "strength"] = f"{draw_settings('diffusion')().guidance_scale:g}"
     assert told == found
 
 

@@ -62,6 +62,10 @@ def test_a_configuration_cannot_be_changed(cls):
         setattr(cls(), names[0] if names else "anything", None)
 
 
+OF_THE_CLASS = ("takes", "later")
+"""What DrawConfig explains once, for all settings of drawing."""
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_field_is_explained_below_it(cls):
     body = ast.parse(inspect.getsource(cls)).body[0].body
@@ -69,10 +73,10 @@ def test_every_field_is_explained_below_it(cls):
     # The statement behind a field is its docstring, and ends with a full stop.
     explained = []
     for i in fields:
-        if body[i].target.id != "takes":  # of the class; explained once, in DrawConfig
+        if body[i].target.id not in OF_THE_CLASS:
             text = body[i + 1]
             explained.append(isinstance(text, ast.Expr) and text.value.value.rstrip()[-1] == ".")
-    own = [name for name in inspect.get_annotations(cls) if name != "takes"]
+    own = [name for name in inspect.get_annotations(cls) if name not in OF_THE_CLASS]
     assert len(explained) == len(own)
     assert all(explained)
     bases = [base for base in cls.__mro__[1:] if base in CLASSES]

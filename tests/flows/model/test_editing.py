@@ -169,4 +169,4 @@ def test_the_command_tells_where_the_edits_lie_and_how_much_was_changed(world, p
     told = capsys.readouterr().out
     assert value["edits"] in told and "changed: " in told
     assert main([*words[:5], "--text", "a star"]) == 2
-    assert "--image: is needed" in capsys.readouterr().err
+    assert "--image: is needed once" in capsys.readouterr().err
