@@ -49,8 +49,8 @@ def training(root, latents="codes", **model):
     )  # fmt: skip
 
 
-def test_it_is_trained_drawn_from_and_says_what_it_was_trained_on(root):
-    run = train_rdm(training(root))
+def test_it_is_trained_drawn_from_and_says_what_it_was_trained_on(root, in_one_process):
+    run = in_one_process(train_rdm, training(root))
     model = open_run(root, "rarm").model
     assert run.rows and model.transformer.means.any()
     samples = sample_rdm(
