@@ -3,7 +3,7 @@ flows.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -81,7 +81,9 @@ def with_credits_of_its_own(drawn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+def small_world(
+    tmp_path_factory: pytest.TempPathFactory, in_one_process: Callable[..., Any]
+) -> SmallWorld:
     """Shapes through every stage up to a run of six steps."""
     from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
     from flows.config.images import ImportImages
@@ -114,7 +116,8 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
         )
     find_neighbors(FindNeighbors(root=root, name="shapes", queries="shapes", database="shapes"))
     encode_latents(EncodeLatents(root=root, name="shapes", shards="shapes"))
-    return SmallWorld(root, train_rdm(TrainRDM(**_small_training(root, "small"))))
+    config = TrainRDM(**_small_training(root, "small"))
+    return SmallWorld(root, in_one_process(train_rdm, config))
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,9 @@ class SmallDemo:
     made: tuple[Artifact, Artifact]
 
 
-@pytest.fixture(scope="session")
-def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
-    """The demo, once, with a tiny network; the study's networks are as small."""
+@contextmanager
+def small_networks() -> Iterator[None]:
+    """The demo's presets with a tiny network; the study's networks are as small."""
     from flows.judge import demo
 
     network = {
@@ -138,7 +141,6 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
         "patch": 2,
         "remove_means": True,
     }
-    config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
     with pytest.MonkeyPatch.context() as patch:
         small = {
             name: demo.PRESETS[name]
@@ -146,7 +148,26 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDemo]:
             for name in ("shapes", "shapes-unet")
         }
         patch.setattr(demo, "PRESETS", demo.PRESETS | small)
-        yield SmallDemo(config, demo.demo(config))
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_demo(
+    tmp_path_factory: pytest.TempPathFactory, in_one_process: Callable[..., Any]
+) -> SmallDemo:
+    """The demo, once."""
+    from flows.judge import demo
+
+    config = Demo(root=tmp_path_factory.mktemp("demo"), scale=0.02, steps=4)
+    with small_networks():
+        return SmallDemo(config, in_one_process(demo.demo, config))
+
+
+@pytest.fixture(scope="module")
+def small_demo(made_demo: SmallDemo) -> Iterator[SmallDemo]:
+    """The demo, and its presets as small as they were: other modules look at the presets too."""
+    with small_networks():
+        yield made_demo
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ NETWORK = {"network": "transformer", "channels": [32], "depth": 1, "head_channel
 _LEARNED = {
     "model": {"denoiser": NETWORK, "noise": {"process": "flow"}},
     "context": {"random_k": True, "k": 3},
-    "training": {"steps": 300, "batch": 8},
+    "training": {"steps": 150, "batch": 8},
     "reporting": {"checkpoint_steps": 10, "log_steps": 5},
 }
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
             "codes": 32,
             "codebook_from": 20,
             "revive_steps": 5,
-            "steps": 120,
+            "steps": 60,
             "batch": 4,
         },
         "reporting": {"checkpoint_steps": 10, "log_steps": 5},

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -36,6 +37,7 @@ BUSY = "database is locked"
 """What SQLite answers to two who write at once: Prefect's server passes it on as 503, and its
 clients ask again.
 """
+SQLITE_IS_BUSY = 503
 TWICE = "input_value={'type': 'auth'"
 """A client of Prefect that had no answer in time greets the server twice, and then connects
 again.
@@ -139,14 +141,26 @@ class Project:
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
         return done.stdout
 
-    def asked(self, path, body=None):
+    def asked(self, path, body=None, method=None):
+        deadline = time.monotonic() + 60
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(
-            self.api + path, data, {"Content-Type": "application/json"}
+            self.api + path, data, {"Content-Type": "application/json"}, method=method
         )
-        # a busy machine takes its time
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.loads(answer.read())
+        while True:
+            try:
+                # a busy machine takes its time
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != SQLITE_IS_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.3)
+
+    def cancel(self, run_id):
+        """As the button of the UI does it: in no time, while `prefect` takes seconds to start."""
+        answer = self.asked(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+        assert answer["status"] == "ACCEPT", answer
 
     def is_up(self):
         try:

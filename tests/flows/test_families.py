@@ -15,6 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+from flows.config.images import ImportImages
+from flows.data.build_database import build_database
+from flows.data.encode_latents import encode_latents
+from flows.data.find_neighbors import find_neighbors
+from flows.data.import_images import import_images
 from rdm_core.families import FAMILIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,6 +130,20 @@ def load(directory, config, facts, space):
     model.load_state_dict(load_file(directory / "toy.safetensors"))
     return model.eval()
 """
+ONE_AFTER_ANOTHER = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from flows.cli import main
+
+answers = {}
+for name, words in json.load(sys.stdin).items():
+    told = StringIO()
+    with redirect_stdout(told), redirect_stderr(told):
+        code = main(words)
+    answers[name] = code, told.getvalue()
+print(json.dumps(answers))
+"""
 
 
 class Tree:
@@ -131,6 +151,7 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "data"
+        self.surroundings = {"PYTHONPATH": str(folder), "PREFECT_API_URL": ""}
         for package in ("flows", "rdm_core", "storage"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
@@ -148,23 +169,37 @@ class Tree:
 
     def started(self, *words: str) -> subprocess.Popen[str]:
         """`rdm` with these words, in the copy."""
-        surroundings = {"PYTHONPATH": str(self.folder), "PREFECT_API_URL": ""}
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *words, "--root", str(self.root)],
             cwd=self.folder,
-            env=os.environ | surroundings,
+            env=os.environ | self.surroundings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def rdm(self, *words: str, fails: bool = False) -> str:
-        """What it says; its complaint where it is to fail."""
+    def rdm(self, *words: str) -> str:
+        """What it says."""
         with self.started(*words) as process:
             said, complained = process.communicate(timeout=120)
-        assert bool(process.returncode) == fails, complained
-        return complained if fails else said + complained
+        assert process.returncode == 0, complained
+        return said + complained
+
+    def rdm_each(self, commands: dict[str, list[str]]) -> dict[str, tuple[int, str]]:
+        """Exit code and words of several commands, one after another in one process of the copy."""
+        given = {name: [*words, "--root", str(self.root)] for name, words in commands.items()}
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_AFTER_ANOTHER],
+            input=json.dumps(given),
+            cwd=self.folder,
+            env=os.environ | self.surroundings,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def of(self, kind: str, name: str) -> Path:
         """The directory of the one version."""
@@ -174,17 +209,24 @@ class Tree:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """Two sets of drawn images in it, with everything upstream of a training."""
+    """Two sets of drawn images in it, with everything upstream of a training, which knows no
+    family: made in this process.
+    """
     made = Tree(tmp_path_factory.mktemp("families"))
     for name in ("seen", "unseen"):
-        drawn = ("count=32", "size=32", "encoding=png", f"split={name}")
-        sets = [word for one in drawn for word in ("--set", one)]
-        made.rdm("import", "shapes", "--name", name, *sets)
-        encoder = ("--set", "encoder=rdm-shapes", "--set", "weights=built-in")
-        made.rdm("build", "--name", name, "--shards", name, *encoder)
-        made.rdm("neighbors", "--name", name, "--queries", name, "--database", "seen")
-        made.rdm("encode", "--name", name, "--shards", name)
+        here = {"root": made.root, "name": name}
+        drawn = {"source": "shapes", "count": 32, "size": 32, "encoding": "png", "split": name}
+        import_images(ImportImages(**here, **drawn))
+        encoder = {"encoder": "rdm-shapes", "weights": "built-in"}
+        build_database(BuildDatabase(**here, shards=name, **encoder))
+        find_neighbors(FindNeighbors(**here, queries=name, database="seen"))
+        encode_latents(EncodeLatents(**here, shards=name))
     return made
+
+
+def settings(**values: object) -> list[str]:
+    """--set of each."""
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 
 
 def training(name: str, *sets: str) -> list[str]:
@@ -192,7 +234,7 @@ def training(name: str, *sets: str) -> list[str]:
     words = ["train", "--name", name]
     for role in ("latents", "neighbors", "database"):
         words += [f"--{role}", "seen"]
-    common = ("model.family=toy", "training.steps=3000", "training.batch=8", "context.k=3")
+    common = ("model.family=toy", "training.steps=1000", "training.batch=8", "context.k=3")
     for one in (*common, "training.learning_rate=0.01", *sets):
         words += ["--set", one]
     return words
@@ -204,58 +246,72 @@ def weights_of(run: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tree: Tree) -> Tree:
-    """The tree with a run of the family."""
-    tree.rdm(*training("toy"))
-    return tree
+def answers(tree: Tree) -> dict[str, tuple[int, str]]:
+    """What is said to commands for one run of the family, which the first of them trains."""
+    of_toy = ("sample", "--run", "toy", "--text", "a red circle")
+    evaluation = settings(
+        baseline="alone",
+        heldout_latents="unseen",
+        heldout_neighbors="unseen",
+        prompts=8,
+        seeds=2,
+        quality_images=16,
+        swaps="{}",
+    )
+    return tree.rdm_each(
+        {
+            "train": training("toy"),
+            "train alone": training("alone", "context.neighbor_dropout=1"),
+            "train another": training("other", "model.family=diffusion", "start_from=toy"),
+            "sample": [*of_toy, "--name", "drawn", *settings(count=2, **{"draw.temperature": 0})],
+            "sample in steps": [*of_toy, *settings(**{"draw.steps": 3})],
+            "sample not a sketch": [*of_toy, *settings(negative="a sketch")],
+            "evaluate": ["evaluate", "--name", "toy", "--run", "toy", *evaluation],
+        }
+    )
 
 
-def test_a_family_more_is_trained_and_goes_on_where_it_was_killed(trained: Tree) -> None:
-    facts = json.loads((trained.of("runs", "toy") / "weights" / "model.json").read_text())
+def test_a_family_more_is_trained_and_goes_on_where_it_was_killed(
+    tree: Tree, answers: dict[str, tuple[int, str]]
+) -> None:
+    assert answers["train"][0] == 0, answers["train"]
+    facts = json.loads((tree.of("runs", "toy") / "weights" / "model.json").read_text())
     assert (facts["family"], facts["model"]) == ("toy", {"family": "toy", "bias": True})
-    words = training("killed", "reporting.checkpoint_steps=500")
-    with trained.started(*words) as process:
-        states, end = trained.root / "runs" / "killed", time.monotonic() + 60
+    words = training("killed", "reporting.checkpoint_steps=100")
+    with tree.started(*words) as process:
+        states, end = tree.root / "runs" / "killed", time.monotonic() + 60
         while not list(states.glob("*/checkpoints/*/manifest.json")) and time.monotonic() < end:
             time.sleep(0.01)
         process.kill()
     assert not list(states.glob("*/manifest.json")), "killed before its end"
-    assert "continues from step" in trained.rdm(*words)
-    assert weights_of(trained.of("runs", "killed")) == weights_of(trained.of("runs", "toy"))
+    assert "continues from step" in tree.rdm(*words)
+    assert weights_of(tree.of("runs", "killed")) == weights_of(tree.of("runs", "toy"))
 
 
-def test_a_family_more_is_drawn_from_with_settings_of_its_own(trained: Tree) -> None:
-    how = ("--set", "draw.temperature=0", "--set", "count=2")
-    trained.rdm("sample", "--run", "toy", "--name", "drawn", "--text", "a red circle", *how)
-    assert len(list(trained.of("samples", "drawn").glob("0*.png"))) == 2
-    wrong = ("--set", "draw.steps=3")
-    complaint = trained.rdm("sample", "--run", "toy", "--text", "x", *wrong, fails=True)
-    assert "steps is no setting of the family toy" in complaint
+def test_a_family_more_is_drawn_from_with_settings_of_its_own(
+    tree: Tree, answers: dict[str, tuple[int, str]]
+) -> None:
+    assert answers["sample"][0] == 0, answers["sample"]
+    assert len(list(tree.of("samples", "drawn").glob("0*.png"))) == 2
+    failed, complaint = answers["sample in steps"]
+    assert failed and "steps is no setting of the family toy" in complaint
     assert "Settings of toy: guidance_scale, temperature" in complaint
-    given = ("--set", "negative=a sketch")
-    complaint = trained.rdm("sample", "--run", "toy", "--text", "x", *given, fails=True)
-    assert "negative: the family toy has no use for it" in complaint
+    failed, complaint = answers["sample not a sketch"]
+    assert failed and "negative: the family toy has no use for it" in complaint
 
 
-def test_a_run_of_another_family_is_none_to_start_from(trained: Tree) -> None:
-    other = training("other", "model.family=diffusion", "start_from=toy")
-    assert "that run is of another family: toy" in trained.rdm(*other, fails=True)
+def test_a_run_of_another_family_is_none_to_start_from(
+    answers: dict[str, tuple[int, str]],
+) -> None:
+    failed, complaint = answers["train another"]
+    assert failed and "that run is of another family: toy" in complaint
 
 
-def test_a_family_more_is_evaluated(trained: Tree) -> None:
-    trained.rdm(*training("alone", "context.neighbor_dropout=1"))
-    names = {
-        "baseline": "alone",
-        "heldout_latents": "unseen",
-        "heldout_neighbors": "unseen",
-        "prompts": 8,
-        "seeds": 2,
-        "quality_images": 16,
-        "swaps": "{}",
-    }
-    sets = [word for name, value in names.items() for word in ("--set", f"{name}={value}")]
-    said = trained.rdm("evaluate", "--name", "toy", "--run", "toy", *sets)
-    measured = json.loads((trained.of("evaluations", "toy") / "evaluation.json").read_text())
+def test_a_family_more_is_evaluated(tree: Tree, answers: dict[str, tuple[int, str]]) -> None:
+    assert answers["train alone"][0] == 0, answers["train alone"]
+    code, said = answers["evaluate"]
+    assert code == 0, said
+    measured = json.loads((tree.of("evaluations", "toy") / "evaluation.json").read_text())
     means = {name: row["mean"] for name, row in measured["loss"]["means"].items()}
     assert len(set(means.values())) == 4 and min(means.values()) > 0, "each is another one"
     assert measured["quality"]["held-out neighbors"]["fd"]["mean"] > 0

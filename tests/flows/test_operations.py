@@ -50,12 +50,29 @@ def project(tmp_path_factory):
     made.stop()
 
 
-def training(project, name, *changes):
+def training(project, name):
     """Start a long training; its run and its directory, once it learns."""
-    run = run_id_in(
-        project.typed("rdm", "run", "train-rdm", *sets(LONG | {"name": name}), *changes)
-    )
+    run = run_id_in(project.typed("rdm", "run", "train-rdm", *sets(LONG | {"name": name})))
     return run, project.trains(name)
+
+
+def learning(project):
+    """The long training that the test before has left at work, or a new one: its run and its
+    directory.
+    """
+    at_work = project.runs(flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
+    left = [run for run in at_work if run["parameters"]["config"]["name"] == "long"]
+    if not left:
+        return training(project, "long")
+    directory = project.trains("long")
+    goes_on(project, directory)
+    return left[-1]["id"], directory
+
+
+def goes_on(project, directory):
+    """Wait until the training has told one more step."""
+    metrics, now = directory / "metrics.jsonl", time.time()
+    project.wait(lambda: metrics.stat().st_mtime > now, 90, "the training did not go on")
 
 
 def limits_of_queues(project):
@@ -64,8 +81,20 @@ def limits_of_queues(project):
     return {queue["name"]: queue["concurrency_limit"] for queue in queues}
 
 
-def name_of(project, run):
-    return project.asked(f"/flow_runs/{run}")["name"]
+def limit_queue(project, name, limit):
+    """As the form of the UI does it."""
+    (queue,) = project.asked(
+        "/work_pools/rdm/queues/filter", {"work_queues": {"name": {"any_": [name]}}}
+    )
+    project.asked(f"/work_queues/{queue['id']}", {"concurrency_limit": limit}, "PATCH")
+
+
+def resumed(project, run):
+    """The run that goes on in place of a lost one: red-fox, red-fox-2, red-fox-3."""
+    name = project.asked(f"/flow_runs/{run}")["name"]
+    first, _, number = name.rpartition("-")
+    following = f"{first}-{int(number) + 1}" if number.isdigit() else f"{name}-2"
+    return project.run_named(following)
 
 
 def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an_operator_changed(
@@ -73,10 +102,10 @@ def test_deploying_makes_the_queues_and_limits_that_runs_need_and_leaves_what_an
 ):
     assert limits_of_queues(project) == {"default": None, "gpu": 1, "rebuild": 1}
     assert project.asked("/v2/concurrency_limits/downloads")["limit"] == 1
-    project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "2", "--pool", "rdm")
+    limit_queue(project, "gpu", 2)
     project.typed("prefect", "deploy", "--name", "gc")
     assert limits_of_queues(project)["gpu"] == 2
-    project.typed("prefect", "work-queue", "set-concurrency-limit", "gpu", "1", "--pool", "rdm")
+    limit_queue(project, "gpu", 1)
 
 
 def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them_out(project):
@@ -87,7 +116,6 @@ def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them
     )
     weekly = [run for run in project.runs() if run["auto_scheduled"]]
     assert all(run["state"]["type"] == "SCHEDULED" for run in weekly)
-    project.typed("prefect", "deployment", "schedule", "pause", "rebuild-coco", weekly_schedule)
     project.typed("prefect", "deployment", "schedule", "create", "rebuild-coco", "--interval", "25")
 
     def done():
@@ -109,7 +137,7 @@ def test_a_schedule_that_is_switched_on_schedules_runs_and_a_worker_carries_them
 
 
 def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_goes_on(project):
-    run, directory = training(project, "stopped")
+    run, directory = learning(project)
     began = time.monotonic()
     project.end("worker", signal.SIGTERM)
     assert time.monotonic() - began < 40
@@ -121,36 +149,27 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     assert processes_naming(directory) == []
 
     project.start("worker", *WORKER)
-    resumed = project.run_named(f"{name_of(project, run)}-2")
-    project.begins(resumed)
+    project.begins(resumed(project, run))
     metrics = directory / "metrics.jsonl"
     project.wait(
         lambda: metrics.read_text().count("\n") * 2 > step, 90, "the training did not go on"
     )
-    project.typed("prefect", "flow-run", "cancel", resumed)
-    cancelled = project.ends(resumed, "CANCELLED", 60)
-    assert cancelled["message"] == "Cancelled as asked; what was done is kept."
-    assert not [line for line in project.messages(resumed) if "Crash detected" in line]
 
 
 def test_the_run_of_a_stopped_worker_goes_on_with_another_at_once(project):
-    project.start("worker-2", *WORKER, "--name", "second")
-    run, _ = training(project, "handed-over")
+    run, _ = learning(project)
     first = project.asked(f"/flow_runs/{run}")["labels"]["prefect.worker.name"]
-    stopped, other = ("worker-2", "worker") if first == "second" else ("worker", "worker-2")
-    project.end(stopped)
-    resumed = project.run_named(f"{name_of(project, run)}-2")
-    project.begins(resumed)
-    assert project.asked(f"/flow_runs/{resumed}")["labels"]["prefect.worker.name"] != first
-    project.typed("prefect", "flow-run", "cancel", resumed)
-    project.ends(resumed, "CANCELLED", 60)
-    project.end(other)
-    project.start("worker", *WORKER)
+    project.start("worker-2", *WORKER, "--name", "second")
+    project.end("worker")
+    following = resumed(project, run)
+    project.begins(following)
+    assert project.asked(f"/flow_runs/{following}")["labels"]["prefect.worker.name"] != first
+    project.processes["worker"] = project.processes.pop("worker-2")
 
 
 def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(project):
     """SIGKILL to worker and flow at once, as a power cut does it."""
-    run, directory = training(project, "killed")
+    run, directory = learning(project)
     waiting = run_id_in(project.typed("rdm", "run", "train-rdm", *sets({"name": "waiting"})))
     whereabouts = read_whereabouts(project.asked(f"/flow_runs/{run}")["infrastructure_pid"])
     os.killpg(whereabouts.process.process_id, signal.SIGKILL)
@@ -162,10 +181,13 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
     assert lost["message"].startswith(
         "Its process is gone: it was killed, or its worker or its machine was stopped. Resumed"
     )
-    resumed = project.run_named(f"{name_of(project, run)}-2")
-    project.begins(resumed)
-    project.typed("prefect", "flow-run", "cancel", resumed)
-    project.ends(resumed, "CANCELLED", 60)
+    following = resumed(project, run)
+    project.begins(following)
+    goes_on(project, directory)
+    project.cancel(following)
+    cancelled = project.ends(following, "CANCELLED", 60)
+    assert cancelled["message"] == "Cancelled as asked; what was done is kept."
+    assert not [line for line in project.messages(following) if "Crash detected" in line]
     project.ends(waiting, "COMPLETED")
     assert len(list(project.folder.glob("tmp/rdm-worker-*"))) == 1, (
         "the killed worker's workspaces are gone"
@@ -178,7 +200,7 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
 def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_next(project):
     run, directory = training(project, "orphan")
     project.end("worker", signal.SIGKILL)
-    project.typed("prefect", "flow-run", "cancel", run)
+    project.cancel(run)
     project.start("worker", *WORKER)
     project.ends(run, "CANCELLED", 60)
     assert processes_naming(directory) == []

@@ -96,7 +96,7 @@ def test_hostile_files_end_as_rows_and_stop_nothing(root, real_data):
     assert all(row["reason"] and row["detail"] for row in rows)
 
 
-def test_real_databases_train_a_unet_on_latents_and_swap(root, tmp_path):
+def test_real_databases_train_a_unet_on_latents_and_swap(root, tmp_path, in_one_process):
     torch.manual_seed(0)
     blocks = {
         "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -135,7 +135,8 @@ def test_real_databases_train_a_unet_on_latents_and_swap(root, tmp_path):
         "reporting": {"log_steps": 2, "checkpoint_steps": 2},
     }
     inputs = {"latents": "coco", "neighbors": "coco", "database": "openimages"}
-    run = train_rdm(TrainRDM(root=root, name="coco", **inputs, **parts, device="cpu"))
+    config = TrainRDM(root=root, name="coco", **inputs, **parts, device="cpu")
+    run = in_one_process(train_rdm, config)
     request = {
         "root": root,
         "run": run.name,

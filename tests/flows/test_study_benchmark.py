@@ -31,7 +31,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(tmp_path_factory, in_one_process):
     """The figures of T1, T3 and T4 for one small network after 180 steps; its twin is not
     trained.
     """
@@ -44,7 +44,7 @@ def quick(tmp_path_factory):
             demo, "PRESETS", demo.PRESETS | {"shapes": demo.PRESETS["shapes"] | {"model": model}}
         )
         demo.prepare_world(config)
-        train_rdm(demo.training(config, "study-0"))
+        in_one_process(train_rdm, demo.training(config, "study-0"))
         patch.setattr(study_subject, "open_run", lambda root, name: open_run(root, "study-0"))
         patch.setattr(study_subject, "same_but_for_neighbors", lambda run, twin: None)
         patch.setattr(study_subject, "uneven_evaluation_of", module.evaluation_of)

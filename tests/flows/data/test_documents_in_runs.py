@@ -23,7 +23,7 @@ from storage.errors import ArtifactMismatch
 
 
 @pytest.fixture(scope="module")
-def trained(small_world, small_training):
+def trained(small_world, small_training, in_one_process):
     """A run of each kind, on the small world."""
     for of in ("text", "document"):
         names = {"name": f"shapes-{of}", "shards": "shapes", "of": of}
@@ -33,7 +33,7 @@ def trained(small_world, small_training):
     find_neighbors(FindNeighbors(root=small_world.root, name="shapes-text", **neighbors, k=3))
     settings = small_training(small_world.root, "on-text", steps=2)
     settings |= {"neighbors": "shapes-text", "database": "shapes-text"}
-    return settings, train_rdm(TrainRDM(**settings))
+    return settings, in_one_process(train_rdm, TrainRDM(**settings))
 
 
 def asked(small_world, run, **request):
@@ -89,7 +89,9 @@ def test_what_would_be_refused_once_it_is_made_is_not_made(tmp_path, small_train
     assert artifacts(tmp_path) == []
 
 
-def test_what_is_made_upstream_and_by_a_rebuild_is_of_what_was_asked_for(tmp_path, small_training):
+def test_what_is_made_upstream_and_by_a_rebuild_is_of_what_was_asked_for(
+    tmp_path, small_training, in_one_process
+):
     drawn = {"source": "shapes", "size": 32, "count": 24, "encoding": "png"}
     rebuild(
         Rebuild(root=tmp_path, name="rebuilt", images=drawn, of="document", k=3,
@@ -101,7 +103,7 @@ def test_what_is_made_upstream_and_by_a_rebuild_is_of_what_was_asked_for(tmp_pat
     upstream |= {"encoder": "rdm-shapes", "weights": "built-in", "images": drawn}
     settings = small_training(tmp_path, "made", steps=1)
     settings |= dict.fromkeys(("latents", "neighbors", "database"), "made")
-    train_rdm(TrainRDM(**settings, upstream=upstream))
+    in_one_process(train_rdm, TrainRDM(**settings, upstream=upstream))
     assert open_artifact(tmp_path, "embeddings", "made").parameters["of"] == "text"
 
 

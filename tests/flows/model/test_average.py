@@ -17,9 +17,9 @@ from storage.runs import read_metrics, read_snapshot, snapshots_of
 
 
 @pytest.fixture(scope="module")
-def run(small_world, small_training):
+def run(small_world, small_training, in_one_process):
     settings = small_training(small_world.root, "kept-means", posthoc_ema=True, snapshot_steps=2)
-    return train_rdm(TrainRDM(**settings))
+    return in_one_process(train_rdm, TrainRDM(**settings))
 
 
 def test_a_run_keeps_a_snapshot_of_its_means_every_so_many_steps_whatever_it_reports(run):

@@ -57,8 +57,8 @@ def training(root, family="autoregressive", latents="codes", **model):
 
 
 @pytest.mark.parametrize("family", HOW)
-def test_it_is_trained_drawn_from_and_measured(family, root):
-    run = train_rdm(training(root, family))
+def test_it_is_trained_drawn_from_and_measured(family, root, in_one_process):
+    run = in_one_process(train_rdm, training(root, family))
     model = open_run(root, family).model
     assert run.rows and model.transformer.means.any()
     how = {"temperature": 0.9, "guidance_scale": 1.5, **HOW[family]}

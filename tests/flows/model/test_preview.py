@@ -20,9 +20,10 @@ def test_the_drawn_samples_are_spread_over_the_training_set_and_never_more_than_
 
 
 def test_every_checkpoint_has_a_picture_and_the_weights_are_those_of_a_run_that_drew_nothing(
-    small_world, small_training
+    small_world, small_training, in_one_process
 ):
-    shown = train_rdm(TrainRDM(**small_training(small_world.root, "shown"), preview=2))
+    config = TrainRDM(**small_training(small_world.root, "shown"), preview=2)
+    shown = in_one_process(train_rdm, config)
     assert sorted(path.name for path in preview_directory(shown.directory).iterdir()) == [
         "00000003.png", "00000006.png", "neighbors.png",
     ]  # fmt: skip

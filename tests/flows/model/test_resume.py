@@ -282,7 +282,7 @@ def test_of_several_the_one_that_has_come_furthest_goes_on(interrupted, root, in
 
 
 def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_belong_together(
-    tmp_path, capsys, monkeypatch
+    tmp_path, capsys, monkeypatch, in_one_process
 ):
     """The order of a rebuild: shards, embeddings and index, latents, neighbors; after each of the
     first three.
@@ -336,7 +336,7 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
         with pytest.raises(ArtifactMismatch, match="Make it again"):
             training_inputs(config)
     capsys.readouterr()
-    run = train_rdm(config)
+    run = in_one_process(train_rdm, config)
     told = [line for line in capsys.readouterr().err.splitlines() if "was made from" in line]
     assert (
         len(told) == 1
@@ -346,4 +346,4 @@ def test_a_training_that_begins_in_the_middle_of_a_rebuild_takes_versions_that_b
     next(rebuild)
     after = training_inputs(config)
     assert all(one.reference != before[role] for role, one in after.items())
-    assert train_rdm(config).id != run.id
+    assert in_one_process(train_rdm, config).id != run.id
