@@ -33,7 +33,7 @@ from flows.config.arguments import configured, root_argument
 from flows.data.database import OpenDatabase
 from flows.judge.evaluate import write_evaluation
 from flows.judge.inputs import version_of
-from flows.judge.trial import features_in
+from flows.judge.trial import database_images, features_in
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries
 from flows.model.sample import draw
@@ -41,13 +41,14 @@ from flows.model.training_data import open_training_data
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
-from rdm_core.data import TrainingData
+from rdm_core.context import Context
+from rdm_core.data import NO_ROW, TrainingData
 from rdm_core.judge.copies import Known, known_beside
 from rdm_core.judge.distances import quality
 from rdm_core.judge.estimates import estimate_over_seeds
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
-from rdm_core.retrieve import Queries, query_and_neighbors, query_only
+from rdm_core.retrieve import Queries, Retrieved, query_and_neighbors, query_only
 from rdm_core.shapes import world as shapes
 from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact
@@ -214,19 +215,53 @@ def drawn_for_texts(
     """
     wanted = new_factors(bench.config.images)
     queries = text_queries(run, [shapes.caption(factors, NAMED) for factors in wanted])
-    context = context_of(bench, run, queries, images, k)
-    settings = DRAWN[run.facts.family] | {"guidance_scale": bench.config.guidance_scale}
-    seeds = range(30_000, 30_000 + len(wanted))
-    drawn = draw(run, context, seeds, drawn_how(run.facts, settings))
+    drawn = drawn_from(bench, run, context_of(bench, run, queries, images, k))
     return {f"{bench.test} {name}: {key}": value for key, value in told(bench, drawn).items()}
 
 
-def context_of(bench: Bench, run: OpenRun, queries: Queries, images: str | None, k: int) -> Any:
+def drawn_from(bench: Bench, run: OpenRun, context: Context) -> np.ndarray:
+    """A network's images uint8 [B, H, W, 3] of some contexts, equal seeds in every call."""
+    settings = DRAWN[run.facts.family] | {"guidance_scale": bench.config.guidance_scale}
+    seeds = range(30_000, 30_000 + len(context.vectors))
+    return draw(run, context, seeds, drawn_how(run.facts, settings))
+
+
+def context_of(bench: Bench, run: OpenRun, queries: Queries, images: str | None, k: int) -> Context:
     """The texts' own vectors, and k neighbors of each out of a database, if one is named."""
     if images is None:
         return query_only(queries, None, 1).context
     database = bench.database(images, run).retrieval
     return query_and_neighbors(queries, database, k + 1).context
+
+
+def controls(config: FamilyStudy, test: str) -> dict[str, list[float]]:
+    """Share of images that are right in everything, for each training seed: of the nearest
+    database images themselves, and of those drawn with the neighbors of other texts.
+    """
+    found: dict[str, list[float]] = {"return the neighbour": [], "neighbors of other texts": []}
+    for seed in range(config.seed, config.seed + config.seeds):
+        bench = Bench(config, test, seed)
+        run, wanted = bench.run(NEIGHBORS), new_factors(config.images)
+        queries = text_queries(run, [shapes.caption(factors, NAMED) for factors in wanted])
+        database = bench.database("database", run)
+        retrieved = query_and_neighbors(queries, database.retrieval, K + 1)
+        nearest = database_images(database, nearest_rows(retrieved.rows))
+        found["return the neighbour"].append(float(rightness(nearest, wanted)["all"].mean()))
+        # Half the list on: another pair in another style.
+        other = np.roll(np.arange(len(wanted)), len(shapes.SHAPES) + 3)
+        own, wrong = vars(retrieved), vars(retrieved.take(other))
+        mixed = {}
+        for name in own:
+            mixed[name] = np.concatenate([own[name][:, :1], wrong[name][:, 1:]], axis=1)
+        drawn = drawn_from(bench, run, Retrieved(**mixed).context)
+        found["neighbors of other texts"].append(float(rightness(drawn, wanted)["all"].mean()))
+    return found
+
+
+def nearest_rows(rows: np.ndarray) -> np.ndarray:
+    """The first database row of each context int64 [B, K], whose other places may hold none."""
+    first = (rows != NO_ROW).argmax(axis=1)
+    return rows[np.arange(len(rows)), first]
 
 
 def new_factors(count: int) -> list[shapes.Factors]:
@@ -309,7 +344,11 @@ def main() -> None:
     parser.add_argument("--root", type=root_argument, default="data", help="where artifacts lie")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    print(report_of(family_study(configured(options, FamilyStudy))))
+    config = configured(options, FamilyStudy)
+    print(report_of(family_study(config)))
+    for test in set(config.tests) & {"T8", "T9"}:
+        for name, shares in controls(config, test).items():
+            print(f"{test}, {name}: all right {[round(share, 3) for share in shares]}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks.family_page import SYSTEMS
 from benchmarks.family_runs import TRAINED, WITHOUT, FamilyStudy, training_of
 from benchmarks.family_study import CLAIMS, MEASURES, Bench, new_factors, report_of
 from flows.judge.evaluate import EVALUATION_FILE
+from rdm_core.retrieve import Retrieved
 from rdm_core.shapes import world
 
 SEEDS = (0, 1)
@@ -119,6 +120,42 @@ def test_what_is_right_is_all_that_a_text_names(monkeypatch):
     assert figures["all"] >= 0.9 and (figures["fd"], figures["copies"]) == (1.5, 0.25)
     turned = module.told(bench, np.roll(images, 1, axis=0))
     assert turned["all"] == 0 and turned["style"] > 0.5
+
+
+def test_the_controls_give_each_text_the_neighbors_of_another_one(monkeypatch):
+    asked = new_factors(24)
+    vectors = np.arange(24.0)[:, None, None].repeat(3, axis=1).astype(np.float32)
+    of_slots = np.ones((24, 3), np.float32)
+    rows = np.tile([-1, 5, 6], (24, 1)) + 10 * np.arange(24)[:, None] * [0, 1, 1]
+    retrieved = Retrieved(vectors, of_slots, of_slots.astype(np.int8), rows, of_slots)
+    seen = {}
+
+    def drawn_from(bench, run, context):
+        seen["context"] = context.vectors[..., 0].numpy()
+        return "drawn"
+
+    stands = {
+        "Bench": lambda config, test, seed: SimpleNamespace(
+            run=lambda name: name,
+            database=lambda name, run: SimpleNamespace(retrieval=name),
+        ),
+        "text_queries": lambda run, texts: texts,
+        "query_and_neighbors": lambda queries, database, k: retrieved,
+        "database_images": lambda database, rows: seen.setdefault("rows", rows),
+        "drawn_from": drawn_from,
+        "rightness": lambda drawn, wanted: {"all": np.array([isinstance(drawn, str)])},
+    }
+    for name, stand in stands.items():
+        monkeypatch.setattr(module, name, stand)
+    config = FamilyStudy(root="/nowhere", seeds=1, images=24)
+    found = module.controls(config, "T8")
+    assert found == {"return the neighbour": [0.0], "neighbors of other texts": [1.0]}
+    assert seen["rows"].tolist() == [5 + 10 * text for text in range(24)]
+    own, first, second = seen["context"].T.astype(int)
+    assert own.tolist() == list(range(24)) and (first == second).all()
+    for text, other in enumerate(first):
+        pair = asked[text], asked[other]
+        assert pair[0].shape != pair[1].shape and pair[0].colour != pair[1].colour
 
 
 @pytest.mark.long
