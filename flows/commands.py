@@ -162,6 +162,8 @@ def run_edit(options: argparse.Namespace) -> Answer:
     flags = {"run": options.run, "database": options.database, "name": options.name or "edits"}
     if len(options.image) != 1:
         raise UsageError("--image: is needed once: the image that is to be changed")
+    if not options.text:
+        raise UsageError("--text: is needed: what the image is to show")
     flags |= {"edit": options.image[0], "texts": options.text}
     if options.strength is not None:
         flags["draw"] = {"guidance_scale": options.strength}

@@ -98,6 +98,8 @@ class SampleRDM(Drawing, FlowConfig):
             raise ValueError("negative and weaker_run: guide away from one thing")
         if (self.inpaint is None) != (self.mask is None):
             raise ValueError("inpaint and mask: give both or none")
+        if self.edit is not None and self.weaker_run is not None:
+            raise ValueError("edit and weaker_run: guide by one of them")
         if self.edit is not None and self.inpaint is not None:
             raise ValueError("edit and inpaint: change an image in one way")
         if self.edit is not None and not (self.texts or self.images or self.classes):

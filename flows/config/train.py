@@ -137,6 +137,15 @@ class TrainRDM(FlowConfig):
     """
 
     @model_validator(mode="after")
+    def _has_a_query(self) -> "TrainRDM":
+        if self.context.query_alone and not self.model.reads.query:
+            raise ValueError(
+                f"context.query_alone: is {self.context.query_alone}, and this model is not given "
+                "the images' own vectors; use query_token=true in the model, or 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _divides(self) -> "TrainRDM":
         # Every process computes as many pieces of equal size in each step.
         total = self.processes * self.machines * self.execution.accumulate

@@ -127,6 +127,8 @@ def import_plan(config: AnyImport, listing: Listing | None = None) -> Plan:
         "images_per_part": images_per_part(config),
         "colour_profile": COLOUR_PROFILE,
     }
+    if parameters.get("pairs") == "all":  # it came later: plans of before stay what they were
+        del parameters["pairs"]
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 

@@ -13,16 +13,26 @@ def check_start(config: TrainRDM) -> None:
     """Look at the run that a training begins with, if it does, before anything is made; no weights
     are loaded.
 
-    Raises what `run_to_start_from` raises, RequestError for another network, and PreflightFailed
-    for one that cannot be built.
+    Raises what `run_to_start_from` raises, ArtifactMismatch for weights that would mean something
+    else, RequestError for another network, and PreflightFailed for one that cannot be built.
     """
     if config.start_from is None:
         return
     begun = run_to_start_from(config)
     facts = facts_of(begun)
     weights = begun.file(f"weights/{FACTS_FILE}").parent
+    other = read_config(weights, facts)
+    for name, chosen in other.beside_weights.items():
+        asked = config.model.beside_weights[name]
+        if asked != chosen:
+            raise ArtifactMismatch(
+                f"start_from={config.start_from}",
+                f"that run was trained with model.{name}={chosen}, and this training asks for "
+                f"{asked}: its weights would mean something else",
+                f"Use the same model.{name}, or leave start_from out.",
+            )
     try:
-        check_fits(config.model, read_config(weights, facts), facts.shape)
+        check_fits(config.model, other, facts.shape)
     except DOES_NOT_BUILD as error:
         what = f"the network cannot be built for the latents of {config.start_from}: {error}"
         cure = "Change model. Nothing has been started."

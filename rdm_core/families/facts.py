@@ -58,6 +58,13 @@ class ModelConfig(Config):
         return None
 
     @property
+    def beside_weights(self) -> dict[str, Any]:
+        """The choices that weights mean something else with, by name, though they fit with any: a
+        training begins with the weights of no run that made others.
+        """
+        return {}
+
+    @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """The choices made here that only work with vectors of images."""
         return ()

@@ -4,7 +4,7 @@ Importing this costs nothing; the module that does it is `rdm_core.families.toke
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rdm_core.config import Config, require_between
 from rdm_core.families.facts import ImageVectorsOnly
@@ -36,6 +36,15 @@ class VectorsConfig(Config):
         require_between(self, ("set_layers",), 0, 1000)
         if self.remove_means and self.context_norm == "raw":
             raise ValueError("remove_means: means are those of unit vectors; use context_norm=unit")
+
+    def beside_weights(self, where: str) -> dict[str, Any]:
+        """Of these, what weights mean something else with: `ModelConfig.beside_weights`. `where` is
+        this configuration's name under `model`.
+        """
+        return {
+            f"{where}.context_norm": self.context_norm,
+            f"{where}.remove_means": self.remove_means,
+        }
 
     def image_vectors_only(self, where: str) -> tuple[ImageVectorsOnly, ...]:
         """The choices made here that only work with vectors of images. `where` is this

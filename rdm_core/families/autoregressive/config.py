@@ -64,6 +64,11 @@ class Config(ModelConfig):
         return self.codes
 
     @property
+    def beside_weights(self) -> dict[str, Any]:
+        """As in `ModelConfig`."""
+        return self.transformer.beside_weights("transformer")
+
+    @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """As in `ModelConfig`."""
         return self.transformer.image_vectors_only("transformer")

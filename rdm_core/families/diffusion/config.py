@@ -193,6 +193,11 @@ class Config(ModelConfig):
         return "was trained without the channels for a picture", TRAIN_CHANNELS
 
     @property
+    def beside_weights(self) -> dict[str, Any]:
+        """As in `ModelConfig`."""
+        return self.denoiser.beside_weights("denoiser") | {"noise": self.noise}
+
+    @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """As in `ModelConfig`."""
         return self.denoiser.image_vectors_only("denoiser")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rdm_core.context import ABSENT, NEIGHBOR, Context, nothing, zeros
+from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, nothing, zeros
 from rdm_core.errors import RequestError
 from rdm_core.families.diffusion.config import TRAIN_CHANNELS, Draw
 from rdm_core.families.diffusion.denoiser import Denoiser, channels_of
@@ -125,10 +125,14 @@ def generate(
     `context` holds B sets [B, K, D]; `weaker` is the network of `beside.weaker`. Raises
     RequestError for a sampler, eta or number of steps that does not fit the process.
     """
+    if how.neighbor_scale is not None and not bool(is_query(context).any()):
+        what = f"is {how.neighbor_scale:g}, and there is no query beside the neighbors"
+        raise RequestError("neighbor_scale", what, "Leave it out, and use guidance_scale.")
     draw = sampler_of(process, how.sampler, how.steps, how.eta)
     guidance = guidance_of(denoiser, how, beside, weaker)
     if how.guidance_interval is None:
-        interval = usual_interval(process, space, how.guidance_scale)
+        largest = max(how.guidance_scale, how.neighbor_scale or 0)
+        interval = usual_interval(process, space, largest)
         guidance = replace(guidance, interval=interval)
     side = denoiser.network.config.sample_size
     known = None
@@ -289,6 +293,11 @@ def _guided_in_steps(
         return process.prediction(answer, x, times)
 
     return predict
+
+
+def is_query(context: Context) -> torch.Tensor:
+    """Which slots hold what was asked with, not what was found: bool [B, K]."""
+    return (context.slots == QUERY) | (context.slots == TEXT)
 
 
 def queries_of(context: Context) -> Context:

@@ -3,7 +3,7 @@ this costs nothing.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.config import Config as Checked
@@ -119,6 +119,12 @@ class Config(ModelConfig):
         return self.codes
 
     @property
+    def beside_weights(self) -> dict[str, Any]:
+        """As in `ModelConfig`."""
+        own = {"transitions": self.transitions, "likelihood": self.likelihood}
+        return self.transformer.beside_weights("transformer") | own
+
+    @property
     def image_vectors_only(self) -> tuple[ImageVectorsOnly, ...]:
         """As in `ModelConfig`."""
         return self.transformer.image_vectors_only("transformer")
@@ -130,8 +136,10 @@ class Draw(DrawConfig):
 
     takes: ClassVar[frozenset[str]] = frozenset({"negative"})
 
-    steps: int = 50
-    """Evaluations of the network: at most as many as the training had times; fewer skip times."""
+    steps: int | None = None
+    """Evaluations of the network, at most as many as the training had times; fewer skip times.
+    Unless set: 50, or all times where these are fewer.
+    """
     temperature: float = 1.0
     """Logits are divided by it: below 1 likely codes become likelier."""
     top_p: float = 1.0
@@ -142,11 +150,7 @@ class Draw(DrawConfig):
     def check(self) -> None:
         """As in `Config`."""
         super().check()
-        require_between(self, ("steps",), 1, MOST_TIMES)
+        if self.steps is not None:
+            require_between(self, ("steps",), 1, MOST_TIMES)
         require(self, ("temperature",), lambda value: 0 < value <= 1000, "above 0, at most 1000")
         require(self, ("top_p",), lambda value: 0 < value <= 1, "above 0, at most 1")
-
-    @classmethod
-    def preview(cls) -> Self:
-        """Few steps."""
-        return cls(guidance_scale=1.0, steps=20)

@@ -18,6 +18,8 @@ from rdm_core.families.discrete.transitions import Transitions
 from rdm_core.families.family import Beside
 from rdm_core.families.tokens import side_by_side
 
+USUAL_STEPS = 50
+"""Evaluations of the network, where nothing else is asked for and there are as many times."""
 BATCH = 64
 """Images drawn together, at most."""
 PROBABILITIES_AT_ONCE = 2**25
@@ -40,8 +42,9 @@ def generate(
     `likelihood` is the configuration's; `context` holds B sets [B, K, D].
     Raises RequestError for more steps than there are times.
     """
-    if how.steps > transitions.times:
-        what = f"are {how.steps}, and the run was trained with {transitions.times} times"
+    steps = how.steps or min(USUAL_STEPS, transitions.times)
+    if steps > transitions.times:
+        what = f"are {steps}, and the run was trained with {transitions.times} times"
         raise RequestError("draw.steps", what, f"Use at most {transitions.times}.")
     device, positions = network.null.device, network.positions
     batch = min(BATCH, max(1, PROBABILITIES_AT_ONCE // (positions * transitions.codes)))
@@ -50,7 +53,7 @@ def generate(
         part = slice(start, min(start + batch, len(seeds)))
         sets = context.rows(part).to(device)
         away_from = reference_of(network.dimension, beside.negative, part).to(device)
-        uniform = uniforms(seeds[part], how.steps + 1, positions)
+        uniform = uniforms(seeds[part], steps + 1, positions)
         both = (sets, away_from)
         drawn.append(_codes(network, transitions, likelihood, both, uniform, how).cpu())
         progress(part.stop)
@@ -105,7 +108,7 @@ def _codes(
         sets.append(both[1])
     tokens, mask = side_by_side([network.seen(each) for each in sets])
     x = _start(transitions, uniform[:, 0].to(device))
-    passed = times_of(how.steps, transitions.times)
+    passed = times_of(uniform.shape[1] - 1, transitions.times)
     for step, (later, earlier) in enumerate(zip(passed, passed[1:], strict=False), start=1):
         t, s = (torch.full((len(x),), time, device=device) for time in (later, earlier))
         seen, times = x.repeat(len(sets), 1), t.repeat(len(sets))

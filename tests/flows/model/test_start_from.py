@@ -187,6 +187,25 @@ def test_a_run_of_another_kind_is_refused_with_the_cure(
     assert not (small_world.root / "runs" / "never-begun").exists(), "before anything is started"
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"denoiser": {"remove_means": True}}, "model.denoiser.remove_means"),
+        ({"denoiser": {"context_norm": "raw"}}, "model.denoiser.context_norm"),
+        ({"noise": {"process": "velocity"}}, "model.noise"),
+    ],
+)
+def test_weights_that_would_mean_something_else_are_refused(
+    change, named, small_world, settings, in_one_process
+):
+    model = dict(settings["model"])
+    for part, values in change.items():
+        model[part] = {**model[part], **values}
+    asked = TrainRDM(**settings | {"name": "never-begun", "model": model})
+    with pytest.raises(ArtifactMismatch, match=f"trained with {named}=.*mean something else"):
+        in_one_process(train_rdm, asked)
+
+
 def test_a_run_whose_autoencoder_went_by_another_name_is_of_the_same_latent_space(
     small_world, settings
 ):

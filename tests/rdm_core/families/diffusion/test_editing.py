@@ -271,3 +271,7 @@ def test_what_cannot_be_edited_is_refused():
         draw(moved(), 1, picture=None, picture_scale=2.0)
     with pytest.raises(RequestError, match=r"weaker_run and neighbor_scale"):
         moved().draw(with_query(1), [0], Draw(neighbor_scale=1.0), Beside(weaker=moved()))
+    without = with_query(1)
+    without.slots[:] = NEIGHBOR
+    with pytest.raises(RequestError, match=r"neighbor_scale: is 3, and there is no query"):
+        moved().draw(without, [0], Draw(neighbor_scale=3.0))

@@ -196,3 +196,10 @@ def test_settings_out_of_range_are_refused_by_name(wrong, said):
     with pytest.raises(ValueError, match=said):
         Draw(**wrong)
     assert replace(Draw(), steps=4) == Draw(steps=4) and Draw.preview().guidance_scale == 1
+
+
+def test_unless_asked_for_there_are_no_more_steps_than_times(network):
+    context = contexts(2)
+    usual = drawn(network, context, [1, 2], Draw())
+    np.testing.assert_array_equal(usual, drawn(network, context, [1, 2], Draw(steps=T)))
+    assert Draw.preview().steps is None
