@@ -27,6 +27,7 @@ from flows.data.space_needed import (
 from flows.data.upstream import embedding, found
 from flows.model.launch import on_gpu
 from rdm_core.families.facts import Shape
+from rdm_core.latents import PIXELS, LatentSpace
 from rdm_core.needs import (
     DOES_NOT_BUILD,
     MemoryNeeded,
@@ -280,8 +281,23 @@ def hours_text(hours: float) -> str:
     return f"{minutes} minutes" if minutes < 60 else f"{hours:.1f} hours"
 
 
+def encodes_while_training(config: TrainRDM) -> LatentSpace | None:
+    """The space whose autoencoder encodes the images of every step, as the images themselves are
+    stored behind it; None where nothing is encoded.
+    """
+    latents = found(config, "latents", config.latents)
+    if latents is None:
+        autoencoder, stored = config.upstream.autoencoder, config.upstream.stored
+    else:
+        autoencoder, stored = latents.measured["autoencoder_path"], latents.parameters.get("stored")
+    if stored != PIXELS or autoencoder == PIXELS:
+        return None
+    return space_of(config.root, autoencoder)
+
+
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
-    return memory_needed(*_training_described(config, shape))
+    described = _training_described(config, shape)
+    return memory_needed(*described, encodes=encodes_while_training(config))
 
 
 def _training_described(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:

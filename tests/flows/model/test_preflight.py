@@ -71,6 +71,22 @@ def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, s
     assert artifacts(tmp_path) == []
 
 
+def test_images_that_are_encoded_while_training_need_memory_for_their_autoencoder(tmp_path):
+    def needed(stored):
+        made = UPSTREAM | {"autoencoder": "rdm-shapes-kl", "stored": stored}
+        config = upstream(tmp_path, upstream=made)
+        space = preflight.encodes_while_training(config)
+        return space, preflight._memory(config, preflight.shape_of(config))
+
+    (none, moments), (space, pixels) = needed("moments"), needed("pixels")
+    assert none is None and space.name == "rdm-shapes-kl"
+    weights = space.autoencoder.state_dict().values()
+    added_bytes = pixels.state_bytes - moments.state_bytes
+    assert added_bytes == sum(tensor.nbytes for tensor in weights)
+    assert pixels.peak_bytes - moments.peak_bytes > added_bytes
+    assert preflight.encodes_while_training(upstream(tmp_path)) is None, "in pixel space"
+
+
 def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_path, monkeypatch):
     config = upstream(tmp_path, training={"steps": 4, "batch": 64})
     peak = check_training(config).memory.peak_bytes
