@@ -69,9 +69,10 @@ def memory_needed(
 
     `config` is a family's, k the most neighbors of a sample. `encodes` is the space whose
     autoencoder encodes the images of every step; None where nothing is encoded: in pixel space, and
-    where moments or codes are stored. `execution.compile` and `channels_last` are ignored. Only tensors are counted: not libraries, their work space, CUDA's
-    context, or freed blocks that an allocator keeps. On a CPU glibc takes 1 to 2.5 times as much,
-    unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
+    where moments or codes are stored. `execution.compile` and `channels_last` are ignored. Only
+    tensors are counted: not libraries, their work space, CUDA's context, or freed blocks that an
+    allocator keeps. On a CPU glibc takes 1 to 2.5 times as much, unless
+    MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """
