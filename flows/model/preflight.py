@@ -84,8 +84,9 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
     stage refuses that.
 
     Loads the encoder and the autoencoder if something has to be made with them. Raises
-    PreflightFailed, or what loading raises.
+    PreflightFailed, RequestError for a library that is not installed, or what loading raises.
     """
+    config.model.check_installed()
     shape = shape_of(config)
     if shape is None:
         return None
