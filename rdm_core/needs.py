@@ -27,6 +27,7 @@ from rdm_core.config import ExecutionConfig, TrainingConfig
 from rdm_core.families import family_of
 from rdm_core.families.facts import Shape
 from rdm_core.families.family import Model
+from rdm_core.latents import ENCODED_TOGETHER, LatentSpace
 from rdm_core.memory import within_container
 from rdm_core.optimizers import moments_of, optimizers_of
 from rdm_core.train import piece_size
@@ -46,7 +47,7 @@ class MemoryNeeded:
     state_bytes: int
     """On its device after every step: weights, gradients, Adam's moments and the running mean; two
     more means with posthoc_ema; with several processes the copy of the gradients that they
-    exchange.
+    exchange; the autoencoder where it encodes the images of every step.
     """
     checkpoint_bytes: int
     """In the host's memory while a checkpoint is written: copies of weights, moments and means."""
@@ -62,13 +63,16 @@ def memory_needed(
     shape: Shape,
     device: torch.device,
     processes: int = 1,
+    encodes: LatentSpace | None = None,
 ) -> MemoryNeeded:
     """Follow two steps of one of `processes` processes on such a device, which need not exist here.
 
-    `config` is a family's, k the most neighbors of a sample. `execution.compile` and
-    `channels_last` are ignored. Only tensors are counted: not libraries, their work space, CUDA's
-    context, or freed blocks that an allocator keeps. On a CPU glibc takes 1 to 2.5 times as much,
-    unless MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
+    `config` is a family's, k the most neighbors of a sample. `encodes` is the space whose
+    autoencoder encodes the images of every step; None where nothing is encoded: in pixel space, and
+    where moments or codes are stored. `execution.compile` and `channels_last` are ignored. Only
+    tensors are counted: not libraries, their work space, CUDA's context, or freed blocks that an
+    allocator keeps. On a CPU glibc takes 1 to 2.5 times as much, unless
+    MALLOC_MMAP_THRESHOLD_=65536 sends every freed block back.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """
@@ -108,7 +112,39 @@ def memory_needed(
         peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
         state_bytes = live.bytes - samples.nbytes
         del buckets
-    return MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
+    needed = MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
+    if encodes is None:
+        return needed
+    images = training.batch // processes
+    weights_bytes, encoding_bytes = _encoding(encodes, images, shape, config.reads.neighbor_images)
+    # The next step's images are encoded while this step computes: both peaks may come at once.
+    return replace(
+        needed, state_bytes=state_bytes + weights_bytes, peak_bytes=peak_bytes + encoding_bytes
+    )
+
+
+def _encoding(
+    space: LatentSpace, images: int, shape: Shape, with_pictures: bool
+) -> tuple[int, int]:
+    """Bytes of a space's autoencoder, and the most on its device while it encodes the images of a
+    step; with pictures to edit as many again.
+
+    As many images as are encoded at a time are followed, on an autoencoder without bytes.
+    """
+    original, side = space.autoencoder, space.factor * shape.side
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
+    with quiet, _NoBytes(), _LiveBytes() as live:
+        autoencoder = type(original).from_config(original.config).requires_grad_(False)
+        tensors = [*autoencoder.parameters(), *autoencoder.buffers()]
+        weights_bytes = sum(tensor.nbytes for tensor in tensors)
+        # This step's latents and the next's; a picture has one channel more than they have.
+        channels = shape.channels + (shape.channels + 1 if with_pictures else 0)
+        latents = torch.empty(2, images, channels, shape.side, shape.side)
+        pixels = (min(images, ENCODED_TOGETHER), 3, side, side)
+        replace(space, autoencoder=autoencoder).final(torch.empty(pixels, dtype=torch.uint8))
+        peak_bytes = live.peak
+        del latents
+    return weights_bytes, peak_bytes
 
 
 def operations_of_step(config: Any, training: TrainingConfig, k: int, shape: Shape) -> int:
@@ -155,8 +191,8 @@ def measured_rate(
     The first pass has one sample. The number doubles up to the training's own piece while passes
     are short; only passes of the largest number count. They end after PASSES of the whole piece,
     after `seconds`, or after a tenth of the time of the training; building the network takes more.
-    The rate leaves out updates of the weights and the exchange between processes, and nothing is
-    compiled. Network and piece must fit into the memory.
+    The rate leaves out updates of the weights, encoding images and the exchange between processes,
+    and nothing is compiled. Network and piece must fit into the memory.
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """

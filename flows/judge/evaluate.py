@@ -115,6 +115,8 @@ def evaluation_plan(config: EvaluateRDM, inputs: Inputs | None = None) -> Plan:
     }
     if found.baseline is not None:
         fingerprints["baseline"] = found.baseline.fingerprint
+    if found.neighbor_images is not None:
+        fingerprints["neighbor_images"] = found.neighbor_images.fingerprint
     searched = with_fingerprint(config.root, "embeddings", found.fingerprint)
     fingerprints |= index_in_plan(config.root, "database_index", searched)
     for style, database in found.swaps.items():

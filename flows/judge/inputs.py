@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.config.judge import EvaluateRDM
 from flows.model.opening import OpenRun, facts_of, same_space
+from flows.model.training_data import latents_of_database
 from rdm_core.clip import BUILT_IN
 from rdm_core.errors import RequestError
 from rdm_core.families import config_of
@@ -40,6 +41,8 @@ class Inputs:
     extractor: str
     swaps: Mapping[str, Artifact] = field(default_factory=dict)
     """Style -> database; none where the judge tells no styles."""
+    neighbor_images: Artifact | None = None
+    """The latents of the database's images, where the model reads single ones."""
     unchecked: tuple[str, ...] = ()
     """Runs whose training images are not known, and why: held-out images may be among them."""
 
@@ -68,9 +71,12 @@ def found_inputs(config: EvaluateRDM) -> Inputs:
     if judge == "shapes":
         for style, name in config.swaps.items():
             swaps[style] = open_artifact(root, "embeddings", name)
+    encoded = None
+    if config_of(facts.family).of(facts.model).reads.neighbor_images:
+        encoded = latents_of_database(root, neighbors, latents)
     return Inputs(
         run, facts, baseline, database, fingerprint, latents, neighbors, judge, extractor, swaps,
-        tuple(dict.fromkeys(unchecked)),
+        encoded, tuple(dict.fromkeys(unchecked)),
     )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ class Trial:
     """Fingerprint of the database's images; None where they are not under this root."""
     training_shards: str | None = None
     """Fingerprint of the training images; None where they are not known, or gone."""
+    neighbor_images: str | None = None
+    """name@id of the latents of the database's images, where the model reads single ones."""
 
     @property
     def prompts(self) -> list[str]:
@@ -69,7 +71,7 @@ class Trial:
     @cached_property
     def held_out(self) -> TrainingData:
         """The held-out images with their neighbors in the database."""
-        return heldout_data(self.config, self.run, self.database)
+        return heldout_data(self.config, self.run, self.database, self.neighbor_images)
 
     @property
     def images(self) -> int:
@@ -112,6 +114,7 @@ def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
         config, run, baseline, database, judge, wishes, features, clip, swaps,
         shards.fingerprint if shards else None,
         trained.fingerprint if trained else None,
+        version_of(inputs.neighbor_images) if inputs.neighbor_images else None,
     )  # fmt: skip
     shards_with(config.root, inputs.latents.inputs["shards"])
     nearest_present(trial.held_out.neighbor_rows[: trial.images])
@@ -305,8 +308,11 @@ def shards_with(root: Path, fingerprint: str) -> Artifact:
     return shards
 
 
-def heldout_data(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> TrainingData:
-    """The held-out images with their neighbors in the database.
+def heldout_data(
+    config: EvaluateRDM, run: OpenRun, database: OpenDatabase, neighbor_images: str | None = None
+) -> TrainingData:
+    """The held-out images with their neighbors in the database, and with the images of these where
+    their latents are named.
 
     Raises ArtifactMismatch where too few are left to compare, as some were removed.
     """
@@ -315,6 +321,8 @@ def heldout_data(config: EvaluateRDM, run: OpenRun, database: OpenDatabase) -> T
         "neighbors": config.heldout_neighbors,
         "index": version_of(database.index),
     }
+    if neighbor_images is not None:
+        references["neighbor_images"] = neighbor_images
     data = open_training_data(config.root, references, run.model.reads)
     if len(data) < FEWEST:
         what = f"{len(data)} held-out images are left; fewer than {FEWEST} cannot be compared"

@@ -11,8 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.config.database import EncodeLatents
 from flows.config.train import TrainRDM
 from flows.data.autoencoder import space_of
+from flows.data.encode_latents import encoded_how
 from flows.data.encoders import encoder_for
 from flows.data.space_needed import (
     PreflightFailed,
@@ -26,7 +28,9 @@ from flows.data.space_needed import (
 )
 from flows.data.upstream import embedding, found
 from flows.model.launch import on_gpu
+from flows.model.training_data import latents_encoded_so
 from rdm_core.families.facts import Shape
+from rdm_core.latents import PIXELS, LatentSpace
 from rdm_core.needs import (
     DOES_NOT_BUILD,
     MemoryNeeded,
@@ -35,8 +39,8 @@ from rdm_core.needs import (
     memory_needed,
     training_hours,
 )
-from storage.artifact import Artifact
-from storage.checks import vectors_of_images
+from storage.artifact import Artifact, with_fingerprint
+from storage.checks import shards_behind, vectors_of_images
 from storage.errors import ArtifactMismatch
 from storage.latents import refuse_other_latents, side_of
 from storage.runs import CHECKPOINTS_KEPT
@@ -83,8 +87,9 @@ def check_training(config: TrainRDM) -> TrainingNeeds | None:
     stage refuses that.
 
     Loads the encoder and the autoencoder if something has to be made with them. Raises
-    PreflightFailed, or what loading raises.
+    PreflightFailed, RequestError for a library that is not installed, or what loading raises.
     """
+    config.model.check_installed()
     shape = shape_of(config)
     if shape is None:
         return None
@@ -178,6 +183,41 @@ def refuse_what_it_cannot_read(
         if made_already is not None:
             instead = f"train with model.{choice.setting}=false"
             vectors_of_images(made_already, choice.why, instead)
+
+
+def refuse_database_without_images(config: TrainRDM) -> None:
+    """Refuse a database that is there and whose images are not encoded, where the model reads them;
+    nothing encodes them on the way, unless they are the training images.
+
+    Raises ArtifactMissing.
+    """
+    database = found(config, "embeddings", config.database)
+    if not config.model.reads.neighbor_images or database is None:
+        return
+    table = found(config, "neighbors", config.neighbors)
+    searched = table.inputs["database"] if table is not None else database.fingerprint
+    if table is not None and with_fingerprint(config.root, "embeddings", searched) is None:
+        return  # the table is of another database: the training says so
+    latents = found(config, "latents", config.latents)
+    if latents is not None:
+        autoencoder = latents.measured["autoencoder_path"]
+        latents_encoded_so(config.root, searched, latents.parameters, autoencoder)
+        return
+    own = found(config, "shards", config.latents)
+    behind = shards_behind(config.root, "embeddings", searched)
+    if own is not None and own.fingerprint in behind:
+        return
+    are_here = any(with_fingerprint(config.root, "shards", shards) for shards in behind)
+    if own is None and behind and not are_here:
+        return  # what is imported now may be just these
+    latents_encoded_so(config.root, searched, _latents_to_make(config), config.upstream.autoencoder)
+
+
+def _latents_to_make(config: TrainRDM) -> dict[str, Any]:
+    """The parameters of the latents that `config.upstream` describes."""
+    made = config.upstream.autoencoding()
+    names = {"name": config.latents, "shards": config.latents}
+    return encoded_how(EncodeLatents(root=config.root, **names, **made))
 
 
 def refuse_another_codebook(config: TrainRDM, latents: Artifact) -> None:
@@ -280,8 +320,23 @@ def hours_text(hours: float) -> str:
     return f"{minutes} minutes" if minutes < 60 else f"{hours:.1f} hours"
 
 
+def encodes_while_training(config: TrainRDM) -> LatentSpace | None:
+    """The space whose autoencoder encodes the images of every step, as the images themselves are
+    stored behind it; None where nothing is encoded.
+    """
+    latents = found(config, "latents", config.latents)
+    if latents is None:
+        autoencoder, stored = config.upstream.autoencoder, config.upstream.stored
+    else:
+        autoencoder, stored = latents.measured["autoencoder_path"], latents.parameters.get("stored")
+    if stored != PIXELS or autoencoder == PIXELS:
+        return None
+    return space_of(config.root, autoencoder)
+
+
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
-    return memory_needed(*_training_described(config, shape))
+    described = _training_described(config, shape)
+    return memory_needed(*described, encodes=encodes_while_training(config))
 
 
 def _training_described(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:

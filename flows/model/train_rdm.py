@@ -17,7 +17,11 @@ from flows.data.encoders import forget_encoders
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
-from flows.model.preflight import check_training, refuse_what_it_cannot_read
+from flows.model.preflight import (
+    check_training,
+    refuse_database_without_images,
+    refuse_what_it_cannot_read,
+)
 from flows.model.preview import newest_preview, write_preview_neighbors
 from flows.model.resume import at_step, begun_alike, inputs_begun_with
 from flows.model.sample import sample_rdm
@@ -122,11 +126,14 @@ def look_ahead(config: TrainRDM) -> bool:
     with suppress(StorageError):
         if finished_artifact(config.root, training_plan(config)):
             return False
-    if config.start_from is not None and not begun_alike(config, learned(config)):
+    begins = not begun_alike(config, learned(config))
+    if config.start_from is not None and begins:
         check_start(config)  # before a night of imports
     needs = check_training(config)
     if needs is None:
         return False
+    if begins:
+        refuse_database_without_images(config)
     say("train", config.name, needs.text)
     return needs.tight
 

@@ -4,6 +4,7 @@ key.
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,20 +112,31 @@ def latents_of_database(root: Path, table: Artifact, alike: Artifact) -> Artifac
 
     Raises ArtifactMissing where the database's images were not encoded so.
     """
-    database = with_fingerprint(root, "embeddings", table.inputs["database"])
+    autoencoder = alike.measured["autoencoder_path"]
+    return latents_encoded_so(root, table.inputs["database"], alike.parameters, autoencoder)
+
+
+def latents_encoded_so(
+    root: Path, of_database: str, parameters: Mapping[str, Any], autoencoder: str
+) -> Artifact:
+    """Latents with these parameters, of the images in the database of a fingerprint.
+
+    Raises ArtifactMissing where there are none; its cure names the autoencoder.
+    """
+    database = with_fingerprint(root, "embeddings", of_database)
     shards = database.inputs.get("shards") if database is not None else None
     if database is not None and shards is None:
         raise ArtifactMissing(f"embeddings/{database.name}", *images_missing(database))
     encoded = None
     for candidate in artifacts(root, "latents"):
-        if candidate.inputs["shards"] == shards and candidate.parameters == alike.parameters:
+        if candidate.inputs["shards"] == shards and candidate.parameters == parameters:
             encoded = candidate  # the newest comes last
     if database is None or encoded is None:
-        name = database.name if database is not None else table.inputs["database"]
+        name = database.name if database is not None else of_database
         what = "its images are not encoded as the training images are, and the model reads them"
-        how = f"--set autoencoder={alike.measured['autoencoder_path']} --set "
-        how += f"stored={alike.parameters['stored']}"
-        cure = f"rdm encode --name {name}-{alike.parameters['stored']} --shards {name} {how}"
+        stored = parameters["stored"]
+        how = f"--set autoencoder={autoencoder} --set stored={stored}"
+        cure = f"rdm encode --name {name}-{stored} --shards {name} {how}"
         raise ArtifactMissing(f"database {name}", what, cure)
     return encoded
 

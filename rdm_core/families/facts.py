@@ -69,6 +69,11 @@ class ModelConfig(Config):
         """The choices made here that only work with vectors of images."""
         return ()
 
+    def check_installed(self) -> None:
+        """Check that the libraries which training such a model needs beside the usual ones are
+        here. Raises RequestError with the cure.
+        """
+
     def refuses(self, beside: str) -> tuple[str, str] | None:
         """Why such a model has no use for a field of `rdm_core.families.family.Beside` that its
         family takes, and the cure; None if it has.

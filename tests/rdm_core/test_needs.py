@@ -17,9 +17,15 @@ from tiny import EVERYTHING
 import rdm_core.memory
 import rdm_core.needs
 from rdm_core.config import ExecutionConfig, TrainingConfig
-from rdm_core.families.diffusion.config import Config, DenoiserConfig, NoiseConfig
+from rdm_core.families.diffusion.config import (
+    Config,
+    DenoiserConfig,
+    EditingConfig,
+    NoiseConfig,
+)
 from rdm_core.families.diffusion.model import Diffusion, build
 from rdm_core.families.facts import Shape
+from rdm_core.latents import ENCODED_TOGETHER, load_latent_space
 from rdm_core.needs import (
     PASSES,
     MemoryNeeded,
@@ -218,6 +224,38 @@ def test_the_operations_of_a_step_are_those_of_all_its_images_and_of_the_way_bac
     followed = operations_of_step(config, training, 1, SHAPE)
     assert followed == 3 * 8 * forward_flops(model)
     assert operations_of_step(config, training, 20, SHAPE) > followed
+
+
+def test_an_autoencoder_that_encodes_every_step_is_counted_with_what_it_computes():
+    space = load_latent_space("rdm-shapes-kl")
+    shape = Shape(space.channels, side=8, dimension=8)
+    training, counted = TrainingConfig(batch=8), {}
+    weights_bytes = sum(weights.nbytes for weights in space.autoencoder.state_dict().values())
+    for picture in (False, True):
+        config = Config(denoiser=TRANSFORMER, noise=FLOW, editing=EditingConfig(picture=picture))
+        asked = (config, training, PLAIN, 4, shape, CPU)
+        stored, encoding = memory_needed(*asked), memory_needed(*asked, encodes=space)
+        assert encoding.state_bytes - stored.state_bytes == weights_bytes
+        assert encoding.checkpoint_bytes == stored.checkpoint_bytes
+        counted[picture] = encoding.peak_bytes - stored.peak_bytes
+    # What the first layer gives for the 8 images is alive beside the weights, and not alone.
+    width = space.autoencoder.config.block_out_channels[0]
+    first_bytes = 4 * 8 * width * (space.factor * shape.side) ** 2
+    assert counted[False] > weights_bytes + first_bytes
+    assert counted[True] - counted[False] == 4 * 2 * 8 * (shape.channels + 1) * shape.side**2
+
+
+def test_images_beyond_those_encoded_at_a_time_need_no_more_than_their_latents():
+    space = load_latent_space("rdm-shapes-kl")
+    shape = Shape(space.channels, side=8, dimension=8)
+
+    def encoding_bytes(batch):
+        asked = (Config(denoiser=TRANSFORMER), TrainingConfig(batch=batch), PLAIN, 4, shape, CPU)
+        return memory_needed(*asked, encodes=space).peak_bytes - memory_needed(*asked).peak_bytes
+
+    latents_bytes = 4 * 2 * ENCODED_TOGETHER * shape.channels * shape.side**2
+    together = encoding_bytes(ENCODED_TOGETHER)
+    assert encoding_bytes(2 * ENCODED_TOGETHER) - together == latents_bytes
 
 
 def test_a_query_in_the_context_needs_more_memory():

@@ -186,6 +186,13 @@ class Config(ModelConfig):
             return Reads(query=query, means=means)
         return Reads(stored=("pixels",), query=query, means=means, neighbor_images=True)
 
+    def check_installed(self) -> None:
+        """As in `ModelConfig`."""
+        from rdm_core.families.diffusion.exchange import check_opencv  # imports torch
+
+        if self.editing.picture:
+            check_opencv(self.editing)
+
     def refuses(self, beside: str) -> tuple[str, str] | None:
         """As in `ModelConfig`."""
         if beside != "picture" or self.editing.picture:

@@ -7,6 +7,7 @@ random numbers.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -261,12 +262,24 @@ def _by_ecc(
     return pixels, known > 1 - 1e-3, float(correlation)
 
 
+def check_opencv(config: EditingConfig) -> None:
+    """Raise RequestError with the cure where `align` needs OpenCV and it is not installed; it is
+    not imported.
+    """
+    if config.align == "ecc" and find_spec("cv2") is None:
+        raise _without_opencv()
+
+
 def _opencv() -> Any:
     """OpenCV. Raises RequestError with the cure where it is not installed."""
     try:
         import cv2
     except ImportError as error:
-        what = "is 'ecc', which OpenCV computes, and it is not installed"
-        cure = "Run: pip install 'rdm[edit]'; or use align=shift."
-        raise RequestError("model.editing.align", what, cure) from error
+        raise _without_opencv() from error
     return cv2
+
+
+def _without_opencv() -> RequestError:
+    what = "is 'ecc', which OpenCV computes, and it is not installed"
+    cure = "Run: pip install 'rdm[edit]'; or use align=shift."
+    return RequestError("model.editing.align", what, cure)

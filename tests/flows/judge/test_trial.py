@@ -3,6 +3,7 @@ of the small world, in which anything may be built and deleted.
 """
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,29 @@ def test_what_was_found_is_measured_whatever_is_built_meanwhile(world):
         assert list(trial.held_out.keys) == keys and len(keys) == 12
         assert trials.held_out_images(trial.config, keys[:1]).shape == (1, 32, 32, 3)
         assert trial.swaps["sketch"].embeddings.id == found.swaps["sketch"].id
+
+
+def test_the_images_that_a_run_that_edits_reads_are_those_that_the_plan_names(world, monkeypatch):
+    found = inputs.found_inputs(world)
+    plain = module.evaluation_plan(world, found).inputs
+    assert "neighbor_images" not in plain
+    editing = found.facts.model["editing"] | {"picture": True}
+    facts = replace(found.facts, model={**found.facts.model, "editing": editing})
+    monkeypatch.setattr(inputs, "facts_of", lambda run: facts)
+    encoded = open_artifact(world.root, "latents", "shapes")
+    found = inputs.found_inputs(world)
+    named = {"neighbor_images": encoded.fingerprint}
+    assert module.evaluation_plan(world, found).inputs == {**plain, **named}
+    really, opened = trials.open_training_data, []
+
+    def open_these(root, references, reads):
+        opened.append(references.get("neighbor_images"))
+        return really(root, references, reads)
+
+    monkeypatch.setattr(trials, "open_training_data", open_these)
+    encode_latents(EncodeLatents(root=world.root, name="later", shards="shapes"))
+    assert len(trials.opened_trial(world, found).held_out) == 12
+    assert opened == [f"shapes@{encoded.id}"]
 
 
 def test_training_images_that_are_gone_are_left_out_of_the_copies_and_that_is_told(

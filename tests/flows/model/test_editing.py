@@ -16,6 +16,7 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model.editing import differences, how_much, sheet_of_edits
 from flows.model.opening import facts_of
+from flows.model.preflight import refuse_database_without_images
 from flows.model.sample import sample_plan
 from flows.model.train_rdm import learned, train_rdm, training_plan
 from flows.model.training_data import latents_of_database
@@ -145,6 +146,26 @@ def test_images_of_the_database_that_are_not_there_are_asked_for_by_the_command(
     told = r"rdm encode --name shapes-pixels --shards shapes --set autoencoder=pixels --set stored"
     with pytest.raises(ArtifactMissing, match=told):
         latents_of_database(world.root, table, other)
+
+
+def test_a_database_without_encoded_images_is_refused_before_others_are_imported(
+    world, small_training, monkeypatch
+):
+    settings = small_training(world.root, "early", steps=2)
+    settings["model"] |= {"editing": RELAXED}
+    images = {"source": "shapes", "size": 32, "count": 8, "encoding": "png", "split": "other"}
+    new = {"latents": "new", "neighbors": "new", "upstream": {"images": images}}
+    refuse_database_without_images(TrainRDM(**settings | new))
+    # Its images are stored in pixel space, and not behind the autoencoder.
+    behind = {"images": images, "autoencoder": "rdm-shapes-kl", "stored": "pixels"}
+    monkeypatch.setattr(
+        "flows.model.train_rdm.make_missing", lambda config: pytest.fail("something was made")
+    )
+    with pytest.raises(ArtifactMissing, match=r"database shapes: its images are not encoded"):
+        train_rdm(TrainRDM(**settings | new | {"upstream": behind}))
+    # Its own images will be encoded with the training's.
+    own = {"neighbors": "new", "latents": "sketches", "database": "sketches", "upstream": behind}
+    refuse_database_without_images(TrainRDM(**settings | own))
 
 
 def test_the_sheet_shows_the_original_the_edit_and_the_change():

@@ -5,6 +5,7 @@ do.
 import ctypes
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ from flows.data.space_needed import (
 from flows.model import preflight
 from flows.model.preflight import TrainingNeeds, _executions, check_training, disk_bytes
 from flows.model.train_rdm import train_rdm
-from rdm_core.errors import CoreError
+from rdm_core.errors import CoreError, RequestError
+from rdm_core.families.diffusion.config import EditingConfig
 from storage.artifact import artifacts
 from storage.manifest import Plan
 
@@ -69,6 +71,22 @@ def test_what_will_do_is_told_with_memory_disk_and_time(tmp_path, small_world, s
             and "rate" in needs.text
         )
     assert artifacts(tmp_path) == []
+
+
+def test_images_that_are_encoded_while_training_need_memory_for_their_autoencoder(tmp_path):
+    def needed(stored):
+        made = UPSTREAM | {"autoencoder": "rdm-shapes-kl", "stored": stored}
+        config = upstream(tmp_path, upstream=made)
+        space = preflight.encodes_while_training(config)
+        return space, preflight._memory(config, preflight.shape_of(config))
+
+    (none, moments), (space, pixels) = needed("moments"), needed("pixels")
+    assert none is None and space.name == "rdm-shapes-kl"
+    weights = space.autoencoder.state_dict().values()
+    added_bytes = pixels.state_bytes - moments.state_bytes
+    assert added_bytes == sum(tensor.nbytes for tensor in weights)
+    assert pixels.peak_bytes - moments.peak_bytes > added_bytes
+    assert preflight.encodes_while_training(upstream(tmp_path)) is None, "in pixel space"
 
 
 def test_a_network_that_does_not_fit_is_refused_with_the_change_that_fits(tmp_path, monkeypatch):
@@ -194,6 +212,17 @@ def test_both_problems_are_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "device_memory_bytes", lambda device: 1000)
     with pytest.raises(PreflightFailed, match="memory: .*; disk: "):
         check_training(upstream(tmp_path))
+
+
+def test_ecc_without_opencv_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    made = UPSTREAM | {"stored": "pixels"}
+    plain = upstream(tmp_path, upstream=made)
+    editing = EditingConfig(picture=True, align="ecc")
+    config = plain.model_copy(update={"model": replace(plain.model, editing=editing)})
+    with pytest.raises(RequestError, match=r"model.editing.align: is 'ecc'.*rdm\[edit\]"):
+        train_rdm(config)
+    assert artifacts(tmp_path) == []
 
 
 def test_a_data_set_that_is_not_there_is_refused_before_weights_are_fetched(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rdm_core.errors import RequestError
-from rdm_core.families.diffusion.config import EditingConfig
+from rdm_core.families.diffusion.config import Config, EditingConfig
 from rdm_core.families.diffusion.exchange import (
     Exchange,
     aligned,
@@ -199,3 +199,7 @@ def test_without_opencv_ecc_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(RequestError, match=r"align.*not installed.*pip install 'rdm\[edit\]'"):
         aligned(noise(1), noise(1), replace(EDITS, align="ecc"))
+    with pytest.raises(RequestError, match="not installed"):
+        Config(editing=replace(EDITS, picture=True, align="ecc")).check_installed()
+    for other in (EDITS, replace(EDITS, picture=False, align="ecc")):
+        Config(editing=other).check_installed()
