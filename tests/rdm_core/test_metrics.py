@@ -163,7 +163,8 @@ def test_a_loss_is_the_mean_squared_error_of_the_target(tiny_data):
             super().__init__()
             self.null = torch.nn.Parameter(torch.zeros(1))
 
-        def forward(self, x, time, context):
+        def forward(self, x, time, context, picture):
+            assert picture is None
             return targets.pop(0) + 2
 
     class Told(FlowMatching):

@@ -97,7 +97,7 @@ def flat(model: Model) -> torch.Tensor:
 def given(model: Model, data: TrainingData, **changed: Any) -> list[tuple]:
     """Noisy latents, times and contexts of every step, as a diffusion model's denoiser has them."""
     seen = []
-    hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args))
+    hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[:3]))
     run(model, data, **changed)
     hook.remove()
     return seen[1:]  # the first pass only counts operations
