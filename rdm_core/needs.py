@@ -76,6 +76,24 @@ def memory_needed(
 
     Raises ValueError when the batch cannot be divided over processes and pieces.
     """
+    needed = _followed(config, training, execution, k, shape, device, processes)
+    if encodes is None:
+        return needed
+    images = training.batch // processes
+    weights_bytes, encoding_bytes = _encoding(encodes, images, shape, config.reads.neighbor_images)
+    # The next step's images are encoded while this step computes: both peaks may come at once.
+    return replace(
+        needed,
+        state_bytes=needed.state_bytes + weights_bytes,
+        peak_bytes=needed.peak_bytes + encoding_bytes,
+    )
+
+
+def _followed(
+    config: Any, training: TrainingConfig, execution: ExecutionConfig, k: int, shape: Shape,
+    device: torch.device, processes: int,
+) -> MemoryNeeded:  # fmt: skip
+    """What two steps take, where nothing is encoded: as `memory_needed`."""
     piece, on_cuda = piece_size(training, execution, processes), device.type == "cuda"
     # A deep copy of tensors without bytes warns.
     quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
@@ -112,15 +130,7 @@ def memory_needed(
         peak_bytes = live.peak if on_cuda else max(live.peak, live.bytes + checkpoint_bytes)
         state_bytes = live.bytes - samples.nbytes
         del buckets
-    needed = MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
-    if encodes is None:
-        return needed
-    images = training.batch // processes
-    weights_bytes, encoding_bytes = _encoding(encodes, images, shape, config.reads.neighbor_images)
-    # The next step's images are encoded while this step computes: both peaks may come at once.
-    return replace(
-        needed, state_bytes=state_bytes + weights_bytes, peak_bytes=peak_bytes + encoding_bytes
-    )
+    return MemoryNeeded(model.parameter_count, state_bytes, checkpoint_bytes, peak_bytes)
 
 
 def _encoding(

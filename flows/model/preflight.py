@@ -336,7 +336,7 @@ def encodes_while_training(config: TrainRDM) -> LatentSpace | None:
 
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
     described = _training_described(config, shape)
-    return memory_needed(*described, encodes=encodes_while_training(config))
+    return memory_needed(*described, encodes_while_training(config))
 
 
 def _training_described(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
