@@ -335,8 +335,8 @@ def encodes_while_training(config: TrainRDM) -> LatentSpace | None:
 
 
 def _memory(config: TrainRDM, shape: Shape) -> MemoryNeeded:
-    described = _training_described(config, shape)
-    return memory_needed(*described, encodes_while_training(config))
+    asked = (*_training_described(config, shape), encodes_while_training(config))
+    return memory_needed(*asked)
 
 
 def _training_described(config: TrainRDM, shape: Shape) -> tuple[Any, ...]:
