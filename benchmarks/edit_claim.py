@@ -137,7 +137,7 @@ def claim_plan(config: EditStudy, seed: int) -> Plan:
     for name in runs_of(config, seed):
         inputs[name] = open_artifact(config.root, "runs", name).fingerprint
     parameters = {
-        "edit_claim": 1,
+        "edit_claim": 2,
         "k": config.k,
         "neighbor_scale": config.neighbor_scale,
         "images": config.images,
@@ -180,7 +180,7 @@ def measure(config: EditStudy, seed: int) -> dict[str, float]:
 def context_of(config: EditStudy, run: OpenRun, texts: Sequence[str]) -> Context:
     """Texts and their neighbors in the run's database."""
     database = open_database(config.root, database_of(run), run).retrieval
-    return query_and_neighbors(text_queries(run, texts), database, config.k).context
+    return query_and_neighbors(text_queries(run, texts), database, config.k + 1).context
 
 
 def edited(
