@@ -51,11 +51,12 @@ def no_number(kind: Any, value: Any) -> str:
     """What is wrong with a value where a number, or two, are wanted; "" where nothing is."""
     # As JSON writes them: true, not True.
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    if kind in (int, float) and isinstance(value, bool | str):
+    numbers = (int, float, int | None, float | None)
+    if kind in numbers and isinstance(value, bool | str):
         return f"is {text}, must be a number"
     if kind in (tuple[float, float], tuple[float, float] | None) and value is not None:
-        numbers = value if isinstance(value, list | tuple) else [text]
-        if any(isinstance(number, bool | str) for number in numbers):
+        pair = value if isinstance(value, list | tuple) else [text]
+        if any(isinstance(number, bool | str) for number in pair):
             return f"is {text}, must be numbers"
     return ""
 

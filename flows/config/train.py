@@ -141,7 +141,7 @@ class TrainRDM(FlowConfig):
         if self.context.query_alone and not self.model.reads.query:
             raise ValueError(
                 f"context.query_alone: is {self.context.query_alone}, and this model is not given "
-                "the images' own vectors; use query_token=true in the model, or 0"
+                "the images' own vectors; train one that is, or use 0"
             )
         return self
 

@@ -112,7 +112,7 @@ def latents_of_database(root: Path, table: Artifact, alike: Artifact) -> Artifac
 
     Raises ArtifactMissing where the database's images were not encoded so.
     """
-    autoencoder = alike.measured["autoencoder_path"]
+    autoencoder = alike.measured.get("autoencoder_path", "the latents' own")
     return latents_encoded_so(root, table.inputs["database"], alike.parameters, autoencoder)
 
 

@@ -88,7 +88,11 @@ def test_a_run_says_what_it_was_trained_on_and_how_it_went(small_world):
     assert {role: one.fingerprint for role, one in facts.trained_on.items()} == run.inputs
     assert (facts.family, facts.encoder["model"]) == ("diffusion", "rdm-shapes")
     assert (facts.k, facts.random_k, facts.steps, facts.latent_side) == (3, True, 6, 32)
-    assert facts.model == json.loads(json.dumps(run.parameters["model"]))
+    planned = json.loads(json.dumps(run.parameters["model"]))
+    # A plan says nothing of what came later and has its default.
+    assert facts.model | planned == facts.model and planned.keys() ^ facts.model.keys() == {
+        "editing"
+    }
     card = run.file("weights/README.md").read_text()
     assert "| CC0-1.0 | 32 |\n" in card and "| CC-BY-4.0 | 32 |\n" in card
     assert "| not stated | 32 |\n" in card

@@ -36,7 +36,7 @@ def measured_loss(monkeypatch, **changes):
         return np.asarray(LOSSES[model.of, shuffled, null])
 
     monkeypatch.setattr(module, "held_out_losses", losses)
-    held_out = lambda config, run, database: f"held out for {run.artifact.name}"  # noqa: E731
+    held_out = lambda config, run, database, *more: f"held out for {run.artifact.name}"  # noqa: E731
     monkeypatch.setattr(trials, "heldout_data", held_out)
     found = module.measure_loss.fn(trial(**changes))
     assert {data for data, _ in asked} == {"held out for run"} and len(asked) in (3, 4)
@@ -310,7 +310,7 @@ def sets(monkeypatch, drawn):
     }
     for name, stand in stands.items():
         monkeypatch.setattr(module, name, stand)
-    monkeypatch.setattr(trials, "heldout_data", lambda config, run, database: Data())
+    monkeypatch.setattr(trials, "heldout_data", lambda config, run, database, *more: Data())
     monkeypatch.setattr(trials, "held_out_features", lambda config, features: "held out")
     monkeypatch.setattr(trials, "known_features", lambda trial, features: "known images")
     monkeypatch.setattr(trials, "known_beside", lambda known, real: "known")
