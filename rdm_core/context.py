@@ -12,6 +12,8 @@ import torch
 
 ABSENT, NEIGHBOR, QUERY, TEXT = 0, 1, 2, 3
 """What a slot holds: nothing, an image of the database, a query image, a query text."""
+NO_TOKEN = -1
+"""In place of every token of a text that is not there."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,15 @@ class Context:
     slots: torch.Tensor
     """int8 [B, K], one of the kinds above."""
     references: torch.Tensor | None = None
-    """Raw latents of the neighbors [B, K, C, h, w], for families that read them."""
+    """Raw latents of the neighbors [B, K, C, h, w], or codes [B, K, h, w], for families that read
+    them; any values where the slot holds no neighbor.
+    """
+    text: torch.Tensor | None = None
+    """The text of each sample, for families that read it: int64 [B, L] as the encoder's tokenizer
+    gives it; NO_TOKEN everywhere where there is none.
+    """
+    neighbor_texts: torch.Tensor | None = None
+    """The caption of each neighbor, in the same way: int64 [B, K, L]."""
 
     @property
     def mask(self) -> torch.Tensor:

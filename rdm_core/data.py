@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rdm_core.config import ContextConfig
-from rdm_core.context import ABSENT, NEIGHBOR, QUERY, Context
+from rdm_core.context import ABSENT, NEIGHBOR, NO_TOKEN, QUERY, Context
 from rdm_core.errors import RequestError
 
 NO_ROW = -1
@@ -66,6 +66,29 @@ class References:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The captions of N images, as an encoder's tokenizer gives them."""
+
+    tokens: np.ndarray
+    """All captions of all images, int64 [M, L]."""
+    starts: np.ndarray
+    """int64 [N + 1]: the captions of image i are starts[i] up to starts[i + 1]."""
+
+    def of(self, images: np.ndarray, shares: np.ndarray) -> torch.Tensor:
+        """One caption of each of the images int64 [*], the one at its share [*] in 0..1 of all that
+        it has: int64 [*, L].
+
+        For an image NO_ROW, or one without a caption, it is NO_TOKEN everywhere.
+        """
+        safe = np.maximum(images, 0)
+        counts = self.starts[safe + 1] - self.starts[safe]
+        chosen = self.starts[safe] + (shares * counts).astype(np.int64)
+        absent = (images == NO_ROW) | (counts == 0)
+        tokens = self.tokens[np.where(absent, 0, chosen)]
+        return torch.from_numpy(np.where(absent[..., None], NO_TOKEN, tokens))
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """The training set, read where it lies: opening it loads nothing but the neighbor table."""
 
@@ -89,8 +112,10 @@ class TrainingData:
     """The norms that these had, float [N]."""
     keys: Sequence[str] = ()
     """Keys of the training images, N of them."""
-    captions: Sequence[Sequence[str]] | None = None
-    """Captions of each of the N training images; only some families need them."""
+    texts: Texts | None = None
+    """Captions of the N training images; only some families need them."""
+    neighbor_texts: Texts | None = None
+    """Captions of the database's M rows; for families that read captions and references."""
     references: References | None = None
     """Latents of the database's rows; only some families need them."""
     neighbor_images: References | None = None

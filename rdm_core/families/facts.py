@@ -24,7 +24,9 @@ class Reads:
     means: bool = False
     """The mean vectors of the database's images and captions."""
     captions: bool = False
-    """The training images' captions."""
+    """The training images' captions, as the encoder's tokenizer gives them; with references, the
+    neighbors' captions too.
+    """
     references: bool = False
     """The latents of the neighbors."""
     neighbor_images: bool = False

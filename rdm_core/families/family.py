@@ -147,6 +147,13 @@ class Model(nn.Module):
         model uses them.
         """
 
+    def set_encoder(self, encoder: Any) -> None:
+        """Take the `rdm_core.clip.Encoder` of the run's vectors, if the model reads texts. Its
+        weights are no part of the model's.
+
+        Raises RequestError for an encoder that the model is not built for.
+        """
+
     def save(self, directory: Path, facts: RunFacts) -> None:
         """Write a weights folder: what was learned, and `model.json`."""
         self.save_weights(directory)

@@ -55,8 +55,9 @@ class Scene:
     distance: Grid  # to the outline, canvas units, negative inside
     tone: Grid  # background, 0 black .. 1 white
     tint: np.ndarray  # [3], a slight cast of the background
-    pigment: np.ndarray  # [3], colour of the shape, 0..1
+    pigment: np.ndarray  # [3] or [n, n, 3], colour of the shape, 0..1
     place: Callable[[Grid, Grid], Grid]  # distance at any other points
+    local: Callable[[Grid, Grid], tuple[Grid, Grid]]  # points -> the shape's own coordinates
     centre: tuple[float, float]
     radius: float
     worn: accessories.Worn | None = None  # drawn over the shape
@@ -81,50 +82,68 @@ def draw(
     """
     rng = np.random.default_rng(seed)
     finer = 3 if side < 48 else 2
-    scene = _arrange(shape, colour, background, position, size, side * finer, rng)
+    scene = arranged(
+        DISTANCES[shape], np.array(PIGMENTS[colour]), background, position, RADII[size],
+        side * finer, rng,
+    )  # fmt: skip
     if accessory != "none":
         worn = accessories.wear(accessory, scene.centre, scene.radius, seed)
         scene = replace(scene, worn=worn)
-    canvas = PAINTERS[style](scene, rng)
-    pixels = canvas.reshape(side, finer, side, finer, 3).mean(axis=(1, 3), dtype=np.float32)
     grain = 0.016 if style == "photograph" else 0.006
+    return averaged(PAINTERS[style](scene, rng), side, grain, rng)
+
+
+def averaged(canvas: np.ndarray, side: int, grain: float, rng: np.random.Generator) -> np.ndarray:
+    """A canvas float32 [n, n, 3] in 0..1, some times finer than the picture, as its pixels: uint8
+    [side, side, 3], with grain of that deviation.
+    """
+    finer = len(canvas) // side
+    pixels = canvas.reshape(side, finer, side, finer, 3).mean(axis=(1, 3), dtype=np.float32)
     pixels += rng.normal(0, grain, (side, side, 1)).astype(np.float32)
     return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _arrange(
-    shape: str,
-    colour: str,
+def arranged(
+    form: Callable[[Grid, Grid], Grid],
+    pigment: np.ndarray,
     background: str,
     position: str,
-    size: str,
+    radius: float,
     n: int,
     rng: np.random.Generator,
+    most_degrees: float = 13,
 ) -> Scene:
-    """Place the shape with a little jitter and lay out the background's tones."""
+    """Place a form with a little jitter and lay out the background's tones, on a canvas [n, n].
+
+    The form gives distances in local coordinates, as those at the end of this file; its pigment is
+    [3] in 0..1. It is turned by at most so many degrees.
+    """
     x, y = _grid(n)
     jitter = rng.uniform(-1, 1, 8)
-    radius = RADII[size] * (1 + 0.06 * jitter[0])
+    radius = radius * (1 + 0.06 * jitter[0])
     # An off-centre shape moves as far out as keeps all of it inside the picture.
     reach = min(0.44, 0.92 - radius)
     right, down = DIRECTIONS[position]
     centre_x = right * reach + (0.04 if right == 0 else 0.02) * jitter[1]
     centre_y = down * reach + (0.04 if down == 0 else 0.02) * jitter[2]
-    angle = np.deg2rad(13) * jitter[3]
+    angle = np.deg2rad(most_degrees) * jitter[3]
     cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
 
-    def place(at_x: Grid, at_y: Grid) -> Grid:
+    def local(at_x: Grid, at_y: Grid) -> tuple[Grid, Grid]:
         dx, dy = at_x - np.float32(centre_x), np.float32(centre_y) - at_y
-        return DISTANCES[shape](cos * dx + sin * dy, cos * dy - sin * dx) * np.float32(radius)
+        return cos * dx + sin * dy, cos * dy - sin * dx
+
+    def place(at_x: Grid, at_y: Grid) -> Grid:
+        return form(*local(at_x, at_y)) * np.float32(radius)
 
     mean, swing = TONES[background]
     tone = np.full((n, n), mean + 0.05 * jitter[4], np.float32)
     if swing:
         tone += np.float32(swing) * _pattern(background, x, y, jitter[5], jitter[6])
-    pigment = np.clip(np.array(PIGMENTS[colour]) + rng.normal(0, 0.02, 3), 0, 1)
+    pigment = np.clip(pigment + rng.normal(0, 0.02, 3), 0, 1)
     tint = 1 + rng.normal(0, 0.025, 3)
     centre = (float(centre_x), float(centre_y))
-    return Scene(x, y, place(x, y), tone, tint, pigment, place, centre, float(radius))
+    return Scene(x, y, place(x, y), tone, tint, pigment, place, local, centre, float(radius))
 
 
 def _pattern(background: str, x: Grid, y: Grid, turn: float, shift: float) -> Grid:
