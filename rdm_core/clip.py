@@ -160,6 +160,38 @@ class Encoder:
                 return self._unit(torch.empty(0, self.dimension))
             return self._unit(torch.cat(outputs).float().cpu())
 
+    @property
+    def text_width(self) -> int:
+        """Width of the states that `text_states` gives, W. Raises EncoderError as it does."""
+        return int(self._text_end.weight.shape[0])
+
+    @torch.no_grad()
+    def text_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the text tower makes of each token of N texts, int64 [N, L] as its tokenizer gives
+        them: float [N, L, W], and which of them are no padding, bool [N, L].
+
+        Raises EncoderError for a tower of which only the pooled vector is known.
+        """
+        states: list[torch.Tensor] = []
+        hook = self._text_end.register_forward_hook(lambda *seen: states.append(seen[-1]))
+        try:
+            self.model.encode_text(tokens.to(self.device))
+        finally:
+            hook.remove()
+        padding = getattr(getattr(self.model, "text", None), "pad_id", 0)
+        return states[0], tokens.to(self.device) != padding
+
+    @property
+    def _text_end(self) -> Any:
+        """The norm that the text tower's states come out of, one for each token."""
+        tower = getattr(self.model, "text", self.model)
+        norm = getattr(tower, "ln_final", None)
+        if norm is None:
+            what = "its text tower gives one vector for a text, and no state for each token"
+            cure = "Use an encoder of open_clip whose text tower is its own, as ViT-B-32."
+            raise EncoderError(f"encoder {self.name!r}", what, cure)
+        return norm
+
     def _unit(self, raw: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """What a tower gives, float32 [N, D] -> unit vectors [N, D] and norms [N], float32.
 

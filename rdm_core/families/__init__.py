@@ -3,7 +3,7 @@
 A family is a folder with two files. `config.py` has what can be chosen, `Config` and `Draw`, and
 imports no torch. `model.py` has `build` and `load`, which make a `rdm_core.families.family.Model`,
 and `import_networks`, which imports the libraries that those two need. Families do not import each
-other.
+other, but for two that go on from one: references from diffusion.
 """
 
 import json
@@ -19,6 +19,7 @@ FAMILIES = {
     "diffusion": "rdm_core.families.diffusion",
     "autoregressive": "rdm_core.families.autoregressive",
     "discrete": "rdm_core.families.discrete",
+    "references": "rdm_core.families.references",
 }
 """Name -> folder."""
 FACTS_FILE = "model.json"

@@ -5,7 +5,7 @@ B samples, K slots, D dimensions; x is [B, C, h, w].
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -116,27 +116,33 @@ class DetailHead(nn.Module):
 
 def build_denoiser(
     config: DenoiserConfig, channels: int, side: int, dimension: int, seed: int | None = None,
-    picture: bool = False,
+    picture: bool = False, made: Callable[[Any], Denoiser] | None = None,
 ) -> Denoiser:  # fmt: skip
     """Make a new denoiser for final latents [B, channels, side, side] and vectors [B, K,
     dimension]; with a `picture`, one that is given another latent too, whose weights are zero.
 
-    Its weights follow `seed`, or torch's global generator without one.
+    Its weights follow `seed`, or torch's global generator without one. `made` turns the network
+    into a denoiser of another kind.
     """
     if seed is not None:
         torch.manual_seed(seed)
     build = _transformer if config.network == "transformer" else _unet
     network = build(config, channels, side, dimension, channels + 1 if picture else 0)
-    denoiser = Denoiser(network, dimension, config, picture)
+    denoiser = made(network) if made else Denoiser(network, dimension, config, picture)
     if picture:
         nn.init.zeros_(denoiser.entry.weight[:, channels:])
     return denoiser
 
 
 def load_denoiser(
-    directory: Path, config: DenoiserConfig, dimension: int, picture: bool = False
+    directory: Path,
+    config: DenoiserConfig,
+    dimension: int,
+    picture: bool = False,
+    made: Callable[[Any], Denoiser] | None = None,
 ) -> Denoiser:
-    """The denoiser in a weights folder, for context vectors of `dimension`.
+    """The denoiser in a weights folder, for context vectors of `dimension`; `made` as in
+    `build_denoiser`.
 
     Raises WeightsError when the folder is not one that `Denoiser.save` wrote.
     """
@@ -154,7 +160,7 @@ def load_denoiser(
         )
         if wrong := sorted([*loaded["missing_keys"], *loaded["unexpected_keys"]]):
             raise ValueError(f"{len(wrong)} tensors are absent or too many, {wrong[0]} among them")
-        denoiser = Denoiser(network, dimension, config, picture)
+        denoiser = made(network) if made else Denoiser(network, dimension, config, picture)
         own = load_file(directory / "context.safetensors")
         if wrong := sorted(own.keys() ^ denoiser._own_state().keys()):
             what = "tensors of the context are absent or too many"

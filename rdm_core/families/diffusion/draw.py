@@ -157,8 +157,8 @@ def generate(
             predict = _switched(process, predict, late, how.style_from_snr)
         known_part = known.rows(part, device) if known is not None else None
         if known_part is not None:
-            predict = _inpainted(process, predict, known_part)
-        fresh = _noise_of(seeds[part], shape, device)
+            predict = inpainted(process, predict, known_part)
+        fresh = noise_of(seeds[part], shape, device)
         final = draw(process, predict, fresh(), how.steps, fresh, how.eta)
         if known_part is not None:  # DDIM ends at the least noisy time, not without noise
             final = known_part.over(final)
@@ -167,7 +167,7 @@ def generate(
     return np.concatenate(images)
 
 
-def _noise_of(
+def noise_of(
     seeds: Sequence[int], shape: tuple[int, ...], device: torch.device
 ) -> Callable[[], torch.Tensor]:
     """A function that gives new noise ~ N(0, I), float32 [B, *shape], at each call.
@@ -319,7 +319,7 @@ def _switched(process: Process, early: Predict, late: Predict, from_snr: float) 
     return predict
 
 
-def _inpainted(process: Process, predict: Predict, known: Known) -> Predict:
+def inpainted(process: Process, predict: Predict, known: Known) -> Predict:
     """Predictions [B, C, h, w] that lead every sampler to the known latents."""
 
     def wrapped(x: torch.Tensor, t: float) -> torch.Tensor:
