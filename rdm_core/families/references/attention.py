@@ -146,7 +146,9 @@ def attend_to_references(network: Any) -> nn.ModuleDict:
             width, heads = attention.query_dim, attention.heads
             beside = ReferenceAttention(width, heads, layers[reads].query_dim)
             added[name.replace(".", "_")] = beside
-        attention.set_processor(BesideText(name, name in collected, reads, beside))
+        # Its type names one class of diffusers, and any callable of this kind serves.
+        processor = BesideText(name, name in collected, reads, beside)
+        attention.set_processor(processor)  # type: ignore[arg-type]
     return added
 
 

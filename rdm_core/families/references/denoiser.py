@@ -33,7 +33,7 @@ class ReferenceDenoiser(Denoiser):
             self.references = attend_to_references(network)
         self._encoder: list[Encoder] = []  # in a list, so that it is no part of the weights
 
-    def set_encoder(self, encoder: Encoder) -> None:
+    def read_texts_with(self, encoder: Encoder) -> None:
         """Take the encoder whose text tower reads texts. Raises RequestError for a tower of another
         width.
         """

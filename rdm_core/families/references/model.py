@@ -5,8 +5,9 @@ B samples, b of them on this process, K slots, D dimensions; latents [C, h, w], 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +16,13 @@ from rdm_core.clip import Encoder
 from rdm_core.config import DrawConfig
 from rdm_core.context import NO_TOKEN, Context, nothing
 from rdm_core.data import TrainingData
-from rdm_core.families.diffusion.denoiser import Denoiser, build_denoiser, load_denoiser
+from rdm_core.families.diffusion.denoiser import build_denoiser, load_denoiser
 from rdm_core.families.diffusion.model import Diffusion, DiffusionInputs
-from rdm_core.families.diffusion.model import import_networks as import_networks
+from rdm_core.families.diffusion.model import import_networks as import_networks_of_diffusion
 from rdm_core.families.diffusion.noise import Process, process_of
 from rdm_core.families.facts import RunFacts, Shape
 from rdm_core.families.family import Beside
 from rdm_core.families.references.config import Config, Draw
-from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace
 
 if TYPE_CHECKING:  # it imports diffusers, which takes two seconds
@@ -55,7 +55,7 @@ class References(Diffusion):
 
     def set_encoder(self, encoder: Encoder) -> None:
         """As in `Model`: its text tower reads the texts."""
-        self.denoiser.set_encoder(encoder)
+        self.denoiser.read_texts_with(encoder)
 
     def inputs(
         self,
@@ -128,21 +128,22 @@ class References(Diffusion):
         return super().taken_over(name, weights)
 
 
-def _denoiser_for(config: Config, dimension: int) -> Callable[[Any], Denoiser]:
-    """How a network becomes the denoiser of a configuration."""
-    from rdm_core.families.references.denoiser import ReferenceDenoiser
-
-    return lambda network: ReferenceDenoiser(network, dimension, config)
+def import_networks() -> None:
+    """Import now what `build` will import. It takes two seconds."""
+    import_networks_of_diffusion()
+    import rdm_core.families.references.denoiser  # noqa: F401
 
 
 def build(
     config: Config, shape: Shape, space: LatentSpace | None = None, seed: int | None = None
 ) -> References:
     """Make a new model; its weights follow `seed`, or torch's generator without one."""
-    with large_import():
-        made = _denoiser_for(config, shape.dimension)
+    from rdm_core.families.references.denoiser import ReferenceDenoiser
+
     layout = (config.denoiser, shape.channels, shape.side, shape.dimension, seed)
+    made = partial(ReferenceDenoiser, dimension=shape.dimension, config=config)
     denoiser = build_denoiser(*layout, made=made)
+    assert isinstance(denoiser, ReferenceDenoiser), "what was made"
     return References(denoiser, process_of(config.noise), shape, space, config)
 
 
@@ -151,7 +152,10 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
 
     Raises WeightsError when the folder is not one that `save` wrote.
     """
-    with large_import():
-        made = _denoiser_for(config, facts.shape.dimension)
-    denoiser = load_denoiser(directory, config.denoiser, facts.shape.dimension, made=made)
+    from rdm_core.families.references.denoiser import ReferenceDenoiser
+
+    dimension = facts.shape.dimension
+    made = partial(ReferenceDenoiser, dimension=dimension, config=config)
+    denoiser = load_denoiser(directory, config.denoiser, dimension, made=made)
+    assert isinstance(denoiser, ReferenceDenoiser), "what was made"
     return References(denoiser, process_of(config.noise), facts.shape, space, config).eval()
