@@ -238,7 +238,8 @@ def measure_guidance(bench: Bench) -> dict[str, float]:
     """
     asked = bench.held_out
     run, request = bench.asked_for(REFERENCES, asked)
-    context, figures = request.retrieved.context, {}
+    context = request.retrieved.context
+    figures: dict[str, float] = {}
     points = {}
     for share in INTERLEAVED:
         how = {"guidance_scale": SCALE, "neighbor_scale": SCALE, "interleave": share}

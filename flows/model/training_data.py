@@ -72,7 +72,7 @@ def open_training_data(
         query_vectors=query_vectors,
         query_norms=query_norms,
         keys=keys,
-        captions=_captions_of(root, of_latents, keys) if reads.captions else None,
+
         references=of_database if reads.references else None,
         neighbor_images=of_database if reads.neighbor_images else None,
         factor=factor_of(of_latents),
