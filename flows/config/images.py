@@ -290,12 +290,7 @@ class ImportEntities(FlowConfig, Entities):
 
 
 AnyImport = Annotated[
-    ImportWikiArt
-    | ImportCoco
-    | ImportOpenImages
-    | ImportFolder
-    | ImportShapes
-    | ImportEntities,
+    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes | ImportEntities,
     BySource(),
 ]
 """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
