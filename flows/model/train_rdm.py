@@ -14,6 +14,7 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.autoencoder import forget_space
 from flows.data.encoders import forget_encoders
+from flows.data.find_neighbors import searched_by
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
@@ -192,6 +193,13 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
             f"it stores {neighbors.parameters['k']} neighbors, "
             f"context.k asks for {config.context.k}",
             "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
+        )
+    if config.context.score_cap < 1 and searched_by(neighbors) == "words":
+        raise StorageError(
+            f"neighbors/{config.neighbors}",
+            "its scores are of words, and context.score_cap is a cosine",
+            "Leave near-duplicates out of the table: rdm neighbors --set score_cap="
+            f"{config.context.score_cap}",
         )
     inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
     if config.model.reads.latents_of_database:
