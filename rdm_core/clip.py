@@ -192,6 +192,27 @@ class Encoder:
             raise EncoderError(f"encoder {self.name!r}", what, cure)
         return norm
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text, L, that the text tower reads at most."""
+        return int(self.tokenizer.context_length)
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """N texts as the tokenizer gives them: int64 [N, L]. It cuts those that are `too_long`."""
+        tokens: np.ndarray = self.tokenizer(list(texts)).numpy()
+        return tokens
+
+    def too_long(self, texts: Sequence[str]) -> np.ndarray:
+        """Which of N texts have more tokens than the text tower reads: bool [N]."""
+        length, cut = self.context_length, np.zeros(len(texts), bool)
+        # A token stands for a byte or more, and up to three more mark a text: most need no look.
+        suspects = np.flatnonzero([len(text.encode()) + 3 > length for text in texts])
+        if len(suspects):
+            asked = [texts[place] for place in suspects] + [""]
+            tokens = self.tokenizer(asked, context_length=length + 2).numpy()
+            cut[suspects] = tokens[:-1, length] != tokens[-1, length]  # an empty text is padded
+        return cut
+
     def _unit(self, raw: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """What a tower gives, float32 [N, D] -> unit vectors [N, D] and norms [N], float32.
 

@@ -158,6 +158,10 @@ class ContextConfig(Config):
     """Where the image's own vector is in the context too: share of samples whose context is that
     vector alone, without neighbors.
     """
+    text_dropout: float = 0.0
+    """Where the model reads captions: share of samples whose own is left out, whatever becomes of
+    their neighbors.
+    """
     embedding_noise: float = 0.0
     """Length of the Gaussian noise added to each unit vector of a context, before it is made unit
     again.
@@ -168,7 +172,7 @@ class ContextConfig(Config):
         require_between(self, ("k",), 1, 10_000)
         require_between(self, ("from_top",), 0, 10_000)
         dropouts = ("neighbor_dropout", "each_neighbor_dropout", "query_dropout", "query_alone")
-        require_between(self, dropouts, 0, 1)
+        require_between(self, (*dropouts, "text_dropout"), 0, 1)
         require_between(self, ("embedding_noise",), 0, 1000)
         require(self, ("score_cap",), lambda value: -1 <= value <= 1, "a cosine")
         if self.from_top and self.from_top < self.k:

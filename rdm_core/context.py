@@ -4,7 +4,7 @@ B samples, K slots, D the encoder's dimension. A set has no order: a slot's plac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,18 @@ class Context:
     def rows(self, chosen: slice | torch.Tensor) -> "Context":
         """The sets of some samples: a slice, int64 [M] or bool [B]."""
         return self._each(lambda tensor: tensor[chosen])
+
+    def without_neighbors(self) -> "Context":
+        """The same texts, and sets [B, K, D] in which every slot is absent."""
+        return replace(self, slots=torch.zeros_like(self.slots)).with_texts_of_neighbors_alone()
+
+    def with_texts_of_neighbors_alone(self) -> "Context":
+        """The same sets [B, K, D]; a slot that holds no neighbor has no text either."""
+        if self.neighbor_texts is None:
+            return self
+        is_neighbor = (self.slots == NEIGHBOR)[..., None]
+        texts = torch.where(is_neighbor, self.neighbor_texts, NO_TOKEN)
+        return replace(self, neighbor_texts=texts)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Context":
         """Sets whose tensors [B, ...] are changed, each in the same way."""

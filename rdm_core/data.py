@@ -5,7 +5,7 @@ over another number of processes, sees the same. N samples, S stored neighbors o
 rows, D dimensions; B samples a batch, K slots a context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -70,9 +70,19 @@ class Texts:
     """The captions of N images, as an encoder's tokenizer gives them."""
 
     tokens: np.ndarray
-    """All captions of all images, int64 [M, L]."""
+    """All captions of all images, whole numbers [M, L]."""
     starts: np.ndarray
     """int64 [N + 1]: the captions of image i are starts[i] up to starts[i + 1]."""
+
+    @classmethod
+    def made(
+        cls, captions: Sequence[Sequence[str]], tokens_of: Callable[[Sequence[str]], np.ndarray]
+    ) -> "Texts":
+        """The captions of N images, with the function that gives texts their tokens [M, L]."""
+        flat = [text for of_image in captions for text in of_image]
+        starts = np.cumsum([0, *map(len, captions)], dtype=np.int64)
+        tokens = tokens_of(flat or [""])  # of no caption at all: L is known, and no row is read
+        return cls(tokens.astype(np.int32), starts)  # half the memory
 
     def of(self, images: np.ndarray, shares: np.ndarray) -> torch.Tensor:
         """One caption of each of the images int64 [*], the one at its share [*] in 0..1 of all that
@@ -85,7 +95,7 @@ class Texts:
         chosen = self.starts[safe] + (shares * counts).astype(np.int64)
         absent = (images == NO_ROW) | (counts == 0)
         tokens = self.tokens[np.where(absent, 0, chosen)]
-        return torch.from_numpy(np.where(absent[..., None], NO_TOKEN, tokens))
+        return torch.from_numpy(np.where(absent[..., None], NO_TOKEN, tokens).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -154,14 +164,21 @@ class TrainingData:
         return self.context(rows, places, np.zeros(len(rows), bool) if with_query else None)
 
     def context(
-        self, rows: np.ndarray, places: np.ndarray, dropped_query: np.ndarray | None = None
+        self,
+        rows: np.ndarray,
+        places: np.ndarray,
+        dropped_query: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
     ) -> Context:
         """The contexts [B, K, D] of samples `rows` int64 [B]: the neighbors at `places`, int64
         [B, K], of their lists; -1 is an empty slot.
 
         With `dropped_query` bool [B] one more slot comes first: the sample's own vector, or nothing
-        where it is True.
+        where it is True. Where captions were read, `shares` [B, 1 + K] in 0..1 say which of all
+        that it has: of the sample, and of each neighbor; the first ones unless given.
         """
+        if shares is None:
+            shares = np.zeros((len(rows), 1 + places.shape[1]))
         near = np.where(places < 0, NO_ROW, self.neighbor_rows[rows[:, None], places])
         safe = np.maximum(near, 0)  # an absent row is read as row 0, and marked as absent below
         vectors, norms = _unit(self.vectors[safe]), np.asarray(self.norms[safe], dtype=np.float32)
@@ -173,10 +190,16 @@ class TrainingData:
             norms = np.concatenate([own_norms, norms], 1)
             scores = np.concatenate([np.ones((len(rows), 1), np.float32), scores], 1)
             slots = np.concatenate([np.where(dropped_query, ABSENT, QUERY)[:, None], slots], 1)
+            near, shares = np.insert(near, 0, NO_ROW, axis=1), np.insert(shares, 1, 0, axis=1)
         context = Context.of(vectors, norms, scores, slots)
-        if self.references is None:
-            return context
-        return replace(context, references=self.references.of(near))
+        if self.references is not None:
+            context = replace(context, references=self.references.of(near))
+        if self.texts is not None:
+            context = replace(context, text=self.texts.of(rows, shares[:, 0]))
+        if self.neighbor_texts is not None:
+            texts = self.neighbor_texts.of(near, shares[:, 1:])
+            context = replace(context, neighbor_texts=texts)
+        return context
 
     def _queries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The own unit vectors float32 [B, 1, D] and norms float32 [B, 1] of samples int64 [B]."""
@@ -222,8 +245,15 @@ def training_context(
     places[rng.random(places.shape) < config.each_neighbor_dropout] = -1
     without = rng.random(len(rows)) < config.neighbor_dropout
     dropped_query = rng.random(len(rows)) < config.query_dropout if with_query else None
+    # What is drawn for texts comes from a stream of its own: everything else stays as it is
+    # without them.
+    of_texts = np.random.default_rng([seed, step, 2])
+    shares = of_texts.random((len(rows), 1 + config.k))
     context = data.context(
-        rows[mine], places[mine], dropped_query[mine] if dropped_query is not None else None
+        rows[mine],
+        places[mine],
+        dropped_query[mine] if dropped_query is not None else None,
+        shares[mine],
     )
     context.slots[torch.from_numpy(without[mine])] = ABSENT
 
@@ -238,7 +268,11 @@ def training_context(
         noise = rng.standard_normal(shape, dtype=np.float32)[mine] * length
         noisy = context.vectors + torch.from_numpy(noise)
         context.vectors[:] = torch.nn.functional.normalize(noisy, dim=-1)
-    return context
+
+    if context.text is not None:
+        without_text = of_texts.random(len(rows)) < config.text_dropout
+        context.text[torch.from_numpy(without_text[mine])] = NO_TOKEN
+    return context.with_texts_of_neighbors_alone()
 
 
 def chosen_places(

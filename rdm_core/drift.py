@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from rdm_core.search import recall_at_k, search_neighbors
+from rdm_core.neighbors import search_neighbors
+from rdm_core.search import recall_at_k
 
 
 def shift(one: np.ndarray, other: np.ndarray) -> dict[str, float]:

@@ -26,10 +26,6 @@ from rdm_core.reduced import HALF, INT8, int8_may_pay
 
 NO_ROW = -1
 NO_SCORE = -2.0
-EXTRA_ROWS = 8
-"""Rows that are looked up beyond k at first, as some will be left out. Queries that need more are
-searched again.
-"""
 HELD_BYTES = 2 * 2**30
 """Memory that a database may take which is searched again and again."""
 TILE_BYTES = 256 * 2**20
@@ -176,59 +172,6 @@ def held(vectors: np.ndarray, most_bytes: int = HELD_BYTES) -> np.ndarray:
     if 4 * vectors.size > most_bytes:
         return vectors
     return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def search_neighbors(
-    queries: np.ndarray,
-    query_groups: np.ndarray,
-    vectors: np.ndarray,
-    database_groups: np.ndarray,
-    k: int,
-    score_cap: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbors of unit queries [Q, D] in unit vectors [N, D], without banned rows.
-
-    Returns rows int64 and scores float32 [Q, k] as `search_exact` does. Banned are rows of the
-    query's own group and, with a cap below 1, near-duplicates, whose score is above the cap. Groups
-    are object arrays [Q] and [N], or [Q, G] and [N, G] for G kinds of groups: crops of one image,
-    works of one author; None is no group. A query that gets fewer than k rows is searched again for
-    more.
-    """
-    rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
-    scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
-    query_groups = query_groups.astype(object).reshape(len(query_groups), -1)
-    database_groups = database_groups.astype(object).reshape(len(database_groups), -1)
-    pending, extra = np.arange(len(queries)), EXTRA_ROWS
-    while len(pending):
-        looked_up = min(k + extra, len(vectors))
-        near_rows, near_scores = search_exact(queries[pending], vectors, max(looked_up, k))
-        banned = _in_group(query_groups[pending], database_groups, near_rows)
-        if score_cap < 1:
-            banned |= near_scores > score_cap
-        banned &= near_rows != NO_ROW
-        # A stable sort moves banned rows to the end and keeps the order of the others.
-        order = np.argsort(banned, axis=1, kind="stable")[:, :k]
-        banned = np.take_along_axis(banned, order, 1)
-        rows[pending] = np.where(banned, NO_ROW, np.take_along_axis(near_rows, order, 1))
-        scores[pending] = np.where(banned, NO_SCORE, np.take_along_axis(near_scores, order, 1))
-        # Look up more rows for queries that got fewer than k, unless all rows were looked up.
-        pending = pending[banned.any(axis=1)] if looked_up < len(vectors) else pending[:0]
-        extra *= 4
-    return rows, scores
-
-
-def _in_group(
-    query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Whether each row int64 [Q, K] is of its query's own group, in any kind: bool [Q, K].
-
-    Groups are object arrays [Q, G] and [N, G].
-    """
-    own = np.zeros(rows.shape, bool)
-    for of_queries, of_database in zip(query_groups.T, database_groups.T, strict=True):
-        is_group = np.array([group is not None for group in of_queries], bool)
-        own |= (of_database[rows] == of_queries[:, None]) & is_group[:, None]
-    return own
 
 
 def build_index(vectors: np.ndarray, path: Path, memory: str = "4G") -> str:

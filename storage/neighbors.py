@@ -10,10 +10,16 @@ from storage.parquet import column, read_table, vector_array, vector_type, vecto
 
 NO_ROW = -1
 """Fills a list when a query has fewer than k neighbors."""
+SCORES_OF = {
+    "vectors": "cosine, falling; -2 where the row is -1",
+    "words": "BM25 as a share of what a caption of the query's own words would get, 1 at most, "
+    "falling; -2 where the row is -1",
+}
+"""By what the database was searched -> what stands in the column `scores`."""
 
 
-def neighbors_schema(k: int) -> pa.Schema:
-    """Columns of a part of the table."""
+def neighbors_schema(k: int, search: str = "vectors") -> pa.Schema:
+    """Columns of a part of a table that was found by such a search."""
     return pa.schema(
         [
             column("key", pa.string(), "key of the query"),
@@ -25,9 +31,7 @@ def neighbors_schema(k: int) -> pa.Schema:
             column(
                 "keys", vector_type(k, pa.string()), "keys of those rows; empty where the row is -1"
             ),
-            column(
-                "scores", vector_type(k, pa.float32()), "cosine, falling; -2 where the row is -1"
-            ),
+            column("scores", vector_type(k, pa.float32()), SCORES_OF[search]),
         ],
         metadata={"doc": "one row a query; the database's fingerprint is among the inputs"},
     )
@@ -40,9 +44,10 @@ def write_neighbors(
     database_keys: np.ndarray,
     rows: np.ndarray,
     scores: np.ndarray,
+    search: str = "vectors",
 ) -> int:
-    """Write one part; `rows` int64 [Q, K] with NO_ROW for absent, `scores` float32 [Q, K]. Returns
-    Q.
+    """Write one part; `rows` int64 [Q, K] with NO_ROW for absent, `scores` float32 [Q, K] of what
+    SCORES_OF says of the search. Returns Q.
     """
     k = rows.shape[1]
     # NO_ROW is -1 and would name the last row: its key is looked up and thrown away.
@@ -57,7 +62,7 @@ def write_neighbors(
     ]
     write_table(
         directory / f"{part_name}.parquet",
-        pa.Table.from_arrays(columns, schema=neighbors_schema(k)),
+        pa.Table.from_arrays(columns, schema=neighbors_schema(k, search)),
     )
     return len(query_keys)
 

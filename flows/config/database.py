@@ -21,6 +21,7 @@ from rdm_core.families.facts import Stored
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Embedded = Literal["image", "text", "document"]
+Search = Literal["vectors", "words"]
 
 
 class Encoding(Parameters):
@@ -105,6 +106,19 @@ class FindNeighbors(FlowConfig):
     """Database (embeddings and index of one name) that is searched."""
     k: Neighbors = 20
     """Neighbors stored for each query."""
+    search: Search = "vectors"
+    """vectors: the rows whose vectors are nearest to the query's. words: those whose captions have
+    the words of the query's first caption, rare ones before all (BM25): names that no encoder has
+    learned are found. The first alone, as a prompt is one text too.
+    """
+    query_word_dropout: float = Field(0.0, ge=0, lt=1)
+    """search=words: share of a query's words that are left out, always the same ones of a query
+    (RA-CM3, arXiv 2211.12561: 0.2).
+    """
+    most_alike: float = Field(1.0, gt=0, le=1)
+    """Cosine with the query, or with a neighbor that is taken already, above which a row is passed
+    over, from the nearest on (RA-CM3: 0.9); 1 passes over none.
+    """
     group: Literal["author", "style", "source_url"] | None = None
     """Rows with the query's own value in this column are no neighbors of it; other crops of its
     image never are.
@@ -114,6 +128,13 @@ class FindNeighbors(FlowConfig):
     what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
     two digits; the plan holds the number.
     """
+
+    @model_validator(mode="after")
+    def _drops_words_that_are_looked_up(self) -> "FindNeighbors":
+        if self.query_word_dropout and self.search != "words":
+            why = f"is for search=words (given: {self.query_word_dropout})"
+            raise ValueError(f"query_word_dropout: {why}")
+        return self
 
 
 class EncodeLatents(Autoencoding, FlowConfig):

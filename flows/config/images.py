@@ -20,7 +20,9 @@ from pydantic_core import core_schema
 
 from flows.config.parameters import Count, FlowConfig, Parameters, Seed
 
-SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder"]
+SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "entities"]
+EntityGroup = Literal["all", "known", "frequent", "rare", "held out"]
+"""Which of the built-in entities: those of rdm_core.shapes.entities."""
 VOCABULARY = {
     "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
@@ -39,8 +41,8 @@ class Images(Parameters):
     """What is said of the images of every source."""
 
     source: SourceName
-    """Which reader: the layout the dataset has on disk, or the built-in shapes; folder unless
-    given.
+    """Which reader: the layout the dataset has on disk, or the built-in shapes or entities; folder
+    unless given.
     """
     size: int = Field(256, ge=16, le=16_384)
     """Side of a stored crop in pixels."""
@@ -57,7 +59,7 @@ class Images(Parameters):
     quality: int = Field(95, ge=1, le=100)
     """jpg quality."""
     seed: Seed = 0
-    """Of random crops, and of the shapes world."""
+    """Of random crops, and of what is drawn."""
     images_per_part: Count | Literal["auto"] = "auto"
     """Source images a part, about: the unit of resume, and what a changed image makes anew. auto:
     as the last version of the name was cut; a new name 100, and up to 1,000 from 8,000 images on.
@@ -109,7 +111,7 @@ class DataSet(Images):
     """Images that lie on a disk."""
 
     path: Path
-    """Where the dataset lies; not for shapes."""
+    """Where the dataset lies; not for what is drawn."""
 
 
 class WikiArt(DataSet):
@@ -146,16 +148,37 @@ class Folder(DataSet):
     """Author of every image in it."""
 
 
-class Shapes(Images):
+class Drawn(Images):
     """Images of the built-in world: they are drawn, not read."""
 
-    source: Literal["shapes"] = "shapes"
     path: None = None  # so that `path=null` takes back the path of a deployment that is changed
-    """Where the dataset lies; not for shapes."""
+    """Where the dataset lies; not for what is drawn."""
     split: str = Field("all", pattern=r"^[A-Za-z0-9_]{1,32}$")
     """Any word: other splits are other images."""
     count: Count = 1000
     """How many images."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _lies_nowhere(cls, path: Any) -> Any:
+        if path is not None:
+            what = f"is not for {source_of(cls)}, which are drawn"
+            raise ValueError(f"path: {what} (given: {path})")
+        return path
+
+    @model_validator(mode="after")
+    def _values_are_of_the_world(self) -> "Drawn":
+        for factor, known in VOCABULARY.items():
+            for value in getattr(self, factor, ()):
+                if value not in known:
+                    raise ValueError(f"{factor}: {value!r} is not one of {', '.join(known)}")
+        return self
+
+
+class Shapes(Drawn):
+    """Shapes in colours and styles, each a combination of factors."""
+
+    source: Literal["shapes"] = "shapes"
     styles: tuple[str, ...] = ()
     """Only these styles; empty means all."""
     colours: tuple[str, ...] = ()
@@ -179,23 +202,22 @@ class Shapes(Images):
     A model trained on known pairs can be asked for new ones.
     """
 
-    @field_validator("path", mode="before")
-    @classmethod
-    def _lies_nowhere(cls, path: Any) -> Any:
-        if path is not None:
-            raise ValueError(f"path: is not for shapes, which are drawn (given: {path})")
-        return path
 
-    @model_validator(mode="after")
-    def _values_are_of_the_world(self) -> "Shapes":
-        for factor, known in VOCABULARY.items():
-            for value in getattr(self, factor):
-                if value not in known:
-                    raise ValueError(f"{factor}: {value!r} is not one of {', '.join(known)}")
-        return self
+class Entities(Drawn):
+    """Things with a made-up name and one fixed look each. Known ones are for trainings: half of
+    them are frequent, half rare. Those held out are for databases alone: no training shows them.
+    """
+
+    source: Literal["entities"] = "entities"
+    entities: EntityGroup = "known"
+    """Only entities of this group."""
+    backgrounds: tuple[str, ...] = ()
+    """Only these backgrounds; empty means all."""
+    positions: tuple[str, ...] = ()
+    """Only these positions; empty means all."""
 
 
-SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Shapes)
+SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Shapes, Entities)
 
 
 def source_of(kind: type[Images]) -> str:
@@ -239,7 +261,7 @@ class BySource:
 
 # The form of Prefect's UI takes the first class that has most parameters of a value. WikiArt has
 # none that another data set lacks, so what is deployed with a few of them can be sent as it is.
-AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Shapes, BySource()]
+AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Shapes | Entities, BySource()]
 """The images of one source."""
 
 
@@ -263,8 +285,13 @@ class ImportShapes(FlowConfig, Shapes):
     """The built-in world -> shards."""
 
 
+class ImportEntities(FlowConfig, Entities):
+    """The entities of the built-in world -> shards."""
+
+
 AnyImport = Annotated[
-    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes, BySource()
+    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes | ImportEntities,
+    BySource(),
 ]
 """images -> shards: tars of crops and a sidecar that says of every image what became of it."""
 _ANY_IMPORT: TypeAdapter[AnyImport] = TypeAdapter(AnyImport)

@@ -137,11 +137,16 @@ class TrainRDM(FlowConfig):
     """
 
     @model_validator(mode="after")
-    def _has_a_query(self) -> "TrainRDM":
+    def _has_what_is_left_out(self) -> "TrainRDM":
         if self.context.query_alone and not self.model.reads.query:
             raise ValueError(
                 f"context.query_alone: is {self.context.query_alone}, and this model is not given "
                 "the images' own vectors; train one that is, or use 0"
+            )
+        if self.context.text_dropout and not self.model.reads.captions:
+            raise ValueError(
+                f"context.text_dropout: is {self.context.text_dropout}, and this model reads no "
+                "captions; train one that does, or use 0"
             )
         return self
 

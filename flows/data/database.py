@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
+from rdm_core.words import WordIndex
 from storage.artifact import Artifact
 from storage.checks import shards_of
 from storage.embeddings import read_columns_of, read_rows
@@ -78,6 +80,28 @@ def index_in_plan(root: Path, role: str, embeddings: Artifact | None) -> dict[st
         return {role: index_of(root, embeddings).fingerprint}
     except ArtifactMissing:
         return {}
+
+
+def captions_of(embeddings: Artifact) -> list[list[str]]:
+    """The captions of every row, in row order; an empty list for a row without any."""
+    return _captions_in(embeddings.files(".parquet"))
+
+
+def _captions_in(paths: Sequence[Path]) -> list[list[str]]:
+    captions = read_columns_of(paths, ["captions"])["captions"].to_pylist()
+    return [of_row or [] for of_row in captions]
+
+
+def word_index(embeddings: Artifact) -> WordIndex:
+    """The words of a database's captions, kept while a process searches them. Raises RequestError
+    where it has none.
+    """
+    return _words_in(tuple(embeddings.files(".parquet")))
+
+
+@lru_cache(maxsize=2)  # a database, and that of a style
+def _words_in(paths: tuple[Path, ...]) -> WordIndex:
+    return WordIndex(_captions_in(paths))
 
 
 def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

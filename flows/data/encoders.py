@@ -37,12 +37,19 @@ def forget_encoders() -> None:
 
 def the_encoder(wanted: Mapping[str, Any], weights: str, whose: str, again: str) -> Encoder:
     """The encoder with the identity `wanted`, from weights of that name, for one who was made with
-    it.
-
-    Raises ArtifactMismatch when what loads now has other weights, or prepares images in another
-    way.
+    it. Raises what `checked` raises.
     """
-    encoder = encoder_of(wanted["model"], weights)
+    return checked(encoder_of(wanted["model"], weights), wanted, weights, whose, again)
+
+
+def checked(
+    encoder: Encoder, wanted: Mapping[str, Any], weights: str, whose: str, again: str
+) -> Encoder:
+    """An encoder that was loaded from weights of that name.
+
+    Raises ArtifactMismatch when it has other weights than that with the identity `wanted`, or
+    prepares images in another way.
+    """
     if encoder.identity == wanted:
         return encoder
     where = f"encoder {wanted['model']!r}"

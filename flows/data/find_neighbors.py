@@ -1,15 +1,16 @@
 """embeddings x database -> neighbor table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from flows.config.database import FindNeighbors
+from flows.config.database import FindNeighbors, Search
 from flows.data.calibration import calibrated_cap_of, doubt_of
-from flows.data.database import keys_of, searchable
+from flows.data.database import captions_of, keys_of, searchable, word_index
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of
 from flows.run.stage import (
@@ -25,7 +26,9 @@ from flows.run.stage import (
     stage_flow,
     stage_task,
 )
-from rdm_core.search import held, search_neighbors
+from rdm_core.neighbors import LookUp, search_neighbors
+from rdm_core.search import held
+from rdm_core.words import query_of
 from storage.arrays import open_array
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build
@@ -44,11 +47,11 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
 
     queries [Q, D] x database [N, D] --> rows, keys, scores [Q, K]
 
-    - In `neighbors`: Parquet, a row a query: rows, keys and falling cosines of its neighbors.
+    - In `neighbors`: Parquet, a row a query: rows, keys and falling scores of its neighbors.
     - Made by `rdm neighbors`, by a rebuild, by a training that does not find them; again by
       `rdm remove`.
     - Read by trainings, evaluations, and by sampling without a prompt.
-    - Rebuilt when the queries, the database, k, the group or the cap changes.
+    - Rebuilt when the queries, the database, k, or which rows are neighbors changes.
     - Resumes by the part of the queries.
     """
     clock = Clock()
@@ -57,6 +60,9 @@ def find_neighbors(config: FindNeighbors) -> Artifact:
     index = open_index_of(config.root, database)
     # Cosines between vectors of two encoders mean nothing.
     same_encoder(queries, database)
+    if config.search == "words":
+        for side in (queries, database):
+            refuse_without_captions(side)
     with building(
         config.root, neighbors_plan(config, {"queries": queries, "database": database})
     ) as build:
@@ -85,10 +91,15 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
         "database": open_artifact(config.root, "embeddings", config.database),
     }
     inputs = {role: artifact.fingerprint for role, artifact in opened.items()}
-    parameters: dict[str, object] = {"k": config.k, "exclusion": "source_key", "search": "exact"}
+    how = "words" if config.search == "words" else "exact"
+    parameters: dict[str, object] = {"k": config.k, "exclusion": "source_key", "search": how}
     # A parameter at its default is left out, so that the plans of old tables stay as they are.
     if config.group:
         parameters["group"] = config.group
+    if config.query_word_dropout:
+        parameters["query_word_dropout"] = config.query_word_dropout
+    if config.most_alike < 1:
+        parameters["most_alike"] = config.most_alike
     if config.score_cap == "calibrated":
         cap = _calibrated(config.root, opened["database"].reference)
     else:
@@ -96,6 +107,19 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     if cap < 1:
         parameters["score_cap"] = cap
     return plan_of("neighbors", config.name, parameters, inputs)
+
+
+def searched_by(table: Artifact | Plan) -> Search:
+    """How the neighbors of a table are found."""
+    return "words" if table.parameters.get("search") == "words" else "vectors"
+
+
+def refuse_without_captions(embeddings: Artifact) -> None:
+    """Raise StorageError where no row has a caption, and words are to be looked up."""
+    if not any(captions_of(embeddings)):
+        what = "none of its images has a caption, and search=words looks up the words of captions"
+        cure = "Import images with captions, or use --set search=vectors."
+        raise StorageError(f"embeddings/{embeddings.name}", what, cure)
 
 
 @lru_cache(maxsize=1)
@@ -135,15 +159,41 @@ def search_part(
     keys, groups = keys_of(queries, columns)
     vectors, _ = read_vectors(queries)
     cap = parameters.get("score_cap", 1.0)
+    search, looked_up, counts = searched_by(build.plan), None, {}
+    if search == "words":
+        captions = captions_of(queries)
+        looked_up = by_words(database, captions, keys.tolist(), parameters)
+        counts["queries without a caption"] = sum(not of_query for of_query in captions)
     rows, scores = search_neighbors(
-        vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap
-    )
-    counts = {"lists shorter than k": int((rows[:, -1] == NO_ROW).sum())}
+        vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap,
+        parameters.get("most_alike", 1.0), looked_up,
+    )  # fmt: skip
+    counts["lists shorter than k"] = int((rows[:, -1] == NO_ROW).sum())
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:
-        return write_neighbors(scratch, name, keys.tolist(), database_keys, rows, scores), counts
+        found = (database_keys, rows, scores, search)
+        return write_neighbors(scratch, name, keys.tolist(), *found), counts
 
     return build.write_part(name, origin, write)
+
+
+def by_words(
+    database: Artifact,
+    captions: Sequence[Sequence[str]],
+    keys: Sequence[str],
+    parameters: Mapping[str, Any],
+) -> LookUp:
+    """Looks up some of the queries by the words of their first captions."""
+    index = word_index(database)
+    dropout = parameters.get("query_word_dropout", 0.0)
+    queries = []
+    for of_query, key in zip(captions, keys, strict=True):
+        queries.append(query_of(of_query[0] if of_query else "", dropout, key))
+
+    def look_up(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        return index.search([queries[place] for place in places.tolist()], count)
+
+    return look_up
 
 
 @lru_cache(maxsize=1)

@@ -1,11 +1,12 @@
 """images -> shards. Every image ends as a row: stored crops, or one rejection with its reason."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from flows.config.images import AnyImport, DataSet, ImportShapes
+from flows.config.images import AnyImport, DataSet, Drawn, ImportEntities, ImportShapes
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of, revision_of
 from flows.run.stage import (
@@ -22,7 +23,7 @@ from flows.run.stage import (
 )
 from rdm_core.decode import COLOUR_PROFILE, DecodeLimits, ImageRejected, decoded
 from rdm_core.images import Box, crop_rng, crop_windows, encode
-from rdm_core.shapes import world
+from rdm_core.shapes import entities, world
 from storage.artifact import Artifact, artifacts, is_current
 from storage.atomic import sha256_of
 from storage.build import Build
@@ -102,11 +103,11 @@ def import_group(
 
 def list_images(config: AnyImport) -> Listing:
     """What the source holds, before any pixel is read."""
-    if isinstance(config, ImportShapes):
+    if isinstance(config, Drawn):
         drawn = []
         for index in range(config.count):
-            name = shapes_id(config.split, index)
-            drawn.append(SourceImage("shapes", name, None, reason="drawn, not read"))
+            name = drawn_id(config.split, index)
+            drawn.append(SourceImage(config.source, name, None, reason="drawn, not read"))
         return Listing(tuple(drawn), "built-in", {})
     if config.source == "folder":
         stated = {"licence": config.licence, "author": config.author}
@@ -168,6 +169,9 @@ def samples_of(image: SourceImage, config: AnyImport) -> Iterator[EncodedSample]
     """The stored samples of one image: its crops, or one rejected row."""
     if isinstance(config, ImportShapes):
         yield shapes_sample(index_of(image.source_id), config)
+        return
+    if isinstance(config, ImportEntities):
+        yield entities_sample(index_of(image.source_id), config)
         return
     # Every image ends as a row: an image that cannot be used is one too, with the reason.
     try:
@@ -248,23 +252,18 @@ def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:
     )
 
 
-def shapes_id(split: str, index: int) -> str:
-    """What a split of the shapes world calls its image of that number."""
+def drawn_id(split: str, index: int) -> str:
+    """What a split of the built-in world calls its image of that number."""
     return f"{split}-{index:06d}"
 
 
-def index_of(shapes_id: str) -> int:
-    """The number of an image of the shapes world."""
-    return int(shapes_id.rpartition("-")[2])
+def index_of(drawn_id: str) -> int:
+    """The number of an image of the built-in world."""
+    return int(drawn_id.rpartition("-")[2])
 
 
 def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
-    """One drawn image of the built-in world; its exact factors are its labels."""
-    restrictions, labels = {}, []
-    for name in world.RESTRICTIONS.values():
-        allowed = getattr(config, name)
-        if allowed:  # an empty list allows every value
-            restrictions[name] = allowed
+    """One drawn image of shapes; its exact factors are its labels."""
     drawn = world.sample(
         config.split,
         index,
@@ -272,14 +271,48 @@ def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
         config.seed,
         config.frequencies,
         config.pairs,
-        **restrictions,
+        **_restrictions(config, world.RESTRICTIONS.values()),
     )
-    for factor in world.FACTORS:
-        labels.append(f"{factor}={getattr(drawn.factors, factor)}")
-    data = encode(drawn.pixels, config.encoding, config.quality)
+    labels = [f"{factor}={getattr(drawn.factors, factor)}" for factor in world.FACTORS]
+    name = drawn_id(config.split, index)
+    said = {"captions": (drawn.caption,), "labels": tuple(labels), "style": drawn.factors.style}
+    return _drawn_sample(drawn.pixels, "shapes", name, said, config)
+
+
+def entities_sample(index: int, config: ImportEntities) -> EncodedSample:
+    """One drawn image of an entity; its name, background and position are its labels."""
+    drawn = entities.sample(
+        config.split,
+        index,
+        config.size,
+        config.seed,
+        config.entities,
+        **_restrictions(config, ("backgrounds", "positions")),
+    )
+    labels = (
+        f"entity={drawn.entity.name}",
+        f"background={drawn.background}",
+        f"position={drawn.position}",
+    )
+    name = drawn_id(config.split, index)
+    if config.entities != "known":  # another group shows other pictures under the same number
+        name += f"-{config.entities.replace(' ', '_')}"
+    said = {"captions": (drawn.caption,), "labels": labels, "style": entities.STYLE}
+    return _drawn_sample(drawn.pixels, "entities", name, said, config)
+
+
+def _restrictions(config: Drawn, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The values that may be drawn, where not all may: an empty list allows every value."""
+    return {name: getattr(config, name) for name in names if getattr(config, name)}
+
+
+def _drawn_sample(
+    pixels: np.ndarray, dataset: str, name: str, said: dict[str, Any], config: Drawn
+) -> EncodedSample:
+    """The stored sample of drawn pixels uint8 [H, W, 3], and what is `said` of them."""
+    data = encode(pixels, config.encoding, config.quality)
     # Keys of seed 0 say nothing of it, as they did before there was a seed.
-    drawn_with = "" if config.seed == 0 else f"-s{config.seed}"
-    key = key_of("shapes", shapes_id(config.split, index) + drawn_with, 0)
+    key = key_of(dataset, name if config.seed == 0 else f"{name}-s{config.seed}", 0)
     record = SampleRecord(
         key=key,
         source_key=source_key_of(key),
@@ -289,11 +322,9 @@ def shapes_sample(index: int, config: ImportShapes) -> EncodedSample:
         original_height=config.size,
         crop=(0, 0, config.size, config.size),
         sha256=sha256_of(data),
-        captions=(drawn.caption,),
-        labels=tuple(labels),
-        style=drawn.factors.style,
-        author="the shapes world of this project",
+        author=f"the {dataset} world of this project",
         licence="CC0-1.0",
         split=config.split,
+        **said,
     )
     return EncodedSample(record, data, config.encoding)

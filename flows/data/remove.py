@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
 from flows.data.build_database import origin_of
-from flows.data.find_neighbors import find_neighbors
+from flows.data.find_neighbors import find_neighbors, searched_by
 from flows.data.index_embeddings import index_embeddings
 from flows.data.rehearse import (
     checked_keys,
@@ -205,7 +205,7 @@ def index_again(config: RemoveKeys, embeddings: Artifact) -> list[Artifact]:
 
 def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     """Every current neighbor table that a version of this database was searched for or searched
-    with, each with its own k, group and cap.
+    with, each as it was searched for.
 
     The second answer names those that cannot be made again.
     """
@@ -213,8 +213,11 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     for table, sides in tables_with(config):
         # A side is None where its embeddings are not under this root.
         if all(sides.values()):
-            stated = those_of(table.parameters, "k", "group", "score_cap")
-            request = FindNeighbors(root=config.root, name=table.name, **stated, **sides)
+            stated = those_of(
+                table.parameters, "k", "group", "score_cap", "most_alike", "query_word_dropout"
+            )
+            searched = {"search": searched_by(table), **stated, **sides}
+            request = FindNeighbors(root=config.root, name=table.name, **searched)
             made.append(find_neighbors.ensured(request))
         else:
             stale.append(table.reference)

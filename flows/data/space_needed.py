@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
-from flows.config.images import AnyImages, Images, Shapes
+from flows.config.images import AnyImages, Drawn, Images
 from flows.data.autoencoder import space_of
 from flows.data.encoders import encoder_for
 from storage.artifact import current_id
@@ -62,7 +62,7 @@ def bytes_of_row(dimension: int, k: int) -> int:
 
 def image_count(images: AnyImages) -> int:
     """How many there are, at most: files count, whatever they are."""
-    if isinstance(images, Shapes):
+    if isinstance(images, Drawn):
         return images.count
     count = 0
     for _, _, files in os.walk(images.path):
@@ -72,7 +72,7 @@ def image_count(images: AnyImages) -> int:
 
 def check_images(images: AnyImages, where: str) -> None:
     """Raise PreflightFailed when the data set is not where it is said to be."""
-    if not isinstance(images, Shapes) and not images.path.is_dir():
+    if not isinstance(images, Drawn) and not images.path.is_dir():
         what = f"images: there is no folder {images.path.absolute()}"
         raise PreflightFailed(
             where, what, "Put the data set there, or change images.path. Nothing has been started."

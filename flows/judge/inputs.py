@@ -42,7 +42,7 @@ class Inputs:
     swaps: Mapping[str, Artifact] = field(default_factory=dict)
     """Style -> database; none where the judge tells no styles."""
     neighbor_images: Artifact | None = None
-    """The latents of the database's images, where the model reads single ones."""
+    """The latents of the database's images, where the model reads them."""
     unchecked: tuple[str, ...] = ()
     """Runs whose training images are not known, and why: held-out images may be among them."""
 
@@ -72,7 +72,7 @@ def found_inputs(config: EvaluateRDM) -> Inputs:
         for style, name in config.swaps.items():
             swaps[style] = open_artifact(root, "embeddings", name)
     encoded = None
-    if config_of(facts.family).of(facts.model).reads.neighbor_images:
+    if config_of(facts.family).of(facts.model).reads.latents_of_database:
         encoded = latents_of_database(root, neighbors, latents)
     return Inputs(
         run, facts, baseline, database, fingerprint, latents, neighbors, judge, extractor, swaps,

@@ -56,7 +56,7 @@ class Trial:
     training_shards: str | None = None
     """Fingerprint of the training images; None where they are not known, or gone."""
     neighbor_images: str | None = None
-    """name@id of the latents of the database's images, where the model reads single ones."""
+    """name@id of the latents of the database's images, where the model reads them."""
 
     @property
     def prompts(self) -> list[str]:

@@ -13,7 +13,8 @@ from flows.run.progress import say
 from flows.run.terminal import Answer
 from rdm_core.duplicates import groups_of
 from rdm_core.errors import RequestError
-from rdm_core.search import NO_ROW, search_neighbors
+from rdm_core.neighbors import search_neighbors
+from rdm_core.search import NO_ROW
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
 from storage.checks import same_encoder, vectors_of_images

@@ -81,14 +81,17 @@ def _problem(error: Any) -> str:
 def open_run(root: Path, reference: str) -> OpenRun:
     """Load a run's weights onto the best device.
 
-    Raises ArtifactMismatch when its autoencoder is another one now, and WeightsError when its
-    weights are not those of a run of this version.
+    Raises ArtifactMismatch when its autoencoder is another one now, or, where it reads captions,
+    its encoder; and WeightsError when its weights are not those of a run of this version.
     """
     artifact = open_artifact(root, "runs", reference)
     facts = facts_of(artifact)
     space = space_of_run(root, artifact, facts).to(best_device())
     model = load_model(artifact.file("weights"), facts, space).to(best_device())
-    return OpenRun(artifact, model, facts)
+    run = OpenRun(artifact, model, facts)
+    if model.reads.captions:
+        model.set_encoder(run.encoder)
+    return run
 
 
 def same_space(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -192,7 +192,7 @@ def refuse_database_without_images(config: TrainRDM) -> None:
     Raises ArtifactMissing.
     """
     database = found(config, "embeddings", config.database)
-    if not config.model.reads.neighbor_images or database is None:
+    if not config.model.reads.latents_of_database or database is None:
         return
     table = found(config, "neighbors", config.neighbors)
     searched = table.inputs["database"] if table is not None else database.fingerprint

@@ -14,6 +14,7 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.autoencoder import forget_space
 from flows.data.encoders import forget_encoders
+from flows.data.find_neighbors import searched_by
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu
@@ -23,6 +24,7 @@ from flows.model.preflight import (
     refuse_what_it_cannot_read,
 )
 from flows.model.preview import newest_preview, write_preview_neighbors
+from flows.model.readable import check_captions
 from flows.model.resume import at_step, begun_alike, inputs_begun_with
 from flows.model.sample import sample_rdm
 from flows.model.start import check_start, run_to_start_from
@@ -100,6 +102,8 @@ def train_rdm(config: TrainRDM) -> Artifact:
             config.name,
             f"{steps:,} steps of {batch} on {inputs['latents'].rows:,} samples",
         )
+        if latest_step(build.directory) is None:
+            check_captions(config)  # of what has been made since
         run_training(build, config, inputs, tight)
         parts = publish_run(build, config, inputs)
         last = read_metrics(build.file(METRICS_FILE))[-1]
@@ -134,6 +138,7 @@ def look_ahead(config: TrainRDM) -> bool:
         return False
     if begins:
         refuse_database_without_images(config)
+        check_captions(config)
     say("train", config.name, needs.text)
     return needs.tight
 
@@ -189,8 +194,15 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
             f"context.k asks for {config.context.k}",
             "Use a smaller k, or find more neighbors: rdm neighbors --set k=...",
         )
+    if config.context.score_cap < 1 and searched_by(neighbors) == "words":
+        raise StorageError(
+            f"neighbors/{config.neighbors}",
+            "its scores are of words, and context.score_cap is a cosine",
+            "Leave near-duplicates out of the table: rdm neighbors --set score_cap="
+            f"{config.context.score_cap}",
+        )
     inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
-    if config.model.reads.neighbor_images:
+    if config.model.reads.latents_of_database:
         inputs["neighbor_images"] = latents_of_database(config.root, neighbors, latents)
     if config.start_from is not None:
         inputs["start_from"] = run_to_start_from(config, latents, database)
@@ -249,8 +261,9 @@ def learned(config: TrainRDM) -> dict[str, Any]:
     if config.training.optimizer == "adamw":  # once the only one: plans of then stay as they are
         del parameters["training"]["optimizer"]
     # Neither is what came later and is left out.
-    if not parameters["context"]["query_alone"]:
-        del parameters["context"]["query_alone"]
+    for name in ("query_alone", "text_dropout"):
+        if not parameters["context"][name]:
+            del parameters["context"][name]
     editing = parameters["model"].get("editing")
     if editing is not None and not editing["picture"]:
         del parameters["model"]["editing"]

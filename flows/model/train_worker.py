@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.data.autoencoder import load_space
+from flows.data.encoders import checked
 from flows.model.preview import preview_rows, write_preview
 from flows.model.training_data import open_training_data
 from flows.run.leash import line_from_parent
+from rdm_core.clip import Encoder, load_encoder
 from rdm_core.config import ContextConfig, ExecutionConfig, ReportingConfig, TrainingConfig
 from rdm_core.data import TrainingData
 from rdm_core.errors import TrainingStopped
@@ -87,16 +89,31 @@ def model_and_data(
     root, inputs = Path(settings["root"]), settings["inputs"]
     family = settings["model"]["family"]
     config = config_of(family).of(settings["model"])
-    data = open_training_data(root, inputs, config.reads)
+    encoder = encoder_of(settings) if config.reads.captions else None
+    data = open_training_data(root, inputs, config.reads, encoder)
     shape = Shape(space.channels, data.side, data.dimension)
     model = family_of(family).build(config, shape, space, seed)
     if data.means is not None:
         model.set_means(data.means)
+    if encoder is not None:
+        model.set_encoder(encoder)
     if "start_from" in inputs:
         # A checkpoint, where there is one, takes the place of these weights later.
         weights = open_artifact(root, "runs", inputs["start_from"]).file("weights")
         model.begin_with(load_model(weights, read_facts(weights), space))
     return model, data
+
+
+def encoder_of(settings: Mapping[str, Any]) -> Encoder:
+    """The encoder of the run's database, on the device that this process trains on.
+
+    Raises ArtifactMismatch when its weights are others now.
+    """
+    database = open_artifact(Path(settings["root"]), "embeddings", settings["inputs"]["database"])
+    wanted, weights = database.parameters["encoder"], database.measured["weights"]
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if settings["on_gpu"] else "cpu"
+    encoder = load_encoder(wanted["model"], weights, device)
+    return checked(encoder, wanted, weights, f"embeddings/{database.name}", "build it again")
 
 
 def draw_preview(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from flows.model.captions import texts_of_database, texts_of_images
+from rdm_core.clip import Encoder
 from rdm_core.data import NO_ROW, References, StoredLatents, TrainingData
 from rdm_core.families.facts import Reads
 from storage.artifact import (
@@ -17,23 +19,24 @@ from storage.artifact import (
     open_artifact,
     with_fingerprint,
 )
-from storage.checks import images_missing, shards_of, vectors_of_images
+from storage.checks import images_missing, vectors_of_images
 from storage.embeddings import read_columns, read_vectors
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import open_means, open_norms, open_vectors
 from storage.latents import factor_of, open_latents
 from storage.neighbors import read_neighbors
 from storage.removals import on_list, read_removals
-from storage.shards import accepted, read_sidecar
 
 
 def open_training_data(
     root: Path,
     references: Mapping[str, str],
     reads: Reads = Reads(),  # noqa: B008 - frozen
+    encoder: Encoder | None = None,
 ) -> TrainingData:
     """Open the artifacts in the roles latents, neighbors and index (`name@id` each) and join them
     by key, with what else a family reads of them; neighbor_images may be named, or is found.
+    Captions are read by the tokenizer of the encoder, which must be given then.
 
     Large arrays are memory-mapped; the training images' own vectors are held in memory. What was
     removed from the queries' database is not trained on. Raises ArtifactMismatch when another
@@ -57,11 +60,16 @@ def open_training_data(
     order = _rows_of(keys, row_of_key)
     query_vectors, query_norms = _queries_of(root, table, keys) if reads.query else (None, None)
     of_database = None
-    if reads.references or reads.neighbor_images:
+    if reads.latents_of_database:
         named = references.get("neighbor_images")
         found = open_artifact(root, "latents", named) if named else None
         encoded = found or latents_of_database(root, table, of_latents)
         of_database = _references_of(root, table, encoded)
+    texts = neighbor_texts = None
+    if reads.captions:
+        assert encoder is not None, "captions are read by its tokenizer"
+        texts = texts_of_images(root, of_latents, keys, encoder)
+        neighbor_texts = texts_of_database(root, table, encoder) if reads.references else None
     return TrainingData(
         latents=StoredLatents(latents),
         neighbor_rows=rows[order],
@@ -72,7 +80,8 @@ def open_training_data(
         query_vectors=query_vectors,
         query_norms=query_norms,
         keys=keys,
-
+        texts=texts,
+        neighbor_texts=neighbor_texts,
         references=of_database if reads.references else None,
         neighbor_images=of_database if reads.neighbor_images else None,
         factor=factor_of(of_latents),
@@ -92,19 +101,6 @@ def _rows_of(keys: Sequence[str], row_of_key: Mapping[str, int]) -> np.ndarray:
 def _absent(keys: Sequence[str], present: Set[str]) -> list[str]:
     """The keys that are not among the present ones."""
     return [key for key in keys if key not in present]
-
-
-def _captions_of(root: Path, latents: Artifact, keys: list[str]) -> list[list[str]]:
-    """The captions of each training image, in the order of `keys`. Raises ArtifactMissing."""
-    shards = shards_of(root, latents)
-    if shards is None:
-        what = "its shards are no longer under this root, and the model reads captions"
-        raise ArtifactMissing(f"latents/{latents.name}", what, "Import the images again.")
-    captions: dict[str, list[str]] = {}
-    for part in shards.parts:
-        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
-        captions |= zip(sidecar["key"].to_pylist(), sidecar["captions"].to_pylist(), strict=True)
-    return [captions[key] or [] for key in keys]
 
 
 def latents_of_database(root: Path, table: Artifact, alike: Artifact) -> Artifact:

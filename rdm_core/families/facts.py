@@ -32,6 +32,11 @@ class Reads:
     neighbor_images: bool = False
     """The images of single neighbors, which the model picks itself."""
 
+    @property
+    def latents_of_database(self) -> bool:
+        """Whether the database's images must be encoded as the training images are."""
+        return self.references or self.neighbor_images
+
 
 @dataclass(frozen=True)
 class ImageVectorsOnly:

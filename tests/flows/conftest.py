@@ -120,6 +120,32 @@ def small_world(
     return SmallWorld(root, in_one_process(train_rdm, config))
 
 
+@pytest.fixture(scope="session")
+def entity_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with entities: the images `known`, which a training may see, and `all`, those of a
+    database, each with embeddings, index and latents; and a table `words` of the first in the
+    second, searched by words.
+    """
+    from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
+    from flows.config.images import ImportImages
+    from flows.data.build_database import build_database
+    from flows.data.encode_latents import encode_latents
+    from flows.data.find_neighbors import find_neighbors
+    from flows.data.import_images import import_images
+
+    root = tmp_path_factory.mktemp("entities")
+    encoder = {"encoder": "rdm-shapes", "weights": "built-in"}
+    for name, count in {"known": 40, "all": 120}.items():
+        drawn = {"size": 16, "encoding": "png", "images_per_part": 50, "count": count}
+        drawn |= {"entities": name, "split": "database"}
+        import_images(ImportImages(root=root, name=name, source="entities", **drawn))
+        build_database(BuildDatabase(root=root, name=name, shards=name, **encoder))
+        encode_latents(EncodeLatents(root=root, name=name, shards=name))
+    asked = {"queries": "known", "database": "all", "k": 4, "search": "words"}
+    find_neighbors(FindNeighbors(root=root, name="words", **asked))
+    return root
+
+
 @dataclass(frozen=True)
 class SmallDemo:
     """The demo's parameters in small, and the evaluation and report it ended with."""

@@ -76,7 +76,7 @@ def rdm(capsys, tmp_path, monkeypatch):
         (["import", "shapes", "--name", "x", "--set", "size=8"], "size: "),
         (
             ["import", "folder", "/tmp", "--name", "x", "--set", "count=64"],
-            "count: is for the source 'shapes' alone",
+            "count: is for the sources 'shapes', 'entities', this is",
         ),
         (
             ["import", "wikiart", "/tmp", "--name", "x", "--set", 'styles=["sketch"]'],
@@ -264,6 +264,15 @@ def test_the_vocabulary_of_the_parameters_is_the_worlds():
     from rdm_core.shapes import world
 
     assert {world.RESTRICTIONS[name]: known for name, known in world.VALUES.items()} == VOCABULARY
+
+
+def test_the_groups_of_entities_of_the_parameters_are_the_worlds():
+    from typing import get_args
+
+    from flows.config.images import EntityGroup
+    from rdm_core.shapes import entities
+
+    assert get_args(EntityGroup) == entities.GROUPS
 
 
 DROPPED = """

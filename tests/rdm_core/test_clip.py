@@ -252,3 +252,18 @@ def test_other_families_of_clip_embed_as_open_clip_would(name, pictures):
     assert np.abs(norms - 1).min() > 1e-3, "CoCa would give unit vectors unless told not to"
     assert found.shape == (2, encoder.dimension) and (found * own).sum(axis=1).min() > 0.999
     assert encoder.encode_texts(["a ring"])[0].shape == (1, encoder.dimension)
+
+
+@pytest.mark.parametrize("words, is_cut", [(29, False), (30, False), (31, True), (200, True)])
+def test_a_text_longer_than_the_text_tower_reads_is_known(small, words, is_cut):
+    """32 tokens: a start, an end, and 30 words."""
+    texts = ["ring", " ".join(["ring"] * words), "a red circle"]
+    assert small.context_length == 32
+    assert small.too_long(texts).tolist() == [False, is_cut, False]
+    assert small.tokens(texts).shape == (3, 32)
+    assert small.tokens(texts).dtype == np.int64
+
+
+def test_no_text_is_too_long_where_there_is_none(small):
+    assert small.too_long([]).shape == (0,)
+    assert small.too_long([""]).tolist() == [False]

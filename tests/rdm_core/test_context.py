@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, nothing, zeros
+from rdm_core.context import ABSENT, NEIGHBOR, NO_TOKEN, QUERY, TEXT, Context, nothing, zeros
 
 SLOTS = np.array([[TEXT, NEIGHBOR, ABSENT], [QUERY, NEIGHBOR, NEIGHBOR]])
 
@@ -25,13 +25,15 @@ def test_the_mask_says_where_there_is_a_vector():
     assert context.slots.dtype == torch.int8
 
 
-def with_references() -> Context:
-    """The same, with a latent of each neighbor."""
-    return replace(drawn(), references=torch.arange(2.0 * 3 * 5 * 2 * 2).view(2, 3, 5, 2, 2))
+def with_everything() -> Context:
+    """The same, with a latent and a caption of each neighbor, and a text of each sample."""
+    latents = torch.arange(2.0 * 3 * 5 * 2 * 2).view(2, 3, 5, 2, 2)
+    captions, text = torch.arange(2 * 3 * 6).view(2, 3, 6), torch.arange(2 * 6).view(2, 6)
+    return replace(drawn(), references=latents, text=text, neighbor_texts=captions)
 
 
 def test_some_of_the_sets_can_be_taken_and_moved():
-    context = with_references()
+    context = with_everything()
     for chosen in (slice(1, 2), torch.tensor([1])):
         part = context.rows(chosen).to(torch.device("cpu"))
         assert part.device == torch.device("cpu")
@@ -47,8 +49,26 @@ def test_sets_whose_neighbors_latents_nobody_reads_have_none_wherever_they_go():
 
 
 def test_the_latents_of_neighbors_are_moved_with_their_vectors():
-    for name, tensor in vars(with_references().to(torch.device("meta"))).items():
+    for name, tensor in vars(with_everything().to(torch.device("meta"))).items():
         assert tensor.device.type == "meta", name
+
+
+def test_a_slot_without_a_neighbor_has_no_text():
+    context = with_everything()
+    texts = context.with_texts_of_neighbors_alone().neighbor_texts
+    is_neighbor = torch.from_numpy(SLOTS == NEIGHBOR)
+    assert torch.equal(texts[is_neighbor], context.neighbor_texts[is_neighbor])
+    assert (texts[~is_neighbor] == NO_TOKEN).all()
+    assert texts.dtype == torch.int64
+    assert drawn().with_texts_of_neighbors_alone().neighbor_texts is None
+
+
+def test_sets_without_neighbors_keep_their_own_text():
+    context = with_everything().without_neighbors()
+    assert not context.mask.any()
+    assert torch.equal(context.text, with_everything().text)
+    assert (context.neighbor_texts == NO_TOKEN).all()
+    assert with_everything().mask.any(), "the others stay as they are"
 
 
 def test_nothing_has_no_vector_and_zeros_has_one_of_length_0():

@@ -16,7 +16,6 @@ from rdm_core.search import (
     recall_at_k,
     rows_of_a_tile,
     search_exact,
-    search_neighbors,
     tune_index,
     unit_queries,
 )
@@ -72,89 +71,6 @@ def test_half_precision_from_a_memory_map_is_searched_as_stored(tmp_path):
     expected_rows, expected_scores = by_hand(unit(5, seed=1), mapped, 10)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
-
-
-def crops(images: int, most: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of 1..most crops of each image, crops of one image near each other, and the image
-    each came from.
-    """
-    rng = np.random.default_rng(seed)
-    sources = np.repeat(np.arange(images), rng.integers(1, most + 1, images))
-    vectors = unit(images)[sources] + 0.05 * rng.standard_normal((len(sources), 32)).astype(
-        np.float32
-    )
-    order = rng.permutation(len(sources))
-    vectors = vectors[order] / np.linalg.norm(vectors[order], axis=1, keepdims=True)
-    return vectors, np.array([f"image-{i}" for i in sources[order]])
-
-
-def test_neighbors_leave_out_every_crop_of_the_querys_own_image_and_are_still_k():
-    vectors, sources = crops(images=30, most=5)
-    rows, scores = search_neighbors(vectors, sources, vectors, sources, k=6)
-    assert rows.shape == (len(vectors), 6)
-    assert (rows != NO_ROW).all()
-    assert (sources[rows] != sources[:, None]).all()
-    every = vectors.astype(np.float64) @ vectors.astype(np.float64).T
-    every[sources[:, None] == sources[None, :]] = -np.inf
-    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :6])
-    np.testing.assert_allclose(scores, np.take_along_axis(every, rows, 1), atol=1e-6)
-
-
-def test_queries_from_elsewhere_lose_nothing():
-    vectors, sources = crops(images=10, most=3)
-    rows, scores = search_neighbors(
-        unit(4, seed=5), np.array(["x", "y", "z", "x"]), vectors, sources, k=5
-    )
-    expected_rows, expected_scores = search_exact(unit(4, seed=5), vectors, 5)
-    np.testing.assert_array_equal(rows, expected_rows)
-    np.testing.assert_array_equal(scores, expected_scores)
-
-
-def test_a_list_shortened_by_the_querys_own_image_is_padded():
-    vectors, sources = unit(5), np.array(["a", "a", "a", "b", "c"])
-    rows, scores = search_neighbors(vectors, sources, vectors, sources, k=4)
-    assert sorted(rows[0]) == [NO_ROW, NO_ROW, 3, 4]
-    assert (rows[0, 2:] == NO_ROW).all(), "what is missing is at the end"
-    np.testing.assert_array_equal(scores[rows == NO_ROW], NO_SCORE)
-    assert (rows[3] != NO_ROW).sum() == 4
-    assert scores.dtype == np.float32
-
-
-def test_a_group_of_hundreds_is_left_out_whole_and_lists_are_still_k():
-    vectors = unit(2000)
-    groups = np.asarray([f"author-{i % 4}" for i in range(2000)], dtype=object)
-    # 500 works near to each other
-    vectors[groups == "author-0"] = vectors[0] + 0.1 * vectors[groups == "author-0"]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows, _ = search_neighbors(vectors[:3], groups[:3], vectors, groups, k=7)
-    every = vectors[:3].astype(np.float64) @ vectors.astype(np.float64).T
-    every[groups[:3, None] == groups[None]] = -np.inf
-    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :7])
-
-
-def test_groups_of_two_kinds_are_both_left_out_and_none_is_no_group():
-    sources = np.asarray([f"image-{i}" for i in range(60)], dtype=object)
-    authors = np.asarray(["Ada" if i % 2 else None for i in range(60)], dtype=object)
-    groups = np.stack([sources, authors], axis=1)
-    rows, _ = search_neighbors(unit(60)[:2], groups[:2], unit(60), groups, k=20)
-    assert 0 not in rows[0] and None in authors[rows[0]], "an unknown author excludes nobody"
-    assert set(authors[rows[1]]) == {None}, "Ada's own are left out"
-
-
-def test_planted_duplicates_above_the_cap_are_passed_over():
-    vectors = unit(300)
-    copies = np.concatenate([vectors[:10] + 0.01 * unit(10, seed=7 + i) for i in range(50)])
-    database = np.concatenate([vectors, copies / np.linalg.norm(copies, axis=1, keepdims=True)])
-    nobody = np.asarray([None] * 800, dtype=object)
-    rows, scores = search_neighbors(
-        vectors[:10], nobody[:10], database, nobody, k=5, score_cap=0.99
-    )
-    assert (scores <= 0.99).all() and (scores > NO_SCORE).all()
-    every = np.where((full := vectors[:10] @ database.T) > 0.99, -np.inf, full)
-    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :5])
-    assert (
-        search_neighbors(vectors[:10], nobody[:10], database, nobody, k=5)[1][:, 0] > 0.999
-    ).all(), "without a cap they come"
 
 
 def test_an_index_that_autofaiss_builds_is_saved_and_finds_nearly_what_exact_search_finds(tmp_path):

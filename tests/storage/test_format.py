@@ -21,7 +21,7 @@ from storage.index import write_vectors
 from storage.latents import LATENT_KEYS, LAYOUTS
 from storage.layout import KINDS
 from storage.manifest import FORMAT_VERSION, Part, PartFile, Plan
-from storage.neighbors import neighbors_schema, write_neighbors
+from storage.neighbors import SCORES_OF, neighbors_schema, write_neighbors
 from storage.samples import SAMPLES, write_samples
 from storage.shards import SIDECAR, SampleRecord, accepted, read_sidecar, write_shard
 
@@ -93,6 +93,11 @@ def test_every_schema_has_a_table():
 def test_what_vectors_and_norms_are_of_is_documented():
     rows = [[of, VECTORS_OF[of], NORMS_OF[of]] for of in VECTORS_OF]
     assert table_after("the plan's `of` says") == rows
+
+
+def test_what_scores_are_of_is_documented():
+    assert f"| `scores` | `float32[k]` | no | {SCORES_OF['vectors']} |" in TEXT
+    assert SCORES_OF["words"] in " ".join(TEXT.split())
 
 
 def test_the_layouts_of_latents_are_the_documented_ones():

@@ -8,7 +8,15 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from flows.config.database import Rebuild
-from flows.config.images import SOURCES, Coco, ImportFolder, ImportImages, ImportShapes, source_of
+from flows.config.images import (
+    SOURCES,
+    Coco,
+    Drawn,
+    ImportFolder,
+    ImportImages,
+    ImportShapes,
+    source_of,
+)
 from flows.data.import_images import drawing, import_plan
 from flows.deployed import rebuild, train_rdm
 from storage.manifest import made_from
@@ -45,6 +53,19 @@ def test_every_parameter_of_drawn_images_makes_another_plan(name):
     assert changed.id != plan_of(ImportImages(**plain)).id
 
 
+CHANGES_OF_ENTITIES = {"entities": "held out"} | {
+    name: CHANGES[name]
+    for name in ("count", "split", "backgrounds", "positions", "seed", "size", "images_per_part")
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_OF_ENTITIES)
+def test_every_parameter_of_entities_makes_another_plan(name):
+    plain = {"root": "/nowhere", "name": "n", "source": "entities"}
+    changed = plan_of(ImportImages(**plain, **{name: CHANGES_OF_ENTITIES[name]}))
+    assert changed.id != plan_of(ImportImages(**plain)).id
+
+
 @pytest.mark.parametrize("name", ["dataset", "licence", "author", "crop", "size", "quality"])
 def test_every_parameter_of_a_folder_makes_another_plan_and_other_parts(name):
     values = {"dataset": "own", "licence": "L", "author": "A", "crop": "random", "size": 64}
@@ -70,7 +91,7 @@ def test_an_import_without_a_source_is_of_a_folder_and_any_other_of_its_own_clas
 @pytest.mark.parametrize("kind", SOURCES, ids=source_of)
 def test_a_parameter_of_another_source_is_refused_by_the_class_itself(kind):
     source = source_of(kind)
-    needed = {} if source == "shapes" else {"path": "c"}
+    needed = {} if issubclass(kind, Drawn) else {"path": "c"}
     own = set(kind.model_fields)
     for other in SOURCES:
         for name in set(other.model_fields) - own:
@@ -79,11 +100,19 @@ def test_a_parameter_of_another_source_is_refused_by_the_class_itself(kind):
                 kind(**needed, **{name: other.model_fields[name].default})
 
 
-def test_the_path_of_a_data_set_can_be_taken_back_for_shapes():
+@pytest.mark.parametrize("source", ["shapes", "entities"])
+def test_the_path_of_a_data_set_can_be_taken_back_for_what_is_drawn(source):
     """Changes are merged into what is deployed, as `rdm run` does."""
-    assert ImportImages(name="n", source="shapes", path=None).path is None
-    with pytest.raises(ValidationError, match="path: is not for shapes, which are drawn"):
-        ImportImages(name="n", source="shapes", path="c")
+    assert ImportImages(name="n", source=source, path=None).path is None
+    with pytest.raises(ValidationError, match=f"path: is not for {source}, which are drawn"):
+        ImportImages(name="n", source=source, path="c")
+
+
+def test_a_value_that_the_entities_world_does_not_have_is_refused():
+    with pytest.raises(ValidationError, match="positions: 'middle' is not one of centre, top left"):
+        ImportImages(name="n", source="entities", positions=["middle"])
+    with pytest.raises(ValidationError, match="Input should be 'all', 'known', .* or 'held out'"):
+        ImportImages(name="n", source="entities", entities="unseen")
 
 
 def test_a_source_that_is_none_is_refused_with_those_that_there_are():
