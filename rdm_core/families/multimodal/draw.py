@@ -1,5 +1,5 @@
-"""Drawing: documents of which some places are known -> the others, one after the other, in the order
-of the training. Images, captions, and parts of either are one function.
+"""Drawing: documents of which some places are known -> the others, one after the other, in the
+order of the training. Images, captions, and parts of either are one function.
 
 Each sample has a seed of its own, so that it does not depend on what else is drawn. B samples, K
 documents, N places of a document, L of them its caption's, T codes of an image, S places that are
@@ -91,9 +91,7 @@ def known_of(
     pixels.
     """
     pixels = side * space.factor
-    square, white = (
-        centre_crop(resize_shorter_side(one, pixels), pixels) for one in (image, mask)
-    )
+    square, white = (centre_crop(resize_shorter_side(one, pixels), pixels) for one in (image, mask))
     codes = torch.from_numpy(space.encode([square], CODES).astype(np.int64))[0]
     is_white = torch.from_numpy(white.max(axis=2) > 127)[None, None].float()
     return codes, functional.max_pool2d(is_white, space.factor)[0, 0] == 0

@@ -189,7 +189,7 @@ class Layout:
 
     def _arranged(self, main: Sequence, moved: torch.Tensor) -> Sequence:
         """Main documents [B, N + 1] with places bool [B, N] moved to the end: [B, N + 1 + GAPS]."""
-        count, end = len(moved), self.document + 1
+        end = self.document + 1
         moved = functional.pad(moved, (1, 0))  # the start is not
         places = main.places
         gapped = ~stays(moved[:, 1:])[:, None]

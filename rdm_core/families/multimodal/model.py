@@ -1,5 +1,5 @@
-"""A model of documents: a causal transformer over retrieved documents and a main one, each a caption
-and the codes of an image.
+"""A model of documents: a causal transformer over retrieved documents and a main one, each a
+caption and the codes of an image.
 
 B samples, b of them on this process, K documents, L words of a caption, T = side * side codes of an
 image in reading order, N = L + T.
@@ -168,9 +168,7 @@ class Multimodal(Model):
             return self.code_losses(inputs)
         return self._by_documents(inputs, self._training_losses)
 
-    def code_losses(
-        self, inputs: MultimodalInputs, documents: int | None = None
-    ) -> torch.Tensor:
+    def code_losses(self, inputs: MultimodalInputs, documents: int | None = None) -> torch.Tensor:
         """-log p of each image in nats a code, float32 [B], given its caption and its retrieved
         documents, or as many of them as are asked for.
         """

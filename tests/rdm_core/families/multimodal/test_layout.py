@@ -1,8 +1,10 @@
-"""Documents as sequences: every token is there once, in its place, and gaps are where CM3 has them."""
+"""Documents as sequences: every token is there once, in its place, and gaps are where CM3 has
+them.
+"""
 
 import pytest
 import torch
-from word_documents import CODES, FILLER, LENGTH, SIDE, WORDS, contexts, texts
+from word_documents import CODES, FILLER, LENGTH, SIDE, WORDS, contexts
 
 from rdm_core.context import NO_TOKEN
 from rdm_core.errors import RequestError
@@ -72,7 +74,9 @@ def test_every_token_is_there_once_however_much_is_moved():
     sequence = arranged(main, moved)
     order = sequence.places.argsort(dim=1, stable=True)
     assert torch.equal(sequence.tokens.gather(1, order)[:, 1 : N + 1], main)
-    assert torch.equal(sequence.places.gather(1, order)[:, : N + 1], torch.arange(N + 1).expand(200, -1))
+    assert torch.equal(
+        sequence.places.gather(1, order)[:, : N + 1], torch.arange(N + 1).expand(200, -1)
+    )
     assert (sequence.places.sort(dim=1).values[:, -2:] == END).all()
 
 
@@ -81,7 +85,9 @@ def test_retrieved_documents_come_first_each_behind_its_start():
     sequence = arranged(document(4), places(), retrieved)
     assert sequence.tokens.shape == (1, 3 * (N + 1) + 2)
     starts = [0, N + 1, 2 * (N + 1)]
-    assert sequence.tokens[0, starts].tolist() == [LAYOUT.start(RETRIEVED)] * 2 + [LAYOUT.start(MAIN)]
+    assert sequence.tokens[0, starts].tolist() == [LAYOUT.start(RETRIEVED)] * 2 + [
+        LAYOUT.start(MAIN)
+    ]
     assert (sequence.places[0, starts] == 0).all()
     assert torch.equal(sequence.tokens[:, N + 2 : 2 * N + 2], document(3))
     assert (sequence.marks[0] == MAIN).long().tolist() == [0] * 2 * (N + 1) + [1] * (N + 3)

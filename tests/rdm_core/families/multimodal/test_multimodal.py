@@ -10,7 +10,17 @@ import pytest
 import torch
 from training import Recorder, asked, assert_equal, weights
 from word_documents import (
-    CODES, FILLER, LENGTH, SHAPE, SIDE, SMALL, TRANSFORMER, WORDS, contexts, made, texts
+    CODES,
+    FILLER,
+    LENGTH,
+    SHAPE,
+    SIDE,
+    SMALL,
+    TRANSFORMER,
+    WORDS,
+    contexts,
+    made,
+    texts,
 )  # fmt: skip
 
 from rdm_core.config import ExecutionConfig
@@ -34,8 +44,10 @@ class Captioned(TrainingData):
         absent = context.slots == ABSENT
         captions = texts(COUNT, seed=8)
         neighbor_texts = torch.where(absent[..., None], NO_TOKEN, captions[near])
-        return replace(context, text=captions[rows], neighbor_texts=neighbor_texts,
-                       references=self.latents.take(near.ravel()).view(*near.shape, SIDE, SIDE))  # fmt: skip
+        codes = self.latents.take(near.ravel()).view(*near.shape, SIDE, SIDE)
+        return replace(
+            context, text=captions[rows], neighbor_texts=neighbor_texts, references=codes
+        )
 
 
 @pytest.fixture
