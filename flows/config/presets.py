@@ -28,8 +28,8 @@ _SHAPES_NETWORK = {
 # text takes the place of the own vector later. Ten were best of 1 to 1000 there; a random number up
 # to ten is what makes k free when drawing.
 _QUERY_AND_TEN = {"k": 10, "random_k": True, "query_dropout": 0.1}
-# RA-CM3 (arXiv 2211.12561): none, one or two documents, each as often; none that is nearly the image
-# itself.
+# RA-CM3 (arXiv 2211.12561): none, one or two documents, each as often; none that is nearly the
+# image itself.
 _TWO_DOCUMENTS = {"k": 2, "random_k": True, "neighbor_dropout": 1 / 3, "score_cap": 0.9}
 _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
