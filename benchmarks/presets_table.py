@@ -23,6 +23,7 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     "edit-shapes": (16, 8, 64),
     "rarm-shapes": (16, 16, 64),
     "knn-discrete-shapes": (16, 16, 64),
+    "cm3-shapes": (16, 10, 64),
     "transformer-256": (4, 32, 512),
     "knn-64": (3, 64, 512),
     "knn-256": (4, 32, 512),
@@ -31,6 +32,8 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     "laion-768-2022": (16, 48, 768),
     "rarm-2022": (256, 16, 512),
     "knn-discrete-256": (256, 32, 512),
+    "ra-cm3-256": (256, 32, 512),
+    "ra-cm3-small-256": (256, 32, 512),
 }
 """Preset -> channels and side of its latents (codes: of their entries), width of its vectors."""
 SMALL = 10**7

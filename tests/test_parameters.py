@@ -308,7 +308,8 @@ def test_numbers_and_choices_are_read_as_before():
         (
             TrainRDM,
             "model.family=gan",
-            "model.family: choose one of diffusion, autoregressive, discrete",
+            "model.family: choose one of diffusion, autoregressive, discrete, references, "
+            "multimodal",
         ),
         (
             TrainRDM,

@@ -28,6 +28,9 @@ _SHAPES_NETWORK = {
 # text takes the place of the own vector later. Ten were best of 1 to 1000 there; a random number up
 # to ten is what makes k free when drawing.
 _QUERY_AND_TEN = {"k": 10, "random_k": True, "query_dropout": 0.1}
+# RA-CM3 (arXiv 2211.12561): none, one or two documents, each as often; none that is nearly the
+# image itself.
+_TWO_DOCUMENTS = {"k": 2, "random_k": True, "neighbor_dropout": 1 / 3, "score_cap": 0.9}
 _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
 # name: model, context, training, reporting; what is not named keeps its default
@@ -88,6 +91,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         **_SHAPES,
         "context": {**_QUERY_AND_TEN, "embedding_noise": 0.6},
+    },
+    # words of the built-in CLIP and codes of the built-in VQModel, 40 px: 100 codes an image
+    "cm3-shapes": {
+        "model": {
+            "family": "multimodal", "codes": 1024, "tokens": 676, "caption_tokens": 32,
+            "transformer": {"width": 128, "depth": 4, "head_channels": 32},
+        },
+        **_SHAPES,
+        "context": _TWO_DOCUMENTS,
     },
     "rarm-2022": {  # 230.87 M parameters on 16x16 codes out of 16,384
         "model": {
@@ -154,6 +166,23 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "context": _QUERY_AND_TEN,
         "training": {"batch": 64, "learning_rate": 1e-4, "warmup_steps": 1000,
                      "weight_decay": 0.045, "precision": "bf16"},
+    },
+    # documents of 77 words (CLIP's) and 32x32 codes of 256 px images
+    "ra-cm3-256": {  # as large as the paper's, 2.8 billion parameters
+        "model": {
+            "family": "multimodal", "codes": 8192, "tokens": 49_408, "caption_tokens": 77,
+            "transformer": {"width": 2560, "depth": 24, "head_channels": 80},
+        },
+        "context": _TWO_DOCUMENTS,
+        "training": {"batch": 64, "learning_rate": 1e-4, "warmup_steps": 1500, "precision": "bf16"},
+    },
+    "ra-cm3-small-256": {  # 423 M parameters
+        "model": {
+            "family": "multimodal", "codes": 8192, "tokens": 49_408, "caption_tokens": 77,
+            "transformer": {"width": 1024, "depth": 18, "head_channels": 64},
+        },
+        "context": _TWO_DOCUMENTS,
+        "training": {"batch": 64, "learning_rate": 3e-4, "warmup_steps": 1500, "precision": "bf16"},
     },
     "knn-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
         "model": _diffusion(

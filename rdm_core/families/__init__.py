@@ -3,7 +3,8 @@
 A family is a folder with two files. `config.py` has what can be chosen, `Config` and `Draw`, and
 imports no torch. `model.py` has `build` and `load`, which make a `rdm_core.families.family.Model`,
 and `import_networks`, which imports the libraries that those two need. Families do not import each
-other, but for two that go on from one: references from diffusion.
+other, but for those that go on from one: references from diffusion, multimodal from
+autoregressive.
 """
 
 import json
@@ -20,6 +21,7 @@ FAMILIES = {
     "autoregressive": "rdm_core.families.autoregressive",
     "discrete": "rdm_core.families.discrete",
     "references": "rdm_core.families.references",
+    "multimodal": "rdm_core.families.multimodal",
 }
 """Name -> folder."""
 FACTS_FILE = "model.json"

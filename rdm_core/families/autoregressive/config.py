@@ -75,10 +75,8 @@ class Config(ModelConfig):
 
 
 @dataclass(frozen=True)
-class Draw(DrawConfig):
-    """How codes are drawn."""
-
-    takes: ClassVar[frozenset[str]] = frozenset({"negative"})
+class OneByOne(DrawConfig):
+    """How one thing after another is drawn, each from its probabilities."""
 
     temperature: float = 1.0
     """Logits are divided by it: below 1 likely codes become likelier."""
@@ -86,8 +84,6 @@ class Draw(DrawConfig):
     """Only so many of the likeliest codes are drawn from; 0: all."""
     top_p: float = 1.0
     """Only the likeliest codes that together have this probability are drawn from; 1: all."""
-    null: Literal["learned", "zero"] = "learned"
-    """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
 
     def check(self) -> None:
         """As in `Config`."""
@@ -95,6 +91,16 @@ class Draw(DrawConfig):
         require(self, ("temperature",), lambda value: 0 < value <= 1000, "above 0, at most 1000")
         require_between(self, ("top_k",), 0, MOST_CODES)
         require(self, ("top_p",), lambda value: 0 < value <= 1, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Draw(OneByOne):
+    """How codes are drawn."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"negative"})
+
+    null: Literal["learned", "zero"] = "learned"
+    """What to guide away from: the null of the training, or the zero vector of the 2022 release."""
 
     @classmethod
     def as_released(cls) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""A causal transformer over codes that attends to a set of vectors in every block.
+"""Causal transformers: their blocks, what is kept of earlier positions while one draws, and the one
+over codes that attends to a set of vectors in every block.
 
-Its blocks are diffusers' own. While an image is drawn, what a block has computed of earlier
+The blocks are diffusers' own. While an image is drawn, what a block has computed of earlier
 positions is kept: the work then grows linearly with the positions. B samples, T positions, M
 tokens of a context, D dimensions, V codes.
 """
+
+from typing import Self
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -50,6 +53,17 @@ class Cache:
         """Keep the context's keys and values [B, heads, M, d]: they are the same at every step."""
         self._of[id(attention)] = (keys, values)
 
+    def repeated(self, times: int) -> Self:
+        """A copy in which each sample stands `times` times, one after another: [B * times, ...].
+        What several continuations begin with is computed once.
+        """
+        copy = type(self)(self.positions)
+        copy._drawn = dict(self._drawn)
+        for attention, (keys, values) in self._of.items():
+            each = [tensor.repeat_interleave(times, dim=0) for tensor in (keys, values)]
+            copy._of[attention] = (each[0], each[1])
+        return copy
+
 
 class CausalAttention:
     """How diffusers' attention is computed here: over own and earlier positions, or over the
@@ -81,13 +95,60 @@ class CausalAttention:
         elif cache is not None and kept is None:
             cache.keep_context(attn, keys, values)
         # A single new position sees everything that is kept; several see what is before each.
-        several = query.shape[2] > 1
-        assert not (several and keys.shape[2] > query.shape[2] and to_itself), "one at a time"
+        several = to_itself and query.shape[2] > 1
+        before = keys.shape[2] - query.shape[2]
+        if several and before:
+            shape = (query.shape[2], keys.shape[2])
+            attention_mask = torch.ones(shape, dtype=torch.bool, device=keys.device).tril(before)
         seen = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=attention_mask, is_causal=to_itself and several
+            query, keys, values, attn_mask=attention_mask, is_causal=several and not before
         )
         out: torch.Tensor = attn.to_out[0](seen.transpose(1, 2).flatten(2))
         return out
+
+
+def causal_blocks(
+    width: int, depth: int, head_channels: int, dimension: int | None = None
+) -> nn.ModuleList:
+    """Blocks over [B, T, width] whose positions see themselves and those before; with a dimension
+    they attend to a context's tokens [B, M, dimension] too.
+    """
+    blocks = nn.ModuleList()
+    for _ in range(depth):
+        block = BasicTransformerBlock(
+            width,
+            width // head_channels,
+            head_channels,
+            cross_attention_dim=dimension,
+            activation_fn="geglu",
+            attention_bias=False,
+        )
+        for attention in (block.attn1, block.attn2):
+            if attention is not None:
+                # Its type names one class of diffusers, and any callable of this kind serves.
+                attention.set_processor(CausalAttention())  # type: ignore[arg-type]
+        blocks.append(block)
+    return blocks
+
+
+def through(
+    blocks: nn.ModuleList,
+    x: torch.Tensor,
+    tokens: torch.Tensor | None = None,
+    seen: torch.Tensor | None = None,
+    cache: Cache | None = None,
+    keeps_activations: bool = True,
+) -> torch.Tensor:
+    """x [B, t, width] after all blocks; with a cache, after the positions that it keeps. `seen`
+    bool [B, 1, 1, M] says which of the context's tokens [B, M, D] are attended to.
+    """
+    beside = {"cache": cache} if cache is not None else None
+    for block in blocks:
+        if keeps_activations or not torch.is_grad_enabled():
+            x = block(x, None, tokens, seen, cross_attention_kwargs=beside)
+        else:
+            x = checkpoint(block, x, None, tokens, seen, use_reentrant=False)
+    return x
 
 
 class CausalTransformer(VectorTokens):
@@ -107,20 +168,7 @@ class CausalTransformer(VectorTokens):
         self.embedding = nn.Embedding(codes + SPECIAL, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions = nn.Parameter(torch.randn(width, positions) * 0.02)
-        self.blocks = nn.ModuleList()
-        for _ in range(config.depth):
-            block = BasicTransformerBlock(
-                width,
-                width // config.head_channels,
-                config.head_channels,
-                cross_attention_dim=dimension,
-                activation_fn="geglu",
-                attention_bias=False,
-            )
-            for attention in (block.attn1, block.attn2):
-                # Its type names one class of diffusers, and any callable of this kind serves.
-                attention.set_processor(CausalAttention())  # type: ignore[arg-type]
-            self.blocks.append(block)
+        self.blocks = causal_blocks(width, config.depth, config.head_channels, dimension)
         self.norm = nn.LayerNorm(width) if config.final_norm else nn.Identity()
         self.head = nn.Linear(width, codes)
         self.keeps_activations = True
@@ -151,12 +199,7 @@ class CausalTransformer(VectorTokens):
         """
         x = self.embedding(before) + self.positions[:, first : first + before.shape[1]].T
         seen = mask[:, None, None, :]
-        beside = {"cache": cache} if cache is not None else None
-        for block in self.blocks:
-            if self.keeps_activations or not torch.is_grad_enabled():
-                x = block(x, None, tokens, seen, cross_attention_kwargs=beside)
-            else:
-                x = checkpoint(block, x, None, tokens, seen, use_reentrant=False)
+        x = through(self.blocks, x, tokens, seen, cache, self.keeps_activations)
         out: torch.Tensor = self.head(self.norm(x))
         return out
 

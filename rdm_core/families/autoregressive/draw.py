@@ -11,7 +11,7 @@ import torch
 
 from rdm_core.context import Context, nothing, zeros
 from rdm_core.errors import RequestError
-from rdm_core.families.autoregressive.config import Draw
+from rdm_core.families.autoregressive.config import Draw, OneByOne
 from rdm_core.families.autoregressive.decoder import Cache, CausalTransformer
 from rdm_core.families.family import Beside
 from rdm_core.families.tokens import side_by_side
@@ -107,7 +107,7 @@ def _sequences(
     return codes
 
 
-def chosen(logits: torch.Tensor, uniform: torch.Tensor, how: Draw) -> torch.Tensor:
+def chosen(logits: torch.Tensor, uniform: torch.Tensor, how: OneByOne) -> torch.Tensor:
     """One code for each row of logits [B, V]: int64 [B], by a number float64 [B] in 0..1.
 
     Temperature first, then top-k, then top-p (nucleus sampling, arXiv 1904.09751, section 3.1).
