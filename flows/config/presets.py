@@ -33,6 +33,17 @@ _QUERY_AND_TEN = {"k": 10, "random_k": True, "query_dropout": 0.1}
 _TWO_DOCUMENTS = {"k": 2, "random_k": True, "neighbor_dropout": 1 / 3, "score_cap": 0.9}
 _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
+
+def _references(denoiser: dict[str, Any], text_width: int) -> dict[str, Any]:
+    noise = {"process": "flow"}
+    return {
+        "family": "references", "denoiser": denoiser, "noise": noise, "text_width": text_width,
+    }  # fmt: skip
+
+
+# Re-Imagen (arXiv 2209.14491): two neighbors; text and neighbors are each left out of a tenth.
+_TEXT_AND_TWO = {"k": 2, "random_k": True, "text_dropout": 0.1}
+
 # name: model, context, training, reporting; what is not named keeps its default
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {  # 64 px, behind the built-in autoencoder: 8x8x16 latents
@@ -93,6 +104,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "context": {**_QUERY_AND_TEN, "embedding_noise": 0.6},
     },
     # words of the built-in CLIP and codes of the built-in VQModel, 40 px: 100 codes an image
+    "reimagen-shapes": {  # 48 px, behind the built-in autoencoder; 1.51 M parameters
+        "model": _references(_SHAPES_NETWORK, text_width=96),
+        **_SHAPES,
+        "context": _TEXT_AND_TWO,
+    },
     "cm3-shapes": {
         "model": {
             "family": "multimodal", "codes": 1024, "tokens": 676, "caption_tokens": 32,
@@ -183,6 +199,24 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "context": _TWO_DOCUMENTS,
         "training": {"batch": 64, "learning_rate": 3e-4, "warmup_steps": 1500, "precision": "bf16"},
+    },
+    "reimagen-64": {  # 64 px as they are, the base of the paper's cascade; the text of ViT-B/32
+        "model": _references(
+            {"network": "unet", "channels": [192, 384, 576, 768], "attention_levels": [1, 2, 3],
+             "depth": 3, "head_channels": 64},
+            text_width=512,
+        ),
+        "context": _TEXT_AND_TWO,
+        "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
+    },
+    "reimagen-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
+        "model": _references(
+            {"network": "transformer", "channels": [1024], "depth": 24, "head_channels": 64,
+             "patch": 2},
+            text_width=512,
+        ),
+        "context": _TEXT_AND_TWO,
+        "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
     },
     "knn-256": {  # 32x32 latents of 256 px images, in place of the paper's cascade
         "model": _diffusion(

@@ -92,9 +92,11 @@ class ReferenceDenoiser(Denoiser):
         return self._or_null(tokens, mask)
 
     def _states(self, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts int64 [N, L] -> tokens float32 [N, L, D], and which of them there are, bool [N,
-        L].
+        """Texts int64 [N, L], or their states float [N, L, W] where these are known already ->
+        tokens float32 [N, L, D], and which of them there are, bool [N, L].
         """
+        if texts.is_floating_point():
+            return self.text(texts), torch.ones_like(texts[..., 0], dtype=torch.bool)
         if not self._encoder:
             what = "was not given the encoder whose text tower it reads texts with"
             raise RequestError("model", what, "Call set_encoder.")

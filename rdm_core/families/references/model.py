@@ -80,14 +80,17 @@ class References(Diffusion):
         return replace(context, references=final.unflatten(0, slots))
 
     def example(self, count: int, k: int, device: torch.device) -> DiffusionInputs:
-        """Random inputs of `count` samples with contexts [count, k, D], as in `Model`."""
+        """Random inputs of `count` samples with contexts [count, k, D], as in `Model`; of texts the
+        states, so that no encoder is needed.
+        """
         inputs = super().example(count, k, device)
         shape = (count, k, self.shape.channels, self.shape.side, self.shape.side)
+        states = (TEXT_TOKENS, self.denoiser.text_width)
         context = replace(
             inputs.context,
             references=torch.randn(shape, device=device) if self.reads.references else None,
-            text=torch.ones(count, TEXT_TOKENS, dtype=torch.long, device=device),
-            neighbor_texts=torch.ones(count, k, TEXT_TOKENS, dtype=torch.long, device=device),
+            text=torch.randn(count, *states, device=device),
+            neighbor_texts=torch.randn(count, k, *states, device=device),
         )
         return replace(inputs, context=context)
 

@@ -149,6 +149,11 @@ def test_every_parameter_learns_even_without_text_and_neighbors(model, encoder):
     assert not missing  # else processes of a training would wait for each other in vain
 
 
+def test_an_example_needs_no_encoder():
+    new = family.build(Config(denoiser=NETWORKS["transformer"], text_width=96), SHAPE)
+    assert new(new.example(2, 3, torch.device("cpu"))).shape == (2,)
+
+
 def test_the_rival_sees_vectors_in_place_of_references(encoder):
     rival, context = made(encoder, neighbors="vectors"), given(encoder)
     before = predict(rival, context)
