@@ -57,6 +57,12 @@ class Context:
         """The sets of some samples: a slice, int64 [M] or bool [B]."""
         return self._each(lambda tensor: tensor[chosen])
 
+    def without(self, slot: int) -> "Context":
+        """The same sets [B, K, D] with one slot marked as absent."""
+        slots = self.slots.clone()
+        slots[:, slot] = ABSENT
+        return replace(self, slots=slots).with_texts_of_neighbors_alone()
+
     def without_neighbors(self) -> "Context":
         """The same texts, and sets [B, K, D] in which every slot is absent."""
         return replace(self, slots=torch.zeros_like(self.slots)).with_texts_of_neighbors_alone()

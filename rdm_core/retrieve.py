@@ -5,13 +5,14 @@ strategies are those of RDM (arXiv 2204.11824, section 3).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context
 from rdm_core.errors import RequestError
 from rdm_core.search import NO_ROW, NO_SCORE, Searcher
+from rdm_core.words import WordIndex
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,22 @@ class Database:
     """Over unit vectors float16 or float32 [N, D]."""
     norms: np.ndarray
     """float [N]."""
+    words: WordIndex | None = None
+    """The words of its captions, for queries that are looked up by words."""
 
     @property
     def rows(self) -> int:
         """The number of rows, N."""
         return len(self.norms)
+
+    def nearest(self, queries: "Queries", k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 and scores float32 [Q, k] of Q queries, the nearest first: by their words, if
+        they have any, and else by their vectors; NO_ROW where there are fewer.
+        """
+        if queries.words is None:
+            return self.searcher.search(queries.vectors, k)
+        assert self.words is not None, "opened for words"
+        return self.words.search(queries.words, k)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Unit vectors float32 [..., D] of rows int64 [...]. NO_ROW gives any vector: mask it."""
@@ -47,7 +59,9 @@ class Retrieved:
     rows: np.ndarray
     """Database rows int64 [B, K]; NO_ROW where the slot holds the query or nothing."""
     scores: np.ndarray
-    """Cosines with the query float32 [B, K]; 1 for the query itself, NO_SCORE for nothing."""
+    """Cosines with the query float32 [B, K], or what a search by words gives; 1 for the query
+    itself, NO_SCORE for nothing.
+    """
 
     @property
     def context(self) -> Context:
@@ -64,12 +78,6 @@ class Retrieved:
     def as_one_set(self) -> "Retrieved":
         """B contexts of one vector, [B, 1, D] -> one context of B vectors, [1, B, D]."""
         return self._each(lambda array: array.swapaxes(0, 1))
-
-    def without(self, slot: int) -> "Retrieved":
-        """The same contexts [B, K, D] with one slot marked as absent."""
-        slots = self.slots.copy()
-        slots[:, slot] = ABSENT
-        return replace(self, slots=slots)
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Retrieved":
         """Contexts whose arrays [B, K, ...] are changed, each in the same way."""
@@ -89,10 +97,15 @@ class Queries:
     """The norms that these had, float32 [Q]."""
     texts: bool
     """Whether they are vectors of texts; else they are of images."""
+    words: Sequence[Sequence[str]] | None = None
+    """The words of each, where neighbors are looked up by words (`rdm_core.words.query_of`)."""
 
     def take(self, chosen: np.ndarray) -> "Queries":
         """Some of the queries: int64 [M], in that order, or bool [Q]."""
-        return Queries(self.vectors[chosen], self.norms[chosen], self.texts)
+        words = None
+        if self.words is not None:
+            words = [self.words[place] for place in np.arange(len(self.words))[chosen]]
+        return Queries(self.vectors[chosen], self.norms[chosen], self.texts, words)
 
 
 Strategy = Callable[[Queries, "Database | None", int], Retrieved]
@@ -113,7 +126,7 @@ def neighbors_only(queries: Queries, database: Database | None, k: int) -> Retri
     Raises RequestError when there is no database or it has fewer than k rows.
     """
     database = _checked(database, k)
-    rows, scores = database.searcher.search(queries.vectors, k)
+    rows, scores = database.nearest(queries, k)
     return _retrieved_rows(database, rows, scores)
 
 
@@ -171,10 +184,14 @@ def neighbors_from_pool(
             "pool", f"{pool} rows cannot give {k} neighbors", "Ask for a pool of at least k."
         )
     database = _checked(database, k)
-    rows, scores = database.searcher.search(queries.vectors, min(pool, database.rows))
-    # Each query gets k of its pool without repetition; sorted places are nearest first.
-    drawn = [rng.permutation(rows.shape[1])[:k] for _ in range(len(rows))]
-    chosen = np.sort(np.stack(drawn), axis=1)
+    rows, scores = database.nearest(queries, min(pool, database.rows))
+    # Each query gets k of its pool without repetition; sorted places are nearest first. A pool may
+    # hold fewer: empty places are at its end.
+    chosen = np.empty((len(rows), k), dtype=np.int64)
+    for query, found in enumerate((rows != NO_ROW).sum(axis=1).tolist()):
+        drawn = rng.permutation(found)[:k]
+        empty = np.arange(found, found + k - len(drawn))
+        chosen[query] = np.concatenate([np.sort(drawn), empty])
     return _retrieved_rows(
         database, np.take_along_axis(rows, chosen, 1), np.take_along_axis(scores, chosen, 1)
     )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from flows.config.database import Search
 from flows.config.drawing import Drawing
 from flows.config.parameters import FlowConfig, Neighbors, Seed
 
@@ -32,7 +33,12 @@ class SampleRDM(Drawing, FlowConfig):
     """
     context: Literal["query", "query+neighbors", "neighbors"] | None = None
     """What the model is given; unless set: query+neighbors for texts and images, neighbors for
-    the rest.
+    the rest, and for a model that reads neighbors whole.
+    """
+    search: Search | None = None
+    """How the neighbors of texts and classes are looked up. vectors: by CLIP. words: by the words
+    of captions, which finds names that no CLIP has learned. Unless set: as those of the run's
+    training were.
     """
     k: Neighbors = 4
     """Vectors in the context, whatever the run was trained with."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.config.database import Search
+from rdm_core.errors import RequestError
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
 from rdm_core.words import WordIndex
 from storage.artifact import Artifact
 from storage.checks import shards_of
 from storage.embeddings import read_columns_of, read_rows
-from storage.errors import ArtifactMissing
+from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import faiss_file, index_of, open_index_of, open_norms, open_vectors
+from storage.manifest import Manifest, Plan
 from storage.shards import CREDIT_COLUMNS, read_some_images
 
 if TYPE_CHECKING:
@@ -46,6 +49,11 @@ class OpenDatabase:
             f"embeddings/{made.name}",
             "build the database again",
         )
+
+    @property
+    def by_words(self) -> Database:
+        """For queries that are looked up by words. Raises what `word_index` raises."""
+        return replace(self.retrieval, words=word_index(self.embeddings))
 
     def credits(self, rows: list[int]) -> list[dict[str, Any]]:
         """key, source_key, captions, labels, style, author, licence and source url of some rows.
@@ -82,6 +90,11 @@ def index_in_plan(root: Path, role: str, embeddings: Artifact | None) -> dict[st
         return {}
 
 
+def searched_by(table: Manifest | Plan) -> Search:
+    """How the neighbors of a table are found."""
+    return "words" if table.parameters.get("search") == "words" else "vectors"
+
+
 def captions_of(embeddings: Artifact) -> list[list[str]]:
     """The captions of every row, in row order; an empty list for a row without any."""
     return _captions_in(embeddings.files(".parquet"))
@@ -93,10 +106,14 @@ def _captions_in(paths: Sequence[Path]) -> list[list[str]]:
 
 
 def word_index(embeddings: Artifact) -> WordIndex:
-    """The words of a database's captions, kept while a process searches them. Raises RequestError
-    where it has none.
+    """The words of a database's captions, kept while a process searches them. Raises
+    ArtifactMismatch where it has none.
     """
-    return _words_in(tuple(embeddings.files(".parquet")))
+    try:
+        return _words_in(tuple(embeddings.files(".parquet")))
+    except RequestError as error:
+        where = f"embeddings/{embeddings.name}"
+        raise ArtifactMismatch(where, error.what, error.cure) from error
 
 
 @lru_cache(maxsize=2)  # a database, and that of a style

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.config.database import FindNeighbors, Search
+from flows.config.database import FindNeighbors
 from flows.data.calibration import calibrated_cap_of, doubt_of
-from flows.data.database import captions_of, keys_of, searchable, word_index
+from flows.data.database import captions_of, keys_of, searchable, searched_by, word_index
 from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of
 from flows.run.stage import (
@@ -107,11 +107,6 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     if cap < 1:
         parameters["score_cap"] = cap
     return plan_of("neighbors", config.name, parameters, inputs)
-
-
-def searched_by(table: Artifact | Plan) -> Search:
-    """How the neighbors of a table are found."""
-    return "words" if table.parameters.get("search") == "words" else "vectors"
 
 
 def refuse_without_captions(embeddings: Artifact) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
 from flows.data.build_database import origin_of
-from flows.data.find_neighbors import find_neighbors, searched_by
+from flows.data.database import searched_by
+from flows.data.find_neighbors import find_neighbors
 from flows.data.index_embeddings import index_embeddings
 from flows.data.rehearse import (
     checked_keys,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from flows.config.train import TrainRDM
+from flows.data.database import searched_by
 from rdm_core.families.facts import RunFacts, Shape, Version
 from storage.artifact import Artifact
 from storage.embeddings import of_what
@@ -42,4 +43,5 @@ def run_facts(
         steps=config.training.steps,
         parameters=parameters,
         trained_on=trained_on,
+        search=searched_by(inputs["neighbors"]),
     )

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.config.database import Search
 from flows.config.parameters import path_as_text
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase
 from flows.data.query_image import query_image
 from flows.model.editing import image_to_edit
+from flows.model.given import given
 from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
+from rdm_core.context import Context
 from rdm_core.errors import RequestError
 from rdm_core.families.family import Beside
 from rdm_core.retrieve import (
@@ -29,6 +32,7 @@ from rdm_core.retrieve import (
     query_only,
     retrieval_counts,
 )
+from rdm_core.words import query_of
 from storage.artifact import open_artifact
 from storage.neighbors import read_neighbors
 
@@ -52,6 +56,9 @@ class Request:
 
     queries: list[str]
     retrieved: Retrieved
+    """What was found, with the rows that it is made of."""
+    context: Context
+    """The same as the model is given it, with what else the model reads."""
     seeds: list[int]
     styled: Retrieved | None = None
     """Where the style's vectors came from."""
@@ -64,29 +71,53 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
     with.
     """
     rng = np.random.default_rng(config.seed)
-    names, retrieved = _looked_up(config, opened, rng)
-    images = np.arange(len(names))
+    search = search_of(config, opened.run)
+    found = _looked_up(config, opened, search, rng)
+    images = np.arange(len(found.names))
     if config.between:
         # Steps between two queries share their seeds: only the context changes from one to the
         # next.
         images %= config.count
     seeds = [config.seed + image for image in images.tolist()]
-    styled = _style_of(config, opened, len(names))
-    return Request(names, retrieved, seeds, styled, beside_of(config, opened.run, styled))
+    styled = _style_of(config, opened, search, len(images))
+    context = given(opened.run, found.retrieved, opened.database, found.texts)
+    beside = beside_of(config, opened, styled)
+    return Request(found.names, found.retrieved, context, seeds, styled, beside)
 
 
-def beside_of(config: SampleRDM, run: OpenRun, styled: Retrieved | None) -> Beside:
+def search_of(config: SampleRDM, run: OpenRun) -> Search:
+    """How neighbors are looked up: as asked, else as those of the run's training were, where there
+    are words to look up.
+
+    Raises RequestError where words are asked for, and there are none.
+    """
+    if (config.texts or config.classes) and not config.between:
+        trained_so: Search = "words" if run.facts.search == "words" else "vectors"
+        return config.search or trained_so
+    if config.search == "words":
+        asked = "images have none" if config.images else "nothing is asked for in words"
+        what = "between two texts there are none" if config.texts else asked
+        cure = "Give texts, or use --set search=vectors."
+        raise RequestError("search", f"words are looked up, and {what}", cure)
+    return "vectors"
+
+
+def beside_of(config: SampleRDM, opened: Opened, styled: Retrieved | None) -> Beside:
     """What a drawing is given beside its contexts: what to go away from, a style, an image."""
-    negative = weaker = image = mask = picture = None
+    run = opened.run
+    negative = style = weaker = image = mask = picture = None
     if config.negative is not None:
-        negative = query_only(text_queries(run, [config.negative]), None, 1).context
+        alone = query_only(text_queries(run, [config.negative]), None, 1)
+        negative = given(run, alone, None, [config.negative])
+    if styled is not None:
+        style = given(run, styled, opened.style_database, [config.style_text] * len(styled))
     if config.weaker_run is not None:
         weaker = weaker_run(config, run).model
     if config.inpaint is not None and config.mask is not None:
         image, mask = query_image(config.inpaint), query_image(config.mask)
     if config.edit is not None:
         picture = image_to_edit(config, run)
-    return Beside(negative, weaker, styled.context if styled else None, image, mask, picture)
+    return Beside(negative, weaker, style, image, mask, picture)
 
 
 def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
@@ -106,9 +137,10 @@ def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
     return open_run(config.root, config.weaker_run)
 
 
-def text_queries(run: OpenRun, texts: Sequence[str]) -> Queries:
-    """Prompts as queries."""
-    return Queries(*run.encoder.encode_texts(list(texts)), texts=True)
+def text_queries(run: OpenRun, texts: Sequence[str], search: Search = "vectors") -> Queries:
+    """Prompts as queries, whose neighbors are looked up by vectors or by words."""
+    words = [query_of(text) for text in texts] if search == "words" else None
+    return Queries(*run.encoder.encode_texts(list(texts)), texts=True, words=words)
 
 
 def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
@@ -116,38 +148,69 @@ def image_queries(run: OpenRun, paths: Sequence[Path]) -> Queries:
     return Queries(*run.encoder.encode_images([query_image(path) for path in paths]), texts=False)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What each of the B images is drawn for, and its context."""
+
+    names: list[str]
+    """In words, as the record holds it."""
+    texts: list[str | None]
+    """What a model that reads texts is given; None where it was asked by anything else."""
+    retrieved: Retrieved
+
+
 def _looked_up(
-    config: SampleRDM, opened: Opened, rng: np.random.Generator
-) -> tuple[list[str], Retrieved]:
-    """What each of the B images is drawn for, in words, and its context."""
-    database = opened.database.retrieval if opened.database else None
+    config: SampleRDM, opened: Opened, search: Search, rng: np.random.Generator
+) -> _Found:
+    """What each of the B images is drawn for, and its context."""
+    database = None
+    if opened.database:
+        database = opened.database.retrieval if search == "vectors" else opened.database.by_words
     if config.classes:
         assert database is not None, "classes always have a database"
         names: list[str] = []
         for name in config.classes:
             names += [name] * config.count
-        queries = text_queries(opened.run, [f"An image of a {name}." for name in names])
-        return names, neighbors_from_pool(queries, database, config.k, config.pool, rng)
+        texts = [f"An image of a {name}." for name in names]
+        queries = text_queries(opened.run, texts, search)
+        pooled = neighbors_from_pool(queries, database, config.k, config.pool, rng)
+        return _Found(names, list(texts), pooled)
     if config.texts or config.images:
-        names, queries = _texts_or_images(config, opened.run)
-        given = _images_beside_texts(config, opened.run, len(names))
+        names, queries = _texts_or_images(config, opened.run, search)
+        beside = _images_beside_texts(config, opened.run, len(names))
         # The given images take places in the context, and the neighbors get the rest of them.
-        k = config.k - (given.rows.shape[1] if given else 0)
+        k = config.k - (beside.rows.shape[1] if beside else 0)
         if k < 1:
             raise RequestError(
                 "k", f"{config.k} vectors hold no more than the given images", "Use a larger k."
             )
-        retrieved = STRATEGIES[config.context or "query+neighbors"](queries, database, k)
-        return names, joined(retrieved, given) if given else retrieved
+        retrieved = STRATEGIES[config.context or usual_context(opened.run)](queries, database, k)
+        is_text = bool(config.texts) and not config.between
+        asked: list[str | None] = [name if is_text else None for name in names]
+        return _Found(names, asked, joined(retrieved, beside) if beside else retrieved)
     assert opened.database is not None, "pseudo-queries always have a database"
-    return _pseudo_queries(config, opened.run, opened.database, rng)
+    keys, retrieved = _pseudo_queries(config, opened.run, opened.database, rng)
+    return _Found(keys, [None] * len(keys), retrieved)
 
 
-def _texts_or_images(config: SampleRDM, run: OpenRun) -> tuple[list[str], Queries]:
+def usual_context(run: OpenRun) -> str:
+    """What a model is given for a text or an image unless something else is asked for: neighbors
+    alone, if it reads them whole and the text by itself.
+    """
+    return "neighbors" if run.model.reads.references else "query+neighbors"
+
+
+def _texts_or_images(config: SampleRDM, run: OpenRun, search: Search) -> tuple[list[str], Queries]:
     """The queries in words and as vectors, as often as images are wanted."""
     names = list(config.texts) or [path_as_text(Path(path.name)) for path in config.images]
-    queries = text_queries(run, config.texts) if config.texts else image_queries(run, config.images)
+    if config.texts:
+        queries = text_queries(run, config.texts, search)
+    else:
+        queries = image_queries(run, config.images)
     if config.between:
+        if config.texts and run.model.reads.captions:
+            what = "the model reads texts, and between two texts there is none"
+            raise RequestError("between", what, "Give two images, or texts one by one.")
         shares = np.linspace(0, 1, config.between).tolist()
         first = queries.take(np.full(config.count, 0))
         last = queries.take(np.full(config.count, 1))
@@ -209,13 +272,16 @@ def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
     return retrieval_counts(rows[:, : run.facts.k], database.retrieval.rows)
 
 
-def _style_of(config: SampleRDM, opened: Opened, count: int) -> Retrieved | None:
+def _style_of(config: SampleRDM, opened: Opened, search: Search, count: int) -> Retrieved | None:
     """The second context: neighbors of the style text in the style's database, or the text alone
     where there is none.
     """
     if config.style_text is None:
         return None
-    queries = text_queries(opened.run, [config.style_text]).take(np.zeros(count, dtype=np.int64))
+    queries = text_queries(opened.run, [config.style_text], search)
+    queries = queries.take(np.zeros(count, dtype=np.int64))
     if opened.style_database is None:
         return query_only(queries, None, 1)
-    return neighbors_only(queries, opened.style_database.retrieval, config.k)
+    style_database = opened.style_database
+    searched = style_database.by_words if search == "words" else style_database.retrieval
+    return neighbors_only(queries, searched, config.k)

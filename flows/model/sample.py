@@ -100,8 +100,14 @@ def sample_plan(config: SampleRDM) -> Plan:
         path = getattr(config, name)
         if path:
             files[name] = sha256_file(checked_image(path))
-    how = checked_draw(config, facts_of(run)).planned()
+    facts = facts_of(run)
+    how = checked_draw(config, facts).planned()
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
+    # Plans of before there was a choice stay what they were.
+    if (config.search or facts.search) == "vectors":
+        del parameters["search"]
+    else:
+        parameters["search"] = "words"
     return plan_of("samples", config.name, parameters, inputs)
 
 
@@ -176,7 +182,7 @@ def draw_images(
     of edits, and how much was changed.
     """
     request = request_of(config, opened)
-    images = draw_request(config, opened.run, request, request.retrieved)
+    images = draw_request(config, opened.run, request, request.context)
     records = records_of(config, opened, request)
     if config.attribution:
         attributions = attribution(config, opened.run, request, images)
@@ -196,12 +202,10 @@ def draw_images(
     return parts, measured
 
 
-def draw_request(
-    config: SampleRDM, run: OpenRun, request: Request, retrieved: Retrieved
-) -> np.ndarray:
+def draw_request(config: SampleRDM, run: OpenRun, request: Request, context: Context) -> np.ndarray:
     """The request's images uint8 [B, H, W, 3], drawn with some contexts."""
     how = checked_draw(config, run.facts)
-    return draw(run, retrieved.context, request.seeds, how, request.beside)
+    return draw(run, context, request.seeds, how, request.beside)
 
 
 def draw(
@@ -232,7 +236,7 @@ def attribution(
         held = np.flatnonzero(request.retrieved.rows[:, slot] != NO_ROW)
         if not len(held):
             continue
-        without = draw_request(config, run, request, request.retrieved.without(slot))
+        without = draw_request(config, run, request, request.context.without(slot))
         distance = np.sqrt(
             np.square((without.astype(np.float64) - images) / 255).mean(axis=(1, 2, 3))
         )

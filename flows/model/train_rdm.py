@@ -13,8 +13,8 @@ from typing import Any
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.autoencoder import forget_space
+from flows.data.database import searched_by
 from flows.data.encoders import forget_encoders
-from flows.data.find_neighbors import searched_by
 from flows.data.upstream import make_missing
 from flows.model.facts import run_facts, shape_of
 from flows.model.launch import TrainingFailed, launch_command, launch_training, on_gpu

@@ -152,6 +152,8 @@ class RunFacts:
     """Length of the running mean, if one was chosen after the training."""
     converted_from: Mapping[str, Any] | None = None
     """The released file it was read from: file, layout, ema."""
+    search: str = "vectors"
+    """How the neighbors of its training were found: by vectors, or by words."""
 
     @property
     def shape(self) -> Shape:

@@ -63,6 +63,17 @@ def test_a_slot_without_a_neighbor_has_no_text():
     assert drawn().with_texts_of_neighbors_alone().neighbor_texts is None
 
 
+def test_sets_without_a_slot_are_as_if_it_had_held_nothing():
+    context = with_everything()
+    less = context.without(1)
+    assert less.slots.tolist() == [[TEXT, ABSENT, ABSENT], [QUERY, ABSENT, NEIGHBOR]]
+    assert torch.equal(less.vectors, context.vectors) and torch.equal(less.text, context.text)
+    assert torch.equal(less.references, context.references)
+    assert (less.neighbor_texts[:, 1] == NO_TOKEN).all()
+    assert torch.equal(less.neighbor_texts[1, 2], context.neighbor_texts[1, 2])
+    assert context.slots.tolist() == SLOTS.tolist(), "what it was taken from is left alone"
+
+
 def test_sets_without_neighbors_keep_their_own_text():
     context = with_everything().without_neighbors()
     assert not context.mask.any()

@@ -53,9 +53,9 @@ def data() -> TrainingData:
     )
 
 
-def of_step(data, step=0, mine=EVERY, with_query=False, rows=np.arange(N), **settings):
+def of_step(data, step=0, mine=EVERY, with_query=False, rows=tuple(range(N)), **settings):
     config = ContextConfig(**{"k": 3, "neighbor_dropout": 0.0, **settings})
-    return training_context(data, config, with_query, rows, seed=4, step=step, mine=mine)
+    return training_context(data, config, with_query, np.array(rows), 4, step, mine)
 
 
 def said(texts):

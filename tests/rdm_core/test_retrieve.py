@@ -228,16 +228,6 @@ def test_queries_of_one_vector_each_become_one_set_of_them_all():
     assert (together.rows == NO_ROW).all()
 
 
-def test_a_context_without_a_slot_is_as_if_it_had_held_nothing(database):
-    found = query_and_neighbors(QUERIES, database, 3)
-    before = found.slots.copy()
-    less = found.without(1)
-    np.testing.assert_array_equal(less.slots, [[TEXT, ABSENT, NEIGHBOR]] * 3)
-    np.testing.assert_array_equal(less.context.mask, [[True, False, True]] * 3)
-    np.testing.assert_array_equal(less.vectors, found.vectors)
-    np.testing.assert_array_equal(found.slots, before, "what it was taken from is left alone")
-
-
 def test_contexts_and_queries_are_taken_in_any_order_and_number(database):
     chosen = np.array([2, 0, 0, 1])
     found = neighbors_only(QUERIES, database, 4)

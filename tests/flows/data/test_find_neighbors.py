@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from flows.config.database import BuildDatabase, FindNeighbors, RemoveKeys
 from flows.config.images import ImportImages
 from flows.data.build_database import build_database
-from flows.data.find_neighbors import find_neighbors, neighbors_plan, searched_by
+from flows.data.database import searched_by
+from flows.data.find_neighbors import find_neighbors, neighbors_plan
 from flows.data.import_images import import_images
 from flows.data.remove import remove_keys
 from rdm_core.search import NO_ROW, NO_SCORE

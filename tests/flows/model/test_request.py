@@ -10,7 +10,7 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model.opening import drawn_how
 from flows.model.request import Opened, request_of, training_counts
-from flows.model.sample import open_all, records_of, sample_rdm
+from flows.model.sample import open_all, records_of, sample_plan, sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
 from rdm_core.decode import decode
@@ -277,5 +277,20 @@ def test_a_picture_that_is_none_is_refused(ask, opened, tmp_path):
 
 
 def test_an_absent_slot_is_nobodys(ask, opened):
-    retrieved = request_of(ask(texts=("a red circle",), count=1, k=3), opened).retrieved.without(1)
-    assert retrieved.slots.tolist() == [[TEXT, ABSENT, NEIGHBOR]]
+    context = request_of(ask(texts=("a red circle",), count=1, k=3), opened).context.without(1)
+    assert context.slots.tolist() == [[TEXT, ABSENT, NEIGHBOR]]
+
+
+def test_how_words_are_looked_up_is_in_a_plan_where_they_are(ask):
+    plain = sample_plan(ask(texts=("a red circle",)))
+    assert "search" not in plain.parameters
+    assert sample_plan(ask(texts=("a red circle",), search="vectors")).id == plain.id
+    by_words = sample_plan(ask(texts=("a red circle",), search="words"))
+    assert by_words.parameters["search"] == "words" and by_words.id != plain.id
+
+
+def test_words_are_searched_for_any_run(ask, opened):
+    asked = ask(texts=("a red circle",), count=1, k=3, context="neighbors", search="words")
+    rows = request_of(asked, opened).retrieved.rows[0]
+    captions = [credit["captions"][0] for credit in opened.database.credits(rows.tolist())]
+    assert all("red" in caption or "circle" in caption for caption in captions)

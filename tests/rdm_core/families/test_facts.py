@@ -34,7 +34,7 @@ FACTS = RunFacts(
     ema_length=0.05,
     converted_from={"file": "model.ckpt", "layout": "imagenet-2022", "ema": True},
 )
-OPTIONAL = {"trained_on", "ema_length", "converted_from"}
+OPTIONAL = {"trained_on", "ema_length", "converted_from", "search"}
 
 
 def in_json(value: object) -> object:
@@ -91,7 +91,7 @@ def test_facts_are_read_without_weights_and_without_torch(folder):
 def test_an_absent_fact_is_refused_by_name_unless_nobody_need_tell_it(name, folder):
     change(folder, lambda told: told.pop(name))
     if name in OPTIONAL:
-        default = {} if name == "trained_on" else None
+        default = {"trained_on": {}, "search": "vectors"}.get(name)
         assert getattr(read_facts(folder), name) == default
         return
     with pytest.raises(ValueError, match=f"missing 1 required .*'{name}'"):
