@@ -111,7 +111,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cm3-shapes": {
         "model": {
-            "family": "multimodal", "codes": 1024, "tokens": 676, "caption_tokens": 32,
+            "family": "multimodal", "codes": 1024, "tokens": 676, "caption_tokens": 24,
             "transformer": {"width": 128, "depth": 4, "head_channels": 32},
         },
         **_SHAPES,
