@@ -75,7 +75,8 @@ class Trained:
         return f"{self.preset}-{variant}-{seed}"
 
 
-REFERENCES, VECTORS, WITHOUT = "references", "vectors", "without"
+REFERENCES, VECTORS, DOCUMENTS = "references", "vectors", "documents"
+WITHOUT = "without"
 OF_REFERENCES = Trained(
     "reimagen-shapes",
     48,
@@ -92,7 +93,7 @@ OF_DOCUMENTS = Trained(
     40,
     "rdm-shapes-vq",
     "codes",
-    (Variant("documents"), Variant(WITHOUT, {}, {"neighbor_dropout": 1.0})),
+    (Variant(DOCUMENTS), Variant(WITHOUT, {}, {"neighbor_dropout": 1.0})),
 )
 TRAINED = {"T11": OF_REFERENCES, "T12": OF_REFERENCES, "T13": OF_DOCUMENTS}
 """Test -> what is trained for each seed."""
@@ -105,7 +106,11 @@ def prepare(config: EntityStudy, trained: Trained) -> None:
         images: dict[str, Any] = source | {"count": count, "size": trained.size}
         import_images.ensured(
             ImportImages(
-                root=config.root, name=name, source="entities", encoding="png", seed=config.seed,
+                root=config.root,
+                name=name,
+                source="entities",
+                encoding="png",
+                seed=config.seed,
                 **images,
             )  # fmt: skip
         )
@@ -113,7 +118,10 @@ def prepare(config: EntityStudy, trained: Trained) -> None:
         ensured_database(BuildDatabase(root=config.root, name=name, shards=name, **made_by))
         encode_latents.ensured(
             EncodeLatents(
-                root=config.root, name=name, shards=name, autoencoder=trained.autoencoder,
+                root=config.root,
+                name=name,
+                shards=name,
+                autoencoder=trained.autoencoder,
                 stored=trained.stored,
             )  # fmt: skip
         )
@@ -121,8 +129,12 @@ def prepare(config: EntityStudy, trained: Trained) -> None:
         name = trained.images(of)
         find_neighbors.ensured(
             FindNeighbors(
-                root=config.root, name=name, queries=name, database=trained.images(DATABASE),
-                k=STORED_NEIGHBORS, search="words",
+                root=config.root,
+                name=name,
+                queries=name,
+                database=trained.images(DATABASE),
+                k=STORED_NEIGHBORS,
+                search="words",
             )  # fmt: skip
         )
 

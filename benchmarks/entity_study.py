@@ -3,7 +3,8 @@ beforehand, on things whose look no word tells, some of which only the database 
 
 T11: a network that attends to its neighbors' latents (Re-Imagen, arXiv 2209.14491) draws entities
 that it never saw, better than one that is given their vectors. T12: text and neighbors as guides in
-turn, beside both at once. Every figure is kept: a study that was stopped goes on.
+turn, beside both at once. T13: a transformer over documents (RA-CM3, arXiv 2211.12561). Every
+figure is kept: a study that was stopped goes on.
 
     python -m benchmarks.entity_study --root data                       # hours on 2 cores
     python -m benchmarks.entity_study --root data --set tests='["T11"]' --set seeds=1
@@ -18,8 +19,12 @@ from itertools import product
 import numpy as np
 import torch
 
+from benchmarks import document_measures as measures
 from benchmarks.entity_runs import (
     DATABASE,
+    DOCUMENTS,
+    FREQUENT,
+    HELD_OUT,
     REFERENCES,
     TRAINED,
     VECTORS,
@@ -34,14 +39,19 @@ from benchmarks.study_claims import Claim, at_least, at_most, table_of
 from flows.config.arguments import configured, root_argument
 from flows.config.sample import SampleRDM
 from flows.judge.evaluate import write_evaluation
+from flows.judge.inputs import version_of
 from flows.judge.trial import database_images
-from flows.model.opening import OpenRun, drawn_how
+from flows.model.given import tokens_of
+from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import Request, request_of
 from flows.model.sample import draw, open_all
+from flows.model.training_data import open_training_data
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
 from flows.run.stage import building, kept, published, stage_flow, stage_task
-from rdm_core.context import ABSENT, Context
+from rdm_core.context import Context
+from rdm_core.data import TrainingData
+from rdm_core.families.multimodal.config import Draw
 from rdm_core.shapes import entities as world
 from rdm_core.shapes.entity_judge import recognise
 from rdm_core.shapes.oracle import load_oracle
@@ -50,8 +60,13 @@ from storage.manifest import Plan
 
 K = 2
 """Neighbors of a text."""
-DRAWN = {"steps": 20, "guidance_scale": 2.0}
-"""How images are drawn, but for T12."""
+DRAWN: dict[str, dict[str, float]] = {
+    "references": {"steps": 20, "guidance_scale": 2.0},
+    "multimodal": {"guidance_scale": 2.0},
+}
+"""Family -> how its images are drawn, but for T12."""
+SHOTS = (2, 4, 8)
+"""T13: examples of two classes, half of each."""
 INTERLEAVED = (0.0, 0.25, 0.5, 0.75, 1.0)
 """T12: shares of the steps that are guided by the text, the others by the neighbors."""
 SCALE = 3.0
@@ -115,7 +130,7 @@ class Bench:
         """A network, and the texts with the neighbors that their words find."""
         config = SampleRDM(
             root=self.config.root, name="texts", run=self.trained.run(variant, self.seed),
-            database=self.trained.images(DATABASE), texts=asked.texts, context="neighbors",
+            database=self.trained.images(DATABASE), texts=asked.texts, context="neighbors", count=1,
             k=K, search="words",
         )  # fmt: skip
         opened = open_all(config)
@@ -168,15 +183,10 @@ def seed_plan(config: EntityStudy, test: str, seed: int) -> Plan:
     return plan_of("evaluations", f"{test.lower()}-{seed}", parameters, inputs)
 
 
-def drawn(run: OpenRun, context: Context, **how: float | None) -> np.ndarray:
+def drawn(run: OpenRun, context: Context, **how: float) -> np.ndarray:
     """A network's images uint8 [B, H, W, 3] of some contexts, equal seeds in every call."""
     seeds = range(30_000, 30_000 + len(context.slots))
-    return draw(run, context, seeds, drawn_how(run.facts, DRAWN | how))
-
-
-def without_neighbors(context: Context) -> Context:
-    """The same texts alone, [B, K, D]."""
-    return replace(context, slots=torch.full_like(context.slots, ABSENT))
+    return draw(run, context, seeds, drawn_how(run.facts, DRAWN[run.facts.family] | how))
 
 
 def of_others(context: Context) -> Context:
@@ -194,15 +204,15 @@ def measure_entities(bench: Bench) -> dict[str, float]:
     for group, asked in (("held out", bench.held_out), ("frequent", bench.frequent)):
         for variant in bench.trained.variants:
             run, request = bench.asked_for(variant.name, asked)
-            context, name = request.retrieved.context, f"T11 {variant.name}, {group}"
+            context, name = request.context, f"T11 {variant.name}, {group}"
             if variant.name != WITHOUT:
                 figures |= named(name, asked.right(drawn(run, context)))
-            alone = asked.right(drawn(run, without_neighbors(context)))
+            alone = asked.right(drawn(run, context.without_neighbors()))
             figures |= named(f"{name}, neighbors left out", alone)
             if variant.name == REFERENCES:
                 others = asked.right(drawn(run, of_others(context)))
                 figures |= named(f"{name}, neighbors of others", others)
-                nearest = nearest_images(bench, request)
+                nearest = nearest_images(bench, request, REFERENCES)
                 figures |= named(f"T11 return the neighbour, {group}", asked.right(nearest))
     held_out = "T11 {}, held out: entity"
     best = figures[held_out.format(REFERENCES)]
@@ -220,14 +230,10 @@ def named(name: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{name}: {key}": value for key, value in figures.items()}
 
 
-def nearest_images(bench: Bench, request: Request) -> np.ndarray:
+def nearest_images(bench: Bench, request: Request, variant: str) -> np.ndarray:
     """The nearest database image of each text: uint8 [N, H, W, 3]."""
-    config = SampleRDM(
-        root=bench.config.root, name="texts", run=bench.trained.run(REFERENCES, bench.seed),
-        database=bench.trained.images(DATABASE), texts=["a"], context="neighbors",
-    )  # fmt: skip
-    database = open_all(config).database
-    assert database is not None, "neighbors come out of one"
+    run = open_run(bench.config.root, bench.trained.run(variant, bench.seed))
+    database = open_database(bench.config.root, bench.trained.images(DATABASE), run)
     return database_images(database, nearest_rows(request.retrieved.rows))
 
 
@@ -238,7 +244,7 @@ def measure_guidance(bench: Bench) -> dict[str, float]:
     """
     asked = bench.held_out
     run, request = bench.asked_for(REFERENCES, asked)
-    context = request.retrieved.context
+    context = request.context
     figures: dict[str, float] = {}
     points = {}
     for share in INTERLEAVED:
@@ -269,9 +275,84 @@ def measure_guidance(bench: Bench) -> dict[str, float]:
     }
 
 
+@stage_task(name="T13 documents")
+def measure_documents(bench: Bench) -> dict[str, float]:
+    """What documents give: bits of images, entities drawn from texts, captions, parts filled in,
+    and classes told by examples. Beside each, the network without documents and the nearest
+    document itself.
+    """
+    figures: dict[str, float] = {}
+    for of in (FREQUENT, HELD_OUT):
+        for variant, counts in ((DOCUMENTS, (0, 1, 2)), (WITHOUT, (0,))):
+            run = open_run(bench.config.root, bench.trained.run(variant, bench.seed))
+            data = held_out_data(bench, run, of)
+            for count in counts:
+                name = f"T13 bits, {of}, {variant}, {count} documents"
+                figures[name] = measures.bits(run, data, count)
+            if variant == DOCUMENTS:
+                figures[f"T13 bits, {of}, documents of others"] = measures.bits(run, data, 2, True)
+    for group, asked in (("held out", bench.held_out), ("frequent", bench.frequent)):
+        for variant in (DOCUMENTS, WITHOUT):
+            run, request = bench.asked_for(variant, asked)
+            context, name = request.context, f"T13 {variant}, {group}"
+            if variant == DOCUMENTS:
+                figures |= named(name, asked.right(drawn(run, context)))
+                figures |= named(
+                    f"T13 return the neighbour, {group}",
+                    asked.right(nearest_images(bench, request, DOCUMENTS)),
+                )
+            alone = asked.right(drawn(run, context.without_neighbors()))
+            figures |= named(f"{name}, documents left out", alone)
+        figures |= told_of_images(bench, group)
+    run = open_run(bench.config.root, bench.trained.run(DOCUMENTS, bench.seed))
+    for shots in SHOTS:
+        share = measures.classified(run, shots, bench.config.images, bench.trained.size)
+        figures[f"T13 classified, {shots} shots"] = share
+    by_count = [figures[f"T13 bits, {FREQUENT}, {DOCUMENTS}, {count} documents"] for count in
+                (0, 1, 2)]  # fmt: skip
+    return figures | {
+        "T13 bits": 1 - by_count[2] / by_count[0],
+        "T13 each document": min(by_count[0] - by_count[1], by_count[1] - by_count[2]),
+        "T13 entities": figures[f"T13 {DOCUMENTS}, held out: entity"],
+    }
+
+
+def told_of_images(bench: Bench, group: str) -> dict[str, float]:
+    """Captions of images, and parts of both filled in, with the documents nearest to the images and
+    without.
+    """
+    run = open_run(bench.config.root, bench.trained.run(DOCUMENTS, bench.seed))
+    database = open_database(bench.config.root, bench.trained.images(DATABASE), run)
+    samples = [
+        world.sample("asked", number, bench.trained.size, entities=group)
+        for number in range(bench.config.images)
+    ]
+    images = np.stack([sample.pixels for sample in samples])
+    context = measures.documents_of(run, database, images, K)
+    texts = tokens_of(run.encoder, [sample.caption for sample in samples])
+    how = drawn_how(run.facts, DRAWN[run.facts.family])
+    assert isinstance(how, Draw), "this family's"
+    figures: dict[str, float] = {}
+    for name, seen in (("", context), (", documents left out", context.without_neighbors())):
+        captioned = measures.captioned(run, seen, samples)
+        figures |= named(f"T13 captions, {group}{name}", captioned)
+        filled = measures.filled_in(run, replace(seen, text=texts), samples, how)
+        figures |= named(f"T13 filled in, {group}{name}", filled)
+    return figures
+
+
+def held_out_data(bench: Bench, run: OpenRun, of: str) -> TrainingData:
+    """One of the sets of images that no network has seen."""
+    name, root = bench.trained.images(of), bench.config.root
+    index = open_artifact(root, "index", bench.trained.images(DATABASE))
+    inputs = {"latents": name, "neighbors": name, "index": version_of(index)}
+    return open_training_data(root, inputs, run.model.reads, run.encoder)
+
+
 MEASURES: dict[str, Callable[[Bench], dict[str, float]]] = {
     "T11": measure_entities,
     "T12": measure_guidance,
+    "T13": measure_documents,
 }
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "T11": (
@@ -284,6 +365,14 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         at_least("T12 best in turn", "the lower share of both single guides' best", 0.9, True),
         at_least("T12 neighbors miss", "place and background: neighbors below text, by", 0.1, True),
         at_least("T12 text misses", "entities: text below neighbors, by", 0.1, True),
+    ),
+    "T13": (
+        at_least(
+            "T13 bits", "bits a code with two documents below those with none, by", 0.03, True
+        ),
+        at_least("T13 each document", "bits that the first and the second document save", 0.0),
+        at_least("T13 entities", "entities that only the database shows, drawn right", 0.5, True),
+        at_least("T13 classified, 4 shots", "images labelled by four examples", 0.75, True),
     ),
 }
 """Test -> what it asks, fixed beforehand."""

@@ -22,7 +22,7 @@ class Features:
     """What a network's first half sees of references, by layer."""
 
     of_layer: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Layer -> [B, K * T, W]."""
+    """Layer -> [B, K * T, W]; empty where no sample has a reference."""
     mask: torch.Tensor | None = None
     """Which slots hold a reference, bool [B, K]; None while the features are being collected."""
 
@@ -121,7 +121,9 @@ class BesideText(AttnProcessor2_0):
         if added is None or self.reads is None:
             return out
         assert references.mask is not None, "they are complete"
-        features = references.of_layer[self.reads]
+        features = references.of_layer.get(self.reads)
+        if features is None:  # no sample has a reference
+            features = added.null.new_zeros(len(hidden_states), 0, len(added.null))
         return out + added(hidden_states, features, references.mask)
 
 

@@ -71,12 +71,15 @@ class ReferenceDenoiser(Denoiser):
         """What the network sees of the references of a context, final latents [B, K, C, h, w]: the
         same at every step of a drawing.
         """
-        assert context.references is not None, "this model reads them"
-        assert context.neighbor_texts is not None, "with their captions"
-        count, slots = context.slots.shape
+        there = context.slots == NEIGHBOR
+        if context.references is None or context.neighbor_texts is None:
+            if there.any():
+                what = "neighbors have no latents or no captions, and this model reads both"
+                raise RequestError("database", what, "Name one whose images are at hand.")
+            return Features(mask=there)
         tokens, mask = self._or_null(*self._states(context.neighbor_texts.flatten(0, 1)))
         features = collect(self.network, context.references.flatten(0, 1), tokens, mask)
-        return features.ready(context.slots == NEIGHBOR)
+        return features.ready(there)
 
     def seen(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """Context of [B, K, D] -> tokens float32 [B, M, D] and which of them are attended to, bool

@@ -120,6 +120,14 @@ def test_any_number_of_references_fits(model, encoder):
         assert predict(model, given(encoder, k=k)).shape == (3, 3, 8, 8)
 
 
+def test_a_text_alone_needs_no_references(model, encoder):
+    alone = without_neighbors(given(encoder))
+    bare = replace(alone, references=None, neighbor_texts=None)
+    assert torch.allclose(predict(model, bare), predict(model, alone), atol=1e-5)
+    with pytest.raises(RequestError, match="no latents"):
+        predict(model, replace(given(encoder), references=None))
+
+
 def test_references_may_be_encoded_once(model, encoder):
     context = given(encoder)
     features = model.denoiser.features_of(context)
