@@ -91,10 +91,11 @@ class Asked:
     def of(cls, group: str, count: int) -> "Asked":
         """Texts of one of world.GROUPS: its entities in turn, each time elsewhere."""
         members, numbers = world.group(group), np.arange(count)
-        # Steps that divide neither 5 nor 4 lead an entity through every place and background.
+        # Each time one combination further, so that an entity is asked for in every one.
+        everywhere = list(product(world.POSITIONS, world.BACKGROUNDS))
         rounds = numbers // len(members)
-        positions = np.array(world.POSITIONS)[(numbers + rounds) % len(world.POSITIONS)]
-        backgrounds = np.array(world.BACKGROUNDS)[(numbers // 3 + rounds) % len(world.BACKGROUNDS)]
+        chosen = [everywhere[at % len(everywhere)] for at in (numbers + rounds).tolist()]
+        positions, backgrounds = (np.array(values) for values in zip(*chosen, strict=True))
         return cls(members, numbers % len(members), positions, backgrounds)
 
     @property
