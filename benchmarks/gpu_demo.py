@@ -129,10 +129,12 @@ def nearest(
 
 
 def trained(
-    name: str, settings: Any, data: Any, space: Any, deadline: float, share: Share
-) -> tuple[Any, int]:
+    name: str, settings: Any, data: Any, space: Any, deadline: float, share: Share,
+    encoder: Any = None,
+) -> tuple[Any, int]:  # fmt: skip
     """The preset's model, of the family's configuration `settings`, after as many steps as fit, and
-    how many these were: a first short training measures the rate.
+    how many these were: a first short training measures the rate. One that reads texts reads them
+    with the encoder.
     """
     from rdm_core.config import ReportingConfig, TrainingConfig
     from rdm_core.families import family_of
@@ -151,6 +153,8 @@ def trained(
     def train_for(steps: int) -> Any:
         model = family_of(settings.family).build(settings, shape, space, seed=config.seed)
         model.set_means(data.means)
+        if model.reads.captions:
+            model.set_encoder(encoder)
         chosen = replace(config, steps=steps)
         return train(model, data, chosen, hooks, context=context, reporting=reporting)
 

@@ -29,6 +29,13 @@ TINY_UNET = {"network": "unet", "channels": [16, 32], "attention_levels": [1], "
 TINY_TRANSFORMER = {"network": "transformer", "channels": [32], "depth": 1, "head_channels": 16,
                     "patch": 4}  # fmt: skip
 TINY_DECODER = {"width": 32, "depth": 1, "head_channels": 16}
+TINY_READERS: dict[str, dict[str, Any]] = {
+    "references": {"text_width": 96},
+    "multimodal": {"codes": 64, "tokens": 676, "caption_tokens": 32},
+}
+"""Family -> what fits the built-in encoder, whose text tower is small."""
+LENGTH, TINY_LENGTH, WORDS = 77, 32, 12
+"""Tokens that the text tower of ViT-B/32 reads, and the built-in one; those of a caption here."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,16 @@ def knn_discrete_256(share: Share) -> None:
     training_rates("knn-discrete-256", TINY_DECODER, 256, 32, 8, share)
 
 
+def reimagen_256(share: Share) -> None:
+    """Re-Imagen for 256 px on latents [32, 32, 4]: two references through half of the network."""
+    training_rates("reimagen-256", TINY_TRANSFORMER, 4, 32, 32, share)
+
+
+def ra_cm3_small_256(share: Share) -> None:
+    """RA-CM3 with 423 M parameters: up to two documents of 1,024 codes and a caption each."""
+    training_rates("ra-cm3-small-256", TINY_DECODER, 256, 4 if share.tiny else 32, 8, share)
+
+
 def training_rates(
     preset: str, tiny: dict[str, Any], channels: int, side: int, batch: int, share: Share
 ) -> None:
@@ -111,6 +128,8 @@ def training_rates(
 
     batch = 4 if share.tiny else batch
     model = network_of(preset, tiny if share.tiny else {}, channels, side).to(share.device)
+    if model.reads.captions:
+        model.set_encoder(text_encoder(share))
     operations = 3 * forward_flops(model)  # the way back costs two forward passes
     peak = matmul_flops_per_second(torch.device(share.device), "bf16")
     share.tell({"parameters": model.parameter_count, "batch": batch, "teraflops": peak / 1e12})
@@ -141,10 +160,19 @@ def network_of(
     network = "denoiser" if "denoiser" in settings else "transformer"
     settings = settings | {network: settings[network] | tiny}
     family = settings["family"]
+    if tiny:
+        settings = settings | TINY_READERS.get(family, {})
     config = config_of(family).of(settings)
     shape = Shape(channels, side, WIDTH)
     space = space or random_space(channels, config.codebook)
     return family_of(family).build(config, shape, space, seed=0)
+
+
+def text_encoder(share: Share) -> Any:
+    """An encoder with the text tower that large presets are for, of weights of no meaning."""
+    from rdm_core.clip import load_encoder
+
+    return load_encoder("rdm-shapes" if share.tiny else "ViT-B-32", "random", share.device)
 
 
 def random_space(channels: int, codes: int | None) -> Any:
@@ -213,7 +241,7 @@ def loop_rate(
     with suppress(TimeIsUp):
         train(
             model,
-            random_data(model, channels, side),
+            random_data(model, channels, side, TINY_LENGTH if share.tiny else LENGTH),
             config,
             Hooks(log, lambda step, state: None),
             execution=ExecutionConfig(compile=compiled and not share.tiny),
@@ -223,11 +251,14 @@ def loop_rate(
     return batch * (last - first) / (ended - began)
 
 
-def random_data(model: Any, channels: int, side: int, count: int = 512) -> Any:
+def random_data(
+    model: Any, channels: int, side: int, length: int = LENGTH, count: int = 512
+) -> Any:
     """Training data of random numbers, of the kind that a model reads: latents [count, channels,
-    side, side] or codes [count, side, side], 20 neighbors each.
+    side, side] or codes [count, side, side], 20 neighbors each, which are of the same images, and
+    captions of `length` tokens.
     """
-    from rdm_core.data import StoredLatents, TrainingData
+    from rdm_core.data import References, StoredLatents, Texts, TrainingData
 
     rng = np.random.default_rng(0)
     size = (count, channels, side, side)
@@ -242,8 +273,18 @@ def random_data(model: Any, channels: int, side: int, count: int = 512) -> Any:
     rows = rng.integers(0, count, (count, NEIGHBORS))
     scores = np.full((count, NEIGHBORS), 0.5, np.float32)
     norms = np.ones(count, np.float32)
-    own = {"query_vectors": vectors, "query_norms": norms} if model.reads.query else {}
-    return TrainingData(StoredLatents([latents]), rows, scores, vectors, norms, **own)
+    own: dict[str, Any] = {}
+    if model.reads.query:
+        own = {"query_vectors": vectors, "query_norms": norms}
+    stored = StoredLatents([latents])
+    if model.reads.captions:
+        tokens = np.zeros((count, length), np.int64)  # 0 fills them up
+        tokens[:, :WORDS] = rng.integers(1, 500, (count, WORDS))
+        texts = Texts(tokens, np.arange(count + 1))
+        own |= {"texts": texts, "neighbor_texts": texts}
+    if model.reads.references:
+        own |= {"references": References(stored, np.arange(count))}
+    return TrainingData(stored, rows, scores, vectors, norms, **own)
 
 
 # Embedding

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_demo, gpu_parts
+from benchmarks import gpu_demo, gpu_entities, gpu_parts
 from benchmarks.gpu_parts import Share
 
 Tell = Callable[[dict[str, Any]], None]
@@ -65,10 +65,24 @@ def discrete(share: Share) -> None:
     gpu_demo.trained_preset("knn-discrete-shapes", share.piece(0.6, "knn-discrete-shapes"))
 
 
+def references(share: Share) -> None:
+    """Re-Imagen at its large size, then its small preset trained on entities."""
+    gpu_parts.reimagen_256(share.piece(0.4, "reimagen-256"))
+    gpu_entities.trained_on_entities("reimagen-shapes", share.piece(0.6, "reimagen-shapes"))
+
+
+def multimodal(share: Share) -> None:
+    """RA-CM3 at a large size, then its small preset trained on entities."""
+    gpu_parts.ra_cm3_small_256(share.piece(0.4, "ra-cm3-small-256"))
+    gpu_entities.trained_on_entities("cm3-shapes", share.piece(0.6, "cm3-shapes"))
+
+
 OF_FAMILIES: dict[str, tuple[Part, float]] = {
     "knn": (knn, 0.5),
     "autoregressive": (autoregressive, 0.5),
     "discrete": (discrete, 0.5),
+    "references": (references, 0.5),
+    "multimodal": (multimodal, 0.5),
 }
 """The other systems, measured where `--only` names them, with 4 minutes each."""
 ENDED, FAILED = "ended", "failed"

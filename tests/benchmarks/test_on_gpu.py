@@ -67,11 +67,19 @@ def test_every_other_family_runs_without_what_a_borrowed_machine_may_lack(tmp_pa
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     results = json.loads((tmp_path / "on_gpu.json").read_text())["parts"]
-    large = {"knn": "knn-256", "autoregressive": "rarm-2022", "discrete": "knn-discrete-256"}
+    large = {
+        "knn": "knn-256",
+        "autoregressive": "rarm-2022",
+        "discrete": "knn-discrete-256",
+        "references": "reimagen-256",
+        "multimodal": "ra-cm3-small-256",
+    }
     small = {
         "knn": "knn-shapes",
         "autoregressive": "rarm-shapes",
         "discrete": "knn-discrete-shapes",
+        "references": "reimagen-shapes",
+        "multimodal": "cm3-shapes",
     }
     for name in OF_FAMILIES:
         assert results[name][f"{large[name]}_loop_images_per_second"] > 0
