@@ -49,16 +49,18 @@ class EvaluateRDM(Drawing, FlowConfig):
     """Vectors in a context."""
     quality_images: int = Field(200, ge=11, le=10_000_000)
     """Held-out images whose neighbors are drawn from, for the distances between sets of images."""
-    judge: Literal["shapes", "captions", "features"] | None = None
-    """Who says what images show. shapes: the classifier of the built-in world; captions: prompts
-    are captions of the held-out images, compared by judge_clip; features: nobody, sets of images
-    alone are compared. Default: shapes where the run's encoder is the built-in one, captions where
-    judge_clip is named, else features; the record says which.
+    judge: Literal["shapes", "entities", "captions", "features"] | None = None
+    """Who says what images show. shapes: the classifier of the built-in world; entities: which of
+    its entities a picture shows, told by its pixels, for held-out images of them, whose captions
+    are the prompts; captions: prompts are captions of the held-out images, compared by judge_clip;
+    features: nobody, sets of images alone are compared. Default: shapes, or for held-out entities
+    entities, where the run's encoder is the built-in one, captions where judge_clip is named, else
+    features; the record says which.
     """
     extractor: str | None = None
     """Features that sets of images are compared in: 'oracle', clip:MODEL:WEIGHTS, timm:MODEL or
-    timm:MODEL:FILE; not the run's encoder. Default: oracle where the judge is shapes; otherwise
-    they must be named.
+    timm:MODEL:FILE; not the run's encoder. Default: oracle where the judge is shapes or
+    entities; otherwise they must be named.
     """
     judge_clip: str | None = None
     """MODEL:WEIGHTS of a CLIP other than the run's encoder, for the CLIP score of prompted

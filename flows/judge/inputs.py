@@ -19,7 +19,7 @@ from rdm_core.features import CURE, ORACLE, check_features
 from rdm_core.judge.distances import FEWEST
 from rdm_core.shapes.encoder import MODEL_NAME
 from storage.artifact import Artifact, open_artifact
-from storage.checks import same_shards
+from storage.checks import same_shards, shards_of
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.latents import open_latents, refuse_other_latents, side_of
 
@@ -60,7 +60,9 @@ def found_inputs(config: EvaluateRDM) -> Inputs:
     neighbors = open_artifact(root, "neighbors", config.heldout_neighbors)
     facts = facts_of(run)
     database, fingerprint = database_asked_for(config, run, facts)
-    judge, extractor = who_judges(config, facts)
+    images = shards_of(root, latents)
+    source = images.parameters.get("source") if images else None
+    judge, extractor = who_judges(config, facts, source)
     searched_in(neighbors, database, fingerprint)
     same_shards(root, latents, neighbors)
     fit_for(latents, run, facts)
@@ -100,8 +102,9 @@ def version_of(artifact: Artifact) -> str:
     return f"{artifact.name}@{artifact.id}"
 
 
-def who_judges(config: EvaluateRDM, facts: RunFacts) -> tuple[str, str]:
-    """The judge, and the features that sets of images are compared in.
+def who_judges(config: EvaluateRDM, facts: RunFacts, source: str | None = None) -> tuple[str, str]:
+    """The judge, and the features that sets of images are compared in; `source`: of the held-out
+    images.
 
     Raises RequestError where nobody can judge as asked, EncoderError for unknown features.
     """
@@ -110,7 +113,10 @@ def who_judges(config: EvaluateRDM, facts: RunFacts) -> tuple[str, str]:
         own = (facts.encoder.get("model"), facts.encoder_weights)
         judge = "captions" if config.judge_clip else "features"
         if own == (MODEL_NAME, BUILT_IN):
-            judge = "shapes"
+            judge = "entities" if source == "entities" else "shapes"
+    if judge == "entities" and source != "entities":
+        what = f"the held-out images are of the source {source}, and the judge knows entities"
+        raise RequestError("judge", what, "Leave it out, or hold out entities: rdm import entities")
     if judge == "captions" and config.judge_clip is None:
         what = "nobody compares pictures with captions: the judge captions needs a CLIP"
         cure = "--set judge_clip=MODEL:WEIGHTS, another than the run's encoder; or judge=features."
@@ -118,7 +124,8 @@ def who_judges(config: EvaluateRDM, facts: RunFacts) -> tuple[str, str]:
     if judge == "features" and config.judge_clip is not None:
         what = "the judge features has no prompts, whose pictures a CLIP could score"
         raise RequestError("judge_clip", what, "Leave it out, or --set judge=captions.")
-    extractor = ORACLE if judge == "shapes" and config.extractor is None else config.extractor
+    of_built_in = judge in ("shapes", "entities")
+    extractor = ORACLE if of_built_in and config.extractor is None else config.extractor
     if extractor is None:
         what = f"no features are named, in which the judge {judge} compares sets of images"
         cure = f"{CURE} Not the run's encoder, which would judge itself: --set extractor=..."

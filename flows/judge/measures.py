@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.data.database import OpenDatabase
 from flows.judge.rows import (
     BY_DEFINITION,
     CHANCE,
@@ -43,9 +44,11 @@ from flows.judge.trial import (
     held_out_images,
     image_seeds,
     nearest_present,
+    prompted,
 )
+from flows.model.given import without_neighbors
 from flows.model.opening import drawn_how
-from flows.model.request import text_queries
+from flows.model.request import text_queries, usual_context
 from flows.model.sample import draw
 from flows.run.stage import stage_task
 from rdm_core.context import Context
@@ -56,7 +59,7 @@ from rdm_core.judge.estimates import estimate_over_seeds
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
 from rdm_core.judge.sharpness import as_shares, sharpness
-from rdm_core.retrieve import STRATEGIES, query_and_neighbors
+from rdm_core.retrieve import STRATEGIES, Database, Queries
 from rdm_core.shapes import world
 
 COPIES = "copy_rate"
@@ -157,10 +160,11 @@ def sets_of(trial: Trial, asked: Asked, seed: int) -> dict[str, np.ndarray]:
     sets = {
         HELD_OUT: draw(run, asked.near, seeds, unguided),
         GUIDED: draw(run, asked.near, seeds, how),
-        NULL: draw(run, run.model.null(count), seeds, unguided),
+        NULL: draw(run, without_neighbors(run, asked.near), seeds, unguided),
     }
     if baseline is not None:
-        sets[WITHOUT] = draw(baseline, baseline.model.null(count), seeds, unguided)
+        without = without_neighbors(baseline, asked.near)
+        sets[WITHOUT] = draw(baseline, without, seeds, unguided)
     if asked.returned is not None:
         total = trial.database.retrieval.rows
         picks = np.random.default_rng(seed).choice(total, count, replace=total < count)
@@ -219,21 +223,29 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
     wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.config.k
     if not wishes:
         return {}
-    queries = text_queries(run, trial.prompts)
+    queries, searched = prompts_in(trial, database)
     table = {}
     for name, strategy in STRATEGIES.items():
-        table[f"text, context {name}"] = draws(trial, strategy(queries, database.retrieval, k))
+        table[f"text, context {name}"] = draws(trial, strategy(queries, searched, k))
     others = others_of(trial.prompts)
-    wrong = query_and_neighbors(queries.take(others), database.retrieval, k)
+    wrong = STRATEGIES[usual_context(run)](queries.take(others), searched, k)
     table[OTHERS] = draws(trial, wrong)
-    table[NULL] = draws_of(trial.config, run, run.model.null(len(wishes)), 1.0)
+    nearest = STRATEGIES["neighbors"](queries, searched, k)
+    own = prompted(trial, nearest)
+    table[NULL] = draws_of(trial.config, run, without_neighbors(run, own), 1.0)
     if trial.baseline is not None:
-        null = trial.baseline.model.null(len(wishes))
+        null = without_neighbors(trial.baseline, own)
         table[WITHOUT] = draws_of(trial.config, trial.baseline, null, 1.0)
     if trial.has_images:
-        nearest = STRATEGIES["neighbors"](queries, database.retrieval, k)
         table[RETURNED] = [database_images(database, nearest.rows[:, 0])]
     return table
+
+
+def prompts_in(trial: Trial, database: OpenDatabase) -> tuple[Queries, Database]:
+    """The prompts as queries, and a database to look them up in, as the run's training did."""
+    if trial.run.facts.search == "words":
+        return text_queries(trial.run, trial.prompts, "words"), database.by_words
+    return text_queries(trial.run, trial.prompts), database.retrieval
 
 
 def others_of(prompts: Sequence[str]) -> np.ndarray:
@@ -301,10 +313,11 @@ def measure_swaps(trial: Trial) -> dict[str, Any]:
     judge = trial.judge
     if not isinstance(judge, ShapesJudge):
         return {}
-    queries = text_queries(trial.run, trial.prompts)
     table: dict[str, Any] = {}
     for style, database in trial.swaps.items():
-        drawn = draws(trial, STRATEGIES["neighbors"](queries, database.retrieval, trial.config.k))
+        queries, searched = prompts_in(trial, database)
+        nearest = STRATEGIES["neighbors"](queries, searched, trial.config.k)
+        drawn = draws(trial, nearest, database)
         shown = np.concatenate([judge.styles(images) for images in drawn])
         shares = estimates({shown_style: shown == shown_style for shown_style in world.STYLES})
         table[style] = {"styles": shares} | agreements(trial, drawn)

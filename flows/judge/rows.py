@@ -64,6 +64,14 @@ def ordered(measured: Mapping[str, Any], table_name: str, *path: str) -> dict[st
     return in_order
 
 
+def factors_of(measured: Mapping[str, Any]) -> list[str]:
+    """The factors that prompts name; none where no judge knew any."""
+    factors: set[str] = set()
+    for row in (value_at(measured, "prompts") or {}).values():
+        factors.update(row)
+    return sorted(factors)
+
+
 def reference_of(measured: Mapping[str, Any]) -> str:
     """The row that changes of the loss are relative to: the network without neighbors, or where
     there is none the learned null.

@@ -23,6 +23,7 @@ from flows.judge.rows import (
     TEXT,
     UNCHECKED,
     changes_of,
+    factors_of,
     ordered,
     reference_of,
     value_at,
@@ -153,11 +154,7 @@ def full_table(measured: Mapping[str, Any]) -> str:
         rows.append((name, estimate_text(mean), percent(changes.get(name), signed=True)))
     lines += _block("held-out loss", "mean [95 % interval]", "change", rows)
 
-    rows = []
-    for name, row in ordered(measured, "prompts").items():
-        colour, shape = agreement_text(name, row, "colour"), agreement_text(name, row, "shape")
-        rows.append((name, colour, shape))
-    lines += _block("prompt agreement", "colour", "shape", rows)
+    lines += _lines_of_prompts(measured)
 
     rows = []
     for style, row in (value_at(measured, "swaps") or {}).items():
@@ -169,6 +166,19 @@ def full_table(measured: Mapping[str, Any]) -> str:
         rows.append((name, estimate_text(score), ""))
     lines += _block("CLIP score of another CLIP", "", "", rows)
     return _plain("\n".join([*lines, *_lines_of_sets(measured), *_why(measured)]))
+
+
+def _lines_of_prompts(measured: Mapping[str, Any]) -> list[str]:
+    """Prompt agreement, two factors a table."""
+    factors, lines = factors_of(measured), []
+    for start in range(0, len(factors), 2):
+        shown, rows = factors[start : start + 2], []
+        for name, row in ordered(measured, "prompts").items():
+            texts = [agreement_text(name, row, factor) for factor in shown]
+            rows.append((name, texts[0], "".join(texts[1:])))
+        title = "the same" if start else "prompt agreement"
+        lines += _block(title, shown[0], "".join(shown[1:]), rows)
+    return lines
 
 
 def _about(measured: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from flows.judge.rows import (
     SHARP,
     UNCHECKED,
     changes_of,
+    factors_of,
     ordered,
     reference_of,
     value_at,
@@ -39,8 +40,8 @@ PROSE = {
         "same weights, given nothing. Changes are paired by image."
     ),
     "prompts": (
-        "How often a classifier that shares nothing with the model sees in an image the colour "
-        "and the shape its prompt names. “Return the neighbour” draws nothing and hands over the "
+        "How often a classifier that shares nothing with the model sees in an image what its "
+        "prompt names. “Return the neighbour” draws nothing and hands over the "
         "nearest database image: what retrieval alone achieves. The dashed mark is chance."
     ),
     "swaps": (
@@ -121,12 +122,14 @@ def prompts_table(measured: Mapping[str, Any]) -> list[Html]:
     rows = []
     for name, row in prompts.items():
         cells: list[object] = [name]
-        for factor in ("colour", "shape"):
+        for factor in factors_of(measured):
             chance = value_at(prompts, CHANCE, factor, "mean")
             cells.append(agreement_text(name, row, factor))
             cells.append(interval_bar(row.get(factor), 0, 1, chance))
         rows.append(cells)
-    head = ["What was given", "Colour", "0 to 100 %", "Shape", "0 to 100 %"]
+    head = ["What was given"]
+    for factor in factors_of(measured):
+        head += [factor.capitalize(), "0 to 100 %"]
     return [
         note(PROSE["prompts"]),
         table("Share of images that show what the prompt names", head, rows),

@@ -11,7 +11,10 @@ import numpy as np
 from flows.config.judge import EvaluateRDM
 from flows.data.database import OpenDatabase
 from flows.judge.inputs import Inputs, same_but_for_neighbors, unless_deleted, version_of
+from flows.model.captions import captions_by_key
+from flows.model.given import given
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
+from flows.model.readable import refuse_captions
 from flows.model.sample import draw
 from flows.model.training_data import open_training_data
 from rdm_core.clip import Encoder, load_encoder
@@ -24,8 +27,16 @@ from rdm_core.images import centre_crop, resize_shorter_side
 from rdm_core.judge.copies import Known, known_beside
 from rdm_core.judge.distances import FEWEST
 from rdm_core.judge.estimates import estimate
-from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, Judge, ShapesJudge, Wish
+from rdm_core.judge.judges import (
+    CaptionsJudge,
+    EntitiesJudge,
+    FeaturesJudge,
+    Judge,
+    ShapesJudge,
+    Wish,
+)
 from rdm_core.retrieve import Retrieved
+from rdm_core.shapes import entities
 from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.checks import images_missing, shards_of
 from storage.errors import ArtifactMismatch, ArtifactMissing
@@ -90,8 +101,9 @@ def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
     """The runs with their weights, the databases, the held-out images and the judge: everything in
     the version that the plan names, whatever is built meanwhile.
 
-    Raises ArtifactMismatch where they cannot be compared, ArtifactMissing where images are gone,
-    and what loading a judge raises: before anything is drawn.
+    Raises ArtifactMismatch where they cannot be compared, or have no captions that the run reads,
+    ArtifactMissing where images are gone, and what loading a judge raises: before anything is
+    drawn.
     """
     config = in_these_versions(config, inputs)
     run = open_run(config.root, version_of(inputs.run))
@@ -103,7 +115,7 @@ def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
     features = features_of(inputs.extractor, run)
     clip = another_clip(config.judge_clip, run) if config.judge_clip is not None else None
     judge = judge_of(config, inputs.judge, features)
-    if isinstance(judge, ShapesJudge) and inputs.extractor == ORACLE:
+    if isinstance(judge, ShapesJudge | EntitiesJudge) and inputs.extractor == ORACLE:
         features = judge.features  # the same, so that nothing is computed twice
     wishes = judge.wishes(config.prompts)
     swaps = {}
@@ -116,7 +128,9 @@ def opened_trial(config: EvaluateRDM, inputs: Inputs) -> Trial:
         trained.fingerprint if trained else None,
         version_of(inputs.neighbor_images) if inputs.neighbor_images else None,
     )  # fmt: skip
-    shards_with(config.root, inputs.latents.inputs["shards"])
+    held_out = shards_with(config.root, inputs.latents.inputs["shards"])
+    if run.model.reads.captions:
+        refuse_captions(held_out, captions_by_key(held_out), run.encoder)
     nearest_present(trial.held_out.neighbor_rows[: trial.images])
     return trial
 
@@ -143,6 +157,8 @@ def judge_of(config: EvaluateRDM, name: str, features: Features) -> Judge:
     """The judge of that name. Raises ArtifactMismatch where there are too few captions."""
     if name == "shapes":
         return ShapesJudge()
+    if name == "entities":
+        return entities_judge(config)
     if name == "captions":
         return CaptionsJudge(held_out_captions(config), features)
     return FeaturesJudge(features)
@@ -156,27 +172,44 @@ def features_of(extractor: str, run: OpenRun) -> Features:
 
 
 def held_out_captions(config: EvaluateRDM) -> list[str]:
-    """The first caption of every held-out image that has one.
+    """The first caption of every held-out image that has one. Raises what `_captioned` raises."""
+    return [row["captions"][0] for row in _captioned(config, "captions")]
+
+
+def entities_judge(config: EvaluateRDM) -> EntitiesJudge:
+    """A judge of entities, whose wishes are the held-out images'. Raises what `_captioned`
+    raises.
+    """
+    latents = open_artifact(config.root, "latents", config.heldout_latents)
+    shards = shards_with(config.root, latents.inputs["shards"])
+    wishes = []
+    for row in _captioned(config, "entities"):
+        shows = dict(label.split("=", 1) for label in row["labels"])
+        wishes.append(Wish(row["captions"][0], shows))
+    return EntitiesJudge(wishes, entities.group(shards.parameters["entities"]))
+
+
+def _captioned(config: EvaluateRDM, judge: str) -> list[dict[str, Any]]:
+    """Captions and labels of every held-out image that has a caption.
 
     Raises ArtifactMismatch when there are fewer than prompts are asked for.
     """
     latents = open_artifact(config.root, "latents", config.heldout_latents)
     shards = shards_with(config.root, latents.inputs["shards"])
-    captions = []
+    captioned = []
     for part in shards.parts:
-        sidecar = accepted(read_sidecar(shards, part.name, ["key", "status", "captions"]))
-        for texts in sidecar["captions"].to_pylist():
-            if texts:
-                captions.append(texts[0])
-    if not captions:
-        what = "none of its images has a caption, and the judge captions takes them for prompts"
+        columns = ["key", "status", "captions", "labels"]
+        sidecar = accepted(read_sidecar(shards, part.name, columns))
+        captioned += [row for row in sidecar.to_pylist() if row["captions"]]
+    if not captioned:
+        what = f"none of its images has a caption, and the judge {judge} takes them for prompts"
         cure = "Use judge=features without judge_clip, or held-out images with captions."
         raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
-    if len(captions) < config.prompts:
-        what = f"{len(captions):,} of its images have captions, {config.prompts} are asked for"
-        cure = f"Use --set prompts={len(captions)}, or judge=features without judge_clip."
+    if len(captioned) < config.prompts:
+        what = f"{len(captioned):,} of its images have captions, {config.prompts} are asked for"
+        cure = f"Use --set prompts={len(captioned)}, or judge=features without judge_clip."
         raise ArtifactMismatch(f"shards/{shards.name}", what, cure)
-    return captions
+    return captioned
 
 
 def another_clip(name: str, run: OpenRun) -> Encoder:
@@ -191,9 +224,18 @@ def another_clip(name: str, run: OpenRun) -> Encoder:
     return clip
 
 
-def draws(trial: Trial, retrieved: Retrieved) -> list[np.ndarray]:
+def draws(
+    trial: Trial, retrieved: Retrieved, database: OpenDatabase | None = None
+) -> list[np.ndarray]:
     """The run's images uint8 [wishes, H, W, 3] for what was retrieved, guided, once a seed."""
-    return draws_of(trial.config, trial.run, retrieved.context)
+    return draws_of(trial.config, trial.run, prompted(trial, retrieved, database))
+
+
+def prompted(trial: Trial, retrieved: Retrieved, database: OpenDatabase | None = None) -> Context:
+    """The contexts of the wishes: what was retrieved, from the trial's database unless from
+    another, and each wish's own text, as the run's model reads them.
+    """
+    return given(trial.run, retrieved, database or trial.database, trial.prompts)
 
 
 def draws_of(
@@ -323,7 +365,9 @@ def heldout_data(
     }
     if neighbor_images is not None:
         references["neighbor_images"] = neighbor_images
-    data = open_training_data(config.root, references, run.model.reads)
+    reads = run.model.reads
+    encoder = run.encoder if reads.captions else None
+    data = open_training_data(config.root, references, reads, encoder)
     if len(data) < FEWEST:
         what = f"{len(data)} held-out images are left; fewer than {FEWEST} cannot be compared"
         cure = "Import, embed and encode more of them."

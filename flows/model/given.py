@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from flows.data.database import OpenDatabase
 from flows.model.opening import OpenRun
 from flows.run.progress import say
 from rdm_core.clip import Encoder
-from rdm_core.context import NO_TOKEN, Context
+from rdm_core.context import Context
 from rdm_core.data import NO_ROW, References, StoredLatents, Texts
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
@@ -58,8 +57,9 @@ def given(
     """
     reads, context = run.model.reads, retrieved.context
     if reads.captions:
-        of_images = texts or [None] * len(retrieved)
-        context = replace(context, text=tokens_of(run.encoder, of_images))
+        count = len(retrieved)
+        own = own_texts(run.encoder, texts or [None] * count)
+        context = replace(context, text=own.of(np.arange(count), np.zeros(count)))
     if not reads.references:
         return context
     rows = np.unique(retrieved.rows[retrieved.rows != NO_ROW])
@@ -68,8 +68,18 @@ def given(
     return neighbors_of(run, database, rows).beside(context, retrieved.rows)
 
 
-def tokens_of(encoder: Encoder, texts: Sequence[str | None]) -> torch.Tensor:
-    """The tokens int64 [B, L] of B texts; NO_TOKEN everywhere where there is none.
+def without_neighbors(run: OpenRun, context: Context) -> Context:
+    """Contexts of as many samples as these [B, K, D] without neighbors: the null of the run's
+    model; for one that reads more than vectors the same contexts, with their texts, without any.
+    """
+    reads = run.model.reads
+    if reads.captions or reads.references:
+        return context.without_neighbors()
+    return run.model.null(len(context.vectors))
+
+
+def own_texts(encoder: Encoder, texts: Sequence[str | None]) -> Texts:
+    """The texts of B images, as the encoder's tokenizer gives them.
 
     Raises RequestError for a text that is longer than the encoder reads.
     """
@@ -79,10 +89,7 @@ def tokens_of(encoder: Encoder, texts: Sequence[str | None]) -> torch.Tensor:
             what = f"{text[:60]!r} has more than the {encoder.context_length} tokens that the "
             what += f"text tower of {encoder.name} reads"
             raise RequestError("texts", what, "Shorten it.")
-    tokens = dict(zip(distinct, encoder.tokens(distinct or [""]), strict=False))
-    nothing = np.full(encoder.context_length, NO_TOKEN)
-    of_images = [nothing if text is None else tokens[text] for text in texts]
-    return torch.from_numpy(np.stack(of_images).astype(np.int64))
+    return Texts.made([[] if text is None else [text] for text in texts], encoder.tokens)
 
 
 def neighbors_of(run: OpenRun, database: OpenDatabase, rows: np.ndarray) -> Neighbors:

@@ -15,6 +15,8 @@ import numpy as np
 from rdm_core.features import Features
 from rdm_core.judge.estimates import agreement
 from rdm_core.shapes import world
+from rdm_core.shapes.entities import Entity
+from rdm_core.shapes.entity_judge import recognise
 from rdm_core.shapes.oracle import ShapesOracle, load_oracle
 
 
@@ -81,6 +83,56 @@ class ShapesJudge:
     def styles(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [N, H, W, 3] -> their styles, str [N]: values of `world.STYLES`."""
         return self._oracle.predict(images)["style"]
+
+    @cached_property
+    def _oracle(self) -> ShapesOracle:
+        return load_oracle()
+
+
+class EntitiesJudge:
+    """Tells which entity of the built-in world a picture shows and where, by its pixels, and by the
+    classifier on what. It shares nothing with the world's CLIP.
+    """
+
+    factors = ("entity", "position", "background")
+    """Factors that its wishes name."""
+
+    def __init__(self, wished: Sequence[Wish], candidates: Sequence[Entity]) -> None:
+        """The wishes that there are, each naming all factors, and the entities that a picture is
+        one of.
+        """
+        self.wished, self.candidates = wished, candidates
+
+    def wishes(self, count: int) -> list[Wish]:
+        """The first `count` wishes."""
+        return list(self.wished[:count])
+
+    def fulfilled(self, images: np.ndarray, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
+        """Pictures uint8 [N, H, W, 3] -> float64 [N] for each factor, as in `Judge`."""
+        seen = recognise(images, self.candidates)
+        names = np.array([entity.name for entity in self.candidates])
+        predicted = {
+            "entity": names[seen.which],
+            "position": seen.positions,
+            "background": self._oracle.predict(images)["background"],
+        }
+        agreements = {}
+        for factor in self.factors:
+            wanted = [wish.shows[factor] for wish in wishes]
+            agreements[factor] = agreement(predicted[factor], wanted)
+        return agreements
+
+    def chance(self) -> dict[str, float]:
+        """As in `Judge`."""
+        return {
+            "entity": 1 / len(self.candidates),
+            "position": 1 / len(world.POSITIONS),
+            "background": 1 / len(world.BACKGROUNDS),
+        }
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [N, H, W, 3] -> the classifier's features float32 [N, F]."""
+        return self._oracle.features(images)
 
     @cached_property
     def _oracle(self) -> ShapesOracle:

@@ -174,9 +174,7 @@ def render(entity: Entity, position: str, background: str, side: int, seed: int)
             distance = np.minimum(distance, box)
         return distance
 
-    scene = drawing.arranged(
-        form, np.zeros(3), background, position, RADIUS, n, rng, MOST_DEGREES
-    )
+    scene = drawing.arranged(form, np.zeros(3), background, position, RADIUS, n, rng, MOST_DEGREES)
     x, y = scene.local(scene.x, scene.y)
     column = np.clip(((x + 1) / 2 * CELLS).astype(int), 0, CELLS - 1)
     row = np.clip(((1 - y) / 2 * CELLS).astype(int), 0, CELLS - 1)

@@ -194,7 +194,7 @@ def test_a_swap_tells_the_style_drawn_from_each_database_and_what_the_prompt_sti
         colours = ["red", "blue" if name == "sketches" else "red"]
         return {"style": styles[name], "colour": colours, "shape": ["star", "star"]}
 
-    monkeypatch.setattr(module, "draws", lambda trial, retrieved: [retrieved, retrieved])
+    monkeypatch.setattr(module, "draws", lambda trial, retrieved, database: [retrieved] * 2)
     monkeypatch.setattr(module, "text_queries", lambda run, texts: texts)
     monkeypatch.setitem(module.STRATEGIES, "neighbors", lambda queries, database, k: database)
     swaps = {
@@ -289,7 +289,7 @@ class Data:
         return 3
 
     def neighbors(self, rows, k, with_query):
-        return SimpleNamespace(asked=(rows.tolist(), k), with_query=with_query)
+        return SimpleNamespace(asked=(rows.tolist(), k), with_query=with_query, vectors=rows)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from flows.judge import inputs
 from flows.judge import trial as trials
 from rdm_core.clip import BUILT_IN
 from rdm_core.errors import EncoderError, RequestError
-from rdm_core.families.facts import Version
+from rdm_core.families.facts import Reads, Version
 from rdm_core.judge.judges import FeaturesJudge
 from storage.artifact import open_artifact
 from storage.errors import ArtifactMismatch, ArtifactMissing
@@ -75,6 +75,17 @@ BUILT = {"model": "rdm-shapes"}
 )
 def test_a_judge_is_found_from_the_encoder_and_from_what_is_named(known, asked, found):
     assert inputs.who_judges(config(**asked), facts(**known)) == found
+
+
+def test_held_out_entities_are_judged_as_such():
+    built_in = facts(encoder=BUILT, encoder_weights=BUILT_IN)
+    assert inputs.who_judges(config(), built_in, "entities") == ("entities", "oracle")
+    assert inputs.who_judges(config(), built_in, "coco") == ("shapes", "oracle")
+    asked = config(judge="entities", extractor="timm:x")
+    assert inputs.who_judges(asked, facts(), "entities") == ("entities", "timm:x")
+    assert inputs.who_judges(config(judge="shapes"), facts(), "entities") == ("shapes", "oracle")
+    with pytest.raises(RequestError, match="judge: the held-out images are of the source folder"):
+        inputs.who_judges(config(judge="entities"), facts(), "folder")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +241,7 @@ def test_fewer_than_11_held_out_images_are_refused(small_world, monkeypatch):
         inputs.fit_for(latents, small_world.run, inputs.facts_of(small_world.run))
     monkeypatch.setattr(trials, "open_training_data", lambda *_: range(10))
     database = SimpleNamespace(index=SimpleNamespace(name="i", id="1"))
-    run = SimpleNamespace(model=SimpleNamespace(reads=None))
+    run = SimpleNamespace(model=SimpleNamespace(reads=Reads()))
     with pytest.raises(ArtifactMismatch, match="latents/h: 10 held-out images are left; fewer"):
         trials.heldout_data(config(), run, database)
 

@@ -88,9 +88,9 @@ def test_the_images_that_a_run_that_edits_reads_are_those_that_the_plan_names(wo
     assert module.evaluation_plan(world, found).inputs == {**plain, **named}
     really, opened = trials.open_training_data, []
 
-    def open_these(root, references, reads):
+    def open_these(root, references, *reads):
         opened.append(references.get("neighbor_images"))
-        return really(root, references, reads)
+        return really(root, references, *reads)
 
     monkeypatch.setattr(trials, "open_training_data", open_these)
     encode_latents(EncodeLatents(root=world.root, name="later", shards="shapes"))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rdm_core.judge.judges import CaptionsJudge, FeaturesJudge, ShapesJudge
-from rdm_core.shapes import world
+from rdm_core.judge.judges import CaptionsJudge, EntitiesJudge, FeaturesJudge, ShapesJudge, Wish
+from rdm_core.shapes import entities, world
 
 
 def test_shapes_are_wished_for_in_every_pair_once_before_any_comes_twice():
@@ -33,6 +33,35 @@ def test_shapes_that_are_drawn_as_wished_fulfil_and_others_do_not():
 def test_a_guess_is_right_once_in_as_many_values_as_there_are():
     chance = ShapesJudge().chance()
     assert chance == {factor: 1 / len(world.VALUES[factor]) for factor in ("colour", "shape")}
+
+
+def entity_wishes(count):
+    """Pictures with held-out entities, and wishes for just these."""
+    drawn = [entities.sample("test", index, 32, entities="held out") for index in range(count)]
+    wishes = []
+    for one in drawn:
+        shows = {"entity": one.entity.name, "position": one.position}
+        wishes.append(Wish(one.caption, {**shows, "background": one.background}))
+    return np.stack([one.pixels for one in drawn]), wishes
+
+
+def test_entities_that_are_drawn_as_wished_fulfil_and_others_do_not():
+    images, wishes = entity_wishes(24)
+    judge = EntitiesJudge(wishes, entities.group("held out"))
+    assert judge.wishes(3) == wishes[:3]
+    right = judge.fulfilled(images, wishes)
+    assert set(right) == {"entity", "position", "background"} == set(judge.chance())
+    assert all(values.mean() > 0.9 for values in right.values())
+    wrong = judge.fulfilled(images, wishes[1:] + wishes[:1])
+    assert wrong["entity"].mean() < 0.2
+    assert wrong["position"].mean() < 0.6 and wrong["background"].mean() < 0.6
+    assert judge.features(images).shape[0] == 24
+
+
+def test_a_guess_of_an_entity_is_right_once_in_as_many_as_there_are():
+    judge = EntitiesJudge([], entities.group("held out"))
+    assert judge.chance() == {"entity": 1 / 50, "position": 1 / 5, "background": 1 / 4}
+    assert judge.wishes(4) == []
 
 
 def test_captions_are_wishes_of_which_no_factor_is_known():
