@@ -147,6 +147,23 @@ def test_a_token_sees_nothing_that_comes_after_it(data):
     assert (before[:, at:] - after[:, at:]).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_what_is_expected_depends_on_the_place_that_comes_next_and_on_each_token_s_own(data):
+    model = made()
+    inputs = inputs_of(model, data, contexts([1, 1]))
+    sequence = model.layout.sequence(inputs.retrieved, inputs.main, inputs.moved)[:-1]
+    following = sequence.places.roll(-1, dims=1)
+    hidden = model.transformer.hidden(sequence, following)
+    changed = following.clone()
+    changed[:, -1] = LENGTH + 2
+    for other in (
+        model.transformer.hidden(sequence, changed),
+        model.transformer.hidden(replace(sequence, places=changed), following),
+        model.transformer.hidden(replace(sequence, marks=1 - sequence.marks), following),
+    ):
+        assert (hidden[:, -1] - other[:, -1]).abs().amax(dim=1).min() > 1e-3
+
+
 def test_every_weight_is_used_in_every_step_whatever_is_there(data):
     model = made().train()
     context = contexts([0, 0, 0])
@@ -184,7 +201,7 @@ def test_pieces_and_checkpointing_give_the_same_model(data):
     execution = ExecutionConfig(accumulate=5, gradient_checkpointing=True)
     pieces = train(made(), data, hooks=Recorder().hooks, **asked() | {"execution": execution})
     for name, tensor in weights(whole).items():
-        assert torch.allclose(weights(pieces)[name], tensor, atol=1e-5), name
+        assert torch.allclose(weights(pieces)[name], tensor, atol=1e-4), name
 
 
 def test_held_out_losses_are_measured_with_documents_and_without(data):
