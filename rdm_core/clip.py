@@ -202,9 +202,10 @@ class Encoder:
         tokens: np.ndarray = self.tokenizer(list(texts)).numpy()
         return tokens
 
-    def too_long(self, texts: Sequence[str]) -> np.ndarray:
-        """Which of N texts have more tokens than the text tower reads: bool [N]."""
-        length, cut = self.context_length, np.zeros(len(texts), bool)
+    def too_long(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
+        """Which of N texts have more tokens than `longest`, or than the text tower reads: bool [N].
+        """
+        length, cut = longest or self.context_length, np.zeros(len(texts), bool)
         # A token stands for a byte or more, and up to three more mark a text: most need no look.
         suspects = np.flatnonzero([len(text.encode()) + 3 > length for text in texts])
         if len(suspects):
