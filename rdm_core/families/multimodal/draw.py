@@ -98,7 +98,7 @@ def known_of(
 
 
 def codes_of(space: LatentSpace, side: int, images: np.ndarray) -> torch.Tensor:
-    """The codes int64 [B, side, side] of images uint8 [B, H, W, 3], cut to their centred squares."""
+    """Codes int64 [B, side, side] of images uint8 [B, H, W, 3], cut to their centred squares."""
     pixels = side * space.factor
     codes = []
     for image in images:  # each alone, so that none depends on the others
