@@ -51,6 +51,25 @@ def edited(artifact: Any) -> Answer:
     return "\n".join(lines), value
 
 
+CREDITS = ("neighbor_keys", "neighbor_scores", "licences", "authors", "source_urls")
+"""Columns that say who stood behind a sample."""
+
+
+def captioned(artifact: Any) -> Answer:
+    """The texts that were written, each with the images that stood behind it."""
+    from storage.samples import SAMPLES_FILE, read_samples
+
+    _, value = sampled(artifact)
+    value["texts"] = []
+    lines = []
+    for row in read_samples(artifact):
+        value["texts"].append({name: row[name] for name in ("text", *CREDITS)})
+        behind = ", ".join(row["neighbor_keys"]) or "nothing"
+        lines.append(f"{row['text']!r}, behind it: {behind}")
+    lines.append(f"{artifact.file(SAMPLES_FILE)}")
+    return "\n".join(lines), value
+
+
 def evaluated(artifact: Any) -> Answer:
     """The figures of an evaluation."""
     from flows.judge.summary import told

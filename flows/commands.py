@@ -160,15 +160,44 @@ def run_edit(options: argparse.Namespace) -> Answer:
     from flows.config.sample import SampleRDM
 
     flags = {"run": options.run, "database": options.database, "name": options.name or "edits"}
-    if len(options.image) != 1:
-        raise UsageError("--image: is needed once: the image that is to be changed")
+    image = _the_one(options.image, "that is to be changed")
     if not options.text:
         raise UsageError("--text: is needed: what the image is to show")
-    flags |= {"edit": options.image[0], "texts": options.text}
+    flags |= {"edit": image, "texts": options.text}
     if options.strength is not None:
         flags["draw"] = {"guidance_scale": options.strength}
     config = configured(options, SampleRDM, **flags)
     return _drawn(options, config, answers.edited)
+
+
+def run_infill(options: argparse.Namespace) -> Answer:
+    """rdm infill."""
+    from flows.config.sample import SampleRDM
+
+    flags = {"run": options.run, "database": options.database, "name": options.name or "infilled"}
+    flags |= {"inpaint": _the_one(options.image, "that is completed"), "mask": options.mask}
+    if options.mask is None:
+        raise UsageError("--mask: is needed: an image that is white where something new is drawn")
+    config = configured(options, SampleRDM, **flags | {"texts": options.text})
+    return _drawn(options, config, answers.sampled)
+
+
+def run_caption(options: argparse.Namespace) -> Answer:
+    """rdm caption."""
+    from flows.config.sample import SampleRDM
+
+    image = _the_one(options.image, "that texts are written of")
+    flags = {"run": options.run, "database": options.database, "name": options.name or "captions"}
+    flags |= {"caption": image, "images": [image], "context": "neighbors", "k": 2}
+    config = configured(options, SampleRDM, **flags)
+    return _stage(options, config, "flows.model.sample", "sample_rdm", answers.captioned)
+
+
+def _the_one(images: list[str], what: str) -> str:
+    """The one image that a command is about."""
+    if len(images) != 1:
+        raise UsageError(f"--image: is needed once: the image {what}")
+    return images[0]
 
 
 def run_convert(options: argparse.Namespace) -> Answer:

@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="copy the images and the contact sheet to this directory"
     )
     _add_edit(add)
+    _add_infill_and_caption(add)
     _add_weights(add)
     _add_judging(add)
     _add_analysis(add)
@@ -133,6 +134,28 @@ def _add_edit(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--strength", type=float, help="how strongly it follows the text: guidance (default: 2)"
     )
     sub.add_argument("--out", type=Path, help="copy the images and the sheets to this directory")
+
+
+def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that complete a given image, and that tell one in words."""
+    sub = add(
+        "infill",
+        "an image + a mask -> the image, drawn anew where the mask is white",
+        commands.run_infill,
+    )
+    _add_names(sub, "run")
+    sub.add_argument("--database", help="another database: its images stand behind what is new")
+    sub.add_argument("--image", action="append", default=[], help="the image that is completed")
+    sub.add_argument("--mask", help="an image of its size, white where something new is drawn")
+    sub.add_argument(
+        "--text", action="append", default=[], type=typed,
+        help="what the whole shall show; may be repeated",
+    )  # fmt: skip
+    sub.add_argument("--out", type=Path, help="copy the images and the sheet to this directory")
+    sub = add("caption", "an image -> texts about it, from images near to it", commands.run_caption)
+    _add_names(sub, "run")
+    sub.add_argument("--database", help="another database: its images stand behind the texts")
+    sub.add_argument("--image", action="append", default=[], help="the image that is told")
 
 
 def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:

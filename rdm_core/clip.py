@@ -202,9 +202,26 @@ class Encoder:
         tokens: np.ndarray = self.tokenizer(list(texts)).numpy()
         return tokens
 
-    def too_long(self, texts: Sequence[str]) -> np.ndarray:
-        """Which of N texts have more tokens than the text tower reads: bool [N]."""
-        length, cut = self.context_length, np.zeros(len(texts), bool)
+    def texts(self, tokens: np.ndarray) -> list[str]:
+        """The words of N texts, int64 [N, L] as the tokenizer gives them, without the tokens that
+        mark their beginning and end, and that fill them up.
+        """
+        inner = getattr(self.tokenizer, "tokenizer", None)  # the transformers library's
+        if inner is not None:
+            return [inner.decode(row, skip_special_tokens=True).strip() for row in tokens.tolist()]
+        filler, marks = int(self.tokenizer([""])[0, -1]), set(self.tokenizer.all_special_ids)
+        texts = []
+        for row in tokens.tolist():
+            while row and row[-1] == filler:
+                row.pop()
+            words = [token for token in row if token not in marks]
+            texts.append(self.tokenizer.decode(words).strip())
+        return texts
+
+    def too_long(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
+        """Which of N texts have more tokens than `longest`, or than the text tower reads: bool [N].
+        """
+        length, cut = longest or self.context_length, np.zeros(len(texts), bool)
         # A token stands for a byte or more, and up to three more mark a text: most need no look.
         suspects = np.flatnonzero([len(text.encode()) + 3 > length for text in texts])
         if len(suspects):

@@ -235,6 +235,9 @@ class DrawConfig(Config):
     default, and stay what they were.
     """
 
+    writes: ClassVar[bool] = False
+    """Whether the family's models also write texts: `rdm_core.families.family.Model.write`."""
+
     guidance_scale: float = 2.0
     """0: without neighbors; 1: no guidance; above: stronger."""
 

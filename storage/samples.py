@@ -13,6 +13,8 @@ SAMPLES_FILE = "samples.parquet"
 GRID_FILE = "grid.png"
 EDITS_FILE = "edits.png"
 """Of an image that was edited: the original, the edits, and what changed."""
+LATER = {"text": None}
+"""Columns that came later, and what they hold where nothing is said of them."""
 SAMPLES = pa.schema(
     [
         column("file", pa.string(), "the image"),
@@ -53,6 +55,12 @@ SAMPLES = pa.schema(
             "the style's not among them; null unless asked for",
             nullable=True,
         ),
+        column(
+            "text",
+            pa.string(),
+            "what was written of the image; null where an image was drawn",
+            nullable=True,
+        ),
     ],
     metadata={"doc": "one row an image"},
 )
@@ -76,11 +84,15 @@ def write_samples(
         (directory / EDITS_FILE).write_bytes(edits)
     columns = {}
     for name in SAMPLES.names:
-        columns[name] = [record[name] for record in records]
+        columns[name] = [{**LATER, **record}[name] for record in records]
     write_table(directory / SAMPLES_FILE, pa.table(columns, schema=SAMPLES))
     return len(images)
 
 
 def read_samples(samples: Artifact) -> list[dict[str, Any]]:
     """The rows of the table, in sampling order."""
-    return read_table(samples.file(SAMPLES_FILE), SAMPLES.names).to_pylist()
+    path = samples.file(SAMPLES_FILE)
+    there = read_table(path).schema.names
+    wanted = [name for name in SAMPLES.names if name not in LATER or name in there]
+    rows: list[dict[str, Any]] = read_table(path, wanted).to_pylist()
+    return [{**LATER, **row} for row in rows]

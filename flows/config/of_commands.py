@@ -21,6 +21,8 @@ OF_COMMAND: dict[str, Any] = {
     "train": TrainRDM,
     "sample": SampleRDM,
     "edit": SampleRDM,
+    "infill": SampleRDM,
+    "caption": SampleRDM,
     "average": AverageRun,
     "convert": ConvertOriginal,
     "evaluate": EvaluateRDM,

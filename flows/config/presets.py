@@ -30,7 +30,9 @@ _SHAPES_NETWORK = {
 _QUERY_AND_TEN = {"k": 10, "random_k": True, "query_dropout": 0.1}
 # RA-CM3 (arXiv 2211.12561): none, one or two documents, each as often; none that is nearly the
 # image itself.
-_TWO_DOCUMENTS = {"k": 2, "random_k": True, "neighbor_dropout": 1 / 3, "score_cap": 0.9}
+_TWO_DOCUMENTS = {
+    "k": 2, "random_k": True, "neighbor_dropout": 1 / 3, "score_cap": 0.9, "text_dropout": 0.1,
+}  # fmt: skip
 _BETAS_2022 = {"process": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
 
 

@@ -74,6 +74,10 @@ class SampleRDM(Drawing, FlowConfig):
     """An image to be changed where it does not fit the request; no mask tells where. For runs that
     were trained with model.editing.picture.
     """
+    caption: Path | None = None
+    """An image that texts are written of, in place of images drawn. For runs of families that
+    write.
+    """
     attribution: bool = False
     """Also draw every image without each of its neighbors in turn, and say how much each one
     changed it.
@@ -112,4 +116,15 @@ class SampleRDM(Drawing, FlowConfig):
             raise ValueError("edit: needs a text, an image or a class: what it shall show")
         if self.style_database is not None and self.style_text is None:
             raise ValueError("style_database: needs style_text")
+        return self
+
+    @model_validator(mode="after")
+    def _writes_or_draws(self) -> "SampleRDM":
+        if self.caption is None:
+            return self
+        for other in ("edit", "inpaint", "negative", "weaker_run", "style_text"):
+            if getattr(self, other) is not None:
+                raise ValueError(f"caption and {other}: write or draw")
+        if self.attribution or self.between:
+            raise ValueError("caption: attribution and between are of images that are drawn")
         return self

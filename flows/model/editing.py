@@ -17,21 +17,20 @@ FULL = 0.5
 """The map of what changed is white where a pixel differs by so much, or more."""
 
 
-def image_to_edit(config: SampleRDM, run: OpenRun) -> np.ndarray:
-    """The image of a request that is to be changed, as large as the run draws: uint8 [H, W, 3].
+def as_the_run_draws(path: Path, config: SampleRDM, run: OpenRun) -> np.ndarray:
+    """An image of a request, as large as the run draws: uint8 [H, W, 3].
 
     What is done to the image before is said. Raises RequestError for a file that is no usable
     image.
     """
-    assert config.edit is not None, "asked for"
-    image, side = query_image(config.edit), run.facts.latent_side * run.facts.space["factor"]
+    image, side = query_image(path), run.facts.latent_side * run.facts.space["factor"]
     high, wide = image.shape[:2]
     if (high, wide) != (side, side):
         cut = "" if high == wide else "its centred square is "
-        text = f"{Path(config.edit).name} is {wide} x {high} pixels: {cut}scaled to {side} x {side}"
+        text = f"{Path(path).name} is {wide} x {high} pixels: {cut}scaled to {side} x {side}"
         say("sample", config.name, f"{text}, the size that {config.run} draws")
-    if is_transparent(config.edit.read_bytes()):
-        say("sample", config.name, f"{Path(config.edit).name} is transparent: white is behind it")
+    if is_transparent(path.read_bytes()):
+        say("sample", config.name, f"{Path(path).name} is transparent: white is behind it")
     return centre_crop(resize_shorter_side(image, side), side)
 
 

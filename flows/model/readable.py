@@ -32,14 +32,17 @@ def check_captions(config: TrainRDM) -> None:
         encoder = encoder_for(embedding(config, config.database, config.latents))
     else:
         encoder = encoder_of_database(database)
+    config.model.check_encoder(encoder)
+    longest = config.model.longest_caption
     if shards is not None:
-        without = refuse_captions(shards, captions_by_key(shards), encoder)
+        without = refuse_captions(shards, captions_by_key(shards), encoder, longest)
         if without:
             what = f"{without:,} of {shards.rows:,} images have no caption"
             say("train", config.name, f"{what}: the model sees them without text")
     if database is not None and reads.references:
         keys = read_columns(database, ["key"])["key"].to_pylist()
-        refuse_captions(database, dict(zip(keys, captions_of(database), strict=True)), encoder)
+        captions = dict(zip(keys, captions_of(database), strict=True))
+        refuse_captions(database, captions, encoder, longest)
 
 
 def encoder_of_database(database: Artifact) -> Encoder:
@@ -49,10 +52,13 @@ def encoder_of_database(database: Artifact) -> Encoder:
 
 
 def refuse_captions(
-    artifact: Artifact, captions: Mapping[str, Sequence[str]], encoder: Encoder
+    artifact: Artifact,
+    captions: Mapping[str, Sequence[str]],
+    encoder: Encoder,
+    longest: int | None = None,
 ) -> int:
     """How many of some images have no caption, by key. Raises ArtifactMismatch where none has one,
-    or one is longer than the encoder's text tower reads.
+    or one is longer than the encoder's text tower reads, or the `longest` that the model reads.
     """
     where = f"{artifact.kind}/{artifact.name}"
     without = sum(not texts for texts in captions.values())
@@ -68,5 +74,10 @@ def refuse_captions(
         what += f"{encoder.context_length} tokens that the text tower of {encoder.name} reads, "
         what += f"the first is of {keys[too_long[0]]!r}"
         cure = "Shorten them and import again, or embed with an encoder that reads longer texts."
+        raise ArtifactMismatch(where, what, cure)
+    if longest is not None and len(too_long := encoder.too_long(flat, longest).nonzero()[0]):
+        what = f"{len(too_long):,} of its {len(flat):,} captions are longer than the {longest} "
+        what += f"tokens that the model reads, the first is of {keys[too_long[0]]!r}"
+        cure = "Train a model that reads longer ones, or shorten them and import again."
         raise ArtifactMismatch(where, what, cure)
     return without

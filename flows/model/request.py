@@ -13,7 +13,7 @@ from flows.config.parameters import path_as_text
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase
 from flows.data.query_image import query_image
-from flows.model.editing import image_to_edit
+from flows.model.editing import as_the_run_draws
 from flows.model.given import given
 from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
@@ -116,7 +116,7 @@ def beside_of(config: SampleRDM, opened: Opened, styled: Retrieved | None) -> Be
     if config.inpaint is not None and config.mask is not None:
         image, mask = query_image(config.inpaint), query_image(config.mask)
     if config.edit is not None:
-        picture = image_to_edit(config, run)
+        picture = as_the_run_draws(config.edit, config, run)
     return Beside(negative, weaker, style, image, mask, picture)
 
 

@@ -13,6 +13,7 @@ from flows.data.query_image import checked_image
 from flows.model.editing import differences, given_back, how_much, sheet_of_edits
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.model.request import Opened, Request, request_of
+from flows.model.writing import written
 from flows.run.artifacts import show_image
 from flows.run.progress import Clock, bar
 from flows.run.revisions import plan_of
@@ -36,7 +37,7 @@ from storage.samples import GRID_FILE, write_samples
 
 REFERENCES = ("run", "database", "weaker_run", "style_database")
 """Parameters that name an artifact: their fingerprints are the plan's inputs."""
-FILES = ("images", "inpaint", "mask", "edit")
+FILES = ("images", "inpaint", "mask", "edit", "caption")
 """Parameters that name files: their bytes are the plan's parameters."""
 
 
@@ -48,8 +49,10 @@ def sample_rdm(config: SampleRDM) -> Artifact:
     context --model--> images + who stood behind each
 
     - In `samples`: PNGs, a contact sheet, and a table: query, seed, neighbors, scores, licences,
-      authors. Every PNG holds its own row. Of an image that was edited, a sheet of what changed.
-    - Made by `rdm sample` and `rdm edit`, by trainings with a preview, and by the demo.
+      authors, and the text where one was written of an image. Every PNG holds its own row. Of an
+      image that was edited, a sheet of what changed.
+    - Made by `rdm sample`, `rdm edit`, `rdm infill` and `rdm caption`, by trainings with a preview,
+      and by the demo.
     - Read by the report, `rdm show`, and SQL.
     - Rebuilt when the request, the drawing settings, the weights or a database (its embeddings
       or its index) change.
@@ -129,6 +132,9 @@ def checked_draw(config: SampleRDM, facts: RunFacts) -> DrawConfig:
     or its whole family, has no use for.
     """
     how = drawn_how(facts, config.draw)
+    if config.caption is not None and not how.writes:
+        what = f"the family {facts.family} writes no texts"
+        raise RequestError("caption", what, "Ask a run of a family that does.")
     for parameter, beside in GIVEN.items():
         if getattr(config, parameter) is None:
             continue
@@ -179,11 +185,18 @@ def draw_images(
     build: Build, config: SampleRDM, opened: Opened
 ) -> tuple[list[Part], dict[str, float]]:
     """Retrieve, draw, and write images, table and contact sheet; of an edited image also the sheet
-    of edits, and how much was changed.
+    of edits, and how much was changed. Where texts are written of an image, it stands for the
+    images.
     """
     request = request_of(config, opened)
-    images = draw_request(config, opened.run, request, request.context)
     records = records_of(config, opened, request)
+    if config.caption is not None:
+        how = checked_draw(config, opened.run.facts)
+        images, texts = written(config, opened.run, request, how)
+        for record, text in zip(records, texts, strict=True):
+            record["text"] = text
+    else:
+        images = draw_request(config, opened.run, request, request.context)
     if config.attribution:
         attributions = attribution(config, opened.run, request, images)
         for record, changes in zip(records, attributions, strict=True):
@@ -249,7 +262,7 @@ def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict
     """One row an image: the sample table's columns."""
     how = checked_draw(config, opened.run.facts)
     style_database = opened.style_database
-    given_images = [*config.images, *filter(None, (config.inpaint, config.edit))]
+    given_images = [*config.images, *filter(None, (config.inpaint, config.edit, config.caption))]
     common = {
         "guidance_scale": how.guidance_scale,
         "steps": getattr(how, "steps", None),  # not every family draws in steps

@@ -76,6 +76,18 @@ class ModelConfig(Config):
         """The choices made here that only work with vectors of images."""
         return ()
 
+    @property
+    def longest_caption(self) -> int | None:
+        """Tokens of the longest caption that such a model reads; None where it reads all that the
+        encoder's text tower does.
+        """
+        return None
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Check that such a model can read captions as this `rdm_core.clip.Encoder` gives them.
+        Raises RequestError with the cure.
+        """
+
     def check_installed(self) -> None:
         """Check that the libraries which training such a model needs beside the usual ones are
         here. Raises RequestError with the cure.

@@ -134,6 +134,23 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    def write(
+        self,
+        context: Context,
+        images: np.ndarray,
+        seeds: Sequence[int],
+        how: DrawConfig,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> torch.Tensor:
+        """A text for each of B images uint8 [B, H, W, 3], as the encoder's tokenizer gives texts:
+        int64 [B, L]; from the B sets of `context` [B, K, D]. It depends on its own seed, image and
+        set alone.
+
+        Raises RequestError where the family writes no texts.
+        """
+        what = f"the family {self.family} writes no texts"
+        raise RequestError("model", what, "Ask a run of a family that does.")
+
     def execute(self, execution: ExecutionConfig) -> None:
         """Switch on what changes speed and memory, and not what is learned."""
         raise NotImplementedError

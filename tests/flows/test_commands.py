@@ -81,6 +81,30 @@ CASES = {
             "draw": {"guidance_scale": 3.5},
         },
     ),
+    "infill --run r --image p.png --mask m.png --text a": (
+        "flows.model.sample",
+        "sample_rdm",
+        {
+            "run": "r",
+            "name": "infilled",
+            "inpaint": Path("p.png"),
+            "mask": Path("m.png"),
+            "texts": ("a",),
+        },
+    ),
+    "caption --run r --image p.png --database d --set k=1": (
+        "flows.model.sample",
+        "sample_rdm",
+        {
+            "run": "r",
+            "name": "captions",
+            "caption": Path("p.png"),
+            "images": (Path("p.png"),),
+            "context": "neighbors",
+            "database": "d",
+            "k": 1,
+        },
+    ),
     "convert a.ckpt --layout vq-f4 --out o": (
         "flows.model.convert",
         "convert_original",

@@ -28,6 +28,9 @@ LISTED = {
     " [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
     "edit": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
     " [--text TEXT]* [--strength STRENGTH] [--out OUT]",
+    "infill": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    " [--mask MASK] [--text TEXT]* [--out OUT]",
+    "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
     "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE] [--database DATABASE]",

@@ -267,3 +267,10 @@ def test_a_text_longer_than_the_text_tower_reads_is_known(small, words, is_cut):
 def test_no_text_is_too_long_where_there_is_none(small):
     assert small.too_long([]).shape == (0,)
     assert small.too_long([""]).tolist() == [False]
+
+
+def test_tokens_become_the_words_they_were(small):
+    texts = ["a photograph of a vorta at the top left", "a red circle", ""]
+    assert small.texts(small.tokens(texts)) == texts
+    cut = small.tokens(texts)[:, 1:4]  # neither a beginning nor an end
+    assert small.texts(cut)[1:] == ["a red circle", ""]

@@ -22,6 +22,7 @@ RECORDS = [
         "style_database": None,
         "given_images": ["f" * 64] if i == 0 else [],
         "attributions": [0.25, 0.5] if i == 0 else None,
+        "text": "a blue circle" if i == 0 else None,
     }
     for i in range(2)
 ]
@@ -56,6 +57,18 @@ def test_what_the_table_has_no_column_for_stays_out_of_it(make):
         )
         == RECORDS
     )
+
+
+def test_a_text_need_not_be_there_in_a_record_nor_in_an_older_table(make):
+    silent = [{k: v for k, v in record.items() if k != "text"} for record in RECORDS]
+
+    def older(scratch, part_name):
+        write_samples(scratch, [b"1", b"2"], silent, b"")
+        path = scratch / SAMPLES_FILE
+        write_table(path, read_table(path).drop_columns(["text"]))
+        return 2
+
+    assert read_samples(make("samples", "c", older)) == [row | {"text": None} for row in silent]
 
 
 def test_a_record_without_a_column_is_not_written(tmp_path):

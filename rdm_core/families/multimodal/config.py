@@ -3,11 +3,12 @@ costs nothing.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.config import Config as Checked
 from rdm_core.config import require_between
+from rdm_core.errors import RequestError
 from rdm_core.families.autoregressive.config import OneByOne
 from rdm_core.families.facts import ModelConfig, Reads
 
@@ -107,9 +108,33 @@ class Config(ModelConfig):
         """As in `ModelConfig`."""
         return self.codes
 
+    @property
+    def longest_caption(self) -> int:
+        """As in `ModelConfig`."""
+        return self.caption_tokens
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Check that the captions are those of this tokenizer, as in `ModelConfig`."""
+        tokens = encoder.tokenizer([""])
+        words = getattr(encoder.tokenizer, "vocab_size", None)
+        if words is None:  # one of the transformers library, within open_clip's own
+            words = len(encoder.tokenizer.tokenizer)
+        has = f"the tokenizer of {encoder.name!r}"
+        if words != self.tokens:
+            what = f"is {self.tokens:,}, and {has} has {words:,} words"
+            raise RequestError("model.tokens", what, f"Train with --set model.tokens={words}.")
+        if tokens.shape[1] < self.caption_tokens:
+            what = f"is {self.caption_tokens}, and {has} gives {tokens.shape[1]}"
+            cure = f"Train with --set model.caption_tokens={tokens.shape[1]}, or with less."
+            raise RequestError("model.caption_tokens", what, cure)
+        if (filler := int(tokens[0, -1])) != self.filler:
+            what = f"is {self.filler}, and {has} fills captions up with {filler}"
+            raise RequestError("model.filler", what, f"Train with --set model.filler={filler}.")
+
 
 @dataclass(frozen=True)
 class Draw(OneByOne):
     """How codes and words are drawn."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    writes: ClassVar[bool] = True

@@ -91,10 +91,20 @@ def known_of(
     pixels.
     """
     pixels = side * space.factor
-    square, white = (centre_crop(resize_shorter_side(one, pixels), pixels) for one in (image, mask))
-    codes = torch.from_numpy(space.encode([square], CODES).astype(np.int64))[0]
+    codes = codes_of(space, side, image[None])[0]
+    white = centre_crop(resize_shorter_side(mask, pixels), pixels)
     is_white = torch.from_numpy(white.max(axis=2) > 127)[None, None].float()
     return codes, functional.max_pool2d(is_white, space.factor)[0, 0] == 0
+
+
+def codes_of(space: LatentSpace, side: int, images: np.ndarray) -> torch.Tensor:
+    """Codes int64 [B, side, side] of images uint8 [B, H, W, 3], cut to their centred squares."""
+    pixels = side * space.factor
+    codes = []
+    for image in images:  # each alone, so that none depends on the others
+        square = centre_crop(resize_shorter_side(image, pixels), pixels)
+        codes.append(torch.from_numpy(space.encode([square], CODES).astype(np.int64)))
+    return torch.cat(codes)
 
 
 def infilled(

@@ -11,10 +11,12 @@ stays where it is, without gaps. B samples, N = L + T places of a document, n to
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from rdm_core.context import NEIGHBOR, NO_TOKEN, Context
+from rdm_core.data import Texts
 from rdm_core.errors import RequestError
 
 SPECIAL = 5
@@ -111,14 +113,23 @@ class Layout:
         absent = text[..., :1] == NO_TOKEN
         tokens = torch.where(fills | absent, self.pad, text + self.codes)
         if (tokens[..., self.length :] != self.pad).any():
-            longest = int((tokens != self.pad).sum(dim=-1).max())
-            what = f"is {self.length}, and a caption has {longest} words"
-            cure = "Train with a larger model.caption_tokens, or give shorter captions."
-            raise RequestError("model.caption_tokens", what, cure)
+            self._refuse(int((tokens != self.pad).sum(dim=-1).max()))
         missing = max(0, self.length - text.shape[-1])
         tokens = functional.pad(tokens[..., : self.length], (0, missing), value=self.pad)
         first = torch.where(absent, self.no_caption, tokens[..., :1])
         return torch.cat([first, tokens[..., 1:]], dim=-1)
+
+    def refuse_longer(self, *texts: Texts | None) -> None:
+        """Raise RequestError where there are texts of more than L words."""
+        for each in texts:
+            if each is not None and (each.tokens[:, self.length :] != self.filler).any():
+                words = (each.tokens != self.filler) * np.arange(1, each.tokens.shape[1] + 1)
+                self._refuse(int(words.max()))
+
+    def _refuse(self, longest: int) -> None:
+        what = f"is {self.length}, and a caption has {longest} words"
+        cure = "Train with a larger model.caption_tokens, or give shorter captions."
+        raise RequestError("model.caption_tokens", what, cure)
 
     def texts(self, captions: torch.Tensor) -> torch.Tensor:
         """Captions int64 [..., L] -> texts as a tokenizer gives them, int64 [..., L]."""

@@ -88,6 +88,7 @@ class Multimodal(Model):
         self.shape = shape
         self.space = space
         self.reads = config.reads
+        self._checked: TrainingData | None = None
         if space is not None and (not space.quantises or len(space.codebook) != config.codes):
             entries = f"{len(space.codebook):,}" if space.quantises else "no"
             what = f"is {config.codes:,}, and the codebook of {space.name!r} has {entries} entries"
@@ -95,21 +96,7 @@ class Multimodal(Model):
 
     def set_encoder(self, encoder: Any) -> None:
         """Check that the captions are those of this tokenizer, as in `Model`."""
-        tokens = encoder.tokenizer([""])
-        words = getattr(encoder.tokenizer, "vocab_size", None)
-        if words is None:  # one of the transformers library, within open_clip's own
-            words = len(encoder.tokenizer.tokenizer)
-        has = f"the tokenizer of {encoder.name!r}"
-        if words != self.config.tokens:
-            what = f"is {self.config.tokens:,}, and {has} has {words:,} words"
-            raise RequestError("model.tokens", what, f"Train with --set model.tokens={words}.")
-        if tokens.shape[1] < self.config.caption_tokens:
-            what = f"is {self.config.caption_tokens}, and {has} gives {tokens.shape[1]}"
-            cure = f"Train with --set model.caption_tokens={tokens.shape[1]}, or with less."
-            raise RequestError("model.caption_tokens", what, cure)
-        if (filler := int(tokens[0, -1])) != self.config.filler:
-            what = f"is {self.config.filler}, and {has} fills captions up with {filler}"
-            raise RequestError("model.filler", what, f"Train with --set model.filler={filler}.")
+        self.config.check_encoder(encoder)
 
     def inputs(
         self,
@@ -124,6 +111,9 @@ class Multimodal(Model):
 
         Raises RequestError for captions that are too long, and for too many documents.
         """
+        if data is not self._checked:  # all captions at once, not where one is met days later
+            self.layout.refuse_longer(data.texts, data.neighbor_texts)
+            self._checked = data
         numbers = torch.rand(len(rows), NUMBERS, generator=generator, dtype=torch.float64)
         main = self.documents(context, data.raw(rows[mine]))
         moved = moved_places(self.layout, self.config.masking, numbers[mine])
@@ -249,6 +239,23 @@ class Multimodal(Model):
 
         assert isinstance(how, Draw), "this family's settings"
         return images(self, context, seeds, how, beside, progress)
+
+    def write(
+        self,
+        context: Context,
+        images: np.ndarray,
+        seeds: Sequence[int],
+        how: DrawConfig,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> torch.Tensor:
+        """Captions int64 [B, L] of B images uint8 [B, H, W, 3], each cut to its centred square, as
+        in `Model`: from the documents of B contexts.
+        """
+        from rdm_core.families.multimodal.draw import captions, codes_of
+
+        assert isinstance(how, Draw), "this family's settings"
+        codes = codes_of(self.works_in, self.layout.side, images)
+        return captions(self, context, codes, seeds, how, progress=progress)
 
     def execute(self, execution: ExecutionConfig) -> None:
         """As in `Model`. There are no convolutions for `channels_last`."""

@@ -24,7 +24,8 @@ from word_documents import (
 from rdm_core.context import ABSENT, NO_TOKEN
 from rdm_core.errors import RequestError
 from rdm_core.families import family_of
-from rdm_core.families.family import Beside
+from rdm_core.families.autoregressive.config import Draw as OfCodes
+from rdm_core.families.family import Beside, Model
 from rdm_core.families.multimodal import draw as module
 from rdm_core.families.multimodal.config import Draw, MaskingConfig
 from rdm_core.families.multimodal.draw import captions, infilled, known_of
@@ -241,6 +242,25 @@ def test_images_are_drawn_and_under_a_mask_anew():
     kept = model.draw(context, seeds, how, Beside(image=image, mask=mask))
     outside = np.delete(kept[:, ::2, ::2, 0].reshape(3, -1), 4, axis=1)
     assert (outside == 100).all()
+
+
+def test_captions_are_written_of_images():
+    model = made().eval()
+    model.space = Space()
+    images = np.random.default_rng(0).integers(0, 240, (2, 6, 6, 3), dtype=np.uint8)
+    context, how = contexts([1, 2]), Draw(guidance_scale=1.0)
+    codes = torch.from_numpy(model.space.encode(images, "codes").astype(np.int64))
+    written = model.write(context, images, [3, 4], how)
+    assert torch.equal(written, captions(model, context, codes, [3, 4], how))
+    assert Draw.writes and not OfCodes.writes
+    with pytest.raises(RequestError, match="the family none writes no texts"):
+        Silent().write(context, images, [3, 4], how)
+
+
+class Silent(Model):
+    """A family that draws alone."""
+
+    family = "none"
 
 
 # -- what was learned

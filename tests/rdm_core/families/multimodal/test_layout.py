@@ -140,8 +140,10 @@ def test_moved_places_are_as_often_what_the_configuration_says():
     assert not (of_words & of_codes).any()
     assert of_codes.double().mean() == pytest.approx(0.1, abs=0.01)
     assert of_words.double().mean() == pytest.approx(0.5, abs=0.01)
-    whole = moved[:, :LENGTH].all(dim=1).double().mean()
+    whole_ones = moved[:, :LENGTH].all(dim=1)
+    whole = whole_ones.double().mean()
     assert whole == pytest.approx(0.3 + 0.2 / LENGTH, abs=0.01)
+    assert moved[of_codes].any(dim=0)[LENGTH:].all() and moved[~whole_ones].any(dim=0).all()
     boxes = moved[of_codes, LENGTH:].view(-1, SIDE, SIDE)
     rows, columns = boxes.any(dim=2), boxes.any(dim=1)
     assert torch.equal(boxes, rows[:, :, None] & columns[:, None, :]), "rectangles"
