@@ -41,7 +41,6 @@ from flows.config.sample import SampleRDM
 from flows.judge.evaluate import write_evaluation
 from flows.judge.inputs import version_of
 from flows.judge.trial import database_images
-from flows.model.given import tokens_of
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import Request, request_of
 from flows.model.sample import draw, open_all
@@ -330,7 +329,7 @@ def told_of_images(bench: Bench, group: str) -> dict[str, float]:
     ]
     images = np.stack([sample.pixels for sample in samples])
     context = measures.documents_of(run, database, images, K)
-    texts = tokens_of(run.encoder, [sample.caption for sample in samples])
+    texts = torch.from_numpy(run.encoder.tokens([sample.caption for sample in samples]))
     how = drawn_how(run.facts, DRAWN[run.facts.family])
     assert isinstance(how, Draw), "this family's"
     figures: dict[str, float] = {}
