@@ -117,7 +117,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "transformer": {"width": 128, "depth": 4, "head_channels": 32},
         },
         **_SHAPES,
-        "context": _TWO_DOCUMENTS | {"score_cap": 1.0},  # found by words, whose scores are no cosines
+        # They are found by words, whose scores are no cosines.
+        "context": _TWO_DOCUMENTS | {"score_cap": 1.0},
     },
     "rarm-2022": {  # 230.87 M parameters on 16x16 codes out of 16,384
         "model": {
