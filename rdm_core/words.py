@@ -5,6 +5,7 @@ that no encoder has learned. N rows, Q queries.
 """
 
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ class WordIndex:
         """
         import bm25s  # with scipy: a quarter of a second that other searches do not need
 
+        # It asks for its own debugging lines, which show as soon as any library sets up logging.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         texts = [words_of(" ".join(of_row)) for of_row in captions]
         rows_with: Counter[str] = Counter()
         for words in texts:

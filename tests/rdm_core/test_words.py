@@ -1,5 +1,6 @@
 """Search by words: names are found that no encoder has learned, and ties fall by row."""
 
+import logging
 import subprocess
 import sys
 from math import log
@@ -127,3 +128,9 @@ def test_the_library_is_loaded_when_words_are_searched_and_not_before():
     )
     code = f"import sys, rdm_core.search; before = set(sys.modules); {code}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_library_says_nothing_of_its_own(caplog):
+    with caplog.at_level(logging.DEBUG):
+        WordIndex([["a red circle"], ["a blue star"]]).search([["red"]], 1)
+    assert not [record for record in caplog.records if record.name == "bm25s"]
