@@ -135,16 +135,18 @@ def _say_needs(config: Any) -> None:
 
 def run_sample(options: argparse.Namespace) -> Answer:
     """rdm sample."""
+    asked = {"texts": options.text, "images": options.image, "classes": options.class_name}
+    return _drawn(options, "samples", answers.sampled, asked)
+
+
+def _drawn(
+    options: argparse.Namespace, name: str, show: Callable[[Any], Answer], asked: dict[str, Any]
+) -> Answer:
+    """Draw what is asked for, and copy the pictures to where --out says."""
     from flows.config.sample import SampleRDM
 
-    flags = {"run": options.run, "database": options.database, "name": options.name or "samples"}
-    flags |= {"texts": options.text, "images": options.image, "classes": options.class_name}
-    config = configured(options, SampleRDM, **flags)
-    return _drawn(options, config, answers.sampled)
-
-
-def _drawn(options: argparse.Namespace, config: Any, show: Callable[[Any], Answer]) -> Answer:
-    """Draw, and copy the pictures to where --out says."""
+    flags = {"run": options.run, "database": options.database, "name": options.name or name}
+    config = configured(options, SampleRDM, **flags, **asked)
     if options.out and not options.dry_run:
         # before the work, so that a wrong place is refused at once
         options.out.mkdir(parents=True, exist_ok=True)
@@ -157,40 +159,26 @@ def _drawn(options: argparse.Namespace, config: Any, show: Callable[[Any], Answe
 
 def run_edit(options: argparse.Namespace) -> Answer:
     """rdm edit."""
-    from flows.config.sample import SampleRDM
-
-    flags = {"run": options.run, "database": options.database, "name": options.name or "edits"}
     image = _the_one(options.image, "that is to be changed")
     if not options.text:
         raise UsageError("--text: is needed: what the image is to show")
-    flags |= {"edit": image, "texts": options.text}
+    asked: dict[str, Any] = {"edit": image, "texts": options.text}
     if options.strength is not None:
-        flags["draw"] = {"guidance_scale": options.strength}
-    config = configured(options, SampleRDM, **flags)
-    return _drawn(options, config, answers.edited)
+        asked["draw"] = {"guidance_scale": options.strength}
+    return _drawn(options, "edits", answers.edited, asked)
 
 
 def run_infill(options: argparse.Namespace) -> Answer:
     """rdm infill."""
-    from flows.config.sample import SampleRDM
-
-    flags = {"run": options.run, "database": options.database, "name": options.name or "infilled"}
-    flags |= {"inpaint": _the_one(options.image, "that is completed"), "mask": options.mask}
-    if options.mask is None:
-        raise UsageError("--mask: is needed: an image that is white where something new is drawn")
-    config = configured(options, SampleRDM, **flags | {"texts": options.text})
-    return _drawn(options, config, answers.sampled)
+    asked = {"inpaint": _the_one(options.image, "that is completed"), "mask": options.mask}
+    return _drawn(options, "infilled", answers.sampled, asked | {"texts": options.text})
 
 
 def run_caption(options: argparse.Namespace) -> Answer:
     """rdm caption."""
-    from flows.config.sample import SampleRDM
-
     image = _the_one(options.image, "that texts are written of")
-    flags = {"run": options.run, "database": options.database, "name": options.name or "captions"}
-    flags |= {"caption": image, "images": [image], "context": "neighbors", "k": 2}
-    config = configured(options, SampleRDM, **flags)
-    return _stage(options, config, "flows.model.sample", "sample_rdm", answers.captioned)
+    asked = {"caption": image, "images": [image], "context": "neighbors", "k": 2}
+    return _drawn(options, "captions", answers.captioned, asked)
 
 
 def _the_one(images: list[str], what: str) -> str:

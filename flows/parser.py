@@ -156,6 +156,7 @@ def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind the texts")
     sub.add_argument("--image", action="append", default=[], help="the image that is told")
+    sub.add_argument("--out", type=Path, help="copy the image and the sheet to this directory")
 
 
 def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:

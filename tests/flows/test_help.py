@@ -30,7 +30,8 @@ LISTED = {
     " [--text TEXT]* [--strength STRENGTH] [--out OUT]",
     "infill": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
     " [--mask MASK] [--text TEXT]* [--out OUT]",
-    "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*",
+    "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    " [--out OUT]",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
     "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE] [--database DATABASE]",
