@@ -85,6 +85,8 @@ class Asked:
     positions: np.ndarray
     backgrounds: np.ndarray
     """str [N] each."""
+    named_alone: bool = False
+    """Whether the texts say nothing of place and background."""
 
     @classmethod
     def of(cls, group: str, count: int) -> "Asked":
@@ -101,7 +103,11 @@ class Asked:
     def texts(self) -> list[str]:
         """The captions of such images."""
         named = zip(self.which.tolist(), self.positions, self.backgrounds, strict=True)
-        return [world.caption(self.group[one].name, place, on) for one, place, on in named]
+        texts = []
+        for one, place, on in named:
+            where = () if self.named_alone else (place, on)
+            texts.append(world.caption(self.group[one].name, *where))
+        return texts
 
     def right(self, images: np.ndarray) -> dict[str, float]:
         """How many of images uint8 [N, H, W, 3] show what the texts name: shares."""
@@ -243,8 +249,10 @@ def measure_guidance(bench: Bench) -> dict[str, float]:
     of both at once.
     """
     asked = bench.held_out
-    run, request = bench.asked_for(REFERENCES, asked)
-    context = request.context
+    run, request = bench.asked_for(REFERENCES, replace(asked, named_alone=True))
+    # The neighbors were found by the name alone: they are elsewhere, and on other backgrounds.
+    texts = torch.from_numpy(run.encoder.tokens(asked.texts))
+    context = replace(request.context, text=texts)
     figures: dict[str, float] = {}
     points = {}
     for share in INTERLEAVED:
