@@ -220,7 +220,7 @@ def draw_prompts(trial: Trial) -> dict[str, list[np.ndarray]]:
 
     Nothing where the judge can tell of no wish.
     """
-    wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.config.k
+    wishes, run, database, k = trial.wishes, trial.run, trial.database, trial.k
     if not wishes:
         return {}
     queries, searched = prompts_in(trial, database)
@@ -316,7 +316,7 @@ def measure_swaps(trial: Trial) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for style, database in trial.swaps.items():
         queries, searched = prompts_in(trial, database)
-        nearest = STRATEGIES["neighbors"](queries, searched, trial.config.k)
+        nearest = STRATEGIES["neighbors"](queries, searched, trial.k)
         drawn = draws(trial, nearest, database)
         shown = np.concatenate([judge.styles(images) for images in drawn])
         shares = estimates({shown_style: shown == shown_style for shown_style in world.STYLES})

@@ -90,6 +90,15 @@ class Trial:
         return min(self.config.quality_images, len(self.held_out))
 
     @property
+    def k(self) -> int:
+        """Vectors in the context of a prompt; no more neighbors than the run was trained with where
+        it reads them whole.
+        """
+        if self.run.model.reads.references:
+            return min(self.config.k, self.run.facts.k)
+        return self.config.k
+
+    @property
     def has_images(self) -> bool:
         """Whether the database's images are under this root; of some, vectors alone were
         published.

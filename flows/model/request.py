@@ -185,8 +185,7 @@ def _looked_up(
                 "k", f"{config.k} vectors hold no more than the given images", "Use a larger k."
             )
         retrieved = STRATEGIES[config.context or usual_context(opened.run)](queries, database, k)
-        is_text = bool(config.texts) and not config.between
-        asked: list[str | None] = [name if is_text else None for name in names]
+        asked: list[str | None] = [name if config.texts else None for name in names]
         return _Found(names, asked, joined(retrieved, beside) if beside else retrieved)
     assert opened.database is not None, "pseudo-queries always have a database"
     keys, retrieved = _pseudo_queries(config, opened.run, opened.database, rng)

@@ -109,12 +109,15 @@ def train_rdm(config: TrainRDM) -> Artifact:
         last = read_metrics(build.file(METRICS_FILE))[-1]
         run = published(build, parts, clock, final_loss=last["loss"])
     if config.preview:
+        # A model that reads neighbors whole may have no room for more than it was trained with.
+        k = {"k": config.context.k} if config.model.reads.references else {}
         sample_rdm(
             SampleRDM(
                 root=config.root,
                 name=f"{config.name}-preview",
                 run=config.name,
                 count=config.preview,
+                **k,
             )
         )
     return run

@@ -2,6 +2,7 @@
 what it is given.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_prompts_are_looked_up_by_words_where_the_training_did(on_trial):
     rows, scores = searched.words.search(queries.words, 2)
     np.testing.assert_allclose(nearest.scores, scores)
     np.testing.assert_array_equal(nearest.slots == NEIGHBOR, rows >= 0)
+
+
+def test_no_more_neighbors_are_given_whole_than_the_run_was_trained_with(on_trial, asked):
+    one, drawn = on_trial
+    more = replace(one, config=asked.model_copy(update={"k": 4}))
+    table = measures.draw_prompts.fn(more)
+    _, nearest, _ = drawn[table["text, context neighbors"]]
+    assert nearest.slots.shape == (6, 2)
 
 
 def test_held_out_data_have_the_texts_and_latents_that_the_run_reads(on_trial, asked):
