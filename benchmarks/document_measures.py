@@ -54,8 +54,9 @@ def bits(run: OpenRun, data: TrainingData, documents: int, shuffled: bool = Fals
             other = torch.arange(len(rows)).roll(len(rows) // 2)
             context = replace(context.rows(other), text=context.text)
         inputs = model.inputs(data, rows, slice(None), context, torch.Generator().manual_seed(0))
+        inputs = inputs.to(model.device)
         with torch.no_grad():
-            losses.append(model.code_losses(inputs, documents))
+            losses.append(model.code_losses(inputs, documents).cpu())
     return float(torch.cat(losses).mean()) * BITS
 
 
@@ -124,9 +125,10 @@ def filled_in(
         whole = run.encoder.tokenizer([sample.entity.name])[0]
         is_name[row, first : first + int((whole != 0).sum()) - 2] = True
     asked = replace(context, text=text)
-    written = captions(model, asked, codes, range(len(samples)), GREEDY, known=~is_name)
+    stay = ~is_name[:, : model.layout.length]
+    written = captions(model, asked, codes, range(len(samples)), GREEDY, known=stay)
     named = [
-        sample.entity.name in words
+        re.search(rf"\b{sample.entity.name}\b", words) is not None
         for words, sample in zip(words_of(run, written), samples, strict=True)
     ]
     return {"image": float((seen == numbers).mean()), "name": float(np.mean(named))}

@@ -30,6 +30,7 @@ from rdm_core.clip import Encoder, load_encoder
 from rdm_core.config import ContextConfig, TrainingConfig
 from rdm_core.context import TEXT, Context, nothing
 from rdm_core.data import TrainingData
+from rdm_core.device import best_device
 from rdm_core.families.diffusion.config import Config, Draw
 from rdm_core.families.diffusion.denoiser import build_denoiser
 from rdm_core.families.diffusion.model import Diffusion, DiffusionInputs
@@ -47,6 +48,8 @@ from storage.artifact import open_artifact
 EARLIEST = 0.5
 """The term is computed at times below it."""
 IMAGES = ("shapes-train", "shapes-database", "shapes-heldout")
+
+
 class RetrievalLoss(BuiltInWorld):
     """Networks that differ in the weight of the term alone."""
 
@@ -88,7 +91,9 @@ def vectors_of(final: torch.Tensor, space: LatentSpace, encoder: Encoder) -> tor
     latents = final / space.autoencoder.config.scaling_factor
     images = space.autoencoder.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
     visual = encoder.model.visual.preprocess_cfg
-    mean, std = (torch.tensor(visual[name]).view(3, 1, 1) for name in ("mean", "std"))
+    mean, std = (
+        torch.tensor(visual[name], device=final.device).view(3, 1, 1) for name in ("mean", "std")
+    )
     vectors: torch.Tensor = encoder.model.encode_image((images - mean) / std, normalize=True)
     return vectors
 
@@ -97,19 +102,18 @@ def trained(config: RetrievalLoss, data: TrainingData, weight: float) -> tuple[D
     """A network, and the seconds that a step took."""
     preset = PRESETS["shapes"]
     model_config = Config.of({**preset["model"]})
-    space = load_latent_space(DEMO_AUTOENCODER)
+    device = best_device()
+    space = load_latent_space(DEMO_AUTOENCODER).to(device)
     space.autoencoder.requires_grad_(False)
     shape = Shape(space.channels, data.side, data.dimension)
     denoiser = build_denoiser(
         model_config.denoiser, shape.channels, shape.side, shape.dimension, config.seed
     )
     model = Consistent(denoiser, process_of(model_config.noise), shape, space)
-    model.weight, model.encoder = weight, load_encoder("rdm-shapes", "built-in")
+    model.weight, model.encoder = weight, load_encoder("rdm-shapes", "built-in", device)
     assert data.means is not None, "the preset removes them"
     model.set_means(data.means)
-    settings = TrainingConfig.of(
-        preset["training"] | {"steps": config.steps, "seed": config.seed}
-    )
+    settings = TrainingConfig.of(preset["training"] | {"steps": config.steps, "seed": config.seed})
     nothing_kept = Hooks(lambda record, speed: None, lambda step, state: None)
     started = time.monotonic()
     train(model, data, settings, nothing_kept, context=ContextConfig.of(preset["context"]))

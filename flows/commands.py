@@ -171,14 +171,14 @@ def run_edit(options: argparse.Namespace) -> Answer:
 def run_infill(options: argparse.Namespace) -> Answer:
     """rdm infill."""
     asked = {"inpaint": _the_one(options.image, "that is completed"), "mask": options.mask}
-    return _drawn(options, "infilled", answers.sampled, asked | {"texts": options.text})
+    asked |= {"texts": options.text} if options.text else {"images": options.image}
+    return _drawn(options, "infilled", answers.sampled, asked)
 
 
 def run_caption(options: argparse.Namespace) -> Answer:
     """rdm caption."""
-    image = _the_one(options.image, "that texts are written of")
-    asked = {"caption": image, "images": [image], "context": "neighbors", "k": 2}
-    return _drawn(options, "captions", answers.captioned, asked)
+    asked = {"caption": _the_one(options.image, "that texts are written of"), "k": 2}
+    return _drawn(options, "captions", answers.captioned, asked | {"images": options.image})
 
 
 def _the_one(images: list[str], what: str) -> str:

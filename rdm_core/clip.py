@@ -219,7 +219,8 @@ class Encoder:
         return texts
 
     def too_long(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
-        """Which of N texts have more tokens than `longest`, or than the text tower reads: bool [N].
+        """Which of N texts have more tokens than `longest`, or than the text tower reads: bool
+        [N].
         """
         length, cut = longest or self.context_length, np.zeros(len(texts), bool)
         # A token stands for a byte or more, and up to three more mark a text: most need no look.

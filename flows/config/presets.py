@@ -105,12 +105,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         **_SHAPES,
         "context": {**_QUERY_AND_TEN, "embedding_noise": 0.6},
     },
-    # words of the built-in CLIP and codes of the built-in VQModel, 40 px: 100 codes an image
     "reimagen-shapes": {  # 48 px, behind the built-in autoencoder; 1.51 M parameters
         "model": _references(_SHAPES_NETWORK, text_width=96),
         **_SHAPES,
         "context": _TEXT_AND_TWO,
     },
+    # words of the built-in CLIP and codes of the built-in VQModel, 40 px: 100 codes an image
     "cm3-shapes": {
         "model": {
             "family": "multimodal", "codes": 1024, "tokens": 676, "caption_tokens": 24,

@@ -19,6 +19,7 @@ from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
 from rdm_core.context import Context
 from rdm_core.errors import RequestError
+from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Beside
 from rdm_core.retrieve import (
     STRATEGIES,
@@ -91,15 +92,21 @@ def search_of(config: SampleRDM, run: OpenRun) -> Search:
 
     Raises RequestError where words are asked for, and there are none.
     """
-    if (config.texts or config.classes) and not config.between:
-        trained_so: Search = "words" if run.facts.search == "words" else "vectors"
-        return config.search or trained_so
-    if config.search == "words":
+    search = searched_by(config, run.facts)
+    if search == "vectors" and config.search == "words":
         asked = "images have none" if config.images else "nothing is asked for in words"
         what = "between two texts there are none" if config.texts else asked
         cure = "Give texts, or use --set search=vectors."
         raise RequestError("search", f"words are looked up, and {what}", cure)
-    return "vectors"
+    return search
+
+
+def searched_by(config: SampleRDM, facts: RunFacts) -> Search:
+    """How a request's neighbors are looked up: by words only where words are asked with."""
+    if not (config.texts or config.classes) or config.between:
+        return "vectors"
+    trained_so: Search = "words" if facts.search == "words" else "vectors"
+    return config.search or trained_so
 
 
 def beside_of(config: SampleRDM, opened: Opened, styled: Retrieved | None) -> Beside:
@@ -196,7 +203,7 @@ def usual_context(run: OpenRun) -> str:
     """What a model is given for a text or an image unless something else is asked for: neighbors
     alone, if it reads them whole and the text by itself.
     """
-    return "neighbors" if run.model.reads.references else "query+neighbors"
+    return "neighbors" if run.model.reads.captions else "query+neighbors"
 
 
 def _texts_or_images(config: SampleRDM, run: OpenRun, search: Search) -> tuple[list[str], Queries]:

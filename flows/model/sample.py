@@ -12,7 +12,7 @@ from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
 from flows.model.editing import differences, given_back, how_much, sheet_of_edits
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
-from flows.model.request import Opened, Request, request_of
+from flows.model.request import Opened, Request, request_of, searched_by
 from flows.model.writing import written
 from flows.run.artifacts import show_image
 from flows.run.progress import Clock, bar
@@ -107,7 +107,7 @@ def sample_plan(config: SampleRDM) -> Plan:
     how = checked_draw(config, facts).planned()
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
     # Plans of before there was a choice stay what they were.
-    if (config.search or facts.search) == "vectors":
+    if searched_by(config, facts) == "vectors":
         del parameters["search"]
     else:
         parameters["search"] = "words"

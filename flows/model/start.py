@@ -51,8 +51,9 @@ def run_to_start_from(
     run = open_artifact(config.root, "runs", config.start_from)
     facts = facts_of(run)
     space = latents.parameters["space"] if latents else facts.space
+    fits = facts.family in config.model.starts_from
     differing = {
-        "family": (facts.family, config.model.family),
+        "family": (facts.family, facts.family if fits else config.model.family),
         # The same one where only the name of its autoencoder is another.
         "latent space": (facts.space, facts.space if same_space(space, facts.space) else space),
         "encoder": (facts.encoder, database.parameters["encoder"] if database else facts.encoder),

@@ -202,7 +202,7 @@ def training_inputs(config: TrainRDM) -> dict[str, Artifact]:
             f"neighbors/{config.neighbors}",
             "its scores are of words, and context.score_cap is a cosine",
             "Leave near-duplicates out of the table: rdm neighbors --set score_cap="
-            f"{config.context.score_cap}",
+            f"{config.context.score_cap}; and train with --set context.score_cap=1.",
         )
     inputs = {"latents": latents, "neighbors": neighbors, "database": database, "index": index}
     if config.model.reads.latents_of_database:

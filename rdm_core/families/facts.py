@@ -65,6 +65,11 @@ class ModelConfig(Config):
         return None
 
     @property
+    def starts_from(self) -> frozenset[str]:
+        """Other families whose runs such a model can begin with the weights of."""
+        return frozenset()
+
+    @property
     def beside_weights(self) -> dict[str, Any]:
         """The choices that weights mean something else with, by name, though they fit with any: a
         training begins with the weights of no run that made others.

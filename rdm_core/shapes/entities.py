@@ -3,7 +3,7 @@
     number --seed--> Entity: a made-up name, a glyph of 5 x 5 cells, two colours, a texture
     (split, index, seed) --draw--> which entity, where, on what --render--> uint8 [side, side, 3]
                                                                 --caption--> "a photograph of a
-                                                                vorta at the top left on a ..."
+                                                                nefa at the top left on a ..."
 
 No word says how an entity looks: only a picture of it does. Some are frequent in what a model
 learns from, some are rare, and some are held out: they are only in databases. So it shows what a

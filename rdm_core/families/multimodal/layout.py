@@ -132,8 +132,13 @@ class Layout:
         raise RequestError("model.caption_tokens", what, cure)
 
     def texts(self, captions: torch.Tensor) -> torch.Tensor:
-        """Captions int64 [..., L] -> texts as a tokenizer gives them, int64 [..., L]."""
-        return torch.where(captions >= self.pad, self.filler, captions - self.codes)
+        """Captions int64 [..., L] -> texts as a tokenizer gives them, int64 [..., L]: what was left
+        open inside of a caption is closed up.
+        """
+        is_open = captions >= self.pad
+        order = is_open.long().argsort(dim=-1, stable=True)
+        texts = torch.where(is_open, self.filler, captions - self.codes)
+        return texts.gather(-1, order)
 
     def without_caption(self, count: int) -> torch.Tensor:
         """Captions int64 [count, L] that are not there."""

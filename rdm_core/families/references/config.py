@@ -36,12 +36,24 @@ class Config(ModelConfig):
         require_between(self, ("text_width",), 1, 65_536)
         if self.denoiser.query_token:
             raise ValueError("denoiser.query_token: here the text is what is asked for; use false")
+        if self.neighbors == "latents":
+            seen = self.denoiser
+            if seen.set_layers or seen.remove_means or seen.context_norm != "unit":
+                raise ValueError(
+                    "denoiser.set_layers, remove_means, context_norm: are for vectors, and "
+                    "neighbors are seen by their latents; leave them out, or use neighbors=vectors"
+                )
 
     @property
     def reads(self) -> Reads:
         """As in `ModelConfig`."""
         by_latents = self.neighbors == "latents"
         return Reads(means=self.denoiser.remove_means, captions=True, references=by_latents)
+
+    @property
+    def starts_from(self) -> frozenset[str]:
+        """As in `ModelConfig`: what is added begins anew."""
+        return frozenset({"diffusion"})
 
     @property
     def beside_weights(self) -> dict[str, Any]:
@@ -66,8 +78,11 @@ class Draw(DrawConfig):
     """Unless set: euler for runs trained with flow matching, ddim for the others."""
     eta: float = 0.0
     """ddim: fresh noise at each step."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Times (1 = pure noise) between which guidance acts (arXiv 2404.07724)."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times (1 = pure noise) between which guidance acts (arXiv 2404.07724). Unless set: from 0.3
+    to 1 for runs in pixels trained with flow matching, whose last steps it would make grainy;
+    always for the others.
+    """
     neighbor_scale: float | None = None
     """How strongly the neighbors count, while guidance_scale is the text's; unless set, both have
     guidance_scale.
@@ -86,7 +101,7 @@ class Draw(DrawConfig):
             require_between(self, ("neighbor_scale",), 0, MOST)
         if self.interleave is not None:
             require_between(self, ("interleave",), 0, 1)
-        low, high = self.guidance_interval
+        low, high = self.guidance_interval or (0, 1)
         if not 0 <= low < high <= 1:
             raise ValueError(
                 f"guidance_interval: {self.guidance_interval} does not rise between 0 and 1"

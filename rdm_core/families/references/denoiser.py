@@ -50,12 +50,13 @@ class ReferenceDenoiser(Denoiser):
         context: Context,
         picture: torch.Tensor | None = None,
         features: Features | None = None,
+        text: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Prediction float [B, C, h, w] for x [B, C, h, w] at time [B] in 0..1000 and a context of
-        [B, K, D], whose references are final latents. `features` are what `features_of` gives, if
-        it was asked already. A sample without text gets the learned null.
+        [B, K, D], whose references are final latents. `features` and `text` are what `features_of`
+        and `seen` give, if they were asked already. A sample without text gets the learned null.
         """
-        tokens, mask = self.seen(context)
+        tokens, mask = text or self.seen(context)
         beside = None
         if self.by_latents:
             if features is None:
@@ -104,8 +105,9 @@ class ReferenceDenoiser(Denoiser):
             what = "was not given the encoder whose text tower it reads texts with"
             raise RequestError("model", what, "Call set_encoder.")
         if bool((texts == NO_TOKEN).all()):
-            empty = torch.zeros(*texts.shape, self.dimension, device=self.null.device)
-            return empty, empty.new_zeros(texts.shape, dtype=torch.bool)
+            # They go through the layer all the same: processes of a training wait for gradients.
+            empty = torch.zeros(*texts.shape, self.text_width, device=self.null.device)
+            return self.text(empty), empty.new_zeros(texts.shape, dtype=torch.bool)
         # Equal texts, as references often have, are read once.
         different, which = torch.unique(texts, dim=0, return_inverse=True)
         states, there = self._encoder[0].text_states(different.clamp(min=0))

@@ -13,12 +13,21 @@ drawing. B images, K slots, D dimensions; latents are float32 [B, C, h, w].
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
 
-from rdm_core.context import ABSENT, Context
-from rdm_core.families.diffusion.draw import BATCH, Known, inpainted, known_of, noise_of
+from rdm_core.context import Context
+from rdm_core.families.diffusion.draw import (
+    ALWAYS,
+    BATCH,
+    Known,
+    inpainted,
+    known_of,
+    noise_of,
+    usual_interval,
+)
 from rdm_core.families.diffusion.noise import Process
 from rdm_core.families.diffusion.samplers import Predict, sampler_of
 from rdm_core.families.family import Beside
@@ -50,6 +59,8 @@ def generate(
     sampler, eta or number of steps that does not fit the process.
     """
     draw = sampler_of(process, how.sampler, how.steps, how.eta)
+    largest = max(how.guidance_scale, how.neighbor_scale or 0)
+    interval = how.guidance_interval or usual_interval(process, space, largest)
     side = denoiser.network.config.sample_size
     known = None
     if beside.image is not None and beside.mask is not None:
@@ -59,7 +70,8 @@ def generate(
     for start in range(0, len(seeds), BATCH):
         part = slice(start, min(start + BATCH, len(seeds)))
         given = context.rows(part).to(device)
-        predict = _guided(denoiser, process, given, _away_from(given, beside, part), how)
+        without = _away_from(given, beside, part)
+        predict = _guided(denoiser, process, given, without, how, interval)
         known_part = None
         if known is not None:
             known_part = known.rows(part, device)
@@ -108,22 +120,27 @@ def is_texts_turn(step: int, share: float) -> bool:
 
 
 def _guided(
-    denoiser: ReferenceDenoiser, process: Process, context: Context, without: Context, how: Draw
-) -> Predict:
-    """Predictions with guidance: x float32 [B, C, h, w] and a time -> [B, C, h, w]. `without` is
-    the context without the text.
+    denoiser: ReferenceDenoiser, process: Process, context: Context, without: Context, how: Draw,
+    interval: tuple[float, float] = ALWAYS,
+) -> Predict:  # fmt: skip
+    """Predictions with guidance between some times: x float32 [B, C, h, w] and a time -> [B, C, h,
+    w]. `without` is the context without the text.
     """
     count = len(context.slots)
     features: Features | None = denoiser.features_of(context) if denoiser.by_latents else None
-    low, high = how.guidance_interval
+    # What does not change from step to step is computed once: (text, neighbors) -> what is seen.
+    given, seen = {}, {}
+    for text, neighbors in product((True, False), repeat=2):
+        chosen = context if text else without
+        chosen = chosen if neighbors else chosen.without_neighbors()
+        given[text, neighbors], seen[text, neighbors] = chosen, denoiser.seen(chosen)
+    low, high = interval
     steps: list[float] = []  # times met so far; a sampler may ask twice at one time
 
     def answer(x: torch.Tensor, time: torch.Tensor, text: bool, neighbors: bool) -> torch.Tensor:
-        given, seen = context if text else without, features
-        if not neighbors:
-            given = replace(given, slots=torch.full_like(given.slots, ABSENT))
-            seen = features.without() if features is not None else None
-        return denoiser(x, time, given, features=seen)
+        shown = features if neighbors or features is None else features.without()
+        which = text, neighbors
+        return denoiser(x, time, given[which], features=shown, text=seen[which])
 
     def predict(x: torch.Tensor, t: float) -> torch.Tensor:
         if not steps or steps[-1] != t:

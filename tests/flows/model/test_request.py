@@ -2,6 +2,8 @@
 it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model.opening import drawn_how
-from flows.model.request import Opened, request_of, training_counts
+from flows.model.request import Opened, request_of, searched_by, training_counts
 from flows.model.sample import open_all, records_of, sample_plan, sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
@@ -294,3 +296,16 @@ def test_words_are_searched_for_any_run(ask, opened):
     rows = request_of(asked, opened).retrieved.rows[0]
     captions = [credit["captions"][0] for credit in opened.database.credits(rows.tolist())]
     assert all("red" in caption or "circle" in caption for caption in captions)
+
+
+def test_words_are_searched_and_told_only_where_something_is_asked_in_words(ask, opened, picture):
+    by_words = replace(opened.run.facts, search="words")
+    for asked, search in (
+        ({"texts": ["a red circle"]}, "words"),
+        ({"classes": ["circle"]}, "words"),
+        ({"texts": ["a circle", "a star"], "between": 3}, "vectors"),
+        ({"images": [picture]}, "vectors"),
+        ({}, "vectors"),
+    ):
+        assert searched_by(ask(**asked), by_words) == search
+        assert searched_by(ask(**asked), opened.run.facts) == "vectors"

@@ -263,3 +263,10 @@ def test_a_run_that_is_not_there_is_told_before_anything_upstream_is_made(
     assert not (tmp_path / "shards").exists()
     with pytest.raises(ArtifactMissing):
         open_artifact(tmp_path, "latents", "shapes")
+
+
+def test_a_model_that_sees_references_may_begin_with_a_run_of_diffusion(small_world, settings):
+    model = settings["model"] | {"family": "references", "text_width": 96}
+    config = TrainRDM(**settings | {"model": model})
+    assert facts_of(small_world.run).family == "diffusion"
+    assert run_to_start_from(config).fingerprint == small_world.run.fingerprint

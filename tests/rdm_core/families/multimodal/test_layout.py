@@ -155,3 +155,9 @@ def test_moved_places_are_as_often_what_the_configuration_says():
 def test_shares_above_1_are_refused():
     with pytest.raises(ValueError, match="caption, words, box: are 1.1 together"):
         MaskingConfig(caption=0.5, words=0.5, box=0.1)
+
+
+def test_what_is_left_open_inside_of_a_caption_is_closed_up():
+    words = [WORD + 3, LAYOUT.pad, WORD + 4] + [LAYOUT.pad] * (LENGTH - 3)
+    told = LAYOUT.texts(torch.tensor([words]))
+    assert told[0].tolist() == [3, 4] + [FILLER] * (LENGTH - 2)

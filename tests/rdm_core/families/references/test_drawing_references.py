@@ -138,6 +138,35 @@ def test_what_is_known_of_an_image_stays(model, encoder):
     assert np.abs(drawn[:, :4].astype(int) - 200).max() > 5
 
 
+def test_guidance_in_pixels_ends_before_the_last_steps(model, encoder, monkeypatch):
+    asked = []
+    forward = type(model.denoiser).forward
+
+    def counted(self, x, time, *args, **kwargs):
+        asked.append(float(time[0]))
+        return forward(self, x, time, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.denoiser), "forward", counted)
+    model.draw(raw(given(encoder)), [1, 2, 3], Draw(steps=10, guidance_scale=3.0))
+    late = [time for time in asked if time < 300]
+    assert late and len(late) == len(set(late))  # one evaluation a step: no guidance
+    assert len(asked) > 10
+
+
+def test_texts_are_read_once_a_drawing(model, encoder, monkeypatch):
+    asked = []
+    read = type(encoder).text_states
+    monkeypatch.setattr(
+        type(encoder), "text_states", lambda self, tokens: asked.append(1) or read(self, tokens)
+    )
+    counts = []
+    for steps in (2, 6):
+        asked.clear()
+        model.draw(raw(given(encoder)), [1, 2, 3], Draw(steps=steps, guidance_scale=2.0))
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
 def test_settings_that_do_not_fit_are_refused(model, encoder):
     with pytest.raises(ValueError, match="interleave"):
         Draw(interleave=1.5)

@@ -11,6 +11,7 @@ import torch
 from referring import FLOW, NETWORKS, SHAPE, given, made, predict, without_neighbors
 
 from rdm_core.clip import load_encoder
+from rdm_core.config import ExecutionConfig
 from rdm_core.context import ABSENT, NO_TOKEN, QUERY
 from rdm_core.errors import EncoderError, RequestError
 from rdm_core.families.diffusion.config import Config as DiffusionConfig
@@ -218,6 +219,46 @@ def test_inputs_hold_final_latents_of_references(encoder):
 def test_a_query_token_is_refused():
     with pytest.raises(ValueError, match="query_token"):
         Config(denoiser=replace(NETWORKS["unet"], query_token=True))
+
+
+def test_what_is_for_vectors_is_refused_where_latents_are_seen():
+    for seen in ({"set_layers": 1}, {"remove_means": True}, {"context_norm": "raw"}):
+        denoiser = replace(NETWORKS["unet"], **seen)
+        with pytest.raises(ValueError, match="set_layers, remove_means, context_norm"):
+            Config(denoiser=denoiser)
+        Config(denoiser=denoiser, neighbors="vectors")
+
+
+@pytest.mark.parametrize("neighbors", ["latents", "vectors"])
+def test_every_parameter_learns_where_no_sample_has_a_text(encoder, neighbors):
+    new = made(encoder, neighbors=neighbors)
+    context = given(encoder)
+    context = replace(context, text=torch.full_like(context.text, NO_TOKEN))
+    new(replace(new.example(3, 2, torch.device("cpu")), context=context)).mean().backward()
+    assert not [name for name, weights in new.named_parameters() if weights.grad is None]
+
+
+def test_it_may_start_from_a_run_of_diffusion_and_of_no_other_family():
+    assert Config().starts_from == {"diffusion"}
+    assert not DiffusionConfig().starts_from
+
+
+def test_checkpointing_changes_no_gradient(encoder):
+    gradients = []
+    for keeps in (True, False):
+        new = made(encoder)
+        new.execute(ExecutionConfig(gradient_checkpointing=not keeps))
+        new.train()
+        inputs = new.example(2, 2, torch.device("cpu"))
+        torch.manual_seed(3)
+        inputs = replace(
+            inputs, clean=torch.randn_like(inputs.clean), noise=torch.randn_like(inputs.noise),
+            times=torch.tensor([0.2, 0.7]), context=given(encoder).rows(slice(0, 2)),
+        )  # fmt: skip
+        new(inputs).mean().backward()
+        gradients.append([weights.grad for weights in new.parameters()])
+    for own, again in zip(*gradients, strict=True):
+        assert torch.allclose(own, again, atol=1e-6)
 
 
 def test_a_null_has_neither_text_nor_neighbors(model, encoder):
