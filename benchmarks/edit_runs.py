@@ -53,7 +53,7 @@ class EditStudy(BuiltInWorld):
 def prepare_worlds(config: EditStudy) -> None:
     """Images, databases, a table of neighbors, the images as they are, and moments."""
     for name, source in SOURCES.items():
-        prepare_images(config, name, source)
+        prepare_images(config, name, source, "built-in-accessories")
     for name, k in STORED.items():
         find_neighbors.ensured(
             FindNeighbors(root=config.root, name=name, queries=TRAIN, database=DATABASE, k=k)

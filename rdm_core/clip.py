@@ -21,8 +21,10 @@ RANDOM = "random"
 """As weights: a seeded random initialisation, for tests and for machines that can fetch no
 weights.
 """
-BUILT_IN = "built-in"
-"""As weights: the file in the package; only the shapes encoder has one."""
+BUILT_IN, ACCESSORIES = "built-in", "built-in-accessories"
+"""As weights: files in the package, of the shapes encoder alone. The second ones tell what an
+object wears.
+"""
 BATCH = 64
 """Images that are embedded at once, at most."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -275,7 +277,7 @@ def joined(
 
 def is_local(weights: str) -> bool:
     """Whether weights need no network."""
-    if weights in (BUILT_IN, RANDOM):
+    if weights in (BUILT_IN, ACCESSORIES, RANDOM):
         return True
     path_behind_tag = weights.partition("@")[2]  # TAG@FILE
     return _exists(weights) or _exists(path_behind_tag)
@@ -290,7 +292,7 @@ def load_encoder(
     name: str, weights: str, device: torch.device | str = "cpu", precision: str = "float32"
 ) -> Encoder:
     """Load an encoder by open_clip model name and weights: a tag ("openai"), a local file or
-    directory, 'built-in' or 'random'.
+    directory, 'built-in', 'built-in-accessories' or 'random'.
 
     A directory is one as the hub gives it: weights, tokenizer and open_clip_config.json, which says
     how images are prepared. A file is used as the model's tags are, and where these differ as the

@@ -9,12 +9,17 @@ from typing import Any
 import open_clip
 from huggingface_hub import hf_hub_download
 
-from rdm_core.clip import BUILT_IN, RANDOM
+from rdm_core.clip import ACCESSORIES, BUILT_IN, RANDOM
 from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes_encoder
 
 CONFIG_FILE = "open_clip_config.json"
 """File of a repository or directory with its architecture, preprocessing and tokenizer."""
+OF_THIS_PACKAGE = {
+    BUILT_IN: shapes_encoder.WEIGHTS,
+    ACCESSORIES: shapes_encoder.ACCESSORIES_WEIGHTS,
+}
+"""Weights -> where they lie."""
 PREPARING = ("mean", "std", "interpolation", "resize_mode")
 """How images are prepared for a tag: the names that open_clip uses."""
 
@@ -57,11 +62,11 @@ def source_of(name: str, weights: str) -> Source:
         )
     if weights == RANDOM:
         return Source(name, name)
-    if weights == BUILT_IN:
+    if weights in OF_THIS_PACKAGE:
         if name != shapes_encoder.MODEL_NAME:
             cure = f"Use the model {shapes_encoder.MODEL_NAME!r}, or give weights."
             raise EncoderError(f"encoder {name!r}", "the package holds no weights of it", cure)
-        return Source(name, name, str(shapes_encoder.WEIGHTS))
+        return Source(name, name, str(OF_THIS_PACKAGE[weights]))
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights in tags:
         layout = _layout(name, open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))

@@ -31,7 +31,8 @@ class Encoding(Parameters):
     """open_clip model name, or hf-hub:org/repo."""
     weights: str = "openai"
     """open_clip tag, a local file (TAG@FILE where the model's tags differ in use) or directory (as
-    the hub gives it), 'built-in' (rdm-shapes only) or 'random' (for tests).
+    the hub gives it), 'built-in' or
+    'built-in-accessories' (rdm-shapes only), or 'random' (for tests).
     """
     precision: Precision = "auto"
     """Of the image tower while it embeds; auto: as the last version, else what this machine is

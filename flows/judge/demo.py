@@ -52,12 +52,14 @@ def prepare_world(config: BuiltInWorld) -> None:
         prepare_data(config, name)
 
 
-def prepare_images(config: BuiltInWorld, name: str, source: dict[str, Any]) -> None:
+def prepare_images(
+    config: BuiltInWorld, name: str, source: dict[str, Any], weights: str = "built-in"
+) -> None:
     """The shards of a set of images, their embeddings and the index of those."""
     import_images.ensured(shapes_source(config, name, source))
     ensured_database(
         BuildDatabase(
-            root=config.root, name=name, shards=name, encoder="rdm-shapes", weights="built-in"
+            root=config.root, name=name, shards=name, encoder="rdm-shapes", weights=weights
         )
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from flows.config.judge import EvaluateRDM
 from flows.model.opening import OpenRun, facts_of, same_space
 from flows.model.training_data import latents_of_database
-from rdm_core.clip import BUILT_IN
+from rdm_core.clip import ACCESSORIES, BUILT_IN
 from rdm_core.errors import RequestError
 from rdm_core.families import config_of
 from rdm_core.families.facts import RunFacts
@@ -112,7 +112,7 @@ def who_judges(config: EvaluateRDM, facts: RunFacts, source: str | None = None) 
     if judge is None:
         own = (facts.encoder.get("model"), facts.encoder_weights)
         judge = "captions" if config.judge_clip else "features"
-        if own == (MODEL_NAME, BUILT_IN):
+        if own in ((MODEL_NAME, BUILT_IN), (MODEL_NAME, ACCESSORIES)):
             judge = "entities" if source == "entities" else "shapes"
     if judge == "entities" and source != "entities":
         what = f"the held-out images are of the source {source}, and the judge knows entities"

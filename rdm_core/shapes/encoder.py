@@ -6,7 +6,7 @@
     tokenizer = open_clip.get_tokenizer(MODEL_NAME)
 
 Three files beside this one make it up: the architecture (open_clip's own JSON),
-the tokenizer's merges, and the weights, which train_clip.py produced.
+the tokenizer's merges, and the weights, which train_clip.py produced; there are two sets of them.
 """
 
 import gzip
@@ -22,6 +22,8 @@ import open_clip
 
 MODEL_NAME = "rdm-shapes"
 WEIGHTS = Path(__file__).with_name("clip.safetensors")
+ACCESSORIES_WEIGHTS = Path(__file__).with_name("clip-accessories.safetensors")
+"""The same, trained on to tell what an object wears, which the first ones hardly do."""
 CONFIG = Path(__file__).with_name("rdm-shapes.json")
 MERGES = Path(__file__).with_name("bpe.txt.gz")
 

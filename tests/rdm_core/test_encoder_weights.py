@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from rdm_core.clip import BUILT_IN, RANDOM, is_local, load_encoder
+from rdm_core.clip import ACCESSORIES, BUILT_IN, RANDOM, is_local, load_encoder
 from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes
 
@@ -160,7 +160,7 @@ def test_a_file_is_used_as_the_models_tags_are_or_as_the_tag_before_it_or_else_r
 def test_weights_that_need_no_network_are_known(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"")
-    for weights in (RANDOM, BUILT_IN, str(file), str(tmp_path), f"openai@{file}"):
+    for weights in (RANDOM, BUILT_IN, ACCESSORIES, str(file), str(tmp_path), f"openai@{file}"):
         assert is_local(weights), weights
     for weights in ("", "openai", f"openai@{tmp_path / 'absent'}"):
         assert not is_local(weights), weights

@@ -211,3 +211,27 @@ def test_training_images_are_resized_as_the_transform_resizes_them(clip):
     )
     actual = (torch.tensor(pixels).permute(2, 0, 1) / 255 - mean) / std
     assert torch.allclose(actual, expected, atol=1e-5)
+
+
+def test_the_second_weights_tell_what_is_worn_and_the_first_ones_hardly_do(clip, heldout):
+    _, _, tokenizer = clip
+    told = {}
+    for weights in (encoder.WEIGHTS, encoder.ACCESSORIES_WEIGHTS):
+        model = open_clip.create_model(encoder.MODEL_NAME, pretrained=str(weights)).eval()
+        drawn = [world.sample("heldout", index, 64) for index in range(200)]
+        _, preprocess, _ = clip
+        images = train_clip.embed_images(model, preprocess, [one.pixels for one in drawn])
+        factors = [one.factors for one in drawn]
+        told[weights] = train_clip.zero_shot(model, tokenizer, images, factors)
+    assert told[encoder.WEIGHTS]["accessory"] < 0.75
+    second = told[encoder.ACCESSORIES_WEIGHTS]
+    assert min(second[name] for name in ("accessory", "colour", "shape", "style")) >= 0.95
+
+
+def test_worn_images_are_one_object_with_each_accessory_in_turn():
+    pixels, factors = train_clip.worn_images(2, 1)
+    assert [one.accessory for one in factors] == 2 * list(world.ACCESSORIES)
+    assert len({one.shape + one.colour + one.size for one in factors[:6]}) == 1
+    assert pixels.shape == (12, train_clip.SIDE, train_clip.SIDE, 3)
+    rows = train_clip._dressed(train_clip.random.Random(0), 12, 7)
+    assert rows in ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11])
