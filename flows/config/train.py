@@ -39,6 +39,14 @@ def one_of(kinds: Mapping[str, type]) -> Any:
     return Annotated[Union[tagged], tells_apart]  # noqa: UP007 - made here
 
 
+def any_of_them(schema: dict[str, Any]) -> None:
+    """Let the schema of a union be met by more than one of its classes: without `family`, what is
+    asked of the first may also fit another.
+    """
+    if "oneOf" in schema:
+        schema["anyOf"] = schema.pop("oneOf")
+
+
 _CONFIGS = {family: config_of(family) for family in FAMILIES}
 AnyModel: Any = one_of(_CONFIGS)
 """What can be chosen about a model: the configuration of its family."""
@@ -99,7 +107,9 @@ class TrainRDM(FlowConfig):
     """Neighbor table of the training images."""
     database: str
     """Database the table was made with."""
-    model: AnyModel = Field(default_factory=next(iter(_CONFIGS.values())))
+    model: AnyModel = Field(
+        default_factory=next(iter(_CONFIGS.values())), json_schema_extra=any_of_them
+    )
     """The model, by its family."""
     context: ContextConfig = ContextConfig()
     """Which neighbors a sample is trained with."""

@@ -100,7 +100,7 @@ CASES = {
             "name": "captions",
             "caption": Path("p.png"),
             "images": (Path("p.png"),),
-            "context": "neighbors",
+            "context": None,
             "database": "d",
             "k": 1,
         },

@@ -62,7 +62,7 @@ def test_a_configuration_cannot_be_changed(cls):
         setattr(cls(), names[0] if names else "anything", None)
 
 
-OF_THE_CLASS = ("takes", "later")
+OF_THE_CLASS = ("takes", "later", "writes")
 """What DrawConfig explains once, for all settings of drawing."""
 
 

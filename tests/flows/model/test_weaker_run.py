@@ -9,7 +9,7 @@ from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model import request
 from flows.model.opening import open_run
-from flows.model.request import beside_of
+from flows.model.request import Opened, beside_of
 from flows.model.sample import sample_plan, sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.decode import decode
@@ -54,7 +54,7 @@ def test_away_from_itself_a_run_draws_what_it_draws_without_guidance(world):
 def test_the_weaker_network_is_the_one_that_is_named_and_nothing_else_is_guided_away_from(world):
     run = open_run(world.root, "small")
     config = SampleRDM(root=world.root, name="x", run="small", weaker_run="weaker", **ASKED)
-    beside = beside_of(config, run, None)
+    beside = beside_of(config, Opened(run, None), None)
     assert beside.negative is None and beside.style is None and beside.image is None
     weaker = open_run(world.root, "weaker").model.state_dict()
     named = beside.weaker.state_dict()
@@ -85,7 +85,7 @@ def test_a_run_of_another_latent_space_family_or_encoder_is_refused_as_a_weaker_
     monkeypatch.setattr(request, "open_run", lambda *_: pytest.fail("weights were loaded"))
     config = SampleRDM(root=world.root, name="no", run="small", weaker_run="weaker", **ASKED)
     with pytest.raises(RequestError) as refused:
-        beside_of(config, run, None)
+        beside_of(config, Opened(run, None), None)
     assert str(refused.value) == (
         f"weaker_run: 'weaker' is of another {told} than 'small'. "
         "Give an earlier or smaller run trained like the first."

@@ -36,7 +36,8 @@ def step_of(model: Diffusion, data: TrainingData, mine: slice) -> dict[str, torc
     drawn = step_inputs(model, data, how["config"], how["context"], 5, mine)
     tensors = dict(vars(drawn))
     tensors |= vars(tensors.pop("context"))
-    assert tensors.pop("references") is tensors.pop("picture") is None
+    for other in ("references", "picture", "text", "neighbor_texts"):
+        assert tensors.pop(other) is None
     return tensors
 
 
