@@ -142,7 +142,8 @@ def test_the_world_is_made_ready_with_what_training_and_evaluation_read_of_it(co
     assert [asked.name for asked in imports] == list(DEMO_SOURCES)
     for asked, name in zip(databases, DEMO_SOURCES, strict=True):
         built = {"root": config.root, "name": name, "shards": name}
-        assert changed(asked) == built | {"encoder": "rdm-shapes", "weights": "built-in"}
+        by_clip = {"encoder": "rdm-shapes", "weights": "built-in", "precision": "float32"}
+        assert changed(asked) == built | by_clip
     of_both = ("shapes-train", "shapes-heldout")
     for table, encoded, name in zip(tables, latents, of_both, strict=True):
         searched = {"root": config.root, "name": name, "queries": name}
