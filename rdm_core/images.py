@@ -57,7 +57,7 @@ def fitted(image: np.ndarray, side: int = CELL_PIXELS) -> np.ndarray:
     if image.shape[0] < side and side % image.shape[0] == 0:
         times = side // image.shape[0]
         image = image.repeat(times, axis=0).repeat(times, axis=1)
-    return centre_crop(resize_shorter_side(image, side), side)
+    return centre_square(image, side)
 
 
 def labelled(image: np.ndarray, lines: Sequence[str], size: int = 9) -> np.ndarray:
@@ -106,7 +106,7 @@ def crop_windows(
     if mode == "centre":
         if count != 1:
             raise ValueError(f"mode 'centre' gives one window, count is {count}")
-        return [(_centre_square(image, size), (0, 0, size, size))]
+        return [(centre_square(image, size), (0, 0, size, size))]
     if mode != "random":
         raise ValueError(f"mode is {mode!r}, must be 'centre' or 'random'")
     if rng is None or frame_side is None or frame_side < size or count < 1:
@@ -114,7 +114,7 @@ def crop_windows(
             f"mode 'random' needs rng, count >= 1 and frame_side >= {size}: "
             f"{rng=} {count=} {frame_side=}"
         )
-    frame = _centre_square(image, frame_side)
+    frame = centre_square(image, frame_side)
     corners = rng.integers(0, frame_side - size, size=(count, 2), endpoint=True)
     windows = []
     for x, y in corners.tolist():
@@ -123,7 +123,7 @@ def crop_windows(
     return windows
 
 
-def _centre_square(image: np.ndarray, side: int) -> np.ndarray:
+def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     """The centred square of an image uint8 [H, W, 3], scaled: uint8 [side, side, 3].
 
     A long strip is not scaled as a whole, which would take too much memory.

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.codes import nearest_codes
 from rdm_core.device import full_float32
 from rdm_core.errors import RequestError, WeightsError
+from rdm_core.images import centre_square
 from rdm_core.shapes import folder_of_autoencoder
 
 PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
@@ -209,6 +211,16 @@ class LatentSpace:
         return _images(
             self.autoencoder.decoder(self.autoencoder.post_quant_conv(entries), by_place)
         )
+
+
+def places_kept(mask: np.ndarray, side: int, factor: int) -> torch.Tensor:
+    """Which places of a latent stay where a mask uint8 [H, W, 3], cut to its centred square, is not
+    white (above 127): bool [side, side]. The mask must be black at all pixels of a place, `factor`
+    along a side.
+    """
+    square = centre_square(mask, side * factor)
+    is_white = torch.from_numpy(square.max(axis=2) > 127)[None, None].float()
+    return functional.max_pool2d(is_white, factor)[0, 0] == 0
 
 
 def _images(decoded: torch.Tensor) -> np.ndarray:

@@ -59,7 +59,11 @@ def prepare_images(
     import_images.ensured(shapes_source(config, name, source))
     ensured_database(
         BuildDatabase(
-            root=config.root, name=name, shards=name, encoder="rdm-shapes", weights=weights,
+            root=config.root,
+            name=name,
+            shards=name,
+            encoder="rdm-shapes",
+            weights=weights,
             precision="float32",  # which is faster here is told by chance
         )
     )

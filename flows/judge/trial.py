@@ -23,7 +23,7 @@ from rdm_core.data import NO_ROW, TrainingData
 from rdm_core.decode import decode
 from rdm_core.device import best_device
 from rdm_core.features import ORACLE, Features, load_features
-from rdm_core.images import centre_crop, resize_shorter_side
+from rdm_core.images import centre_square
 from rdm_core.judge.copies import Known, known_beside
 from rdm_core.judge.distances import FEWEST
 from rdm_core.judge.estimates import estimate
@@ -307,7 +307,7 @@ def at_side(images: np.ndarray, side: int) -> np.ndarray:
     """
     if images.shape[1:3] == (side, side):
         return images
-    return np.stack([centre_crop(resize_shorter_side(image, side), side) for image in images])
+    return np.stack([centre_square(image, side) for image in images])
 
 
 def compared_in(trial: Trial, features: Features) -> tuple[np.ndarray, Known | None]:

@@ -9,7 +9,7 @@ from flows.data.query_image import query_image
 from flows.model.opening import OpenRun
 from flows.run.progress import say
 from rdm_core.decode import is_transparent
-from rdm_core.images import CELL_PIXELS, centre_crop, fitted, grid, resize_shorter_side
+from rdm_core.images import CELL_PIXELS, centre_square, fitted, grid
 
 CHANGED = 0.1
 """A pixel counts as changed where the mean over its channels differs by more, of 0..1."""
@@ -31,7 +31,7 @@ def as_the_run_draws(path: Path, config: SampleRDM, run: OpenRun) -> np.ndarray:
         say("sample", config.name, f"{text}, the size that {config.run} draws")
     if is_transparent(path.read_bytes()):
         say("sample", config.name, f"{Path(path).name} is transparent: white is behind it")
-    return centre_crop(resize_shorter_side(image, side), side)
+    return centre_square(image, side)
 
 
 def given_back(run: OpenRun, image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from rdm_core.context import Context
 from rdm_core.data import NO_ROW, References, StoredLatents, Texts
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
-from rdm_core.images import centre_crop, resize_shorter_side
+from rdm_core.images import centre_square
 from rdm_core.latents import ENCODED_TOGETHER
 from rdm_core.retrieve import Retrieved
 from storage.checks import images_missing
@@ -117,7 +117,7 @@ def images_of(database: OpenDatabase, keys: Sequence[str], run: OpenRun) -> list
         what, cure = images_missing(database.embeddings)
         what = f"the image of {absent[0]!r} is not there, and the model reads it ({what})"
         raise ArtifactMissing(f"embeddings/{database.embeddings.name}", what, cure)
-    return [centre_crop(resize_shorter_side(decode(files[key]), side), side) for key in keys]
+    return [centre_square(decode(files[key]), side) for key in keys]
 
 
 def encoded(run: OpenRun, images: Sequence[np.ndarray]) -> References:

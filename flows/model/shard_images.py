@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.config.autoencoder import TrainAutoencoder
 from rdm_core.decode import decode
-from rdm_core.images import centre_crop, resize_shorter_side, seed_of
+from rdm_core.images import centre_square, seed_of
 from storage.artifact import Artifact
 from storage.errors import FormatError, StorageError
 from storage.stored_images import StoredImages, stored_images
@@ -43,7 +43,7 @@ class ShardImages:
     def _image(self, row: int) -> np.ndarray:
         image = decode(self._stored.read(row))
         if self._size:
-            image = centre_crop(resize_shorter_side(image, self._size), self._size)
+            image = centre_square(image, self._size)
         if image.shape != self.shape[1:]:
             what = f"the image {self._stored.source_keys[row]} has not the size of its record"
             raise FormatError("shards", what, "Run `rdm check`, then import again.")

@@ -136,9 +136,7 @@ def test_no_two_neighbors_are_alike_and_lists_are_still_k():
 
 def test_no_neighbor_is_like_the_query_either():
     database = with_duplicates()
-    rows, scores = search_neighbors(
-        database[:3], NOBODY[:3], database, NOBODY, k=4, most_alike=0.9
-    )
+    rows, scores = search_neighbors(database[:3], NOBODY[:3], database, NOBODY, k=4, most_alike=0.9)
     assert (rows != NO_ROW).all() and scores.max() <= 0.9
 
 

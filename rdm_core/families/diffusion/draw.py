@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context, nothing, zeros
 from rdm_core.errors import RequestError
@@ -18,8 +17,8 @@ from rdm_core.families.diffusion.denoiser import Denoiser, channels_of
 from rdm_core.families.diffusion.noise import FlowMatching, Process
 from rdm_core.families.diffusion.samplers import Predict, sampler_of
 from rdm_core.families.family import Beside
-from rdm_core.images import centre_crop, resize_shorter_side
-from rdm_core.latents import LatentSpace
+from rdm_core.images import centre_square
+from rdm_core.latents import LatentSpace, places_kept
 
 BATCH = 64
 """Images drawn together."""
@@ -80,10 +79,8 @@ def known_of(space: LatentSpace, side: int, image: np.ndarray, mask: np.ndarray)
     pixels.
     """
     pixels = side * space.factor
-    final = space.final(torch.from_numpy(space.encode([squared(image, pixels)])))
-    mask_square = squared(mask, pixels)
-    is_white = torch.from_numpy(mask_square.max(axis=2) > 127)[None, None].float()
-    return Known(final, functional.max_pool2d(is_white, space.factor) == 0)
+    final = space.final(torch.from_numpy(space.encode([centre_square(image, pixels)])))
+    return Known(final, places_kept(mask, side, space.factor)[None, None])
 
 
 def picture_of(denoiser: Denoiser, space: LatentSpace, image: np.ndarray) -> torch.Tensor:
@@ -96,16 +93,11 @@ def picture_of(denoiser: Denoiser, space: LatentSpace, image: np.ndarray) -> tor
         what = "this network has no input channels for a picture"
         raise RequestError("edit", what, TRAIN_CHANNELS)
     side = denoiser.network.config.sample_size * space.factor
-    squares = [squared(one, side) for one in image.reshape(-1, *image.shape[-3:])]
+    squares = [centre_square(one, side) for one in image.reshape(-1, *image.shape[-3:])]
     final = []
     for square in squares:  # each alone, so that none depends on the others
         final.append(space.final(torch.from_numpy(space.encode([square]))))
     return channels_of(torch.cat(final), torch.ones(len(final)))
-
-
-def squared(image: np.ndarray, pixels: int) -> np.ndarray:
-    """The centred square of an image uint8 [H, W, 3], scaled: uint8 [pixels, pixels, 3]."""
-    return centre_crop(resize_shorter_side(image, pixels), pixels)
 
 
 @torch.no_grad()

@@ -11,24 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from rdm_core.config import DrawConfig, ExecutionConfig
+from rdm_core.config import DrawConfig
 from rdm_core.context import NEIGHBOR, Context, nothing
 from rdm_core.data import TrainingData
-from rdm_core.errors import RequestError, WeightsError
 from rdm_core.families.discrete.config import Config, Draw
 from rdm_core.families.discrete.transitions import Transitions
 from rdm_core.families.facts import RunFacts, Shape
-from rdm_core.families.family import Beside, Inputs, Model
+from rdm_core.families.family import Beside, Inputs
+from rdm_core.families.over_codes import OverCodes
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace
 
 if TYPE_CHECKING:  # it imports diffusers, which takes two seconds
     from rdm_core.families.discrete.network import CodesTransformer
-
-WEIGHTS_FILE = "transformer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class DiscreteInputs(Inputs):
     """int64 [B, N]: what it is replaced with, if it is."""
 
 
-class Discrete(Model):
+class Discrete(OverCodes):
     """p(image | vectors of its neighbors) by discrete diffusion of its codes (kNN-Diffusion, arXiv
     2204.02849; VQ-Diffusion, arXiv 2111.14822).
     """
@@ -62,18 +58,10 @@ class Discrete(Model):
         """Raises RequestError where the space has another number of codes than the configuration,
         or none.
         """
-        super().__init__()
-        self.transformer = transformer
+        super().__init__(transformer, config, shape, space)
         self.transitions = Transitions(config.codes, config.transitions)
         self.config = config
-        self.shape = shape
-        self.space = space
-        self.reads = config.reads
         self.last_divergence = self.transitions.last_divergence()
-        if space is not None and (not space.quantises or len(space.codebook) != config.codes):
-            entries = f"{len(space.codebook):,}" if space.quantises else "no"
-            what = f"is {config.codes:,}, and the codebook of {space.name!r} has {entries} entries"
-            raise RequestError("model.codes", what, "Give the number of that codebook's entries.")
 
     def inputs(
         self,
@@ -168,36 +156,19 @@ class Discrete(Model):
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
         """Images uint8 [B, H, W, 3] from B sets [B, K, D], as in `Model`."""
-        from rdm_core.families.discrete.draw import BATCH, generate
+        from rdm_core.families.discrete.draw import generate
 
         assert isinstance(how, Draw), "this family's settings"
         codes = generate(
             self.transformer, self.transitions, self.config.likelihood, context, seeds, how,
             beside, progress,
         )  # fmt: skip
-        places = codes.reshape(-1, self.shape.side, self.shape.side)
-        images = []
-        for start in range(0, len(places), BATCH):
-            images.append(self.works_in.decode_codes(places[start : start + BATCH]))
-        return np.concatenate(images)
-
-    def execute(self, execution: ExecutionConfig) -> None:
-        """As in `Model`. There are no convolutions for `channels_last`."""
-        self.transformer.keeps_activations = not execution.gradient_checkpointing
-        if execution.compile:
-            self.transformer.compile()
+        return self.decoded(codes)
 
     def set_means(self, means: np.ndarray) -> None:
         """Take means float32 [2, D], as in `Model`."""
         if self.transformer.config.remove_means:
             self.transformer.set_means(means)
-
-    def save_weights(self, directory: Path) -> None:
-        """All weights and means, in one file."""
-        state = {}
-        for name, tensor in self.transformer.state_dict().items():
-            state[name] = tensor.detach().contiguous().cpu()
-        save_file(state, directory / WEIGHTS_FILE)
 
 
 def import_networks() -> None:
@@ -228,11 +199,4 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
 
     Raises WeightsError when the folder is not one that `save` wrote.
     """
-    model = build(config, facts.shape, space)
-    try:
-        model.transformer.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0][:200]
-        what = f"not a weights folder of this project ({first_line})"
-        raise WeightsError(directory, what, "Give a run's name or its weights folder.") from error
-    return model.eval()
+    return build(config, facts.shape, space).with_weights(directory)

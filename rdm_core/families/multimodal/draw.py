@@ -23,8 +23,8 @@ from rdm_core.families.family import Beside
 from rdm_core.families.multimodal.layout import GAPS, MAIN, stays
 from rdm_core.families.multimodal.layout import Sequence as Tokens
 from rdm_core.families.multimodal.network import DocumentTransformer
-from rdm_core.images import centre_crop, resize_shorter_side
-from rdm_core.latents import CODES, LatentSpace
+from rdm_core.images import centre_square
+from rdm_core.latents import CODES, LatentSpace, places_kept
 
 if TYPE_CHECKING:
     from rdm_core.families.multimodal.model import Multimodal
@@ -74,11 +74,7 @@ def images(
         given, stay = known_of(model.works_in, side, beside.image, beside.mask)
         codes, known = codes + given, known | stay
     drawn = infilled(model, context, codes, known, seeds, how, progress)
-    decoded = []
-    for start in range(0, len(seeds), BATCH):
-        part = drawn[start : start + BATCH].numpy().astype(np.uint16)
-        decoded.append(model.works_in.decode_codes(part))
-    return np.concatenate(decoded)
+    return model.decoded(drawn.numpy().astype(np.uint16))
 
 
 def known_of(
@@ -90,11 +86,7 @@ def known_of(
     Both are cut to their centred squares. A code stays only if the mask is black at all of its
     pixels.
     """
-    pixels = side * space.factor
-    codes = codes_of(space, side, image[None])[0]
-    white = centre_crop(resize_shorter_side(mask, pixels), pixels)
-    is_white = torch.from_numpy(white.max(axis=2) > 127)[None, None].float()
-    return codes, functional.max_pool2d(is_white, space.factor)[0, 0] == 0
+    return codes_of(space, side, image[None])[0], places_kept(mask, side, space.factor)
 
 
 def codes_of(space: LatentSpace, side: int, images: np.ndarray) -> torch.Tensor:
@@ -102,7 +94,7 @@ def codes_of(space: LatentSpace, side: int, images: np.ndarray) -> torch.Tensor:
     pixels = side * space.factor
     codes = []
     for image in images:  # each alone, so that none depends on the others
-        square = centre_crop(resize_shorter_side(image, pixels), pixels)
+        square = centre_square(image, pixels)
         codes.append(torch.from_numpy(space.encode([square], CODES).astype(np.int64)))
     return torch.cat(codes)
 

@@ -12,25 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from rdm_core.config import DrawConfig, ExecutionConfig
+from rdm_core.config import DrawConfig
 from rdm_core.context import NEIGHBOR, Context, nothing
 from rdm_core.data import TrainingData
-from rdm_core.errors import RequestError, WeightsError
+from rdm_core.errors import RequestError
 from rdm_core.families.facts import RunFacts, Shape
-from rdm_core.families.family import Beside, Inputs, Model
+from rdm_core.families.family import Beside, Inputs
 from rdm_core.families.multimodal.config import Config, Draw
 from rdm_core.families.multimodal.layout import Layout
 from rdm_core.families.multimodal.masking import NUMBERS, moved_places
+from rdm_core.families.over_codes import OverCodes
 from rdm_core.importing import large_import
 from rdm_core.latents import LatentSpace
 
 if TYPE_CHECKING:  # it imports diffusers, which takes two seconds
     from rdm_core.families.multimodal.network import DocumentTransformer
-
-WEIGHTS_FILE = "transformer.safetensors"
 
 
 class OnHost:
@@ -63,7 +60,7 @@ class MultimodalInputs(Inputs):
     """How many of them are there."""
 
 
-class Multimodal(Model):
+class Multimodal(OverCodes):
     """p(caption, image | retrieved documents) as the product over words and codes, in the orders of
     CM3 (arXiv 2201.07520) with the retrieved documents of RA-CM3 (arXiv 2211.12561).
     """
@@ -81,18 +78,10 @@ class Multimodal(Model):
         """Raises RequestError where the space has another number of codes than the configuration,
         or none.
         """
-        super().__init__()
-        self.transformer = transformer
+        super().__init__(transformer, config, shape, space)
         self.config = config
         self.layout = transformer.layout
-        self.shape = shape
-        self.space = space
-        self.reads = config.reads
         self._checked: TrainingData | None = None
-        if space is not None and (not space.quantises or len(space.codebook) != config.codes):
-            entries = f"{len(space.codebook):,}" if space.quantises else "no"
-            what = f"is {config.codes:,}, and the codebook of {space.name!r} has {entries} entries"
-            raise RequestError("model.codes", what, "Give the number of that codebook's entries.")
 
     def set_encoder(self, encoder: Any) -> None:
         """Check that the captions are those of this tokenizer, as in `Model`."""
@@ -257,19 +246,6 @@ class Multimodal(Model):
         codes = codes_of(self.works_in, self.layout.side, images)
         return captions(self, context, codes, seeds, how, progress=progress)
 
-    def execute(self, execution: ExecutionConfig) -> None:
-        """As in `Model`. There are no convolutions for `channels_last`."""
-        self.transformer.keeps_activations = not execution.gradient_checkpointing
-        if execution.compile:
-            self.transformer.compile()
-
-    def save_weights(self, directory: Path) -> None:
-        """All weights, in one file."""
-        state = {}
-        for name, tensor in self.transformer.state_dict().items():
-            state[name] = tensor.detach().contiguous().cpu()
-        save_file(state, directory / WEIGHTS_FILE)
-
 
 def import_networks() -> None:
     """Import now what `build` will import. It takes two seconds."""
@@ -297,11 +273,4 @@ def load(directory: Path, config: Config, facts: RunFacts, space: LatentSpace) -
 
     Raises WeightsError when the folder is not one that `save` wrote.
     """
-    model = build(config, facts.shape, space)
-    try:
-        model.transformer.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0][:200]
-        what = f"not a weights folder of this project ({first_line})"
-        raise WeightsError(directory, what, "Give a run's name or its weights folder.") from error
-    return model.eval()
+    return build(config, facts.shape, space).with_weights(directory)

@@ -19,7 +19,7 @@ from flows.model.opening import open_run
 from flows.model.sample import sample_rdm
 from flows.model.train_rdm import train_rdm
 from flows.model.training_data import open_training_data
-from rdm_core.families.autoregressive.model import WEIGHTS_FILE
+from rdm_core.families.over_codes import WEIGHTS_FILE
 from rdm_core.judge.losses import held_out_losses
 from storage.errors import ArtifactMismatch
 
