@@ -1,5 +1,5 @@
-"""`rdm`: one subcommand a flow (flows.parser). A flow is imported only when it runs, so `rdm
---help` answers at once.
+"""`rdm`: one subcommand a flow (flows.commands). A flow is imported only when it runs, so
+`rdm --help` answers at once.
 
 Exit codes: 0 done, 1 the data or a run refused, 2 the command line was wrong.
 """
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from flows.commands.parser import parser
 from flows.config.arguments import UsageError
-from flows.parser import parser
 from flows.run.environment import in_utf8_mode, prepare
 from flows.run.terminal import as_json, escape_what_cannot_be_shown, tell
 

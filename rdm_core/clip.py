@@ -220,6 +220,28 @@ class Encoder:
             texts.append(self.tokenizer.decode(words).strip())
         return texts
 
+    def with_gap(self, before: str, behind: str, words: int) -> tuple[np.ndarray, np.ndarray]:
+        """A text with room for so many words between two parts of it: its tokens int64 [L], any
+        in that room, and which of them the room is, bool [L].
+
+        Raises RequestError for a text that is too long with it, or that this tokenizer puts
+        together otherwise.
+        """
+        parts = [before.strip(), " ".join(["x"] * words), behind.strip()]
+        whole = " ".join(part for part in parts if part)
+        if self.too_long([whole]).any():
+            what = f"{whole[:60]!r} has more than {self.context_length} tokens"
+            raise RequestError("template", what, "Shorten it.")
+        # Where the room begins: behind what the two texts, with other words in it, have in common.
+        filled = [whole, " ".join(part for part in (parts[0], "z", parts[2]) if part)]
+        one, other = self.tokens(filled)
+        first = int((one != other).argmax())
+        inside = (np.arange(len(one)) >= first) & (np.arange(len(one)) < first + words)
+        if len(set(one[inside].tolist())) != 1:
+            what = "this tokenizer does not give one token to each word that is left open"
+            raise RequestError("template", what, "Leave it out: the whole text is written then.")
+        return one.astype(np.int64), inside
+
     def too_long(self, texts: Sequence[str], longest: int | None = None) -> np.ndarray:
         """Which of N texts have more tokens than `longest`, or than the text tower reads: bool
         [N].

@@ -11,6 +11,7 @@ import numpy as np
 
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context
 from rdm_core.errors import RequestError
+from rdm_core.neighbors import search_neighbors
 from rdm_core.search import NO_ROW, NO_SCORE, Searcher
 from rdm_core.words import WordIndex
 
@@ -25,6 +26,8 @@ class Database:
     """float [N]."""
     words: WordIndex | None = None
     """The words of its captions, for queries that are looked up by words."""
+    most_alike: float = 1.0
+    """The largest cosine of a neighbor with the query, or with one before it."""
 
     @property
     def rows(self) -> int:
@@ -35,6 +38,17 @@ class Database:
         """Rows int64 and scores float32 [Q, k] of Q queries, the nearest first: by their words, if
         they have any, and else by their vectors; NO_ROW where there are fewer.
         """
+        if self.most_alike == 1:
+            return self._of_all(queries, k)
+        nobody = np.full(len(queries.vectors), None), np.full(self.rows, None)
+        return search_neighbors(
+            queries.vectors, nobody[0], self.searcher.vectors, nobody[1], k,
+            most_alike=self.most_alike,
+            look_up=lambda places, count: self._of_all(queries.take(places), count),
+        )  # fmt: skip
+
+    def _of_all(self, queries: "Queries", k: int) -> tuple[np.ndarray, np.ndarray]:
+        """`nearest`, whatever is alike."""
         if queries.words is None:
             return self.searcher.search(queries.vectors, k)
         assert self.words is not None, "opened for words"

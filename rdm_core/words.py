@@ -68,6 +68,11 @@ class WordIndex:
         self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
         self._index.index(texts, show_progress=False)
 
+    def knows(self, queries: Sequence[Sequence[str]]) -> np.ndarray:
+        """Which of Q queries have a word that a caption has, bool [Q]."""
+        known = [any(word in self._rows_with for word in words) for words in queries]
+        return np.array(known, dtype=bool)
+
     def search(self, queries: Sequence[Sequence[str]], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The words of Q queries, each once (`query_of`) -> rows int64 and scores float32 [Q, k],
         the best first, equal scores by row.

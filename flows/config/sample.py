@@ -9,6 +9,9 @@ from flows.config.database import Search
 from flows.config.drawing import Drawing
 from flows.config.parameters import FlowConfig, Neighbors, Seed
 
+GAP = "___"
+"""What stands in a template for words that are written."""
+
 
 class SampleRDM(Drawing, FlowConfig):
     """weights + any database + a request -> images, each with its neighbors, scores, licences and
@@ -40,8 +43,12 @@ class SampleRDM(Drawing, FlowConfig):
     of captions, which finds names that no CLIP has learned. Unless set: as those of the run's
     training were.
     """
-    k: Neighbors = 4
-    """Vectors in the context, whatever the run was trained with."""
+    k: Neighbors | None = None
+    """Vectors in the context, whatever the run was trained with; unless set: as many as that."""
+    most_alike: float = Field(1.0, gt=0, le=1)
+    """No neighbor is taken whose cosine with the query, or with a neighbor that is taken before it,
+    is larger. 1 takes whatever is nearest.
+    """
     between: int = Field(0, ge=0, le=10_000)
     """Steps from the first of two texts or images to the second, both ends included; 0: no
     interpolation.
@@ -78,6 +85,8 @@ class SampleRDM(Drawing, FlowConfig):
     """An image that texts are written of, in place of images drawn. For runs of families that
     write.
     """
+    template: str | None = None
+    """caption: a text of which only ___ is written, in place of all of it: 'a ___ at the top'."""
     attribution: bool = False
     """Also draw every image without each of its neighbors in turn, and say how much each one
     changed it.
@@ -120,6 +129,13 @@ class SampleRDM(Drawing, FlowConfig):
 
     @model_validator(mode="after")
     def _writes_or_draws(self) -> "SampleRDM":
+        if self.template is not None:
+            if self.caption is None:
+                raise ValueError("template: is of texts that are written: needs caption")
+            if len(self.template.split(GAP)) != 2:
+                raise ValueError(
+                    f"template: {self.template!r} needs {GAP} once, for what is written"
+                )
         if self.caption is None:
             return self
         for other in ("edit", "inpaint", "negative", "weaker_run", "style_text"):

@@ -3,7 +3,8 @@ up here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from flows.model.opening import OpenRun, facts_of, open_run
 from flows.run.progress import say
 from rdm_core.context import Context
 from rdm_core.errors import RequestError
+from rdm_core.families import config_of
 from rdm_core.families.facts import RunFacts
 from rdm_core.families.family import Beside
 from rdm_core.retrieve import (
     STRATEGIES,
+    Database,
     Queries,
     Retrieved,
     draw_pseudo_queries,
@@ -72,15 +75,15 @@ def request_of(config: SampleRDM, opened: Opened) -> Request:
     with.
     """
     rng = np.random.default_rng(config.seed)
-    search = search_of(config, opened.run)
-    found = _looked_up(config, opened, search, rng)
+    search, k = search_of(config, opened.run), vectors_in(config, opened.run.facts)
+    found = _looked_up(config, opened, search, k, rng)
     images = np.arange(len(found.names))
     if config.between:
         # Steps between two queries share their seeds: only the context changes from one to the
         # next.
         images %= config.count
     seeds = [config.seed + image for image in images.tolist()]
-    styled = _style_of(config, opened, search, len(images))
+    styled = _style_of(config, opened, search, k, len(images))
     context = given(opened.run, found.retrieved, opened.database, found.texts)
     beside = beside_of(config, opened, styled)
     return Request(found.names, found.retrieved, context, seeds, styled, beside)
@@ -107,6 +110,15 @@ def searched_by(config: SampleRDM, facts: RunFacts) -> Search:
         return "vectors"
     trained_so: Search = "words" if facts.search == "words" else "vectors"
     return config.search or trained_so
+
+
+def vectors_in(config: SampleRDM, facts: RunFacts) -> int:
+    """How many vectors a context has: as many as asked for, else as many as in the run's training,
+    its own query among them.
+    """
+    if config.k is not None:
+        return config.k
+    return facts.k + (1 if config_of(facts.family).of(facts.model).reads.query else 0)
 
 
 def beside_of(config: SampleRDM, opened: Opened, styled: Retrieved | None) -> Beside:
@@ -167,12 +179,10 @@ class _Found:
 
 
 def _looked_up(
-    config: SampleRDM, opened: Opened, search: Search, rng: np.random.Generator
+    config: SampleRDM, opened: Opened, search: Search, k: int, rng: np.random.Generator
 ) -> _Found:
-    """What each of the B images is drawn for, and its context."""
-    database = None
-    if opened.database:
-        database = opened.database.retrieval if search == "vectors" else opened.database.by_words
+    """What each of the B images is drawn for, and its context of k vectors."""
+    database = _searched(config, opened.database, search) if opened.database else None
     if config.classes:
         assert database is not None, "classes always have a database"
         names: list[str] = []
@@ -180,23 +190,49 @@ def _looked_up(
             names += [name] * config.count
         texts = [f"An image of a {name}." for name in names]
         queries = text_queries(opened.run, texts, search)
-        pooled = neighbors_from_pool(queries, database, config.k, config.pool, rng)
+        _say_unknown(config, queries, database)
+        pooled = neighbors_from_pool(queries, database, k, config.pool, rng)
         return _Found(names, list(texts), pooled)
     if config.texts or config.images:
         names, queries = _texts_or_images(config, opened.run, search)
         beside = _images_beside_texts(config, opened.run, len(names))
         # The given images take places in the context, and the neighbors get the rest of them.
-        k = config.k - (beside.rows.shape[1] if beside else 0)
-        if k < 1:
+        found = k - (beside.rows.shape[1] if beside else 0)
+        if found < 1:
             raise RequestError(
-                "k", f"{config.k} vectors hold no more than the given images", "Use a larger k."
+                "k", f"{k} vectors hold no more than the given images", "Use a larger k."
             )
-        retrieved = STRATEGIES[config.context or usual_context(opened.run)](queries, database, k)
+        _say_unknown(config, queries, database)
+        strategy = STRATEGIES[config.context or usual_context(opened.run)]
+        retrieved = strategy(queries, database, found)
         asked: list[str | None] = [name if config.texts else None for name in names]
         return _Found(names, asked, joined(retrieved, beside) if beside else retrieved)
     assert opened.database is not None, "pseudo-queries always have a database"
-    keys, retrieved = _pseudo_queries(config, opened.run, opened.database, rng)
-    return _Found(keys, [None] * len(keys), retrieved)
+    assert database is not None, "which is searched by vectors"
+    drawn = _pseudo_queries(config, opened.run, opened.database, rng)
+    # Rows stand for the images that would be asked for, so their vectors are the queries.
+    queries = Queries(database.vectors(drawn), np.ones(len(drawn), np.float32), texts=False)
+    keys = [credit["key"] for credit in opened.database.credits(drawn.tolist())]
+    return _Found(keys, [None] * len(keys), neighbors_only(queries, database, k))
+
+
+def _searched(config: SampleRDM, database: OpenDatabase, search: Search) -> Database:
+    """What a request's neighbors are taken from."""
+    searched = database.retrieval if search == "vectors" else database.by_words
+    return replace(searched, most_alike=config.most_alike)
+
+
+def _say_unknown(config: SampleRDM, queries: Queries, database: Database | None) -> None:
+    """Say which texts share no word with any caption, where words are looked up: they have no
+    neighbors.
+    """
+    if queries.words is None or database is None or database.words is None:
+        return
+    known = database.words.knows(queries.words)
+    unknown = sorted({" ".join(of_text) for of_text in compress(queries.words, ~known)})
+    if unknown:
+        what = f"no caption of the database has a word of {', '.join(map(repr, unknown))}"
+        say("sample", config.name, f"{what}: drawn without neighbors; or --set search=vectors")
 
 
 def usual_context(run: OpenRun) -> str:
@@ -240,9 +276,9 @@ def _images_beside_texts(config: SampleRDM, run: OpenRun, count: int) -> Retriev
 
 def _pseudo_queries(
     config: SampleRDM, run: OpenRun, database: OpenDatabase, rng: np.random.Generator
-) -> tuple[list[str], Retrieved]:
-    """Without a query: pseudo-queries by how often the run's training set retrieved a row of this
-    database.
+) -> np.ndarray:
+    """Without a query: rows int64 [B] as pseudo-queries, by how often the run's training set
+    retrieved a row of this database.
 
     A database the run was not trained with has no such counts; then every row is as likely as any
     other.
@@ -258,15 +294,8 @@ def _pseudo_queries(
             "the run never searched this database: pseudo-queries are uniform, top_m is not used",
         )
         counts = np.ones(database.retrieval.rows, dtype=np.int64)
-    # Rows stand for the images that would be asked for, so their vectors are the queries.
-    drawn = draw_pseudo_queries(
-        counts, config.top_m if trained_here else 1.0, config.count, rng, config.weighted
-    )
-    queries = Queries(
-        database.retrieval.vectors(drawn), np.ones(len(drawn), np.float32), texts=False
-    )
-    keys = [credit["key"] for credit in database.credits(drawn.tolist())]
-    return keys, neighbors_only(queries, database.retrieval, config.k)
+    top_m = config.top_m if trained_here else 1.0
+    return draw_pseudo_queries(counts, top_m, config.count, rng, config.weighted)
 
 
 def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
@@ -278,8 +307,10 @@ def training_counts(run: OpenRun, database: OpenDatabase) -> np.ndarray:
     return retrieval_counts(rows[:, : run.facts.k], database.retrieval.rows)
 
 
-def _style_of(config: SampleRDM, opened: Opened, search: Search, count: int) -> Retrieved | None:
-    """The second context: neighbors of the style text in the style's database, or the text alone
+def _style_of(
+    config: SampleRDM, opened: Opened, search: Search, k: int, count: int
+) -> Retrieved | None:
+    """The second context: k neighbors of the style text in the style's database, or the text alone
     where there is none.
     """
     if config.style_text is None:
@@ -288,6 +319,4 @@ def _style_of(config: SampleRDM, opened: Opened, search: Search, count: int) -> 
     queries = queries.take(np.zeros(count, dtype=np.int64))
     if opened.style_database is None:
         return query_only(queries, None, 1)
-    style_database = opened.style_database
-    searched = style_database.by_words if search == "words" else style_database.retrieval
-    return neighbors_only(queries, searched, config.k)
+    return neighbors_only(queries, _searched(config, opened.style_database, search), k)

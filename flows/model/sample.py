@@ -12,7 +12,7 @@ from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
 from flows.model.editing import differences, given_back, how_much, sheet_of_edits
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
-from flows.model.request import Opened, Request, request_of, searched_by
+from flows.model.request import Opened, Request, request_of, searched_by, vectors_in
 from flows.model.writing import written
 from flows.run.artifacts import show_image
 from flows.run.progress import Clock, bar
@@ -106,7 +106,12 @@ def sample_plan(config: SampleRDM) -> Plan:
     facts = facts_of(run)
     how = checked_draw(config, facts).planned()
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
+    parameters["k"] = vectors_in(config, facts)
     # Plans of before there was a choice stay what they were.
+    if config.template is None:
+        del parameters["template"]
+    if config.most_alike == 1:
+        del parameters["most_alike"]
     if searched_by(config, facts) == "vectors":
         del parameters["search"]
     else:

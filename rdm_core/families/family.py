@@ -141,10 +141,20 @@ class Model(nn.Module):
         seeds: Sequence[int],
         how: DrawConfig,
         progress: Callable[[int], None] = lambda done: None,
+        known: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """A text for each of B images uint8 [B, H, W, 3], as the encoder's tokenizer gives texts:
         int64 [B, L]; from the B sets of `context` [B, K, D]. It depends on its own seed, image and
-        set alone.
+        set alone. Words of the context's texts that are `known`, bool [B, L], stay.
+
+        Raises RequestError where the family writes no texts.
+        """
+        what = f"the family {self.family} writes no texts"
+        raise RequestError("model", what, "Ask a run of a family that does.")
+
+    def score(self, context: Context, images: np.ndarray, texts: torch.Tensor) -> torch.Tensor:
+        """How likely C texts int64 [B, C, L] are for each of B images, as for `write`: the
+        logarithm of the probability of all of their words and their end, float64 [B, C].
 
         Raises RequestError where the family writes no texts.
         """

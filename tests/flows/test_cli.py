@@ -277,7 +277,8 @@ def test_the_groups_of_entities_of_the_parameters_are_the_worlds():
 
 DROPPED = """
 import gc, os, signal, sys, time, weakref
-from flows import cli, commands
+from flows import cli
+from flows.commands import looking
 
 class Thing: pass
 
@@ -293,7 +294,7 @@ def looked(options):
         time.sleep(0.01)
     return "it went on", {}
 
-commands.run_show = looked
+looking.run_show = looked
 sys.exit(cli.main(["show"]))
 """
 
@@ -312,7 +313,7 @@ def test_what_json_has_no_words_for_is_null_and_no_other_number_changes(rdm, mon
         "b": {"c": 0.1, "d": 2**70, "e": Path("x")},
         "f": (1, None),
     }
-    monkeypatch.setattr("flows.commands.run_show", lambda options: ("", told))
+    monkeypatch.setattr("flows.commands.looking.run_show", lambda options: ("", told))
     code, out, _ = rdm("show", "--json")
     assert code == 0 and "NaN" not in out and "Infinity" not in out
     assert json.loads(out) == {

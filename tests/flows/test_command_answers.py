@@ -134,7 +134,7 @@ def test_a_demo_is_told_with_the_figures_it_ended_with_and_its_page(answer, made
 
 
 def test_a_dry_run_of_each_answers_with_its_parameters_and_makes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.commands._say_needs", lambda config: None)
+    monkeypatch.setattr("flows.commands.making._say_needs", lambda config: None)
     for line in FACTS:
         words = [*line.split(), "--dry-run", "--root", str(tmp_path / "root")]
         options = cli.parser().parse_args(words)
@@ -146,7 +146,7 @@ def test_a_dry_run_of_each_answers_with_its_parameters_and_makes_nothing(tmp_pat
 def test_what_is_printed_is_the_text_or_with_json_the_value(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("flows.cli.signal.signal", lambda *_: None)
     value = {"a": ["é", None, 1.5], "b": {"c": True}}
-    monkeypatch.setattr("flows.commands.run_show", lambda options: ("two\nlines é", value))
+    monkeypatch.setattr("flows.commands.looking.run_show", lambda options: ("two\nlines é", value))
     assert cli.main(["show", "--root", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "two\nlines é\n"
     assert cli.main(["show", "--json", "--root", str(tmp_path)]) == 0

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from building import build_all
 
-from flows import answers, cli, commands
+from flows import cli
+from flows.commands import answers, drawing, looking, making, running, upkeep
 
 TRAIN = ["train", "--name", "n", "--latents", "l", "--neighbors", "t", "--database", "d"]
 CASES = {
@@ -103,7 +104,13 @@ CASES = {
             "context": None,
             "database": "d",
             "k": 1,
+            "template": None,
         },
+    ),
+    "caption --run r --image p.png --text a___b": (
+        "flows.model.sample",
+        "sample_rdm",
+        {"caption": Path("p.png"), "texts": (), "template": "a___b", "k": None},
     ),
     "convert a.ckpt --layout vq-f4 --out o": (
         "flows.model.convert",
@@ -179,6 +186,13 @@ def ask(line, root="r"):
     return options.command(options)
 
 
+def instead(monkeypatch, staged, looked=None):
+    """Nothing is run by any subcommand: these are called."""
+    for module in (drawing, looking, making, upkeep):
+        monkeypatch.setattr(module, "stage", staged, raising=False)
+        monkeypatch.setattr(module, "looked", looked, raising=False)
+
+
 @pytest.fixture
 def started(monkeypatch):
     """What would have been started: (module, flow, parameters)."""
@@ -193,8 +207,7 @@ def started(monkeypatch):
         calls.append((look.__module__, look.__name__, config))
         return "", {}
 
-    monkeypatch.setattr(commands, "_stage", staged)
-    monkeypatch.setattr(commands, "_looked", looked)
+    instead(monkeypatch, staged, looked)
     return calls
 
 
@@ -272,17 +285,17 @@ def test_a_stage_runs_with_its_parameters_and_a_dry_run_starts_nothing(monkeypat
     monkeypatch.setitem(__import__("sys").modules, "a_flow", flow)
     config = SimpleNamespace(model_dump=lambda mode: {"k": 3})
     options = SimpleNamespace(root=tmp_path, dry_run=False)
-    assert commands._stage(options, config, "a_flow", "run", lambda made: (made, {})) == (
+    assert running.stage(options, config, "a_flow", "run", lambda made: (made, {})) == (
         "made",
         {},
     )
     assert seen == [config]
     options.dry_run = True
-    text, value = commands._stage(options, config, "a_flow", "run", None)
+    text, value = running.stage(options, config, "a_flow", "run", None)
     assert json.loads(text) == value == {"k": 3} and len(seen) == 1
-    assert commands._looked(options, config, None)[1] == {"k": 3}
+    assert running.looked(options, config, None)[1] == {"k": 3}
     options.dry_run = False
-    assert commands._looked(options, config, lambda asked: asked) is config
+    assert running.looked(options, config, lambda asked: asked) is config
 
 
 def test_pictures_are_copied_where_they_are_asked_for(monkeypatch, tmp_path):
@@ -290,7 +303,7 @@ def test_pictures_are_copied_where_they_are_asked_for(monkeypatch, tmp_path):
     for name in ("00000.png", "grid.png", "samples.parquet"):
         (tmp_path / "made" / name).write_text(name)
     value = {"directory": str(tmp_path / "made")}
-    monkeypatch.setattr(commands, "_stage", lambda *_: ("told", value))
+    instead(monkeypatch, lambda *_: ("told", value))
     out = tmp_path / "a" / "b"
     assert ask(f"sample --run r --text a --out {out}") == ("told", value)
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "grid.png"]

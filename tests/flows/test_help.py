@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, commands
+from flows import cli
+from flows.commands import drawing, looking, making, upkeep
 from flows.config.arguments import root_argument, typed
 from flows.config.manual import parameters_of
 from flows.config.of_commands import OF_COMMAND
@@ -31,7 +32,7 @@ LISTED = {
     "infill": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
     " [--mask MASK] [--text TEXT]* [--out OUT]",
     "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
-    " [--out OUT]",
+    " [--text TEXT]* [--out OUT]",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
     "evaluate": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE] [--database DATABASE]",
@@ -173,7 +174,9 @@ def test_the_help_of_a_command_is_its_line_its_arguments_and_where_its_parameter
 
 @pytest.mark.parametrize("command", LISTED)
 def test_a_word_of_the_command_line_runs_the_function_of_its_name(command):
-    assert subcommands()[command].get_default("command") is getattr(commands, f"run_{command}")
+    modules = (drawing, looking, making, upkeep)
+    (here,) = [module for module in modules if hasattr(module, f"run_{command}")]
+    assert subcommands()[command].get_default("command") is getattr(here, f"run_{command}")
 
 
 def test_a_command_that_is_missing_or_unknown_is_refused(capsys):

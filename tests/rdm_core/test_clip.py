@@ -264,6 +264,21 @@ def test_a_text_longer_than_the_text_tower_reads_is_known(small, words, is_cut):
     assert small.tokens(texts).dtype == np.int64
 
 
+@pytest.mark.parametrize("words", [1, 3])
+@pytest.mark.parametrize("before, behind", [("a", "at the top"), ("", "circle"), ("a red ", "")])
+def test_a_gap_is_so_many_tokens_between_what_stays(small, before, behind, words):
+    tokens, is_gap = small.with_gap(before, behind, words)
+    assert is_gap.sum() == words and tokens.shape == is_gap.shape == (32,)
+    assert small.texts(tokens[None, ~is_gap]) == [f"{before} {behind}".strip()]
+    assert np.flatnonzero(is_gap)[0] == len(small.tokens([before])[0].nonzero()[0]) - 1
+
+
+def test_a_gap_that_makes_a_text_too_long_is_refused(small):
+    small.with_gap("ring " * 14, "ring " * 14, 2)
+    with pytest.raises(RequestError, match="template: .* has more than 32 tokens.*Shorten"):
+        small.with_gap("ring " * 14, "ring " * 14, 3)
+
+
 def test_no_text_is_too_long_where_there_is_none(small):
     assert small.too_long([]).shape == (0,)
     assert small.too_long([""]).tolist() == [False]

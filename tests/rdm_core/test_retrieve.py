@@ -1,5 +1,7 @@
 """Retrieval for sampling: what each strategy gives the denoiser, and what is refused."""
 
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from rdm_core.retrieve import (
     retrieval_counts,
 )
 from rdm_core.search import NO_ROW, NO_SCORE, Searcher
+from rdm_core.words import WordIndex
 
 ROWS, DIMENSION = 50, 8
 
@@ -135,6 +138,32 @@ def test_more_neighbors_than_rows_are_refused(database):
         query_and_neighbors(QUERIES, database, ROWS + 1),
     ):
         assert (found.slots != ABSENT).all()
+
+
+def test_neighbors_that_are_alike_are_passed_over_where_it_is_asked(database):
+    twice = np.concatenate([VECTORS, VECTORS])  # every row has a double
+    doubled = Database(Searcher(twice), np.concatenate([NORMS, NORMS]))
+    plain = neighbors_only(QUERIES, doubled, 4)
+    assert (plain.rows[:, 1] == plain.rows[:, 0] + ROWS).all()
+    apart = neighbors_only(QUERIES, replace(doubled, most_alike=0.999), 4)
+    np.testing.assert_array_equal(apart.rows % ROWS, nearest(4))
+    own = Queries(VECTORS[:3], NORMS[:3], texts=False)
+    found = neighbors_only(own, replace(doubled, most_alike=0.999), 2)
+    assert not (found.rows % ROWS == np.arange(3)[:, None]).any(), "nor the query itself"
+    np.testing.assert_allclose(
+        found.scores, (found.vectors * own.vectors[:, None]).sum(axis=2), atol=1e-6
+    )
+
+
+def test_words_find_no_two_that_are_alike_where_it_is_asked():
+    words = WordIndex([["a red ring"]] * 2 + [["a red star"]])
+    alike = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    database = Database(Searcher(alike), np.ones(3), words, most_alike=0.9)
+    asked = Queries(np.array([[0.6, 0.8]], np.float32), np.ones(1), True, [["red", "ring"]])
+    found = neighbors_only(asked, database, 2)
+    assert found.rows.tolist() == [[0, 2]]
+    plain = neighbors_only(asked, replace(database, most_alike=1.0), 2)
+    assert plain.rows.tolist() == [[0, 1]]
 
 
 def test_what_the_index_does_not_find_is_absent(tmp_path):

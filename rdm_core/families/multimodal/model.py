@@ -236,6 +236,7 @@ class Multimodal(OverCodes):
         seeds: Sequence[int],
         how: DrawConfig,
         progress: Callable[[int], None] = lambda done: None,
+        known: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Captions int64 [B, L] of B images uint8 [B, H, W, 3], each cut to its centred square, as
         in `Model`: from the documents of B contexts.
@@ -244,7 +245,17 @@ class Multimodal(OverCodes):
 
         assert isinstance(how, Draw), "this family's settings"
         codes = codes_of(self.works_in, self.layout.side, images)
-        return captions(self, context, codes, seeds, how, progress=progress)
+        if known is not None:
+            known = known[:, : self.layout.length]  # longer texts are refused
+        return captions(self, context, codes, seeds, how, known, progress)
+
+    def score(self, context: Context, images: np.ndarray, texts: torch.Tensor) -> torch.Tensor:
+        """As in `Model`, of images that are each cut to their centred square."""
+        from rdm_core.families.multimodal.draw import codes_of
+        from rdm_core.families.multimodal.score import caption_scores
+
+        codes = codes_of(self.works_in, self.layout.side, images)
+        return caption_scores(self, context, codes, texts)
 
 
 def import_networks() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.answers import captioned
+from flows.commands.answers import captioned
 from flows.config.database import EncodeLatents, FindNeighbors
 from flows.config.judge import BuiltInWorld
 from flows.config.presets import PRESETS
@@ -91,7 +91,18 @@ def test_images_are_drawn_completed_and_told_with_what_stood_behind_them(root, t
     said, value = captioned(told)
     assert repr(rows[0]["text"]) in said and rows[0]["neighbor_keys"][0] in said
     assert value["texts"][1]["text"] == rows[1]["text"] and value["texts"][1]["authors"]
+    filled = sample_rdm(
+        asked.model_copy(update={"name": "filled", "template": "a photograph of a ___ at the top"})
+    )
+    for row in read_samples(filled):
+        assert row["text"].startswith("a photograph of a") and row["text"].endswith("at the top")
+        assert len(row["neighbor_keys"]) == 2
+    with pytest.raises(ValueError, match="template: 'a circle' needs ___ once"):
+        SampleRDM(**few, name="x", caption=photo, images=(photo,), template="a circle")
+    with pytest.raises(ValueError, match="template: is of texts that are written: needs caption"):
+        SampleRDM(**few, name="x", texts=("a",), template="a ___")
     parts = sample_plan(asked).parameters
+    assert "template" not in parts
     assert parts["caption"] == sha256_file(photo)
     assert "caption" not in sample_plan(SampleRDM(**few, name="drawn", texts=("a",))).parameters
     with pytest.raises(ValueError, match="caption and edit: write or draw"):

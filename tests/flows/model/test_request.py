@@ -11,7 +11,7 @@ from PIL import Image
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.model.opening import drawn_how
-from flows.model.request import Opened, request_of, searched_by, training_counts
+from flows.model.request import Opened, request_of, searched_by, training_counts, vectors_in
 from flows.model.sample import open_all, records_of, sample_plan, sample_rdm
 from flows.model.train_rdm import train_rdm
 from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT
@@ -296,6 +296,40 @@ def test_words_are_searched_for_any_run(ask, opened):
     rows = request_of(asked, opened).retrieved.rows[0]
     captions = [credit["captions"][0] for credit in opened.database.credits(rows.tolist())]
     assert all("red" in caption or "circle" in caption for caption in captions)
+
+
+def test_unless_k_is_given_it_is_that_of_the_training(ask, opened):
+    facts = opened.run.facts
+    assert vectors_in(ask(), facts) == facts.k and vectors_in(ask(k=7), facts) == 7
+    of_query = facts.model | {"denoiser": facts.model["denoiser"] | {"query_token": True}}
+    assert vectors_in(ask(), replace(facts, k=10, model=of_query)) == 11
+    drawn = request_of(ask(texts=("a red circle",), count=1), opened)
+    assert drawn.retrieved.rows.shape == (1, facts.k)
+    own = sample_plan(ask(texts=("a red circle",)))
+    assert own.id == sample_plan(ask(texts=("a red circle",), k=facts.k)).id
+    assert own.parameters["k"] == facts.k
+
+
+def test_no_two_neighbors_that_are_more_alike_than_asked(ask, opened):
+    asked = {"texts": ("a red circle",), "count": 1, "k": 3, "context": "neighbors"}
+    plain, apart = (
+        request_of(ask(**asked, **more), opened).retrieved.vectors[0]
+        for more in ({}, {"most_alike": 0.7})
+    )
+    off = ~np.eye(3, dtype=bool)
+    assert (plain @ plain.T)[off].max() > 0.7 >= (apart @ apart.T)[off].max()
+    assert "most_alike" not in sample_plan(ask(**asked)).parameters
+    assert sample_plan(ask(**asked, most_alike=0.7)).parameters["most_alike"] == 0.7
+
+
+def test_texts_of_words_that_no_caption_has_are_told(ask, opened, capsys):
+    texts = ("a red circle", "vorta Dax")
+    asked = ask(texts=texts, count=2, k=2, context="neighbors", search="words")
+    request = request_of(asked, opened)
+    assert (request.retrieved.rows[2:] == NO_ROW).all()
+    told = capsys.readouterr().err
+    assert "no caption of the database has a word of 'vorta dax': drawn without" in told
+    assert told.count("no caption") == 1
 
 
 def test_words_are_searched_and_told_only_where_something_is_asked_in_words(ask, opened, picture):

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from flows import commands
 from flows.cli import main
+from flows.commands import looking
 from flows.config import arguments
 from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
@@ -75,7 +75,7 @@ def answers(monkeypatch, capfd):
                 raise answer
             return answer
 
-        monkeypatch.setattr(commands, "run_show", command)
+        monkeypatch.setattr(looking, "run_show", command)
         try:
             code = main(["show", *words])
         except SystemExit as left:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flows import commands
+from flows.commands import drawing, looking, making, upkeep
 from flows.config.arguments import root_argument, typed
 from flows.run.terminal import Answer
 from storage.text import printable
@@ -46,29 +46,29 @@ def parser() -> argparse.ArgumentParser:
     )
     subcommands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
     add = partial(_added, subcommands)
-    add("demo", "the whole path on built-in images, ending with a report", commands.run_demo)
-    sub = add("import", "images -> shards", commands.run_import)
+    add("demo", "the whole path on built-in images, ending with a report", making.run_demo)
+    sub = add("import", "images -> shards", making.run_import)
     sub.add_argument("source", help="layout of the dataset: shapes, folder, coco, ...; see below")
     sub.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
     _add_names(sub)
-    sub = add("build", "shards -> embeddings -> index: a database", commands.run_build)
+    sub = add("build", "shards -> embeddings -> index: a database", making.run_build)
     _add_names(sub, "shards")
-    sub = add("embed", "shards -> embeddings: queries need no index", commands.run_embed)
+    sub = add("embed", "shards -> embeddings: queries need no index", making.run_embed)
     _add_names(sub, "shards")
-    sub = add("neighbors", "embeddings x database -> neighbor table", commands.run_neighbors)
+    sub = add("neighbors", "embeddings x database -> neighbor table", making.run_neighbors)
     _add_names(sub, "queries", "database")
     sub = add(
         "autoencoder",
         "shards -> an autoencoder, for those who have none: numbers (kl) or codes (vq)",
-        commands.run_autoencoder,
+        making.run_autoencoder,
     )
     _add_names(sub, "shards")
-    sub = add("encode", "shards -> latents", commands.run_encode)
+    sub = add("encode", "shards -> latents", making.run_encode)
     _add_names(sub, "shards")
-    sub = add("train", "latents + neighbors + database -> run", commands.run_train)
+    sub = add("train", "latents + neighbors + database -> run", making.run_train)
     _add_names(sub, "latents", "neighbors", "database")
     sub.add_argument("--preset", help="start from a row of flows/config/presets.py")
-    sub = add("sample", "weights + any database + a request -> images", commands.run_sample)
+    sub = add("sample", "weights + any database + a request -> images", drawing.run_sample)
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: changes domain or style")
     sub.add_argument(
@@ -121,7 +121,7 @@ def _add_edit(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "edit",
         "an image + a text -> the image, changed where it does not fit; no mask",
-        commands.run_edit,
+        drawing.run_edit,
     )
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind what is new")
@@ -141,7 +141,7 @@ def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None
     sub = add(
         "infill",
         "an image + a mask -> the image, drawn anew where the mask is white",
-        commands.run_infill,
+        drawing.run_infill,
     )
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind what is new")
@@ -152,10 +152,17 @@ def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None
         help="what the whole shall show; may be repeated",
     )  # fmt: skip
     sub.add_argument("--out", type=Path, help="copy the images and the sheet to this directory")
-    sub = add("caption", "an image -> texts about it, from images near to it", commands.run_caption)
+    sub = add("caption", "an image -> texts about it, from images near to it", drawing.run_caption)
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind the texts")
     sub.add_argument("--image", action="append", default=[], help="the image that is told")
+    sub.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        type=typed,
+        help="a text of which only ___ is written: 'a ___ at the top'",
+    )
     sub.add_argument("--out", type=Path, help="copy the image and the sheet to this directory")
 
 
@@ -164,7 +171,7 @@ def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "average",
         "a run with a running mean of another length, chosen after training",
-        commands.run_average,
+        making.run_average,
     )
     _add_names(sub, "run")
     sub.add_argument(
@@ -175,7 +182,7 @@ def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "convert",
         "a file released in 2022 -> weights, an autoencoder or a database",
-        commands.run_convert,
+        making.run_convert,
     )
     _add_names(sub)
     sub.add_argument(
@@ -189,9 +196,9 @@ def _add_weights(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_judging(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that measure and tell."""
-    sub = add("evaluate", "how good is a run, on any database", commands.run_evaluate)
+    sub = add("evaluate", "how good is a run, on any database", making.run_evaluate)
     _add_names(sub, "run", "baseline", "database")
-    sub = add("report", "one HTML page about a run", commands.run_report)
+    sub = add("report", "one HTML page about a run", making.run_report)
     _add_names(sub, "run", "baseline", "evaluation")
 
 
@@ -200,7 +207,7 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "search",
         "what is near to a text, an image, a row or a vector, with scores and credits",
-        commands.run_search,
+        looking.run_search,
     )
     sub.add_argument("--database", help="name (or name@id) of the database")
     sub.add_argument(
@@ -225,7 +232,7 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that compare whole databases, and SQL."""
     sub = add(
-        "map", "a database on one page: embeddings on a plane, with pictures", commands.run_map
+        "map", "a database on one page: embeddings on a plane, with pictures", looking.run_map
     )
     sub.add_argument("--database", help="name (or name@id) of the database")
     sub.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
@@ -233,14 +240,14 @@ def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "compare",
         "two versions of a database, or one under two encoders: rows, shift, neighbors",
-        commands.run_compare,
+        looking.run_compare,
     )
     sub.add_argument("one", help="name or name@id")
     sub.add_argument("other", help="name or name@id")
     sub = add(
         "duplicates",
         "which images stand in a database twice, or in two of them",
-        commands.run_duplicates,
+        looking.run_duplicates,
     )
     sub.add_argument("--database", help="name (or name@id) of the database")
     sub.add_argument(
@@ -263,7 +270,7 @@ def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--out", type=Path, metavar="FILE", help=pairs)
     sub = add(
-        "query", "SQL over everything that was built, read-only", commands.run_query, settable=False
+        "query", "SQL over everything that was built, read-only", looking.run_query, settable=False
     )
     views = "one SELECT over the views shards, embeddings, neighbors, runs, ..."
     sub.add_argument("sql", metavar="SQL", type=typed, help=views)
@@ -277,13 +284,13 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "run",
         "start a deployment of prefect.yaml, with parameters changed by --set",
-        commands.run_run,
+        upkeep.run_run,
     )
     sub.add_argument("deployment", help="train-rdm, rebuild-coco, ... or flow/deployment")
     sub = add(
         "show",
         "list artifacts, explain one (kind/name), or read an image's record (file.png)",
-        commands.run_show,
+        looking.run_show,
         settable=False,
     )
     sub.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
@@ -291,21 +298,21 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add(
         "check",
         "compare every file of every artifact with its manifest",
-        commands.run_check,
+        looking.run_check,
         settable=False,
     )
     sub.add_argument("what", nargs="?", help="kind/name; everything when left out")
     sub = add(
         "log",
         "the versions of an artifact: when, from what, how many rows, what changed",
-        commands.run_log,
+        looking.run_log,
         settable=False,
     )
     sub.add_argument("what", metavar="NAME", help="kind/name, or a name: then of every kind")
     sub = add(
         "gc",
         "remove old versions: what is current or an input of what stays is kept",
-        commands.run_gc,
+        upkeep.run_gc,
         settable=False,
     )
     sub.add_argument(
@@ -320,7 +327,7 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         "remove",
         "take images out of a database for good; list the runs that were trained on them; "
         "--dry-run: list rows, runs and samples, and change nothing",
-        commands.run_remove,
+        upkeep.run_remove,
     )
     sub.add_argument("--database", help="name of the database")
     sub.add_argument(

@@ -1,0 +1,1 @@
+"""The subcommands of `rdm`: which there are, what each does, and what it says."""
