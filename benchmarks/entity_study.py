@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import document_measures as measures
+from benchmarks.entity_copies import known_entities, pixels, seconds_an_image
 from benchmarks.entity_runs import (
     DATABASE,
     DOCUMENTS,
@@ -51,6 +52,7 @@ from flows.run.stage import building, kept, published, stage_flow, stage_task
 from rdm_core.context import Context
 from rdm_core.data import TrainingData
 from rdm_core.families.multimodal.config import Draw
+from rdm_core.judge.copies import copy_rate
 from rdm_core.shapes import entities as world
 from rdm_core.shapes.entity_judge import recognise
 from rdm_core.shapes.oracle import load_oracle
@@ -185,7 +187,9 @@ def seed_plan(config: EntityStudy, test: str, seed: int) -> Plan:
         inputs[variant.name] = run.fingerprint
     database = open_artifact(config.root, "embeddings", trained.images(DATABASE))
     inputs["database"] = database.fingerprint
-    parameters = {"test": test, "images": config.images}
+    parameters: dict[str, object] = {"test": test, "images": config.images}
+    if test == "T11":
+        parameters["copies"] = "pixels"
     return plan_of("evaluations", f"{test.lower()}-{seed}", parameters, inputs)
 
 
@@ -207,12 +211,17 @@ def measure_entities(bench: Bench) -> dict[str, float]:
     neighbors and without.
     """
     figures: dict[str, float] = {}
+    known = known_entities(bench.config, bench.trained)
     for group, asked in (("held out", bench.held_out), ("frequent", bench.frequent)):
         for variant in bench.trained.variants:
             run, request = bench.asked_for(variant.name, asked)
             context, name = request.context, f"T11 {variant.name}, {group}"
             if variant.name != WITHOUT:
-                figures |= named(name, asked.right(drawn(run, context)))
+                images = drawn(run, context)
+                figures |= named(name, asked.right(images))
+                figures[f"{name}: copies"] = copy_rate(pixels(images), known)
+                how = drawn_how(run.facts, DRAWN[run.facts.family])
+                figures |= named(f"{name}: seconds", seconds_an_image(run, context, how))
             alone = asked.right(drawn(run, context.without_neighbors()))
             figures |= named(f"{name}, neighbors left out", alone)
             if variant.name == REFERENCES:

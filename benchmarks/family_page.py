@@ -21,25 +21,42 @@ from benchmarks.family_runs import NEIGHBORS, TRAINED, FamilyStudy, prepare, tra
 from benchmarks.family_study import BITS, DRAWN, NAMED, Bench, K, context_of, rightness
 from flows.config.arguments import configured, root_argument
 from flows.judge.trial import features_in
+from flows.model.given import given
 from flows.model.opening import OpenRun, drawn_how
 from flows.model.request import text_queries
 from flows.model.sample import draw
 from rdm_core.config import DrawConfig
 from rdm_core.images import fitted, grid
+from rdm_core.judge.copies import known_beside
 from rdm_core.judge.distances import quality
 from rdm_core.judge.estimates import estimate_over_seeds
 from rdm_core.judge.judges import ShapesJudge
 from rdm_core.judge.losses import held_out_losses
+from rdm_core.retrieve import neighbors_only
 from rdm_core.shapes import world as shapes
 from storage.artifact import open_artifact
 
 PROMPTS = ("a red circle", "a blue star", "a green heart", "a yellow cross")
-SYSTEMS = {"RDM": "RDM", "T7": "RARM", "T8": "kNN-Diffusion", "T9": "kNN-Diffusion, discrete"}
+SYSTEMS = {
+    "RDM": "RDM",
+    "T7": "RARM",
+    "T8": "kNN-Diffusion",
+    "T9": "kNN-Diffusion, discrete",
+    "T11": "Re-Imagen",
+    "T13": "RA-CM3",
+}
 """Test -> the system whose networks it trains."""
 KS = {"RDM": 4, "T7": 4}
 """Vectors in a context, where these are not a query and K neighbors."""
 TIMED = 32
 """Images that are drawn together where seconds are measured."""
+
+
+class FamilyPage(FamilyStudy):
+    """The same prompts drawn by each family, over several training seeds."""
+
+    tests: tuple[str, ...] = tuple(SYSTEMS)
+    """Which systems, by the test that trains them."""
 
 
 def main() -> None:
@@ -49,15 +66,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--picture", type=Path, help="also save what each family draws here")
     options = parser.parse_args()
-    config = configured(options, FamilyStudy)
+    config = configured(options, FamilyPage)
     seeds = range(config.seed, config.seed + config.seeds)
-    tests = [test for test in SYSTEMS if test in TRAINED]
+    tests = config.tests
     for test in tests:
-        prepare(config, TRAINED[test].world)
+        prepare(config, TRAINED[test])
         for seed in seeds:
             train_seed(config, test, seed)
-    print("| | all named is right | Fréchet distance | loss, held-out images | seconds an image |")
-    print("|---|---:|---:|---:|---:|")
+    print(
+        "| | all named is right | Fréchet distance | copies | loss, held-out images | "
+        "seconds an image | seconds of training |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for test in tests:
         measured = [measured_of(Bench(config, test, seed)) for seed in seeds]
         print(line_of(test, measured), flush=True)
@@ -71,7 +91,11 @@ def how_of(run: OpenRun, guidance_scale: float) -> DrawConfig:
 
 
 def context_for(bench: Bench, run: OpenRun, texts: Sequence[str]) -> Any:
-    """The texts' own vectors and their neighbors."""
+    """The texts' own vectors and their neighbors; neighbors alone where they are read whole."""
+    if run.model.reads.captions:
+        database = bench.database("database", run)
+        queries = text_queries(run, texts, "words")
+        return given(run, neighbors_only(queries, database.by_words, run.facts.k), database, texts)
     k = KS[bench.test] - 1 if bench.test in KS else K
     return context_of(bench, run, text_queries(run, texts), "database", k)
 
@@ -84,8 +108,13 @@ def measured_of(bench: Bench) -> dict[str, float]:
     how = how_of(run, scale)
     drawn = draw(run, context, range(30_000, 30_000 + len(wanted)), how)
     judge = ShapesJudge()
-    shards = open_artifact(bench.config.root, "shards", bench.world.heldout)
-    real = features_in(bench.config.root, [shards.fingerprint], judge.features)
+    root, shards = bench.config.root, {}
+    for images in ("heldout", "train", "database"):
+        made = open_artifact(root, "shards", getattr(bench.world, images))
+        shards[images] = made.fingerprint
+    real = features_in(root, [shards.pop("heldout")], judge.features)
+    known = known_beside(features_in(root, list(shards.values()), judge.features), real)
+    near = quality(judge.features(drawn), real, known)
     few = context.rows(slice(0, TIMED))
     began = time.perf_counter()
     run.model.draw(few, list(range(len(few.vectors))), how)
@@ -93,9 +122,11 @@ def measured_of(bench: Bench) -> dict[str, float]:
     losses = held_out_losses(run.model, bench.held_out(run), run.facts.k)
     return {
         "all": float(rightness(drawn, wanted)["all"].mean()),
-        "fd": quality(judge.features(drawn), real, None)["fd"],
+        "fd": near["fd"],
+        "copies": near["copy_rate"],
         "loss": float(losses.mean()) * (BITS if "codes" in run.model.reads.stored else 1),
         "seconds": seconds,
+        "training": run.artifact.measured["seconds"],
     }
 
 
@@ -109,13 +140,15 @@ def sample_factors(number: int) -> shapes.Factors:
 
 def line_of(test: str, measured: Sequence[dict[str, float]]) -> str:
     """A system's line of the table: means over training seeds with Student's 95 % intervals."""
-    unit = {"RDM": "", "T8": "", "T7": " bits a code", "T9": " bits a code"}[test]
+    unit = " bits a code" if TRAINED[test].world.stored == "codes" else ""
     cells = []
     for key, text in (
         ("all", lambda value: f"{100 * value:.1f} %"),
         ("fd", lambda value: f"{value:.2f}"),
+        ("copies", lambda value: f"{100 * value:.1f} %"),
         ("loss", lambda value: f"{value:.3f}"),
         ("seconds", lambda value: f"{value:.3f}"),
+        ("training", lambda value: f"{value:.0f}"),
     ):
         estimate = estimate_over_seeds([figures[key] for figures in measured])
         interval = f" [{text(estimate.low)}, {text(estimate.high)}]" if estimate.count > 1 else ""

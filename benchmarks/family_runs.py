@@ -95,6 +95,8 @@ class Trained:
     """Where the preset's model holds how its network sees a context."""
     world: World
     variants: tuple[Variant, ...]
+    by_words: bool = False
+    """Whether neighbors are found by the words of captions, and read whole."""
 
     def run(self, test: str, variant: str, seed: int) -> str:
         """The name of a network of a seed."""
@@ -129,14 +131,17 @@ TRAINED = {
         CODES,
         (Variant(NEIGHBORS), Variant(WITHOUT, ALONE)),
     ),
+    "T11": Trained("reimagen-shapes", "denoiser", LATENTS, (Variant(NEIGHBORS),), by_words=True),
+    "T13": Trained("cm3-shapes", "transformer", CODES, (Variant(NEIGHBORS),), by_words=True),
 }
 """Test -> what is trained for each seed. RDM is no test of its own, which `make study` has: it is
-drawn beside the others.
+drawn beside the others, as are those of T11 and T13, which have a world and a study of their own.
 """
 
 
-def prepare(config: FamilyStudy, world: World) -> None:
+def prepare(config: FamilyStudy, trained: Trained) -> None:
     """The sets of images of a world, their databases, and what training and measuring read."""
+    world = trained.world
     for images, source in SOURCES.items():
         name = getattr(world, images)
         import_images.ensured(shapes_source(config, name, source | {"size": world.size}))
@@ -145,8 +150,16 @@ def prepare(config: FamilyStudy, world: World) -> None:
             ensured_database(BuildDatabase(root=config.root, name=name, shards=name, **made_by))
     for name in (world.train, world.heldout):
         find_neighbors.ensured(
-            FindNeighbors(root=config.root, name=name, queries=name, database=world.database)
+            FindNeighbors(
+                root=config.root,
+                name=neighbors_of(trained, name),
+                queries=name,
+                database=world.database,
+                search="words" if trained.by_words else "vectors",
+            )
         )
+    read = (world.train, world.heldout, *([world.database] if trained.by_words else []))
+    for name in read:
         encode_latents.ensured(
             EncodeLatents(
                 root=config.root,
@@ -156,6 +169,11 @@ def prepare(config: FamilyStudy, world: World) -> None:
                 stored=world.stored,
             )
         )
+
+
+def neighbors_of(trained: Trained, images: str) -> str:
+    """The name of the neighbors of a set of images."""
+    return f"{images}-words" if trained.by_words else images
 
 
 def train_seed(config: FamilyStudy, test: str, seed: int) -> None:
@@ -179,7 +197,7 @@ def training_of(config: FamilyStudy, test: str, variant: Variant, seed: int) -> 
         root=config.root,
         name=trained.run(test, variant.name, seed),
         latents=world.train,
-        neighbors=world.train,
+        neighbors=neighbors_of(trained, world.train),
         database=world.database,
         threads=1,
         **settings,

@@ -25,6 +25,7 @@ from benchmarks.family_runs import (
     WITHOUT,
     FamilyStudy,
     World,
+    neighbors_of,
     prepare,
     train_seed,
 )
@@ -66,6 +67,8 @@ DRAWN: dict[str, dict[str, Any]] = {
     "diffusion": {"steps": 12, "sampler": "dpm++"},
     "autoregressive": {},
     "discrete": {"steps": 25},
+    "references": {"steps": 12},
+    "multimodal": {},
 }
 """Family -> how its images are drawn."""
 
@@ -94,9 +97,11 @@ class Bench:
     def held_out(self, run: OpenRun) -> TrainingData:
         """Images that no network has seen, of the pairs that training showed."""
         index = open_artifact(self.config.root, "index", self.world.database)
-        name = self.world.heldout
-        references = {"latents": name, "neighbors": name, "index": version_of(index)}
-        return open_training_data(self.config.root, references, run.model.reads)
+        name, table = self.world.heldout, neighbors_of(TRAINED[self.test], self.world.heldout)
+        references = {"latents": name, "neighbors": table, "index": version_of(index)}
+        reads = run.model.reads
+        encoder = run.encoder if reads.captions else None
+        return open_training_data(self.config.root, references, reads, encoder)
 
     @cached_property
     def compared_with(self) -> tuple[np.ndarray, Known]:
@@ -116,7 +121,7 @@ def family_study(config: FamilyStudy) -> dict[str, list[Artifact]]:
     """Train and measure, test by test and seed by seed: test -> the figures of each seed."""
     measured: dict[str, list[Artifact]] = {}
     for test in config.tests:
-        prepare(config, TRAINED[test].world)
+        prepare(config, TRAINED[test])
         for seed in range(config.seed, config.seed + config.seeds):
             train_seed(config, test, seed)
             measured.setdefault(test, []).append(measure_seed.ensured(config, test, seed))
