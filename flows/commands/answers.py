@@ -51,6 +51,16 @@ def edited(artifact: Any) -> Answer:
     return "\n".join(lines), value
 
 
+def acquired(record: Any) -> Answer:
+    """What came of fetching a data set."""
+    lines = []
+    for file in record.get("files", []):
+        lines.append(f"{file['name']}: {file['status']}, {file['bytes']:,} bytes")
+    for what, count in record.get("images", {}).items():
+        lines.append(f"{count:,} {what}")
+    return "\n".join(lines), record
+
+
 CREDITS = ("neighbor_keys", "neighbor_scores", "licences", "authors", "source_urls")
 """Columns that say who stood behind a sample."""
 

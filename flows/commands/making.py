@@ -34,6 +34,19 @@ def run_import(options: argparse.Namespace) -> Answer:
     return stage(options, config, "flows.data.import_images", "import_images", answers.counts)
 
 
+def run_acquire(options: argparse.Namespace) -> Answer:
+    """rdm acquire."""
+    from flows.config.acquire import AnyAcquire
+
+    flags = {"source": options.source, "path": options.path, "contact": options.contact}
+    config = configured(options, AnyAcquire, urls=options.list, **flags)
+    if options.dry_run:
+        from flows.data.acquire import rehearsed
+
+        return rehearsed(config)
+    return stage(options, config, "flows.data.acquire", "acquire", answers.acquired)
+
+
 def run_build(options: argparse.Namespace) -> Answer:
     """rdm build."""
     from flows.config.database import BuildDatabase

@@ -20,7 +20,7 @@ from pydantic_core import core_schema
 
 from flows.config.parameters import Count, FlowConfig, Parameters, Seed
 
-SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "entities"]
+SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "urls", "entities"]
 EntityGroup = Literal["all", "known", "frequent", "rare", "held out"]
 """Which of the built-in entities: those of rdm_core.shapes.entities."""
 VOCABULARY = {
@@ -148,6 +148,12 @@ class Folder(DataSet):
     """Author of every image in it."""
 
 
+class Urls(DataSet):
+    """Images of the web that were fetched by a list of addresses: `rdm acquire urls`."""
+
+    source: Literal["urls"] = "urls"
+
+
 class Drawn(Images):
     """Images of the built-in world: they are drawn, not read."""
 
@@ -217,10 +223,10 @@ class Entities(Drawn):
     """Only these positions; empty means all."""
 
 
-SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Shapes, Entities)
+SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Urls, Shapes, Entities)
 
 
-def source_of(kind: type[Images]) -> str:
+def source_of(kind: type[Parameters]) -> str:
     """The source that a class of parameters is for."""
     return str(kind.model_fields["source"].default)
 
@@ -231,12 +237,16 @@ class BySource:
     folder's where it names none.
     """
 
+    names: tuple[str, ...] = get_args(SourceName)
+    """The sources there are, as an error tells them."""
+    unless_named: str = "folder"
+
     def __get_pydantic_core_schema__(
         self, union: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         """A union whose errors are those of one class, at the place `source=NAME` inside it."""
         kinds = {f"source={source_of(kind)}": kind for kind in get_args(union)}
-        names = ", ".join(map(repr, get_args(SourceName)))
+        names = ", ".join(map(repr, self.names))
         return core_schema.tagged_union_schema(
             {tag: handler.generate_schema(kind) for tag, kind in kinds.items()},
             self.tag_of,
@@ -255,13 +265,13 @@ class BySource:
     def tag_of(self, value: Any) -> str:
         """Which member of the union a value is to be."""
         if isinstance(value, dict):
-            return f"source={value.get('source', 'folder')}"
-        return f"source={getattr(value, 'source', 'folder')}"
+            return f"source={value.get('source', self.unless_named)}"
+        return f"source={getattr(value, 'source', self.unless_named)}"
 
 
 # The form of Prefect's UI takes the first class that has most parameters of a value. WikiArt has
 # none that another data set lacks, so what is deployed with a few of them can be sent as it is.
-AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Shapes | Entities, BySource()]
+AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Urls | Shapes | Entities, BySource()]
 """The images of one source."""
 
 
@@ -281,6 +291,10 @@ class ImportFolder(FlowConfig, Folder):
     """A folder of images -> shards."""
 
 
+class ImportUrls(FlowConfig, Urls):
+    """Images of the web, fetched before -> shards."""
+
+
 class ImportShapes(FlowConfig, Shapes):
     """The built-in world -> shards."""
 
@@ -290,7 +304,13 @@ class ImportEntities(FlowConfig, Entities):
 
 
 AnyImport = Annotated[
-    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes | ImportEntities,
+    ImportWikiArt
+    | ImportCoco
+    | ImportOpenImages
+    | ImportFolder
+    | ImportUrls
+    | ImportShapes
+    | ImportEntities,
     BySource(),
 ]
 """images -> shards: tars of crops and a sidecar that says of every image what became of it."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.config.acquire import AnyAcquire
 from flows.config.autoencoder import TrainAutoencoder
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, RemoveKeys
 from flows.config.images import AnyImport
@@ -12,6 +13,7 @@ from flows.config.train import AverageRun, ConvertOriginal, TrainRDM
 
 OF_COMMAND: dict[str, Any] = {
     "demo": Demo,
+    "acquire": AnyAcquire,
     "import": AnyImport,
     "build": BuildDatabase,
     "embed": BuildDatabase,

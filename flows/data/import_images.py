@@ -42,6 +42,7 @@ from storage.sources import (
 )
 from storage.sources.disk import is_folder
 from storage.unfinished import has_finished_work, unfinished
+from storage.web.record import read_record
 
 
 @stage_flow("import-images", threads=None)
@@ -79,7 +80,9 @@ def import_images(config: AnyImport) -> Artifact:
         for group in groups(wanted):
             images_of_group = {name: parts[name] for name in group}
             futures.append(import_group.submit(build, images_of_group, group, config))
-        return published(build, gathered(build, futures), clock, notes=listing.notes)
+        record = read_record(config.path)  # where the data set came from, if we fetched it
+        known = {"acquired": record} if record else {}
+        return published(build, gathered(build, futures), clock, notes=listing.notes, **known)
 
 
 @stage_task(name="import-parts", retries=NETWORK_RETRIES)
@@ -114,9 +117,9 @@ def list_images(config: AnyImport) -> Listing:
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
         images = [replace(image, dataset=config.dataset) for image in listing.images]
         return replace(listing, images=tuple(images))
-    if config.source == "wikiart":
-        return SOURCES["wikiart"](config.path, ours=config.root)
-    return SOURCES[config.source](config.path, split=config.split, ours=config.root)
+    if config.source == "coco" or config.source == "openimages":
+        return SOURCES[config.source](config.path, split=config.split, ours=config.root)
+    return SOURCES[config.source](config.path, ours=config.root)
 
 
 @import_images.plan

@@ -8,6 +8,7 @@ from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
 from storage.sources.parts import cut_into_parts, origin_of
 from storage.sources.source import Listing, Reader, SourceImage
+from storage.sources.urls import read_urls
 from storage.sources.wikiart import read_wikiart
 
 # Every reader takes the data set's folder first, and as `ours` the root of this project's files,
@@ -18,6 +19,7 @@ SOURCES: dict[str, Reader] = {
     "openimages": read_openimages,
     "wikiart": read_wikiart,
     "folder": read_folder,
+    "urls": read_urls,
 }
 
 __all__ = [
@@ -32,5 +34,6 @@ __all__ = [
     "read_coco",
     "read_folder",
     "read_openimages",
+    "read_urls",
     "read_wikiart",
 ]

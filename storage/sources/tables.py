@@ -41,15 +41,16 @@ class CsvTable:
     blank_lines: int = 0
     _first_damage: str = ""
 
-    def matching(self, wanted: Iterable[str]) -> Iterator[tuple[str, ...]]:
-        """The columns of each row whose first one is wanted; bytes that are no UTF-8 as surrogates.
+    def matching(self, wanted: Iterable[str] | None) -> Iterator[tuple[str, ...]]:
+        """The columns of each row whose first one is wanted, or of every row (None); bytes that are
+        no UTF-8 as surrogates.
 
         Raises SourceError where the file is missing, lacks a column, is no text, holds no row, or
         where more than one row in MOST_DAMAGE is damaged: it has other fields than the header,
         nothing in its first column, a quote that is not closed, or NUL characters.
         """
         check_metadata(self.path, self.cure)
-        chosen = frozenset(wanted)
+        chosen = None if wanted is None else frozenset(wanted)
         try:
             with self.path.open("rb") as file:
                 encoding = encoding_of(file.read(4))
@@ -68,7 +69,7 @@ class CsvTable:
         self._check_damage()
 
     def _chosen(
-        self, lines: Iterable[str], header: list[str], chosen: frozenset[str]
+        self, lines: Iterable[str], header: list[str], chosen: frozenset[str] | None
     ) -> Iterator[tuple[str, ...]]:
         key, *_ = places = [header.index(name) for name in self.columns]
         counted = None if self.count_by is None else header.index(self.count_by)
@@ -81,7 +82,7 @@ class CsvTable:
                 self._damage(f"nothing in {self.columns[0]}", number)
             else:
                 self.rows["" if counted is None else row[counted]] += 1
-                if row[key] in chosen:
+                if chosen is None or row[key] in chosen:
                     yield tuple(row[place] for place in places)
 
     def _header(self, line: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Fetching what strangers list, politely and without being led astray."""

@@ -1,0 +1,295 @@
+"""A data set is fetched from where it lives, and only what is new or changed a second time."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import serving
+
+from flows.config.acquire import acquisition
+from flows.config.arguments import UsageError
+from flows.config.images import ImportImages
+from flows.data.acquire import acquire, rehearsed
+from flows.data.import_images import import_images
+from storage.errors import SourceError
+from storage.shards import read_sidecar
+from storage.web.record import RECORD_FILE
+
+
+@pytest.fixture
+def site():
+    with serving() as site:
+        yield site
+
+
+def jpeg(number, side=40):
+    """A picture of its own for each number."""
+    pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "jpeg")
+    return sink.getvalue()
+
+
+def zip_of(members):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def publish_coco(site, pictures):
+    """A site that has COCO's validation split: number -> bytes of the picture."""
+    licences = [{"id": 1, "name": "CC0", "url": "http://cc0"}]
+    images = [
+        {"id": number, "file_name": f"{number:012d}.jpg", "license": 1,
+         "coco_url": f"http://images.cocodataset.org/val2017/{number:012d}.jpg"}
+        for number in pictures
+    ]  # fmt: skip
+    captions = [
+        {"id": number, "image_id": number, "caption": f"picture {number}"} for number in pictures
+    ]
+    said = {"images": images, "licenses": licences, "annotations": captions}
+    instances = {"images": images, "licenses": licences, "annotations": [], "categories": []}
+    lists = {
+        "annotations/captions_val2017.json": json.dumps(said).encode(),
+        "annotations/instances_val2017.json": json.dumps(instances).encode(),
+    }
+    members = {f"val2017/{number:012d}.jpg": data for number, data in pictures.items()}
+    site.add("/val2017.zip", zip_of(members))
+    site.add("/annotations_trainval2017.zip", zip_of(lists))
+
+
+def coco(site, tmp_path, **more):
+    files = {name: {"address": site.url(f"/{name}")}
+             for name in ("val2017.zip", "annotations_trainval2017.zip")}  # fmt: skip
+    return acquisition(
+        source="coco", path=tmp_path / "coco", splits=["val"], files=files, unpack=True,
+        allow_hosts=[site.host], requests_per_second=1000, **more,
+    )  # fmt: skip
+
+
+def imported(tmp_path):
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="coco", source="coco", path=tmp_path / "coco",
+                     size=32, images_per_part=2)
+    )  # fmt: skip
+    rows = []
+    for part in shards.parts:
+        columns = ["key", "status", "licence", "captions", "sha256"]
+        rows += read_sidecar(shards, part.name, columns).to_pylist()
+    return shards, rows
+
+
+def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, tmp_path):
+    pictures = {number: jpeg(number) for number in range(1, 7)}
+    publish_coco(site, pictures)
+    record = acquire(coco(site, tmp_path))
+    assert [each["status"] for each in record["files"]] == ["new", "new"]
+    shards, rows = imported(tmp_path)
+    assert len(rows) == 6 and {row["licence"] for row in rows} == {"CC0 (http://cc0)"}
+    assert shards.measured["acquired"]["files"][0]["address"] == site.url("/val2017.zip")
+    assert shards.measured["acquired"]["files"][0]["etag"]
+
+    sent = len(site.requests)
+    record = acquire(coco(site, tmp_path))
+    assert [each["status"] for each in record["files"]] == ["unchanged", "unchanged"]
+    assert len(site.requests) == sent + 2, "it was asked of each file whether it changed"
+    assert imported(tmp_path)[0].id == shards.id
+
+    publish_coco(site, pictures | {3: jpeg(33)})
+    acquire(coco(site, tmp_path))
+    changed, rows_then = imported(tmp_path)
+    assert changed.id != shards.id
+    assert sum(one != other for one, other in zip(rows, rows_then, strict=True)) == 1
+    same = {part.origin for part in shards.parts} & {part.origin for part in changed.parts}
+    assert len(same) == len(shards.parts) - 1, "the parts of other images are taken over"
+
+    publish_coco(site, {number: data for number, data in pictures.items() if number != 5})
+    acquire(coco(site, tmp_path))
+    _, rows_last = imported(tmp_path)
+    assert len(rows_last) == 5 and not any("000000000005" in row["key"] for row in rows_last)
+    assert not (tmp_path / "coco/val2017/000000000005.jpg").exists()
+
+
+def test_what_would_be_fetched_is_told_and_nothing_is_written(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    text, value = rehearsed(coco(site, tmp_path))
+    total = sum(len(page.body) for page in site.pages.values())
+    assert value["bytes"] == total and f"2 files, {total:,} bytes to be fetched" in text
+    assert not (tmp_path / "coco").exists()
+    acquire(coco(site, tmp_path))
+    assert rehearsed(coco(site, tmp_path))[1]["bytes"] == 0
+
+
+def test_a_file_that_cannot_be_had_is_told_with_its_address_and_the_cure(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    del site.pages["/val2017.zip"]
+    with pytest.raises(
+        SourceError, match=r"/val2017.zip: val2017.zip cannot be fetched: status 404"
+    ):
+        acquire(coco(site, tmp_path))
+    with pytest.raises(SourceError, match="cats.zip is no file of coco. Its files: train2017.zip"):
+        acquire(
+            acquisition(source="coco", path=tmp_path, files={"cats.zip": {"address": "http://a"}})
+        )
+
+
+def test_a_private_address_needs_somebody_to_vouch_for_it(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    config = coco(site, tmp_path).model_copy(update={"allow_hosts": ()})
+    with pytest.raises(SourceError, match="a private address: 127.0.0.1 is 127.0.0.1; allow_hosts"):
+        acquire(config)
+
+
+def urls(site, tmp_path, rows, **more):
+    path = tmp_path / "list.csv"
+    lines = [",".join(row) for row in [("url", "caption", "license", "author"), *rows]]
+    path.write_text("\n".join(lines) + "\n")
+    return acquisition(
+        source="urls", path=tmp_path / "urls", urls=path, allow_hosts=[site.host],
+        requests_per_second=1000, contact="me@example.org", **more,
+    )  # fmt: skip
+
+
+def test_a_list_of_addresses_becomes_images_with_licences_and_rows_with_reasons(site, tmp_path):
+    rows = [
+        (site.add(f"/{number}.jpg", jpeg(number), type="image/jpeg"), f"{number}", "CC0", "Ada")
+        for number in range(4)
+    ]  # fmt: skip
+    rows.append((site.url("/dead.jpg"), "gone", "CC0", "Bob"))
+    record = acquire(urls(site, tmp_path, rows))
+    assert record["images"] == {"kept": 4, "failed: status 404": 1}
+    assert "me@example.org" not in (tmp_path / "urls" / RECORD_FILE).read_text()
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="web", source="urls", path=tmp_path / "urls",
+                     size=32)
+    )  # fmt: skip
+    assert shards.rows == 5
+    columns = ["key", "status", "reason", "detail", "licence", "author", "captions", "source_url"]
+    found = read_sidecar(shards, shards.parts[0].name, columns).to_pylist()
+    good = [row for row in found if row["status"] == "ok"]
+    (bad,) = [row for row in found if row["status"] != "ok"]
+    assert len(good) == 4 and {row["author"] for row in good} == {"Ada"}
+    assert bad["author"] == "Bob" and "status 404" in bad["detail"]
+    assert {row["source_url"] for row in found} == {row[0] for row in rows}
+
+
+def test_addresses_of_strangers_need_a_contact(tmp_path):
+    with pytest.raises(ValueError, match="contact: is needed"):
+        acquisition(source="urls", urls=tmp_path / "list.csv")
+
+
+def test_wikiart_is_fetched_once_its_terms_are_accepted(site, tmp_path):
+    pictures = zip_of({f"wikiart/Cubism/juan-gris_{n}.jpg": jpeg(n) for n in range(3)})
+    lists = zip_of({"wikiart_csv/Style/style_class.txt": b"0 Cubism\n"})
+    files = {
+        "wikiart.zip": {"address": site.add("/wikiart.zip", pictures)},
+        "wikiart_csv.zip": {"address": site.add("/wikiart_csv.zip", lists)},
+    }
+    asked = {
+        "source": "wikiart",
+        "path": tmp_path / "w",
+        "files": files,
+        "allow_hosts": [site.host],
+    }
+    with pytest.raises(SourceError, match="non-commercial research .* say --set accept_terms=true"):
+        acquire(acquisition(**asked))
+    assert not site.requests
+    acquire(acquisition(**asked, accept_terms=True))
+    assert len(list((tmp_path / "w/Cubism").iterdir())) == 3
+    assert (tmp_path / "w/Style/style_class.txt").is_file()
+
+
+IDS = [f"{number:016x}" for number in range(8)]
+
+
+def publish_open_images(site):
+    columns = ("ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,"
+               "Title,OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation")  # fmt: skip
+    lines = [columns]
+    for number, image_id in enumerate(IDS):
+        licence = "https://creativecommons.org/licenses/by/2.0/" if number % 2 else "https://other/"
+        lines.append(f"{image_id},validation,http://o/{number},http://l/{number},{licence},http://p,"
+                     f"Ada,title,1,md5,http://t,0")  # fmt: skip
+        if number != 5:
+            site.add(f"/validation/{image_id}.jpg", jpeg(number), type="image/jpeg")
+    boxes = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,"
+             "IsGroupOf,IsDepiction,IsInside"]  # fmt: skip
+    for number, image_id in enumerate(IDS):
+        label = "/m/dog" if number < 4 else "/m/cat"
+        boxes.append(f"{image_id},xclick,{label},1,0,1,0,1,0,0,0,0,0")
+    pages = {
+        "class-descriptions-boxable.csv": "/m/dog,Dog\n/m/cat,Cat\n",
+        "validation-images-with-rotation.csv": "\n".join(lines) + "\n",
+        "validation-annotations-bbox.csv": "\n".join(boxes) + "\n",
+    }
+    return {name: {"address": site.add(f"/{name}", text.encode())} for name, text in pages.items()}
+
+
+def open_images(site, tmp_path, files, **more):
+    return acquisition(
+        source="openimages", path=tmp_path / "oi", files=files, bucket=site.url(""),
+        allow_hosts=[site.host], requests_per_second=1000, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "asked, numbers",
+    [
+        ({}, {0, 1, 2, 3, 4, 6, 7}),
+        ({"classes": ["dog"]}, {0, 1, 2, 3}),
+        ({"licences": ["licenses/by/2.0"]}, {1, 3, 7}),
+        ({"classes": ["Cat"], "licences": ["licenses/by/2.0"]}, {7}),
+    ],
+)
+def test_a_choice_of_open_images_is_fetched_into_the_layout_of_its_reader(
+    site, tmp_path, asked, numbers
+):
+    record = acquire(open_images(site, tmp_path, publish_open_images(site), **asked))
+    there = {path.stem for path in (tmp_path / "oi/validation").iterdir()}
+    assert there == {IDS[number] for number in numbers} and record["images"]["kept"] == len(numbers)
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="oi", source="openimages", path=tmp_path / "oi",
+                     size=32)
+    )  # fmt: skip
+    rows = read_sidecar(shards, shards.parts[0].name, ["author", "labels"]).to_pylist()
+    assert {row["author"] for row in rows} == {"Ada"} and all(row["labels"] for row in rows)
+
+
+def test_a_larger_count_keeps_what_a_smaller_one_fetched(site, tmp_path):
+    files = publish_open_images(site)
+    acquire(open_images(site, tmp_path, files, count=3))
+    few = {path.name for path in (tmp_path / "oi/validation").iterdir()}
+    acquire(open_images(site, tmp_path, files, count=6))
+    more = {path.name for path in (tmp_path / "oi/validation").iterdir()}
+    assert few < more and max(site.asked[f"/validation/{name}"] for name in few) == 1
+
+
+def test_a_choice_that_leaves_nothing_is_refused(site, tmp_path):
+    files = publish_open_images(site)
+    with pytest.raises(SourceError, match=r"hold no image of validation with .*'nobody'.* others"):
+        acquire(open_images(site, tmp_path, files, licences=["nobody"]))
+    with pytest.raises(SourceError, match="has no class Unicorn"):
+        acquire(open_images(site, tmp_path, files, classes=["Unicorn"]))
+
+
+def test_two_that_fetch_into_one_folder_wait_for_each_other(site, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    publish_coco(site, {number: jpeg(number) for number in range(4)})
+    with ThreadPoolExecutor(2) as pool:
+        records = list(pool.map(acquire, [coco(site, tmp_path)] * 2))
+    told = sorted(each["status"] for record in records for each in record["files"])
+    assert told == ["new", "new", "unchanged", "unchanged"]
+
+
+def test_an_unknown_source_is_told_with_those_there_are():
+    from flows import cli
+
+    options = cli.parser().parse_args(["acquire", "imagenet"])
+    with pytest.raises(UsageError, match="source: Input should be one of 'coco', 'openimages'"):
+        options.command(options)
