@@ -105,7 +105,7 @@ def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, t
     changed, rows_then = imported(tmp_path)
     assert changed.id != shards.id
     assert sum(one != other for one, other in zip(rows, rows_then, strict=True)) == 1
-    same = {part.origin for part in shards.parts} & {part.origin for part in changed.parts}
+    same = {part.content for part in shards.parts} & {part.content for part in changed.parts}
     assert len(same) == len(shards.parts) - 1, "the parts of other images are taken over"
 
     publish_coco(site, {number: data for number, data in pictures.items() if number != 5})
