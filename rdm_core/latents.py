@@ -254,7 +254,8 @@ def load_latent_space(name: str) -> LatentSpace:
         first_line = str(error).strip().split("\n")[0][:200]
         cure = (
             f"Give 'pixels', {', '.join(BUILT_IN)}, a folder that AutoencoderKL.save_pretrained or "
-            "VQModel.save_pretrained wrote, or a hub id (the network is needed once)."
+            "VQModel.save_pretrained wrote, autoencoders/NAME of one that `rdm autoencoder` trained"
+            " on your images, or a hub id (the network is needed once)."
         )
         what = f"cannot be loaded ({first_line})"
         raise WeightsError(f"autoencoder {name!r}", what, cure) from error

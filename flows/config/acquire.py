@@ -47,6 +47,7 @@ class AcquireCoco(Acquire):
     """COCO 2017: zips of photographs, and annotations; read from the zips, or unpacked."""
 
     source: Literal["coco"] = "coco"
+    """Which data set."""
     path: Path = Path("datasets/coco")
     splits: tuple[Literal["train", "val"], ...] = Field(("train", "val"), min_length=1)
     """Which splits."""
@@ -60,6 +61,7 @@ class AcquireOpenImages(Acquire):
     """Open Images V7: lists, boxes, and images of the public bucket, all or some."""
 
     source: Literal["openimages"] = "openimages"
+    """Which data set."""
     path: Path = Path("datasets/openimages")
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("validation",), min_length=1
@@ -83,6 +85,7 @@ class AcquireWikiArt(Acquire):
     """WikiArt as ArtGAN publishes it: for non-commercial research, under WikiArt.org's terms."""
 
     source: Literal["wikiart"] = "wikiart"
+    """Which data set."""
     path: Path = Path("datasets/wikiart")
     accept_terms: bool = False
     """Say true once you have read its terms: non-commercial research, and those of WikiArt.org."""
@@ -94,6 +97,7 @@ class AcquireEmoji(Acquire):
     """Emoji in several drawing styles, from npm packages: names, keywords, licences, authors."""
 
     source: Literal["emoji"] = "emoji"
+    """Which data set."""
     path: Path = Path("datasets/emoji")
     styles: tuple[Literal["noto", "twemoji", "fluent", "openmoji"], ...] = Field(
         ("noto", "twemoji", "fluent", "openmoji"), min_length=1
@@ -109,6 +113,7 @@ class AcquireUrls(Acquire):
     """
 
     source: Literal["urls"] = "urls"
+    """Which data set."""
     path: Path = Path("datasets/urls")
     urls: Path
     """The list: .csv, .parquet or .jsonl with url, and caption, licence, author."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from flows.config.acquire import AnyAcquire
 from flows.config.images import AnyImages
 from flows.config.parameters import (
     Count,
@@ -152,8 +153,19 @@ class Rebuild(Autoencoding, Encoding, FlowConfig):
 
     images: AnyImages
     """The images."""
+    acquire: AnyAcquire | None = None
+    """Where they are fetched from first, into images.path; what is there unchanged stays."""
     k: Neighbors = 20
     """Neighbors stored for each image."""
+
+    @model_validator(mode="after")
+    def _fetched_where_they_are_read(self) -> "Rebuild":
+        if self.acquire is not None and self.acquire.path != self.images.path:
+            raise ValueError(
+                f"acquire.path: is {self.acquire.path}, and images.path is {self.images.path}: "
+                "fetch them where they are read"
+            )
+        return self
 
 
 class RemoveKeys(UnderRoot):

@@ -46,6 +46,74 @@ def _references(denoiser: dict[str, Any], text_width: int) -> dict[str, Any]:
 # Re-Imagen (arXiv 2209.14491): two neighbors; text and neighbors are each left out of a tenth.
 _TEXT_AND_TWO = {"k": 2, "random_k": True, "text_dropout": 0.1}
 
+# Photographs and paintings of 256 px behind an f8 autoencoder of others, by the memory of a card:
+# width, depth, and pieces of a step. Memory as estimated: docs/families.md.
+_CARDS = {
+    "8gb": (512, 12, 8),  # 53 M parameters, 4.2 GB
+    "": (768, 12, 4),  # 119 M, 11.7 GB: for 24 GB
+    "80gb": (1024, 24, 4),  # 412 M, 32.9 GB
+}
+DATA_SETS: dict[str, dict[str, Any]] = {
+    "coco": {"source": "coco", "path": "datasets/coco"},
+    "openimages": {"source": "openimages", "path": "datasets/openimages"},
+    "wikiart": {"source": "wikiart", "path": "datasets/wikiart"},
+}
+"""Data sets that have presets of their own, and where `rdm acquire` puts them."""
+HUB_AUTOENCODER = "stabilityai/sd-vae-ft-mse"
+"""The decoder of Stable Diffusion's f8 autoencoder trained on for the squared error; its latents
+are 32x32x4 of 256 px.
+"""
+
+
+def _photographs(source: str, card: str) -> dict[str, dict[str, Any]]:
+    """A data set's preset for a card: a transformer on latents, by flow matching."""
+    width, depth, pieces = _CARDS[card]
+    denoiser = {
+        "network": "transformer", "channels": [width], "depth": depth, "head_channels": 64,
+        "patch": 2,
+    }  # fmt: skip
+    return {
+        "model": _diffusion(denoiser, {"process": "flow"}),
+        "context": {"k": 8, "random_k": True},
+        "training": {
+            "batch": 256, "learning_rate": 2e-4, "warmup_steps": 1000, "precision": "bf16",
+        },
+        "execution": {"accumulate": pieces},
+        "upstream": {
+            "images": {**DATA_SETS[source], "size": 256}, "autoencoder": HUB_AUTOENCODER,
+        },
+    }  # fmt: skip
+
+
+def _smoke(source: str) -> dict[str, dict[str, Any]]:
+    """A data set's preset that shows in minutes of a CPU, and without any hub, that all of its
+    stages work: 32 px as they are, the encoder of the built-in shapes, ten steps. Its pictures are
+    noise.
+    """
+    return {
+        "model": _diffusion(
+            {**_SHAPES_NETWORK, "patch": 4, "depth": 2}, {"process": "flow", "predicts": "image"}
+        ),
+        "context": {"k": 4, "random_k": True},
+        "training": {"steps": 10, "batch": 16, "warmup_steps": 2},
+        "reporting": {"checkpoint_steps": 10},
+        "upstream": {
+            "images": {**DATA_SETS[source], "size": 32, "min_side": 16}, "autoencoder": "pixels",
+            "encoder": "rdm-shapes", "weights": "built-in",
+        },
+    }  # fmt: skip
+
+
+def _of_data_sets() -> dict[str, dict[str, dict[str, Any]]]:
+    """Name -> preset: `coco-256` and the like, one for each card, and one for a CPU."""
+    presets = {}
+    for source in DATA_SETS:
+        for card in _CARDS:
+            presets[f"{source}-256-{card}".rstrip("-")] = _photographs(source, card)
+        presets[f"{source}-smoke"] = _smoke(source)
+    return presets
+
+
 # name: model, context, training, reporting; what is not named keeps its default
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {  # 64 px, behind the built-in autoencoder: 8x8x16 latents
@@ -230,6 +298,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "context": _QUERY_AND_TEN,
         "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
     },
+    **_of_data_sets(),
 }  # fmt: skip
 
 DEMO_AUTOENCODER = "rdm-shapes-kl"

@@ -2,6 +2,7 @@
 
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild
 from flows.config.images import ImportImages
+from flows.data.acquire import acquire
 from flows.data.build_database import ensured_database
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
@@ -25,9 +26,11 @@ def rebuild(config: Rebuild) -> Artifact:
     """Bring everything under one name up to date; unchanged input is a no-op, changed input redoes
     the parts it touches.
 
-    images --import--> shards --embed, index--> database --neighbors--> table
-                         └-----encode--> latents
+    [where they live --acquire-->] images --import--> shards --embed, index--> database
+    database --neighbors--> table      shards --encode--> latents
     """
+    if config.acquire is not None:
+        acquire(config.acquire)
     look_ahead(config)
     here = {"root": config.root, "name": config.name}
     import_images.ensured(ImportImages(**here, **config.images.model_dump()))

@@ -10,11 +10,13 @@ from typing import Any
 from flows.run.environment import server_is_configured
 
 FLOW_OF = {
+    "acquire": "acquire",
     "rebuild-openimages": "rebuild",
     "rebuild-wikiart": "rebuild",
     "rebuild-coco": "rebuild",
     "train-autoencoder": "train-autoencoder",
     "train-rdm": "train-rdm",
+    "train-smoke": "train-rdm",
     "sample-rdm": "sample-rdm",
     "evaluate-rdm": "evaluate-rdm",
     "gc": "gc",

@@ -107,6 +107,16 @@ CASES = {
             "template": None,
         },
     ),
+    "acquire coco --path c --set unpack=true": (
+        "flows.data.acquire",
+        "acquire",
+        {"source": "coco", "path": Path("c"), "unpack": True, "splits": ("train", "val")},
+    ),
+    "acquire urls list.csv --contact me@example.org": (
+        "flows.data.acquire",
+        "acquire",
+        {"urls": Path("list.csv"), "contact": "me@example.org", "path": Path("datasets/urls")},
+    ),
     "caption --run r --image p.png --text a___b": (
         "flows.model.sample",
         "sample_rdm",

@@ -17,6 +17,7 @@ EVERY = "[--help] [--root ROOT] [--json]"
 SETTABLE = f"{EVERY} [--set KEY=VALUE]* [--dry-run]"
 LISTED = {
     "demo": SETTABLE,
+    "acquire": f"source [LIST] {SETTABLE} [--path PATH] [--contact CONTACT]",
     "import": f"source [path] {SETTABLE} [--name NAME]",
     "build": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "embed": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
@@ -60,7 +61,7 @@ DEFAULTS |= {"missing_ok": False, "full": False}
 READ_AS = {"length": float, "cap": float, "strength": float, "k": int, "rows": int, "keep": int}
 READ_AS |= {"root": root_argument}
 READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
-READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql"), typed)
+READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql", "contact"), typed)
 """Numbers, files, and texts in whatever locale; everything else is as it is written."""
 FILES = {"--vectors", "--keys"}
 """Arguments that name a file in every command."""
@@ -143,6 +144,7 @@ def test_a_default_that_help_tells_is_the_one_that_is_used():
     used["out"] = str(MapDatabase.model_fields["out"].default)
     found = {("search", "k"): used["k"], ("map", "rows"): used["rows"], ("map", "out"): used["out"]}
     found |= {("average", "length"): used["length"], ("gc", "keep"): "2"}
+    found["acquire", "path"] = "datasets/SOURCE"
     found["edit", "strength"] = f"{draw_settings('diffusion')().guidance_scale:g}"
     assert told == found
 

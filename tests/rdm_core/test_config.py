@@ -279,8 +279,9 @@ def test_a_preview_is_drawn_quickly_and_without_guidance():
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_preset_builds(name):
     preset = PRESETS[name]
-    assert set(preset) <= {"model", "context", "training", "reporting"}
-    side = 32 if name == "transformer-256" else 64
+    asked = {"model", "context", "training", "reporting", "execution", "upstream"}
+    assert set(preset) <= asked
+    side = 32 if "-256" in name or name.endswith("-smoke") else 64
     family = preset["model"]["family"]
     config = config_of(family).of(preset["model"])
     with torch.device("meta"):

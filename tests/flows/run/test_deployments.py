@@ -14,9 +14,11 @@ from operating import REPOSITORY, Project, processes_naming, run_id_in, sets
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from flows.config.acquire import acquisition
 from flows.config.autoencoder import TrainAutoencoder
 from flows.config.database import Rebuild
 from flows.config.judge import EvaluateRDM
+from flows.config.presets import PRESETS
 from flows.config.sample import SampleRDM
 from flows.config.train import TrainRDM
 from flows.data.upkeep import CollectVersions
@@ -34,6 +36,7 @@ README_COMMANDS = [
 ]
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 CONFIG = {
+    "acquire": lambda **values: acquisition(**values),
     "rebuild": Rebuild,
     "train-autoencoder": TrainAutoencoder,
     "train-rdm": TrainRDM,
@@ -89,11 +92,13 @@ TINY = {
 
 def test_the_deployments_are_those_that_were_promised_and_their_short_names_lead_to_their_flows():
     assert set(DEPLOYMENTS) == {
+        "acquire",
         "rebuild-openimages",
         "rebuild-wikiart",
         "rebuild-coco",
         "train-autoencoder",
         "train-rdm",
+        "train-smoke",
         "sample-rdm",
         "evaluate-rdm",
         "gc",
@@ -123,6 +128,14 @@ def test_what_the_form_of_the_ui_sends_is_accepted_whole_and_with_one_parameter_
         assert flow.validate_parameters({"config": changed})["config"].root == Path(changed["root"])
     with pytest.raises(ValidationError):
         validate({"config": shown | {"rot": "data"}}, schema, raise_on_error=True)
+
+
+@pytest.mark.parametrize("name, preset", [("train-rdm", "coco-256"), ("train-smoke", "coco-smoke")])
+def test_what_is_deployed_to_train_is_a_preset(name, preset):
+    given = DEPLOYMENTS[name]["parameters"]["config"]
+    names = {key: given[key] for key in ("name", "latents", "neighbors", "database")}
+    of_preset = TrainRDM(root="data", **names, **PRESETS[preset])
+    assert TrainRDM(**given | {"preview": 0}) == of_preset
 
 
 def test_schedules_are_inactive_and_know_their_time_zone():
