@@ -26,6 +26,18 @@ def run_search(options: argparse.Namespace) -> Answer:
     return looked(options, configured(options, SearchDatabase, **flags), search)
 
 
+def run_plan(options: argparse.Namespace) -> Answer:
+    """rdm plan."""
+    from flows.config.plan import PlanPreset
+
+    config = configured(options, PlanPreset, preset=options.preset, images=options.images)
+    if options.dry_run:
+        return looked(options, config, lambda asked: ("", {}))
+    with large_import():
+        from flows.model.outlook import outlook
+    return looked(options, config, outlook)
+
+
 def run_map(options: argparse.Namespace) -> Answer:
     """rdm map."""
     from flows.config.look import MapDatabase

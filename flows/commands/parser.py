@@ -77,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
     sub = add("train", "latents + neighbors + database -> run", making.run_train)
     _add_names(sub, "latents", "neighbors", "database")
     sub.add_argument("--preset", help="start from a row of flows/config/presets.py")
+    sub = add(
+        "plan",
+        "a preset + a number of images -> disk, memory and hours of each stage on this machine",
+        looking.run_plan,
+    )
+    sub.add_argument("preset", help="coco-256, ...: a preset that says which images it is for")
+    sub.add_argument("--images", type=int, help="how many")
     sub = add("sample", "weights + any database + a request -> images", drawing.run_sample)
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: changes domain or style")

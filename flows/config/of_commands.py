@@ -8,6 +8,7 @@ from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, R
 from flows.config.images import AnyImport
 from flows.config.judge import Demo, EvaluateRDM, WriteReport
 from flows.config.look import CompareDatabases, FindDuplicates, MapDatabase, SearchDatabase
+from flows.config.plan import PlanPreset
 from flows.config.sample import SampleRDM
 from flows.config.train import AverageRun, ConvertOriginal, TrainRDM
 
@@ -21,6 +22,7 @@ OF_COMMAND: dict[str, Any] = {
     "autoencoder": TrainAutoencoder,
     "encode": EncodeLatents,
     "train": TrainRDM,
+    "plan": PlanPreset,
     "sample": SampleRDM,
     "edit": SampleRDM,
     "infill": SampleRDM,

@@ -299,8 +299,7 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     """What the run writes: checkpoints, one of them while it replaces another, weights, and what is
     made upstream.
     """
-    # Weights are float32: 4 bytes a parameter.
-    run = (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
+    run = bytes_of_run(memory)
     images = config.upstream.images
     if images is None or found(config, "latents", config.latents):
         return run
@@ -312,11 +311,19 @@ def disk_bytes(config: TrainRDM, memory: MemoryNeeded) -> int:
     return run + image_count(images) * (2 * bytes_of_image(images) + rows)
 
 
+def bytes_of_run(memory: MemoryNeeded) -> int:
+    """What a run itself writes: checkpoints, one of them while it replaces another, and weights."""
+    # Weights are float32: 4 bytes a parameter.
+    return (CHECKPOINTS_KEPT + 1) * memory.checkpoint_bytes + 4 * memory.parameters
+
+
 def hours_text(hours: float) -> str:
     """In the unit that suits."""
     minutes = round(60 * hours)
     if minutes < 2:
         return "a minute or less"
+    if hours > 1000:
+        return f"{hours / 24 / 365.25:.1f} years"
     return f"{minutes} minutes" if minutes < 60 else f"{hours:.1f} hours"
 
 

@@ -117,6 +117,11 @@ CASES = {
         "acquire",
         {"urls": Path("list.csv"), "contact": "me@example.org", "path": Path("datasets/urls")},
     ),
+    "plan coco-256 --images 7 --set steps=3": (
+        "flows.model.outlook",
+        "outlook",
+        {"preset": "coco-256", "images": 7, "steps": 3},
+    ),
     "caption --run r --image p.png --text a___b": (
         "flows.model.sample",
         "sample_rdm",

@@ -26,6 +26,7 @@ LISTED = {
     "encode": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "train": f"{SETTABLE} [--name NAME] [--latents LATENTS] [--neighbors NEIGHBORS]"
     " [--database DATABASE] [--preset PRESET]",
+    "plan": f"preset {SETTABLE} [--images IMAGES]",
     "sample": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--text TEXT]*"
     " [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
     "edit": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
@@ -58,7 +59,15 @@ DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "u
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
 DEFAULTS |= {"missing_ok": False, "full": False}
 """What is not given is this, everything else None."""
-READ_AS = {"length": float, "cap": float, "strength": float, "k": int, "rows": int, "keep": int}
+READ_AS = {
+    "length": float,
+    "cap": float,
+    "strength": float,
+    "k": int,
+    "rows": int,
+    "keep": int,
+    "images": int,
+}
 READ_AS |= {"root": root_argument}
 READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
 READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql", "contact"), typed)
