@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result; errors are one message on standard error."""
     if arguments is None:  # from a terminal
         in_utf8_mode()
-        atexit.register(gc.freeze)  # to take a million imported objects apart takes a second
+        atexit.register(_leave_at_once)
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
     prepare(options.root)
@@ -92,6 +92,14 @@ def interrupt_again(lost: Any) -> None:
         again.start()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _leave_at_once() -> None:
+    """Leave imported objects as they are: to take a million of them apart takes a second. DuckDB's
+    are taken apart, as it complains of any that is left.
+    """
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _exit_code(error: Exception) -> int:

@@ -19,6 +19,8 @@ from rdm_core.formats import (
 REASONS = {
     "missing file": "the data set lists it, but there is no such file",
     "unreadable file": "the operating system would not read it",
+    "not fetched": "its address gave nothing, or nothing that can be used",
+    "forbidden by its owner": "robots.txt or a header says that it is not for training",
     "empty file": "no bytes at all",
     "git-lfs pointer": "the small text git-lfs leaves where the data should be",
     "too many bytes": "the file is longer than DecodeLimits.max_bytes",

@@ -47,19 +47,7 @@ def parser() -> argparse.ArgumentParser:
     subcommands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
     add = partial(_added, subcommands)
     add("demo", "the whole path on built-in images, ending with a report", making.run_demo)
-    sub = add(
-        "acquire",
-        "where a data set lives -> the folder that `import` reads; --dry-run says bytes and files",
-        making.run_acquire,
-    )
-    sub.add_argument("source", help="coco, openimages, wikiart, emoji or urls; see below")
-    sub.add_argument("list", nargs="?", metavar="LIST", help="urls: .csv, .parquet or .jsonl")
-    sub.add_argument("--path", type=Path, help="the folder (default: datasets/SOURCE)")
-    sub.add_argument("--contact", type=typed, help="address or page by which owners reach you")
-    sub = add("import", "images -> shards", making.run_import)
-    sub.add_argument("source", help="layout of the dataset: shapes, folder, coco, ...; see below")
-    sub.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
-    _add_names(sub)
+    _add_images(add)
     sub = add("build", "shards -> embeddings -> index: a database", making.run_build)
     _add_names(sub, "shards")
     sub = add("embed", "shards -> embeddings: queries need no index", making.run_embed)
@@ -105,6 +93,23 @@ def parser() -> argparse.ArgumentParser:
     _add_analysis(add)
     _add_upkeep(add)
     return top
+
+
+def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that bring images in."""
+    sub = add(
+        "acquire",
+        "where a data set lives -> the folder that `import` reads; --dry-run says bytes and files",
+        making.run_acquire,
+    )
+    sub.add_argument("source", help="coco, openimages, wikiart, emoji or urls; see below")
+    sub.add_argument("list", nargs="?", metavar="LIST", help="urls: .csv, .parquet or .jsonl")
+    sub.add_argument("--path", type=Path, help="the folder (default: datasets/SOURCE)")
+    sub.add_argument("--contact", type=typed, help="address or page by which owners reach you")
+    sub = add("import", "images -> shards", making.run_import)
+    sub.add_argument("source", help="layout of the dataset: shapes, folder, coco, ...; see below")
+    sub.add_argument("path", nargs="?", type=Path, help="where the dataset lies")
+    _add_names(sub)
 
 
 def _added(

@@ -71,7 +71,7 @@ def _ids_of_classes(config: AcquireOpenImages) -> set[str]:
     """The images with a box of one of the classes. Raises SourceError for a class it lacks."""
     names = {}
     path = config.path / CLASSES[0]
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         label, _, name = line.partition(",")
         names[name.strip().strip('"').casefold()] = label
     unknown = [name for name in config.classes if name.casefold() not in names]
@@ -99,6 +99,7 @@ def gather_images(
     """Ask for the images of a list that are not there; counts of what became of all."""
     with Collection(config.path) as collection:
         loaded = collection.load(listed)
+        collection.ask_under(repr((web.manners.allow_hosts, web.manners.honour, config.max_bytes)))
         before = asked_before(check_days)
         due = collection.count_due(before)
         what = f"{loaded['addresses']:,} addresses ({loaded['new']:,} new"

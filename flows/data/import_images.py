@@ -136,6 +136,10 @@ def import_plan(config: AnyImport, listing: Listing | None = None) -> Plan:
     return plan_of("shards", config.name, parameters, {"source": listing.snapshot})
 
 
+OF_AN_OWNER = "forbidden by its owner"
+"""Why an address was not fetched, where its owner said no."""
+
+
 def images_per_part(config: AnyImport) -> int | str:
     """The number asked for; auto: as the current version or an unfinished import was cut.
 
@@ -221,8 +225,7 @@ def read_image(image: SourceImage, config: DataSet) -> bytes:
     listed; SourceError where the whole data set has gone, for which no image is to be rejected.
     """
     if image.path is None:
-        reason = "missing file" if image.is_absent else "unreadable file"
-        raise ImageRejected(reason, image.reason or "")
+        raise ImageRejected(why_absent(image), image.reason or "")
     # The size was listed, so that a huge file is never read.
     if image.stamp and image.stamp[0] > config.max_bytes:
         raise ImageRejected("too many bytes", f"{image.stamp[0]:,}")
@@ -234,6 +237,15 @@ def read_image(image: SourceImage, config: DataSet) -> bytes:
             cure = "Put it back and run the same command again: it continues where it stopped."
             raise SourceError(config.path, "went away while it was imported", cure) from error
         raise ImageRejected("unreadable file", str(error)) from error
+
+
+def why_absent(image: SourceImage) -> str:
+    """The word for why an image has no file."""
+    if image.is_absent:
+        return "missing file"
+    if image.dataset != "urls":
+        return "unreadable file"
+    return OF_AN_OWNER if OF_AN_OWNER in (image.reason or "") else "not fetched"
 
 
 def record_of(image: SourceImage, number: int, **facts: object) -> SampleRecord:

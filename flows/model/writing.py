@@ -1,9 +1,11 @@
 """Texts that are written of an image, from documents that are near to it."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from flows.config.sample import GAP, SampleRDM
 from flows.model.editing import as_the_run_draws, given_back
@@ -11,6 +13,9 @@ from flows.model.opening import OpenRun
 from flows.model.request import Request
 from flows.run.progress import bar
 from rdm_core.config import DrawConfig
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_WORDS = 8
 """Tokens that a gap of a template may be filled with."""
@@ -46,6 +51,8 @@ def filled_in(
     How many words are missing is not known: one up to MOST_WORDS are tried, and of these texts the
     likeliest one is taken.
     """
+    import torch
+
     before, behind = template.split(GAP)
     count, texts = len(images), []
     with bar(MOST_WORDS * count, "caption", "text") as shown:

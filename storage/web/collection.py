@@ -108,6 +108,7 @@ class Collection:
             own = "place text, listed integer"
             self._database.execute(f"CREATE TABLE IF NOT EXISTS addresses ({columns}, {own})")
             self._database.execute("CREATE UNIQUE INDEX IF NOT EXISTS by_id ON addresses (id)")
+            self._database.execute("CREATE TABLE IF NOT EXISTS asked_under (settings text)")
         except sqlite3.DatabaseError as error:
             self._database.close()
             cure = f"Remove {self._path}: images that are there are asked for anew."
@@ -179,6 +180,17 @@ class Collection:
         for (name,) in files:
             (self.folder / name).unlink(missing_ok=True)
         return int(run("DELETE FROM addresses WHERE listed < ?", (generation,)).rowcount)
+
+    def ask_under(self, settings: str) -> None:
+        """Note by which settings addresses are asked: where they are others than before, what was
+        refused is asked again.
+        """
+        run = self._database.execute
+        before = run("SELECT settings FROM asked_under").fetchone()
+        if before is not None and before[0] != settings:
+            run("UPDATE addresses SET status = 'failed' WHERE status = 'refused'")
+        run("DELETE FROM asked_under")
+        run("INSERT INTO asked_under VALUES (?)", (settings,))
 
     def due(self, asked_before: float) -> Iterator[Due]:
         """The addresses that are to be asked: new ones, failed ones, and of the others those that

@@ -105,7 +105,7 @@ def ask(web: Web, file: RemoteFile) -> Remote:
 def known(folder: Path, file: RemoteFile) -> FetchedFile | None:
     """What is recorded of a file that is there, as it was fetched; None where it is not."""
     try:
-        record = json.loads(_record_of(folder, file).read_text("utf-8"))
+        record = json.loads(_record_of(folder, file).read_text(encoding="utf-8"))
         found = FetchedFile(**{**record, "status": "unchanged"})
         size = (folder / file.name).stat().st_size
     except (OSError, ValueError, TypeError):
@@ -322,7 +322,7 @@ def _resumed(folder: Path, file: RemoteFile, remote: Remote) -> dict[str, Any]:
     """How far an unfinished file is; nothing where it is none of the file as it is now."""
     part = _part_of(folder, file)
     try:
-        state: dict[str, Any] = json.loads(_state_of(part).read_text("utf-8"))
+        state: dict[str, Any] = json.loads(_state_of(part).read_text(encoding="utf-8"))
         usable = (
             state["address"] == file.address
             and state["piece_bytes"] == PIECE_BYTES

@@ -19,7 +19,7 @@ def read_record(folder: Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
     try:
-        record = json.loads((folder / RECORD_FILE).read_text("utf-8"))
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

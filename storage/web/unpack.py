@@ -110,7 +110,7 @@ def _remove_others(path: Path, into: Path, names: set[str]) -> int:
     """Remove what the version of a zip that was unpacked before held and this one does not."""
     record = into / STATE / f"{path.name}.names.json"
     try:
-        before = set(json.loads(record.read_text("utf-8")))
+        before = set(json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         before = set()
     removed = 0

@@ -174,8 +174,21 @@ def test_a_list_of_addresses_becomes_images_with_licences_and_rows_with_reasons(
     good = [row for row in found if row["status"] == "ok"]
     (bad,) = [row for row in found if row["status"] != "ok"]
     assert len(good) == 4 and {row["author"] for row in good} == {"Ada"}
-    assert bad["author"] == "Bob" and "status 404" in bad["detail"]
+    assert bad["author"] == "Bob" and bad["reason"] == "not fetched"
+    assert "status 404" in bad["detail"]
     assert {row["source_url"] for row in found} == {row[0] for row in rows}
+
+
+def test_an_owners_no_is_the_reason_of_the_row(site, tmp_path):
+    said = {"X-Robots-Tag": "noai"}
+    rows = [(site.add("/no.jpg", jpeg(1), type="image/jpeg", headers=said), "x", "CC0", "Ada")]
+    acquire(urls(site, tmp_path, rows))
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="web", source="urls", path=tmp_path / "urls",
+                     size=32)
+    )  # fmt: skip
+    (row,) = read_sidecar(shards, shards.parts[0].name, ["reason", "detail"]).to_pylist()
+    assert row["reason"] == "forbidden by its owner" and "X-Robots-Tag: noai" in row["detail"]
 
 
 def test_addresses_of_strangers_need_a_contact(tmp_path):

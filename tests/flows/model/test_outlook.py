@@ -6,7 +6,7 @@ from flows.config.plan import PlanPreset
 from flows.config.presets import PRESETS
 from flows.data.space_needed import bytes_of_row
 from flows.model import outlook as module
-from flows.model.outlook import outlook, per_second
+from flows.model.outlook import outlook
 from rdm_core.errors import RequestError
 
 
@@ -55,12 +55,6 @@ def test_other_steps_change_the_training_alone(tmp_path, monkeypatch):
 def test_a_preset_that_cannot_be_planned_is_refused(tmp_path, preset, what):
     with pytest.raises(RequestError, match=what):
         outlook(planned(tmp_path, preset))
-
-
-def test_a_rate_counts_what_is_done_in_the_time():
-    calls = []
-    rate = per_second(lambda: calls.append(1), 5, 0.05)
-    assert rate > 5 * (len(calls) - 1) and len(calls) > 2
 
 
 def test_all_presets_of_data_sets_say_which_images_they_are_for():

@@ -111,6 +111,20 @@ def test_asked_anew_only_what_changed_is_fetched_and_what_was_taken_away_is_gone
     assert "If-None-Match" in asked[-1]
 
 
+def test_what_was_refused_is_asked_again_under_other_settings(site, tmp_path):
+    listed = [image(site, "/a", headers={"X-Robots-Tag": "noai"}), ListedImage("ftp://x/b")]
+    run(tmp_path, site, listed)
+    with Collection(tmp_path) as collection:
+        collection.ask_under("one")
+        assert collection.count_due(0.0) == 0
+        collection.ask_under("one")
+        assert collection.count_due(0.0) == 0
+        collection.ask_under("another")
+        assert collection.count_due(0.0) == 2
+    _, rows = run(tmp_path, site, listed, honour=())
+    assert rows["a"]["status"] == "kept" and rows["b"]["status"] == "refused"
+
+
 def test_an_address_that_is_listed_no_more_is_gone_with_its_image(site, tmp_path):
     listed = [image(site, "/a"), image(site, "/b")]
     _, first = run(tmp_path, site, listed)
