@@ -224,6 +224,7 @@ COMPILER = {
 LOADED_BY = {
     "flows.look.show": HEAVY - {"PIL"},
     "storage.query": HEAVY,
+    "flows.doctor.examine": HEAVY | COMPILER,
     "flows.data.import_images": HEAVY - {"PIL"},
     "flows.data.remove": HEAVY - {"PIL", "torch", "faiss"} | COMPILER,
     "flows.look.search": COMPILER | {"prefect"},
