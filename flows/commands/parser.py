@@ -319,6 +319,11 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--seconds", type=float, help="how long to wait for what does not answer (default: 9)"
     )
+    _add_removing(add)
+
+
+def _add_removing(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that take something away."""
     sub = add(
         "gc",
         "remove old versions: what is current or an input of what stays is kept",

@@ -131,9 +131,10 @@ def room(
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder around it that is there."""
+    """The path, or the nearest folder around it that is there and may be looked at."""
     folder = path.absolute()
-    while not folder.is_dir() and folder != folder.parent:
+    # Path's own raises for a folder that is inside one of somebody else's
+    while not os.path.isdir(folder) and folder != folder.parent:  # noqa: PTH112
         folder = folder.parent
     return folder
 

@@ -1,5 +1,6 @@
 """Python, the environment, and whether everything called rdm is one installation."""
 
+import json
 import os
 import shutil
 import sys
@@ -87,14 +88,12 @@ def folder_of(package: str) -> Path:
     return place.parent.parent if place.name == "__init__.py" else place.parent
 
 
-def folder_declared(rdm: Distribution) -> Path:
+def folder_declared(distribution: Distribution) -> Path:
     """The folder whose packages an installation means: of an editable one its source."""
-    import json
-
-    said = json.loads(rdm.read_text("direct_url.json") or "{}")
+    said = json.loads(distribution.read_text("direct_url.json") or "{}")
     if said.get("dir_info", {}).get("editable"):
         return Path(unquote(urlsplit(said["url"]).path)).resolve()
-    return Path(str(rdm.locate_file(""))).resolve()
+    return Path(str(distribution.locate_file(""))).resolve()
 
 
 def typed_commands(machine: Machine) -> Findings:

@@ -58,7 +58,15 @@ DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "u
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
 DEFAULTS |= {"missing_ok": False, "full": False, "offline": False}
 """What is not given is this, everything else None."""
-READ_AS = {"seconds": float, "length": float, "cap": float, "strength": float, "k": int, "rows": int, "keep": int}
+READ_AS = {
+    "seconds": float,
+    "length": float,
+    "cap": float,
+    "strength": float,
+    "k": int,
+    "rows": int,
+    "keep": int,
+}
 READ_AS |= {"root": root_argument}
 READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
 READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql"), typed)
