@@ -54,7 +54,8 @@ def proxies(machine: Machine) -> Findings:
         yield fine("proxy", f"{told}; not for this machine itself")
     else:
         what = f"{told}, also for this machine itself: rdm goes past it, but `prefect` asks the"
-        cure = f"export NO_PROXY={','.join(EXEMPT)} and no_proxy, in the worker's unit too"
+        kept = ",".join([*filter(None, sorted(hosts - {*EXEMPT})), *EXEMPT])
+        cure = f"export NO_PROXY={kept} no_proxy={kept}; in the worker's unit, too"
         yield note("proxy", f"{what} proxy for its own server, and hangs", cure)
 
 

@@ -22,6 +22,11 @@ def test_a_proxy_for_this_machine_itself_is_told_and_no_password(machine, told):
     assert "export NO_PROXY=127.0.0.1,localhost" in text and "hush" not in text and text != "me"
 
 
+def test_hosts_that_are_exempt_already_stay_so(machine, told):
+    ((mark, text),) = told(network.proxies(machine(http_proxy=NOWHERE, NO_PROXY="b,localhost,a")))
+    assert mark == "!" and "NO_PROXY=a,b,127.0.0.1,localhost no_proxy=a,b,127" in text
+
+
 @pytest.mark.parametrize("exempt", ["*", "localhost, 127.0.0.1", "127.0.0.1,localhost,.example"])
 def test_a_proxy_that_this_machine_is_exempt_from_is_fine(exempt, machine, told):
     ((mark, _),) = told(network.proxies(machine(all_proxy="me:hush@host:1", no_proxy=exempt)))
