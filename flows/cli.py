@@ -18,7 +18,7 @@ from typing import Any
 from flows.commands.parser import parser
 from flows.config.arguments import UsageError
 from flows.run.environment import in_utf8_mode, prepare
-from flows.run.terminal import as_json, escape_what_cannot_be_shown, tell
+from flows.run.terminal import FailingAnswer, as_json, escape_what_cannot_be_shown, tell
 
 INTERRUPTED = 130
 SECONDS_TO_GO = 25
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         atexit.register(_leave_at_once)
     escape_what_cannot_be_shown()
     options = parser().parse_args(arguments)
+    options.as_found = dict(os.environ)  # what a doctor looks at, before some of it is mended
     prepare(options.root)
     with suppress(ValueError):  # called in a thread: the program it belongs to hears its signals
         for polite in (signal.SIGTERM, signal.SIGINT):
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text, value = options.command(options)
         return _answered(as_json(value) if options.json else text)
+    except FailingAnswer as told:
+        _answered(as_json(told.value) if options.json else told.text)
+        return 1
     except KeyboardInterrupt:
         _complain("rdm: interrupted; the same command continues where it stopped")
         return INTERRUPTED

@@ -224,6 +224,7 @@ COMPILER = {
 LOADED_BY = {
     "flows.look.show": HEAVY - {"PIL"},
     "storage.query": HEAVY,
+    "flows.doctor.examine": HEAVY | COMPILER,
     "flows.data.import_images": HEAVY - {"PIL"},
     "flows.data.remove": HEAVY - {"PIL", "torch", "faiss"} | COMPILER,
     "flows.look.search": COMPILER | {"prefect"},
@@ -341,6 +342,7 @@ def test_nothing_reads_or_writes_a_pickle():
 TEXT_METHODS = {"read_text", "write_text", "open", "fdopen", "NamedTemporaryFile", "TextIOWrapper"}
 PROCESSES = {"run", "Popen", "check_output", "check_call", "call"}
 BYTES = {"os.open", "Image.open", "tarfile.open", "archive.open", "opener.open"}
+BYTES |= {"distribution.read_text"}  # importlib.metadata's, always of UTF-8
 """Calls named like those that read text."""
 
 

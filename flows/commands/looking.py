@@ -4,9 +4,12 @@ import argparse
 from pathlib import Path
 
 from flows.commands.running import looked
-from flows.config.arguments import configured
+from flows.config.arguments import UsageError, configured
 from flows.run.terminal import Answer
 from rdm_core.importing import large_import
+
+MOST_SECONDS = 3600
+"""That a doctor waits for."""
 
 
 def run_search(options: argparse.Namespace) -> Answer:
@@ -106,3 +109,13 @@ def run_log(options: argparse.Namespace) -> Answer:
     from flows.look.show import log_of
 
     return log_of(options.root, options.what)
+
+
+def run_doctor(options: argparse.Namespace) -> Answer:
+    """rdm doctor."""
+    from flows.doctor.examine import SECONDS, doctor
+
+    if options.seconds is not None and not 0 < options.seconds <= MOST_SECONDS:
+        raise UsageError(f"--seconds {options.seconds}: give more than 0, at most {MOST_SECONDS}")
+    seconds = SECONDS if options.seconds is None else options.seconds
+    return doctor(options.as_found, options.root, options.offline, seconds)

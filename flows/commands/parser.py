@@ -331,6 +331,21 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("what", metavar="NAME", help="kind/name, or a name: then of every kind")
     sub = add(
+        "doctor",
+        "what is fine on this machine and what is not, each with its cure",
+        looking.run_doctor,
+        settable=False,
+    )
+    sub.add_argument("--offline", action="store_true", help="leave out what asks the network")
+    sub.add_argument(
+        "--seconds", type=float, help="how long to wait for what does not answer (default: 9)"
+    )
+    _add_removing(add)
+
+
+def _add_removing(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that take something away."""
+    sub = add(
         "gc",
         "remove old versions: what is current or an input of what stays is kept",
         upkeep.run_gc,

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.run.terminal import open_closed_streams
 
@@ -135,40 +135,77 @@ def _address_in_use() -> str | None:
     return get_current_settings().api.url
 
 
-def _stated(name: str) -> Any:
-    """A setting of Prefect's, from where Prefect takes it: the environment in any case, then .env,
-    prefect.toml and pyproject.toml of this directory, then the active profile. None: nowhere.
+class Stated(NamedTuple):
+    """What a setting of Prefect's is, and where that stands, in words."""
+
+    value: Any
+    where: str
+
+
+def stated_in_prefect(name: str) -> Stated | None:
+    """A setting of Prefect's (one of TABLES), from where Prefect takes it: the environment in any
+    case, then .env, prefect.toml and pyproject.toml of this directory, then the active profile.
+    None: nowhere.
     """
-    dotenv, table = _dotenv(), _toml("prefect.toml")
-    project = _inside(_toml("pyproject.toml"), "tool", "prefect")
     in_order = (
-        _in_any_case(os.environ, name),
-        _in_any_case(dotenv, name),
-        _inside(table, *TABLES[name]),
-        _inside(project, *TABLES[name]),
+        Stated(_in_any_case(os.environ, name), "the environment"),
+        Stated(_in_any_case(_dotenv(), name), ".env of this directory"),
+        Stated(_inside(_toml("prefect.toml"), *TABLES[name]), "prefect.toml of this directory"),
+        Stated(_inside(_tool_prefect(), *TABLES[name]), "pyproject.toml of this directory"),
     )
     for stated in in_order:
-        if stated is not None:
+        if stated.value is not None:
             return stated
-    profiles_file = (
-        _in_any_case(dotenv, "PREFECT_PROFILES_PATH")
-        or _inside(table, "profiles_path")
-        or _inside(project, "profiles_path")
-    )
-    return _inside(_profile(profiles_file), name)
+    profile = prefect_profile()
+    value = _inside(profile.settings, name) if profile else None
+    if profile is None or value is None:
+        return None
+    return Stated(value, f"the profile {profile.name!r} of {profile.path}")
 
 
-def _profile(path: Any) -> Any:
-    """The settings of the active profile, of the file named in one of Prefect's or the usual
-    one.
+class Profile(NamedTuple):
+    """The active profile of Prefect's."""
+
+    name: str
+    path: Path
+    """The file of profiles, which need not be there."""
+    settings: Mapping[str, Any] | None
+    """None: the file has no profile of that name."""
+
+
+def prefect_profile() -> Profile | None:
+    """Of the file named in one of Prefect's or the usual one. None where no profile is active, or
+    nobody knows where this user is at home.
     """
-    with suppress(RuntimeError):  # nobody knows where this user is at home
-        home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-        path = os.environ.get("PREFECT_PROFILES_PATH") or path or home / "profiles.toml"
-        profiles = _toml(str(path))
-        active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-        return _inside(profiles, "profiles", active)
-    return None
+    path = (
+        _in_any_case(_dotenv(), "PREFECT_PROFILES_PATH")
+        or _inside(_toml("prefect.toml"), "profiles_path")
+        or _inside(_tool_prefect(), "profiles_path")
+    )
+    try:
+        path = os.environ.get("PREFECT_PROFILES_PATH") or path or prefect_home() / "profiles.toml"
+    except RuntimeError:
+        return None
+    profiles = _toml(str(path))
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    if not isinstance(active, str) or not active:
+        return None
+    settings = _inside(profiles, "profiles", active)
+    return Profile(active, Path(path), settings if isinstance(settings, Mapping) else None)
+
+
+def prefect_home() -> Path:
+    """Where Prefect keeps its files. Raises RuntimeError where this user has no home."""
+    return Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+
+
+def _stated(name: str) -> Any:
+    stated = stated_in_prefect(name)
+    return stated.value if stated else None
+
+
+def _tool_prefect() -> Any:
+    return _inside(_toml("pyproject.toml"), "tool", "prefect")
 
 
 def _dotenv() -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flows.run.environment import PROXIES, server_is_configured
+from flows.run.terminal import shown_address, without_passwords
 
 SECONDS_TO_ANSWER = 25
 LINES_TOLD = 3
@@ -26,6 +27,13 @@ CURE = (
 
 class ServerFailed(RuntimeError):
     """The configured server cannot be used; the message says why and what to do."""
+
+    def __init__(self, what: str, cure: str = CURE) -> None:
+        self.what, self.cure = without_passwords(what), cure
+        super().__init__(f"{self.what}. {cure}")
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.what, self.cure)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +48,7 @@ def connected() -> None:
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off (in the environment, a file or profile of"
         )
         what += " Prefect's), and no server is configured"
-        raise ServerFailed(f"{what}: set PREFECT_API_URL, or unset the former to work without")
+        raise ServerFailed(what, "Set PREFECT_API_URL, or unset the former to work without")
     _refuse_odd_address(os.environ.get("PREFECT_API_URL"))
     # In a thread, as the time-outs of Prefect's client add up to minutes; in a copy of this
     # context, which holds the caller's settings.
@@ -50,13 +58,11 @@ def connected() -> None:
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
-        raise ServerFailed(
-            f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s. {CURE}{_proxies()}"
-        )
+        what = f"{_of_server()} did not answer in {SECONDS_TO_ANSWER} s"
+        raise ServerFailed(what, f"{CURE}{_proxies()}")
     if answer[0] is not None:
-        raise ServerFailed(
-            f"{_of_server()} cannot be used: {in_a_line(answer[0])}. {CURE}{_proxies()}"
-        )
+        what = f"{_of_server()} cannot be used: {in_a_line(answer[0])}"
+        raise ServerFailed(what, f"{CURE}{_proxies()}")
 
 
 def lost(error: BaseException) -> str | None:
@@ -66,7 +72,8 @@ def lost(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
         if type(seen).__module__.split(".")[0] in ("httpx", "httpcore", "prefect"):
-            return f"{_of_server()}: {in_a_line(seen)}. What is finished is kept. {CURE}"
+            what = without_passwords(f"{_of_server()}: {in_a_line(seen)}")
+            return f"{what}. What is finished is kept. {CURE}"
         seen = seen.__cause__ or seen.__context__
     return None
 
@@ -95,7 +102,8 @@ def _refuse_odd_address(url: str | None) -> None:
         usable = False
     if not usable:
         example = "write it like http://127.0.0.1:4200/api"
-        raise ServerFailed(f"PREFECT_API_URL={url!r} is no address of a server: {example}. {CURE}")
+        what = f"PREFECT_API_URL={shown_address(url)!r} is no address of a server: {example}"
+        raise ServerFailed(what)
 
 
 def _of_server() -> str:

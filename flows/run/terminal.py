@@ -7,6 +7,7 @@ locale's encoding lacks would end the command with an error of its own.
 
 import json
 import os
+import re
 import sys
 from typing import Any, TextIO
 
@@ -16,6 +17,33 @@ Answer = tuple[str, dict[str, Any]]
 """What a command says: lines for a person, and the same for a machine."""
 _PLAIN_BOXES = str.maketrans("─│┌┬┐├┼┤└┴┘·…–“”", '-|+++++++++..-""')
 """What tables are drawn with -> the same where the encoding has no such letters."""
+
+
+_USER_OF_URL = re.compile(r"(?<=://)[^\s'\"<>]*@")
+"""Up to the last @ of a word: a password may hold what should have been escaped."""
+
+
+class FailingAnswer(Exception):
+    """An answer that is told like any other, and ends its command with 1."""
+
+    def __init__(self, text: str, value: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.text, self.value = text, value
+
+
+def without_passwords(text: str) -> str:
+    """The text, without users and passwords of the addresses in it: http://...@host."""
+    return _USER_OF_URL.sub("...@", text)
+
+
+def shown_address(address: object) -> str:
+    """An address that is a setting of somebody's, whatever it is like: no user, password or
+    query.
+    """
+    text = without_passwords(str(address))
+    before, found, rest = text.rpartition("@")
+    text = f"...@{rest}" if found and "://" not in before else text
+    return f"{text.partition('?')[0]}?..." if "?" in text else text
 
 
 def open_closed_streams() -> None:

@@ -51,15 +51,17 @@ LISTED = {
     "show": f"[what] {EVERY} [--full]",
     "check": f"[what] {EVERY}",
     "log": f"NAME {EVERY}",
+    "doctor": f"{EVERY} [--offline] [--seconds SECONDS]",
     "gc": f"{EVERY} [--keep N] [--dry-run] [--unfinished KIND/NAME]",
     "remove": f"{SETTABLE} [--database DATABASE] [--keys FILE] [--missing-ok]",
 }
 """Command -> its arguments, positional first; * may be repeated, + is one or more."""
 DEFAULTS = {"root": Path("data"), "json": False, "set": [], "dry_run": False, "unfinished": ""}
 DEFAULTS |= {"text": [], "image": [], "key": [], "class_name": [], "force": False}
-DEFAULTS |= {"missing_ok": False, "full": False}
+DEFAULTS |= {"missing_ok": False, "full": False, "offline": False}
 """What is not given is this, everything else None."""
 READ_AS = {
+    "seconds": float,
     "length": float,
     "cap": float,
     "strength": float,
@@ -140,6 +142,7 @@ def test_every_argument_is_read_as_what_it_is_and_no_option_is_required():
 def test_a_default_that_help_tells_is_the_one_that_is_used():
     from flows.config.look import MapDatabase, SearchDatabase
     from flows.config.train import AverageRun
+    from flows.doctor.examine import SECONDS
 
     told = {
         (name, one.dest): match[1]
@@ -154,6 +157,7 @@ def test_a_default_that_help_tells_is_the_one_that_is_used():
     found = {("search", "k"): used["k"], ("map", "rows"): used["rows"], ("map", "out"): used["out"]}
     found |= {("average", "length"): used["length"], ("gc", "keep"): "2"}
     found["acquire", "path"] = "datasets/SOURCE"
+    found["doctor", "seconds"] = f"{SECONDS:g}"
     found["edit", "strength"] = f"{draw_settings('diffusion')().guidance_scale:g}"
     assert told == found
 

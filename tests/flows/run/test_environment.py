@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from flows.run import environment
-from flows.run.environment import prepare, server_is_configured, server_is_required
+from flows.run.environment import (
+    prefect_profile,
+    prepare,
+    server_is_configured,
+    server_is_required,
+    stated_in_prefect,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +92,26 @@ def test_an_empty_address_is_no_server_whatever_the_profile_says(empty, tmp_path
     profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{URL}\n')
     environment.os.environ["PREFECT_API_URL"] = empty
     assert not server_is_configured()
+
+
+def test_where_a_setting_stands_is_known(tmp_path):
+    profiles(tmp_path, f'active = "mine"\n[profiles.mine]\n{URL}\n')
+    path = tmp_path / "user" / ".prefect" / "profiles.toml"
+    found = stated_in_prefect("PREFECT_API_URL")
+    assert found == ("http://127.0.0.1:4200/api", f"the profile 'mine' of {path}")
+    Path("pyproject.toml").write_text('[tool.prefect.api]\nurl = "http://a/api"\n')
+    found = stated_in_prefect("PREFECT_API_URL")
+    assert found == ("http://a/api", "pyproject.toml of this directory")
+    assert stated_in_prefect("PREFECT_SERVER_EPHEMERAL_ENABLED") is None
+
+
+def test_the_active_profile_is_known_even_where_no_file_has_it(tmp_path):
+    assert prefect_profile() is None
+    environment.os.environ["PREFECT_PROFILE"] = "gone"
+    path = tmp_path / "user" / ".prefect" / "profiles.toml"
+    assert prefect_profile() == ("gone", path, None)
+    profiles(tmp_path, f"[profiles.gone]\n{URL}\n")
+    assert prefect_profile().settings == {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}
 
 
 @pytest.mark.parametrize(

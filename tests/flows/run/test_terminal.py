@@ -13,7 +13,12 @@ from flows.config import arguments
 from flows.config.images import ImportImages
 from flows.config.sample import SampleRDM
 from flows.run import progress
-from flows.run.terminal import escape_what_cannot_be_shown, tell
+from flows.run.terminal import (
+    escape_what_cannot_be_shown,
+    shown_address,
+    tell,
+    without_passwords,
+)
 from storage.text import on_one_line, printable
 
 STEERING = {
@@ -217,3 +222,22 @@ def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ours").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:secret@host:1/api", "http://...@host:1/api"),
+        ("http://me:se/cr@et@host/api?token=1", "http://...@host/api?..."),
+        ("me:secret@host:4200", "...@host:4200"),
+        ("http://host/api", "http://host/api"),
+        (4200, "4200"),
+    ],
+)
+def test_an_address_is_shown_without_what_is_secret_in_it(address, shown):
+    assert shown_address(address) == shown
+
+
+def test_addresses_inside_a_text_lose_their_users():
+    text = "GET 'http://me:secret@a/b' by socks5://you:hidden@c, mail a@b"
+    assert without_passwords(text) == "GET 'http://...@a/b' by socks5://...@c, mail a@b"
