@@ -20,9 +20,11 @@ from pydantic_core import core_schema
 
 from flows.config.parameters import Count, FlowConfig, Parameters, Seed
 
-SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "entities"]
+SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "entities", "emoji"]
 EntityGroup = Literal["all", "known", "frequent", "rare", "held out"]
 """Which of the built-in entities: those of rdm_core.shapes.entities."""
+ConceptGroup = Literal["all", "known", "held out"]
+"""Which of the emoji: those of storage.sources.emoji."""
 VOCABULARY = {
     "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
@@ -148,6 +150,18 @@ class Folder(DataSet):
     """Author of every image in it."""
 
 
+class Emoji(DataSet):
+    """Emoji in several styles of drawing, as `rdm acquire emoji` leaves them."""
+
+    source: Literal["emoji"] = "emoji"
+    style: str = Field("all", pattern=r"^[a-z0-9_]{1,32}(,[a-z0-9_]{1,32})*$")
+    """One style, several with commas between them (noto,twemoji), or all that are there."""
+    concepts: ConceptGroup = "all"
+    """known: what trainings may show. held out: about one in ten, for which a model is asked that
+    has never seen them, in no style.
+    """
+
+
 class Drawn(Images):
     """Images of the built-in world: they are drawn, not read."""
 
@@ -217,7 +231,7 @@ class Entities(Drawn):
     """Only these positions; empty means all."""
 
 
-SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Shapes, Entities)
+SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Emoji, Shapes, Entities)
 
 
 def source_of(kind: type[Images]) -> str:
@@ -261,7 +275,7 @@ class BySource:
 
 # The form of Prefect's UI takes the first class that has most parameters of a value. WikiArt has
 # none that another data set lacks, so what is deployed with a few of them can be sent as it is.
-AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Shapes | Entities, BySource()]
+AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Emoji | Shapes | Entities, BySource()]
 """The images of one source."""
 
 
@@ -281,6 +295,10 @@ class ImportFolder(FlowConfig, Folder):
     """A folder of images -> shards."""
 
 
+class ImportEmoji(FlowConfig, Emoji):
+    """Emoji in several styles -> shards."""
+
+
 class ImportShapes(FlowConfig, Shapes):
     """The built-in world -> shards."""
 
@@ -290,7 +308,13 @@ class ImportEntities(FlowConfig, Entities):
 
 
 AnyImport = Annotated[
-    ImportWikiArt | ImportCoco | ImportOpenImages | ImportFolder | ImportShapes | ImportEntities,
+    ImportWikiArt
+    | ImportCoco
+    | ImportOpenImages
+    | ImportFolder
+    | ImportEmoji
+    | ImportShapes
+    | ImportEntities,
     BySource(),
 ]
 """images -> shards: tars of crops and a sidecar that says of every image what became of it."""

@@ -4,6 +4,7 @@ of them.
 
 from storage.sources.coco import read_coco
 from storage.sources.disk import NotAsListed, read_as_listed
+from storage.sources.emoji import read_emoji
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
 from storage.sources.parts import cut_into_parts, origin_of
@@ -18,6 +19,7 @@ SOURCES: dict[str, Reader] = {
     "openimages": read_openimages,
     "wikiart": read_wikiart,
     "folder": read_folder,
+    "emoji": read_emoji,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "origin_of",
     "read_as_listed",
     "read_coco",
+    "read_emoji",
     "read_folder",
     "read_openimages",
     "read_wikiart",
