@@ -5,11 +5,12 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from storage.atomic import sha256_of, write_bytes
 from storage.emoji import Concept, Picture
+from storage.errors import SourceError
 from storage.icon_sets import BadIcon, IconSet, svg_of
 from storage.svg import CannotDraw, Drawer
 
@@ -47,7 +48,7 @@ def draw_emoji(
     start.
     """
     pictures, kept = [], 0
-    renderer = version("resvg-py")
+    renderer = _renderer()
     with Drawer() as drawer:
         for done, concept in enumerate(concepts, start=1):
             path = folder / style / f"{concept.code_points}.png"
@@ -55,7 +56,7 @@ def draw_emoji(
             try:
                 svg = svg_of(icons, icons.names[concept.code_points])
                 svg_sha256 = sha256_of(svg.encode())
-                origin = f"{svg_sha256} {side_pixels} resvg-py {renderer}"
+                origin = f"{svg_sha256} {side_pixels} {renderer}"
                 if drawn_of(path) == origin:
                     kept += 1
                 else:
@@ -94,6 +95,15 @@ def drawn_of(path: Path) -> str | None:
     if not whole or data[place + 4 : place + 8] != b"tEXt" or not text.startswith(_KEYWORD):
         return None
     return text.removeprefix(_KEYWORD).decode("latin-1")
+
+
+def _renderer() -> str:
+    """What draws, with its version. Raises SourceError where it is not installed."""
+    try:
+        return f"resvg-py {version('resvg-py')}"
+    except PackageNotFoundError as error:
+        cure = "Run `pip install resvg-py`, and the same command again."
+        raise SourceError("resvg-py", "is not installed, and draws the pictures", cure) from error
 
 
 def _saying(png: bytes, origin: str) -> bytes:

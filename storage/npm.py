@@ -275,7 +275,7 @@ def read_members(package: Package, wanted: Mapping[str, int]) -> dict[str, bytes
     cure = "Delete the file and run the same command again."
     found: dict[str, bytes] = {}
     try:
-        with gzip.open(package.path) as plain:
+        with gzip.GzipFile(package.path) as plain:
             limited = _AtMost(plain, MOST_UNPACKED_BYTES)  # type: ignore[arg-type]
             with tarfile.open(fileobj=limited, mode="r|") as archive:  # type: ignore[call-overload]
                 for number, member in enumerate(archive):

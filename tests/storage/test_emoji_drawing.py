@@ -1,6 +1,7 @@
 """Pictures of emoji: drawn once, kept while nothing of theirs changes, and rows with a reason."""
 
 import os
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from drawn_icons import CORNER, DISC, SQUARE, icon_files, package_of
@@ -8,6 +9,7 @@ from drawn_icons import CORNER, DISC, SQUARE, icon_files, package_of
 from storage import emoji_drawing
 from storage.emoji import Concept
 from storage.emoji_drawing import draw_emoji, drawn_of
+from storage.errors import SourceError
 from storage.icon_sets import read_icon_set
 
 CONCEPTS = [Concept(code, f"name of {code}", (), "g", "s") for code in ("1f600", "2639", "1f34e")]
@@ -123,3 +125,12 @@ def test_no_file_is_left_beside_the_pictures_where_writing_fails(tmp_path, monke
         drawn(tmp_path)
     monkeypatch.undo()
     assert files_of(tmp_path / "out") == []
+
+
+def test_a_renderer_that_is_not_installed_is_told_with_a_cure(tmp_path, monkeypatch):
+    def absent(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(emoji_drawing, "version", absent)
+    with pytest.raises(SourceError, match="resvg-py: is not installed.*pip install resvg-py"):
+        drawn(tmp_path)
