@@ -20,9 +20,13 @@ from pydantic_core import core_schema
 
 from flows.config.parameters import Count, FlowConfig, Parameters, Seed
 
-SourceName = Literal["shapes", "coco", "openimages", "wikiart", "folder", "urls", "entities"]
+SourceName = Literal[
+    "shapes", "coco", "openimages", "wikiart", "folder", "urls", "entities", "emoji"
+]
 EntityGroup = Literal["all", "known", "frequent", "rare", "held out"]
 """Which of the built-in entities: those of rdm_core.shapes.entities."""
+ConceptGroup = Literal["all", "known", "held out"]
+"""Which of the emoji: those of storage.sources.emoji."""
 VOCABULARY = {
     "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
@@ -154,6 +158,18 @@ class Urls(DataSet):
     source: Literal["urls"] = "urls"
 
 
+class Emoji(DataSet):
+    """Emoji in several styles of drawing, as `rdm acquire emoji` leaves them."""
+
+    source: Literal["emoji"] = "emoji"
+    style: str = Field("all", pattern=r"^[a-z0-9_]{1,32}(,[a-z0-9_]{1,32})*$")
+    """One style, several with commas between them (noto,twemoji), or all that are there."""
+    concepts: ConceptGroup = "all"
+    """known: what trainings may show. held out: about one in ten, for which a model is asked that
+    has never seen them, in no style.
+    """
+
+
 class Drawn(Images):
     """Images of the built-in world: they are drawn, not read."""
 
@@ -223,7 +239,16 @@ class Entities(Drawn):
     """Only these positions; empty means all."""
 
 
-SOURCES: tuple[type[Images], ...] = (WikiArt, Coco, OpenImages, Folder, Urls, Shapes, Entities)
+SOURCES: tuple[type[Images], ...] = (
+    WikiArt,
+    Coco,
+    OpenImages,
+    Folder,
+    Urls,
+    Emoji,
+    Shapes,
+    Entities,
+)
 
 
 def source_of(kind: type[Parameters]) -> str:
@@ -271,7 +296,9 @@ class BySource:
 
 # The form of Prefect's UI takes the first class that has most parameters of a value. WikiArt has
 # none that another data set lacks, so what is deployed with a few of them can be sent as it is.
-AnyImages = Annotated[WikiArt | Coco | OpenImages | Folder | Urls | Shapes | Entities, BySource()]
+AnyImages = Annotated[
+    WikiArt | Coco | OpenImages | Folder | Urls | Emoji | Shapes | Entities, BySource()
+]
 """The images of one source."""
 
 
@@ -295,6 +322,10 @@ class ImportUrls(FlowConfig, Urls):
     """Images of the web, fetched before -> shards."""
 
 
+class ImportEmoji(FlowConfig, Emoji):
+    """Emoji in several styles -> shards."""
+
+
 class ImportShapes(FlowConfig, Shapes):
     """The built-in world -> shards."""
 
@@ -309,6 +340,7 @@ AnyImport = Annotated[
     | ImportOpenImages
     | ImportFolder
     | ImportUrls
+    | ImportEmoji
     | ImportShapes
     | ImportEntities,
     BySource(),

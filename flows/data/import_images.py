@@ -117,6 +117,9 @@ def list_images(config: AnyImport) -> Listing:
         listing = SOURCES["folder"](config.path, **stated, ours=config.root)
         images = [replace(image, dataset=config.dataset) for image in listing.images]
         return replace(listing, images=tuple(images))
+    if config.source == "emoji":
+        wanted = {"style": config.style, "concepts": config.concepts}
+        return SOURCES["emoji"](config.path, **wanted, ours=config.root)
     if config.source == "coco" or config.source == "openimages":
         return SOURCES[config.source](config.path, split=config.split, ours=config.root)
     return SOURCES[config.source](config.path, ours=config.root)
@@ -161,7 +164,7 @@ def drawing(config: AnyImport) -> dict[str, object]:
     """The parameters that change a stored sample, whichever others are imported with it."""
     # These choose which images are imported and how they are grouped, not how one is stored.
     parameters = config.parameters("path")
-    for name in ("split", "count", "images_per_part"):
+    for name in ("split", "style", "concepts", "count", "images_per_part"):
         parameters.pop(name, None)
     return parameters | revision_of("shards")
 

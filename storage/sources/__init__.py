@@ -4,6 +4,7 @@ of them.
 
 from storage.sources.coco import read_coco
 from storage.sources.disk import NotAsListed, read_as_listed
+from storage.sources.emoji import read_emoji
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
 from storage.sources.parts import cut_into_parts, origin_of
@@ -20,6 +21,7 @@ SOURCES: dict[str, Reader] = {
     "wikiart": read_wikiart,
     "folder": read_folder,
     "urls": read_urls,
+    "emoji": read_emoji,
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "origin_of",
     "read_as_listed",
     "read_coco",
+    "read_emoji",
     "read_folder",
     "read_openimages",
     "read_urls",

@@ -29,6 +29,7 @@ _MARKS = {  # a folder with any of these names inside is the root folder of that
     "coco": ("train2017", "val2017", "annotations"),
     "openimages": ("image_ids_and_rotation.csv", "class-descriptions-boxable.csv"),
     "wikiart": ("Style", "Genre", "Impressionism"),
+    "emoji": ("emoji.json",),
 }
 
 
