@@ -2,7 +2,7 @@
 of them.
 """
 
-from storage.sources.coco import read_coco
+from storage.sources.coco import members_in_zips, read_coco
 from storage.sources.disk import NotAsListed, read_as_listed
 from storage.sources.folder import read_folder
 from storage.sources.openimages import read_openimages
@@ -27,6 +27,7 @@ __all__ = [
     "Reader",
     "SourceImage",
     "cut_into_parts",
+    "members_in_zips",
     "origin_of",
     "read_as_listed",
     "read_coco",
