@@ -125,7 +125,9 @@ class WikiArt(DataSet):
 
 
 class Coco(DataSet):
-    """Photographs with captions and object classes."""
+    """Photographs with captions and object classes. Splits and lists that are not unpacked are read
+    out of COCO's zips where these lie, and nothing is unpacked.
+    """
 
     source: Literal["coco"] = "coco"
     split: Literal["all", "train", "val"] = "all"

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 from flows.config.database import BuildDatabase, Rebuild
-from flows.config.images import AnyImages, Drawn, Images
+from flows.config.images import AnyImages, Coco, Drawn, Images
 from flows.data.autoencoder import space_of
 from flows.data.encoders import encoder_for
 from storage.artifact import current_id
 from storage.errors import StorageError
+from storage.sources import members_in_zips
 
 JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
 """Of a crop's pixels times three, above what photographs were seen to take."""
@@ -61,10 +62,13 @@ def bytes_of_row(dimension: int, k: int) -> int:
 
 
 def image_count(images: AnyImages) -> int:
-    """How many there are, at most: files count, whatever they are."""
+    """How many there are, at most: files count, whatever they are, and those in COCO's zips.
+
+    Raises SourceError where such a zip cannot be opened.
+    """
     if isinstance(images, Drawn):
         return images.count
-    count = 0
+    count = members_in_zips(images.path, images.split) if isinstance(images, Coco) else 0
     for _, _, files in os.walk(images.path):
         count += len(files)
     return count

@@ -2,7 +2,7 @@
 of them.
 """
 
-from storage.sources.coco import read_coco
+from storage.sources.coco import members_in_zips, read_coco
 from storage.sources.disk import NotAsListed, read_as_listed
 from storage.sources.emoji import read_emoji
 from storage.sources.folder import read_folder
@@ -31,6 +31,7 @@ __all__ = [
     "Reader",
     "SourceImage",
     "cut_into_parts",
+    "members_in_zips",
     "origin_of",
     "read_as_listed",
     "read_coco",

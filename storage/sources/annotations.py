@@ -14,10 +14,11 @@ from typing import Any
 
 from storage.errors import SourceError
 from storage.sources.disk import read_json
+from storage.sources.zips import ZippedFile, as_named
 from storage.text import SURROGATE, UNDECODED_BYTE, is_whole
 
 ZIP = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
-CURE = f"Unpack {ZIP} into the root folder."
+CURE = f"Put {ZIP} into the root folder, or unpack it there."
 _LARGEST_EXACT = 2**53
 """Of numbers that were written as 7.0: beyond it two ids may have become one."""
 _CONTRADICTED = ...
@@ -49,15 +50,15 @@ class Annotations:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read_captions(path: Path, notes: Counter[str]) -> Annotations:
+def read_captions(path: Path | ZippedFile, notes: Counter[str]) -> Annotations:
     """A captions file: of each image its captions in the order of their ids, white space tidied.
 
     Raises SourceError where it is no COCO object, has no list of images and annotations, or no
     record of an image that can be used.
     """
-    content = _content(path)
+    content, where = _content(path), as_named(path)
     captions: defaultdict[str, list[str]] = defaultdict(list)
-    rows = _needed(content, "annotations", path, notes)
+    rows = _needed(content, "annotations", where, notes)
     # Files list captions in any order; by id it is the same on every download.
     for row in sorted(rows, key=lambda row: _order(id_in(row.get("id")))):
         number = id_in(row.get("image_id"))
@@ -67,24 +68,24 @@ def read_captions(path: Path, notes: Counter[str]) -> Annotations:
         elif text is not None:
             captions[number].append(text)
     return Annotations(
-        _pictures(content, path, notes),
+        _pictures(content, where, notes),
         _licences(content, notes),
         captions={number: tuple(texts) for number, texts in captions.items()},
     )
 
 
-def read_instances(path: Path, notes: Counter[str]) -> Annotations:
+def read_instances(path: Path | ZippedFile, notes: Counter[str]) -> Annotations:
     """An instances file: of each image the names of the classes in it, in the order of their ids.
 
     Raises SourceError as `read_captions`.
     """
-    content = _content(path)
+    content, where = _content(path), as_named(path)
     categories = []
     for row in _optional(content, "categories", notes):
         categories.append((id_in(row.get("id")), text_in(row.get("name"), "classes", notes)))
     names = _by_id(categories, "classes", notes)
     classes: defaultdict[str, set[str]] = defaultdict(set)
-    for row in _needed(content, "annotations", path, notes):
+    for row in _needed(content, "annotations", where, notes):
         number, class_id = id_in(row.get("image_id")), id_in(row.get("category_id"))
         if number is None:
             notes["objects_without_image_id"] += 1
@@ -95,7 +96,7 @@ def read_instances(path: Path, notes: Counter[str]) -> Annotations:
     labels = {}
     for number, class_ids in classes.items():
         labels[number] = tuple(names[class_id] for class_id in sorted(class_ids, key=_order))
-    return Annotations(_pictures(content, path, notes), _licences(content, notes), labels=labels)
+    return Annotations(_pictures(content, where, notes), _licences(content, notes), labels=labels)
 
 
 def id_in(value: object) -> str | None:
@@ -143,14 +144,16 @@ def _order(number: str | None) -> tuple[int, int, str]:
     return (0, int(number), "") if _NUMBER.fullmatch(number) else (1, 0, number)
 
 
-def _content(path: Path) -> Record:
+def _content(file: Path | ZippedFile) -> Record:
     """The file's object; the polygons, nine tenths of it, are dropped while reading."""
-    loaded = read_json(path, CURE, _record)
+    loaded = read_json(file, CURE, _record)
     if not isinstance(loaded, dict):
-        raise SourceError(path, f"holds a JSON {type(loaded).__name__}, not a COCO object", CURE)
+        what = f"holds a JSON {type(loaded).__name__}, not a COCO object"
+        raise SourceError(as_named(file), what, CURE)
     for name, value in loaded.items():
         if value is _CONTRADICTED:
-            raise SourceError(path, f'has "{name}" twice, and not the same', f"Join them. {CURE}")
+            what = f'has "{name}" twice, and not the same'
+            raise SourceError(as_named(file), what, f"Join them. {CURE}")
     return loaded
 
 
@@ -171,11 +174,11 @@ def _record(pairs: list[tuple[str, Any]]) -> Record:
     return record
 
 
-def _needed(content: Record, name: str, path: Path, notes: Counter[str]) -> list[Record]:
+def _needed(content: Record, name: str, where: Path | str, notes: Counter[str]) -> list[Record]:
     """The objects in a list that must be there; SourceError names what is missing."""
     if not isinstance(content.get(name), list):
         cure = f"It is not the COCO 2017 file of this name. {CURE}"
-        raise SourceError(path, f'has no list "{name}"', cure)
+        raise SourceError(where, f'has no list "{name}"', cure)
     return _optional(content, name, notes)
 
 
@@ -190,10 +193,10 @@ def _optional(content: Record, name: str, notes: Counter[str]) -> list[Record]:
     return records
 
 
-def _pictures(content: Record, path: Path, notes: Counter[str]) -> tuple[Picture, ...]:
+def _pictures(content: Record, where: Path | str, notes: Counter[str]) -> tuple[Picture, ...]:
     """The usable records of images; SourceError where there are records and none is."""
     pictures: list[Picture] = []
-    records = _needed(content, "images", path, notes)
+    records = _needed(content, "images", where, notes)
     for record in records:
         number, name = id_in(record.get("id")), record.get("file_name")
         if number is None:
@@ -205,7 +208,7 @@ def _pictures(content: Record, path: Path, notes: Counter[str]) -> tuple[Picture
             pictures.append(Picture(number, name, licence, _address(record, notes)))
     if content["images"] and not pictures:
         what = 'has no record in "images" with an "id" and a "file_name"'
-        raise SourceError(path, what, f"The file was altered. {CURE}")
+        raise SourceError(where, what, f"The file was altered. {CURE}")
     return _with_numbers_of_their_own(pictures, notes)
 
 

@@ -2,32 +2,49 @@
 
 <root>/{train,val}2017/<12 digits>.jpg      or any name, in folders or not
 <root>/annotations/{captions,instances}_{train,val}2017.json
+
+or, read where they are and never unpacked:
+
+<root>/{train,val}2017.zip                  the same folder, or what is in it
+<root>/annotations*.zip                     the same lists
 """
 
-import re
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.sources.annotations import Annotations, Picture, read_captions, read_instances
-from storage.sources.disk import check_root, is_folder, wrong_layout
+from storage.sources.annotations import CURE, Annotations, Picture, read_captions, read_instances
+from storage.sources.disk import (
+    check_root,
+    is_file,
+    is_folder,
+    names_in,
+    open_zip,
+    wrong_layout,
+)
 from storage.sources.source import (
     Listing,
     SourceImage,
     absent,
     listing_of,
+    names_inside,
     readable,
     source_id_of,
     unzipped,
 )
-from storage.sources.walk import Entry, pictures, walk
+from storage.sources.walk import Entry, is_image_name, pictures, walk
+from storage.sources.walk_zip import walk_zip
+from storage.sources.zips import ZippedFile
 
 LAYOUT = (
     "train2017/ or val2017/ and annotations/captions_*2017.json, annotations/instances_*2017.json"
+    " (or train2017.zip, val2017.zip, annotations_trainval2017.zip)"
 )
+IMAGES_URL = "http://images.cocodataset.org/zips"
+ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 SPLITS = ("train", "val")
-_DRIVE = re.compile("[A-Za-z]:")  # C:, as absolute names of Windows begin
 
 
 @dataclass(slots=True)
@@ -43,22 +60,29 @@ class _Facts:
 
 
 def read_coco(root: Path, split: str = "all", ours: Path | None = None) -> Listing:
-    """List COCO 2017 under root; split: "train", "val", or "all" that have a folder of images.
+    """List COCO 2017 under root; split: "train", "val", or "all" that have a folder of images,
+    or a zip of it. The folder wins, and the zip is counted as left out.
 
     An annotated image without a file is a row with a reason; a file without annotation is a row
     without captions. source_id: the file's name without .jpg; the whole name where it ends
     otherwise or lies in a folder of the split. labels: names of the object classes in it. licence:
     "name (url)". COCO names no authors. ours: the root of this project's files, which is not
-    entered. Raises SourceError for a wrong folder, and for annotation files that are missing,
-    git-lfs pointers or broken.
+    entered. Raises SourceError for a wrong folder, for annotation files that are missing, git-lfs
+    pointers or broken, and for a zip that cannot be opened.
     """
     if split not in (*SPLITS, "all"):
         raise ValueError(f"split is {split!r}, must be one of {SPLITS} or 'all'")
     check_root(root, "coco", LAYOUT)
-    splits = [name for name in SPLITS if split in (name, "all") and is_folder(root / f"{name}2017")]
+    splits = []
+    for name in SPLITS:
+        is_there = is_folder(root / f"{name}2017") or is_file(root / f"{name}2017.zip")
+        if split in (name, "all") and is_there:
+            splits.append(name)
     if not splits:
         raise wrong_layout(
-            root, "coco", LAYOUT if split == "all" else f"{split}2017/ and annotations/"
+            root,
+            "coco",
+            LAYOUT if split == "all" else f"{split}2017/ and annotations/ (or their zips)",
         )
     notes: Counter[str] = Counter()
     images: list[SourceImage] = []
@@ -71,15 +95,14 @@ def _read_split(
     root: Path, split: str, ours: Path | None, notes: Counter[str]
 ) -> Iterator[SourceImage]:
     """The images of one split: those that are listed, then files that no list names."""
-    annotations = root / "annotations"
-    captions_path = annotations / f"captions_{split}2017.json"
-    instances_path = annotations / f"instances_{split}2017.json"
-    captions, instances = read_captions(captions_path, notes), read_instances(instances_path, notes)
-    entries = walk(root / f"{split}2017", notes, ours)
+    captions_name, instances_name = f"captions_{split}2017.json", f"instances_{split}2017.json"
+    captions = read_captions(_annotation_file(root, captions_name), notes)
+    instances = read_instances(_annotation_file(root, instances_name), notes)
+    entries = _entries(root, split, ours, notes)
     files = _Files(entries, f"{split}2017", [*captions.pictures, *instances.pictures], notes)
     facts_of: dict[str, _Facts] = {}  # by the name of the file
-    _add_facts(captions, captions_path.name, files, facts_of, notes)
-    _add_facts(instances, instances_path.name, files, facts_of, notes)
+    _add_facts(captions, captions_name, files, facts_of, notes)
+    _add_facts(instances, instances_name, files, facts_of, notes)
 
     for name, facts in facts_of.items():
         entry = files.by_name.get(name)
@@ -97,12 +120,80 @@ def _read_split(
         notes["without_licence"] += 1
 
 
+def zip_of_images(root: Path, split: str) -> Path | None:
+    """The zip that the images of a split are read from; None where there is none, or the folder
+    holds an image. Raises SourceError for a folder that cannot be listed.
+    """
+    path, folder = root / f"{split}2017.zip", root / f"{split}2017"
+    if not is_file(path):
+        return None
+    return None if is_folder(folder) and _holds_an_image(folder) else path
+
+
+def _holds_an_image(folder: Path) -> bool:
+    """Whether an image lies in the folder, however deep; SourceError where it cannot be listed."""
+    names_in(folder)
+    for _, _, names in os.walk(folder):
+        for name in names:
+            if is_image_name(name) and not name.startswith("."):
+                return True
+    return False
+
+
+def members_in_zips(root: Path, split: str = "all") -> int:
+    """How many files the zips hold that the images of a split, or of all, are read from.
+
+    Raises SourceError where one cannot be opened.
+    """
+    count = 0
+    for name in SPLITS:
+        path = zip_of_images(root, name) if split in (name, "all") else None
+        if path:
+            count += len(open_zip(path, _cure(path)).members)
+    return count
+
+
+def _cure(path: Path) -> str:
+    return f"Download {IMAGES_URL}/{path.name} again, or unpack what you have of it."
+
+
+def _entries(root: Path, split: str, ours: Path | None, notes: Counter[str]) -> list[Entry]:
+    """What lies in the folder of a split, or would if its zip were unpacked."""
+    folder, packed = root / f"{split}2017", zip_of_images(root, split)
+    if packed:
+        return walk_zip(packed, folder.name, notes, _cure(packed))
+    notes["zips_left_out_for_a_folder"] += is_file(root / f"{split}2017.zip")
+    return walk(folder, notes, ours)
+
+
+def _annotation_file(root: Path, name: str) -> Path | ZippedFile:
+    """Where an annotation file lies: in its folder, or in a zip beside it; else where it should."""
+    path = root / "annotations" / name
+    # A file that is there and no good is told, and nothing is read in its place.
+    if os.path.lexists(path):
+        return path
+    zips = []
+    for found in names_in(root):
+        if found.startswith("annotations") and found.endswith(".zip") and is_file(root / found):
+            zips.append(found)
+    # The one that COCO publishes before those that are only called alike.
+    for found in sorted(zips, key=lambda found: (found != ANNOTATIONS_ZIP, found)):
+        members = []
+        for member in open_zip(root / found, CURE).members:
+            if names_inside(member, "annotations")[-1:] == [name]:
+                members.append(member)
+        if members:
+            return ZippedFile(root / found, min(members, key=lambda member: (len(member), member)))
+    return path
+
+
 def _row(name: str, entry: Entry | None, facts: _Facts, split: str) -> SourceImage:
     """One image from its file, if there is one, and what is known of it."""
     flat = "/" not in name and name.endswith(".jpg")
     return SourceImage(
         dataset="coco", source_id=source_id_of(name.removesuffix(".jpg") if flat else name),
         path=entry.file if entry else None, stamp=entry.stamp if entry else None,
+        member=entry.member if entry and entry.file else None,
         reason=entry.reason if entry else facts.reason, split=split, licence=facts.licence,
         captions=tuple(facts.captions), labels=tuple(facts.labels), source_url=facts.url,
     )  # fmt: skip
@@ -150,7 +241,7 @@ class _Files:
         self._unzipped = _one_each(self.by_name, unzipped)
         unlisted = set(self.by_name)
         for picture in listed:
-            for name in (picture.name, *_names_inside(picture.name, folder)):
+            for name in (picture.name, *names_inside(picture.name, folder)):
                 unlisted.discard(self._unzipped.get(unzipped(name), ""))
         # Only among files that no list names: one that has a record of its own is another image.
         self._any_case = _one_each(unlisted, _any_case)
@@ -165,7 +256,7 @@ class _Files:
         # As it is written, byte for byte, wins over everything that is only alike.
         if picture.name in self.by_name:
             return picture.name, None
-        candidates = _names_inside(picture.name, self.folder)
+        candidates = names_inside(picture.name, self.folder)
         if not candidates:
             self.notes["file_names_that_lead_out"] += 1
             why = f"its file name leads out of {self.folder}/: {readable(picture.name)!r}"
@@ -192,22 +283,6 @@ def _one_each(names: Iterable[str], common: Callable[[str], str]) -> dict[str, s
     for key in shared:
         del by_common[key]
     return by_common
-
-
-def _names_inside(name: str, folder: str) -> list[str]:
-    """What a listed name can mean under the folder: itself, and what follows the folder's own name.
-
-    Backslashes are slashes, as Windows writes them. Nothing for an absolute name or one with "..".
-    """
-    written = name.replace("\\", "/")
-    steps = [step for step in written.split("/") if step not in ("", ".")]
-    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in steps
-    if leads_out or "\0" in written or not steps:
-        return []
-    names = ["/".join(steps)]
-    if folder in steps[:-1]:
-        names.append("/".join(steps[steps.index(folder) + 1 :]))
-    return names
 
 
 def _any_case(name: str) -> str:

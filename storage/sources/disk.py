@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import SourceError
+from storage.sources import zips
 from storage.sources.source import SourceImage, readable
+from storage.sources.zips import ZippedFile
 from storage.text import NotText, text_of
 
 MOST_DAMAGE = 100
 """Of so many rows of a list one may be damaged; it is left out and counted. A list with more damage
 is refused.
 """
+MOST_JSON_BYTES = 2**31
+"""Of a list inside a zip; COCO's largest has 0.45 GB. What claims more is not unpacked."""
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
 _PACKED = {
@@ -25,12 +29,19 @@ _PACKED = {
     b"(\xb5/\xfd": "zstd",
 }
 
-_MARKS = {  # a folder with any of these names inside is the root folder of that data set
-    "coco": ("train2017", "val2017", "annotations"),
+# A folder with any of these names inside is the root folder of that data set.
+_MARKS = {
+    "coco": (
+        "train2017", "val2017", "annotations",
+        "train2017.zip", "val2017.zip", "annotations_trainval2017.zip",
+    ),
     "openimages": ("image_ids_and_rotation.csv", "class-descriptions-boxable.csv"),
     "wikiart": ("Style", "Genre", "Impressionism"),
     "emoji": ("emoji.json",),
-}
+}  # fmt: skip
+
+
+_GONE = "it was there when the data set was listed and is gone; import again"
 
 
 class NotAsListed(Exception):
@@ -93,6 +104,15 @@ def first_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 def check_metadata(path: Path, cure: str) -> None:
     """Raise SourceError unless path is a readable file with data; cure: where to get it."""
+    head = _checked_head(path, cure)
+    for first_bytes, packer in _PACKED.items():
+        if head.startswith(first_bytes):
+            cure = "Unpack it, under the name without the packer's suffix."
+            raise SourceError(path, f"is packed with {packer}", cure)
+
+
+def _checked_head(path: Path, cure: str) -> bytes:
+    """The first bytes of a readable file with data, packed or not; SourceError for all else."""
     if not is_file(path):
         there = os.path.lexists(path)
         raise SourceError(
@@ -105,10 +125,20 @@ def check_metadata(path: Path, cure: str) -> None:
         raise SourceError(
             path, "is a git-lfs pointer, not the data", f"Run `git lfs pull` there. {cure}"
         )
-    for first_bytes, packer in _PACKED.items():
-        if head.startswith(first_bytes):
-            cure = "Unpack it, under the name without the packer's suffix."
-            raise SourceError(path, f"is packed with {packer}", cure)
+    return head
+
+
+def open_zip(path: Path, cure: str) -> zips.OpenZip:
+    """The zip that lies there, kept open by this process; SourceError where it cannot be opened."""
+    try:
+        return zips.opened(path)
+    except (OSError, zips.NoZip) as error:
+        _checked_head(path, cure)
+        if isinstance(error, OSError):
+            what = f"cannot be read: {error.strerror}"
+        else:
+            what = f"cannot be opened as a ZIP: {error}"
+        raise SourceError(path, what, f"It may be damaged or cut short. {cure}") from error
 
 
 def _bytes(path: Path, most: int = -1) -> bytes:
@@ -123,34 +153,69 @@ def _bytes(path: Path, most: int = -1) -> bytes:
 
 
 def read_json(
-    path: Path, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+    file: Path | ZippedFile, cure: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
     """The content of a JSON file in UTF-8, 16 or 32; SourceError where it cannot be read.
 
     A byte that is no UTF-8 becomes a surrogate, as half a character written as \\ud83d does: who
     takes a text from it asks whether it is whole.
     """
-    check_metadata(path, cure)
-    # RFC 4627: told by a mark, or by where the NUL bytes are
-    encoding = json.detect_encoding(_bytes(path, 4))
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    where = zips.as_named(file)
     try:
-        with path.open(encoding=encoding, errors=errors) as file:
-            return json.load(file, object_pairs_hook=hook)
+        return json.loads(_json_text(file, cure), object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken UTF-16
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise SourceError(
-            path, f"is not JSON: {what}", f"The download may be cut short. {cure}"
+            where, f"is not JSON: {what}", f"The download may be cut short. {cure}"
         ) from error
     except OSError as error:
         raise SourceError(
-            path, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
+            where, f"cannot be read: {error.strerror}", "Check its permissions and its disk."
         ) from error
     except MemoryError as error:
-        what = f"does not fit into memory ({path.stat().st_size:,} bytes)"
+        what = f"does not fit into memory ({_bytes_of(file, cure):,} bytes)"
         raise SourceError(
-            path, what, "Cut it into smaller data sets, or use a larger machine."
+            where, what, "Cut it into smaller data sets, or use a larger machine."
         ) from error
+
+
+def _json_text(file: Path | ZippedFile, cure: str) -> str:
+    if isinstance(file, ZippedFile):
+        data = _zipped_bytes(file, cure)
+        return data.decode(*_json_encoding(data[:4]))
+    check_metadata(file, cure)
+    encoding, errors = _json_encoding(_bytes(file, 4))
+    with file.open(encoding=encoding, errors=errors) as opened:
+        return opened.read()
+
+
+def _json_encoding(head: bytes) -> tuple[str, str]:
+    """How JSON that begins so is decoded, and what is done with bytes that cannot be."""
+    # RFC 4627: told by a mark, or by where the NUL bytes are
+    encoding = json.detect_encoding(head)
+    return encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict"
+
+
+def _bytes_of(file: Path | ZippedFile, cure: str) -> int:
+    """How long it is, or what it unpacks to."""
+    if isinstance(file, Path):
+        return file.stat().st_size
+    return open_zip(file.zip, cure).members[file.name].size_bytes
+
+
+def _zipped_bytes(file: ZippedFile, cure: str) -> bytes:
+    """What a list inside a zip unpacks to; SourceError where it cannot be, or is too large."""
+    archive = open_zip(file.zip, cure)
+    member = archive.members.get(file.name)
+    if member is None:
+        raise SourceError(str(file), "this file is missing", cure)
+    if member.size_bytes > MOST_JSON_BYTES:
+        what = f"claims {member.size_bytes:,} bytes, and {MOST_JSON_BYTES:,} are the most"
+        raise SourceError(str(file), what, "Unpack the zip.")
+    try:
+        return archive.read(member)
+    except zips.BadMember as error:
+        raise SourceError(str(file), f"cannot be read: {error}", cure) from error
 
 
 def read_lines(path: Path, cure: str) -> list[str]:
@@ -173,12 +238,16 @@ def check_damage(path: Path, damaged: int, rows: int, first: str, cure: str) -> 
 
 
 def read_as_listed(image: SourceImage) -> bytes:
-    """The bytes of an image's file, which must be the one that was listed: as long and as old.
+    """The bytes of an image's file, which must be the one that was listed: as long and as old, or
+    in a zip as long and of the same checksum.
 
-    Its row describes that file. Raises NotAsListed for another one, and where it cannot be read.
+    Its row describes that file. Raises NotAsListed for another one, and where it cannot be read;
+    SourceError where the zip it was in cannot be opened, for which no image is to blame.
     """
     assert image.path is not None, "images without a file are never read"
     try:
+        if image.member is not None:
+            return _member_as_listed(image, image.path, image.member)
         # A pipe put there since must not make us wait.
         descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -188,17 +257,33 @@ def read_as_listed(image: SourceImage) -> bytes:
             _check_stamp(image, descriptor)
             return data
     except FileNotFoundError as error:
-        raise NotAsListed(
-            "it was there when the data set was listed and is gone; import again"
-        ) from error
+        raise NotAsListed(_GONE) from error
     except OSError as error:
         raise NotAsListed(error.strerror or type(error).__name__) from error
+
+
+def _member_as_listed(image: SourceImage, path: Path, name: str) -> bytes:
+    """The same of a file inside a zip; it never unpacks to more bytes than were listed."""
+    archive = open_zip(path, "Put it back and run the same command again: it continues from here.")
+    member = archive.members.get(name)
+    if member is None:
+        raise NotAsListed(_GONE)
+    if image.stamp and member.stamp != image.stamp:
+        raise _changed(image.stamp[0], member.size_bytes)
+    try:
+        return archive.read(member)
+    except zips.BadMember as error:
+        raise NotAsListed(str(error)) from error
 
 
 def _check_stamp(image: SourceImage, descriptor: int) -> None:
     status = os.fstat(descriptor)
     now = status.st_size, status.st_mtime_ns
     if not stat.S_ISREG(status.st_mode) or now != (image.stamp or now):
-        before = f"it had {image.stamp[0]:,} bytes and " if image.stamp else ""
-        change = f"{before}has {now[0]:,}"
-        raise NotAsListed(f"it changed after the data set was listed ({change}); import again")
+        raise _changed(image.stamp[0] if image.stamp else None, now[0])
+
+
+def _changed(bytes_before: int | None, bytes_now: int) -> NotAsListed:
+    before = f"it had {bytes_before:,} bytes and " if bytes_before is not None else ""
+    change = f"{before}has {bytes_now:,}"
+    return NotAsListed(f"it changed after the data set was listed ({change}); import again")

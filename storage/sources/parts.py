@@ -87,8 +87,15 @@ def _by_number(ids: Sequence[str], images_per_part: int) -> Iterator[int]:
 
 def origin_of(images: tuple[SourceImage, ...], parameters: Mapping[str, object]) -> str:
     """Hash over all that determines a part: how images are stored, what is known of each, and its
-    file's size and time.
+    file's size and time, or checksum.
 
-    The folder a data set lies in is not part of it.
+    The folder or zip a data set lies in is not part of it.
     """
-    return made_from(parameters, [asdict(image) | {"path": None} for image in images])
+    known = []
+    for image in images:
+        facts = asdict(image) | {
+            "path": None
+        }  # as it has always been: other hashes are other parts
+        del facts["member"]
+        known.append(facts)
+    return made_from(parameters, known)

@@ -15,6 +15,7 @@ from storage.errors import SourceError
 from storage.text import UNDECODED_BYTE
 
 _ABSENT = "is absent"
+_DRIVE = re.compile("[A-Za-z]:")  # C:, as absolute names of Windows begin
 _INFO_ZIP = re.compile(r"#U([0-9a-f]{4})|#L([0-9a-f]{6})")  # a letter as unzip escapes it
 
 
@@ -27,7 +28,8 @@ class SourceImage:
     both, never neither. captions, labels: texts; style, author, licence, source_url, split: as the
     data set states them, else None. rotation_degrees: counter-clockwise turn that sets the stored
     pixels upright: 0, 90, 180 or 270. stamp: (bytes, modification time in ns) of the file when it
-    was listed.
+    was listed. member: the file's name inside `path`, which is then a zip; its stamp is (bytes,
+    CRC) of what it unpacks to.
     """
 
     dataset: str
@@ -43,12 +45,15 @@ class SourceImage:
     split: str | None = None
     reason: str | None = None
     stamp: tuple[int, int] | None = None
+    member: str | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.reason is None):
             raise ValueError(
                 f"{self.source_id}: needs a path or a reason, has {self.path} and {self.reason!r}"
             )
+        if self.member is not None and self.path is None:
+            raise ValueError(f"{self.source_id}: {self.member!r} is in no zip")
 
     @property
     def is_absent(self) -> bool:
@@ -56,6 +61,10 @@ class SourceImage:
         not to be read.
         """
         return bool(self.reason and self.reason.endswith(_ABSENT))
+
+
+PLACE = ("path", "member")
+"""The fields that say where a file lies: what is made of an image does not depend on them."""
 
 
 def absent(listed_in: str, name: str) -> str:
@@ -67,8 +76,8 @@ def absent(listed_in: str, name: str) -> str:
 class Listing:
     """A data set as it lay on the disk. images: sorted by source_id, ids unique.
 
-    snapshot: sha256 over all of every image but its path, so that it changes when a file does, when
-    a list says something else of an image, and when a reader makes something else of the same
+    snapshot: sha256 over all of every image but its place, so that it changes when a file does,
+    when a list says something else of an image, and when a reader makes something else of the same
     files; it does not follow the data set to another machine. notes: counts of what was odd.
     """
 
@@ -87,6 +96,23 @@ def source_id_of(relative: str) -> str:
     surrogates) become \\xNN text, so that every id can be stored and printed.
     """
     return readable(unicodedata.normalize("NFC", relative))
+
+
+def names_inside(name: str, folder: str) -> list[str]:
+    """What a name in a list or a zip can mean under a folder: itself, and what follows the folder's
+    own name.
+
+    Backslashes are slashes, as Windows writes them. Nothing for an absolute name or one with "..".
+    """
+    written = name.replace("\\", "/")
+    steps = [step for step in written.split("/") if step not in ("", ".")]
+    leads_out = written.startswith("/") or _DRIVE.match(written) or ".." in steps
+    if leads_out or "\0" in written or not steps:
+        return []
+    names = ["/".join(steps)]
+    if folder in steps[:-1]:
+        names.append("/".join(steps[steps.index(folder) + 1 :]))
+    return names
 
 
 def unzipped(name: str) -> str:
@@ -152,12 +178,18 @@ def _raw_name(image: SourceImage, root: Path) -> bytes:
     """What tells an image from another of the same id, on every machine: its place in the data set,
     or its reason.
     """
-    return os.fsencode(image.path.relative_to(root)) if image.path else str(image.reason).encode()
+    if image.path is None:
+        return str(image.reason).encode()
+    place = image.path.relative_to(root)
+    if image.member is not None:  # as if the zip were the folder that it is called by
+        place = place.with_suffix("")
+        place /= names_inside(image.member, place.name)[-1]
+    return os.fsencode(place)
 
 
 def snapshot_of(images: Iterable[SourceImage]) -> str:
     """sha256 over all that is known of the images, but for where their files lie."""
-    known = [field.name for field in fields(SourceImage) if field.name != "path"]
+    known = [field.name for field in fields(SourceImage) if field.name not in PLACE]
     digest = hashlib.sha256()
     for image in images:
         digest.update(json.dumps([getattr(image, name) for name in known]).encode() + b"\n")

@@ -32,7 +32,7 @@ class Entry:
 
     name: its posix path there, byte for byte as the disk has it. stamp: (bytes, modification time
     in ns) of a regular file that may be read. reason: why it must not or cannot be read; one of the
-    two is None.
+    two is None. member: its name inside `path`, which is then a zip; its stamp is (bytes, CRC).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Entry:
     stamp: tuple[int, int] | None = None
     reason: str | None = None
     is_folder: bool = False
+    member: str | None = None
 
     @property
     def file(self) -> Path | None:

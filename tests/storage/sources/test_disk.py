@@ -115,7 +115,7 @@ def test_json_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
     def exhaust(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("json.load", exhaust)
+    monkeypatch.setattr("json.loads", exhaust)
     with pytest.raises(SourceError, match=r"does not fit into memory \(3 bytes\)"):
         read_json(path, "Cure.")
 

@@ -8,7 +8,7 @@ import pytest
 from listings import ids_of
 
 from storage.errors import SourceError
-from storage.sources import SOURCES, SourceImage
+from storage.sources import SOURCES, SourceImage, origin_of
 from storage.sources.source import absent, listing_of, readable, snapshot_of, source_id_of
 
 
@@ -71,6 +71,41 @@ def test_the_snapshot_changes_with_all_that_is_known_of_an_image_but_its_place()
     for change in changes:
         snapshots.add(snapshot_of([replace(image, **change)]))
     assert len(snapshots) == len(changes) + 2
+
+
+# Of images without a member, as they were before there were any: plans hold these hashes.
+LISTED_BEFORE = (
+    SourceImage(
+        "coco", "a", Path("x/a.jpg"), ("caption",), ("label",), licence="L (u)",
+        source_url="http://f/1", split="val", stamp=(10, 10**18),
+    ),
+    SourceImage(
+        "coco", "b", None, split="val",
+        reason="listed in captions_val2017.json, but val2017/b.jpg is absent",
+    ),
+)  # fmt: skip
+
+
+def test_a_snapshot_of_before_there_were_members_is_the_same_now():
+    assert snapshot_of(LISTED_BEFORE) == (
+        "53bf90699d8289ae0c425cf3c3b8ddaefcaea81fd5a4422c9e4ffb9c1be09c99"
+    )
+    assert origin_of(LISTED_BEFORE, {"size": 16}) == "3b5b78557dabd387"
+
+
+def test_neither_snapshot_nor_origin_says_where_in_which_zip_an_image_lies():
+    one = SourceImage("coco", "a", Path("val2017.zip"), stamp=(1, 2), member="val2017/a.jpg")
+    for other in (replace(one, member="a.jpg"), replace(one, path=Path("other.zip"))):
+        assert snapshot_of([one]) == snapshot_of([other])
+        assert origin_of((one,), {}) == origin_of((other,), {})
+    changed = replace(one, stamp=(1, 3))
+    assert snapshot_of([one]) != snapshot_of([changed])
+    assert origin_of((one,), {}) != origin_of((changed,), {})
+
+
+def test_a_member_is_in_a_zip():
+    with pytest.raises(ValueError, match="'a.jpg' is in no zip"):
+        SourceImage("coco", "a", None, reason="a link", member="a.jpg")
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
