@@ -52,7 +52,7 @@ class AcquireCoco(Acquire):
     splits: tuple[Literal["train", "val"], ...] = Field(("train", "val"), min_length=1)
     """Which splits."""
     unpack: bool = False
-    """Whether the zips are unpacked, and then removed; their images are read from them else."""
+    """Whether the zips are unpacked beside themselves; their images are read from them else."""
     files: dict[str, PublishedFile] = Field(default_factory=dict)
     """Another address, size or hash of a file, by its name: a mirror."""
 

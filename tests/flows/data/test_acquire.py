@@ -63,11 +63,11 @@ def publish_coco(site, pictures):
     site.add("/annotations_trainval2017.zip", zip_of(lists))
 
 
-def coco(site, tmp_path, **more):
+def coco(site, tmp_path, unpack=True, **more):
     files = {name: {"address": site.url(f"/{name}")}
              for name in ("val2017.zip", "annotations_trainval2017.zip")}  # fmt: skip
     return acquisition(
-        source="coco", path=tmp_path / "coco", splits=["val"], files=files, unpack=True,
+        source="coco", path=tmp_path / "coco", splits=["val"], files=files, unpack=unpack,
         allow_hosts=[site.host], requests_per_second=1000, **more,
     )  # fmt: skip
 
@@ -84,10 +84,11 @@ def imported(tmp_path):
     return shards, rows
 
 
-def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, tmp_path):
+@pytest.mark.parametrize("unpack", [True, False])
+def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, tmp_path, unpack):
     pictures = {number: jpeg(number) for number in range(1, 7)}
     publish_coco(site, pictures)
-    record = acquire(coco(site, tmp_path))
+    record = acquire(coco(site, tmp_path, unpack))
     assert [each["status"] for each in record["files"]] == ["new", "new"]
     shards, rows = imported(tmp_path)
     assert len(rows) == 6 and {row["licence"] for row in rows} == {"CC0 (http://cc0)"}
@@ -95,13 +96,13 @@ def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, t
     assert shards.measured["acquired"]["files"][0]["etag"]
 
     sent = len(site.requests)
-    record = acquire(coco(site, tmp_path))
+    record = acquire(coco(site, tmp_path, unpack))
     assert [each["status"] for each in record["files"]] == ["unchanged", "unchanged"]
     assert len(site.requests) == sent + 2, "it was asked of each file whether it changed"
     assert imported(tmp_path)[0].id == shards.id
 
     publish_coco(site, pictures | {3: jpeg(33)})
-    acquire(coco(site, tmp_path))
+    acquire(coco(site, tmp_path, unpack))
     changed, rows_then = imported(tmp_path)
     assert changed.id != shards.id
     assert sum(one != other for one, other in zip(rows, rows_then, strict=True)) == 1
@@ -109,7 +110,7 @@ def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, t
     assert len(same) == len(shards.parts) - 1, "the parts of other images are taken over"
 
     publish_coco(site, {number: data for number, data in pictures.items() if number != 5})
-    acquire(coco(site, tmp_path))
+    acquire(coco(site, tmp_path, unpack))
     _, rows_last = imported(tmp_path)
     assert len(rows_last) == 5 and not any("000000000005" in row["key"] for row in rows_last)
     assert not (tmp_path / "coco/val2017/000000000005.jpg").exists()
