@@ -299,6 +299,10 @@ def test_a_list_in_its_folder_that_is_no_good_is_told_and_none_is_read_in_its_pl
         path.write_bytes(content)
         with pytest.raises(SourceError, match=f"annotations/captions_val2017.json: .*{told}"):
             read_coco(root)
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"captions_val2017.json: is no file that can be read"):
+        read_coco(root)
 
 
 def test_a_list_inside_a_zip_that_is_no_coco_file_is_told_by_its_name(tmp_path):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import struct
 import threading
+import time
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -57,7 +58,14 @@ def test_many_threads_read_one_zip_at_once_and_its_directory_once(packed, folder
     images = listed(packed) * 10
     zips._kept.clear()
     openings, plain = [], zips.OpenZip
-    monkeypatch.setattr(zips, "OpenZip", lambda path: openings.append(path) or plain(path))
+
+    def slow(path):
+        openings.append(path)
+        # As long as the directory of a real zip takes, so that others come meanwhile.
+        time.sleep(0.1)
+        return plain(path)
+
+    monkeypatch.setattr(zips, "OpenZip", slow)
     together = threading.Barrier(8)
     with ThreadPoolExecutor(8, initializer=together.wait) as pool:
         read = list(pool.map(read_as_listed, images))
