@@ -40,7 +40,9 @@ class Acquire(UnderRoot):
     timeout_seconds: float = Field(60.0, gt=0, le=86_400)
     """For an image, or the next bytes of a file."""
     allow_hosts: tuple[str, ...] = ()
-    """Hosts ("host" or "host:port") that may be inside your network, such as a mirror; recorded."""
+    """Hosts ("host" or "host:port") that you vouch for, such as a mirror inside your network: they
+    are asked whatever their robots.txt says; recorded.
+    """
 
 
 class AcquireCoco(Acquire):

@@ -61,6 +61,8 @@ class _Host:
         self.connections = threading.Semaphore(connections)
         self.robots: Robots | Refused | Failed | None = None
         self.robots_lock = threading.Lock()
+        self.proxy_knows_it = False
+        """Whether its name means nothing here and is left to a proxy."""
         self.next_second = 0.0
 
     def wait(self, seconds_between: float, most: float) -> None:
@@ -241,8 +243,11 @@ class Web:
         self, url: httpx.URL, headers: dict[str, str], method: str
     ) -> Iterator[httpx.Response]:
         """One answer of one address, in its host's turn."""
-        number = number_of(url, self.manners.allow_hosts, self._resolve)
         host, manners = self._host_of(url), self.manners
+        number = None
+        if not host.proxy_knows_it:  # where no name is known, each look takes seconds
+            number = number_of(url, manners.allow_hosts, self._resolve)
+            host.proxy_knows_it = number is None
         between = 1 / manners.requests_per_second
         if isinstance(host.robots, Robots) and "robots.txt" in manners.honour:
             between = max(between, host.robots.delay_seconds)

@@ -6,14 +6,17 @@ import zipfile
 
 import numpy as np
 import pytest
+from drawn_icons import false_npm, publish_emoji
 from PIL import Image
 from serving import serving
 
 from flows.config.acquire import acquisition
 from flows.config.arguments import UsageError
+from flows.config.database import Rebuild
 from flows.config.images import ImportImages
 from flows.data.acquire import acquire, rehearsed
 from flows.data.import_images import import_images
+from flows.data.rebuild import rebuild
 from storage.errors import SourceError
 from storage.shards import read_sidecar
 from storage.web.record import RECORD_FILE
@@ -299,6 +302,39 @@ def test_two_that_fetch_into_one_folder_wait_for_each_other(site, tmp_path):
         records = list(pool.map(acquire, [coco(site, tmp_path)] * 2))
     told = sorted(each["status"] for record in records for each in record["files"])
     assert told == ["new", "new", "unchanged", "unchanged"]
+
+
+def test_a_rebuild_fetches_first_where_it_is_told_to(site, tmp_path):
+    pictures = {number: jpeg(number) for number in range(1, 5)}
+    publish_coco(site, pictures)
+    asked = coco(site, tmp_path, False)
+    images = {"source": "coco", "path": tmp_path / "coco", "size": 32}
+    encoder = {"encoder": "rdm-shapes", "weights": "built-in", "autoencoder": "pixels"}
+    config = Rebuild(root=tmp_path / "r", name="a", images=images, acquire=asked, k=2, **encoder)
+    first = rebuild(config)
+    assert first.rows == 4
+    sent = len(site.requests)
+    assert rebuild(config).id == first.id and len(site.requests) == sent + 2
+    publish_coco(site, pictures | {9: jpeg(9)})
+    assert rebuild(config).rows == 5
+    publish_coco(site, pictures)
+    assert rebuild(config).rows == 4
+    with pytest.raises(ValueError, match="acquire.path: is .*coco, and images.path is elsewhere"):
+        Rebuild(name="a", images=images | {"path": "elsewhere"}, acquire=asked)
+
+
+def test_emoji_are_fetched_drawn_and_recorded(tmp_path, monkeypatch):
+    publish_emoji(false_npm(tmp_path, monkeypatch), monkeypatch)
+    config = acquisition(
+        source="emoji", path=tmp_path / "e", styles=["noto", "openmoji"], pixels=32
+    )
+    record = acquire(config)
+    assert record["images"]["drawn"] == 5 and record["images"]["rejected"] == 1
+    assert acquire(config)["images"]["drawn"] == 0
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="e", source="emoji", path=tmp_path / "e", size=32)
+    )
+    assert shards.measured["acquired"]["source"] == "emoji" and shards.rows == 6
 
 
 def test_an_unknown_source_is_told_with_those_there_are():

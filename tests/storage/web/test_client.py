@@ -188,6 +188,24 @@ def test_an_answer_whose_headers_say_no_is_not_read(site, monkeypatch):
         assert body(anyhow, url) == b"1"
 
 
+def test_behind_a_proxy_a_name_that_is_unknown_here_is_looked_for_once(site, monkeypatch):
+    looked = []
+
+    def unknown(host, port):
+        looked.append(host)
+        raise OSError("no such name")
+
+    url = "http://public.invalid/a"  # as a proxy is asked for it: in full
+    site.add(url, b"by proxy")
+    monkeypatch.setenv("http_proxy", site.url(""))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    manners = Manners(requests_per_second=1000.0, timeout_seconds=3.0, honour=())
+    with Web(manners, unknown) as web:
+        assert body(web, url) == body(web, url) == b"by proxy"
+    assert looked == ["public.invalid"]
+
+
 def test_a_host_that_does_not_answer_fails_in_words():
     manners = Manners(
         allow_hosts=frozenset(["127.0.0.1"]), longest_wait_seconds=0.01, requests_per_second=1000.0
