@@ -29,13 +29,15 @@ class _Command(_Parser):
         if "--set" not in self._option_string_actions:
             return text
         # half a second, which nothing but a help page takes
-        from flows.config.manual import manual_of
+        from flows.config.manual import manual_of, sources_of
         from flows.config.of_commands import OF_COMMAND
 
         kind = OF_COMMAND.get(self.prog.split()[-1])
         if kind is None:
             return text
-        return f"{text}\nparameters, for --set KEY=VALUE:\n{manual_of(kind)}\n"
+        sources = sources_of(kind)
+        told = f"\nsources:\n{sources}\n" if sources else ""
+        return f"{text}{told}\nparameters, for --set KEY=VALUE:\n{manual_of(kind)}\n"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -119,14 +119,14 @@ class DataSet(Images):
 
 
 class WikiArt(DataSet):
-    """Paintings, in a folder for each style."""
+    """Paintings: <Style>/<artist>_<title>.jpg, and ArtGAN's lists Style/, Genre/ and Artist/."""
 
     source: Literal["wikiart"] = "wikiart"
 
 
 class Coco(DataSet):
-    """Photographs with captions and object classes. Splits and lists that are not unpacked are read
-    out of COCO's zips where these lie, and nothing is unpacked.
+    """Photographs with captions and object classes: {train,val}2017/ and annotations/ with
+    captions_*.json and instances_*.json, or COCO's zips of them, out of which they are read.
     """
 
     source: Literal["coco"] = "coco"
@@ -135,7 +135,9 @@ class Coco(DataSet):
 
 
 class OpenImages(DataSet):
-    """Photographs of Flickr with their licences and authors."""
+    """Photographs of Flickr with their licences and authors: {train,validation,test}/<ImageID>.jpg,
+    the lists image_ids_and_rotation.csv, *-annotations-bbox.csv, class-descriptions-boxable.csv.
+    """
 
     source: Literal["openimages"] = "openimages"
     split: Literal["all", "train", "validation", "test"] = "all"
@@ -143,7 +145,7 @@ class OpenImages(DataSet):
 
 
 class Folder(DataSet):
-    """Any images in a folder."""
+    """Any images in a folder, however deep; NAME.txt beside NAME.jpg holds captions, one a line."""
 
     source: Literal["folder"] = "folder"
     dataset: str = Field("folder", pattern=r"^[a-z0-9_]{1,32}$")

@@ -37,6 +37,25 @@ def manual_of(kind: Any) -> str:
     return "\n".join(lines)
 
 
+def sources_of(kind: Any) -> str:
+    """The sources that a class of parameters may be for, each with what it is and wants; nothing
+    for a class that has none.
+    """
+    lines = []
+    for member in _kinds_in(kind):
+        if not (isinstance(member, type) and "source" in getattr(member, "model_fields", {})):
+            return ""
+        # An import's own class says no more than that it is one: its base tells of the images.
+        bases = [
+            base for base in member.__mro__ if "source" in vars(base).get("__annotations__", {})
+        ]
+        text = " ".join((bases[-1].__doc__ or "").split())
+        lines += textwrap.wrap(
+            f"{_called(member):<12}{text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 14
+        )
+    return "\n".join(lines)
+
+
 def parameters_of(kind: Any, before: str = "") -> Iterator[tuple[str, str, str, str]]:
     """(dotted name, kind, default, meaning) of every parameter, in the order of the classes."""
     members = _kinds_in(kind)

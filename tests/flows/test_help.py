@@ -187,6 +187,26 @@ def test_the_help_of_a_command_is_its_line_its_arguments_and_where_its_parameter
         assert re.search(rf"^  {re.escape(name)} ", told, re.M), name
 
 
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        ("import", {"coco": "annotations/ with captions_*.json", "wikiart": "<Style>/",
+                    "openimages": "class-descriptions-boxable.csv", "folder": "NAME.txt",
+                    "urls": "rdm acquire urls", "emoji": "rdm acquire emoji",
+                    "shapes": "Shapes in colours", "entities": "made-up name"}),
+        ("acquire", {"coco": "COCO 2017", "urls": "list of their addresses", "emoji": "npm",
+                     "wikiart": "non-commercial", "openimages": "public bucket"}),
+    ],
+)  # fmt: skip
+def test_help_says_of_every_source_what_it_is_and_wants(command, said):
+    told = subcommands()[command].format_help()
+    told = told.partition("\nsources:\n")[2].partition("\nparameters,")[0]
+    for source, words in said.items():
+        (entry,) = re.findall(rf"^  {source} .*\n(?: {{14}}.*\n)*", told + "\n", re.M)
+        assert words in " ".join(entry.split()), source
+    assert "sources:" not in subcommands()["build"].format_help()
+
+
 @pytest.mark.parametrize("command", LISTED)
 def test_a_word_of_the_command_line_runs_the_function_of_its_name(command):
     modules = (drawing, looking, making, upkeep)
