@@ -23,6 +23,8 @@ from rdm_core.families import FAMILIES, config_of, draw_settings
 
 WIDTH = 100
 INDENT = 4
+NOTES = "__annotations__"
+"""Where a class keeps what it itself says of its parameters."""
 
 
 def manual_of(kind: Any) -> str:
@@ -46,10 +48,8 @@ def sources_of(kind: Any) -> str:
         if not (isinstance(member, type) and "source" in getattr(member, "model_fields", {})):
             return ""
         # An import's own class says no more than that it is one: its base tells of the images.
-        bases = [
-            base for base in member.__mro__ if "source" in vars(base).get("__annotations__", {})
-        ]
-        text = " ".join((bases[-1].__doc__ or "").split())
+        named = (base for base in member.__mro__ if "source" in vars(base).get(NOTES, ()))
+        text = " ".join((next(named).__doc__ or "").split())
         lines += textwrap.wrap(
             f"{_called(member):<12}{text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 14
         )
