@@ -56,7 +56,9 @@ class AcquireCoco(Acquire):
     unpack: bool = False
     """Whether the zips are unpacked beside themselves; their images are read from them else."""
     files: dict[str, PublishedFile] = Field(default_factory=dict)
-    """Another address, size or hash of a file, by its name: a mirror."""
+    """Another address, size or hash of a file, by its name; what is published of the others, and
+    what is left out, holds; null takes it back.
+    """
 
 
 class AcquireOpenImages(Acquire):
@@ -79,6 +81,8 @@ class AcquireOpenImages(Acquire):
     """Where the images are."""
     max_bytes: Count = 20_000_000
     """Of one image."""
+    remove_unlisted: bool = False
+    """Whether a list may remove more than half of the images that are there."""
     files: dict[str, PublishedFile] = Field(default_factory=dict)
     """Another address of a list, by its name: a mirror."""
 
@@ -129,6 +133,8 @@ class AcquireUrls(Acquire):
     """At a time, at most."""
     max_bytes: Count = 20_000_000
     """Of one image."""
+    remove_unlisted: bool = False
+    """Whether a list may remove more than half of the images that are there."""
     check_days: float | None = Field(None, ge=0, le=36_500)
     """Ask kept images after so many days whether they changed; never unless given. 0: each time."""
     honour: tuple[Sign, ...] = (
@@ -144,7 +150,7 @@ class AcquireUrls(Acquire):
 
     @model_validator(mode="after")
     def _reachable(self) -> "AcquireUrls":
-        if self.contact is None and not self.allow_hosts:
+        if self.contact is None and not self.allow_hosts:  # a mirror of your own
             raise ValueError(
                 "contact: is needed: an address or page by which the owners of servers reach you"
             )

@@ -2,9 +2,11 @@
 is not fetched again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flows.config import published as tables
@@ -61,13 +63,11 @@ def acquire(config: AnyAcquire) -> dict[str, Any]:
     """
     clock = Clock()
     state = config.path / STATE
-    with explaining_disk_errors(config.path):
-        state.mkdir(parents=True, exist_ok=True)
 
     def say_who(holder: str) -> None:
         say("acquire", config.source, f"waits for {holder}, which fetches into the same folder")
 
-    with exclusive(state / "lock", say_who), explaining_disk_errors(config.path):
+    with explaining_disk_errors(config.path), _held(state, say_who):
         done: dict[str, Any] = STEPS[config.source](config)
         record = {
             "source": config.source,
@@ -78,6 +78,14 @@ def acquire(config: AnyAcquire) -> dict[str, Any]:
         write_record(config.path, record)
     say("acquire", config.source, f"{told(done)} in {clock.seconds:.1f} s: {config.path}")
     return record
+
+
+@contextmanager
+def _held(state: Path, say_who: Callable[[str], None]) -> Iterator[None]:
+    """The folder of what is known, for this fetching alone."""
+    state.mkdir(parents=True, exist_ok=True)
+    with exclusive(state / "lock", say_who):
+        yield
 
 
 def told(done: dict[str, Any]) -> str:
@@ -157,7 +165,8 @@ def manners_of(config: Acquire, honour: Sequence[Any] = ()) -> Manners:
     return Manners(
         contact=config.contact,
         requests_per_second=config.requests_per_second,
-        connections_per_host=config.connections_per_host,
+        # Pieces of a file are of one host.
+        connections_per_host=config.connections_per_host if honour else config.connections,
         honour=tuple(honour),
         allow_hosts=frozenset(host.lower() for host in config.allow_hosts),
         timeout_seconds=config.timeout_seconds,
@@ -174,7 +183,9 @@ def files_of(config: Any, names: Sequence[str]) -> list[RemoteFile]:
         raise SourceError("files", what, f"Its files: {', '.join(NAMES[config.source])}.")
     found = []
     for name in names:
-        file = config.files.get(name) or PublishedFile(**NAMES[config.source][name])
+        given = config.files.get(name)
+        changes = given.model_dump(exclude_unset=True) if given else {}
+        file = PublishedFile(**{**NAMES[config.source][name], **changes})
         found.append(RemoteFile(file.address, name, file.bytes, file.sha256))
     return found
 
@@ -221,9 +232,7 @@ def _fetched(
         began.append(count)
 
     try:
-        fetched: FetchedFile = fetch_file(
-            web, config.path, file, remote, config.connections_per_host, more
-        )
+        fetched: FetchedFile = fetch_file(web, config.path, file, remote, config.connections, more)
     except NotFetched as error:
         raise _unreachable(file, error) from error
     say("acquire", config.source, f"{file.name}: {fetched.status}, {fetched.bytes:,} bytes")
@@ -267,4 +276,6 @@ def rehearsed(config: AnyAcquire) -> tuple[str, dict[str, Any]]:
         rest = "all of it" if missing is None else f"{missing:,}"
         lines.append(f"{file.name}: {size} bytes, {rest} to be fetched")
     lines.append(f"{len(asked)} files, {total:,} bytes to be fetched into {config.path}")
+    if isinstance(config, AcquireOpenImages):
+        lines.append("and the images, some 0.3 MB each: how many, these lists tell")
     return "\n".join(lines), {"files": rows, "bytes": total}

@@ -13,7 +13,12 @@ from storage.errors import SourceError
 from storage.sources.openimages import BOXES, CLASSES, METADATA
 from storage.sources.tables import CsvTable
 from storage.web.client import Web
-from storage.web.collection import Collection, ListedImage, Outcome
+from storage.web.collection import (
+    Collection,
+    ListedImage,
+    Outcome,
+    explaining_database_errors,
+)
 from storage.web.gather import asked_before, gather
 from storage.web.listed import read_list
 
@@ -97,9 +102,12 @@ def gather_images(
     check_days: float | None = None,
 ) -> dict[str, int]:
     """Ask for the images of a list that are not there; counts of what became of all."""
-    with Collection(config.path) as collection:
-        loaded = collection.load(listed)
-        collection.ask_under(repr((web.manners.allow_hosts, web.manners.honour, config.max_bytes)))
+    manners = web.manners
+    under = (sorted(manners.allow_hosts), manners.honour, config.max_bytes)
+    with explaining_database_errors(config.path), Collection(config.path) as collection:
+        loaded = collection.load(listed, config.remove_unlisted)
+        collection.ask_under(repr(under))
+        collection.forget_missing()
         before = asked_before(check_days)
         due = collection.count_due(before)
         what = f"{loaded['addresses']:,} addresses ({loaded['new']:,} new"
@@ -113,8 +121,10 @@ def gather_images(
             def seen(outcome: Outcome) -> None:
                 shown.update(1)
 
-            gather(collection, web, config.max_bytes, config.connections, before, seen)
-        collection.publish()
+            try:
+                gather(collection, web, config.max_bytes, config.connections, before, seen)
+            finally:  # what is there can be imported
+                collection.publish()
         counts = collection.counts()
     for reason, count in list(counts.items())[:MOST_SHOWN]:
         say("acquire", config.source, f"{count:,} {reason}")

@@ -4,7 +4,6 @@ What strangers list must not lead into the network that this machine stands in.
 """
 
 import ipaddress
-import os
 import socket
 from collections.abc import Callable, Collection
 from urllib.request import getproxies, proxy_bypass
@@ -15,7 +14,12 @@ from storage.web.outcomes import Failed, Refused
 
 MOST_LETTERS = 8192
 """Of an address."""
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_HOLDS_A_NUMBER = [
+    ipaddress.ip_network(net) for net in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")
+]
+"""IPv6 networks whose last 32 bits are an IPv4 number."""
+_NOT_PUBLIC = [ipaddress.ip_network(net) for net in ("fec0::/10", "64:ff9b:1::/48", "3fff::/20")]
+"""Networks that older tables take for public."""
 
 Resolver = Callable[[str, int], list[str]]
 """A host and a port -> the numbers it has. Raises OSError where it has none."""
@@ -38,14 +42,15 @@ def checked(text: str) -> httpx.URL:
         raise Refused("not an address", f"{shown!r}")
     try:
         url = httpx.URL(text.strip())
-        port = url.port
+        scheme, host, port, named = url.scheme, url.host, url.port, url.userinfo
+        url.raw_host.decode("ascii").encode("idna")  # as it is looked up
     except (httpx.InvalidURL, ValueError, TypeError) as error:
         raise Refused("not an address", f"{shown!r}: {error}") from error
-    if url.scheme not in ("http", "https"):
-        raise Refused("another scheme", f"{url.scheme or 'none'} in {shown!r}")
-    if not url.host or (port is not None and not 0 < port < 65_536):
+    if scheme not in ("http", "https"):
+        raise Refused("another scheme", f"{scheme or 'none'} in {shown!r}")
+    if not host or (port is not None and not 0 < port < 65_536):
         raise Refused("not an address", f"{shown!r} has no host")
-    if url.userinfo:
+    if named:
         raise Refused("not an address", "it holds a name or a password")
     return url.copy_with(fragment=None)
 
@@ -55,44 +60,56 @@ def port_of(url: httpx.URL) -> int:
     return url.port or {"http": 80, "https": 443}[url.scheme]
 
 
-def is_allowed(url: httpx.URL, allow_hosts: Collection[str]) -> bool:
-    """Whether somebody vouched for this host, as "host" or "host:port"."""
-    host = url.host.lower()
-    return host in allow_hosts or f"{host}:{port_of(url)}" in allow_hosts
+def is_allowed(host: str, port: int, allow_hosts: Collection[str]) -> bool:
+    """Whether somebody vouched for a host, as "host" or "host:port"."""
+    return host.lower() in allow_hosts or f"{host.lower()}:{port}" in allow_hosts
 
 
 def proxy_of(url: httpx.URL) -> str | None:
     """The proxy that the environment names for an address; None where it is asked directly."""
-    if proxy_bypass(url.host):
+    if proxy_bypass(f"{url.host}:{port_of(url)}"):
         return None
     proxies = getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all") or os.environ.get("ALL_PROXY")
-    return found or None
+    found = proxies.get(url.scheme) or proxies.get("all")
+    if not found:
+        return None
+    return found if "://" in found else f"http://{found}"
 
 
-def number_of(
-    url: httpx.URL, allow_hosts: Collection[str], resolve: Resolver = system_resolver
-) -> str | None:
-    """The number of an address's host, which is then asked and no other: a name may mean another
-    host a moment later. None behind a proxy where names are only known to the proxy.
+def public_numbers(
+    host: str, port: int, allow_hosts: Collection[str], resolve: Resolver = system_resolver
+) -> list[str]:
+    """The numbers of a host, at least one.
 
-    Raises Refused where any of the host's numbers is no public one, unless somebody vouched for
-    the host, and Failed where it has none.
+    Raises Refused where any of them is no public one, unless somebody vouched for the host, and
+    Failed where it has none.
     """
     try:
-        numbers = resolve(url.host, port_of(url))
+        numbers = resolve(host, port)
     except (OSError, UnicodeError) as error:
-        if proxy_of(url) is not None:
-            return None
-        raise Failed("unknown host", f"{url.host}: {error}") from error
+        raise Failed("unknown host", f"{host}: {error}") from error
     if not numbers:
-        raise Failed("unknown host", url.host)
-    if not is_allowed(url, allow_hosts):
+        raise Failed("unknown host", host)
+    if not is_allowed(host, port, allow_hosts):
         for number in numbers:
             if not is_public(number):
-                what = f"{url.host} is {number}; allow_hosts names hosts inside a network"
+                what = f"{host} is {number}; allow_hosts names hosts inside a network"
                 raise Refused("a private address", what)
-    return numbers[0]
+    return numbers
+
+
+def check_behind_proxy(
+    url: httpx.URL, allow_hosts: Collection[str], resolve: Resolver = system_resolver
+) -> bool:
+    """Check an address that a proxy is asked for as `public_numbers` does. Returns whether its name
+    means nothing here: then the proxy alone knows what it is.
+    """
+    host = url.raw_host.decode("ascii").strip("[]")
+    try:
+        public_numbers(host, port_of(url), allow_hosts, resolve)
+    except Failed:
+        return True
+    return False
 
 
 def is_public(number: str) -> bool:
@@ -100,8 +117,10 @@ def is_public(number: str) -> bool:
     address = ipaddress.ip_address(number.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inside = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
+        if any(address in net for net in _HOLDS_A_NUMBER):
             inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inside is not None:
             return is_public(str(inside))
+        if any(address in net for net in _NOT_PUBLIC):
+            return False
     return address.is_global and not address.is_multicast

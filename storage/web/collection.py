@@ -13,6 +13,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.atomic import move_whole, write_bytes
-from storage.errors import SourceError
+from storage.errors import CannotWrite, SourceError
+from storage.web.outcomes import Refused
 
 STATE = ".fetched"
 """The folder of what is known while something is fetched, inside of the data set's."""
@@ -38,6 +40,8 @@ COLUMNS = {
 }  # fmt: skip
 """Of the table: captions and labels as JSON lists, asked_at in seconds since 1970."""
 PAGE = 1000
+MANY = 100
+"""Images that a list may always remove."""
 _PLACE = re.compile(r"[\w-]+(/[\w-]+)*", re.ASCII)
 SAVED_EVERY_SECONDS = 2.0
 
@@ -88,8 +92,21 @@ class Outcome:
 
 
 def id_of(url: str) -> str:
-    """Sixteen digits for an address, the same on every machine."""
+    """Sixteen digits for an address, or for a place of its own, the same on every machine."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def explaining_database_errors(folder: Path) -> Iterator[None]:
+    """Turn what SQLite refuses into CannotWrite: a full disk, a folder that is not ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        what = f"what is known of its images cannot be written: {error}"
+        cure = (
+            "Is the disk full, or the folder another user's? The same command goes on from there."
+        )
+        raise CannotWrite(folder, what, cure) from error
 
 
 class Collection:
@@ -109,6 +126,9 @@ class Collection:
             self._database.execute(f"CREATE TABLE IF NOT EXISTS addresses ({columns}, {own})")
             self._database.execute("CREATE UNIQUE INDEX IF NOT EXISTS by_id ON addresses (id)")
             self._database.execute("CREATE TABLE IF NOT EXISTS asked_under (settings text)")
+        except sqlite3.OperationalError:
+            self._database.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._database.close()
             cure = f"Remove {self._path}: images that are there are asked for anew."
@@ -127,9 +147,12 @@ class Collection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, images: Iterable[ListedImage]) -> dict[str, int]:
+    def load(self, images: Iterable[ListedImage], remove_many: bool = False) -> dict[str, int]:
         """Take a list over: its addresses are those that count from now on. Returns counts: rows,
         addresses, new ones, and those that are listed no more, whose images are removed.
+
+        Raises SourceError where the list would remove more than half of many images, unless that
+        is wanted: it may be another list, or one that is still being written.
 
         An address that stands in several rows has the captions of all, and else what the first
         says.
@@ -140,6 +163,8 @@ class Collection:
         run("BEGIN")
         try:
             rows = self._load(images, generation)
+            if not remove_many:
+                self._refuse_to_remove_many(generation)
         except BaseException:  # what is listed stays what it was
             run("ROLLBACK")
             raise
@@ -149,6 +174,27 @@ class Collection:
         return {
             "rows": rows, "addresses": after, "new": after + gone - before, "unlisted": gone,
         }  # fmt: skip
+
+    def _refuse_to_remove_many(self, generation: int) -> None:
+        kept = "SELECT count(*) FROM addresses WHERE status = 'kept'"
+        there = self._database.execute(kept).fetchone()[0]
+        gone = self._database.execute(f"{kept} AND listed < ?", (generation,)).fetchone()[0]
+        if gone > MANY and 2 * gone > there:
+            what = f"{gone:,} of the {there:,} images that are there are listed no more"
+            cure = (
+                "Is it the whole list? Then say --set remove_unlisted=true; or give another path."
+            )
+            raise SourceError(self.folder, what, cure)
+
+    def forget_missing(self) -> int:
+        """Ask again for kept images whose files are gone; how many they are."""
+        missing = []
+        found = self._database.execute("SELECT id, file FROM addresses WHERE status = 'kept'")
+        for image_id, name in found:
+            if not (self.folder / name).is_file():
+                missing.append((image_id,))
+        self._database.executemany("UPDATE addresses SET status = NULL WHERE id = ?", missing)
+        return len(missing)
 
     def _load(self, images: Iterable[ListedImage], generation: int) -> int:
         """Write the rows of a list down; how many they are."""
@@ -167,9 +213,22 @@ class Collection:
                     THEN coalesce(licence, excluded.licence) ELSE excluded.licence END,
                 author = CASE WHEN listed = excluded.listed
                     THEN coalesce(author, excluded.author) ELSE excluded.author END,
-                source_url = excluded.source_url, style = excluded.style,
-                labels = excluded.labels, listed = excluded.listed""",
-                (id_of(image.url), image.url, captions, *said, labels, image.place, generation),
+                source_url = CASE WHEN listed = excluded.listed
+                    THEN coalesce(source_url, excluded.source_url) ELSE excluded.source_url END,
+                style = CASE WHEN listed = excluded.listed
+                    THEN coalesce(style, excluded.style) ELSE excluded.style END,
+                labels = CASE WHEN listed = excluded.listed
+                    THEN both_of(labels, excluded.labels) ELSE excluded.labels END,
+                url = excluded.url, place = excluded.place, listed = excluded.listed""",
+                (
+                    id_of(image.place or image.url),
+                    image.url,
+                    captions,
+                    *said,
+                    labels,
+                    image.place,
+                    generation,
+                ),
             )
         return rows
 
@@ -251,11 +310,6 @@ class Collection:
         )
         return dict(found.fetchall())
 
-    def kept_bytes(self) -> int:
-        """Bytes of the images that are there."""
-        found = self._database.execute("SELECT coalesce(sum(bytes), 0) FROM addresses")
-        return int(found.fetchone()[0])
-
     def publish(self) -> Path:
         """Write the table, in the order of the ids; it is whole or as it was."""
         self._save(now=True)
@@ -287,7 +341,8 @@ def write_image(folder: Path, due: Due, suffix: str, data: bytes) -> str:
     these bytes already stays, and so does its date.
     """
     place = due.place or f"{IMAGES}/{due.id[:2]}/{due.id}"
-    assert _PLACE.fullmatch(place), "a place inside of the folder"
+    if not _PLACE.fullmatch(place):
+        raise Refused("not an address", f"{place[:80]!r} leads out of the folder")
     name = f"{place}.{suffix}"
     path = folder / name
     if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):

@@ -6,11 +6,9 @@ absent in the end.
 <folder>/.fetched/<name>.part, .part.json  an unfinished one, and how far each piece is
 """
 
-import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -20,7 +18,7 @@ from typing import Any, Literal
 
 import httpx
 
-from storage.atomic import publish, write_json
+from storage.atomic import publish, sha256_file, write_json
 from storage.errors import CannotWrite, SourceError, explaining_disk_errors
 from storage.web.client import Web, in_words
 from storage.web.collection import STATE
@@ -59,8 +57,10 @@ class Remote:
     @property
     def validator(self) -> str | None:
         """By which the server tells whether it is still the same file; None where it cannot."""
-        strong = self.etag if self.etag and not self.etag.startswith("W/") else None
-        return strong or self.last_modified
+        for told in (self.etag, self.last_modified):
+            if told and told.isascii() and not told.startswith("W/"):
+                return told
+        return None
 
     def is_of(self, record: dict[str, Any]) -> bool:
         """Whether a record is of the file as it is now, as far as the server tells."""
@@ -95,7 +95,7 @@ def ask(web: Web, file: RemoteFile) -> Remote:
         total = headers.get("content-range", "").rpartition("/")[2]
         length = total if response.status_code == 206 else headers.get("content-length", "")
         return Remote(
-            int(length) if length.isdigit() else None,
+            int(length) if length.isascii() and length.isdigit() else None,
             headers.get("etag"),
             headers.get("last-modified"),
             response.status_code == 206,
@@ -123,15 +123,20 @@ def still_to_fetch(folder: Path, file: RemoteFile, remote: Remote) -> int | None
     return remote.bytes - sum(_resumed(folder, file, remote).get("pieces", {}).values())
 
 
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Raise CannotWrite where a folder's disk has not so many bytes free."""
+def free_bytes(folder: Path) -> int:
+    """Of the disk that holds a folder, or will, beside SPARE_BYTES."""
     there = folder
     while not there.exists():
         there = there.parent
     status = os.statvfs(there)
-    free_bytes = status.f_bavail * status.f_frsize
-    if needed_bytes + SPARE_BYTES > free_bytes:
-        what = f"{needed_bytes / 1e9:,.1f} GB are to be fetched, and {free_bytes / 1e9:,.1f} GB are"
+    return max(0, status.f_bavail * status.f_frsize - SPARE_BYTES)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise CannotWrite where a folder's disk has not so many bytes free."""
+    free = free_bytes(folder)
+    if needed_bytes > free:
+        what = f"{needed_bytes / 1e9:,.1f} GB are to be fetched, and {free / 1e9:,.1f} GB are"
         cure = "Free some space (1 GB stays spare), or give another --set path."
         raise CannotWrite(folder, f"{what} free", cure)
 
@@ -151,7 +156,8 @@ def fetch_file(
     what was published, Refused, Failed, and CannotWrite.
     """
     there = known(folder, file)
-    if there is not None and remote.is_of(asdict(there)):
+    is_published = there is not None and file.sha256 in (None, there.sha256)
+    if there is not None and is_published and remote.is_of(asdict(there)):
         return there
     if file.bytes is not None and remote.bytes is not None and file.bytes != remote.bytes:
         what = f"has {remote.bytes:,} bytes there, {file.bytes:,} are published"
@@ -163,14 +169,18 @@ def fetch_file(
         _Download(web, part, file, remote, _resumed(folder, file, remote), progress).run(
             connections
         )
-        digest = _sha256(part)
+        digest, size = sha256_file(part), part.stat().st_size
+        if remote.bytes not in (None, size):
+            _forget(part)
+            what = f"{size:,} bytes came, and {remote.bytes:,} were told"
+            raise SourceError(file.address, what, "Ask again: it is begun anew.")
         if file.sha256 is not None and digest != file.sha256:
             _forget(part)
             what = f"its sha256 is {digest}, {file.sha256} is published"
             cure = "It was altered on the way or at its source; ask again, or give another address."
             raise SourceError(file.address, what, cure)
         record = FetchedFile(
-            file.name, file.address, part.stat().st_size, digest, remote.etag,
+            file.name, file.address, size, digest, remote.etag,
             remote.last_modified, datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
         (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
@@ -198,19 +208,21 @@ class _Download:
         self.progress = progress
         self.lock = threading.Lock()
         self.stopped = threading.Event()
+        self.forgotten = False
+        """Whether it is another file by now."""
         self.done: dict[int, int] = {}
         """Piece -> bytes of it that are there."""
         for piece, there_bytes in resumed.get("pieces", {}).items():
             self.done[int(piece)] = there_bytes
         if not self.done:
-            part.unlink(missing_ok=True)
+            _forget(part)
         progress(sum(self.done.values()))
 
     def run(self, connections: int) -> None:
         """Fetch what is missing."""
         descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not self.remote.in_pieces or self.remote.bytes is None:
+            if not (self.remote.in_pieces and self.remote.bytes and self.remote.validator):
                 self._whole(descriptor)
             else:
                 count = -(-self.remote.bytes // PIECE_BYTES)
@@ -232,8 +244,11 @@ class _Download:
     def _whole(self, descriptor: int) -> None:
         """A file that can only be had from its beginning."""
         self.done.clear()
+        most = self.remote.bytes or free_bytes(self.part.parent)
         with self.web.answer(self.file.address) as response:
-            there = self._written(descriptor, response, 0, None)
+            there = self._written(descriptor, response, 0, None, most + 1)
+        if there > most:
+            raise Failed("too many bytes", f"more than the {most:,} that were told or are free")
         if self.remote.bytes is not None and there != self.remote.bytes:
             raise Failed("cut short", f"{there:,} of {self.remote.bytes:,} bytes")
 
@@ -257,17 +272,22 @@ class _Download:
                 cuts = 1 if self.done.get(piece, 0) > before else cuts + 1
                 if cuts >= self.web.manners.tries:
                     raise
-                time.sleep(min(2.0**cuts, self.web.manners.longest_wait_seconds) / 2)
+                seconds = min(2.0**cuts, self.web.manners.longest_wait_seconds) / 2
+                self.stopped.wait(seconds)
 
     def _check_same(self, response: httpx.Response, first: int) -> None:
         """Raise SourceError where the answer is of another file than the first one was."""
         told = response.headers.get("content-range", "")
         total = told.rpartition("/")[2]
         same = response.status_code == 206 and told.startswith(f"bytes {first}-")
-        etag = response.headers.get("etag")
-        if not same or total != str(self.remote.bytes) or (etag and etag != self.remote.etag):
-            self.stopped.set()
-            _forget(self.part)
+        now = response.headers.get("etag"), response.headers.get("last-modified")
+        was = self.remote.etag, self.remote.last_modified
+        other = any(told and told != before for told, before in zip(now, was, strict=True))
+        if not same or total != str(self.remote.bytes) or other:
+            with self.lock:  # from now on nothing is noted any more
+                self.stopped.set()
+                self.forgotten = True
+                _forget(self.part)
             what = "changed while it was fetched"
             raise SourceError(self.file.address, what, "Ask again: it is begun anew.")
 
@@ -286,6 +306,8 @@ class _Download:
                 if self.stopped.is_set():
                     break
                 data = data if most is None else data[: most - there]
+                if not data:
+                    break
                 os.pwrite(descriptor, data, at + there)
                 there += len(data)
                 self.progress(len(data))
@@ -305,6 +327,8 @@ class _Download:
     def _save(self, descriptor: int) -> None:
         """Note how far every piece is, once its bytes are on the disk."""
         with self.lock:
+            if self.forgotten:
+                return
             pieces = dict(self.done)
             os.fdatasync(descriptor)
             state = {
@@ -351,8 +375,3 @@ def _record_of(folder: Path, file: RemoteFile) -> Path:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _state_of(part).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

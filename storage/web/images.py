@@ -46,9 +46,9 @@ def fetch_image(
     Raises Refused for what is no image, is too large or packed or not to be had, and Failed.
     """
     headers = {}
-    if etag:
+    if etag and etag.isascii():
         headers["If-None-Match"] = etag
-    elif last_modified:
+    elif last_modified and last_modified.isascii():
         headers["If-Modified-Since"] = last_modified
     with web.answer(address, headers) as response:
         kept = response.headers.get("etag"), response.headers.get("last-modified")

@@ -5,7 +5,7 @@ The columns url, caption, licence and author go by several names; others may be 
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "labels": ("label", "labels", "tags"),
 }
 """What is known of an image -> names of its column, in small letters, the likeliest first."""
+JSON = (".jsonl", ".ndjson")
 ROWS_AT_ONCE = 10_000
 MOST_LINE = 2**20
 """Bytes of a line of JSON."""
@@ -41,23 +42,29 @@ def read_list(path: Path, columns: Mapping[str, str], notes: Counter[str]) -> It
     check_columns(columns)
     kind = path.suffix.lower()
     if kind == ".parquet":
-        rows = _parquet_rows(path)
-    elif kind in (".jsonl", ".ndjson"):
+        rows = _parquet_rows(path, columns)
+    elif kind in JSON:
         rows = _json_rows(path, notes)
     elif kind in (".csv", ".tsv", ".txt"):
         rows = _csv_rows(path, notes, "\t" if kind == ".tsv" else ",")
     else:
         raise SourceError(path, f"is no list that is known by its ending {kind!r}", CURE)
-    places: dict[str, str] | None = None
+    places: dict[str, str] = {}
+    keys: tuple[str, ...] | None = None
     for row in rows:
-        if places is None:
+        # Rows of JSON may each name other things; the first one must name the address.
+        if keys is None:
             places = _places(path, list(row), columns)
-        image = _image_of(row, places)
+        elif tuple(row) != keys:
+            places = {known: name for known, name in columns.items() if name in row}
+            places = _usual_places(row, places) | places
+        keys = tuple(row)
+        image = _image_of(row, places) if "url" in places else None
         if image is None:
             notes["rows_without_an_address"] += 1
         else:
             yield image
-    if places is None:
+    if keys is None:
         raise SourceError(path, "holds no row", CURE)
 
 
@@ -70,22 +77,26 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 def _places(path: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
     """What is known -> the name of its column in this list."""
-    by_small = {name.strip().lower(): name for name in reversed(header)}
-    places = {}
-    for known, names in NAMES.items():
-        if known in columns:
-            if columns[known] not in header:
-                what = f"has no column {columns[known]!r}; it has {', '.join(header[:20])}"
-                raise SourceError(path, what, f"Name the one of the {known}.")
-            places[known] = columns[known]
-            continue
-        for name in names:
-            if name in by_small:
-                places[known] = by_small[name]
-                break
+    for known, name in columns.items():
+        if name not in header and path.suffix.lower() not in JSON:
+            what = f"has no column {name!r}; it has {', '.join(header[:20])}"
+            raise SourceError(path, what, f"Name the one of the {known}.")
+    given = {known: name for known, name in columns.items() if name in header}
+    places = _usual_places(header, given) | given
     if "url" not in places:
         what = f"has no column of addresses; it has {', '.join(header[:20]) or 'none'}"
         raise SourceError(path, what, 'Name it: --set columns=\'{"url": "NAME"}\'.')
+    return places
+
+
+def _usual_places(header: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    """What is known and not given -> the likeliest name of its column, if there is one."""
+    by_small = {name.strip().lower(): name for name in reversed(list(header))}
+    places = {}
+    for known, names in NAMES.items():
+        found = [by_small[name] for name in names if name in by_small]
+        if found and known not in given:
+            places[known] = found[0]
     return places
 
 
@@ -114,13 +125,15 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_AT_ONCE):
+            # The others may hold the images themselves.
+            places = _places(path, file.schema_arrow.names, columns)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=sorted(set(places.values()))):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise SourceError(path, f"is no Parquet file that can be read: {error}", CURE) from error

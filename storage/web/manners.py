@@ -10,6 +10,7 @@ training, and headers beside a picture.
 - `tdm-reservation: 1` (TDMRep of the W3C's community group).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +49,7 @@ class Robots:
 
     rules: Protego
     lines: tuple[tuple[str, str], ...]
-    """The lines of the groups that are meant for us: name in small letters, and value."""
+    """Content-Signal and Content-Usage of the groups that are meant for us: name, and value."""
 
     @classmethod
     def of(cls, text: str) -> "Robots":
@@ -81,13 +82,20 @@ class Robots:
             where, usage = "/", value
             if value.startswith("/"):
                 where, _, usage = value.partition(" ")
-            if len(where) < longest or not path.startswith(where.split("*")[0].rstrip("$")):
+            if len(where) < longest or not _fits(where, path):
                 continue
             no = _no_of(usage, NO_USAGES, "n")
             if len(where) > longest:
                 longest, refusal = len(where), None
             refusal = refusal or (f"Content-Usage: {no}" if no else None)
         return refusal
+
+
+def _fits(pattern: str, path: str) -> bool:
+    """Whether a path begins as a pattern of robots.txt says: * is anything, $ its end."""
+    end = "$" if pattern.endswith("$") else ""
+    parts = map(re.escape, pattern.removesuffix("$").split("*"))
+    return re.match(".*".join(parts) + end, path) is not None
 
 
 def header_refusal(headers: httpx.Headers, honoured: tuple[Sign, ...]) -> str | None:
@@ -146,7 +154,9 @@ def _lines_for_us(text: str) -> Iterator[tuple[str, str]]:
             continue
         is_open = False
         for agent in agents or ["*"]:
-            groups.setdefault(agent, []).append((name, value))
+            lines = groups.setdefault(agent, [])
+            if name in ("content-signal", "content-usage"):  # protego keeps the others
+                lines.append((name, value))
     own = [agent for agent in groups if agent != "*" and agent.split("/")[0] == AGENT]
     yield from groups[own[0]] if own else groups.get("*", [])
 

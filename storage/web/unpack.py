@@ -11,6 +11,7 @@ from storage.atomic import write_json
 from storage.errors import SourceError, explaining_disk_errors
 from storage.web.collection import STATE
 from storage.web.files import check_space
+from storage.web.record import RECORD_FILE
 
 MOST_BYTES = 200 * 2**30
 """Of everything in one zip."""
@@ -62,7 +63,8 @@ def _members(
     for info in infos:
         name = info.filename
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ".." in parts or "\0" in name:
+        leads_out = name.startswith("/") or "\\" in name or ".." in parts or "\0" in name
+        if leads_out or not parts or parts[0] in (STATE, RECORD_FILE, path.name):
             raise SourceError(path, f"a name in it leads out: {name[:80]!r}", "Do not use it.")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise SourceError(path, f"holds a link: {name[:80]!r}", "Do not use it.")

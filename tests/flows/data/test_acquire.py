@@ -67,7 +67,7 @@ def publish_coco(site, pictures):
 
 
 def coco(site, tmp_path, unpack=True, **more):
-    files = {name: {"address": site.url(f"/{name}")}
+    files = {name: {"address": site.url(f"/{name}"), "bytes": None, "sha256": None}
              for name in ("val2017.zip", "annotations_trainval2017.zip")}  # fmt: skip
     return acquisition(
         source="coco", path=tmp_path / "coco", splits=["val"], files=files, unpack=unpack,
@@ -140,6 +140,17 @@ def test_a_file_that_cannot_be_had_is_told_with_its_address_and_the_cure(site, t
         acquire(
             acquisition(source="coco", path=tmp_path, files={"cats.zip": {"address": "http://a"}})
         )
+
+
+def test_a_mirror_is_held_to_what_is_published(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    files = {"val2017.zip": {"address": site.url("/val2017.zip")}}
+    asked = {"source": "coco", "path": tmp_path / "c", "splits": ["val"], "files": files}
+    with pytest.raises(SourceError, match="bytes there, 815,585,330 are published"):
+        files["annotations_trainval2017.zip"] = {
+            "address": site.url("/annotations_trainval2017.zip"), "bytes": None, "sha256": None,
+        }  # fmt: skip
+        acquire(acquisition(**asked, allow_hosts=[site.host], requests_per_second=1000))
 
 
 def test_a_private_address_needs_somebody_to_vouch_for_it(site, tmp_path):

@@ -62,8 +62,73 @@ def test_a_redirect_is_followed_and_checked_as_the_address_was(site):
             body(web, nowhere)
 
 
-def test_a_name_is_resolved_once_for_each_request_and_that_number_is_asked(site):
-    """A host that is public when it is checked and this machine when it is asked is not asked."""
+def test_the_number_that_was_checked_is_the_one_that_is_connected_to(site, monkeypatch):
+    """A name that is public when it is first looked at and this machine a moment later."""
+    answers = iter([["8.8.8.8"], ["127.0.0.1"], ["127.0.0.1"]])
+    with web_for(site, allow_hosts=frozenset(), honour=(), tries=2, timeout_seconds=0.3) as web:
+        web._resolve = lambda *_: next(answers)
+        monkeypatch.setattr("storage.web.client.CONNECT_SECONDS", 0.3)
+        port = site.host.partition(":")[2]
+        with pytest.raises((Refused, Failed)):
+            body(web, f"http://rebinds.invalid:{port}/a")
+    assert not site.requests
+
+
+def test_a_host_whose_first_number_is_dead_is_asked_at_the_next(site):
+    port = site.host.partition(":")[2]
+    site.add("/a", b"hello")
+    manners = Manners(requests_per_second=1000.0, allow_hosts=frozenset(["two.invalid"]))
+    with Web(manners, lambda *_: ["127.0.0.2", "127.0.0.1"]) as web:
+        assert body(web, f"http://two.invalid:{port}/a") == b"hello"
+
+
+def test_no_cookie_is_kept(site):
+    url = site.add("/a", b"1", headers={"Set-Cookie": "id=42; Path=/"})
+    with web_for(site) as web:
+        assert body(web, url) == body(web, url) == b"1"
+    assert all("Cookie" not in headers for _, headers in site.requests)
+
+
+def test_hosts_that_were_asked_long_ago_are_forgotten(monkeypatch):
+    from storage.web import client
+
+    monkeypatch.setattr(client, "MOST_HOSTS", 10)
+    with Web(Manners()) as web:
+        for number in range(50):
+            web._host_of(client.checked(f"http://{number}.org/"))
+        assert len(web._hosts) <= 11 and "http://49.org:80" in web._hosts
+
+
+@pytest.mark.parametrize(
+    "after", ["\xb2", "Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "soon"]
+)
+def test_a_wait_that_nobody_understands_is_a_short_one(site, after):
+    url = site.add("/a", b"hello", first=(503, {"Retry-After": after}))
+    with web_for(site) as web:
+        assert body(web, url) == b"hello"
+
+
+def test_a_host_that_asks_for_quiet_is_left_alone(site):
+    url = site.add("/a", b"hello", first=(429, {"Retry-After": "3600"}), firsts=99)
+    other = site.add("/b", b"hello")
+    with web_for(site) as web:
+        with pytest.raises(Failed, match="status 429"):
+            body(web, url)
+        with pytest.raises(Failed, match="asked to wait"):
+            body(web, other)
+    assert site.asked == {"/a": 1}
+
+
+def test_a_packed_robots_txt_is_not_unpacked(site, monkeypatch):
+    monkeypatch.setattr("storage.web.addresses.is_public", lambda number: True)
+    packed = gzip.compress(b"\0" * 50_000_000)
+    site.add("/robots.txt", packed, headers={"Content-Encoding": "gzip"})
+    site.add("/a", b"1")
+    with web_for(site, allow_hosts=frozenset()) as web, pytest.raises(Refused, match="packed"):
+        body(web, site.url("/a"))
+
+
+def test_a_name_is_resolved_when_it_is_connected_to(site):
     port = site.host.partition(":")[2]
     site.add("/a", b"hello")
     asked = []
@@ -75,7 +140,8 @@ def test_a_name_is_resolved_once_for_each_request_and_that_number_is_asked(site)
     fast = {"requests_per_second": 1000.0, "timeout_seconds": 2.0}
     with Web(Manners(**fast, allow_hosts=frozenset(["vouched.invalid"])), resolve) as web:
         assert body(web, f"http://vouched.invalid:{port}/a") == b"hello"
-    assert asked == ["vouched.invalid"]
+        assert body(web, f"http://vouched.invalid:{port}/a") == b"hello"
+    assert asked == ["vouched.invalid"], "the connection is used again"
     assert site.requests[-1][1]["Host"] == f"vouched.invalid:{port}"
 
 
@@ -147,25 +213,19 @@ def test_a_host_is_asked_no_faster_than_allowed_and_in_so_many_connections(site)
     assert site.most_at_once <= 2
 
 
-def test_robots_txt_is_asked_once_and_obeyed(site):
-    site.add("/robots.txt", b"User-agent: *\nDisallow: /no\n")
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_robots_txt_is_asked_once_and_obeyed(site, monkeypatch, mark):
+    site.add("/robots.txt", mark + b"User-agent: *\nDisallow: /no\n")
     site.add("/yes", b"1")
     site.add("/no", b"1")
     port = site.host.partition(":")[2]
     # vouched for by its number only: its name is a stranger's, whose robots.txt counts
     manners = Manners(requests_per_second=1000.0, timeout_seconds=2.0)
-    web = Web(manners, lambda *_: ["127.0.0.1"])
-    import storage.web.addresses as addresses
-
-    original = addresses.is_public
-    addresses.is_public = lambda number: True
-    try:
-        with web:
-            assert body(web, f"http://public.invalid:{port}/yes") == b"1"
-            with pytest.raises(Refused, match="forbidden by its owner: robots.txt"):
-                body(web, f"http://public.invalid:{port}/no")
-    finally:
-        addresses.is_public = original
+    monkeypatch.setattr("storage.web.addresses.is_public", lambda number: True)
+    with Web(manners, lambda *_: ["127.0.0.1"]) as web:
+        assert body(web, f"http://public.invalid:{port}/yes") == b"1"
+        with pytest.raises(Refused, match="forbidden by its owner: robots.txt"):
+            body(web, f"http://public.invalid:{port}/no")
     assert site.asked == {"/robots.txt": 1, "/yes": 1}
 
 

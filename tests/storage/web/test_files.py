@@ -147,6 +147,65 @@ def test_a_file_that_changes_in_the_middle_is_refused_and_never_mixed(site, web,
     assert (tmp_path / "f.zip").read_bytes() == BODY[::-1]
 
 
+def test_a_file_that_changed_under_many_hands_is_never_published_from_what_was_noted(
+    site, web, tmp_path
+):
+    """The others note how far they are after one has seen that it is another file."""
+    file = RemoteFile(site.add("/f.zip", BODY, seconds_between=0.01), "f.zip")
+    remote = ask(web, file)
+    done = threading.Event()
+
+    def change(more):
+        if more > 0 and not done.is_set():
+            done.set()
+            site.add("/f.zip", BODY[::-1], seconds_between=0.01)
+
+    with pytest.raises(SourceError, match="changed while"):
+        fetch_file(web, tmp_path, file, remote, connections=4, progress=change)
+    assert leftovers(tmp_path) == []
+    site.add("/f.zip", BODY)
+    (tmp_path / ".fetched" / "f.zip.part").unlink(missing_ok=True)
+    fetched(web, tmp_path, file)
+    assert (tmp_path / "f.zip").read_bytes() == BODY
+
+
+def test_a_part_that_somebody_deleted_is_begun_anew(site, web, tmp_path):
+    file = RemoteFile(site.add("/f.zip", BODY), "f.zip")
+
+    def stop(more):
+        if more > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetched(web, tmp_path, file, connections=1, progress=stop)
+    (tmp_path / ".fetched" / "f.zip.part").unlink()
+    site.pages["/f.zip"].status = 503
+    with pytest.raises(Failed):
+        fetch_file(web, tmp_path, file, RemoteFacts(BODY, site.pages["/f.zip"]))
+    site.pages["/f.zip"].status = 200
+    fetched(web, tmp_path, file)
+    assert (tmp_path / "f.zip").read_bytes() == BODY
+
+
+def RemoteFacts(body, page):
+    return files.Remote(len(body), f'"{sha256(body)[:12]}"', None, True)
+
+
+def test_an_endless_body_does_not_fill_the_disk(site, web, tmp_path, monkeypatch):
+    url = site.add("/f.csv", BODY, claimed=-1, ranges=False)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 10_000)
+    with pytest.raises(Failed, match="too many bytes"):
+        fetched(web, tmp_path, RemoteFile(url, "f.csv"))
+    assert not (tmp_path / "f.csv").exists()
+
+
+def test_a_file_that_is_there_and_not_as_published_is_fetched_again(site, web, tmp_path):
+    url = site.add("/f.zip", BODY)
+    fetched(web, tmp_path, RemoteFile(url, "f.zip"))
+    with pytest.raises(SourceError, match="its sha256 is"):
+        fetched(web, tmp_path, RemoteFile(url, "f.zip", len(BODY), "0" * 64))
+
+
 def test_what_is_not_as_published_is_refused(site, web, tmp_path):
     url = site.add("/f.zip", BODY)
     with pytest.raises(SourceError, match="has 50,000 bytes there, 49,999 are published"):

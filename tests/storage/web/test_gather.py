@@ -125,6 +125,83 @@ def test_what_was_refused_is_asked_again_under_other_settings(site, tmp_path):
     assert rows["a"]["status"] == "kept" and rows["b"]["status"] == "refused"
 
 
+@pytest.mark.parametrize(
+    "page",
+    [{"type": "text/html"}, {"status": 503}, {"headers": {"Content-Encoding": "gzip"}}],
+)  # fmt: skip
+def test_a_page_of_maintenance_empties_no_data_set(site, tmp_path, page):
+    listed = [image(site, "/a")]
+    _, first = run(tmp_path, site, listed)
+    site.add("/a", b"<html>back soon</html>", **page)
+    _, rows = run(tmp_path, site, listed, check=True)
+    assert (rows["a"]["status"], rows["a"]["reason"]) == ("kept", "not checked")
+    assert (tmp_path / first["a"]["file"]).exists()
+
+
+def test_a_kept_image_whose_owner_says_no_now_is_withdrawn(site, tmp_path):
+    listed = [image(site, "/a")]
+    _, first = run(tmp_path, site, listed)
+    image(site, "/a", BLUE, headers={"X-Robots-Tag": "noai"})
+    _, rows = run(tmp_path, site, listed, check=True)
+    assert rows["a"]["status"] == "withdrawn"
+    assert not (tmp_path / first["a"]["file"]).exists()
+
+
+def test_a_kept_image_that_somebody_deleted_is_fetched_again(site, tmp_path):
+    listed = [image(site, "/a"), image(site, "/b")]
+    _, first = run(tmp_path, site, listed)
+    (tmp_path / first["a"]["file"]).unlink()
+    with Collection(tmp_path) as collection:
+        assert collection.forget_missing() == 1 and collection.count_due(0.0) == 1
+    run(tmp_path, site, listed)
+    assert (tmp_path / first["a"]["file"]).exists() and site.asked["/b"] == 1
+
+
+def test_a_list_that_lacks_most_images_is_refused_unless_it_is_meant(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("storage.web.collection.MANY", 3)
+    listed = [image(site, f"/{number}") for number in range(10)]
+    run(tmp_path, site, listed)
+    with Collection(tmp_path) as collection:
+        with pytest.raises(SourceError, match="6 of the 10 images that are there are listed no"):
+            collection.load(listed[:4])
+        assert collection.load(listed[:5])["unlisted"] == 5
+        assert collection.load(listed[:1], remove_many=True)["unlisted"] == 4
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 1
+
+
+def test_an_odd_answer_costs_its_own_row_and_no_other(site, tmp_path):
+    listed = [image(site, "/a"), image(site, "/b", etag='"fil-é"')]
+    listed += [ListedImage("http://xn--0.pt/a.jpg"), ListedImage(site.url("/c"))]
+    site.add("/c", status=302, headers={"Location": "http://xn--0.pt/"})
+    _, rows = run(tmp_path, site, listed)
+    assert [rows[path]["status"] for path in ("a", "b", "c")] == ["kept", "kept", "refused"]
+    _, rows = run(tmp_path, site, listed, check=True)
+    assert rows["b"]["status"] == "kept"
+
+
+def test_a_slow_host_does_not_hold_the_others(site, tmp_path):
+    with serving() as slow:
+        listed = []
+        for number in range(12):
+            listed.append(image(slow, f"/{number}", seconds_between=0.3))
+            listed.append(image(site, f"/{number}"))
+        hosts = frozenset([site.host, slow.host])
+        seen = []
+        manners = Manners(requests_per_second=1000.0, connections_per_host=2, allow_hosts=hosts)
+        with Collection(tmp_path) as collection, Web(manners) as web:
+            collection.load(listed)
+            gather(collection, web, 10_000, 4, progress=seen.append)
+            urls = {each.id: each.url for each in listed_by_id(listed)}
+        last_fast = max(n for n, one in enumerate(seen) if site.host in urls[one.id])
+        assert last_fast < 20, "all fast ones are there before the slow ones"
+
+
+def listed_by_id(listed):
+    from types import SimpleNamespace
+
+    return [SimpleNamespace(id=id_of(each.url), url=each.url) for each in listed]
+
+
 def test_an_address_that_is_listed_no_more_is_gone_with_its_image(site, tmp_path):
     listed = [image(site, "/a"), image(site, "/b")]
     _, first = run(tmp_path, site, listed)
@@ -155,15 +232,15 @@ def test_an_interrupt_loses_what_is_on_its_way_and_nothing_else(site, tmp_path):
         if len(seen) == 15:
             raise KeyboardInterrupt
 
-    with Web(manners) as web:
-        with Collection(tmp_path) as collection, pytest.raises(KeyboardInterrupt):
-            collection.load(listed)
+    with Web(manners) as web, Collection(tmp_path) as collection:
+        collection.load(listed)
+        with pytest.raises(KeyboardInterrupt):
             gather(collection, web, 10_000, 2, progress=stop)
-        with Collection(tmp_path) as collection:
-            collection.load(listed)
-            assert collection.count_due(0.0) == 25
-            gather(collection, web, 10_000, 2)
-            assert collection.counts() == {"kept": 40}
+    with Web(manners) as web, Collection(tmp_path) as collection:
+        collection.load(listed)
+        assert collection.count_due(0.0) == 25
+        gather(collection, web, 10_000, 2)
+        assert collection.counts() == {"kept": 40}
     assert max(site.asked.values()) <= 2
 
 

@@ -86,6 +86,25 @@ def test_what_is_no_list_is_refused(tmp_path, name, content, what):
         rows(tmp_path / f"absent-{name}")
 
 
+def test_rows_of_json_may_each_name_other_things(tmp_path):
+    path = tmp_path / "list.jsonl"
+    path.write_text(
+        '{"url": "http://a.org"}\n{"caption": "a cat", "url": "http://b.org"}\n'
+        '{"where": "http://c.org"}\n{"url": "http://d.org", "license": "CC0"}\n'
+    )
+    notes = Counter()
+    found = rows(path, notes)
+    assert [image.captions for image in found] == [(), ("a cat",), ()]
+    assert found[2].licence == "CC0" and notes == {"rows_without_an_address": 1}
+    assert rows(path, captions="caption")[1].captions == ("a cat",)
+
+
+def test_of_a_table_only_what_is_wanted_is_read(tmp_path):
+    table = {"url": ["http://a.org"], "bytes": [b"x" * 1000], "caption": ["a"]}
+    pq.write_table(pa.table(table), tmp_path / "list.parquet")
+    assert rows(tmp_path / "list.parquet") == [ListedImage("http://a.org", ("a",))]
+
+
 def test_a_long_list_is_read_in_little_memory(tmp_path):
     path = tmp_path / "list.csv"
     with path.open("w") as file:

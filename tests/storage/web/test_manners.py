@@ -39,6 +39,9 @@ def refusal(text, path="/a/b.jpg", honour=SIGNS):
         ("User-agent: *\nContent-Usage: train-ai=n\nContent-Usage: /a/ train-ai=y", None),
         ("User-agent: *\nContent-Usage: /a/ train-ai=y\nContent-Usage: /a/ train-ai=n",
          "Content-Usage: train-ai=n"),
+        ("User-agent: *\nContent-Usage: train-ai=n\nContent-Usage: /a/*.png train-ai=y",
+         "Content-Usage: train-ai=n"),
+        ("User-agent: *\nContent-Usage: train-ai=n\nContent-Usage: /a/*.jpg$ train-ai=y", None),
         ("\x00\xff nonsense : : :\nDisallow", None),
     ],
 )  # fmt: skip

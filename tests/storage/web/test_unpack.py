@@ -44,7 +44,18 @@ def test_one_folder_of_a_zip_or_its_own_folder_is_taken(tmp_path):
     assert files(tmp_path / "two") == {"a/1": b"1", "b": b"2"}
 
 
-@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "a\\..\\out"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out",
+        "/etc/out",
+        "a/../../out",
+        "a\\..\\out",
+        ".fetched/list.sqlite",
+        "acquired.json",
+        "a.zip",
+    ],
+)
 def test_names_that_lead_out_are_refused_before_anything_is_written(tmp_path, name):
     (tmp_path / "in").mkdir()
     path = zipped(tmp_path / "a.zip", {"good": b"1", name: b"2"})
