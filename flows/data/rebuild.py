@@ -7,10 +7,16 @@ from flows.data.build_database import ensured_database
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
-from flows.data.space_needed import check_rebuild
+from flows.data.space_needed import check_rebuild, weights_of
 from flows.run.progress import say
 from flows.run.stage import NETWORK_RETRIES, stage_flow, stage_task
 from storage.artifact import Artifact
+
+
+@stage_task(name="weights", retries=NETWORK_RETRIES)
+def look_for_weights(config: Rebuild) -> None:
+    """Fetch the weights, before images are fetched that nothing could be made of."""
+    weights_of(config)
 
 
 @stage_task(name="preflight", retries=NETWORK_RETRIES)
@@ -30,6 +36,7 @@ def rebuild(config: Rebuild) -> Artifact:
     database --neighbors--> table      shards --encode--> latents
     """
     if config.acquire is not None:
+        look_for_weights(config)
         acquire(config.acquire)
     look_ahead(config)
     here = {"root": config.root, "name": config.name}

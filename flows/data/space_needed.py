@@ -1,8 +1,11 @@
 """How much disk space images, and all that is made from them, need; checked before a rebuild."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.config.database import BuildDatabase, Rebuild
 from flows.config.images import AnyImages, Coco, Drawn, Images
@@ -10,6 +13,10 @@ from flows.data.autoencoder import space_of
 from flows.data.encoders import encoder_for
 from storage.artifact import current_id
 from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from rdm_core.clip import Encoder
+    from rdm_core.latents import LatentSpace
 from storage.sources import members_in_zips
 
 JPEG_BYTES_PER_VALUE, PNG_BYTES_PER_VALUE = 0.3, 0.8
@@ -29,9 +36,7 @@ def check_rebuild(config: Rebuild) -> str:
     the weights raises.
     """
     check_images(config.images, f"rebuild {config.name}")
-    here = {"root": config.root, "name": config.name, "shards": config.name}
-    encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
-    space = space_of(config.root, config.autoencoder)
+    encoder, space = weights_of(config)
     # What is imported already takes no more room; most of a rebuild is then taken over.
     images = 0 if current_id(config.root, "shards", config.name) else image_count(config.images)
     side = config.images.size // space.factor
@@ -46,6 +51,13 @@ def check_rebuild(config: Rebuild) -> str:
             "Nothing has been started.",
         )
     return f"needs {in_gb(needed)} of the {in_gb(free)} free on the disk; weights are at hand"
+
+
+def weights_of(config: Rebuild) -> tuple[Encoder, LatentSpace]:
+    """The encoder and the latent space of a rebuild. Raises what loading them raises."""
+    here = {"root": config.root, "name": config.name, "shards": config.name}
+    encoder = encoder_for(BuildDatabase(**here, **config.encoding()))
+    return encoder, space_of(config.root, config.autoencoder)
 
 
 def bytes_of_image(images: Images) -> int:

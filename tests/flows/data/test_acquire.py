@@ -17,6 +17,7 @@ from flows.config.images import ImportImages
 from flows.data.acquire import acquire, rehearsed
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild
+from rdm_core.errors import WeightsError
 from storage.errors import SourceError
 from storage.shards import read_sidecar
 from storage.web.record import RECORD_FILE
@@ -330,6 +331,10 @@ def test_a_rebuild_fetches_first_where_it_is_told_to(site, tmp_path):
     assert rebuild(config).rows == 5
     publish_coco(site, pictures)
     assert rebuild(config).rows == 4
+    sent = len(site.requests)
+    with pytest.raises(WeightsError, match="autoencoder .*nowhere"):
+        rebuild(config.model_copy(update={"autoencoder": str(tmp_path / "nowhere")}))
+    assert len(site.requests) == sent, "nothing is fetched that nothing could be made of"
     with pytest.raises(ValueError, match="acquire.path: is .*coco, and images.path is elsewhere"):
         Rebuild(name="a", images=images | {"path": "elsewhere"}, acquire=asked)
 
