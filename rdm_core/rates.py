@@ -86,7 +86,7 @@ def embedding_rate(encoder: Encoder, side: int, seconds: float) -> float:
     return per_second(lambda: encoder.encode_images(images), len(images), seconds)
 
 
-def stable_diffusion_space(name: str) -> LatentSpace:
+def usual_space(name: str) -> LatentSpace:
     """A latent space of the form of Stable Diffusion's first: f8, four channels, 84 M parameters,
     with random weights.
     """

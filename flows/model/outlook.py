@@ -148,5 +148,5 @@ def _training(config: TrainRDM, shape: Shape) -> StageNeeds:
 def _space_like(root: Any, autoencoder: str) -> LatentSpace:
     """The latent space; for the hub's autoencoder one of its form, with random weights."""
     if autoencoder == HUB_AUTOENCODER:
-        return rates.stable_diffusion_space(autoencoder)
+        return rates.usual_space(autoencoder)
     return space_of(root, autoencoder)

@@ -30,7 +30,7 @@ def test_the_search_of_all_grows_with_the_square_of_the_rows():
 
 
 def test_the_space_that_is_measured_has_the_form_of_the_one_that_is_meant():
-    space = rates.stable_diffusion_space("x")
+    space = rates.usual_space("x")
     assert (space.channels, space.factor) == (4, 8)
     parameters = sum(weight.numel() for weight in space.autoencoder.parameters())
     assert parameters == 83_653_863, "what Stable Diffusion's autoencoder has"

@@ -17,6 +17,7 @@ from flows.model.sample import GIVEN, sample_plan, sample_rdm
 from rdm_core.config import DrawConfig
 from rdm_core.errors import RequestError
 from rdm_core.families import FACTS_FILE, FAMILIES
+from rdm_core.families.facts import ModelConfig
 from rdm_core.families.family import Beside
 from storage.build import begin
 from storage.manifest import Plan
@@ -29,11 +30,19 @@ class MadeUpDraw(DrawConfig):
     temperature: float = 1.0
 
 
+class MadeUpConfig(ModelConfig):
+    """Any model of it, by what is known of a small run of another family."""
+
+    @classmethod
+    def of(cls, facts):
+        return cls()
+
+
 @pytest.fixture
 def made_up(small_world, monkeypatch):
     """The name of a run of a family that has other settings, of which no weights are there."""
     module = ModuleType("made_up.config")
-    module.Draw = MadeUpDraw
+    module.Draw, module.Config = MadeUpDraw, MadeUpConfig
     monkeypatch.setitem(sys.modules, "made_up", ModuleType("made_up"))
     monkeypatch.setitem(sys.modules, "made_up.config", module)
     monkeypatch.setitem(FAMILIES, "made-up", "made_up")
