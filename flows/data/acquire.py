@@ -72,12 +72,25 @@ def acquire(config: AnyAcquire) -> dict[str, Any]:
         record = {
             "source": config.source,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": config.model_dump(mode="json", exclude={"root", "path", "contact"}),
+            "settings": settings_of(config),
             **done,
         }
         write_record(config.path, record)
     say("acquire", config.source, f"{told(done)} in {clock.seconds:.1f} s: {config.path}")
     return record
+
+
+def settings_of(config: Acquire) -> dict[str, Any]:
+    """How it was fetched, for the record: nothing of who fetched it, and no key to an address."""
+    settings = config.model_dump(mode="json", exclude={"root", "path", "contact"})
+    for file in settings.get("files", {}).values():
+        file["address"] = without_query(file["address"])
+    return settings
+
+
+def without_query(address: str) -> str:
+    """An address without what follows its path: it may be a signature that lets anybody in."""
+    return address.partition("?")[0]
 
 
 @contextmanager
@@ -236,7 +249,8 @@ def _fetched(
     except NotFetched as error:
         raise _unreachable(file, error) from error
     say("acquire", config.source, f"{file.name}: {fetched.status}, {fetched.bytes:,} bytes")
-    return asdict(fetched)
+    record = asdict(fetched)
+    return record | {"address": without_query(fetched.address)}
 
 
 def _unreachable(file: RemoteFile, error: NotFetched) -> SourceError:

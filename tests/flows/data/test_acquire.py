@@ -143,6 +143,20 @@ def test_a_file_that_cannot_be_had_is_told_with_its_address_and_the_cure(site, t
         )
 
 
+def test_a_signature_in_an_address_is_not_in_the_record(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    site.pages["/val2017.zip?signature=secret"] = site.pages["/val2017.zip"]
+    config = coco(site, tmp_path)
+    signed = config.files["val2017.zip"].model_copy(
+        update={"address": site.url("/val2017.zip?signature=secret")}
+    )
+    files = config.files | {"val2017.zip": signed}
+    acquire(config.model_copy(update={"files": files}))
+    told = (tmp_path / "coco" / RECORD_FILE).read_text()
+    assert site.url("/val2017.zip") in told and "secret" not in told
+    assert "secret" not in str(imported(tmp_path)[0].measured)
+
+
 def test_a_mirror_is_held_to_what_is_published(site, tmp_path):
     publish_coco(site, {1: jpeg(1)})
     files = {"val2017.zip": {"address": site.url("/val2017.zip")}}
