@@ -4,7 +4,7 @@ is not fetched again.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,26 @@ def told(done: dict[str, Any]) -> str:
     return ", ".join(parts) or "nothing"
 
 
+def names_of(config: AcquireCoco | AcquireOpenImages | AcquireWikiArt) -> list[str]:
+    """The files that a source is fetched by."""
+    if isinstance(config, AcquireCoco):
+        return [f"{split}2017.zip" for split in config.splits] + ["annotations_trainval2017.zip"]
+    if isinstance(config, AcquireWikiArt):
+        return list(tables.WIKIART)
+    names = ["class-descriptions-boxable.csv"]
+    for split in config.splits:
+        of_split = (f"{split}-", f"oidv6-{split}-")
+        names += [name for name in tables.OPEN_IMAGES if name.startswith(of_split)]
+    return names
+
+
 def _acquire_coco(config: AcquireCoco) -> dict[str, Any]:
-    names = [f"{split}2017.zip" for split in config.splits]
-    fetched = fetch_files(config, [*names, "annotations_trainval2017.zip"])
+    names = names_of(config)
+    fetched = fetch_files(config, names)
     if config.unpack:
         for name in names:
-            unpack(config.path / name, config.path, name.removesuffix(".zip"))
-        unpack(config.path / "annotations_trainval2017.zip", config.path, "annotations")
+            folder = "annotations" if "annotations" in name else name.removesuffix(".zip")
+            unpack(config.path / name, config.path, folder)
     return {"files": fetched}
 
 
@@ -128,24 +141,18 @@ def _acquire_wikiart(config: AcquireWikiArt) -> dict[str, Any]:
     if not config.accept_terms:
         cure = "Read them, and say --set accept_terms=true."
         raise SourceError("wikiart", tables.WIKIART_TERMS.rstrip("."), cure)
-    fetched = fetch_files(config, list(tables.WIKIART))
-    for name in tables.WIKIART:
+    names = names_of(config)
+    fetched = fetch_files(config, names)
+    for name in names:
         unpack(config.path / name, config.path)
     return {"files": fetched}
 
 
 def _acquire_openimages(config: AcquireOpenImages) -> dict[str, Any]:
-    names = ["class-descriptions-boxable.csv"]
-    for split in config.splits:
-        names += [name for name in tables.OPEN_IMAGES if _is_of(name, split)]
-    fetched = fetch_files(config, names)
+    fetched = fetch_files(config, names_of(config))
     listed = open_images_list(config)
     with Web(manners_of(config)) as web:
         return {"files": fetched, "images": gather_images(config, web, listed)}
-
-
-def _is_of(name: str, split: str) -> bool:
-    return name.startswith((f"{split}-", f"oidv6-{split}-"))
 
 
 def _acquire_urls(config: AcquireUrls) -> dict[str, Any]:
@@ -172,18 +179,22 @@ STEPS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def manners_of(config: Acquire, honour: Sequence[Any] = ()) -> Manners:
-    """How hosts are asked. Archives that their publishers offer for this are not looked up in
-    robots.txt: `honour` names what is, for addresses that somebody listed.
+    """How hosts are asked. What publishers offer for this is not looked up in robots.txt: `honour`
+    names the signs that are heard, for addresses that somebody listed.
     """
     return Manners(
         contact=config.contact,
         requests_per_second=config.requests_per_second,
-        # Pieces of a file are of one host.
-        connections_per_host=config.connections_per_host if honour else config.connections,
+        connections_per_host=config.connections_per_host,
         honour=tuple(honour),
         allow_hosts=frozenset(host.lower() for host in config.allow_hosts),
         timeout_seconds=config.timeout_seconds,
     )
+
+
+def manners_for_files(config: Acquire) -> Manners:
+    """The same for large files, whose pieces are all of one host."""
+    return replace(manners_of(config), connections_per_host=config.connections)
 
 
 def files_of(config: Any, names: Sequence[str]) -> list[RemoteFile]:
@@ -217,7 +228,7 @@ def survey(config: Any, web: Web, names: Sequence[str]) -> list[tuple[RemoteFile
 @stage_task(name="fetch-files", retries=NETWORK_RETRIES)
 def fetch_files(config: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """Bring files into the folder: a record of each. Room for all is looked for first."""
-    with Web(manners_of(config)) as web:
+    with Web(manners_for_files(config)) as web:
         asked = survey(config, web, names)
         missing = {}
         for file, remote in asked:
@@ -270,16 +281,8 @@ def rehearsed(config: AnyAcquire) -> tuple[str, dict[str, Any]]:
     if isinstance(config, AcquireEmoji):
         what = "packages of npm, 18 MB for all four styles, and as many drawn again"
         return what, {"styles": config.styles}
-    if isinstance(config, AcquireCoco):
-        names = [f"{split}2017.zip" for split in config.splits] + ["annotations_trainval2017.zip"]
-    elif isinstance(config, AcquireOpenImages):
-        names = ["class-descriptions-boxable.csv"]
-        for split in config.splits:
-            names += [name for name in tables.OPEN_IMAGES if _is_of(name, split)]
-    else:
-        names = list(tables.WIKIART)
-    with Web(manners_of(config)) as web:
-        asked = survey(config, web, names)
+    with Web(manners_for_files(config)) as web:
+        asked = survey(config, web, names_of(config))
     lines, total = [], 0
     rows: list[dict[str, Any]] = []
     for file, remote in asked:
