@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import document_measures as measures
+from benchmarks.entity_asked import Asked
 from benchmarks.entity_copies import known_entities, pixels, seconds_an_image
 from benchmarks.entity_runs import (
     DATABASE,
@@ -54,8 +55,6 @@ from rdm_core.data import TrainingData
 from rdm_core.families.multimodal.config import Draw
 from rdm_core.judge.copies import copy_rate
 from rdm_core.shapes import entities as world
-from rdm_core.shapes.entity_judge import recognise
-from rdm_core.shapes.oracle import load_oracle
 from storage.artifact import Artifact, open_artifact
 from storage.manifest import Plan
 
@@ -74,51 +73,6 @@ SCALE = 3.0
 """T12: both scales where the two take turns."""
 GRID = (1.0, 2.0, 4.0)
 """T12: scales of each where both guide every step."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Texts that name an entity, a place and a background, and what they name."""
-
-    group: tuple[world.Entity, ...]
-    """The entities that are told apart."""
-    which: np.ndarray
-    """Place in the group, int64 [N]."""
-    positions: np.ndarray
-    backgrounds: np.ndarray
-    """str [N] each."""
-    named_alone: bool = False
-    """Whether the texts say nothing of place and background."""
-
-    @classmethod
-    def of(cls, group: str, count: int) -> "Asked":
-        """Texts of one of world.GROUPS: its entities in turn, each time elsewhere."""
-        members, numbers = world.group(group), np.arange(count)
-        # Each time one combination further, so that an entity is asked for in every one.
-        everywhere = list(product(world.POSITIONS, world.BACKGROUNDS))
-        rounds = numbers // len(members)
-        chosen = [everywhere[at % len(everywhere)] for at in (numbers + rounds).tolist()]
-        positions, backgrounds = (np.array(values) for values in zip(*chosen, strict=True))
-        return cls(members, numbers % len(members), positions, backgrounds)
-
-    @property
-    def texts(self) -> list[str]:
-        """The captions of such images."""
-        named = zip(self.which.tolist(), self.positions, self.backgrounds, strict=True)
-        texts = []
-        for one, place, on in named:
-            where = () if self.named_alone else (place, on)
-            texts.append(world.caption(self.group[one].name, *where))
-        return texts
-
-    def right(self, images: np.ndarray) -> dict[str, float]:
-        """How many of images uint8 [N, H, W, 3] show what the texts name: shares."""
-        seen = recognise(images, self.group)
-        on = load_oracle().predict(images)["background"] == self.backgrounds
-        entity, place = seen.which == self.which, seen.positions == self.positions
-        figures = {"entity": entity, "place": place, "background": on, "place and background":
-                   place & on, "all": entity & place & on}  # fmt: skip
-        return {name: float(values.mean()) for name, values in figures.items()}
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,11 @@ def without_query(address: str) -> str:
 @contextmanager
 def _held(state: Path, say_who: Callable[[str], None]) -> Iterator[None]:
     """The folder of what is known, for this fetching alone."""
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        what = f"is no folder, and cannot be made one: {error.strerror}"
+        raise SourceError(state.parent, what, "Give another --path.") from error
     with exclusive(state / "lock", say_who):
         yield
 

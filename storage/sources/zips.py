@@ -192,6 +192,7 @@ class _Bounded(io.FileIO):
     """The open file as zipfile sees it: nothing so large is read that it fills the memory."""
 
     def read(self, size: int | None = -1) -> bytes:
+        """As a file's. Raises BadZipFile for more than a directory can have."""
         if size is not None and size > MOST_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"its directory claims {size:,} bytes")
         return super().read(size)

@@ -50,5 +50,6 @@ def transport_to(
     """What a client sends its requests by, to public hosts and those that somebody vouches for."""
     transport = httpx.HTTPTransport(limits=limits, trust_env=True)  # SSL_CERT_FILE is heeded
     # httpx hands no network backend on to its pool of connections.
-    transport._pool._network_backend = _PublicHosts(resolve, allow_hosts)  # type: ignore[attr-defined]
+    pool: Any = transport._pool
+    pool._network_backend = _PublicHosts(resolve, allow_hosts)
     return transport

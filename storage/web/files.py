@@ -9,6 +9,7 @@ absent in the end.
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,8 @@ from storage.web.outcomes import Failed
 
 PIECE_BYTES = 64 * 2**20
 SAVED_EVERY_BYTES = 16 * 2**20
-"""Of a piece, after which its place is noted."""
+"""Of a piece, after which its place is noted; or after SAVED_EVERY_SECONDS, where it is slow."""
+SAVED_EVERY_SECONDS = 3.0
 SPARE_BYTES = 2**30
 """Of the disk, that stay free."""
 Progress = Callable[[int], None]
@@ -300,7 +302,7 @@ class _Download:
         most: int | None = None,
     ) -> int:
         """Write a body from a place on, and note how far it is. Returns its bytes."""
-        there, saved = 0, 0
+        there, saved, saved_at = 0, 0, time.monotonic()
         try:
             for data in response.iter_raw():
                 if self.stopped.is_set():
@@ -314,9 +316,10 @@ class _Download:
                 if piece is not None:
                     with self.lock:
                         self.done[piece] = self.done.get(piece, 0) + len(data)
-                    if there - saved >= SAVED_EVERY_BYTES:
+                    late = time.monotonic() - saved_at >= SAVED_EVERY_SECONDS
+                    if late or there - saved >= SAVED_EVERY_BYTES:
                         self._save(descriptor)
-                        saved = there
+                        saved, saved_at = there, time.monotonic()
         except httpx.HTTPError as error:
             raise Failed(*in_words(error)) from error
         finally:

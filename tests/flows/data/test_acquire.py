@@ -120,6 +120,14 @@ def test_a_source_that_is_unchanged_changed_or_poorer_costs_what_changed(site, t
     assert not (tmp_path / "coco/val2017/000000000005.jpg").exists()
 
 
+def test_a_path_that_can_be_no_folder_is_told_with_the_cure(site, tmp_path):
+    publish_coco(site, {1: jpeg(1)})
+    (tmp_path / "coco").write_text("a file")
+    with pytest.raises(SourceError, match="coco: is no folder, and cannot be made one.*--path"):
+        acquire(coco(site, tmp_path))
+    assert not site.requests
+
+
 def test_what_would_be_fetched_is_told_and_nothing_is_written(site, tmp_path):
     publish_coco(site, {1: jpeg(1)})
     text, value = rehearsed(coco(site, tmp_path))

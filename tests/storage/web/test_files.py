@@ -116,6 +116,17 @@ def test_an_interrupted_file_is_gone_on_with_by_the_next_call(site, web, tmp_pat
     assert site.asked["/f.zip"] - before <= 2 + 4, "only pieces that were missing"
 
 
+def test_a_slow_file_is_noted_by_the_time_too(site, web, tmp_path, monkeypatch):
+    """What a killed process cannot note any more is a few seconds' worth."""
+    monkeypatch.setattr(files, "SAVED_EVERY_BYTES", 10**9)
+    monkeypatch.setattr(files, "SAVED_EVERY_SECONDS", 0.05)
+    file = RemoteFile(site.add("/f.zip", BODY[:8_000], seconds_between=0.03), "f.zip")
+    noted = []
+    state = tmp_path / ".fetched" / "f.zip.part.json"
+    fetched(web, tmp_path, file, progress=lambda more: noted.append(state.exists()))
+    assert any(noted), "while it is on its way"
+
+
 def test_a_file_that_changed_meanwhile_is_begun_anew(site, web, tmp_path):
     file = RemoteFile(site.add("/f.zip", BODY), "f.zip")
 
