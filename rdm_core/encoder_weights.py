@@ -10,16 +10,20 @@ import open_clip
 from huggingface_hub import hf_hub_download
 
 from rdm_core.clip import ACCESSORIES, BUILT_IN, RANDOM
+from rdm_core.emoji import encoder as emoji_encoder
 from rdm_core.errors import EncoderError
 from rdm_core.shapes import encoder as shapes_encoder
 
 CONFIG_FILE = "open_clip_config.json"
 """File of a repository or directory with its architecture, preprocessing and tokenizer."""
 OF_THIS_PACKAGE = {
-    BUILT_IN: shapes_encoder.WEIGHTS,
-    ACCESSORIES: shapes_encoder.ACCESSORIES_WEIGHTS,
+    shapes_encoder.MODEL_NAME: {
+        BUILT_IN: shapes_encoder.WEIGHTS,
+        ACCESSORIES: shapes_encoder.ACCESSORIES_WEIGHTS,
+    },
+    emoji_encoder.MODEL_NAME: {BUILT_IN: emoji_encoder.WEIGHTS},
 }
-"""Weights -> where they lie."""
+"""Model -> its weights by name -> where they lie."""
 PREPARING = ("mean", "std", "interpolation", "resize_mode")
 """How images are prepared for a tag: the names that open_clip uses."""
 
@@ -44,6 +48,7 @@ def source_of(name: str, weights: str) -> Source:
     Raises EncoderError for an unknown name, and for weights that do not say how they are used.
     """
     shapes_encoder.register()
+    emoji_encoder.register()
     if ":" in name:  # hf-hub:...: open_clip takes the repository's own weights and no other
         if weights:
             cure = "Give empty weights: a repository brings its own."
@@ -62,11 +67,15 @@ def source_of(name: str, weights: str) -> Source:
         )
     if weights == RANDOM:
         return Source(name, name)
-    if weights in OF_THIS_PACKAGE:
-        if name != shapes_encoder.MODEL_NAME:
-            cure = f"Use the model {shapes_encoder.MODEL_NAME!r}, or give weights."
-            raise EncoderError(f"encoder {name!r}", "the package holds no weights of it", cure)
-        return Source(name, name, str(OF_THIS_PACKAGE[weights]))
+    if weights in (BUILT_IN, ACCESSORIES):
+        held = OF_THIS_PACKAGE.get(name, {})
+        if weights not in held:
+            models = " or ".join(repr(model) for model in OF_THIS_PACKAGE)
+            cure = f"Use {weights} of the model {models}, or give weights."
+            if held:
+                cure = f"Use {' or '.join(held)}, or give weights."
+            raise EncoderError(f"encoder {name!r}", "the package holds no such weights of it", cure)
+        return Source(name, name, str(held[weights]))
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights in tags:
         layout = _layout(name, open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))
@@ -111,7 +120,7 @@ def _source_of_file(name: str, weights: str, tags: Sequence[str]) -> Source:
         raise EncoderError(
             f"encoder {name!r}", f"weights {weights!r} are neither a tag nor a file", cure
         )
-    if name == shapes_encoder.MODEL_NAME:
+    if name in OF_THIS_PACKAGE:
         return Source(name, name, path)
     tags_of_way = _tags_by_way(name, tags)
     if len(tags_of_way) != 1:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from rdm_core import emoji
 from rdm_core.autoencoders.config import MOST_CODES
 from rdm_core.codes import nearest_codes
 from rdm_core.device import full_float32
@@ -28,8 +29,12 @@ PIXELS, MOMENTS, CODES = "pixels", "moments", "codes"
 """What can be stored of an image; the first is also the name of pixel space."""
 ENCODED_TOGETHER = 64
 """Images of a training step that are encoded at a time, for the memory that it takes."""
-BUILT_IN = {"rdm-shapes-kl": "kl", "rdm-shapes-vq": "vq"}
-"""Autoencoders of the built-in world, which are part of this package -> their names there."""
+BUILT_IN = {
+    "rdm-shapes-kl": folder_of_autoencoder("kl"),
+    "rdm-shapes-vq": folder_of_autoencoder("vq"),
+    "rdm-emoji-kl": emoji.AUTOENCODER,
+}
+"""Autoencoders that are part of this package -> their diffusers folders."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,7 @@ def load_latent_space(name: str) -> LatentSpace:
     from diffusers import AutoencoderKL, VQModel  # takes two seconds, which pixels do not need
 
     kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
-    source = str(folder_of_autoencoder(BUILT_IN[name])) if name in BUILT_IN else name
+    source = str(BUILT_IN.get(name, name))
     try:
         kind = AutoencoderKL.load_config(source)["_class_name"]
         if kind not in kinds:

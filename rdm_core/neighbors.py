@@ -35,6 +35,7 @@ def search_neighbors(
     score_cap: float = 1.0,
     most_alike: float = 1.0,
     look_up: LookUp | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact neighbors of unit queries [Q, D] in unit vectors [N, D], without banned rows.
 
@@ -44,7 +45,8 @@ def search_neighbors(
     1 neighbors are taken one by one from the nearest on, and rows whose cosine with the query or
     with one that is taken is above it are passed over (RA-CM3, arXiv 2211.12561, section 3.2);
     of the nearest MOST_APART_ROWS k. Groups are object arrays [Q] and [N], or [Q, G] and [N, G] for
-    G kinds of groups: crops of one image, works of one author; None is no group. A query that gets
+    G kinds of groups: crops of one image, works of one author; None is no group. With `within`,
+    values [Q] and [N], rows of another value than the query's are banned too. A query that gets
     fewer than k rows is searched again for more.
     """
 
@@ -64,6 +66,8 @@ def search_neighbors(
         looked_up = min(k + extra, most)
         near_rows, near_scores = nearest(pending, max(looked_up, k))
         banned = _in_group(query_groups[pending], database_groups, near_rows)
+        if within is not None:
+            banned |= within[1][near_rows] != within[0][pending][:, None]
         if cap < 1:
             cosines = near_scores
             if look_up is not None:

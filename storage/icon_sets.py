@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.errors import SourceError
@@ -109,6 +109,13 @@ def read_icon_set(package: Package) -> IconSet:
         if not text:
             raise wrong(package, "info.json", f"states no {what}")
     return IconSet(package, icons["icons"], aliases, icons, names, **stated)
+
+
+def named_as(icons: IconSet, other: IconSet) -> IconSet:
+    """A set that states no code points, with those of another set's icons of the same names."""
+    has = icons.icons.keys() | icons.aliases.keys()
+    names = {code_points: name for code_points, name in other.names.items() if name in has}
+    return replace(icons, names=names)
 
 
 def _said(info: Any, outer: str, inner: str) -> str:

@@ -51,6 +51,10 @@ def edited(artifact: Any) -> Answer:
     return "\n".join(lines), value
 
 
+EMOJI_RUN = "emoji"
+"""The run that comes with the databases of emoji."""
+
+
 def acquired(record: Any) -> Answer:
     """What came of fetching a data set."""
     lines = []
@@ -58,6 +62,12 @@ def acquired(record: Any) -> Answer:
         lines.append(f"{file['name']}: {file['status']}, {file['bytes']:,} bytes")
     for what, count in record.get("images", {}).items():
         lines.append(f"{count:,} {what}")
+    styles = [name for name in record.get("databases", {}) if name != EMOJI_RUN]
+    if styles:
+        lines.append(
+            f"databases: {', '.join(styles)}; draw from one: rdm sample --run {EMOJI_RUN} "
+            f'--text "a red apple" --database {styles[-1]}'
+        )
     return "\n".join(lines), record
 
 

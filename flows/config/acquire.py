@@ -12,6 +12,9 @@ from flows.config.parameters import Count, Parameters, UnderRoot
 Sign = Literal["robots.txt", "Content-Signal", "Content-Usage", "X-Robots-Tag", "tdm-reservation"]
 """By which an owner can say no: those of storage.web.manners."""
 
+Style = Literal["noto", "twemoji", "fluent", "openmoji", "noto_v1", "emojione"]
+"""A set of emoji: those of storage.emoji."""
+
 
 class PublishedFile(Parameters):
     """A file of a data set, and what is published about it."""
@@ -105,12 +108,14 @@ class AcquireEmoji(Acquire):
     source: Literal["emoji"] = "emoji"
     """Which data set."""
     path: Path = Path("datasets/emoji")
-    styles: tuple[Literal["noto", "twemoji", "fluent", "openmoji"], ...] = Field(
-        ("noto", "twemoji", "fluent", "openmoji"), min_length=1
-    )
+    styles: tuple[Style, ...] = Field(("noto", "twemoji", "fluent", "openmoji"), min_length=1)
     """Which sets; a concept that one of them lacks is left out of all."""
     pixels: int = Field(128, ge=16, le=512)
     """Side of the pictures that are drawn."""
+    databases: bool = True
+    """Whether a database of each style is built as well, and the run `emoji` of this package put
+    beside them: what `rdm sample --run emoji --database STYLE` draws from.
+    """
 
 
 class AcquireUrls(Acquire):

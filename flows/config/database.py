@@ -125,6 +125,10 @@ class FindNeighbors(FlowConfig):
     """Rows with the query's own value in this column are no neighbors of it; other crops of its
     image never are.
     """
+    within: Literal["author", "style", "source_url"] | None = None
+    """Only rows with the query's own value in this column are neighbors of it, as if there were a
+    database for each value. style: a model learns from them what its images have in common.
+    """
     score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
     """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated:
     what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
@@ -136,6 +140,8 @@ class FindNeighbors(FlowConfig):
         if self.query_word_dropout and self.search != "words":
             why = f"is for search=words (given: {self.query_word_dropout})"
             raise ValueError(f"query_word_dropout: {why}")
+        if self.within is not None and self.within == self.group:
+            raise ValueError(f"within, group: both are {self.group}, which leaves no neighbor")
         return self
 
 

@@ -104,6 +104,27 @@ def _smoke(source: str) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+# Emoji of 64 px behind their own autoencoder: 16x16x8 latents, 64 tokens.
+_EMOJI_NETWORK = {
+    "network": "transformer", "channels": [160], "depth": 6, "head_channels": 32, "patch": 2,
+}  # fmt: skip
+_EMOJI: dict[str, dict[str, Any]] = {
+    "training": {
+        "steps": 3000, "batch": 32, "optimizer": "muon", "learning_rate": 4e-3, "warmup_steps": 50,
+        "cooldown": 0.3, "ema_decay": 0.995,
+    },
+    "reporting": {"checkpoint_steps": 250},
+    "upstream": {
+        "images": {
+            "source": "emoji", "path": "datasets/emoji", "style": "noto,twemoji,fluent",
+            "concepts": "known", "size": 64, "encoding": "png",
+        },
+        "autoencoder": "rdm-emoji-kl", "encoder": "rdm-emoji", "weights": "built-in",
+        "of": "document", "k": 12,
+    },
+}  # fmt: skip
+
+
 def _of_data_sets() -> dict[str, dict[str, dict[str, Any]]]:
     """Name -> preset: `coco-256` and the like, one for each card, and one for a CPU."""
     presets = {}
@@ -297,6 +318,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "context": _QUERY_AND_TEN,
         "training": {"batch": 64, "warmup_steps": 1000, "precision": "bf16"},
+    },
+    "emoji": {  # what the run emoji of this package was trained with
+        "model": _references(_EMOJI_NETWORK, text_width=128),
+        **_EMOJI,
+        "context": {"k": 2, "random_k": True, "from_top": 6, "text_dropout": 0.1},
+    },
+    "knn-emoji": {  # the same network, given vectors alone
+        "model": _diffusion({**_EMOJI_NETWORK, "query_token": True}, {"process": "flow"}),
+        **_EMOJI,
+        "context": {"k": 4, "random_k": True, "from_top": 8, "query_dropout": 0.1},
     },
     **_of_data_sets(),
 }  # fmt: skip

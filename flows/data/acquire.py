@@ -77,6 +77,11 @@ def acquire(config: AnyAcquire) -> dict[str, Any]:
         }
         write_record(config.path, record)
     say("acquire", config.source, f"{told(done)} in {clock.seconds:.1f} s: {config.path}")
+    if isinstance(config, AcquireEmoji) and config.databases:
+        from flows.data.emoji_databases import build_emoji
+
+        # What is built says where its images came from: the record is there by now.
+        record["databases"] = build_emoji(config)
     return record
 
 

@@ -128,8 +128,8 @@ def keys_of(embeddings: Artifact, groups: tuple[str, ...]) -> tuple[np.ndarray, 
     return _keys_in(tuple(embeddings.files(".parquet")), groups)
 
 
-# Two: the queries and the database that they are searched in.
-@lru_cache(maxsize=2)
+# Four: the queries and the database that they are searched in, each by two sorts of columns.
+@lru_cache(maxsize=4)
 def _keys_in(paths: tuple[Path, ...], groups: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     columns = read_columns_of(paths, ["key", *groups])
     keys = np.asarray(columns["key"].to_pylist(), dtype=object)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from storage.emoji import (
     AUTHORS,
+    NAMED_AS,
     NAMES,
     PACKAGES_NAME,
     STYLES,
@@ -18,7 +19,7 @@ from storage.emoji import (
 )
 from storage.emoji_drawing import draw_emoji
 from storage.errors import SourceError, explaining_disk_errors
-from storage.icon_sets import read_icon_set
+from storage.icon_sets import named_as, read_icon_set
 from storage.npm import Package, fetch_package
 from storage.svg import SIDES_PIXELS
 
@@ -62,7 +63,11 @@ def _acquire(
         return package
 
     all_concepts = read_concepts(fetched(NAMES))
-    sets = {style: read_icon_set(fetched(STYLES[style])) for style in styles}
+    sets = {}
+    for style in styles:
+        sets[style] = read_icon_set(fetched(STYLES[style]))
+        if style in NAMED_AS:
+            sets[style] = named_as(sets[style], read_icon_set(fetched(STYLES[NAMED_AS[style]])))
     authors = {style: read_authors(fetched(AUTHORS[style])) for style in styles if style in AUTHORS}
     concepts = concepts_in_all(all_concepts, list(sets.values()))
     if not concepts:

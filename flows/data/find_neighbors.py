@@ -96,6 +96,8 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
     # A parameter at its default is left out, so that the plans of old tables stay as they are.
     if config.group:
         parameters["group"] = config.group
+    if config.within:
+        parameters["within"] = config.within
     if config.query_word_dropout:
         parameters["query_word_dropout"] = config.query_word_dropout
     if config.most_alike < 1:
@@ -153,6 +155,10 @@ def search_part(
     database_keys, database_groups = keys_of(database, columns)
     keys, groups = keys_of(queries, columns)
     vectors, _ = read_vectors(queries)
+    within = None
+    if "within" in parameters:
+        column = (parameters["within"],)
+        within = (keys_of(queries, column)[1][:, 0], keys_of(database, column)[1][:, 0])
     cap = parameters.get("score_cap", 1.0)
     search, looked_up, counts = searched_by(build.plan), None, {}
     if search == "words":
@@ -161,7 +167,7 @@ def search_part(
         counts["queries without a caption"] = sum(not of_query for of_query in captions)
     rows, scores = search_neighbors(
         vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap,
-        parameters.get("most_alike", 1.0), looked_up,
+        parameters.get("most_alike", 1.0), looked_up, within,
     )  # fmt: skip
     counts["lists shorter than k"] = int((rows[:, -1] == NO_ROW).sum())
 

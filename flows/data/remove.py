@@ -215,7 +215,7 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
         # A side is None where its embeddings are not under this root.
         if all(sides.values()):
             stated = those_of(
-                table.parameters, "k", "group", "score_cap", "most_alike", "query_word_dropout"
+                table.parameters, "k", "group", "within", "score_cap", "most_alike", "query_word_dropout"
             )
             searched = {"search": searched_by(table), **stated, **sides}
             request = FindNeighbors(root=config.root, name=table.name, **searched)

@@ -30,6 +30,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rdm_core.shapes import encoder, world
+from rdm_core.small_clip import learn_merges, write_merges
 
 SIDES = (32, 64)
 SIDE = 64  # of the encoder's input
@@ -134,8 +135,8 @@ def write_tokenizer(path: Path) -> int:
         texts = (text for factors in drawn for text in world.captions(factors))
         if not merges:
             texts = (text for text in texts if "accessory" not in world.parse_caption(text))
-        merges = encoder.learn_merges(texts, merges)
-    encoder.write_merges(merges, path)
+        merges = learn_merges(texts, merges)
+    write_merges(merges, path)
     return 512 + len(merges) + 2
 
 

@@ -80,6 +80,21 @@ def test_groups_of_two_kinds_are_both_left_out_and_none_is_no_group():
     assert set(authors[rows[1]]) == {None}, "Ada's own are left out"
 
 
+def test_within_a_value_neighbors_are_the_nearest_of_that_value_alone():
+    vectors = unit(900)
+    sources = np.asarray([f"image-{i}" for i in range(900)], dtype=object)
+    styles = np.asarray([("oil", "ink", None)[i % 3] for i in range(900)], dtype=object)
+    within = (styles[:3], styles)
+    rows, _ = search_neighbors(vectors[:3], sources[:3], vectors, sources, k=9, within=within)
+    every = vectors[:3].astype(np.float64) @ vectors.astype(np.float64).T
+    every[styles[:3, None] != styles[None]] = -np.inf
+    every[np.arange(3), np.arange(3)] = -np.inf
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :9])
+    lonely = (np.asarray(["chalk"], dtype=object), styles)
+    rows, _ = search_neighbors(vectors[:1], sources[:1], vectors, sources, k=2, within=lonely)
+    assert (rows == NO_ROW).all()
+
+
 def test_planted_duplicates_above_the_cap_are_passed_over():
     vectors = unit(300)
     copies = np.concatenate([vectors[:10] + 0.01 * unit(10, seed=7 + i) for i in range(50)])

@@ -122,8 +122,10 @@ def test_the_packages_are_pinned_by_version_and_integrity():
         assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", pin.version)
         assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin.integrity)
     assert len({pin.integrity for pin in pins}) == len(pins)
-    assert list(emoji.STYLES) == ["noto", "twemoji", "fluent", "openmoji"]
-    assert set(emoji.AUTHORS) <= set(emoji.STYLES)
+    first = ["noto", "twemoji", "fluent", "openmoji"]
+    assert list(emoji.STYLES) == [*first, "noto_v1", "emojione"]
+    assert set(emoji.AUTHORS) | set(emoji.NAMED_AS) <= set(emoji.STYLES)
+    assert set(emoji.NAMED_AS.values()) <= set(first)
 
 
 def test_authors_are_read_by_code_points(tmp_path):

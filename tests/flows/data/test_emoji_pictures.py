@@ -3,12 +3,22 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
-from drawn_icons import asked_of, false_npm, publish_emoji
+from drawn_icons import (
+    DISC,
+    SQUARE,
+    asked_of,
+    false_npm,
+    icon_files,
+    package_of,
+    publish_emoji,
+)
 from PIL import Image
 
 from flows.config.images import ImportImages
+from flows.data import emoji_pictures
 from flows.data.emoji_pictures import acquire_emoji
 from flows.data.import_images import drawing, import_images
 from storage.emoji import NAMES, STYLES
@@ -54,7 +64,7 @@ def test_packages_become_pictures_and_a_table(registry, tmp_path):
         "author": "A. Painter", "code_points": "1f600", "group": "smileys-emotion",
         "keywords": ["grin", "smile"], "licence": "CC-BY-4.0", "name": "grinning face",
         "package": "@iconify-json/noto", "reason": None, "source_url": "https://example.org/painter",
-        "style": "noto", "subgroup": "face-smiling", "version": "1.2.9",
+        "split": "known", "style": "noto", "subgroup": "face-smiling", "version": "1.2.9",
         "svg_sha256": by_name["noto", "grinning face"]["svg_sha256"],
     }  # fmt: skip
 
@@ -177,6 +187,22 @@ def test_which_are_imported_changes_no_crop():
     assert drawing(some) == drawing(others)
 
 
+# Sets without code points
+
+
+def test_a_set_without_code_points_goes_by_the_names_of_another(tmp_path, monkeypatch, registry):
+    old = icon_files({"grin": DISC, "apple": SQUARE, "unknown": DISC}, {})
+    pin = STYLES["noto_v1"]
+    package = package_of(registry, pin.name, pin.version, old)
+    styles = emoji_pictures.STYLES | {"noto_v1": replace(pin, integrity=package.integrity)}
+    monkeypatch.setattr(emoji_pictures, "STYLES", styles)
+    counts, _ = acquired(tmp_path / "emoji", ("noto_v1",))
+    assert counts["pictures"] == 2
+    listing = read_emoji(tmp_path / "emoji")
+    found = {image.source_id for image in listing.images}
+    assert found == {"noto_v1-1f600", "noto_v1-1f34e"}
+
+
 # For real
 
 
@@ -188,7 +214,7 @@ def test_the_real_sets_are_fetched_drawn_and_read(tmp_path):
         if not any(words in str(error) for words in NO_NETWORK):
             raise
         pytest.skip(f"no packages from npm here: {error}")
-    counts, _ = acquired(tmp_path, tuple(STYLES), side=16)
+    counts, _ = acquired(tmp_path, tuple(STYLES)[:4], side=16)
     assert counts["concepts"] == 1594 and counts["pictures"] == 4 * 1594
     assert counts["rejected"] == 0 and 140 < counts["held_out_concepts"] < 180
     listing = read_emoji(tmp_path)

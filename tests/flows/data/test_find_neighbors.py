@@ -71,11 +71,24 @@ def test_what_came_later_is_in_no_plan_at_its_default(small_world):
     assert searched_by(table) == searched_by(plain) == "vectors"
     schema = read_table(table.files(".parquet")[0], None).schema
     assert schema.field("scores").metadata[b"doc"] == b"cosine, falling; -2 where the row is -1"
-    for change in ({"search": "words"}, {"most_alike": 0.9}):
+    for change in ({"search": "words"}, {"most_alike": 0.9}, {"within": "style"}):
         assert neighbors_plan(FindNeighbors(**asked, **change)).id != plain.id
     words = neighbors_plan(FindNeighbors(**asked, search="words"))
     dropped = neighbors_plan(FindNeighbors(**asked, search="words", query_word_dropout=0.2))
     assert dropped.id != words.id
+
+
+@pytest.mark.parametrize("search", ["vectors", "words"])
+def test_neighbors_within_a_style_are_all_of_the_querys_own(small_world, root, search):
+    shutil.copytree(small_world.root / "index/shapes", root / "index/shapes")
+    asked = {"queries": "shapes", "database": "shapes", "within": "style", "search": search}
+    table = find_neighbors(FindNeighbors(root=root, name="n", k=4, **asked))
+    columns = read_columns(open_artifact(root, "embeddings", "shapes"), ["key", "style"])
+    styles = np.asarray(columns["style"].to_pylist(), dtype=object)
+    assert len(set(styles)) > 1
+    rows = np.asarray(read_columns(table, ["rows"])["rows"].to_pylist())
+    found = rows != NO_ROW
+    assert found.mean() > 0.9 and (styles[rows] == styles[:, None])[found].all()
 
 
 def test_words_of_the_queries_are_left_out_the_same_ones_every_time(entity_world, tmp_path):
@@ -174,6 +187,7 @@ def test_words_are_refused_where_there_are_no_captions(entity_world, tmp_path):
         ({"search": "words", "query_word_dropout": 1.0}, "less than 1"),
         ({"most_alike": 0}, "greater than 0"),
         ({"search": "bm25"}, "'vectors' or 'words'"),
+        ({"within": "style", "group": "style"}, "both are style, which leaves no neighbor"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(values, said):

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from rdm_core.shapes import encoder, train_clip, world
+from rdm_core.small_clip import learn_merges, write_merges
 
 SIDES = (32, 64)
 RENDERS = 600
@@ -95,21 +96,21 @@ def test_the_end_of_text_is_the_largest_token_because_the_model_pools_there(clip
 
 
 def test_merges_join_the_most_frequent_pair_first():
-    merges = encoder.learn_merges(["aab aab", "ab"])
+    merges = learn_merges(["aab aab", "ab"])
     assert merges == [("a", "b</w>"), ("a", "ab</w>")]
 
 
 def test_merges_that_are_there_already_stay_first():
-    first = encoder.learn_merges(["red ring"])
-    merges = encoder.learn_merges(["red ring with a hat"], first)
+    first = learn_merges(["red ring"])
+    merges = learn_merges(["red ring with a hat"], first)
     assert merges[: len(first)] == first
     assert ("w", "i") not in first and ("h", "at</w>") in merges
 
 
 def test_merges_are_written_the_same_each_time_and_read_back_by_the_tokenizer(tmp_path):
-    merges = encoder.learn_merges(["red ring"])
-    encoder.write_merges(merges, tmp_path / "one.gz")
-    encoder.write_merges(merges, tmp_path / "two.gz")
+    merges = learn_merges(["red ring"])
+    write_merges(merges, tmp_path / "one.gz")
+    write_merges(merges, tmp_path / "two.gz")
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
     assert gzip.decompress((tmp_path / "one.gz").read_bytes()).startswith(b"#version")
     tokenizer = open_clip.SimpleTokenizer(str(tmp_path / "one.gz"), context_length=8)
