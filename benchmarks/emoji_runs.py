@@ -50,7 +50,7 @@ class EmojiStudy(BuiltInWorld):
 
 
 def prepare(config: EmojiStudy) -> None:
-    """A database of each style, and shards, database, neighbors and latents of what is trained on."""
+    """A database of each style, and all that a training reads."""
     build_databases(config.root, config.path, (*STYLES, UNSEEN))
     here: dict[str, Any] = {"root": config.root, "name": TRAIN}
     import_images.ensured(

@@ -214,9 +214,8 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     for table, sides in tables_with(config):
         # A side is None where its embeddings are not under this root.
         if all(sides.values()):
-            stated = those_of(
-                table.parameters, "k", "group", "within", "score_cap", "most_alike", "query_word_dropout"
-            )
+            names = ("k", "group", "within", "score_cap", "most_alike", "query_word_dropout")
+            stated = those_of(table.parameters, *names)
             searched = {"search": searched_by(table), **stated, **sides}
             request = FindNeighbors(root=config.root, name=table.name, **searched)
             made.append(find_neighbors.ensured(request))

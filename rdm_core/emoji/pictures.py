@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,8 @@ def read_pictures(folders: Sequence[Path], side: int) -> Pictures:
 
     Raises RequestError where a table is absent or of another version, and where all are empty.
     """
-    pixels, kept = [], []
+    pixels: list[np.ndarray] = []
+    kept: list[dict[str, Any]] = []
     for folder in folders:
         for row in _rows(folder / TABLE_NAME):
             path = folder / row["style"] / f"{row['code_points']}.png"
@@ -79,7 +81,7 @@ def read_pictures(folders: Sequence[Path], side: int) -> Pictures:
     )
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
+def _rows(table: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(table.read_bytes())["pictures"]
         if all("split" in row for row in rows):

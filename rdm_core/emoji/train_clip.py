@@ -155,7 +155,7 @@ def train(
 
 def _by_subgroup(pictures: Pictures) -> list[list[str]]:
     """Concepts that are alike, subgroup by subgroup."""
-    near = defaultdict(dict)
+    near: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for concept, groups in zip(pictures.concepts, pictures.groups, strict=True):
         near[groups][concept] = True
     return [list(concepts) for concepts in near.values()]
