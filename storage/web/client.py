@@ -23,7 +23,7 @@ from storage.web.addresses import (
     system_resolver,
 )
 from storage.web.answers import REDIRECTS, in_words, length_of, next_of, waiting
-from storage.web.connections import transport_to
+from storage.web.connections import ends_at, transport_to
 from storage.web.hosts import Host
 from storage.web.manners import SIGNS, Robots, Sign, header_refusal, reservation_of, user_agent
 from storage.web.outcomes import Failed, Refused
@@ -62,7 +62,7 @@ class Manners:
     longest_wait_seconds: float = 120.0
     """A server that asks for more is asked the next time."""
     timeout_seconds: float = 60.0
-    """For a whole answer that is read at once."""
+    """For connecting and all headers of an answer, and for the rest of one that is read at once."""
 
 
 class Web:
@@ -151,12 +151,13 @@ class Web:
         ends = time.monotonic() + (seconds or self.manners.timeout_seconds)
         data = bytearray()
         try:
-            for piece in response.iter_raw():
-                data += piece
-                if len(data) >= count:
-                    break
-                if time.monotonic() > ends:
-                    raise Failed("too slow", f"{len(data):,} bytes within the time")
+            with ends_at(ends):
+                for piece in response.iter_raw():
+                    data += piece
+                    if len(data) >= count:
+                        break
+                    if time.monotonic() > ends:
+                        raise Failed("too slow", f"{len(data):,} bytes within the time")
         except httpx.HTTPError as error:
             raise Failed(*in_words(error)) from error
         return bytes(data[:count])
@@ -279,7 +280,8 @@ class Web:
                 client = self._client_of(proxy)
                 request = client.build_request(method, url, headers=headers)
                 try:
-                    response = client.send(request, stream=True)
+                    with ends_at(time.monotonic() + manners.timeout_seconds):
+                        response = client.send(request, stream=True)
                 except (httpx.InvalidURL, ValueError) as error:  # httpx looks at redirects too
                     raise Refused("not an address", f"a redirect of {url.host}: {error}") from error
                 try:
@@ -296,9 +298,6 @@ class Web:
             if proxy not in self._clients:
                 manners = self.manners
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-                transport = None
-                if proxy is None:
-                    transport = transport_to(self._resolve, manners.allow_hosts, limits)
                 self._clients[proxy] = httpx.Client(
                     follow_redirects=False,
                     timeout=httpx.Timeout(manners.timeout_seconds, connect=CONNECT_SECONDS),
@@ -306,9 +305,7 @@ class Web:
                         "User-Agent": user_agent(manners.contact),
                         "Accept-Encoding": "identity",
                     },
-                    limits=limits,
-                    transport=transport,
-                    proxy=proxy,
+                    transport=transport_to(self._resolve, manners.allow_hosts, limits, proxy),
                     trust_env=False,  # which proxy is asked was decided for this address
                     cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 )
