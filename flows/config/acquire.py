@@ -41,7 +41,7 @@ class Acquire(UnderRoot):
     connections_per_host: int = Field(4, ge=1, le=64)
     """At a time, at most."""
     timeout_seconds: float = Field(60.0, gt=0, le=86_400)
-    """For an image, or the next bytes of a file."""
+    """For connecting and the headers of an answer, then for an image, or a file's next bytes."""
     allow_hosts: tuple[str, ...] = ()
     """Hosts ("host" or "host:port") that you vouch for, such as a mirror inside your network: they
     are asked whatever their robots.txt says; recorded.

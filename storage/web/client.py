@@ -2,14 +2,14 @@
 no host inside this network, and again after a while where a server asks to wait.
 """
 
-import email.utils
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TypeVar
 
 import httpx
 
@@ -22,23 +22,27 @@ from storage.web.addresses import (
     proxy_of,
     system_resolver,
 )
-from storage.web.connections import transport_to
-from storage.web.manners import NOTHING_SAID, SIGNS, Robots, Sign, header_refusal, user_agent
+from storage.web.answers import REDIRECTS, in_words, length_of, next_of, waiting
+from storage.web.connections import ends_at, transport_to
+from storage.web.hosts import Host
+from storage.web.manners import SIGNS, Robots, Sign, header_refusal, reservation_of, user_agent
 from storage.web.outcomes import Failed, Refused
+from storage.web.reservations import PATH as RESERVATIONS_PATH
+from storage.web.reservations import Reservations
 
 MOST_REDIRECTS = 5
 MOST_HOSTS = 2000
 """Hosts of which is kept what is known of them, those that are asked now aside."""
-ROBOTS_BYTES = 500 * 1024
-"""The most of a robots.txt that is read (RFC 9309, section 2.5)."""
-ROBOTS_TRIES = 2
-WAITING = (429, 503)
-"""What a server answers that is to be asked later."""
-MAY_PASS = (408, 425, 500, 502, 504)
+RULES_BYTES = 500 * 1024
+"""The most of a robots.txt that is read (RFC 9309, section 2.5), and of a tdmrep.json."""
+RULES_TRIES = 2
 CONNECT_SECONDS = 10.0
-REDIRECTS = (301, 302, 303, 307, 308)
 FROM_ROBOTS: frozenset[Sign] = frozenset(("robots.txt", "Content-Signal", "Content-Usage"))
 """Signs that stand in robots.txt."""
+FROM_TDMREP: frozenset[Sign] = frozenset(("tdm-reservation",))
+"""Signs that stand in tdmrep.json."""
+Rules = TypeVar("Rules", Robots, Reservations)
+"""What a host says of its files, once read."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +62,7 @@ class Manners:
     longest_wait_seconds: float = 120.0
     """A server that asks for more is asked the next time."""
     timeout_seconds: float = 60.0
-    """For a whole answer that is read at once."""
-
-
-class _Host:
-    """What is known of one host, and when it may be asked again."""
-
-    def __init__(self, connections: int) -> None:
-        self.lock = threading.Lock()
-        self.connections = threading.Semaphore(connections)
-        self.robots: Robots | Refused | Failed | None = None
-        self.robots_lock = threading.Lock()
-        self.proxy_knows_it = False
-        """Whether its name means nothing here and is left to a proxy."""
-        self.users = 0
-        self.next_second = 0.0
-
-    def turn(self, seconds_between: float, most: float) -> float:
-        """Seconds until its next turn, which is then taken. Raises Failed where it is too far away:
-        somebody asked for that much quiet.
-        """
-        with self.lock:
-            now = time.monotonic()
-            turn = max(now, self.next_second)
-            if turn - now > most:
-                raise Failed("asked to wait", f"{turn - now:.0f} s, longer than is waited")
-            self.next_second = turn + seconds_between
-        return max(0.0, turn - now)
-
-    def hold(self, seconds: float) -> None:
-        """Ask nothing for some time."""
-        with self.lock:
-            self.next_second = max(self.next_second, time.monotonic() + seconds)
+    """For connecting and all headers of an answer, and for the rest of one that is read at once."""
 
 
 class Web:
@@ -97,7 +70,7 @@ class Web:
 
     def __init__(self, manners: Manners, resolve: Resolver = system_resolver) -> None:
         self.manners, self._resolve = manners, resolve
-        self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._clients: dict[str | None, httpx.Client] = {}
@@ -130,10 +103,11 @@ class Web:
         """
         for attempt in range(1, self.manners.tries + 1):
             try:
-                with self._followed(checked(address), dict(headers or {}), method) as response:
-                    wait_seconds = _waiting(response, attempt)
+                followed = self._followed(checked(address), dict(headers or {}), method)
+                with followed as (response, reservations):
+                    wait_seconds = waiting(response, attempt)
                     if wait_seconds is None:
-                        self._check(response)
+                        self._check(response, reservations)
                         yield response
                         return
                     asked = "retry-after" in response.headers
@@ -177,12 +151,13 @@ class Web:
         ends = time.monotonic() + (seconds or self.manners.timeout_seconds)
         data = bytearray()
         try:
-            for piece in response.iter_raw():
-                data += piece
-                if len(data) >= count:
-                    break
-                if time.monotonic() > ends:
-                    raise Failed("too slow", f"{len(data):,} bytes within the time")
+            with ends_at(ends):
+                for piece in response.iter_raw():
+                    data += piece
+                    if len(data) >= count:
+                        break
+                    if time.monotonic() > ends:
+                        raise Failed("too slow", f"{len(data):,} bytes within the time")
         except httpx.HTTPError as error:
             raise Failed(*in_words(error)) from error
         return bytes(data[:count])
@@ -193,61 +168,80 @@ class Web:
         Refused where its host is not to be asked.
         """
         host = self._host_of(url)
-        with host.robots_lock:
+        with host.rules_lock:
             if host.robots is None:
-                host.robots = self._read_robots(url)
-        if isinstance(host.robots, Refused):
-            raise Refused(host.robots.reason, host.robots.detail)
-        if isinstance(host.robots, Failed):
-            raise Failed("robots.txt", str(host.robots))
-        return host.robots
+                host.robots = self._rules(url, b"/robots.txt", Robots.of)
+        return _had(host.robots, "robots.txt")
 
-    def _read_robots(self, url: httpx.URL) -> Robots | Refused | Failed:
-        found: Robots | Refused | Failed = NOTHING_SAID
-        for attempt in range(ROBOTS_TRIES):
+    def reservations(self, url: httpx.URL) -> Reservations:
+        """What the host of an address says in its tdmrep.json, asked once. Raises Failed and
+        Refused as `robots` does: a server that is broken or does not answer may reserve everything.
+        Whatever robots.txt says of it, it is there for those who ask.
+        """
+        host = self._host_of(url)
+        with host.rules_lock:
+            if host.reservations is None:
+                host.reservations = self._rules(url, RESERVATIONS_PATH, Reservations.of)
+        return _had(host.reservations, "tdmrep.json")
+
+    def _rules(
+        self, url: httpx.URL, path: bytes, read: Callable[[str], Rules]
+    ) -> Rules | Refused | Failed:
+        """A file of rules at a path of an address's host, or why there is none."""
+        found: Rules | Refused | Failed = read("")
+        for attempt in range(RULES_TRIES):
             try:
-                found = self._robots_at(url.copy_with(raw_path=b"/robots.txt"))
+                found = read(self._rules_at(url.copy_with(raw_path=path)))
             except (Refused, Failed) as error:
                 found = error
             except httpx.HTTPError as error:
                 found = Failed(*in_words(error))
             if not isinstance(found, Failed) or self._stopped.is_set():
                 break
-            if attempt + 1 < ROBOTS_TRIES:
+            if attempt + 1 < RULES_TRIES:
                 self._stopped.wait(min(1.0, self.manners.longest_wait_seconds))
         return found
 
-    def _robots_at(self, where: httpx.URL) -> Robots:
-        """The robots.txt at an address, or where it leads. Raises Failed, Refused and httpx's."""
+    def _rules_at(self, where: httpx.URL) -> str:
+        """The rules at an address, or where it leads; nothing where there are none. Raises Failed,
+        Refused and httpx's.
+        """
         for _ in range(MOST_REDIRECTS + 1):
             with self._asked(where, {}, "GET") as response:
                 status = response.status_code
                 if status in REDIRECTS:
-                    where = _next_of(response)
+                    where = next_of(response)
                     continue
                 if status >= 500 or status == 429:
                     raise Failed(f"status {status}", str(where))
                 if status != 200:
                     break  # there is none, or it is not for us
-                text = self._beginning(response, ROBOTS_BYTES).decode("utf-8-sig", "replace")
-                return Robots.of(text)
-        return NOTHING_SAID
+                return self._beginning(response, RULES_BYTES).decode("utf-8-sig", "replace")
+        return ""
 
     @contextmanager
     def _followed(
         self, url: httpx.URL, headers: dict[str, str], method: str
-    ) -> Iterator[httpx.Response]:
-        """An answer that is no redirect, of an address whose owner does not mind."""
-        asks_robots = not FROM_ROBOTS.isdisjoint(self.manners.honour)
+    ) -> Iterator[tuple[httpx.Response, Reservations | None]]:
+        """An answer that is no redirect, of an address whose owner does not mind by its robots.txt;
+        and what its host reserves, where that is heard.
+        """
         for _ in range(MOST_REDIRECTS + 1):
-            if asks_robots and not is_allowed(url.host, port_of(url), self.manners.allow_hosts):
+            if self._heeds(FROM_ROBOTS, url):
                 self._check_robots(url)
+            reservations = self.reservations(url) if self._heeds(FROM_TDMREP, url) else None
             with self._asked(url, headers, method) as response:
                 if response.status_code not in REDIRECTS:
-                    yield response
+                    yield response, reservations
                     return
-                url = _next_of(response)
+                _check_reservations(response, reservations)
+                url = next_of(response)
         raise Failed("redirected too often", f"more than {MOST_REDIRECTS} times")
+
+    def _heeds(self, signs: frozenset[Sign], url: httpx.URL) -> bool:
+        """Whether one of some signs is heard, of a host that nobody vouches for."""
+        is_heard = not signs.isdisjoint(self.manners.honour)
+        return is_heard and not is_allowed(url.host, port_of(url), self.manners.allow_hosts)
 
     def _check_robots(self, url: httpx.URL) -> None:
         robots = self.robots(url)
@@ -255,12 +249,13 @@ class Web:
         if refusal := robots.refusal(str(url), path, self.manners.honour):
             raise Refused("forbidden by its owner", refusal)
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, reservations: Reservations | None) -> None:
         """Raise what an answer other than a good one means."""
         status = response.status_code
         if status in (200, 206, 304, 416):
             if refusal := header_refusal(response.headers, self.manners.honour):
                 raise Refused("forbidden by its owner", refusal)
+            _check_reservations(response, reservations)
             return
         raise Failed(f"status {status}", "it is gone" if status in (404, 410) else "")
 
@@ -285,7 +280,8 @@ class Web:
                 client = self._client_of(proxy)
                 request = client.build_request(method, url, headers=headers)
                 try:
-                    response = client.send(request, stream=True)
+                    with ends_at(time.monotonic() + manners.timeout_seconds):
+                        response = client.send(request, stream=True)
                 except (httpx.InvalidURL, ValueError) as error:  # httpx looks at redirects too
                     raise Refused("not an address", f"a redirect of {url.host}: {error}") from error
                 try:
@@ -302,9 +298,6 @@ class Web:
             if proxy not in self._clients:
                 manners = self.manners
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-                transport = None
-                if proxy is None:
-                    transport = transport_to(self._resolve, manners.allow_hosts, limits)
                 self._clients[proxy] = httpx.Client(
                     follow_redirects=False,
                     timeout=httpx.Timeout(manners.timeout_seconds, connect=CONNECT_SECONDS),
@@ -312,9 +305,7 @@ class Web:
                         "User-Agent": user_agent(manners.contact),
                         "Accept-Encoding": "identity",
                     },
-                    limits=limits,
-                    transport=transport,
-                    proxy=proxy,
+                    transport=transport_to(self._resolve, manners.allow_hosts, limits, proxy),
                     trust_env=False,  # which proxy is asked was decided for this address
                     cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 )
@@ -325,12 +316,12 @@ class Web:
         if self._stopped.wait(seconds) if seconds > 0 else self._stopped.is_set():
             raise Failed("stopped", "nobody waits for it any more")
 
-    def _host_of(self, url: httpx.URL) -> _Host:
+    def _host_of(self, url: httpx.URL) -> Host:
         key = f"{url.scheme}://{url.host}:{port_of(url)}"
         with self._lock:
             host = self._hosts.get(key)
             if host is None:
-                host = self._hosts[key] = _Host(self.manners.connections_per_host)
+                host = self._hosts[key] = Host(self.manners.connections_per_host)
                 self._forget_some()
             self._hosts.move_to_end(key)
             return host
@@ -346,42 +337,21 @@ class Web:
                 del self._hosts[key]
 
 
-def _next_of(response: httpx.Response) -> httpx.URL:
-    """Where a redirect leads. Raises Refused where nothing is fetched from."""
-    target = response.headers.get("location", "")
-    if not target:
-        raise Failed(f"status {response.status_code}", "it redirects nowhere")
-    try:
-        joined = str(response.request.url.join(target))
-    except (httpx.InvalidURL, ValueError) as error:
-        raise Refused("not an address", f"a redirect to {target[:200]!r}") from error
-    return checked(joined)
+def _had(found: Rules | Refused | Failed, name: str) -> Rules:
+    """The rules of a host. Raises why there are none."""
+    if isinstance(found, Refused):
+        raise Refused(found.reason, f"{name}: {found.detail}")
+    if isinstance(found, Failed):
+        raise Failed(name, str(found))
+    return found
 
 
-def _waiting(response: httpx.Response, attempt: int) -> float | None:
-    """Seconds after which a server wants to be asked again; None where it answered."""
-    if response.status_code not in WAITING + MAY_PASS:
-        return None
-    after = response.headers.get("retry-after", "").strip()
-    if after.isascii() and after.isdigit():
-        return float(after[:9])
-    try:
-        date = email.utils.parsedate_to_datetime(after).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return 2.0**attempt
-    return max(0.0, date - time.time())
-
-
-def length_of(response: httpx.Response) -> int | None:
-    """The bytes that a body is said to have."""
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
-
-
-def in_words(error: httpx.HTTPError) -> tuple[str, str]:
-    """Reason and detail of a failed connection."""
-    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout | httpx.PoolTimeout):
-        return "too slow", type(error).__name__
-    if isinstance(error, httpx.RemoteProtocolError):
-        return "cut short", str(error)
-    return "no connection", str(error) or type(error).__name__
+def _check_reservations(response: httpx.Response, reservations: Reservations | None) -> None:
+    """Raise Refused where a host's tdmrep.json reserves what answered, unless the answer itself
+    says otherwise.
+    """
+    if reservations is None or reservation_of(response.headers) is not None:
+        return
+    path = response.request.url.raw_path.decode("ascii", "replace")
+    if refusal := reservations.refusal(path):
+        raise Refused("forbidden by its owner", refusal)

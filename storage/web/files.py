@@ -21,7 +21,8 @@ import httpx
 
 from storage.atomic import publish, sha256_file, write_json
 from storage.errors import CannotWrite, SourceError, explaining_disk_errors
-from storage.web.client import Web, in_words
+from storage.web.answers import in_words
+from storage.web.client import Web
 from storage.web.collection import STATE
 from storage.web.outcomes import Failed
 

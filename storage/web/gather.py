@@ -4,11 +4,14 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from storage.atomic import sha256_of
+from storage.errors import CannotWrite
 from storage.web.client import Web
 from storage.web.collection import Collection, Due, Outcome, Status, write_image
+from storage.web.files import free_bytes
 from storage.web.images import fetch_image
 from storage.web.outcomes import Failed, NotFetched, Refused
 
@@ -17,6 +20,8 @@ GONE = ("status 404", "status 410", "status 451")
 OWNERS_NO = "forbidden by its owner"
 LOOK_AHEAD = 2000
 """Addresses that are taken from the list, so that no host waits for another one's turn."""
+SPACE_SECONDS = 1.0
+"""Between two looks at the room on the disk; what stays spare holds what comes in between."""
 
 
 def gather(
@@ -31,13 +36,19 @@ def gather(
 
     An image that was kept is asked for only where it was last asked before a time in seconds since
     1970, and then only whether it changed. An interrupt loses what is on its way and nothing else.
+    Raises CannotWrite where the disk has no room for one more image of `most_bytes`: what is there
+    stays, and what is still due is asked the next time.
     """
     queues = _Queues(collection.due(asked_before), web.manners.connections_per_host)
     hosts: dict[Future[Outcome], str] = {}
+    looked = -SPACE_SECONDS
     with ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
                 while len(hosts) < at_once and (taken := queues.take()):
+                    if time.monotonic() - looked >= SPACE_SECONDS:
+                        _check_room(collection.folder, most_bytes)
+                        looked = time.monotonic()
                     host, due = taken
                     hosts[pool.submit(asked, collection, web, most_bytes, due)] = host
                 if not hosts:
@@ -53,6 +64,20 @@ def gather(
             for future in hosts:
                 future.cancel()
             raise
+
+
+def _check_room(folder: Path, most_bytes: int) -> None:
+    """Raise CannotWrite where a folder's disk is full but for what stays spare."""
+    free = free_bytes(folder)
+    if free < most_bytes:
+        what = (
+            f"its disk is almost full: {free / 1e9:,.2f} GB are free beside 1 GB that stays spare"
+        )
+        cure = (
+            f"The images that are there are kept. Free some space, {most_bytes / 1e9:,.2f} GB at "
+            "least, and give the same command: it goes on from there."
+        )
+        raise CannotWrite(folder, what, cure)
 
 
 class _Queues:

@@ -7,10 +7,10 @@ training, and headers beside a picture.
   draft-ietf-aipref-attach-05, draft-ietf-aipref-vocab-08).
 - `X-Robots-Tag: noai`, `noimageai`, `noindex`, `noimageindex` (the first two by DeviantArt; what
   img2dataset refuses), for every agent or for ours.
-- `tdm-reservation: 1` (TDMRep of the W3C's community group).
+- `tdm-reservation: 1` (TDMRep of the W3C's community group), as a header, or for a path of a host
+  in its tdmrep.json (`reservations`).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -82,7 +82,7 @@ class Robots:
             where, usage = "/", value
             if value.startswith("/"):
                 where, _, usage = value.partition(" ")
-            if len(where) < longest or not _fits(where, path):
+            if len(where) < longest or not fits(where, path):
                 continue
             no = _no_of(usage, NO_USAGES, "n")
             if len(where) > longest:
@@ -91,11 +91,23 @@ class Robots:
         return refusal
 
 
-def _fits(pattern: str, path: str) -> bool:
-    """Whether a path begins as a pattern of robots.txt says: * is anything, $ its end."""
-    end = "$" if pattern.endswith("$") else ""
-    parts = map(re.escape, pattern.removesuffix("$").split("*"))
-    return re.match(".*".join(parts) + end, path) is not None
+def fits(pattern: str, path: str) -> bool:
+    """Whether a path begins as a pattern of robots.txt says: * is anything, $ its end. However many
+    * there are, the path is gone through once.
+    """
+    first, *others = pattern.removesuffix("$").split("*")
+    if not path.startswith(first):
+        return False
+    last = others.pop() if others and pattern.endswith("$") else None
+    place = len(first)
+    for part in others:
+        place = path.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    if last is not None:
+        return len(path) - len(last) >= place and path.endswith(last)
+    return place == len(path) or not pattern.endswith("$")
 
 
 def header_refusal(headers: httpx.Headers, honoured: tuple[Sign, ...]) -> str | None:
@@ -108,9 +120,15 @@ def header_refusal(headers: httpx.Headers, honoured: tuple[Sign, ...]) -> str | 
     usage = _no_of(headers.get("content-usage", ""), NO_USAGES, "n")
     if "Content-Usage" in honoured and usage:
         return f"Content-Usage: {usage}"
-    if "tdm-reservation" in honoured and headers.get("tdm-reservation", "").strip() == "1":
+    if "tdm-reservation" in honoured and reservation_of(headers):
         return "tdm-reservation: 1"
     return None
+
+
+def reservation_of(headers: httpx.Headers) -> bool | None:
+    """Whether an answer's own header reserves it; None where it says neither 0 nor 1."""
+    told = {value.strip() for value in headers.get_list("tdm-reservation", split_commas=True)}
+    return True if "1" in told else False if "0" in told else None
 
 
 def _tags_for_us(value: str) -> Iterator[str]:
@@ -159,7 +177,3 @@ def _lines_for_us(text: str) -> Iterator[tuple[str, str]]:
                 lines.append((name, value))
     own = [agent for agent in groups if agent != "*" and agent.split("/")[0] == AGENT]
     yield from groups[own[0]] if own else groups.get("*", [])
-
-
-NOTHING_SAID = Robots.of("")
-"""Of a host that has no robots.txt."""

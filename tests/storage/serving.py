@@ -29,6 +29,8 @@ class Page:
     firsts: int = 1
     seconds_between: float = 0.0
     """Before every KB."""
+    header_seconds: float = 0.0
+    """Before every byte of its headers."""
     claimed: int | None = None
     """Its Content-Length, where it is another than the body's."""
 
@@ -118,7 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:  # it never says how much, and closes at the end
             self.send_header("Connection", "close")
             self.close_connection = True
-        self.end_headers()
+        if page and page.header_seconds:
+            self._send_headers_slowly(page.header_seconds)
+        else:
+            self.end_headers()
         if status == 304:
             return
         cut = None
@@ -136,6 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
             if page and page.seconds_between:
                 time.sleep(page.seconds_between)
             self.wfile.write(piece)
+
+    def _send_headers_slowly(self, seconds):
+        headers = b"".join(self._headers_buffer) + b"\r\n"
+        self._headers_buffer = []
+        for byte in headers:
+            time.sleep(seconds)
+            self.wfile.write(bytes([byte]))
 
 
 @contextmanager

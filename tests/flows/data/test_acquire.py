@@ -5,6 +5,7 @@ import json
 import zipfile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from drawn_icons import false_npm, publish_emoji
 from PIL import Image
@@ -18,7 +19,7 @@ from flows.data.acquire import acquire, rehearsed
 from flows.data.import_images import import_images
 from flows.data.rebuild import rebuild
 from rdm_core.errors import WeightsError
-from storage.errors import SourceError
+from storage.errors import CannotWrite, SourceError
 from storage.shards import read_sidecar
 from storage.web.record import RECORD_FILE
 
@@ -215,6 +216,20 @@ def test_a_list_of_addresses_becomes_images_with_licences_and_rows_with_reasons(
     assert bad["author"] == "Bob" and bad["reason"] == "not fetched"
     assert "status 404" in bad["detail"]
     assert {row["source_url"] for row in found} == {row[0] for row in rows}
+
+
+def test_a_full_disk_is_told_and_what_is_there_is_gone_on_from(site, tmp_path, monkeypatch):
+    kind = {"type": "image/jpeg"}
+    rows = [(site.add(f"/{n}.jpg", jpeg(n), **kind), "x", "CC0", "Ada") for n in range(6)]
+    free = iter([10**9] * 3 + [0] + [10**9] * 9)
+    monkeypatch.setattr("storage.web.gather.SPACE_SECONDS", 0.0)
+    monkeypatch.setattr("storage.web.gather.free_bytes", lambda folder: next(free))
+    with pytest.raises(CannotWrite, match="urls: its disk is almost full.* Free some space, 0.02"):
+        acquire(urls(site, tmp_path, rows, connections=1))
+    found = pq.read_table(tmp_path / "urls" / "fetched.parquet").column("status").to_pylist()
+    assert sorted(found, key=str) == [None] * 3 + ["kept"] * 3
+    assert acquire(urls(site, tmp_path, rows))["images"] == {"kept": 6}
+    assert max(site.asked.values()) == 1
 
 
 def test_an_owners_no_is_the_reason_of_the_row(site, tmp_path):

@@ -226,7 +226,7 @@ def test_robots_txt_is_asked_once_and_obeyed(site, monkeypatch, mark):
         assert body(web, f"http://public.invalid:{port}/yes") == b"1"
         with pytest.raises(Refused, match="forbidden by its owner: robots.txt"):
             body(web, f"http://public.invalid:{port}/no")
-    assert site.asked == {"/robots.txt": 1, "/yes": 1}
+    assert site.asked == {"/robots.txt": 1, "/.well-known/tdmrep.json": 1, "/yes": 1}
 
 
 def test_where_robots_txt_cannot_be_had_nothing_is_fetched(site, monkeypatch):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from serving import png, serving
 
-from storage.errors import SourceError
+from storage.errors import CannotWrite, SourceError
 from storage.sources import SOURCES
 from storage.web.client import Manners, Web
 from storage.web.collection import Collection, ListedImage, id_of
@@ -242,6 +242,38 @@ def test_an_interrupt_loses_what_is_on_its_way_and_nothing_else(site, tmp_path):
         gather(collection, web, 10_000, 2)
         assert collection.counts() == {"kept": 40}
     assert max(site.asked.values()) <= 2
+
+
+def test_a_disk_without_room_ends_it_with_the_cure_and_what_is_there_stays(
+    site, tmp_path, monkeypatch
+):
+    listed = [image(site, f"/{number}", png((number, 0, 0))) for number in range(40)]
+    manners = Manners(requests_per_second=10_000.0, allow_hosts=frozenset([site.host]))
+    free = [250_000]
+    monkeypatch.setattr("storage.web.gather.SPACE_SECONDS", 0.0)
+    monkeypatch.setattr("storage.web.gather.free_bytes", lambda folder: free[0])
+
+    def fill(outcome):
+        assert outcome.status == "kept"
+        free[0] -= 10_000
+
+    cure = "Free some space, 0.10 GB at least, and give the same command: it goes on from there"
+    with Web(manners) as web, Collection(tmp_path) as collection:
+        collection.load(listed)
+        free[0] += 100_000_000
+        with pytest.raises(CannotWrite, match=f"{tmp_path}: its disk is almost full.*{cure}"):
+            gather(collection, web, 100_000_000, 2, progress=fill)
+        assert collection.counts() == {"kept": 26, "not asked": 14}
+    assert len(site.asked) <= 28, "those on their way were the last ones"
+    free[0] = 10**9
+    with Web(manners) as web, Collection(tmp_path) as collection:
+        collection.load(listed)
+        assert collection.forget_missing() == 0 and collection.count_due(0.0) == 14
+        gather(collection, web, 100_000_000, 2, progress=fill)
+        assert collection.counts() == {"kept": 40}
+        free[0] = 0
+        gather(collection, web, 100_000_000, 2)  # nothing is to be fetched
+    assert sum(site.asked.values()) <= 42 and len(list(tmp_path.rglob("*.png"))) == 40
 
 
 def test_the_reader_gives_images_and_rows_with_reasons(site, tmp_path):
