@@ -40,9 +40,9 @@ class Features:
         return Features(by_sample, mask)
 
     def without(self) -> "Features":
-        """The same with no reference in any slot [B, K]."""
+        """With no reference in any slot [B, K]: nothing is left to attend to but the null."""
         assert self.mask is not None, "they are complete"
-        return Features(self.of_layer, torch.zeros_like(self.mask))
+        return Features({}, torch.zeros_like(self.mask))
 
 
 class ReferenceAttention(nn.Module):
