@@ -105,7 +105,7 @@ def asked(root: Path, name: str, **request: Any) -> list[Cell]:
 
 def cells_of(root: Path, samples: Artifact, config: SampleRDM) -> list[Cell]:
     """Every sample, its nearest neighbors and its prompt."""
-    run = open_run(root, "shapes")
+    run = open_run(root, config.run)
     opened = open_database(root, config.database or database_of(run), run)
     cells = []
     for record in read_samples(samples):
