@@ -45,8 +45,8 @@ def rows_of(root: Path, run: str) -> dict[str, list[Cell]]:
     rows = {}
     for database, title in DATABASES.items():
         config = SampleRDM(
-            root=root, name=f"emoji-{database}", run=run, texts=KNOWN + HELD_OUT, count=1, database=database,
-            draw={"guidance_scale": 2.0, "steps": 30},
+            root=root, name=f"emoji-{database}", run=run, texts=KNOWN + HELD_OUT, count=1,
+            database=database, draw={"guidance_scale": 2.0, "steps": 30},
         )  # fmt: skip
         samples = sample_rdm(config)
         licences: Counter[str] = Counter()

@@ -32,8 +32,8 @@ class Encoding(Parameters):
     """open_clip model name, or hf-hub:org/repo."""
     weights: str = "openai"
     """open_clip tag, a local file (TAG@FILE where the model's tags differ in use) or directory (as
-    the hub gives it), 'built-in' or
-    'built-in-accessories' (rdm-shapes only), or 'random' (for tests).
+    the hub gives it), 'built-in' (rdm-shapes and rdm-emoji), 'built-in-accessories' (rdm-shapes),
+    or 'random' (for tests).
     """
     precision: Precision = "auto"
     """Of the image tower while it embeds; auto: as the last version, else what this machine is
@@ -60,7 +60,7 @@ class Autoencoding(Parameters):
     """What latents are made with: declared here for all that encode."""
 
     autoencoder: str = "pixels"
-    """'pixels'; rdm-shapes-kl or rdm-shapes-vq for the built-in world at 64 pixels;
+    """'pixels'; rdm-shapes-kl or rdm-shapes-vq for the built-in world at 64 pixels; rdm-emoji-kl;
     autoencoders/NAME (or NAME@ID) for one that `rdm autoencoder` trained; a local diffusers folder
     of an AutoencoderKL or VQModel; or a hub id.
     """
