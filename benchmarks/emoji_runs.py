@@ -45,8 +45,8 @@ class EmojiStudy(BuiltInWorld):
     """Training steps of each network; 0 leaves it out."""
     images: int = Field(150, ge=10, le=100_000)
     """Pictures drawn of known concepts, and as many of held-out ones where there are."""
-    threads: int = Field(1, ge=1, le=64)
-    """CPU threads of a training."""
+    processes: int = Field(1, ge=1, le=64)
+    """Processes of each training."""
 
 
 def prepare(config: EmojiStudy) -> None:
@@ -61,11 +61,12 @@ def prepare(config: EmojiStudy) -> None:
     )  # fmt: skip
     ensured_database(BuildDatabase(**here, shards=TRAIN, **VECTORS))
     encode_latents.ensured(EncodeLatents(**here, shards=TRAIN, autoencoder=AUTOENCODER))
-    # By words, as a name is asked for later; within a style, as every database is of one.
+    # By words, as a name is asked for later. What an image shows is learned from other styles, its
+    # style from other images.
     find_neighbors.ensured(
         FindNeighbors(
             **here, queries=TRAIN, database=TRAIN, k=STORED_NEIGHBORS, search="words",
-            within="style",
+            within="style", in_turns=True,
         )
     )  # fmt: skip
 
@@ -90,6 +91,7 @@ def training_of(config: EmojiStudy, kind: str, steps: int) -> TrainRDM:
         context = context | {"neighbor_dropout": 1.0}
     return TrainRDM(
         root=config.root, name=RUNS[kind], latents=TRAIN, neighbors=TRAIN, database=TRAIN,
-        model=model, context=context, reporting=preset["reporting"], threads=config.threads,
+        model=model, context=context, reporting=preset["reporting"], threads=1,
+        processes=config.processes,
         training=preset["training"] | {"steps": steps, "seed": config.seed},
     )  # fmt: skip

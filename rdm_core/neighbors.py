@@ -87,6 +87,32 @@ def search_neighbors(
     return rows, scores
 
 
+def taken_in_turns(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 and scores float32 [Q, k] of two searches, nearest first -> as many of both, a row
+    of the first and one of the second in turns, each row once; where one has no more, the other's.
+    """
+    rows = np.full(first[0].shape, NO_ROW, dtype=np.int64)
+    scores = np.full(rows.shape, NO_SCORE, dtype=np.float32)
+    for query in range(len(rows)):
+        taken: dict[int, float] = {}
+        lists = []
+        for found, of_found in (first, second):
+            pairs = zip(found[query].tolist(), of_found[query].tolist(), strict=True)
+            lists.append([pair for pair in pairs if pair[0] != NO_ROW])
+        while len(taken) < rows.shape[1] and any(lists):
+            for left in lists:
+                while left and left[0][0] in taken:
+                    left.pop(0)
+                if left and len(taken) < rows.shape[1]:
+                    row, score = left.pop(0)
+                    taken[row] = score
+        rows[query, : len(taken)] = list(taken)
+        scores[query, : len(taken)] = list(taken.values())
+    return rows, scores
+
+
 def _in_group(
     query_groups: np.ndarray, database_groups: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:

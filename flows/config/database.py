@@ -129,6 +129,10 @@ class FindNeighbors(FlowConfig):
     """Only rows with the query's own value in this column are neighbors of it, as if there were a
     database for each value. style: a model learns from them what its images have in common.
     """
+    in_turns: bool = False
+    """within: take neighbors from everywhere and from within in turns, from everywhere first. So a
+    model sees what an image shows in other styles, and its style in other images.
+    """
     score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
     """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated:
     what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
@@ -140,6 +144,8 @@ class FindNeighbors(FlowConfig):
         if self.query_word_dropout and self.search != "words":
             why = f"is for search=words (given: {self.query_word_dropout})"
             raise ValueError(f"query_word_dropout: {why}")
+        if self.in_turns and self.within is None:
+            raise ValueError("in_turns: takes turns with within, which is not set")
         if self.within is not None and self.within == self.group:
             raise ValueError(f"within, group: both are {self.group}, which leaves no neighbor")
         return self

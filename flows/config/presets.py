@@ -322,12 +322,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "emoji": {  # what the run emoji of this package was trained with
         "model": _references(_EMOJI_NETWORK, text_width=128),
         **_EMOJI,
-        "context": {"k": 2, "random_k": True, "from_top": 6, "text_dropout": 0.1},
+        "context": {"k": 2, "text_dropout": 0.1},
     },
     "knn-emoji": {  # the same network, given vectors alone
-        "model": _diffusion({**_EMOJI_NETWORK, "query_token": True}, {"process": "flow"}),
+        "model": _diffusion(
+            {**_EMOJI_NETWORK, "query_token": True, "remove_means": True}, {"process": "flow"}
+        ),
         **_EMOJI,
-        "context": {"k": 4, "random_k": True, "from_top": 8, "query_dropout": 0.1},
+        "context": {"k": 4, "random_k": True, "query_dropout": 0.1},
     },
     **_of_data_sets(),
 }  # fmt: skip

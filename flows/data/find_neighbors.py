@@ -26,7 +26,7 @@ from flows.run.stage import (
     stage_flow,
     stage_task,
 )
-from rdm_core.neighbors import LookUp, search_neighbors
+from rdm_core.neighbors import LookUp, search_neighbors, taken_in_turns
 from rdm_core.search import held
 from rdm_core.words import query_of
 from storage.arrays import open_array
@@ -98,6 +98,8 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
         parameters["group"] = config.group
     if config.within:
         parameters["within"] = config.within
+    if config.in_turns:
+        parameters["in_turns"] = True
     if config.query_word_dropout:
         parameters["query_word_dropout"] = config.query_word_dropout
     if config.most_alike < 1:
@@ -165,10 +167,17 @@ def search_part(
         captions = captions_of(queries)
         looked_up = by_words(database, captions, keys.tolist(), parameters)
         counts["queries without a caption"] = sum(not of_query for of_query in captions)
-    rows, scores = search_neighbors(
-        vectors, groups, _matrix(index.file(VECTORS_FILE)), database_groups, parameters["k"], cap,
-        parameters.get("most_alike", 1.0), looked_up, within,
-    )  # fmt: skip
+    matrix = _matrix(index.file(VECTORS_FILE))
+
+    def nearest(within: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
+        return search_neighbors(
+            vectors, groups, matrix, database_groups, parameters["k"], cap,
+            parameters.get("most_alike", 1.0), looked_up, within,
+        )  # fmt: skip
+
+    rows, scores = nearest(within)
+    if parameters.get("in_turns"):
+        rows, scores = taken_in_turns(nearest(None), (rows, scores))
     counts["lists shorter than k"] = int((rows[:, -1] == NO_ROW).sum())
 
     def write(scratch: Path) -> tuple[int, dict[str, int]]:

@@ -214,8 +214,8 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     for table, sides in tables_with(config):
         # A side is None where its embeddings are not under this root.
         if all(sides.values()):
-            names = ("k", "group", "within", "score_cap", "most_alike", "query_word_dropout")
-            stated = those_of(table.parameters, *names)
+            names = ("k", "group", "within", "in_turns", "score_cap", "most_alike")
+            stated = those_of(table.parameters, *names, "query_word_dropout")
             searched = {"search": searched_by(table), **stated, **sides}
             request = FindNeighbors(root=config.root, name=table.name, **searched)
             made.append(find_neighbors.ensured(request))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rdm_core import neighbors
-from rdm_core.neighbors import search_neighbors
+from rdm_core.neighbors import search_neighbors, taken_in_turns
 from rdm_core.search import NO_ROW, NO_SCORE, search_exact
 
 
@@ -93,6 +93,20 @@ def test_within_a_value_neighbors_are_the_nearest_of_that_value_alone():
     lonely = (np.asarray(["chalk"], dtype=object), styles)
     rows, _ = search_neighbors(vectors[:1], sources[:1], vectors, sources, k=2, within=lonely)
     assert (rows == NO_ROW).all()
+
+
+def test_two_searches_are_taken_in_turns_each_row_once():
+    def of(*lists):
+        rows = np.asarray(lists)
+        return rows, np.where(rows == NO_ROW, NO_SCORE, 1 - rows / 10).astype(np.float32)
+
+    none = int(NO_ROW)
+    rows, scores = taken_in_turns(
+        of([1, 2, 3], [5, 6, none], [none, none, none]), of([3, 4, 5], [5, none, none], [none] * 3)
+    )
+    assert rows.tolist() == [[1, 3, 2], [5, 6, none], [none, none, none]]
+    np.testing.assert_allclose(scores[0], [0.9, 0.7, 0.8], atol=1e-6)
+    assert scores[1, 2] == scores[2, 0] == np.float32(NO_SCORE)
 
 
 def test_planted_duplicates_above_the_cap_are_passed_over():

@@ -188,6 +188,7 @@ def test_words_are_refused_where_there_are_no_captions(entity_world, tmp_path):
         ({"most_alike": 0}, "greater than 0"),
         ({"search": "bm25"}, "'vectors' or 'words'"),
         ({"within": "style", "group": "style"}, "both are style, which leaves no neighbor"),
+        ({"in_turns": True}, "takes turns with within, which is not set"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(values, said):
