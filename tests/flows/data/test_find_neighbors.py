@@ -91,6 +91,22 @@ def test_neighbors_within_a_style_are_all_of_the_querys_own(small_world, root, s
     assert found.mean() > 0.9 and (styles[rows] == styles[:, None])[found].all()
 
 
+def test_neighbors_from_everywhere_and_from_within_are_taken_in_turns(small_world, root):
+    shutil.copytree(small_world.root / "index/shapes", root / "index/shapes")
+    asked = {"root": root, "queries": "shapes", "database": "shapes", "k": 4}
+    tables = {}
+    for name, how in (
+        ("anywhere", {}),
+        ("within", {"within": "style"}),
+        ("turns", {"within": "style", "in_turns": True}),
+    ):
+        table = find_neighbors(FindNeighbors(name=name, **asked, **how))
+        tables[name] = np.asarray(read_columns(table, ["rows"])["rows"].to_pylist())
+    assert (tables["turns"][:, 0] == tables["anywhere"][:, 0]).all()
+    both = tables["anywhere"][:, 0] != tables["within"][:, 0]
+    assert both.any() and (tables["turns"][both, 1] == tables["within"][both, 0]).all()
+
+
 def test_words_of_the_queries_are_left_out_the_same_ones_every_time(entity_world, tmp_path):
     asked = {**SIDES, "k": 4, "search": "words", "query_word_dropout": 0.4}
     tables = []
