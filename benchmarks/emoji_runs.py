@@ -45,6 +45,8 @@ class EmojiStudy(BuiltInWorld):
     """Training steps of each network; 0 leaves it out."""
     images: int = Field(150, ge=10, le=100_000)
     """Pictures drawn of known concepts, and as many of held-out ones where there are."""
+    databases: tuple[str, ...] = (*STYLES, UNSEEN)
+    """Databases that are drawn from."""
     processes: int = Field(1, ge=1, le=64)
     """Processes of each training."""
 

@@ -36,10 +36,12 @@ from flows.model.given import given
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries
 from flows.model.sample import draw
+from rdm_core.autoencoders.measures import reconstruct
 from rdm_core.context import Context
 from rdm_core.emoji.pictures import Pictures, read_pictures
+from rdm_core.features import Features
 from rdm_core.images import fitted, grid
-from rdm_core.judge.copies import known_beside
+from rdm_core.judge.copies import copy_rate, known_beside
 from rdm_core.judge.distances import quality
 from rdm_core.judge.estimates import estimate
 from rdm_core.latents import load_latent_space
@@ -86,7 +88,7 @@ class Bench:
 class Judge:
     """ImageNet features, and classifiers of them that were fitted to known concepts."""
 
-    features: object
+    features: Features
     styles: Probe
     groups: Probe
 
@@ -104,7 +106,7 @@ def main() -> None:
     bench = bench_of(config)
     measured = []
     for kind in (REAL, RETURNED, *config.steps):
-        for style in (*STYLES, UNSEEN):
+        for style in config.databases:
             for part in bench.asked:
                 found = measured_of(bench, kind, style, part)
                 measured.append({"kind": kind, "database": style, "concepts": part, **found})
@@ -119,20 +121,26 @@ def bench_of(config: EmojiStudy) -> Bench:
     pictures = read_pictures([config.path], SIDE)
     embed = imagenet_features(Path(config.root, "imagenet"))
     features = embed(pictures.pixels)
-    # What an autoencoder gives back is a little soft: a judge of styles is to know that too.
-    space = load_latent_space("rdm-emoji-kl")
-    given_back = embed(space.decode(space.final(space.encode(pictures.pixels))))
     known = np.flatnonzero(~pictures.held_out)
     held_out = np.flatnonzero(pictures.held_out)
-    both = np.concatenate([features[known], given_back[known]])
-    groups = [group for group, _ in pictures.groups]
+    # What an autoencoder gives back is a little soft: a judge is to know that too.
+    softened = known[::4]
+    space = load_latent_space("rdm-emoji-kl")
+
+    def given_back(rows: np.ndarray) -> np.ndarray:
+        return embed(reconstruct(space.autoencoder, pictures.pixels[rows])[0])
+
+    learned = np.concatenate([features[known], given_back(softened)])
+    tested = {"pictures": features[held_out], "given back": given_back(held_out)}
     probes = {}
-    for name, labels in (("style", pictures.styles), ("group", groups)):
-        of_known = [labels[row] for row in known]
-        probes[name] = probe_of(both, of_known * 2)
+    for name, labels in (
+        ("style", pictures.styles),
+        ("group", [group for group, _ in pictures.groups]),
+    ):
+        probes[name] = probe_of(learned, [labels[row] for row in (*known, *softened)])
         truth = [labels[row] for row in held_out]
-        for what, these in (("pictures", features), ("given back", given_back)):
-            guessed = probes[name].predicted(these[held_out])
+        for what, these in tested.items():
+            guessed = probes[name].predicted(these)
             right = np.mean([a == b for a, b in zip(guessed, truth, strict=True)])
             print(f"judge of the {name}, held-out concepts, {what}: {100 * right:.1f} % right")
     return Bench(config, pictures, features, Judge(embed, probes["style"], probes["group"]))
@@ -146,7 +154,7 @@ def measured_of(bench: Bench, kind: str, style: str, part: str) -> dict[str, flo
         drawn = pictures.pixels[same_concepts(pictures, style, concepts)]
     else:
         drawn = drawn_by(bench, kind, style, [pictures.texts[row][0] for row in rows])
-    found = bench.judge.features(drawn)  # type: ignore[operator]
+    found = bench.judge.features(drawn)
     # Pictures of the style itself would find themselves, where they are real.
     others = [row for row, of in enumerate(pictures.styles) if of != style or kind != REAL]
     right = shows_what_it_is_called(
@@ -162,8 +170,6 @@ def measured_of(bench: Bench, kind: str, style: str, part: str) -> dict[str, flo
     known = known_beside(bench.features[trained], bench.features[unseen])
     near = quality(found, real, known)
     of_database = known_beside(real, bench.features[unseen])
-    from rdm_core.judge.copies import copy_rate
-
     return {
         "name": float(right.mean()),
         "low": estimate(right).low,
@@ -225,7 +231,7 @@ def line_of(measured: dict[str, float | str]) -> str:
 def picture(bench: Bench, kinds: Sequence[str]) -> Image.Image:
     """For each style a row of each kind: what the database holds nearest, then what is drawn."""
     cells: list[np.ndarray] = []
-    for style in (*STYLES, UNSEEN):
+    for style in bench.config.databases:
         for kind in (RETURNED, *kinds):
             cells += [fitted(one) for one in drawn_by(bench, kind, style, SHOWN)]
     return Image.fromarray(grid(cells, columns=len(SHOWN)))
