@@ -22,6 +22,10 @@ from flows.data.import_images import import_images
 from flows.model.train_rdm import train_rdm
 
 TRAIN = "emoji-train"
+IMAGES = "images"
+"""Of the name of a database whose vectors are of pictures alone, which a query takes the place of:
+emoji-train-images, noto-images. Those of documents serve networks that read neighbors whole.
+"""
 STYLES = ("noto", "twemoji", "fluent")
 """Those that are trained on."""
 UNSEEN = "openmoji"
@@ -62,15 +66,26 @@ def prepare(config: EmojiStudy) -> None:
         )
     )  # fmt: skip
     ensured_database(BuildDatabase(**here, shards=TRAIN, **VECTORS))
+    of_images = VECTORS | {"of": "image"}
+    for name in (TRAIN, *STYLES, UNSEEN):
+        shards = {"shards": name, "name": f"{name}-{IMAGES}"}
+        ensured_database(BuildDatabase(root=config.root, **shards, **of_images))
     encode_latents.ensured(EncodeLatents(**here, shards=TRAIN, autoencoder=AUTOENCODER))
     # By words, as a name is asked for later. What an image shows is learned from other styles, its
     # style from other images.
-    find_neighbors.ensured(
-        FindNeighbors(
-            **here, queries=TRAIN, database=TRAIN, k=STORED_NEIGHBORS, search="words",
-            within="style", in_turns=True,
-        )
-    )  # fmt: skip
+    for kind in (REFERENCES, NEIGHBORS):
+        name = database_of(kind, TRAIN)
+        find_neighbors.ensured(
+            FindNeighbors(
+                root=config.root, name=name, queries=name, database=name, k=STORED_NEIGHBORS,
+                search="words", within="style", in_turns=True,
+            )
+        )  # fmt: skip
+
+
+def database_of(kind: str, images: str) -> str:
+    """The database of some images that a kind of network draws from."""
+    return images if kind == REFERENCES else f"{images}-{IMAGES}"
 
 
 def train(config: EmojiStudy) -> None:
@@ -92,7 +107,8 @@ def training_of(config: EmojiStudy, kind: str, steps: int) -> TrainRDM:
     if kind == WITHOUT:
         context = context | {"neighbor_dropout": 1.0}
     return TrainRDM(
-        root=config.root, name=RUNS[kind], latents=TRAIN, neighbors=TRAIN, database=TRAIN,
+        root=config.root, name=RUNS[kind], latents=TRAIN, neighbors=database_of(kind, TRAIN),
+        database=database_of(kind, TRAIN),
         model=model, context=context, reporting=preset["reporting"], threads=1,
         processes=config.processes,
         training=preset["training"] | {"steps": steps, "seed": config.seed},

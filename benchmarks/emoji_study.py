@@ -27,10 +27,12 @@ from benchmarks.emoji_runs import (
     STYLES,
     UNSEEN,
     EmojiStudy,
+    database_of,
     prepare,
     train,
 )
 from flows.config.arguments import configured, root_argument
+from flows.data.database import OpenDatabase
 from flows.judge.trial import database_images
 from flows.model.given import given
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
@@ -197,9 +199,10 @@ def same_concepts(pictures: Pictures, style: str, concepts: Sequence[str]) -> li
 def drawn_by(bench: Bench, kind: str, style: str, names: Sequence[str]) -> np.ndarray:
     """Pictures uint8 [N, SIDE, SIDE, 3] of some names out of a style's database."""
     root = bench.config.root
-    run = open_run(root, RUNS[REFERENCES if kind == RETURNED else kind])
-    database = open_database(root, style, run)
-    retrieved = retrieved_for(run, style, kind, names, root)
+    by = REFERENCES if kind == RETURNED else kind
+    run = open_run(root, RUNS[by])
+    database = open_database(root, database_of(by, style), run)
+    retrieved = retrieved_for(run, database, kind, names)
     if kind == RETURNED:
         return database_images(database, retrieved.rows[:, 0])
     context: Context = given(run, retrieved, database, names)
@@ -208,10 +211,9 @@ def drawn_by(bench: Bench, kind: str, style: str, names: Sequence[str]) -> np.nd
 
 
 def retrieved_for(
-    run: OpenRun, style: str, kind: str, names: Sequence[str], root: Path
+    run: OpenRun, database: OpenDatabase, kind: str, names: Sequence[str]
 ) -> Retrieved:
     """The contexts of some names out of a style's database."""
-    database = open_database(root, style, run)
     queries = text_queries(run, [f"a {name}" for name in names], "words")
     strategy = query_and_neighbors if kind == QUERY else neighbors_only
     return strategy(queries, database.by_words, K.get(kind, 1))

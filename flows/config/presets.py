@@ -325,8 +325,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "context": {"k": 2, "text_dropout": 0.1},
     },
     "knn-emoji": {  # the same network, given vectors alone
-        "model": _diffusion({**_EMOJI_NETWORK, "query_token": True}, {"process": "flow"}),
+        "model": _diffusion(
+            {**_EMOJI_NETWORK, "query_token": True, "remove_means": True}, {"process": "flow"}
+        ),
         **_EMOJI,
+        "upstream": {**_EMOJI["upstream"], "of": "image"},
         "context": {"k": 4, "random_k": True, "query_dropout": 0.1},
     },
     **_of_data_sets(),
