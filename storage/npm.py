@@ -180,7 +180,8 @@ def _pack(wanted: str, scratch: Path, folder: Path, timeout_seconds: float) -> P
     """Have npm put a package into `scratch`, which is empty. Raises SourceError."""
     where = f"npm pack {wanted}"
     command = [
-        *npm_command(), "pack", wanted, "--ignore-scripts", "--pack-destination", str(scratch),
+        *npm_command(), "pack", wanted, "--ignore-scripts", "--pack-destination",
+        str(scratch.resolve()),  # it runs in that folder, to which a relative path would be another
         "--no-update-notifier", *_IMPATIENT,
     ]  # fmt: skip
     copied = f"Or run `{where}` where it works, and copy the file to {folder}."

@@ -12,7 +12,7 @@ from flows.data.build_database import ensured_database
 from flows.data.import_images import import_images
 from flows.run.progress import Clock
 from flows.run.revisions import plan_of
-from flows.run.stage import building, kept, published, single_part, stage_task
+from flows.run.stage import building, published, single_part, stage_task
 from rdm_core import emoji
 from storage.artifact import Artifact
 from storage.atomic import sha256_file
@@ -64,9 +64,7 @@ def install_run(root: Path) -> Artifact:
         if file.is_file():
             hashes[file.relative_to(emoji.RUN).as_posix()] = sha256_file(file)
     with building(root, plan_of("runs", "emoji", {"part_of": "rdm", "files": hashes}, {})) as build:
-        if build.finished:
-            return kept(build)
-        return published(build, copy_run(build), clock)
+        return build.finished or published(build, copy_run(build), clock)
 
 
 @stage_task(name="copy-run")

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -64,6 +65,13 @@ def test_a_copy_of_the_right_package_needs_no_npm(registry, tmp_path, monkeypatc
     package = package_of(registry, NAME, VERSION, {"a.json": {}})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert fetch_package(NAME, VERSION, registry, package.integrity).was_kept
+
+
+def test_a_folder_may_be_named_from_where_one_is(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package_of(registry, NAME, VERSION, {"a.json": {}})
+    package = fetch_package(NAME, VERSION, Path("here/p"))
+    assert (tmp_path / package.path).is_file() and package.path.parent == Path("here/p")
 
 
 def test_a_version_that_there_is_not_is_told_in_npms_words(registry, tmp_path):
