@@ -179,7 +179,9 @@ def measured_of(bench: Bench, kind: str, style: str, part: str) -> dict[str, flo
     unseen = [row for row, of in enumerate(pictures.styles) if of in STYLES and row not in trained]
     known = known_beside(bench.features[trained], bench.features[unseen])
     near = quality(found, real, known)
-    of_database = known_beside(real, bench.features[unseen])
+    # Of other styles: the database's own pictures would set a threshold of nothing.
+    strangers = [row for row in unseen if pictures.styles[row] != style]
+    of_database = known_beside(real, bench.features[strangers])
     return {
         "name": float(right.mean()),
         "low": estimate(right).low,
