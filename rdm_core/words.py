@@ -20,6 +20,10 @@ K1, B = 1.5, 0.75
 """How soon more of one word counts no more, and how much less a word of a long caption counts."""
 
 
+ARTICLES = frozenset({"a", "an", "the"})
+"""What a prompt begins with and no picture shows."""
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, in small letters. None is left out: common ones count next to nothing
     by themselves.
@@ -40,6 +44,14 @@ def query_of(text: str, dropout: float = 0.0, key: str = "") -> list[str]:
     rolls = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(len(words))
     kept = [word for word, roll in zip(words, rolls, strict=True) if roll >= dropout]
     return kept or [words[int(rolls.argmax())]]
+
+
+def prompt_of(text: str) -> list[str]:
+    """The words that are looked up for a prompt: those of `query_of` without articles, unless it
+    has no others. People write "a goose", and where captions are names, a letter is a thing.
+    """
+    words = query_of(text)
+    return [word for word in words if word not in ARTICLES] or words
 
 
 class WordIndex:

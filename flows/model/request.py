@@ -36,7 +36,7 @@ from rdm_core.retrieve import (
     query_only,
     retrieval_counts,
 )
-from rdm_core.words import query_of
+from rdm_core.words import prompt_of
 from storage.artifact import open_artifact
 from storage.neighbors import read_neighbors
 
@@ -158,7 +158,7 @@ def weaker_run(config: SampleRDM, run: OpenRun) -> OpenRun:
 
 def text_queries(run: OpenRun, texts: Sequence[str], search: Search = "vectors") -> Queries:
     """Prompts as queries, whose neighbors are looked up by vectors or by words."""
-    words = [query_of(text) for text in texts] if search == "words" else None
+    words = [prompt_of(text) for text in texts] if search == "words" else None
     return Queries(*run.encoder.encode_texts(list(texts)), texts=True, words=words)
 
 

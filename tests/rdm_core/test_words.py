@@ -11,7 +11,7 @@ import pytest
 from rdm_core.errors import RequestError
 from rdm_core.search import NO_ROW, NO_SCORE
 from rdm_core.shapes import entities
-from rdm_core.words import K1, B, WordIndex, query_of, words_of
+from rdm_core.words import K1, B, WordIndex, prompt_of, query_of, words_of
 
 CAPTIONS = [
     ["a photograph of a vorta on a dark background"],
@@ -134,3 +134,10 @@ def test_the_library_says_nothing_of_its_own(caplog):
     with caplog.at_level(logging.DEBUG):
         WordIndex([["a red circle"], ["a blue star"]]).search([["red"]], 1)
     assert not [record for record in caplog.records if record.name == "bm25s"]
+
+
+def test_articles_of_a_prompt_are_not_looked_up_unless_there_is_nothing_else():
+    assert prompt_of("A goose, the goose") == ["goose"]
+    assert prompt_of("the a") == ["the", "a"]
+    index = WordIndex([["A button (blood type)"], ["goose", "bird"]])
+    assert index.search([prompt_of("a goose")], 2)[0].tolist() == [[1, NO_ROW]]
