@@ -178,7 +178,7 @@ def test_an_identity_survives_json(vit):
             "/no/such/file.safetensors",
             r"file.safetensors' are neither a tag nor a file",
         ),
-        ("ViT-B-32", BUILT_IN, r"ViT-B-32.*holds no weights of it.*rdm-shapes"),
+        ("ViT-B-32", BUILT_IN, r"ViT-B-32.*holds no such weights of it.*rdm-shapes"),
         (
             "ViT-B-16-plus-240",
             str(shapes.WEIGHTS),

@@ -49,7 +49,7 @@ def test_other_steps_change_the_training_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "preset, what",
-    [("coco", "there is no 'coco'. Take one of coco-256-8gb, coco-256,"),
+    [("coco", "there is no 'coco'. Take one of emoji, knn-emoji, coco-256-8gb,"),
      ("shapes", "'shapes' does not say which images it is for")],
 )  # fmt: skip
 def test_a_preset_that_cannot_be_planned_is_refused(tmp_path, preset, what):
@@ -59,4 +59,5 @@ def test_a_preset_that_cannot_be_planned_is_refused(tmp_path, preset, what):
 
 def test_all_presets_of_data_sets_say_which_images_they_are_for():
     for name, preset in PRESETS.items():
-        assert ("upstream" in preset) == name.startswith(("coco-", "openimages-", "wikiart-"))
+        of_data = name.startswith(("coco-", "openimages-", "wikiart-")) or "emoji" in name
+        assert ("upstream" in preset) == of_data
