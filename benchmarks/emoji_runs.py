@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from benchmarks.study_runs import side_by_side
+from flows.config.acquire import EMOJI_RUN
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors
 from flows.config.images import ImportImages
 from flows.config.judge import BuiltInWorld
@@ -15,7 +16,7 @@ from flows.config.parameters import Count
 from flows.config.presets import PRESETS
 from flows.config.train import TrainRDM
 from flows.data.build_database import ensured_database
-from flows.data.emoji_databases import SIDE_PIXELS, VECTORS, build_databases
+from flows.data.emoji_databases import SIDE_PIXELS, VECTORS, build_databases, install_run
 from flows.data.encode_latents import encode_latents
 from flows.data.find_neighbors import find_neighbors
 from flows.data.import_images import import_images
@@ -32,6 +33,8 @@ UNSEEN = "openmoji"
 """The style that no training has seen."""
 AUTOENCODER = "rdm-emoji-kl"
 STORED_NEIGHBORS = 12
+SEARCHING = {name: PRESETS["emoji"]["upstream"][name] for name in ("search", "within", "in_turns")}
+"""How the neighbors of a training are found."""
 REFERENCES, QUERY, NEIGHBORS, WITHOUT = "references", "query+neighbors", "neighbors", "without"
 RUNS = {
     REFERENCES: "emoji-references", QUERY: "emoji-knn", NEIGHBORS: "emoji-rdm",
@@ -46,7 +49,9 @@ class EmojiStudy(BuiltInWorld):
     path: Path = Path("datasets/emoji")
     """Folder of `rdm acquire emoji`."""
     steps: dict[str, Count] = Field({REFERENCES: 3000, QUERY: 2000, NEIGHBORS: 2000, WITHOUT: 2000})
-    """Training steps of each network; 0 leaves it out."""
+    """Network -> its training steps; one that is not named is neither trained nor judged."""
+    shipped: bool = False
+    """Judge the run of this package in place of a network of references that is trained here."""
     images: int = Field(150, ge=10, le=100_000)
     """Pictures drawn of known concepts, and as many of held-out ones where there are."""
     databases: tuple[str, ...] = (*STYLES, UNSEEN)
@@ -58,6 +63,8 @@ class EmojiStudy(BuiltInWorld):
 def prepare(config: EmojiStudy) -> None:
     """A database of each style, and all that a training reads."""
     build_databases(config.root, config.path, (*STYLES, UNSEEN))
+    if config.shipped:
+        install_run(config.root)
     here: dict[str, Any] = {"root": config.root, "name": TRAIN}
     import_images.ensured(
         ImportImages(
@@ -78,7 +85,7 @@ def prepare(config: EmojiStudy) -> None:
         find_neighbors.ensured(
             FindNeighbors(
                 root=config.root, name=name, queries=name, database=name, k=STORED_NEIGHBORS,
-                search="words", within="style", in_turns=True,
+                **SEARCHING,
             )
         )  # fmt: skip
 
@@ -88,11 +95,17 @@ def database_of(kind: str, images: str) -> str:
     return images if kind == REFERENCES else f"{images}-{IMAGES}"
 
 
+def run_of(config: EmojiStudy, kind: str) -> str:
+    """The run of a kind of network."""
+    return EMOJI_RUN if kind == REFERENCES and config.shipped else RUNS[kind]
+
+
 def train(config: EmojiStudy) -> None:
     """Every network, as many side by side as there are cores."""
     trainings = []
     for kind, steps in config.steps.items():
-        trainings.append(training_of(config, kind, steps))
+        if run_of(config, kind) == RUNS[kind]:
+            trainings.append(training_of(config, kind, steps))
     side_by_side(train_rdm.ensured, *trainings)
 
 

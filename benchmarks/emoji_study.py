@@ -29,12 +29,12 @@ from benchmarks.emoji_runs import (
     NEIGHBORS,
     QUERY,
     REFERENCES,
-    RUNS,
     STYLES,
     UNSEEN,
     EmojiStudy,
     database_of,
     prepare,
+    run_of,
     train,
 )
 from flows.config.arguments import configured, root_argument
@@ -209,8 +209,8 @@ def same_concepts(pictures: Pictures, style: str, concepts: Sequence[str]) -> li
 def drawn_by(bench: Bench, kind: str, style: str, names: Sequence[str]) -> np.ndarray:
     """Pictures uint8 [N, SIDE, SIDE, 3] of some names out of a style's database."""
     root = bench.config.root
-    by = REFERENCES if kind == RETURNED else kind
-    run = open_run(root, RUNS[by])
+    by = next(iter(bench.config.steps)) if kind == RETURNED else kind
+    run = open_run(root, run_of(bench.config, by))
     database = open_database(root, database_of(by, style), run)
     retrieved = retrieved_for(run, database, kind, names)
     if kind == RETURNED:

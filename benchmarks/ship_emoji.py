@@ -8,13 +8,12 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from flows.config.arguments import root_argument
 from rdm_core import emoji
 from rdm_core.families import read_facts
-from rdm_core.weights import model_card
+from rdm_core.weights import halved, model_card
 from storage.artifact import open_artifact
 
 
@@ -56,14 +55,6 @@ def ship(weights: Path, out: Path) -> int:
 
 LICENCES = {"Apache-2.0": 1433, "CC-BY-4.0": 1433, "MIT": 1433}
 """Of the pictures it was trained on: Noto, Twemoji, Fluent, a picture a known concept."""
-
-
-def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, those of numbers with a point in half precision."""
-    half = {}
-    for name, value in state.items():
-        half[name] = (value.half() if value.is_floating_point() else value).contiguous()
-    return half
 
 
 if __name__ == "__main__":

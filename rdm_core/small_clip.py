@@ -9,11 +9,19 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import open_clip
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rdm_core.weights import halved
+
+EMBEDDED_TOGETHER = 256
 
 
 def register(config: Path, merges: Path) -> None:
@@ -83,3 +91,23 @@ def _join(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
         else:
             joined.append(piece)
     return tuple(joined)
+
+
+def save(model: open_clip.CLIP, path: Path) -> None:
+    """Write the weights in half precision, which open_clip widens again on loading."""
+    save_file(halved(model.state_dict()), path)
+
+
+@torch.inference_mode()
+def embed_images(
+    model: open_clip.CLIP,
+    preprocess: Callable[[Image.Image], torch.Tensor],
+    pictures: Sequence[np.ndarray] | np.ndarray,
+) -> torch.Tensor:
+    """Unit vectors [N, D] of uint8 pictures [side, side, 3]."""
+    vectors = []
+    for start in range(0, len(pictures), EMBEDDED_TOGETHER):
+        some = pictures[start : start + EMBEDDED_TOGETHER]
+        batch = torch.stack([preprocess(Image.fromarray(picture)) for picture in some])
+        vectors.append(model.encode_image(batch, normalize=True))
+    return torch.cat(vectors)

@@ -1,6 +1,10 @@
-"""The model card of a weights folder: what was learned, from which data, with which licences."""
+"""What lies in a weights folder beside the weights, and how weights are shipped: the model card,
+which says what was learned, from which data, with which licences; and half precision.
+"""
 
 from collections.abc import Mapping
+
+import torch
 
 from rdm_core.families.facts import RunFacts
 
@@ -43,3 +47,13 @@ the database that they come from can be changed without training.
 Use: `rdm sample --run {name} --text "..."`, or `rdm_core.families.load_model`. All that is known of
 the model stands in `model.json`.
 """
+
+
+def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model, those of numbers with a point in half precision: as this package
+    ships weights.
+    """
+    half = {}
+    for name, value in state.items():
+        half[name] = (value.half() if value.is_floating_point() else value).contiguous()
+    return half

@@ -1,4 +1,6 @@
-"""Neighbor table: for each query its nearest database rows, nearest first."""
+"""Neighbor table: for each query its nearest database rows, nearest first; those of two searches in
+turns, where the plan says `in_turns`.
+"""
 
 from pathlib import Path
 

@@ -51,12 +51,10 @@ def edited(artifact: Any) -> Answer:
     return "\n".join(lines), value
 
 
-EMOJI_RUN = "emoji"
-"""The run that comes with the databases of emoji."""
-
-
 def acquired(record: Any) -> Answer:
     """What came of fetching a data set."""
+    from flows.config.acquire import EMOJI_RUN
+
     lines = []
     for file in record.get("files", []):
         lines.append(f"{file['name']}: {file['status']}, {file['bytes']:,} bytes")

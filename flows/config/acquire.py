@@ -14,6 +14,8 @@ Sign = Literal["robots.txt", "Content-Signal", "Content-Usage", "X-Robots-Tag", 
 
 Style = Literal["noto", "twemoji", "fluent", "openmoji", "noto_v1", "emojione"]
 """A set of emoji: those of storage.emoji."""
+EMOJI_RUN = "emoji"
+"""The run of this package that is put beside the databases of emoji."""
 
 
 class PublishedFile(Parameters):

@@ -76,6 +76,34 @@ class Autoencoding(Parameters):
         return {name: getattr(self, name) for name in Autoencoding.model_fields}
 
 
+class Searching(Parameters):
+    """Which rows are neighbors: declared here for all that make a table of them."""
+
+    search: Search = "vectors"
+    """vectors: the rows whose vectors are nearest to the query's. words: those whose captions have
+    the words of the query's first caption, rare ones before all (BM25): names that no encoder has
+    learned are found. The first alone, as a prompt is one text too.
+    """
+    within: Literal["author", "style", "source_url"] | None = None
+    """Only rows with the query's own value in this column are neighbors of it, as if there were a
+    database for each value. style: a model learns from them what its images have in common.
+    """
+    in_turns: bool = False
+    """within: take neighbors from everywhere and from within in turns, from everywhere first. So a
+    model sees what an image shows in other styles, and its style in other images.
+    """
+
+    def searching(self) -> dict[str, Any]:
+        """These parameters, to hand on."""
+        return {name: getattr(self, name) for name in Searching.model_fields}
+
+    @model_validator(mode="after")
+    def _takes_turns_with_something(self) -> "Searching":
+        if self.in_turns and self.within is None:
+            raise ValueError("in_turns: takes turns with within, which is not set")
+        return self
+
+
 class BuildDatabase(Encoding, FlowConfig):
     """shards -> embeddings -> index: a database that answers which images are nearest."""
 
@@ -99,7 +127,7 @@ class BuildDatabase(Encoding, FlowConfig):
     """Neighbors of each of them."""
 
 
-class FindNeighbors(FlowConfig):
+class FindNeighbors(Searching, FlowConfig):
     """embeddings x database -> neighbor table, exact, the query's own image left out."""
 
     queries: str
@@ -108,11 +136,6 @@ class FindNeighbors(FlowConfig):
     """Database (embeddings and index of one name) that is searched."""
     k: Neighbors = 20
     """Neighbors stored for each query."""
-    search: Search = "vectors"
-    """vectors: the rows whose vectors are nearest to the query's. words: those whose captions have
-    the words of the query's first caption, rare ones before all (BM25): names that no encoder has
-    learned are found. The first alone, as a prompt is one text too.
-    """
     query_word_dropout: float = Field(0.0, ge=0, lt=1)
     """search=words: share of a query's words that are left out, always the same ones of a query
     (RA-CM3, arXiv 2211.12561: 0.2).
@@ -125,14 +148,6 @@ class FindNeighbors(FlowConfig):
     """Rows with the query's own value in this column are no neighbors of it; other crops of its
     image never are.
     """
-    within: Literal["author", "style", "source_url"] | None = None
-    """Only rows with the query's own value in this column are neighbors of it, as if there were a
-    database for each value. style: a model learns from them what its images have in common.
-    """
-    in_turns: bool = False
-    """within: take neighbors from everywhere and from within in turns, from everywhere first. So a
-    model sees what an image shows in other styles, and its style in other images.
-    """
     score_cap: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 1.0
     """Cosine above which a row is a near-duplicate and passed over; 1 passes over none. calibrated:
     what altered copies of the database's images have under its encoder (as `rdm duplicates`), to
@@ -144,8 +159,6 @@ class FindNeighbors(FlowConfig):
         if self.query_word_dropout and self.search != "words":
             why = f"is for search=words (given: {self.query_word_dropout})"
             raise ValueError(f"query_word_dropout: {why}")
-        if self.in_turns and self.within is None:
-            raise ValueError("in_turns: takes turns with within, which is not set")
         if self.within is not None and self.within == self.group:
             raise ValueError(f"within, group: both are {self.group}, which leaves no neighbor")
         return self

@@ -120,7 +120,7 @@ _EMOJI: dict[str, dict[str, Any]] = {
             "concepts": "known", "size": 64, "encoding": "png",
         },
         "autoencoder": "rdm-emoji-kl", "encoder": "rdm-emoji", "weights": "built-in",
-        "of": "document", "k": 12,
+        "of": "document", "k": 12, "search": "words", "within": "style", "in_turns": True,
     },
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from flows.config.database import Autoencoding, Encoding
+from flows.config.database import Autoencoding, Encoding, Searching
 from flows.config.images import AnyImages
 from flows.config.parameters import (
     Count,
@@ -85,7 +85,7 @@ class ConvertOriginal(FlowConfig):
         return self
 
 
-class Upstream(Autoencoding, Encoding):
+class Upstream(Searching, Autoencoding, Encoding):
     """How `train-rdm` makes what it finds missing; what is there is used as it is."""
 
     images: AnyImages | None = None

@@ -1,28 +1,28 @@
 """The pictures of emoji -> a database of each style, and the run that draws from them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-from flows.config.acquire import AcquireEmoji
+from flows.config.acquire import EMOJI_RUN, AcquireEmoji
 from flows.config.database import BuildDatabase
 from flows.config.images import ImportImages
 from flows.data.build_database import ensured_database
 from flows.data.import_images import import_images
-from flows.run.progress import Clock
+from flows.run.progress import Clock, say
 from flows.run.revisions import plan_of
 from flows.run.stage import building, published, single_part, stage_task
 from rdm_core import emoji
-from storage.artifact import Artifact
+from storage.artifact import Artifact, open_artifact
 from storage.atomic import sha256_file
 from storage.build import Build
+from storage.errors import ArtifactMissing
 from storage.manifest import Part
 
 SIDE_PIXELS = 64
 """Of the crops: what the autoencoder and the run of this package were trained on."""
-
-
 VECTORS: dict[str, Any] = {
     "encoder": "rdm-emoji", "weights": "built-in", "of": "document", "precision": "float32",
 }  # fmt: skip
@@ -36,7 +36,8 @@ def build_emoji(config: AcquireEmoji) -> dict[str, str]:
     this package --copy--> run
     """
     made = build_databases(config.root, config.path, config.styles)
-    return made | {"emoji": install_run(config.root).id}
+    run = install_run(config.root)
+    return made if run is None else made | {EMOJI_RUN: run.id}
 
 
 def build_databases(root: Path, path: Path, styles: Sequence[str]) -> dict[str, str]:
@@ -56,14 +57,21 @@ def build_databases(root: Path, path: Path, styles: Sequence[str]) -> dict[str, 
     return made
 
 
-def install_run(root: Path) -> Artifact:
-    """The run that is part of this package, as the run "emoji" of a root."""
+def install_run(root: Path) -> Artifact | None:
+    """The run that is part of this package, under a root and the name EMOJI_RUN. Where a run of
+    that name was trained there, it stays what the name means: None.
+    """
+    with suppress(ArtifactMissing):
+        if "part_of" not in open_artifact(root, "runs", EMOJI_RUN).parameters:
+            say("acquire", EMOJI_RUN, "a run of that name was trained here, and stays")
+            return None
     clock = Clock()
     hashes = {}
     for file in sorted(emoji.RUN.rglob("*")):
         if file.is_file():
             hashes[file.relative_to(emoji.RUN).as_posix()] = sha256_file(file)
-    with building(root, plan_of("runs", "emoji", {"part_of": "rdm", "files": hashes}, {})) as build:
+    plan = plan_of("runs", EMOJI_RUN, {"part_of": "rdm", "files": hashes}, {})
+    with building(root, plan) as build:
         return build.finished or published(build, copy_run(build), clock)
 
 

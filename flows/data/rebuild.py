@@ -1,5 +1,6 @@
 """One data set from its images to all that training and sampling need: what a schedule runs."""
 
+from flows.config.acquire import AcquireEmoji
 from flows.config.database import BuildDatabase, EncodeLatents, FindNeighbors, Rebuild
 from flows.config.images import ImportImages
 from flows.data.acquire import acquire
@@ -37,7 +38,11 @@ def rebuild(config: Rebuild) -> Artifact:
     """
     if config.acquire is not None:
         look_for_weights(config)
-        acquire(config.acquire)
+        fetched = config.acquire
+        if isinstance(fetched, AcquireEmoji):
+            # Of what is fetched here, the rebuild itself makes the database, in its own root.
+            fetched = fetched.model_copy(update={"databases": False})
+        acquire(fetched)
     look_ahead(config)
     here = {"root": config.root, "name": config.name}
     import_images.ensured(ImportImages(**here, **config.images.model_dump()))

@@ -49,6 +49,7 @@ def make_missing(config: TrainRDM) -> None:
                 queries=queries,
                 database=config.database,
                 k=k,
+                **config.upstream.searching(),
             )
         )
 

@@ -116,6 +116,7 @@ def sample_plan(config: SampleRDM) -> Plan:
         del parameters["search"]
     else:
         parameters["search"] = "words"
+        parameters["articles"] = "not looked up"  # they were once
     return plan_of("samples", config.name, parameters, inputs)
 
 

@@ -20,16 +20,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 
 from rdm_core.emoji import encoder
 from rdm_core.emoji.pictures import Pictures, read_pictures
-from rdm_core.small_clip import learn_merges, write_merges
+from rdm_core.small_clip import embed_images, learn_merges, save, write_merges
 
 SIDE = 64  # of the encoder's input
 CONCEPTS = 96  # a step, each in two styles
@@ -290,28 +288,6 @@ def _outlined(images: torch.Tensor) -> torch.Tensor:
     return images * (1 - edges)
 
 
-def save(model: open_clip.CLIP, path: Path) -> None:
-    """Write the weights in half precision, which open_clip widens again on loading."""
-    state = {}
-    for name, value in model.state_dict().items():
-        state[name] = (value.half() if value.is_floating_point() else value).contiguous()
-    save_file(state, path)
-
-
-@torch.inference_mode()
-def embed(
-    model: open_clip.CLIP,
-    preprocess: Callable[[Image.Image], torch.Tensor],
-    pictures: np.ndarray,
-) -> torch.Tensor:
-    """Unit vectors [N, D] of pictures uint8 [N, side, side, 3]."""
-    vectors = []
-    for start in range(0, len(pictures), 256):
-        batch = [preprocess(Image.fromarray(one)) for one in pictures[start : start + 256]]
-        vectors.append(model.encode_image(torch.stack(batch), normalize=True))
-    return torch.cat(vectors)
-
-
 @torch.inference_mode()
 def recalls(
     model: open_clip.CLIP,
@@ -346,7 +322,7 @@ def report(
     """Print the recalls of each style among known and held-out concepts."""
     was_training = model.training
     model.eval()
-    vectors = embed(model, preprocess, pictures.pixels)
+    vectors = embed_images(model, preprocess, pictures.pixels)
     for style in dict.fromkeys(pictures.styles):
         for held_out in (False, True):
             rows = [

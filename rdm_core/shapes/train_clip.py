@@ -27,10 +27,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 
 from rdm_core.shapes import encoder, world
-from rdm_core.small_clip import learn_merges, write_merges
+from rdm_core.small_clip import embed_images, learn_merges, save, write_merges
 
 SIDES = (32, 64)
 SIDE = 64  # of the encoder's input
@@ -286,31 +285,6 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
     return ((images.clamp(0, 1) - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def save(model: open_clip.CLIP, path: Path) -> None:
-    """Write the weights in half precision, which open_clip widens again on loading."""
-    state = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-    }
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
-
-
-@torch.inference_mode()
-def embed_images(
-    model: open_clip.CLIP,
-    preprocess: Callable[[Image.Image], torch.Tensor],
-    pictures: Sequence[np.ndarray],
-) -> torch.Tensor:
-    """Unit vectors [N, D] of uint8 pictures [side, side, 3]."""
-    batches = [
-        torch.stack(
-            [preprocess(Image.fromarray(picture)) for picture in pictures[start : start + 256]]
-        )
-        for start in range(0, len(pictures), 256)
-    ]
-    return torch.cat([model.encode_image(batch, normalize=True) for batch in batches])
 
 
 @torch.inference_mode()

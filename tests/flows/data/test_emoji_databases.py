@@ -5,10 +5,15 @@ from drawn_icons import false_npm, publish_emoji
 
 from flows.commands.answers import acquired
 from flows.config.acquire import acquisition
+from flows.config.database import Rebuild
 from flows.config.sample import SampleRDM
 from flows.data.acquire import acquire
-from flows.data.emoji_databases import install_run
+from flows.data.emoji_databases import copy_run, install_run
+from flows.data.rebuild import rebuild
 from flows.model.sample import sample_rdm
+from flows.run.progress import Clock
+from flows.run.revisions import plan_of
+from flows.run.stage import building, published
 from rdm_core import emoji
 from rdm_core.families import read_facts
 from storage.artifact import open_artifact
@@ -56,3 +61,22 @@ def test_the_run_says_what_it_was_trained_on_and_never_saw_the_style_for_databas
     assert set(facts.trained_on) >= {"latents", "neighbors", "database"}
     size = sum(file.stat().st_size for file in emoji.RUN.parent.rglob("*") if file.is_file())
     assert size < 24e6
+
+
+def test_a_run_of_that_name_that_was_trained_here_stays(tmp_path, capsys):
+    with building(tmp_path, plan_of("runs", "emoji", {"training": {"steps": 1}}, {})) as build:
+        theirs = published(build, copy_run(build), Clock())
+    assert install_run(tmp_path) is None
+    assert "was trained here, and stays" in capsys.readouterr().err
+    assert open_artifact(tmp_path, "runs", "emoji").id == theirs.id
+
+
+def test_a_rebuild_makes_its_own_database_alone(config):
+    images = {"source": "emoji", "path": config.path, "style": "noto", "size": 64}
+    encoder = {"encoder": "rdm-emoji", "weights": "built-in", "autoencoder": "rdm-emoji-kl"}
+    rebuilt = Rebuild(
+        root=config.root, name="mine", images=images, acquire=config, k=2, **encoder
+    )  # fmt: skip
+    assert rebuild(rebuilt).rows == 3
+    assert [folder.name for folder in (config.root / "embeddings").iterdir()] == ["mine"]
+    assert not (config.root / "runs").exists()

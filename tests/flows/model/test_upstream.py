@@ -86,6 +86,12 @@ def test_of_its_images_alone_everything_is_made_once(stages, tmp_path):
     assert stages == []
 
 
+def test_neighbors_are_found_as_the_preset_says(stages, tmp_path):
+    how = {"search": "words", "within": "style", "in_turns": True}
+    upstream.make_missing(training(tmp_path, images=IMAGES, **how))
+    assert given(stages[-1][1]).items() >= how.items()
+
+
 def test_a_database_of_other_images_has_shards_of_its_own_and_the_queries_are_embedded_too(
     stages, tmp_path
 ):

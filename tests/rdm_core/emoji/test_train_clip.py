@@ -12,6 +12,7 @@ import torch
 from rdm_core.emoji import encoder, train_clip
 from rdm_core.emoji.pictures import Pictures
 from rdm_core.emoji.train_clip import Caption, augment, info_nce, matches, words_of
+from rdm_core.small_clip import embed_images
 
 COLOURS = {"red apple": (220, 20, 20), "blue car": (20, 20, 220), "green leaf": (20, 200, 20)}
 
@@ -104,7 +105,7 @@ def test_a_short_training_tells_colours_apart(pictures, monkeypatch):
     assert told == list(range(1, 61))
     _, _, preprocess = open_clip.create_model_and_transforms(encoder.MODEL_NAME)
     model.eval()
-    vectors = train_clip.embed(model, preprocess, pictures.pixels)
+    vectors = embed_images(model, preprocess, pictures.pixels)
     measured = train_clip.recalls(model, tokenizer, vectors, pictures, range(3), ranks=(1,))
     assert measured == {"R@1": 1.0, "chance@1": pytest.approx(1 / 3)}
 
