@@ -177,12 +177,12 @@ def database_of(run: OpenRun) -> str:
 
 
 def known_database(run: Artifact, database: Any) -> Any:
-    """What a run says of its database. Raises RequestError when it was converted and says
-    nothing.
+    """What a run says of its database. Raises RequestError when it says nothing: it was converted,
+    or is part of this package.
     """
     if database is None:
         cure = "Name one: --database NAME; or ask with --set context=query, which needs none."
-        raise RequestError(f"run {run.name!r}", "was converted and knows no database", cure)
+        raise RequestError(f"run {run.name!r}", "comes without a database of its own", cure)
     return database
 
 

@@ -149,7 +149,7 @@ def test_a_released_checkpoint_draws_from_any_database_of_its_encoder(
     unconditional = sample_rdm(SampleRDM(name="released-alone", database="sketches", **asked))
     assert all(len(record["neighbor_keys"]) == 3 for record in read_samples(unconditional))
     with pytest.raises(
-        RequestError, match="was converted and knows no database. Name one: --database"
+        RequestError, match="comes without a database of its own. Name one: --database"
     ):
         sample_rdm(SampleRDM(name="nothing", texts=("a red circle",), **asked))
 
