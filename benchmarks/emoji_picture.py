@@ -56,7 +56,10 @@ def rows_of(root: Path, run: str) -> dict[str, list[Cell]]:
             authors.update(record["authors"])
         first, *others = [author for author, _ in authors.most_common()]
         by = f"{first} and {len(others)} others" if others else first
-        rows[f"{title}; {', '.join(licences)}, by {by}"] = cells_of(root, samples, config)
+        cells = []
+        for image, near, text in cells_of(root, samples, config):
+            cells.append((image, near, f"{text} (held out)" if text in HELD_OUT else text))
+        rows[f"{title}; {', '.join(licences)}, by {by}"] = cells
     return rows
 
 
