@@ -136,7 +136,8 @@ class Coco(DataSet):
 
 class OpenImages(DataSet):
     """Photographs of Flickr with their licences and authors: {train,validation,test}/<ImageID>.jpg,
-    the lists image_ids_and_rotation.csv, *-annotations-bbox.csv, class-descriptions-boxable.csv.
+    the lists image_ids_and_rotation.csv, *-annotations-bbox.csv, class-descriptions-boxable.csv;
+    for labels of whole images *-annotations-human-imagelabels.csv, oidv7-class-descriptions.csv.
     """
 
     source: Literal["openimages"] = "openimages"

@@ -7,7 +7,8 @@ is a setting, and what is published about a file is checked when it is fetched.
   recorded them (tensorflow_datasets/url_checksums/coco.txt). Its images are under the terms of
   Flickr, its annotations CC BY 4.0 (cocodataset.org/#termsofuse).
 - Open Images: the addresses that FiftyOne asks (fiftyone/utils/openimages.py) and those of
-  https://storage.googleapis.com/openimages/web/download_v7.html; images from the bucket that
+  https://storage.googleapis.com/openimages/web/download_v7.html (labels of whole images:
+  #image-labels-subset, as vipy/dataset and others ask for them); images from the bucket that
   openimages/dataset (downloader.py) names. No hashes are published. Annotations CC BY 4.0; images
   are "listed as having a CC BY 2.0 license", without warranty.
 - WikiArt: the README of cs-chan/ArtGAN ("WikiArt Dataset"): for non-commercial research only, and
@@ -60,6 +61,16 @@ OPEN_IMAGES: dict[str, dict[str, Any]] = {
     ),
     "validation-annotations-bbox.csv": _file(f"{_OPEN_IMAGES}/v5/validation-annotations-bbox.csv"),
     "test-annotations-bbox.csv": _file(f"{_OPEN_IMAGES}/v5/test-annotations-bbox.csv"),
+    "oidv7-class-descriptions.csv": _file(f"{_OPEN_IMAGES}/v7/oidv7-class-descriptions.csv"),
+    "oidv7-train-annotations-human-imagelabels.csv": _file(
+        f"{_OPEN_IMAGES}/v7/oidv7-train-annotations-human-imagelabels.csv"
+    ),
+    "oidv7-val-annotations-human-imagelabels.csv": _file(
+        f"{_OPEN_IMAGES}/v7/oidv7-val-annotations-human-imagelabels.csv"
+    ),
+    "oidv7-test-annotations-human-imagelabels.csv": _file(
+        f"{_OPEN_IMAGES}/v7/oidv7-test-annotations-human-imagelabels.csv"
+    ),
 }
 OPEN_IMAGES_BUCKET = "https://open-images-dataset.s3.amazonaws.com"
 """Its images are <bucket>/<split>/<ImageID>.jpg, at most 1024 pixels on the long side."""

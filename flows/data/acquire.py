@@ -25,6 +25,7 @@ from flows.run.progress import Clock, bar, say
 from flows.run.stage import NETWORK_RETRIES, stage_flow, stage_task
 from storage.errors import SourceError, explaining_disk_errors
 from storage.locks import exclusive
+from storage.sources.openimages import ALL_CLASSES, IMAGE_LABELS
 from storage.web.client import Manners, Web
 from storage.web.collection import STATE
 from storage.web.files import (
@@ -133,6 +134,10 @@ def names_of(config: AcquireCoco | AcquireOpenImages | AcquireWikiArt) -> list[s
     for split in config.splits:
         of_split = (f"{split}-", f"oidv6-{split}-")
         names += [name for name in tables.OPEN_IMAGES if name.startswith(of_split)]
+        if config.image_labels:
+            names.append(IMAGE_LABELS[split][0])
+    if config.image_labels:
+        names.append(ALL_CLASSES[0])
     return names
 
 

@@ -1,5 +1,6 @@
 """Which images are fetched one by one: those of a list of addresses, or a choice of Open Images."""
 
+import csv
 import hashlib
 import re
 from collections import Counter
@@ -10,7 +11,14 @@ from pathlib import Path
 from flows.config.acquire import AcquireOpenImages, AcquireUrls
 from flows.run.progress import bar, say
 from storage.errors import SourceError
-from storage.sources.openimages import BOXES, CLASSES, METADATA
+from storage.sources.openimages import (
+    ALL_CLASSES,
+    BOXES,
+    CLASSES,
+    IMAGE_LABELS,
+    METADATA,
+    is_present,
+)
 from storage.sources.tables import CsvTable
 from storage.web.client import Web
 from storage.web.collection import (
@@ -73,21 +81,40 @@ def _chosen(config: AcquireOpenImages, wanted: set[str] | None) -> Iterator[tupl
 
 
 def _ids_of_classes(config: AcquireOpenImages) -> set[str]:
-    """The images with a box of one of the classes. Raises SourceError for a class it lacks."""
-    names = {}
-    path = config.path / CLASSES[0]
-    for line in path.read_text(encoding="utf-8").splitlines():
-        label, _, name = line.partition(",")
-        names[name.strip().strip('"').casefold()] = label
-    unknown = [name for name in config.classes if name.casefold() not in names]
+    """The images with one of the classes: a box of it, or, where `image_labels` are asked for, the
+    word of people that it is there. Raises SourceError for a class it lacks.
+    """
+    path = config.path / (ALL_CLASSES[0] if config.image_labels else CLASSES[0])
+    labels_of: dict[str, set[str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.reader(file):
+            if len(row) == 2:
+                # two classes may have one name: "Crane", the bird and the machine
+                labels_of.setdefault(row[1].strip().casefold(), set()).add(row[0])
+    unknown = [name for name in config.classes if name.strip().casefold() not in labels_of]
     if unknown:
-        raise SourceError(path, f"has no class {', '.join(unknown)}", "See the file for its 601.")
-    labels = {names[name.casefold()] for name in config.classes}
+        cure = "See the file for those it has" + (
+            "." if config.image_labels else ", or ask for all: --set image_labels=true."
+        )
+        raise SourceError(path, f"has no class {', '.join(unknown)}", cure)
+    labels: set[str] = set()
+    for name in config.classes:
+        labels |= labels_of[name.strip().casefold()]
     found: set[str] = set()
     for split in config.splits:
-        table = CsvTable(config.path / BOXES[split][0], ("LabelName", "ImageID"), "Fetch it again.")
-        found.update(image_id for _, image_id in table.matching(labels))
+        for _, image_id in _table(config, BOXES[split][0], "LabelName", "ImageID").matching(labels):
+            found.add(image_id)
+        if not config.image_labels:
+            continue
+        table = _table(config, IMAGE_LABELS[split][0], "LabelName", "ImageID", "Confidence")
+        for _, image_id, confidence in table.matching(labels):
+            if is_present(confidence):
+                found.add(image_id)
     return found
+
+
+def _table(config: AcquireOpenImages, name: str, *columns: str) -> CsvTable:
+    return CsvTable(config.path / name, columns, "Fetch it again.")
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

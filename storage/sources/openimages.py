@@ -4,11 +4,14 @@
 <root>/image_ids_and_rotation.csv           author, licence, rotation; or a list a split (METADATA)
 <root>/*-annotations-bbox.csv               optional: boxes, for the labels
 <root>/class-descriptions-boxable.csv       names of the labels, needed where there are boxes
+<root>/*-annotations-human-imagelabels.csv  optional: what people found in the whole image
+<root>/oidv7-class-descriptions.csv         names of all labels, needed where there are those
 <root>/<split>-images-boxable.csv           optional: image_name, image_url
 """
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -48,6 +51,24 @@ BOXES = {
     "test": ("test-annotations-bbox.csv",),
 }
 CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
+IMAGE_LABELS = {
+    "train": (
+        "oidv7-train-annotations-human-imagelabels.csv",
+        "train-annotations-human-imagelabels.csv",
+        "train-annotations-human-imagelabels-boxable.csv",
+    ),
+    "validation": (
+        "oidv7-val-annotations-human-imagelabels.csv",
+        "validation-annotations-human-imagelabels.csv",
+        "validation-annotations-human-imagelabels-boxable.csv",
+    ),
+    "test": (
+        "oidv7-test-annotations-human-imagelabels.csv",
+        "test-annotations-human-imagelabels.csv",
+        "test-annotations-human-imagelabels-boxable.csv",
+    ),
+}
+ALL_CLASSES = ("oidv7-class-descriptions.csv", "class-descriptions.csv")
 
 METADATA_CURE = (
     f"Download {SITE}/2018_04/{ALL_METADATA} into the root folder: licence and author must travel."
@@ -56,7 +77,9 @@ BOXES_CURE = (
     "Download the list again from https://storage.googleapis.com/openimages/web/download_v7.html."
 )
 CLASSES_CURE = f"Download {SITE}/v5/{CLASSES[0]} into the root folder."
+ALL_CLASSES_CURE = f"Download {SITE}/v7/{ALL_CLASSES[0]} into the root folder."
 
+_ONE = re.compile(r"1(\.0*)?")
 _TURN = re.compile(r"[+-]?[0-9]{1,4}(\.0*)?")  # whole degrees: 90, -90, 270.0
 
 
@@ -80,7 +103,8 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
 
     Only files on the disk become rows, as the lists name nine million; how many more they name is
     counted. An image in no list keeps licence and author None and is counted. Where two rows of an
-    image contradict each other, neither is believed. labels: names of the classes that have a box.
+    image contradict each other, neither is believed. labels: names of the classes that have a box
+    or that people confirmed for the whole image (confidence 1; 0 says that it is absent).
     Titles ("DSC_8925") are not captions and are left out; source_url leads to them. A field that is
     no text is left out and counted. ours: the root of this project's files, which is not entered.
     Raises SourceError for a wrong folder, a missing metadata list, a list of which more than one
@@ -107,7 +131,7 @@ def read_openimages(root: Path, split: str = "all", ours: Path | None = None) ->
         notes["without_author"] += image.listed and image.author is None
         notes["without_licence"] += image.listed and image.licence is None
     _read_urls(root, splits, images, notes)
-    _read_boxes(root, splits, images, notes)
+    _read_labels(root, splits, images, notes)
     for source_id, image in images.items():
         rows.append(_row(source_id, image))
     return listing_of(root, rows, notes)
@@ -239,34 +263,70 @@ def _read_urls(
         _count_damage(table, notes)
 
 
-def _read_boxes(
+def _read_labels(
     root: Path, splits: list[str], images: dict[str, _Image], notes: Counter[str]
 ) -> None:
-    """Class names of the boxes into the images, from the lists that are there."""
-    paths = {}
-    for split in splits:
-        path = first_file(root, BOXES[split])
-        if path is None:
-            notes[f"no_box_list_for_{split}"] += 1
-        else:
-            paths[split] = path
-    if not paths:
-        return
-    names = _class_names(first_file(root, CLASSES) or root / CLASSES[0], notes)
-    for path in paths.values():
+    """Class names of boxes and of whole images into the images, from the lists that are there."""
+    boxes = _lists_of(root, splits, BOXES)
+    whole = _lists_of(root, splits, IMAGE_LABELS)
+    names: dict[str, str] = {}
+    if boxes:
+        path = first_file(root, CLASSES) or first_file(root, ALL_CLASSES) or root / CLASSES[0]
+        names |= _class_names(path, CLASSES_CURE, notes)
+    if whole:
+        path = first_file(root, ALL_CLASSES) or root / ALL_CLASSES[0]
+        names |= _class_names(path, ALL_CLASSES_CURE, notes)
+
+    for path in boxes.values():
         table = CsvTable(path, ("ImageID", "LabelName"), BOXES_CURE)
         for source_id, label in table.matching(images):
-            name = names.get(label) or _text_in(label, "classes", notes)
-            notes["boxes"] += 1
-            notes["boxes_of_unnamed_class"] += label not in names
-            if name:
-                images[source_id].labels.add(name)
+            _add_label(images[source_id], label, names, "boxes", notes)
         _count_damage(table, notes)
+    for path in whole.values():
+        table = CsvTable(path, ("ImageID", "LabelName", "Confidence"), BOXES_CURE)
+        for source_id, label, confidence in table.matching(images):
+            if is_present(confidence):
+                _add_label(images[source_id], label, names, "image_labels", notes)
+            else:
+                notes["image_labels_not_present"] += 1
+        _count_damage(table, notes)
+    notes.update(f"no_box_list_for_{split}" for split in splits if split not in boxes)
+    labelled = boxes.keys() | whole.keys()
     for image in images.values():
-        notes["without_labels"] += image.split in paths and not image.labels
+        notes["without_labels"] += image.split in labelled and not image.labels
 
 
-def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
+def _add_label(
+    image: _Image, label: str, names: dict[str, str], what: str, notes: Counter[str]
+) -> None:
+    """The class's name, its id where it has none, to an image; counted as what it came from."""
+    name = names.get(label) or _text_in(label, "classes", notes)
+    notes[what] += 1
+    notes[f"{what}_of_unnamed_class"] += label not in names
+    if name:
+        image.labels.add(name)
+
+
+def is_present(confidence: str) -> bool:
+    """Whether people said of a class that it is in the image: its confidence is 1 (0: it is not;
+    between them: a machine's guess, which is no label here).
+    """
+    return _ONE.fullmatch(confidence.strip()) is not None
+
+
+def _lists_of(
+    root: Path, splits: list[str], known: Mapping[str, tuple[str, ...]]
+) -> dict[str, Path]:
+    """Split -> its list of a kind, of the splits that have one."""
+    paths = {}
+    for split in splits:
+        path = first_file(root, known[split])
+        if path is not None:
+            paths[split] = path
+    return paths
+
+
+def _class_names(path: Path, cure: str, notes: Counter[str]) -> dict[str, str]:
     """Class id ("/m/011k07") -> name ("Tortoise"), from a list with or without a header.
 
     An id that has two names has none, and is counted.
@@ -274,7 +334,7 @@ def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     contradicted: set[str] = set()
     damage: list[str] = []
-    for number, row in records(read_lines(path, CLASSES_CURE), width=2):
+    for number, row in records(read_lines(path, cure), width=2):
         # a blank line, or the header that some versions have
         if not row or row[0] == "LabelName":
             continue
@@ -286,7 +346,7 @@ def _class_names(path: Path, notes: Counter[str]) -> dict[str, str]:
         if name is not None and names.setdefault(row[0], name) != name:
             contradicted.add(row[0])
     notes["class_names_damaged"] += len(damage)
-    cure = f"Was it saved by a spreadsheet program? {CLASSES_CURE}"
+    cure = f"Was it saved by a spreadsheet program? {cure}"
     check_damage(path, len(damage), len(damage) + len(names), "".join(damage[:1]), cure)
     notes["class_names_that_contradict"] += len(contradicted)
     for class_id in contradicted:

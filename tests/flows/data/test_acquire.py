@@ -326,6 +326,28 @@ def test_a_choice_of_open_images_is_fetched_into_the_layout_of_its_reader(
     assert {row["author"] for row in rows} == {"Ada"} and all(row["labels"] for row in rows)
 
 
+def test_labels_of_whole_images_are_fetched_where_they_are_asked_for_and_choose_too(site, tmp_path):
+    columns = "ImageID,Source,LabelName,Confidence"
+    rows = [f"{IDS[6]},verification,/m/sky,1", f"{IDS[7]},verification,/m/sky,0"]
+    pages = {
+        "oidv7-class-descriptions.csv": 'LabelName,DisplayName\n/m/sky,"Sky, blue"\n/m/cat,Cat\n',
+        "oidv7-val-annotations-human-imagelabels.csv": "\n".join([columns, *rows, ""]),
+    }
+    files = publish_open_images(site)
+    for name, text in pages.items():
+        files[name] = {"address": site.add(f"/{name}", text.encode())}
+    with pytest.raises(SourceError, match=r"no class sky, blue\. See .* --set image_labels=true"):
+        acquire(open_images(site, tmp_path, files, classes=["sky, blue"]))
+    assert not (tmp_path / "oi/oidv7-class-descriptions.csv").exists()
+    acquire(open_images(site, tmp_path, files, classes=["sky, blue"], image_labels=True))
+    shards = import_images(
+        ImportImages(root=tmp_path / "root", name="oi", source="openimages", path=tmp_path / "oi",
+                     size=32)
+    )  # fmt: skip
+    rows = read_sidecar(shards, shards.parts[0].name, ["labels"]).to_pylist()
+    assert [row["labels"] for row in rows] == [["Cat", "Sky, blue"]]
+
+
 def test_a_larger_count_keeps_what_a_smaller_one_fetched(site, tmp_path):
     files = publish_open_images(site)
     acquire(open_images(site, tmp_path, files, count=3))

@@ -78,6 +78,27 @@ def test_labels_are_class_names_each_once_and_an_unnamed_class_keeps_its_id(tmp_
     assert listing.notes["boxes"] == 4 and listing.notes["boxes_of_unnamed_class"] == 1
 
 
+def test_what_people_found_in_the_whole_image_is_a_label_and_what_they_did_not_find_is_none(
+    tmp_path,
+):
+    root = write_openimages(tmp_path)
+    rows = ["aa,verification,/m/3,1", "bb,verification,/m/3,0", "cc,crowdsource,/m/3,1.0"]
+    rows += ["cc,machine,/m/1,0.7", "cc,verification,/m/8,1"]
+    (root / "train-annotations-human-imagelabels.csv").write_text(
+        "\n".join(["ImageID,Source,LabelName,Confidence", *rows, ""])
+    )
+    with pytest.raises(SourceError, match=r"oidv7-class-descriptions\.csv.*Download https"):
+        read_openimages(root)
+    (root / "oidv7-class-descriptions.csv").write_text("LabelName,DisplayName\n/m/3,Sky\n")
+    listing = read_openimages(root)
+    assert {image.source_id: image.labels for image in listing.images} == {
+        "aa": ("Bow, arrow", "Sky", "Tortoise"), "bb": ("/m/9",), "cc": ("/m/8", "Sky"), "dd": (),
+    }  # fmt: skip
+    assert listing.notes["image_labels"] == 3 and listing.notes["image_labels_not_present"] == 2
+    assert listing.notes["image_labels_of_unnamed_class"] == 1
+    assert "without_labels" not in listing.notes, "each of train, the split with a list, has one"
+
+
 def test_only_files_on_the_disk_are_rows_and_the_rest_is_counted(tmp_path):
     listing = read_openimages(write_openimages(tmp_path))
     assert ids_of(listing) == ["aa", "bb", "cc", "dd"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from dataclasses import asdict
 
 import pytest
@@ -125,6 +126,30 @@ def test_a_slow_file_is_noted_by_the_time_too(site, web, tmp_path, monkeypatch):
     state = tmp_path / ".fetched" / "f.zip.part.json"
     fetched(web, tmp_path, file, progress=lambda more: noted.append(state.exists()))
     assert any(noted), "while it is on its way"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_body_that_trickles_without_end_is_given_up_and_gone_on_with_later(
+    site, tmp_path, monkeypatch, ranges
+):
+    """No single wait is long, so that no timeout of a read would ever end it."""
+    monkeypatch.setattr(files, "SLOWEST_BYTES_PER_SECOND", 10**6)
+    monkeypatch.setattr(files, "PIECE_BYTES", len(BODY))
+    address = site.add("/f.zip", BODY, seconds_between=0.1, ranges=ranges)
+    file = RemoteFile(address, "f.zip")
+    manners = Manners(
+        requests_per_second=1000.0, tries=2, allow_hosts=frozenset([site.host]),
+        timeout_seconds=0.5, longest_wait_seconds=0.1,
+    )  # fmt: skip
+    began = time.monotonic()
+    with Web(manners) as web, pytest.raises(Failed, match=r"too slow: [0-9,]+ bytes in \d+ sec"):
+        fetched(web, tmp_path, file, connections=1)
+    assert time.monotonic() - began < 10 and not (tmp_path / "f.zip").exists()
+    site.add("/f.zip", BODY, ranges=ranges)
+    monkeypatch.setattr(files, "SLOWEST_BYTES_PER_SECOND", 1)
+    with Web(manners) as web:
+        fetched(web, tmp_path, file)
+    assert (tmp_path / "f.zip").read_bytes() == BODY
 
 
 def test_a_file_that_changed_meanwhile_is_begun_anew(site, web, tmp_path):
