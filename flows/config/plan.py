@@ -18,6 +18,8 @@ class PlanPreset(UnderRoot):
     """How many images."""
     steps: Count | None = None
     """Training steps; the preset's unless given."""
+    megabits_per_second: float = Field(100.0, gt=0, le=1e6)
+    """Of the network, for what has to be fetched first: a guess of yours, as nothing is fetched."""
     seconds: float = Field(3.0, gt=0, le=600)
     """For the measurement of each rate, about."""
 

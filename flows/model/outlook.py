@@ -10,6 +10,7 @@ from typing import Any
 from flows.config.images import DataSet
 from flows.config.plan import PlanPreset, changed
 from flows.config.presets import HUB_AUTOENCODER, PRESETS
+from flows.config.published import BYTES_OF_IMAGE
 from flows.config.train import TrainRDM
 from flows.data.autoencoder import space_of
 from flows.data.space_needed import bytes_of_image, bytes_of_row, free_bytes, in_gb
@@ -53,6 +54,9 @@ def outlook(config: PlanPreset) -> Answer:
     names = dict.fromkeys(("name", "latents", "neighbors", "database"), config.preset)
     training = TrainRDM(root=config.root, **names, **preset)  # type: ignore[arg-type]
     stages = stages_of(training, config.images, config.seconds)
+    fetching = _fetching(training, config.images, config.megabits_per_second)
+    if fetching is not None:
+        stages.insert(0, fetching)
     total = sum(stage.disk_bytes for stage in stages)
     hours = sum(stage.hours or 0 for stage in stages)
     free = free_bytes(config.root)
@@ -105,6 +109,20 @@ def where() -> str:
 
         return str(torch.cuda.get_device_name(device))
     return f"{len(os.sched_getaffinity(0))} cores"
+
+
+def _fetching(config: TrainRDM, count: int, megabits_per_second: float) -> StageNeeds | None:
+    """What `rdm acquire` takes for images that are not here yet; None for those it has not."""
+    images = config.upstream.images
+    assert isinstance(images, DataSet), "asked before"
+    if images.source not in BYTES_OF_IMAGE:
+        return None
+    fetched_bytes = count * BYTES_OF_IMAGE[images.source]
+    hours = fetched_bytes * 8 / (megabits_per_second * 1e6) / 3600
+    told = f"rdm acquire {images.source}, at {megabits_per_second:g} Mbit/s: not measured"
+    # wikiart's archive is unpacked beside itself
+    disk = fetched_bytes * (2 if images.source == "wikiart" else 1)
+    return StageNeeds("fetch", disk, hours, told)
 
 
 def _importing(images: DataSet, count: int, seconds: float) -> StageNeeds:

@@ -17,7 +17,8 @@ def planned(tmp_path, preset="coco-smoke", images=1000, **more):
 def test_every_stage_has_its_disk_its_time_and_its_rate(tmp_path):
     text, value = outlook(planned(tmp_path))
     stages = {stage["name"]: stage for stage in value["stages"]}
-    assert list(stages) == ["import", "embed", "neighbors", "encode", "train"]
+    assert list(stages) == ["fetch", "import", "embed", "neighbors", "encode", "train"]
+    assert stages["fetch"]["disk_bytes"] == 1000 * 163_500
     assert stages["encode"]["disk_bytes"] == 1000 * 3 * 32 * 32
     assert stages["embed"]["disk_bytes"] == 1000 * bytes_of_row(64, 20)
     assert all(stage["hours"] >= 0 for stage in stages.values())
@@ -27,6 +28,18 @@ def test_every_stage_has_its_disk_its_time_and_its_rate(tmp_path):
     for name in stages:
         assert f"\n{name} " in text
     assert not list(tmp_path.iterdir()), "nothing is built"
+
+
+def test_a_network_twice_as_fast_fetches_in_half_of_the_time_and_the_text_says_whose_guess_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "stages_of", lambda *_: [])
+    text, slow = outlook(planned(tmp_path, "wikiart-smoke", megabits_per_second=40))
+    _, fast = outlook(planned(tmp_path, "wikiart-smoke", megabits_per_second=80))
+    assert "rdm acquire wikiart, at 40 Mbit/s: not measured" in text
+    assert slow["hours"] == pytest.approx(1000 * 312_000 * 8 / 40e6 / 3600)
+    assert slow["hours"] == pytest.approx(2 * fast["hours"])
+    assert slow["disk_bytes"] == 2 * 1000 * 312_000, "the archive, and what it holds"
 
 
 def test_ten_times_the_images_need_ten_times_the_disk_and_a_hundred_times_the_search(tmp_path):
