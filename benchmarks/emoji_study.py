@@ -31,6 +31,7 @@ from benchmarks.emoji_runs import (
     REFERENCES,
     STYLES,
     UNSEEN,
+    WITHOUT,
     EmojiStudy,
     database_of,
     prepare,
@@ -40,7 +41,7 @@ from benchmarks.emoji_runs import (
 from flows.config.arguments import configured, root_argument
 from flows.data.database import OpenDatabase
 from flows.judge.trial import database_images
-from flows.model.given import given
+from flows.model.given import given, without_neighbors
 from flows.model.opening import OpenRun, drawn_how, open_database, open_run
 from flows.model.request import text_queries
 from flows.model.sample import draw
@@ -216,6 +217,8 @@ def drawn_by(bench: Bench, kind: str, style: str, names: Sequence[str]) -> np.nd
     if kind == RETURNED:
         return database_images(database, retrieved.rows[:, 0])
     context: Context = given(run, retrieved, database, names)
+    if kind == WITHOUT:
+        context = without_neighbors(run, context)
     how = drawn_how(run.facts, HOW)
     return draw(run, context, range(len(names)), how)
 
