@@ -25,7 +25,7 @@ test: install    ## lint and tests
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder \
 	    tests/flows/test_operations.py tests/test_readme.py tests/flows/test_crash.py tests/flows/run/test_deployments.py tests
 
-test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers, the study in small
+test-long: install  ## the tests that `make test` leaves out for time: two processes, two machines, lost workers and servers, killed autoencoders, the study in small
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m long tests
 	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/transformers transformers tokenizers
 	PYTHONPATH=$(VENV)/transformers $(BIN)/python -m pytest tests/rdm_core/test_encoder_weights.py

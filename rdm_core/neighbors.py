@@ -1,8 +1,8 @@
 """Neighbors of queries for a table: the nearest rows, without those that are no neighbors.
 
-Q queries, N rows of a database, D dimensions of an encoder, C candidates of a query. Left out are
-rows of the query's own group, near-duplicates of the query, and near-duplicates of a neighbor that
-is taken already.
+Q queries, N rows of a database, D dimensions of an encoder, C rows that are looked at for a query.
+Left out are rows of the query's own group, near-duplicates of the query, and near-duplicates of a
+neighbor that is taken already.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rdm_core.search import NO_ROW, NO_SCORE, TILE_BYTES, search_exact
+from rdm_core.selection import chosen_vectors, search_among
 
 EXTRA_ROWS = 8
 """Rows that are looked up beyond k at first, as some will be left out. Queries that need more are
@@ -36,6 +37,7 @@ def search_neighbors(
     most_alike: float = 1.0,
     look_up: LookUp | None = None,
     within: tuple[np.ndarray, np.ndarray] | None = None,
+    candidates: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact neighbors of unit queries [Q, D] in unit vectors [N, D], without banned rows.
 
@@ -46,16 +48,22 @@ def search_neighbors(
     with one that is taken is above it are passed over (RA-CM3, arXiv 2211.12561, section 3.2);
     of the nearest MOST_APART_ROWS k. Groups are object arrays [Q] and [N], or [Q, G] and [N, G] for
     G kinds of groups: crops of one image, works of one author; None is no group. With `within`,
-    values [Q] and [N], rows of another value than the query's are banned too. A query that gets
-    fewer than k rows is searched again for more.
+    values [Q] and [N], rows of another value than the query's are banned too. With candidates, rows
+    int64 [M] that rise, no other row is a neighbor; `look_up` is to know that by itself. A query
+    that gets fewer than k rows is searched again for more.
     """
+    chosen = None if candidates is None else chosen_vectors(vectors, candidates)
 
     def by_vectors(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return search_exact(queries[places], vectors, count)
+        if candidates is None:
+            return search_exact(queries[places], vectors, count)
+        return search_among(queries[places], chosen, candidates, count)
 
     nearest = look_up or by_vectors
     cap, is_apart = min(score_cap, most_alike), most_alike < 1
-    most = min(len(vectors), MOST_APART_ROWS * k) if is_apart else len(vectors)
+    most = len(vectors) if candidates is None else len(candidates)
+    if is_apart:
+        most = min(most, MOST_APART_ROWS * k)
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), NO_SCORE, dtype=np.float32)
     query_groups = query_groups.astype(object).reshape(len(query_groups), -1)

@@ -5,7 +5,7 @@ strategies are those of RDM (arXiv 2204.11824, section 3).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rdm_core.context import ABSENT, NEIGHBOR, QUERY, TEXT, Context
 from rdm_core.errors import RequestError
 from rdm_core.neighbors import search_neighbors
 from rdm_core.search import NO_ROW, NO_SCORE, Searcher
+from rdm_core.selection import SelectiveSearcher
 from rdm_core.words import WordIndex
 
 
@@ -28,6 +29,22 @@ class Database:
     """The words of its captions, for queries that are looked up by words."""
     most_alike: float = 1.0
     """The largest cosine of a neighbor with the query, or with one before it."""
+    allowed: np.ndarray | None = None
+    """Which rows may be neighbors, bool [N]; all unless given."""
+
+    def only(self, allowed: np.ndarray) -> "Database":
+        """The same database, of which only some rows, bool [N], are ever neighbors: the k nearest
+        of them, not those of the k nearest that are among them.
+        """
+        if self.allowed is not None:
+            allowed = allowed & self.allowed
+        searcher = SelectiveSearcher(self.searcher, allowed)
+        return replace(self, searcher=searcher, allowed=allowed)
+
+    @property
+    def candidates(self) -> int:
+        """The number of rows that may be neighbors."""
+        return self.searcher.candidates
 
     @property
     def rows(self) -> int:
@@ -52,7 +69,7 @@ class Database:
         if queries.words is None:
             return self.searcher.search(queries.vectors, k)
         assert self.words is not None, "opened for words"
-        return self.words.search(queries.words, k)
+        return self.words.search(queries.words, k, self.allowed)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Unit vectors float32 [..., D] of rows int64 [...]. NO_ROW gives any vector: mask it."""
@@ -198,7 +215,7 @@ def neighbors_from_pool(
             "pool", f"{pool} rows cannot give {k} neighbors", "Ask for a pool of at least k."
         )
     database = _checked(database, k)
-    rows, scores = database.nearest(queries, min(pool, database.rows))
+    rows, scores = database.nearest(queries, min(pool, database.candidates))
     # Each query gets k of its pool without repetition; sorted places are nearest first. A pool may
     # hold fewer: empty places are at its end.
     chosen = np.empty((len(rows), k), dtype=np.int64)
@@ -251,17 +268,20 @@ def draw_pseudo_queries(
 
 
 def _checked(database: Database | None, k: int) -> Database:
-    """The database. Raises RequestError when there is none or it has fewer than k rows."""
+    """The database. Raises RequestError for none, and where fewer than k rows may be neighbors."""
     if database is None:
         raise RequestError(
             "database",
             "this context needs neighbors",
             "Name a database, or use the context 'query'.",
         )
-    if k > database.rows:
+    if k > database.candidates:
+        may = (
+            "" if database.allowed is None else f", of which {database.candidates} may be neighbors"
+        )
         raise RequestError(
             "k",
-            f"{k} neighbors asked of a database of {database.rows} rows",
+            f"{k} neighbors asked of a database of {database.rows} rows{may}",
             "Use a smaller k or a larger database.",
         )
     return database

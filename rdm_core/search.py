@@ -303,14 +303,23 @@ class Searcher:
         self.vectors = vectors
         self.index = faiss.read_index(str(faiss_file), faiss.IO_FLAG_MMAP) if faiss_file else None
 
+    @property
+    def candidates(self) -> int:
+        """How many rows may be found."""
+        return len(self.vectors)
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Unit queries float32 [Q, D] -> rows int64 and scores float32 [Q, k], nearest first;
         NO_ROW where there are fewer.
         """
         if self.index is None:
-            return search_exact(queries, self.vectors, k)
+            return self.search_all(queries, k)
         scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return rows, np.where(rows == NO_ROW, NO_SCORE, scores).astype(np.float32)
+
+    def search_all(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, by comparing with every row, whatever index there is."""
+        return search_exact(queries, self.vectors, k)
 
 
 def recall_at_k(rows: np.ndarray, exact: np.ndarray) -> float:

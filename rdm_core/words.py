@@ -85,9 +85,12 @@ class WordIndex:
         known = [any(word in self._rows_with for word in words) for words in queries]
         return np.array(known, dtype=bool)
 
-    def search(self, queries: Sequence[Sequence[str]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: Sequence[Sequence[str]], k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The words of Q queries, each once (`query_of`) -> rows int64 and scores float32 [Q, k],
-        the best first, equal scores by row.
+        the best first, equal scores by row; of rows that are allowed, bool [N], where that is
+        given.
 
         A score is BM25's, as a share of what a caption of just the query's words would get: in
         0..1, and 1 for whatever gets more. A row that shares no word is not found: NO_ROW and
@@ -100,6 +103,8 @@ class WordIndex:
             if not known:
                 continue
             of_all = self._index.get_scores(known)
+            if allowed is not None:
+                of_all = np.where(allowed, of_all, 0)
             found = np.flatnonzero(of_all > 0)
             if len(found) > k:  # those that tie for the last place stay for the moment
                 last = np.partition(of_all[found], -k)[-k]

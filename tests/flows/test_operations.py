@@ -156,6 +156,7 @@ def test_a_worker_that_is_asked_to_stop_lets_the_training_save_and_the_next_one_
     )
 
 
+@pytest.mark.long
 def test_the_run_of_a_stopped_worker_goes_on_with_another_at_once(project):
     run, _ = learning(project)
     first = project.asked(f"/flow_runs/{run}")["labels"]["prefect.worker.name"]
@@ -197,6 +198,7 @@ def test_a_machine_that_went_down_leaves_no_run_behind_and_every_run_goes_on(pro
         assert child["state"]["type"] in {"COMPLETED", "CRASHED"}
 
 
+@pytest.mark.long
 def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_next(project):
     run, directory = training(project, "orphan")
     project.end("worker", signal.SIGKILL)
@@ -206,6 +208,7 @@ def test_a_run_that_was_cancelled_while_no_worker_was_there_is_cancelled_by_the_
     assert processes_naming(directory) == []
 
 
+@pytest.mark.long
 def test_a_server_that_is_restarted_loses_no_run(project):
     run = run_id_in(
         project.typed(

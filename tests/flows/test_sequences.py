@@ -220,7 +220,7 @@ def training_of(root, small_training):
     return TrainRDM(**settings | dict.fromkeys(("latents", "neighbors", "database"), "a"))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0])
 def test_any_sequence_of_changes_leaves_all_current_and_trainable_and_a_second_rebuild_idle(
     seed, tmp_path, small_training, in_one_process
 ):
@@ -228,7 +228,7 @@ def test_any_sequence_of_changes_leaves_all_current_and_trainable_and_a_second_r
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(4, 16))
+@pytest.mark.parametrize("seed", range(1, 16))
 def test_longer_sequences_of_changes_do_so_too(seed, tmp_path, small_training, in_one_process):
     in_one_process(lives_through, tmp_path, small_training, seed, 30)
 

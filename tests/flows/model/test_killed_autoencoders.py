@@ -74,6 +74,7 @@ def ended_after(root, name, step, sign, processes):
     return process.returncode, told
 
 
+@pytest.mark.long
 def test_ended_and_killed_it_goes_on_to_the_bytes_of_an_unbroken_run(root, processes):
     code, told = ended_after(root, "e", 40, signal.SIGTERM, processes)
     assert code == 130 and "interrupted; the same command continues where it stopped" in told

@@ -31,6 +31,7 @@ def measured(pictures) -> dict[str, dict[str, float]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", AUTOENCODERS)
 @pytest.mark.parametrize("gate", autoencoders.GATES)
 def test_reconstructions_of_heldout_pictures_pass_the_gates(measured, name, gate):
@@ -41,6 +42,7 @@ def test_reconstructions_of_heldout_pictures_pass_the_gates(measured, name, gate
     assert least <= measured[name][gate] <= most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_what_is_measured_without_a_gate_is_sane(measured, name):
     assert measured[name]["mean_absolute_error"] < 0.06
