@@ -52,14 +52,7 @@ def search_neighbors(
     int64 [M] that rise, no other row is a neighbor; `look_up` is to know that by itself. A query
     that gets fewer than k rows is searched again for more.
     """
-    chosen = None if candidates is None else chosen_vectors(vectors, candidates)
-
-    def by_vectors(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        if candidates is None:
-            return search_exact(queries[places], vectors, count)
-        return search_among(queries[places], chosen, candidates, count)
-
-    nearest = look_up or by_vectors
+    nearest = look_up or _by_vectors(queries, vectors, candidates)
     cap, is_apart = min(score_cap, most_alike), most_alike < 1
     most = len(vectors) if candidates is None else len(candidates)
     if is_apart:
@@ -93,6 +86,18 @@ def search_neighbors(
         pending = pending[banned.any(axis=1)] if looked_up < most else pending[:0]
         extra *= 4
     return rows, scores
+
+
+def _by_vectors(queries: np.ndarray, vectors: np.ndarray, candidates: np.ndarray | None) -> LookUp:
+    """Looks up the nearest vectors [N, D] of some of the queries [Q, D], among the candidates."""
+    chosen = None if candidates is None else chosen_vectors(vectors, candidates)
+
+    def look_up(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        if candidates is None:
+            return search_exact(queries[places], vectors, count)
+        return search_among(queries[places], chosen, candidates, count)
+
+    return look_up
 
 
 def taken_in_turns(

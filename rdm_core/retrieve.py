@@ -32,14 +32,9 @@ class Database:
     allowed: np.ndarray | None = None
     """Which rows may be neighbors, bool [N]; all unless given."""
 
-    def only(self, allowed: np.ndarray) -> "Database":
-        """The same database, of which only some rows, bool [N], are ever neighbors: the k nearest
-        of them, not those of the k nearest that are among them.
-        """
-        if self.allowed is not None:
-            allowed = allowed & self.allowed
-        searcher = SelectiveSearcher(self.searcher, allowed)
-        return replace(self, searcher=searcher, allowed=allowed)
+    def only(self, searcher: SelectiveSearcher) -> "Database":
+        """The same database, of which only the rows that a searcher finds are ever neighbors."""
+        return replace(self, searcher=searcher, allowed=searcher.allowed)
 
     @property
     def candidates(self) -> int:

@@ -99,7 +99,7 @@ def evaluated(condition: str, rows: pa.Table) -> np.ndarray:
             satisfied = answer.to_arrow_table()["satisfied"]
         except duckdb.Error as error:
             raise ConditionError(
-                _shown(condition), _first_line(error), "See docs/conditions.md for examples."
+                _shown(condition), _first_line(error), "See docs/analysis.md for examples."
             ) from error
     return np.asarray(satisfied.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False))
 

@@ -13,7 +13,7 @@ SAMPLES_FILE = "samples.parquet"
 GRID_FILE = "grid.png"
 EDITS_FILE = "edits.png"
 """Of an image that was edited: the original, the edits, and what changed."""
-LATER = {"text": None}
+LATER = {"text": None, "condition": None, "condition_rows": None}
 """Columns that came later, and what they hold where nothing is said of them."""
 SAMPLES = pa.schema(
     [
@@ -55,6 +55,13 @@ SAMPLES = pa.schema(
             "the style's not among them; null unless asked for",
             nullable=True,
         ),
+        column(
+            "condition",
+            pa.string(),
+            "what a row had to satisfy to be a neighbor (where); null where any row may be one",
+            nullable=True,
+        ),
+        column("condition_rows", pa.int64(), "how many rows of the database did", nullable=True),
         column(
             "text",
             pa.string(),

@@ -25,6 +25,7 @@ def _drawn(
     from flows.config.sample import SampleRDM
 
     flags = {"run": options.run, "database": options.database, "name": options.name or name}
+    flags |= {"where": options.where}
     config = configured(options, SampleRDM, **flags, **asked)
     if options.out and not options.dry_run:
         # before the work, so that a wrong place is refused at once

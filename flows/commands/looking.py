@@ -26,6 +26,7 @@ def run_search(options: argparse.Namespace) -> Answer:
         "keys": options.key,
     }
     flags |= {"vectors": options.vectors, "k": options.k, "out": options.out}
+    flags |= {"where": options.where}
     return looked(options, configured(options, SearchDatabase, **flags), search)
 
 
@@ -46,7 +47,7 @@ def run_map(options: argparse.Namespace) -> Answer:
     from flows.config.look import MapDatabase
     from flows.look.map_database import map_database
 
-    flags = {"database": options.database, "rows": options.rows, "out": options.out}
+    flags = {name: getattr(options, name) for name in ("database", "rows", "where", "out")}
     return looked(options, configured(options, MapDatabase, **flags), map_database)
 
 
@@ -67,7 +68,10 @@ def run_duplicates(options: argparse.Namespace) -> Answer:
     from flows.config.look import FindDuplicates
     from flows.look.duplicates import duplicates
 
-    flags = {name: getattr(options, name) for name in ("database", "other", "cap", "keys", "out")}
+    flags = {
+        name: getattr(options, name)
+        for name in ("database", "other", "where", "cap", "keys", "out")
+    }
     flags |= {"force": options.force or None}
     return looked(options, configured(options, FindDuplicates, **flags), duplicates)
 

@@ -79,6 +79,7 @@ def run_neighbors(options: argparse.Namespace) -> Answer:
         name=options.name,
         queries=options.queries,
         database=options.database,
+        where=options.where,
     )
     return stage(options, config, "flows.data.find_neighbors", "find_neighbors", answers.facts)
 

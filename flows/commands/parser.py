@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _add_names(sub, "shards")
     sub = add("neighbors", "embeddings x database -> neighbor table", making.run_neighbors)
     _add_names(sub, "queries", "database")
+    _add_where(sub)
     sub = add(
         "autoencoder",
         "shards -> an autoencoder, for those who have none: numbers (kl) or codes (vq)",
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("sample", "weights + any database + a request -> images", drawing.run_sample)
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: changes domain or style")
+    _add_where(sub)
     sub.add_argument(
         "--text", action="append", default=[], type=typed, help="a prompt; may be repeated"
     )
@@ -95,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
     _add_analysis(add)
     _add_upkeep(add)
     return top
+
+
+def _add_where(sub: argparse.ArgumentParser) -> None:
+    """--where, for a command that looks rows up."""
+    text = "only rows that satisfy this SQL condition: \"licence = 'CC0'\"; docs/analysis.md"
+    sub.add_argument("--where", metavar="CONDITION", type=typed, help=text)
 
 
 def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -148,6 +156,7 @@ def _add_edit(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind what is new")
+    _add_where(sub)
     sub.add_argument("--image", action="append", default=[], help="the image that is changed")
     sub.add_argument(
         "--text", action="append", default=[], type=typed,
@@ -168,6 +177,7 @@ def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None
     )
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind what is new")
+    _add_where(sub)
     sub.add_argument("--image", action="append", default=[], help="the image that is completed")
     sub.add_argument("--mask", help="an image of its size, white where something new is drawn")
     sub.add_argument(
@@ -178,6 +188,7 @@ def _add_infill_and_caption(add: Callable[..., argparse.ArgumentParser]) -> None
     sub = add("caption", "an image -> texts about it, from images near to it", drawing.run_caption)
     _add_names(sub, "run")
     sub.add_argument("--database", help="another database: its images stand behind the texts")
+    _add_where(sub)
     sub.add_argument("--image", action="append", default=[], help="the image that is told")
     sub.add_argument(
         "--text",
@@ -244,6 +255,7 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--vectors", type=Path, metavar="FILE", help=".npy file of one vector or several"
     )
     sub.add_argument("--k", type=int, help="rows found for each (default: 12)")
+    _add_where(sub)
     saved = (
         "contact sheet: .html with credits, .png with what of them fits; "
         "table: .csv, .parquet, .json"
@@ -259,6 +271,7 @@ def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--database", help="name (or name@id) of the database")
     sub.add_argument("--rows", type=int, help="rows on the map (default: 5000)")
+    _add_where(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="the page (default: map.html)")
     sub = add(
         "compare",
@@ -276,6 +289,7 @@ def _add_pages(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--other", help="an evaluation set's embeddings: what of it is in the database?"
     )
+    _add_where(sub)
     sub.add_argument(
         "--cap",
         type=float,

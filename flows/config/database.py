@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from flows.config.acquire import AnyAcquire
 from flows.config.images import AnyImages
 from flows.config.parameters import (
+    Conditioned,
     Count,
     FlowConfig,
     Neighbors,
@@ -76,7 +77,7 @@ class Autoencoding(Parameters):
         return {name: getattr(self, name) for name in Autoencoding.model_fields}
 
 
-class Searching(Parameters):
+class Searching(Conditioned):
     """Which rows are neighbors: declared here for all that make a table of them."""
 
     search: Search = "vectors"
@@ -171,7 +172,7 @@ class EncodeLatents(Autoencoding, FlowConfig):
     """Shards to encode."""
 
 
-class Rebuild(Autoencoding, Encoding, FlowConfig):
+class Rebuild(Conditioned, Autoencoding, Encoding, FlowConfig):
     """images -> shards, database, neighbor table and latents under one name: what a schedule
     runs.
     """

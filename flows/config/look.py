@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.config.parameters import Count, Neighbors, Seed, UnderRoot, path_as_text
+from flows.config.parameters import Conditioned, Count, Neighbors, Seed, UnderRoot, path_as_text
 
 SHEETS, TABLES = (".html", ".png"), (".csv", ".parquet", ".json")
 
@@ -25,7 +25,7 @@ table of everything that was found: .csv, .parquet or .json.
 """
 
 
-class SearchDatabase(UnderRoot):
+class SearchDatabase(Conditioned, UnderRoot):
     """A database, and what is looked for in it."""
 
     database: str
@@ -73,7 +73,7 @@ class CompareDatabases(UnderRoot):
     """Of the draw of these rows."""
 
 
-class FindDuplicates(UnderRoot):
+class FindDuplicates(Conditioned, UnderRoot):
     """A database, and perhaps another set of images to compare it with."""
 
     database: str
@@ -115,7 +115,7 @@ class FindDuplicates(UnderRoot):
         return self
 
 
-class MapDatabase(UnderRoot):
+class MapDatabase(Conditioned, UnderRoot):
     """A database, laid out on a page."""
 
     database: str

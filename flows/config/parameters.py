@@ -117,6 +117,16 @@ def _kinds_in(annotation: Any) -> set[Any]:
     return kinds
 
 
+class Conditioned(Parameters):
+    """A condition on the rows of a database: declared here for all that look rows up."""
+
+    where: str | None = None
+    """Only rows of the database that satisfy this condition take part, as if it held no others:
+    what SQL has after WHERE, over the columns of `embeddings`; "licence = 'CC0' AND style <>
+    'sketch'". docs/analysis.md.
+    """
+
+
 class UnderRoot(Parameters):
     """What everything shares that reads or makes artifacts."""
 

@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 
 from flows.config.database import Search
 from flows.config.drawing import Drawing
-from flows.config.parameters import FlowConfig, Neighbors, Seed
+from flows.config.parameters import Conditioned, FlowConfig, Neighbors, Seed
 
 GAP = "___"
 """What stands in a template for words that are written."""
 
 
-class SampleRDM(Drawing, FlowConfig):
+class SampleRDM(Conditioned, Drawing, FlowConfig):
     """weights + any database + a request -> images, each with its neighbors, scores, licences and
     seed.
     """
@@ -95,6 +95,8 @@ class SampleRDM(Drawing, FlowConfig):
     @model_validator(mode="after")
     def _one_kind_of_query(self) -> "SampleRDM":
         queries = [field for field in ("texts", "images", "classes") if getattr(self, field)]
+        if self.where is not None and self.context == "query":
+            raise ValueError("where: context='query' looks no rows up; leave one out")
         if self.classes and len(queries) > 1:
             raise ValueError(f"{' and '.join(queries)}: classes stand alone")
         if self.context in ("query", "query+neighbors") and not (self.texts or self.images):

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.config.database import Search
+from flows.run.progress import say
 from rdm_core.errors import RequestError
 from rdm_core.retrieve import Database
 from rdm_core.search import Searcher
+from rdm_core.selection import SelectiveSearcher
 from rdm_core.words import WordIndex
 from storage.artifact import Artifact
 from storage.checks import shards_of
+from storage.conditions import satisfying
 from storage.embeddings import read_columns_of, read_rows
 from storage.errors import ArtifactMismatch, ArtifactMissing
 from storage.index import faiss_file, index_of, open_index_of, open_norms, open_vectors
@@ -35,6 +38,30 @@ class OpenDatabase:
     retrieval: Database
     root: Path
     index: Artifact
+    condition: str | None = None
+    """What a row has to satisfy to be found."""
+
+    def only_where(self, condition: str | None, k: int = 20) -> OpenDatabase:
+        """The same database, of which only rows that satisfy a condition are ever found: the k
+        nearest of them. None: all of them.
+
+        How many they are is told, and what an approximate index finds of the nearest k; where that
+        is less than the index was built to find, every row is compared. Raises ConditionError.
+        """
+        if condition is None:
+            return self
+        searcher = SelectiveSearcher(
+            self.retrieval.searcher, satisfying(self.embeddings, condition)
+        )
+        told = f"{searcher.candidates:,} of {self.embeddings.rows:,} rows satisfy the condition"
+        if searcher.index is not None:
+            recall = searcher.recall(k)
+            told += f", of whose nearest {k} the index finds {100 * recall:.0f} %"
+            if recall < self.index.parameters.get("recall_target", 0):
+                searcher = searcher.without_index()
+                told += ": every one is compared"
+        say("where", self.embeddings.name, told)
+        return replace(self, retrieval=self.retrieval.only(searcher), condition=condition)
 
     @property
     def encoder(self) -> Encoder:

@@ -33,6 +33,7 @@ from storage.arrays import open_array
 from storage.artifact import Artifact, open_artifact
 from storage.build import Build
 from storage.checks import same_encoder
+from storage.conditions import satisfying
 from storage.embeddings import read_vectors
 from storage.errors import StorageError
 from storage.index import VECTORS_FILE, open_index_of
@@ -100,6 +101,9 @@ def neighbors_plan(config: FindNeighbors, opened: Mapping[str, Artifact] | None 
         parameters["within"] = config.within
     if config.in_turns:
         parameters["in_turns"] = True
+    if config.where is not None:
+        allowed = satisfying(opened["database"], config.where)
+        parameters |= {"where": config.where, "where_rows": int(allowed.sum())}
     if config.query_word_dropout:
         parameters["query_word_dropout"] = config.query_word_dropout
     if config.most_alike < 1:
@@ -161,11 +165,15 @@ def search_part(
     if "within" in parameters:
         column = (parameters["within"],)
         within = (keys_of(queries, column)[1][:, 0], keys_of(database, column)[1][:, 0])
+    candidates = allowed = None
+    if "where" in parameters:
+        allowed = satisfying(database, parameters["where"])
+        candidates = np.flatnonzero(allowed)
     cap = parameters.get("score_cap", 1.0)
     search, looked_up, counts = searched_by(build.plan), None, {}
     if search == "words":
         captions = captions_of(queries)
-        looked_up = by_words(database, captions, keys.tolist(), parameters)
+        looked_up = by_words(database, captions, keys.tolist(), parameters, allowed)
         counts["queries without a caption"] = sum(not of_query for of_query in captions)
     matrix = _matrix(index.file(VECTORS_FILE))
 
@@ -173,6 +181,7 @@ def search_part(
         return search_neighbors(
             vectors, groups, matrix, database_groups, parameters["k"], cap,
             parameters.get("most_alike", 1.0), looked_up, within,
+            candidates,
         )  # fmt: skip
 
     rows, scores = nearest(within)
@@ -192,8 +201,11 @@ def by_words(
     captions: Sequence[Sequence[str]],
     keys: Sequence[str],
     parameters: Mapping[str, Any],
+    allowed: np.ndarray | None = None,
 ) -> LookUp:
-    """Looks up some of the queries by the words of their first captions."""
+    """Looks up some of the queries by the words of their first captions, among rows of the database
+    that are allowed, bool [N], or all.
+    """
     index = word_index(database)
     dropout = parameters.get("query_word_dropout", 0.0)
     queries = []
@@ -201,7 +213,7 @@ def by_words(
         queries.append(query_of(of_query[0] if of_query else "", dropout, key))
 
     def look_up(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return index.search([queries[place] for place in places.tolist()], count)
+        return index.search([queries[place] for place in places.tolist()], count, allowed)
 
     return look_up
 

@@ -50,5 +50,6 @@ def rebuild(config: Rebuild) -> Artifact:
     encode_latents.ensured(
         EncodeLatents(**here, shards=config.name, **config.autoencoding()),
     )
-    searched = FindNeighbors(**here, queries=config.name, database=config.name, k=config.k)
+    sides = {"queries": config.name, "database": config.name}
+    searched = FindNeighbors(**here, **sides, k=config.k, where=config.where)
     return find_neighbors.ensured(searched)

@@ -1,6 +1,7 @@
 """Taking samples out of a database for good, and telling which runs were trained on them."""
 
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from flows.run.stage import (
 from storage.artifact import Artifact, artifacts, check, is_current, open_artifact
 from storage.build import Build
 from storage.checks import shards_of
+from storage.conditions import ConditionError
 from storage.embeddings import of_what, read_columns, write_embeddings_without
 from storage.holders import Holder, TrainedRun, holders, trained_on
 from storage.manifest import REVISION, Part, made_from
@@ -214,13 +216,14 @@ def search_again(config: RemoveKeys) -> tuple[list[Artifact], tuple[str, ...]]:
     for table, sides in tables_with(config):
         # A side is None where its embeddings are not under this root.
         if all(sides.values()):
-            names = ("k", "group", "within", "in_turns", "score_cap", "most_alike")
+            names = ("k", "group", "where", "within", "in_turns", "score_cap", "most_alike")
             stated = those_of(table.parameters, *names, "query_word_dropout")
             searched = {"search": searched_by(table), **stated, **sides}
             request = FindNeighbors(root=config.root, name=table.name, **searched)
-            made.append(find_neighbors.ensured(request))
-        else:
-            stale.append(table.reference)
+            with suppress(ConditionError):  # no row is left that satisfies its condition
+                made.append(find_neighbors.ensured(request))
+                continue
+        stale.append(table.reference)
     return made, tuple(stale)
 
 
@@ -242,7 +245,7 @@ def _lines(removal: Removal, value: dict[str, Any]) -> list[str]:
     for artifact in removal.published:
         lines.append(f"  {artifact.reference:<44} {artifact.rows:>11,} rows")
     for reference in removal.stale:
-        why = "not made again: what it was made from is not under this root"
+        why = "not made again: what it was made from, or every row of it, is gone"
         lines.append(f"  {reference:<44} {why}")
     lines += runs_section(removal.runs, "held", "held")
     if not removal.holders:

@@ -15,9 +15,10 @@ from rdm_core.duplicates import groups_of
 from rdm_core.errors import RequestError
 from rdm_core.neighbors import search_neighbors
 from rdm_core.search import NO_ROW
-from storage.artifact import open_artifact
+from storage.artifact import Artifact, open_artifact
 from storage.atomic import write_bytes
 from storage.checks import same_encoder, vectors_of_images
+from storage.conditions import satisfying
 from storage.embeddings import read_vectors
 from storage.saved import COPIES, save_rows
 
@@ -51,30 +52,32 @@ def duplicates(config: FindDuplicates) -> Answer:
     own_keys, own_sources = keys_of(embeddings, ("source_key",))
     # Crops of one image are no copies; of two sets with a key in common they may well be.
     no_group = np.full_like(sources, None) if config.other else sources
+    asked, among = taking_part(config, other, embeddings)
     # 1. For every row its nearest rows of another image, and of these the ones above the cap.
-    k = min(config.k, embeddings.rows)
+    k = min(config.k, most := embeddings.rows if among is None else len(among))
     rows, scores = search_neighbors(
-        read_vectors(other)[0], no_group, database.retrieval.searcher.vectors, own_sources, k
-    )
+        read_vectors(other)[0][asked], no_group[asked], database.retrieval.searcher.vectors,
+        own_sources, k, candidates=among,
+    )  # fmt: skip
     above = (rows != NO_ROW) & (scores > cap)
     # A row with k copies may have more; k was too small to see them.
-    full = int(above.all(axis=1).sum()) if k < embeddings.rows else 0
+    full = int(above.all(axis=1).sum()) if k < most else 0
     # 2. The pairs, those with the highest cosine first.
-    pairs, cosines = falling_pairs(rows, scores, above, within_one=not config.other)
+    pairs, cosines = falling_pairs(asked, rows, scores, above, within_one=not config.other)
     listed = []
     for (query, row), cosine in zip(pairs, cosines, strict=True):
         listed.append({"key": keys[query], "of": own_keys[row], "score": round(float(cosine), 5)})
     value: dict[str, Any] = {
         "database": embeddings.reference, "other": other.reference,
         "cap": cap, "calibrated_with": images, "pairs": listed,
-        "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": other.rows,
+        "rows": len(np.unique(pairs[:, 0] if config.other else pairs)), "of_rows": len(asked),
         "rows_with_k_copies": full,
     }  # fmt: skip
     # 3. The rows that could be removed, and whether to believe that they are copies.
     surplus = [] if config.other else surplus_keys(pairs, keys)
     if not config.other:
         value |= {"surplus": len(surplus)}
-        doubts += doubts_of_share(len(surplus), embeddings.rows)
+        doubts += doubts_of_share(len(surplus), len(asked))
     value |= {"doubts": doubts}
     # 4. The files that were asked for.
     if config.keys or config.out:
@@ -89,14 +92,29 @@ def duplicates(config: FindDuplicates) -> Answer:
     return "\n".join(_lines(config, value)), value
 
 
+def taking_part(
+    config: FindDuplicates, other: Artifact, embeddings: Artifact
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows that are asked with, of the one, and rows that may be found, of the other (None: all); a
+    condition is one on what may be found.
+    """
+    every = np.arange(other.rows)
+    if config.where is None:
+        return every, None
+    among = np.flatnonzero(satisfying(embeddings, config.where))
+    return every if config.other else among, among
+
+
 def falling_pairs(
-    rows: np.ndarray, scores: np.ndarray, above: np.ndarray, within_one: bool
+    asked: np.ndarray, rows: np.ndarray, scores: np.ndarray, above: np.ndarray, within_one: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a query and a row [P, 2] with their falling cosines [P], of the rows [Q, K] and
-    scores [Q, K] that are `above` the cap; within one database a pair counts once.
+    """Pairs of a row that was asked with, of those int64 [Q], and one that was found [P, 2], with
+    their falling cosines [P], of the rows [Q, K] and scores [Q, K] that are `above` the cap; within
+    one database a pair counts once.
     """
     queries, slots = np.nonzero(above)
-    pairs, cosines = np.stack([queries, rows[queries, slots]], axis=1), scores[queries, slots]
+    pairs = np.stack([asked[queries], rows[queries, slots]], axis=1)
+    cosines = scores[queries, slots]
     if within_one:
         # Each pair is found from both of its rows.
         pairs, kept = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)

@@ -21,6 +21,7 @@ from rdm_core.projection import project
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
 from storage.checks import encoder_text
+from storage.conditions import satisfying
 from storage.embeddings import read_columns
 
 Result = tuple[str, dict[str, Any]]
@@ -51,7 +52,10 @@ def map_database(config: MapDatabase) -> Result:
     StorageError.
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
-    rows = chosen_rows(database.retrieval.rows, config.rows, config.seed)
+    shown = np.arange(database.embeddings.rows)
+    if config.where is not None:
+        shown = np.flatnonzero(satisfying(database.embeddings, config.where))
+    rows = chosen_rows(shown, config.rows, config.seed)
     # The layout of many rows can take minutes, so it is announced.
     say("map", config.database, f"{len(rows):,} of {database.retrieval.rows:,} rows")
     places = project(
@@ -66,10 +70,10 @@ def map_database(config: MapDatabase) -> Result:
     return f"map of {len(rows):,} rows: {config.out}", value
 
 
-def chosen_rows(count: int, most: int, seed: int) -> np.ndarray:
-    """All rows, or a seeded draw of them, in their order."""
+def chosen_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """All of the rows int64 [M], or a seeded draw of them, in their order."""
     # Sorted, so that the parts of the database are read in order.
-    return np.sort(np.random.default_rng(seed).choice(count, min(count, most), replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, min(len(rows), most), replace=False))
 
 
 def atlas_of(database: OpenDatabase, keys: Sequence[str], side: int) -> bytes:

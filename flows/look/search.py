@@ -19,7 +19,7 @@ from flows.look.page import Html, as_bytes, document, element, note, number, tab
 from rdm_core.decode import decode
 from rdm_core.errors import RequestError
 from rdm_core.images import CELL_PIXELS, encode, fitted, grid, labelled
-from rdm_core.search import NO_ROW, search_exact, unit_queries
+from rdm_core.search import NO_ROW, unit_queries
 from storage.arrays import open_array
 from storage.artifact import open_artifact
 from storage.atomic import write_bytes
@@ -53,6 +53,7 @@ def search(config: SearchDatabase) -> Result:
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
     queries = queries_of(config, database)
+    database = database.only_where(config.where, config.k)
     answers, lines, hits_in_all = [], [], 0
     for query, hits in zip(
         queries, nearest_rows(database, queries, config.k, config.exact), strict=True
@@ -63,6 +64,8 @@ def search(config: SearchDatabase) -> Result:
         hits_in_all += len(hits)
     value: dict[str, Any] = {"database": database.embeddings.reference}
     value |= {"of": of_what(database.embeddings), "queries": answers}
+    if config.where:
+        value |= {"where": config.where, "where_rows": database.retrieval.candidates}
     if config.out and config.out.suffix in TABLES:
         save_rows(config.out, table_rows(answers), SEARCH_ROWS)
         value["out"] = str(config.out)
@@ -159,11 +162,9 @@ def nearest_rows(
     # A query that is a row of the database finds the crops of its own image, which are left out:
     # so many more rows are searched for.
     most_crops = max(query.crops for query in queries)
-    wanted = min(k + most_crops, len(searcher.vectors))
-    if exact:
-        rows, scores = search_exact(vectors, searcher.vectors, wanted)
-    else:
-        rows, scores = searcher.search(vectors, wanted)
+    wanted = min(k + most_crops, searcher.candidates)
+    search = searcher.search_all if exact else searcher.search
+    rows, scores = search(vectors, wanted)
     # Credits are read at once for all queries: rows of one part often answer several of them.
     unique = np.unique(rows[rows != NO_ROW]).tolist()
     credits = dict(zip(unique, database.credits(unique), strict=True))

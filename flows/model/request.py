@@ -294,6 +294,8 @@ def _pseudo_queries(
             "the run never searched this database: pseudo-queries are uniform, top_m is not used",
         )
         counts = np.ones(database.retrieval.rows, dtype=np.int64)
+    if database.retrieval.allowed is not None:
+        counts = np.where(database.retrieval.allowed, counts, 0)
     top_m = config.top_m if trained_here else 1.0
     return draw_pseudo_queries(counts, top_m, config.count, rng, config.weighted)
 

@@ -2,7 +2,7 @@
 seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from rdm_core.retrieve import Retrieved
 from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import sha256_file
 from storage.build import Build
+from storage.conditions import satisfying
 from storage.manifest import Part, Plan
 from storage.neighbors import NO_ROW
 from storage.samples import GRID_FILE, write_samples
@@ -112,12 +113,29 @@ def sample_plan(config: SampleRDM) -> Plan:
         del parameters["template"]
     if config.most_alike == 1:
         del parameters["most_alike"]
+    del parameters["where"]
+    parameters |= condition_of(config, inputs)
     if searched_by(config, facts) == "vectors":
         del parameters["search"]
     else:
         parameters["search"] = "words"
         parameters["articles"] = "not looked up"  # they were once
     return plan_of("samples", config.name, parameters, inputs)
+
+
+def condition_of(config: SampleRDM, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The condition on neighbors, and how many rows of each database satisfy it, as parameters of a
+    plan; nothing where there is none.
+    """
+    if config.where is None:
+        return {}
+    parameters: dict[str, Any] = {"where": config.where}
+    for role in ("database", "style_database"):
+        embeddings = with_fingerprint(config.root, "embeddings", inputs.get(role, ""))
+        if embeddings is not None:
+            count = int(satisfying(embeddings, config.where).sum())
+            parameters["where_rows" if role == "database" else f"{role}_where_rows"] = count
+    return parameters
 
 
 GIVEN = {
@@ -158,8 +176,10 @@ def open_all(config: SampleRDM) -> Opened:
     database = style_database = None
     if needs_database(config):
         database = open_database(config.root, config.database or database_of(run), run)
+        database = database.only_where(config.where)
     if config.style_database:
         style_database = open_database(config.root, config.style_database, run)
+        style_database = style_database.only_where(config.where)
     return Opened(run, database, style_database)
 
 
@@ -269,12 +289,17 @@ def records_of(config: SampleRDM, opened: Opened, request: Request) -> list[dict
     how = checked_draw(config, opened.run.facts)
     style_database = opened.style_database
     given_images = [*config.images, *filter(None, (config.inpaint, config.edit, config.caption))]
+    satisfying_rows = None
+    if opened.database is not None and config.where is not None:
+        satisfying_rows = opened.database.retrieval.candidates
     common = {
         "guidance_scale": how.guidance_scale,
         "steps": getattr(how, "steps", None),  # not every family draws in steps
         "weights": opened.run.artifact.fingerprint,
         "database": opened.database.embeddings.fingerprint if opened.database else None,
         "style_database": style_database.embeddings.fingerprint if style_database else None,
+        "condition": config.where,
+        "condition_rows": satisfying_rows,
         "given_images": [sha256_file(path) for path in given_images],
         "attributions": None,
     }

@@ -25,13 +25,12 @@ from storage.web.answers import in_words
 from storage.web.client import Web
 from storage.web.collection import STATE
 from storage.web.outcomes import Failed
+from storage.web.pace import Pace, is_progress
 
 PIECE_BYTES = 64 * 2**20
 SAVED_EVERY_BYTES = 16 * 2**20
 """Of a piece, after which its place is noted; or after SAVED_EVERY_SECONDS, where it is slow."""
 SAVED_EVERY_SECONDS = 3.0
-SLOWEST_BYTES_PER_SECOND = 1000
-"""Of a body, over the seconds that an answer may take: a slower one would take days for a piece."""
 SPARE_BYTES = 2**30
 """Of the disk, that stay free."""
 Progress = Callable[[int], None]
@@ -275,9 +274,7 @@ class _Download:
             except Failed:
                 # Bytes that came are progress, unless they trickle: only cuts one after the other
                 # are counted.
-                gained = self.done.get(piece, 0) - before
-                enough = max(1, SLOWEST_BYTES_PER_SECOND * (time.monotonic() - began))
-                cuts = 1 if gained >= enough else cuts + 1
+                cuts = 1 if is_progress(self.done.get(piece, 0) - before, began) else cuts + 1
                 if cuts >= self.web.manners.tries:
                     raise
                 seconds = min(2.0**cuts, self.web.manners.longest_wait_seconds) / 2
@@ -309,7 +306,7 @@ class _Download:
     ) -> int:
         """Write a body from a place on, and note how far it is. Returns its bytes."""
         there, saved, saved_at = 0, 0, time.monotonic()
-        is_fast_enough = self._watch(saved_at)
+        pace = Pace(self.web.manners.timeout_seconds)
         try:
             for data in response.iter_raw():
                 if self.stopped.is_set():
@@ -320,7 +317,7 @@ class _Download:
                 os.pwrite(descriptor, data, at + there)
                 there += len(data)
                 self.progress(len(data))
-                is_fast_enough(there)
+                pace.check(there)
                 if piece is not None:
                     with self.lock:
                         self.done[piece] = self.done.get(piece, 0) + len(data)
@@ -334,24 +331,6 @@ class _Download:
             if piece is not None:
                 self._save(descriptor)
         return there
-
-    def _watch(self, began: float) -> Callable[[int], None]:
-        """What is told, whenever some came, how many bytes of a body are there: it raises Failed
-        once too few came in the last seconds. What brings nothing at all ends by its timeout.
-        """
-        seconds = self.web.manners.timeout_seconds
-        since, before = began, 0
-
-        def is_fast_enough(there: int) -> None:
-            nonlocal since, before
-            took = time.monotonic() - since
-            if took < seconds:
-                return
-            if there - before < SLOWEST_BYTES_PER_SECOND * took:
-                raise Failed("too slow", f"{there - before:,} bytes in {took:.0f} seconds")
-            since, before = time.monotonic(), there
-
-        return is_fast_enough
 
     def _save(self, descriptor: int) -> None:
         """Note how far every piece is, once its bytes are on the disk."""

@@ -21,19 +21,23 @@ LISTED = {
     "import": f"source [path] {SETTABLE} [--name NAME]",
     "build": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "embed": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
-    "neighbors": f"{SETTABLE} [--name NAME] [--queries QUERIES] [--database DATABASE]",
+    "neighbors": f"{SETTABLE} [--name NAME] [--queries QUERIES] [--database DATABASE]"
+    " [--where CONDITION]",
     "autoencoder": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "encode": f"{SETTABLE} [--name NAME] [--shards SHARDS]",
     "train": f"{SETTABLE} [--name NAME] [--latents LATENTS] [--neighbors NEIGHBORS]"
     " [--database DATABASE] [--preset PRESET]",
     "plan": f"preset {SETTABLE} [--images IMAGES]",
-    "sample": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--text TEXT]*"
-    " [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
-    "edit": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    "sample": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--where CONDITION]"
+    " [--text TEXT]* [--image IMAGE]* [--class CLASS_NAME]* [--out OUT]",
+    "edit": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--where CONDITION]"
+    " [--image IMAGE]*"
     " [--text TEXT]* [--strength STRENGTH] [--out OUT]",
-    "infill": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    "infill": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--where CONDITION]"
+    " [--image IMAGE]*"
     " [--mask MASK] [--text TEXT]* [--out OUT]",
-    "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--image IMAGE]*"
+    "caption": f"{SETTABLE} [--name NAME] [--run RUN] [--database DATABASE] [--where CONDITION]"
+    " [--image IMAGE]*"
     " [--text TEXT]* [--out OUT]",
     "average": f"{SETTABLE} [--name NAME] [--run RUN] [--length LENGTH]",
     "convert": f"files+ {SETTABLE} [--name NAME] [--layout LAYOUT] [--out OUT]",
@@ -41,11 +45,11 @@ LISTED = {
     "report": f"{SETTABLE} [--name NAME] [--run RUN] [--baseline BASELINE]"
     " [--evaluation EVALUATION]",
     "search": f"{SETTABLE} [--database DATABASE] [--text TEXT]* [--image IMAGE]* [--key KEY]*"
-    " [--vectors FILE] [--k K] [--out FILE]",
-    "map": f"{SETTABLE} [--database DATABASE] [--rows ROWS] [--out FILE]",
+    " [--vectors FILE] [--k K] [--where CONDITION] [--out FILE]",
+    "map": f"{SETTABLE} [--database DATABASE] [--rows ROWS] [--where CONDITION] [--out FILE]",
     "compare": f"one other {SETTABLE}",
-    "duplicates": f"{SETTABLE} [--database DATABASE] [--other OTHER] [--cap CAP] [--keys FILE]"
-    " [--force] [--out FILE]",
+    "duplicates": f"{SETTABLE} [--database DATABASE] [--other OTHER] [--where CONDITION]"
+    " [--cap CAP] [--keys FILE] [--force] [--out FILE]",
     "query": f"SQL {EVERY} [--out FILE]",
     "run": f"deployment {SETTABLE}",
     "show": f"[what] {EVERY} [--full]",
@@ -72,7 +76,7 @@ READ_AS = {
 }
 READ_AS |= {"root": root_argument}
 READ_AS |= dict.fromkeys(("path", "files", "out", "vectors"), Path)
-READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql", "contact"), typed)
+READ_AS |= dict.fromkeys(("set", "text", "class_name", "sql", "contact", "where"), typed)
 """Numbers, files, and texts in whatever locale; everything else is as it is written."""
 FILES = {"--vectors", "--keys"}
 """Arguments that name a file in every command."""

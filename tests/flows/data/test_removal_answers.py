@@ -78,7 +78,8 @@ def test_runs_that_saw_them_and_tables_that_stay_as_they_are_are_told(removal):
         },
     ]
     stale = (
-        f"  {'neighbors/far@5':<44} not made again: what it was made from is not under this root"
+        f"  {'neighbors/far@5':<44} not made again: "
+        "what it was made from, or every row of it, is gone"
     )
     assert text.splitlines()[5:] == [
         stale,

@@ -16,6 +16,7 @@ from storage.collect import collect
 from storage.errors import BuildRefused
 from storage.holders import holders
 from storage.index import open_index_of, open_vectors
+from storage.neighbors import NO_ROW, read_neighbors
 from storage.removals import read_removals
 
 
@@ -109,3 +110,22 @@ def test_a_build_that_was_embedding_while_keys_were_removed_is_not_published(roo
     monkeypatch.undo()
     embed(root)
     assert key not in keys_in(root) and len(keys_in(root)) == 96
+
+
+def test_a_table_under_a_condition_is_made_again_under_it_and_not_where_no_row_is_left(searched):
+    root = searched
+    first, second, *_ = keys_in(root)
+    for name, kept in {"two": (first, second), "one": (first,)}.items():
+        listed = ", ".join(f"'{key}'" for key in kept)
+        find_neighbors(
+            FindNeighbors(
+                root=root, name=name, queries="shapes", database="shapes", k=2,
+                where=f"key IN ({listed})",
+            )
+        )  # fmt: skip
+    removal = remove(root, first)
+    assert [reference.partition("@")[0] for reference in removal.stale] == ["neighbors/one"]
+    table = open_artifact(root, "neighbors", "two")
+    assert table.parameters["where_rows"] == 1
+    _, rows, _ = read_neighbors(table)
+    assert set(rows.ravel().tolist()) == {NO_ROW, keys_in(root).index(second)}

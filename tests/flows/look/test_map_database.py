@@ -66,7 +66,9 @@ def test_a_column_is_names_or_numbers():
 
 
 def test_a_large_database_is_drawn_from_by_the_seed():
-    rows = chosen_rows(1000, 100, 0)
+    rows = chosen_rows(np.arange(1000), 100, 0)
     assert len(rows) == 100 and (np.diff(rows) > 0).all()
-    assert (rows == chosen_rows(1000, 100, 0)).all() and (rows != chosen_rows(1000, 100, 1)).any()
-    assert (chosen_rows(20, 100, 0) == np.arange(20)).all()
+    assert (rows == chosen_rows(np.arange(1000), 100, 0)).all() and (
+        rows != chosen_rows(np.arange(1000), 100, 1)
+    ).any()
+    assert (chosen_rows(np.arange(20), 100, 0) == np.arange(20)).all()

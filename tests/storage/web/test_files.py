@@ -10,7 +10,7 @@ import pytest
 from serving import serving
 
 from storage.errors import CannotWrite, SourceError
-from storage.web import files
+from storage.web import files, pace
 from storage.web.client import Manners, Web
 from storage.web.files import RemoteFile, ask, check_space, fetch_file, known, still_to_fetch
 from storage.web.outcomes import Failed
@@ -133,7 +133,7 @@ def test_a_body_that_trickles_without_end_is_given_up_and_gone_on_with_later(
     site, tmp_path, monkeypatch, ranges
 ):
     """No single wait is long, so that no timeout of a read would ever end it."""
-    monkeypatch.setattr(files, "SLOWEST_BYTES_PER_SECOND", 10**6)
+    monkeypatch.setattr(pace, "SLOWEST_BYTES_PER_SECOND", 10**6)
     monkeypatch.setattr(files, "PIECE_BYTES", len(BODY))
     address = site.add("/f.zip", BODY, seconds_between=0.1, ranges=ranges)
     file = RemoteFile(address, "f.zip")
@@ -146,7 +146,7 @@ def test_a_body_that_trickles_without_end_is_given_up_and_gone_on_with_later(
         fetched(web, tmp_path, file, connections=1)
     assert time.monotonic() - began < 10 and not (tmp_path / "f.zip").exists()
     site.add("/f.zip", BODY, ranges=ranges)
-    monkeypatch.setattr(files, "SLOWEST_BYTES_PER_SECOND", 1)
+    monkeypatch.setattr(pace, "SLOWEST_BYTES_PER_SECOND", 1)
     with Web(manners) as web:
         fetched(web, tmp_path, file)
     assert (tmp_path / "f.zip").read_bytes() == BODY
