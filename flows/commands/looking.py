@@ -101,6 +101,13 @@ def run_show(options: argparse.Namespace) -> Answer:
     return one_artifact(options.root, options.what)
 
 
+def run_who(options: argparse.Namespace) -> Answer:
+    """rdm who."""
+    from flows.look.who import who
+
+    return who(options.root, options.what)
+
+
 def run_check(options: argparse.Namespace) -> Answer:
     """rdm check."""
     from flows.look.show import checked_artifacts

@@ -324,27 +324,23 @@ def _add_upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
         upkeep.run_run,
     )
     sub.add_argument("deployment", help="train-rdm, rebuild-coco, ... or flow/deployment")
-    sub = add(
-        "show",
-        "list artifacts, explain one (kind/name), or read an image's record (file.png)",
-        looking.run_show,
-        settable=False,
-    )
+    told = "list artifacts, explain one (kind/name), or read an image's record (file.png)"
+    sub = add("show", told, looking.run_show, settable=False)
     sub.add_argument("what", nargs="?", help="kind/name, kind/name@id, or a PNG that rdm wrote")
     sub.add_argument("--full", action="store_true", help="the whole table of evaluations/NAME")
     sub = add(
-        "check",
-        "compare every file of every artifact with its manifest",
-        looking.run_check,
+        "who",
+        "what an image stood behind: samples, runs, tables, evaluations; of samples: whose images",
+        looking.run_who,
         settable=False,
     )
+    told = "keys of images (without crop: every crop of it); or samples/NAME: shares of authors"
+    sub.add_argument("what", nargs="+", metavar="KEY", help=told)
+    told = "compare every file of every artifact with its manifest"
+    sub = add("check", told, looking.run_check, settable=False)
     sub.add_argument("what", nargs="?", help="kind/name; everything when left out")
-    sub = add(
-        "log",
-        "the versions of an artifact: when, from what, how many rows, what changed",
-        looking.run_log,
-        settable=False,
-    )
+    told = "the versions of an artifact: when, from what, how many rows, what changed"
+    sub = add("log", told, looking.run_log, settable=False)
     sub.add_argument("what", metavar="NAME", help="kind/name, or a name: then of every kind")
     sub = add(
         "doctor",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from flows.config.database import Search
 from flows.config.drawing import Drawing
 from flows.config.parameters import Conditioned, FlowConfig, Neighbors, Seed
+from storage.licences import Term
 
 GAP = "___"
 """What stands in a template for words that are written."""
@@ -90,6 +91,12 @@ class SampleRDM(Conditioned, Drawing, FlowConfig):
     attribution: bool = False
     """Also draw every image without each of its neighbors in turn, and say how much each one
     changed it.
+    """
+
+    refuse_licences: tuple[Term, ...] = ()
+    """Draw nothing where the licence of a neighbor is one of these: NC (non-commercial), ND (no
+    derivatives), SA (share-alike), unknown (none is stated, or none that is known). What there is
+    of them is told in any case.
     """
 
     @model_validator(mode="after")

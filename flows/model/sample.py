@@ -11,6 +11,7 @@ from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
 from flows.model.editing import differences, given_back, how_much, sheet_of_edits
+from flows.model.licences import look_at_licences
 from flows.model.opening import OpenRun, drawn_how, facts_of, open_database, open_run
 from flows.model.request import Opened, Request, request_of, searched_by, vectors_in
 from flows.model.writing import written
@@ -109,11 +110,9 @@ def sample_plan(config: SampleRDM) -> Plan:
     parameters = config.parameters(*REFERENCES, *FILES, "draw") | files | {"draw": how}
     parameters["k"] = vectors_in(config, facts)
     # Plans of before there was a choice stay what they were.
-    if config.template is None:
-        del parameters["template"]
-    if config.most_alike == 1:
-        del parameters["most_alike"]
-    del parameters["where"]
+    for name in ("template", "most_alike", "where", "refuse_licences"):
+        if getattr(config, name) == SampleRDM.model_fields[name].default:
+            del parameters[name]
     parameters |= condition_of(config, inputs)
     if searched_by(config, facts) == "vectors":
         del parameters["search"]
@@ -216,6 +215,7 @@ def draw_images(
     """
     request = request_of(config, opened)
     records = records_of(config, opened, request)
+    look_at_licences(config, records)
     if config.caption is not None:
         how = checked_draw(config, opened.run.facts)
         images, texts = written(config, opened.run, request, how)

@@ -53,6 +53,7 @@ LISTED = {
     "query": f"SQL {EVERY} [--out FILE]",
     "run": f"deployment {SETTABLE}",
     "show": f"[what] {EVERY} [--full]",
+    "who": f"KEY+ {EVERY}",
     "check": f"[what] {EVERY}",
     "log": f"NAME {EVERY}",
     "doctor": f"{EVERY} [--offline] [--seconds SECONDS]",
