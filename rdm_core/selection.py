@@ -80,9 +80,10 @@ class SelectiveSearcher(Searcher):
         self.index = searcher.index if len(self.rows) > FEW_ROWS else None
         self._how = None
         if self.index is not None:
-            self._bits = np.packbits(allowed, bitorder="little")  # faiss keeps a pointer to it
-            selector = faiss.IDSelectorBitmap(self._bits)
-            self._how = search_parameters(self.index, selector)
+            # faiss keeps pointers to both
+            self._bits = np.packbits(allowed, bitorder="little")
+            self._selector = faiss.IDSelectorBitmap(self._bits)
+            self._how = search_parameters(self.index, self._selector)
 
     @property
     def candidates(self) -> int:
@@ -134,7 +135,7 @@ def search_parameters(index: Any, selector: Any) -> Any:
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         inner = search_parameters(index.index, selector)
-        return faiss.SearchParametersPreTransform(index_sub_params=inner)
+        return faiss.SearchParametersPreTransform(index_params=inner)
     if isinstance(index, faiss.IndexRefine):
         inner = search_parameters(index.base_index, selector)
         return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.config.acquire import EMOJI_RUN
 from flows.config.sample import SampleRDM
 from flows.data.database import OpenDatabase, index_in_plan
 from flows.data.query_image import checked_image
@@ -33,6 +34,7 @@ from storage.artifact import Artifact, open_artifact, with_fingerprint
 from storage.atomic import sha256_file
 from storage.build import Build
 from storage.conditions import satisfying
+from storage.errors import ArtifactMissing
 from storage.manifest import Part, Plan
 from storage.neighbors import NO_ROW
 from storage.samples import GRID_FILE, write_samples
@@ -84,7 +86,7 @@ def sample_plan(config: SampleRDM) -> Plan:
     their paths.
     """
     root = config.root
-    run = open_artifact(root, "runs", config.run)
+    run = asked_run(config)
     inputs = {"run": run.fingerprint}
     if needs_database(config) and config.database:
         database = open_artifact(root, "embeddings", config.database)
@@ -120,6 +122,19 @@ def sample_plan(config: SampleRDM) -> Plan:
         parameters["search"] = "words"
         parameters["articles"] = "not looked up"  # they were once
     return plan_of("samples", config.name, parameters, inputs)
+
+
+def asked_run(config: SampleRDM) -> Artifact:
+    """The run of a request. Raises ArtifactMissing; of the run that is part of this package with
+    the command that puts it under the root.
+    """
+    try:
+        return open_artifact(config.root, "runs", config.run)
+    except ArtifactMissing as error:
+        if config.run != EMOJI_RUN:
+            raise
+        cure = "`rdm acquire emoji` puts it there, with databases to draw from."
+        raise ArtifactMissing(error.where, error.what, cure) from error
 
 
 def condition_of(config: SampleRDM, inputs: Mapping[str, str]) -> dict[str, Any]:

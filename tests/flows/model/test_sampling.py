@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from asking import sample
 from PIL import Image
 
@@ -15,6 +16,7 @@ from flows.model.sample import sample_plan
 from rdm_core.images import CELL_PIXELS
 from storage.artifact import open_artifact
 from storage.embeddings import read_columns
+from storage.errors import ArtifactMissing
 from storage.neighbors import read_neighbors
 from storage.samples import read_samples
 
@@ -46,6 +48,12 @@ def test_every_image_carries_who_stood_behind_it(small_world):
     assert high == 2 + 4 * (CELL_PIXELS + 2)
     gap = CELL_PIXELS // 8
     assert wide == 2 + CELL_PIXELS + 2 + gap + 2 + most * (CELL_PIXELS + 2), "no empty cell"
+
+
+def test_the_run_of_the_package_is_told_with_the_command_that_puts_it_there(tmp_path):
+    for run, cure in {"emoji": "`rdm acquire emoji` puts it there", "mine": "Nothing of"}.items():
+        with pytest.raises(ArtifactMissing, match=f"no artifact runs/{run}.*{cure}"):
+            sample_plan(SampleRDM(root=tmp_path, name="a", run=run, texts=("a red apple",)))
 
 
 def test_text_alone_never_opens_a_database(small_world, monkeypatch):
