@@ -22,6 +22,8 @@ RECORDS = [
         "style_database": None,
         "given_images": ["f" * 64] if i == 0 else [],
         "attributions": [0.25, 0.5] if i == 0 else None,
+        "condition": "norm > 1" if i == 0 else None,
+        "condition_rows": 7 if i == 0 else None,
         "text": "a blue circle" if i == 0 else None,
     }
     for i in range(2)
@@ -59,16 +61,20 @@ def test_what_the_table_has_no_column_for_stays_out_of_it(make):
     )
 
 
-def test_a_text_need_not_be_there_in_a_record_nor_in_an_older_table(make):
-    silent = [{k: v for k, v in record.items() if k != "text"} for record in RECORDS]
+LATE = ("text", "condition", "condition_rows")
+
+
+def test_columns_that_came_later_need_not_be_there_in_a_record_nor_in_an_older_table(make):
+    silent = [{k: v for k, v in record.items() if k not in LATE} for record in RECORDS]
 
     def older(scratch, part_name):
         write_samples(scratch, [b"1", b"2"], silent, b"")
         path = scratch / SAMPLES_FILE
-        write_table(path, read_table(path).drop_columns(["text"]))
+        write_table(path, read_table(path).drop_columns(list(LATE)))
         return 2
 
-    assert read_samples(make("samples", "c", older)) == [row | {"text": None} for row in silent]
+    nothing = dict.fromkeys(LATE)
+    assert read_samples(make("samples", "c", older)) == [row | nothing for row in silent]
 
 
 def test_a_record_without_a_column_is_not_written(tmp_path):

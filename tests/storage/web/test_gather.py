@@ -263,12 +263,13 @@ def test_a_disk_without_room_ends_it_with_the_cure_and_what_is_there_stays(
         free[0] += 100_000_000
         with pytest.raises(CannotWrite, match=f"{tmp_path}: its disk is almost full.*{cure}"):
             gather(collection, web, 100_000_000, 2, progress=fill)
-        assert collection.counts() == {"kept": 26, "not asked": 14}
-    assert len(site.asked) <= 28, "those on their way were the last ones"
+        left = 40 - collection.counts()["kept"]
+    # One of two that are on their way may pass the look that the other is about to change.
+    assert 12 <= left <= 15 and len(site.asked) <= 42 - left
     free[0] = 10**9
     with Web(manners) as web, Collection(tmp_path) as collection:
         collection.load(listed)
-        assert collection.forget_missing() == 0 and collection.count_due(0.0) == 14
+        assert collection.forget_missing() == 0 and collection.count_due(0.0) == left
         gather(collection, web, 100_000_000, 2, progress=fill)
         assert collection.counts() == {"kept": 40}
         free[0] = 0
