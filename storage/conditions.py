@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,6 +84,8 @@ def _satisfying(files: tuple[Path, ...], condition: str) -> np.ndarray:
 
 def evaluated(condition: str, rows: pa.Table) -> np.ndarray:
     """A condition's answer for each of N rows, NULL as no: bool [N]. Raises ConditionError."""
+    import duckdb  # only where there is a condition: it takes time, and tells of itself at the end
+
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET enable_external_access = false")
         connection.register(_TABLE, rows)
@@ -157,7 +158,9 @@ def _parsed(condition: str) -> dict[str, Any]:
 
 
 def _statement(condition: str) -> dict[str, Any]:
-    """SELECT ... WHERE (condition), as DuckDB reads it; without the places of its words."""
+    """SELECT ... WHERE (condition), as DuckDB reads it."""
+    import duckdb
+
     with duckdb.connect(":memory:") as connection:
         # The line break ends a comment that the condition may hold.
         sql = f"SELECT 1 FROM {_TABLE} WHERE ({condition}\n)"
