@@ -52,8 +52,9 @@ def search(config: SearchDatabase) -> Result:
     Raises RequestError or a StorageError for a query that cannot be used.
     """
     database = searchable(config.root, open_artifact(config.root, "embeddings", config.database))
-    queries = queries_of(config, database)
+    # First, so that a wrong condition waits for no encoder.
     database = database.only_where(config.where, config.k)
+    queries = queries_of(config, database)
     answers, lines, hits_in_all = [], [], 0
     for query, hits in zip(
         queries, nearest_rows(database, queries, config.k, config.exact), strict=True

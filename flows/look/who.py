@@ -73,14 +73,19 @@ def who_stood_behind_what(root: Path, keys: Sequence[str]) -> Answer:
 
 
 def credits_of(root: Path, holding: Sequence[Holder], names: set[str]) -> list[dict[str, Any]]:
-    """What is known of the images, from the first database that holds them."""
+    """What is known of the images, each from the first database that holds it."""
+    known: dict[str, dict[str, Any]] = {}
     for holder in holding:
         kind, _, reference = holder.reference.partition("/")
-        if kind == "embeddings" and holder.keys and holder.fingerprint:
-            rows = read_columns(open_artifact(root, kind, reference), ["key", *CREDIT_COLUMNS])
-            wanted = set(on_list(rows["key"].to_pylist(), names))
-            return [row for row in rows.to_pylist() if row["key"] in wanted]
-    return []
+        # Only finished ones are opened, and those that hold an image of which nothing is known yet.
+        if kind != "embeddings" or not holder.fingerprint or not set(holder.keys) - set(known):
+            continue
+        rows = read_columns(open_artifact(root, kind, reference), ["key", *CREDIT_COLUMNS])
+        wanted = set(on_list(rows["key"].to_pylist(), names))
+        for row in rows.to_pylist():
+            if row["key"] in wanted:
+                known.setdefault(row["key"], row)
+    return list(known.values())
 
 
 def evaluations_of(root: Path, holding: Sequence[Holder], runs: Sequence[TrainedRun]) -> list[str]:

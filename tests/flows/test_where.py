@@ -56,6 +56,16 @@ def test_a_search_finds_the_nearest_of_those_that_satisfy_it(small_world, databa
     assert value["where"] == FREE and value["where_rows"] == 32
 
 
+def test_a_wrong_condition_waits_for_no_encoder(small_world, monkeypatch):
+    def loaded(*_):
+        raise AssertionError("an encoder was loaded")
+
+    monkeypatch.setattr("flows.data.encoders.the_encoder", loaded)
+    asked = {"root": small_world.root, "database": "shapes", "texts": ("a",)}
+    with pytest.raises(ConditionError, match="no column colour"):
+        search(SearchDatabase(**asked, where="colour = 'red'"))
+
+
 def test_a_row_that_does_not_satisfy_it_may_still_be_asked_with(small_world, database):
     key = read_columns(database, ["key"])["key"][2].as_py()
     asked = {"root": small_world.root, "database": "shapes", "keys": (key,)}

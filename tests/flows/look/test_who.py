@@ -38,6 +38,15 @@ def test_an_image_is_told_with_every_sample_run_and_table_that_it_stood_behind(s
     assert f"{samples.reference}/00000.png  neighbor 1" in text
 
 
+def test_images_of_two_databases_are_each_told_with_their_credit(small_world, drawn):
+    keys = []
+    for name in ("shapes", "sketches"):
+        rows = read_columns(open_artifact(small_world.root, "embeddings", name), ["key"])
+        keys.append(rows["key"].to_pylist()[4])
+    _, value = who(small_world.root, keys)
+    assert [credit["key"] for credit in value["credits"]] == keys
+
+
 def test_an_image_that_was_never_a_neighbor_stood_behind_no_sample(small_world, drawn):
     rows = read_columns(open_artifact(small_world.root, "embeddings", "shapes"), ["key"])
     every = set(rows["key"].to_pylist())
